@@ -1,0 +1,306 @@
+"""The one error tree of dynamo-tasks.
+
+::
+
+    DynamoError                        500  internal_error
+    ├── ConfigError (ValueError)       400  invalid_config         bad YAML, flag, name or environment value
+    │   └── InvalidNameError           400  invalid_name           namespace, component or endpoint name
+    ├── RequestError                   400  the caller can mend it
+    │   ├── InvalidRequestError        400  invalid_request_error  names the field (`param`)
+    │   │   └── InvalidEventIdError    400  invalid_event_id       malformed, or beyond the top of the stream
+    │   ├── AuthenticationError        401  invalid_api_key
+    │   ├── UnknownModelError          404  model_not_found
+    │   ├── UnknownEndpointError       404  endpoint_not_found     lists those that are known (AttributeError)
+    │   ├── RequestNotFoundError       404  request_not_found
+    │   ├── IdempotencyConflictError   409  idempotency_conflict   same key, another payload
+    │   ├── StreamExpiredError         410  stream_expired         the log is past its retention
+    │   ├── PayloadTooLargeError       413  payload_too_large
+    │   └── QueueFullError             429  queue_full             `retry_after` seconds
+    ├── UnavailableError               503  unavailable            `retry_after` seconds
+    │   ├── ServerUnavailableError     503  server_unavailable     Redis cannot be reached
+    │   └── NoInstancesError           503  no_instances           nobody serves the endpoint
+    ├── RequestFailedError             500  the request ended without success
+    │   ├── EndpointError              500  endpoint_error         the endpoint raised
+    │   ├── EngineError                500  engine_error
+    │   │   └── EngineDeadError        500  engine_dead
+    │   ├── WorkerLostError            500  worker_lost            attempts used up
+    │   ├── RequestCancelledError      499  cancelled
+    │   ├── RequestExpiredError        504  expired                its deadline or `expires` passed in the queue
+    │   ├── DeadlineExceededError      504  deadline_exceeded      while it ran
+    │   ├── StreamDivergedError        500  stream_diverged        a reader is ahead of the log
+    │   ├── StreamTooLargeError        500  stream_too_large       the byte cap of one stream
+    │   └── NotResumableError          500  not_resumable          output was streamed and the policy forbids another run
+    ├── FencedError                    500  fenced                 another attempt owns the request (internal)
+    └── LeaseLostError                 500  lease_lost
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+__all__ = [
+    "AuthenticationError",
+    "ConfigError",
+    "DeadlineExceededError",
+    "DynamoError",
+    "EndpointError",
+    "EngineDeadError",
+    "EngineError",
+    "FencedError",
+    "IdempotencyConflictError",
+    "InvalidEventIdError",
+    "InvalidNameError",
+    "InvalidRequestError",
+    "LeaseLostError",
+    "NoInstancesError",
+    "NotResumableError",
+    "PayloadTooLargeError",
+    "QueueFullError",
+    "RequestCancelledError",
+    "RequestError",
+    "RequestExpiredError",
+    "RequestFailedError",
+    "RequestNotFoundError",
+    "ServerUnavailableError",
+    "StreamDivergedError",
+    "StreamExpiredError",
+    "StreamTooLargeError",
+    "UnavailableError",
+    "UnknownEndpointError",
+    "UnknownModelError",
+    "WorkerLostError",
+    "error_for_code",
+]
+
+_BY_CODE: dict[str, type[DynamoError]] = {}
+
+
+class DynamoError(Exception):
+    """Something went wrong inside dynamo-tasks."""
+
+    code: ClassVar[str] = "internal_error"
+    http_status: ClassVar[int] = 500
+
+    def __init__(self, message: str | None = None, *, param: str | None = None, retry_after: float | None = None):
+        """Make the error.
+
+        Args:
+            message: What happened and what to do; the class docstring by default.
+            param: The field of the request that is at fault, e.g. ``messages[0].role``.
+            retry_after: Seconds after which a retry makes sense.
+        """
+        super().__init__(message or (self.__doc__ or "").strip().splitlines()[0])
+        self.param = param
+        self.retry_after = retry_after
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        _BY_CODE.setdefault(cls.code, cls)
+
+    @property
+    def message(self) -> str:
+        """The text of the error."""
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigError(DynamoError, ValueError):
+    """The configuration is not valid."""
+
+    code = "invalid_config"
+    http_status = 400
+
+
+class InvalidNameError(ConfigError):
+    """A namespace, component or endpoint name has a character that is not allowed."""
+
+    code = "invalid_name"
+
+
+class RequestError(DynamoError):
+    """The request cannot be served as it stands; the caller can mend it."""
+
+    code = "request_error"
+    http_status = 400
+
+
+class InvalidRequestError(RequestError, ValueError):
+    """A field of the request is not valid."""
+
+    code = "invalid_request_error"
+
+
+class InvalidEventIdError(InvalidRequestError):
+    """The event id is malformed or lies beyond the top of the stream."""
+
+    code = "invalid_event_id"
+
+
+class AuthenticationError(RequestError):
+    """The API key is missing or wrong."""
+
+    code = "invalid_api_key"
+    http_status = 401
+
+
+class UnknownModelError(RequestError):
+    """No instance serves this model."""
+
+    code = "model_not_found"
+    http_status = 404
+
+
+class UnknownEndpointError(RequestError, AttributeError):
+    """The component has no such endpoint."""
+
+    code = "endpoint_not_found"
+    http_status = 404
+
+
+class RequestNotFoundError(RequestError, LookupError):
+    """No request with this id is known."""
+
+    code = "request_not_found"
+    http_status = 404
+
+
+class IdempotencyConflictError(RequestError):
+    """The idempotency key was used with another payload."""
+
+    code = "idempotency_conflict"
+    http_status = 409
+
+
+class StreamExpiredError(RequestError):
+    """The stream is past its retention and was deleted."""
+
+    code = "stream_expired"
+    http_status = 410
+
+
+class PayloadTooLargeError(RequestError):
+    """The payload is larger than allowed."""
+
+    code = "payload_too_large"
+    http_status = 413
+
+
+class QueueFullError(RequestError):
+    """The component's queue is at its limit."""
+
+    code = "queue_full"
+    http_status = 429
+
+
+class UnavailableError(DynamoError):
+    """The service cannot answer at the moment."""
+
+    code = "unavailable"
+    http_status = 503
+
+
+class ServerUnavailableError(UnavailableError, ConnectionError):
+    """The Redis server cannot be reached."""
+
+    code = "server_unavailable"
+
+
+class NoInstancesError(UnavailableError):
+    """No live instance serves the endpoint."""
+
+    code = "no_instances"
+
+
+class RequestFailedError(DynamoError):
+    """The request ended without success."""
+
+    code = "request_failed"
+
+
+class EndpointError(RequestFailedError):
+    """The endpoint raised an error."""
+
+    code = "endpoint_error"
+
+
+class EngineError(RequestFailedError):
+    """The engine failed."""
+
+    code = "engine_error"
+
+
+class EngineDeadError(EngineError):
+    """The engine process is dead."""
+
+    code = "engine_dead"
+
+
+class WorkerLostError(RequestFailedError):
+    """The request lost its worker too often."""
+
+    code = "worker_lost"
+
+
+class RequestCancelledError(RequestFailedError):
+    """The request was cancelled."""
+
+    code = "cancelled"
+    http_status = 499
+
+
+class RequestExpiredError(RequestFailedError):
+    """The request expired before a worker could start it."""
+
+    code = "expired"
+    http_status = 504
+
+
+class DeadlineExceededError(RequestFailedError, TimeoutError):
+    """The request ran past its deadline or time limit."""
+
+    code = "deadline_exceeded"
+    http_status = 504
+
+
+class StreamDivergedError(RequestFailedError):
+    """The server forgot events that this reader has already seen."""
+
+    code = "stream_diverged"
+
+
+class StreamTooLargeError(RequestFailedError):
+    """The stream reached its byte cap."""
+
+    code = "stream_too_large"
+
+
+class NotResumableError(RequestFailedError):
+    """Output was already streamed, and the endpoint's policy forbids to run it again."""
+
+    code = "not_resumable"
+
+
+class FencedError(DynamoError):
+    """Another attempt owns the request now."""
+
+    code = "fenced"
+
+
+class LeaseLostError(DynamoError):
+    """The lease of this instance is gone."""
+
+    code = "lease_lost"
+
+
+_BY_CODE["internal_error"] = DynamoError
+
+
+def error_for_code(code: str, message: str, *, param: str | None = None) -> DynamoError:
+    """Rebuild an error that crossed a process boundary.
+
+    Args:
+        code: The ``code`` of a class of this tree; an unknown one (a newer peer's) becomes
+            :class:`EndpointError`.
+        message: Its text.
+        param: The field at fault, if any.
+    """
+    return _BY_CODE.get(code, EndpointError)(message, param=param)

@@ -1,0 +1,148 @@
+"""Events of a stream.
+
+A request's log is a Redis Stream. Its ids are ``<epoch>-<seq>``: the epoch belongs to one attempt
+and only grows, ``<epoch>-0`` is that attempt's claim. Each entry has one field; its name is the
+kind of the event, its value the payload:
+
+====  ========  ==========================================================================
+kind  meaning   payload
+====  ========  ==========================================================================
+k     claim     text ``<previous id>|<attempt>|<lease hex>``
+c     values    msgpack array of the values that the endpoint yielded
+t     tokens    msgpack array of token deltas (see :mod:`dynamo_tasks.protocol.tokens`)
+e     end       msgpack :class:`End`
+====  ========  ==========================================================================
+
+The same events are pushed to reading clients as one msgpack array of
+``[request id, event id, kind, payload]`` per message.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+import msgspec
+
+from dynamo_tasks.errors import DynamoError, EndpointError, InvalidEventIdError, error_for_code
+from dynamo_tasks.protocol.states import State
+
+__all__ = ["ZERO", "Claim", "End", "ErrorInfo", "Event", "EventId", "Kind"]
+
+
+class EventId(NamedTuple):
+    """Id of an event, ordered as the server orders it."""
+
+    epoch: int
+    seq: int
+
+    @classmethod
+    def parse(cls, text: str) -> EventId:
+        """Parse ``<epoch>-<seq>``.
+
+        Raises:
+            InvalidEventIdError: not two non-negative integers.
+        """
+        epoch, dash, seq = text.partition("-")
+        if not (dash and epoch.isascii() and epoch.isdigit() and seq.isascii() and seq.isdigit()):
+            raise InvalidEventIdError(f"event id {text!r} is not <epoch>-<seq>, e.g. 1763790000000-57")
+        return cls(int(epoch), int(seq))
+
+    def __str__(self) -> str:
+        return f"{self.epoch}-{self.seq}"
+
+
+ZERO = EventId(0, 0)
+"""Before the first event."""
+
+
+class Kind(StrEnum):
+    """Kind of an event: the field name of its stream entry."""
+
+    CLAIM = "k"
+    VALUES = "c"
+    TOKENS = "t"
+    END = "e"
+
+
+class Event(NamedTuple):
+    """One entry of a log, payload not decoded yet."""
+
+    id: EventId
+    kind: str
+    data: bytes
+
+
+class Claim(NamedTuple):
+    """An attempt begins; ``previous`` is the id of the event it follows."""
+
+    previous: EventId
+    attempt: int
+    lease: int
+
+    @classmethod
+    def decode(cls, data: bytes) -> Claim:
+        """Read the payload of a ``k`` event."""
+        previous, attempt, lease = data.decode().split("|")
+        return cls(EventId.parse(previous), int(attempt), int(lease, 16))
+
+    def encode(self) -> bytes:
+        """Write the payload of a ``k`` event."""
+        return f"{self.previous}|{self.attempt}|{self.lease:x}".encode()
+
+
+class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
+    """An error as it crosses a process: ``code`` of :mod:`dynamo_tasks.errors`, text, original type."""
+
+    code: str
+    message: str
+    type: str = ""
+    param: str | None = None
+
+    @classmethod
+    def of(cls, exc: BaseException) -> ErrorInfo:
+        """Describe an exception."""
+        if isinstance(exc, DynamoError):
+            return cls(exc.code, exc.message, type(exc).__name__, exc.param)
+        return cls(EndpointError.code, f"{type(exc).__name__}: {exc}", type(exc).__name__)
+
+    def exception(self) -> DynamoError:
+        """The exception that a reader raises."""
+        return error_for_code(self.code, self.message, param=self.param)
+
+
+class End(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a request ended.
+
+    Attributes:
+        state: A terminal :class:`~dynamo_tasks.protocol.states.State`.
+        finish_reason: ``stop``, ``length``, … of the text, or why it was ended (``cancelled``,
+            ``abandoned``, ``deadline``); ``None`` where it has no meaning.
+        usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}`` of LLM endpoints.
+        error: Set when the state is not SUCCEEDED.
+        values: The return value of endpoints that are no generators, as a list of one.
+    """
+
+    state: State
+    finish_reason: str | None = None
+    usage: dict[str, int] | None = None
+    error: ErrorInfo | None = None
+    values: list[Any] | None = None
+
+    @classmethod
+    def decode(cls, data: bytes) -> End:
+        """Read the payload of an ``e`` event."""
+        return _decode_end(data)
+
+    def encode(self) -> bytes:
+        """Write the payload of an ``e`` event."""
+        return _encode(self)
+
+    def raise_for_state(self) -> None:
+        """Raise what the request ended with, if it did not succeed."""
+        if self.error is not None:
+            raise self.error.exception()
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_end = msgspec.msgpack.Decoder(End).decode

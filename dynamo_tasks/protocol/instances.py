@@ -1,0 +1,88 @@
+"""What an instance tells about itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.versions import PROTOCOL
+
+__all__ = ["InstanceInfo", "Load", "ModelCard"]
+
+
+class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a frontend must know to serve a model.
+
+    Attributes:
+        name: The served model name (``model`` of an OpenAI request).
+        kind: ``chat`` (chat and completions), ``completions`` or ``embeddings``.
+        tokenizer: A path to tokenizer files, or ``"bytes"``: one token per UTF-8 byte.
+        chat_template: Jinja source; ``None`` = the tokenizer's own, or a plain role-per-line template.
+        max_model_len: Tokens of prompt + answer; 0 = no limit.
+        adapters: Names of LoRA adapters that are served as models too.
+    """
+
+    name: str
+    kind: str = "chat"
+    tokenizer: str = "bytes"
+    chat_template: str | None = None
+    max_model_len: int = 0
+    adapters: list[str] = []
+
+
+class Load(msgspec.Struct, omit_defaults=True):
+    """A snapshot of an instance's load.
+
+    Attributes:
+        in_flight: Requests that it runs now.
+        capacity: Its slots.
+        tokens: Tokens that it has produced since its start.
+        waiting: Requests inside the engine that do not run yet.
+        kv_usage: Used share of the KV cache, 0..1.
+        tokens_per_s: Over the last second or so.
+    """
+
+    in_flight: int = 0
+    capacity: int = 0
+    tokens: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    tokens_per_s: float = 0.0
+
+
+class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):
+    """Registration of one endpoint of one instance (a JSON object in the registry)."""
+
+    component: str
+    endpoint: str
+    namespace: str
+    lease_id: int
+    transport: dict[str, str]
+    version: int = PROTOCOL
+    host: str = ""
+    pid: int = 0
+    started: float = 0.0
+    capacity: int = 0
+    model: ModelCard | None = None
+    extra: dict[str, Any] = {}
+
+    @property
+    def id(self) -> EndpointId:
+        """The endpoint that it serves."""
+        return EndpointId(self.namespace, self.component, self.endpoint)
+
+    @property
+    def instance_id(self) -> str:
+        """The lease id in hex."""
+        return f"{self.lease_id:x}"
+
+    def encode(self) -> bytes:
+        """As JSON."""
+        return msgspec.json.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes | str) -> InstanceInfo:
+        """From JSON; unknown fields of a newer peer are ignored."""
+        return msgspec.json.decode(data, type=cls)

@@ -1,0 +1,94 @@
+"""Names of namespaces, components and endpoints, and everything that is derived from them.
+
+``dynamo.Processor.chat/completions`` = namespace ``dynamo``, component ``Processor``,
+endpoint ``chat/completions``; the same as ``dyn://dynamo.Processor.chat/completions``.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from dynamo_tasks.errors import InvalidNameError
+
+__all__ = ["DEFAULT_NAMESPACE", "EndpointId", "check_component", "check_endpoint", "check_namespace"]
+
+DEFAULT_NAMESPACE = "default"
+_SCHEME = "dyn://"
+
+_NAMESPACE = re.compile(r"[^a-z0-9_-]")
+_COMPONENT = re.compile(r"[^A-Za-z0-9_-]")
+_ENDPOINT = re.compile(r"[^A-Za-z0-9_/-]")
+
+
+def _check(kind: str, name: object, forbidden: re.Pattern[str], allowed: str) -> str:
+    if not isinstance(name, str):
+        raise InvalidNameError(f"{kind} name must be a string, not {type(name).__name__}")
+    if not name:
+        raise InvalidNameError(f"{kind} name is empty; allowed: {allowed}")
+    if bad := forbidden.search(name):
+        raise InvalidNameError(
+            f"{kind} name {name!r} has {bad.group()!r} at position {bad.start()}; allowed: {allowed}"
+        )
+    return name
+
+
+def check_namespace(name: object) -> str:
+    """Return ``name``, or raise :class:`InvalidNameError` that says which character is wrong."""
+    return _check("namespace", name, _NAMESPACE, "a-z 0-9 _ -")
+
+
+def check_component(name: object) -> str:
+    """Return ``name``, or raise :class:`InvalidNameError` that says which character is wrong."""
+    return _check("component", name, _COMPONENT, "A-Z a-z 0-9 _ -")
+
+
+def check_endpoint(name: object) -> str:
+    """Return ``name``, or raise :class:`InvalidNameError` that says which character is wrong."""
+    return _check("endpoint", name, _ENDPOINT, "A-Z a-z 0-9 _ - /")
+
+
+class EndpointId(NamedTuple):
+    """The address of an endpoint; ``str()`` gives its Celery task name."""
+
+    namespace: str
+    component: str
+    name: str
+
+    @classmethod
+    def make(cls, namespace: str, component: str, name: str) -> EndpointId:
+        """Check the three names and put them together.
+
+        Raises:
+            InvalidNameError: which name, which character, what is allowed.
+        """
+        return cls(check_namespace(namespace), check_component(component), check_endpoint(name))
+
+    @classmethod
+    def parse(cls, text: str) -> EndpointId:
+        """Parse ``ns.Component.endpoint`` or ``dyn://ns.Component.endpoint``.
+
+        Raises:
+            InvalidNameError: not three parts, or a bad name.
+        """
+        parts = text.removeprefix(_SCHEME).split(".")
+        if len(parts) != 3:
+            raise InvalidNameError(f"{text!r} is not an endpoint id; expected namespace.Component.endpoint")
+        return cls.make(*parts)
+
+    def __str__(self) -> str:
+        return ".".join(self)
+
+    @property
+    def url(self) -> str:
+        """``dyn://namespace.Component.endpoint``."""
+        return _SCHEME + str(self)
+
+    @property
+    def queue(self) -> str:
+        """The component's shared Celery queue, e.g. ``dynamo|Worker``."""
+        return f"{self.namespace}|{self.component}"
+
+    def instance_queue(self, lease: int) -> str:
+        """The queue of one instance, e.g. ``dynamo|Worker.generate-1a2b3c4d``."""
+        return f"{self.queue}.{self.name}-{lease:x}"

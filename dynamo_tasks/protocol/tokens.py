@@ -1,0 +1,155 @@
+"""Token deltas: what an LLM endpoint yields, and its compact form on the wire.
+
+On the wire a delta is a msgpack array whose trailing defaults are left out:
+``[text, token_ids, index, finish_reason, logprobs, usage]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+__all__ = ["CompletionAggregate", "TokenDelta", "decode_deltas", "encode_deltas", "merge_delta"]
+
+
+class TokenDelta(msgspec.Struct, array_like=True):
+    """A piece of generated text.
+
+    Attributes:
+        text: New text; may be empty while a multi-byte character or a stop string is open.
+        token_ids: The ids of the new tokens.
+        index: Which of the ``n`` choices.
+        finish_reason: ``stop`` or ``length`` on the last delta of a choice.
+        logprobs: One entry per token, in the engine's own JSON form, where asked for.
+        usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}`` on the last delta of the request.
+    """
+
+    text: str = ""
+    token_ids: list[int] = []
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: list[Any] | None = None
+    usage: dict[str, int] | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """The chunk as application code sees it: ``{"text", "token_ids", "index", "finish_reason"}`` and,
+        where present, ``"logprobs"`` and ``"usage"``."""
+        out: dict[str, Any] = {
+            "text": self.text,
+            "token_ids": self.token_ids,
+            "index": self.index,
+            "finish_reason": self.finish_reason,
+        }
+        if self.logprobs is not None:
+            out["logprobs"] = self.logprobs
+        if self.usage is not None:
+            out["usage"] = self.usage
+        return out
+
+    @classmethod
+    def from_dict(cls, value: dict[str, Any]) -> TokenDelta:
+        """The opposite of :meth:`as_dict`."""
+        return msgspec.convert({name: value[name] for name in cls.__struct_fields__ if name in value}, _AsMap).delta()
+
+
+class _AsMap(msgspec.Struct):
+    text: str = ""
+    token_ids: list[int] = []
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: list[Any] | None = None
+    usage: dict[str, int] | None = None
+
+    def delta(self) -> TokenDelta:
+        return TokenDelta(
+            self.text, self.token_ids, self.index, self.finish_reason, self.logprobs, self.usage
+        )
+
+
+def _row(delta: TokenDelta) -> list[Any]:
+    if delta.usage is not None or delta.logprobs is not None:
+        return [delta.text, delta.token_ids, delta.index, delta.finish_reason, delta.logprobs, delta.usage]
+    if delta.finish_reason is not None:
+        return [delta.text, delta.token_ids, delta.index, delta.finish_reason]
+    if delta.index:
+        return [delta.text, delta.token_ids, delta.index]
+    return [delta.text, delta.token_ids]
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[TokenDelta]).decode
+
+
+def encode_deltas(deltas: Iterable[TokenDelta]) -> bytes:
+    """The payload of one ``t`` event."""
+    return _encode([_row(delta) for delta in deltas])
+
+
+def decode_deltas(data: bytes) -> list[TokenDelta]:
+    """The deltas of one ``t`` event."""
+    return _decode(data)
+
+
+def merge_delta(pending: list[TokenDelta], delta: TokenDelta) -> None:
+    """Add ``delta`` to ``pending``: tokens of one choice that gather become one delta."""
+    for last in pending:
+        if last.index == delta.index:
+            last.text += delta.text
+            last.token_ids = last.token_ids + delta.token_ids
+            last.finish_reason = delta.finish_reason
+            last.usage = delta.usage or last.usage
+            if delta.logprobs is not None:
+                last.logprobs = (last.logprobs or []) + delta.logprobs
+            return
+    pending.append(
+        TokenDelta(delta.text, delta.token_ids, delta.index, delta.finish_reason, delta.logprobs, delta.usage)
+    )
+
+
+class CompletionAggregate:
+    """Collects deltas into ``{"text", "token_ids", "finish_reason", "usage"}``.
+
+    With ``n`` > 1 the result has ``"choices"`` as well, one such record per index; the top-level
+    fields are those of choice 0.
+    """
+
+    def __init__(self) -> None:
+        self._texts: dict[int, list[str]] = {}
+        self._ids: dict[int, list[int]] = {}
+        self._finish: dict[int, str | None] = {}
+        self.usage: dict[str, int] | None = None
+
+    def add(self, value: TokenDelta | dict[str, Any]) -> None:
+        """Take the next chunk."""
+        delta = value if isinstance(value, TokenDelta) else TokenDelta.from_dict(value)
+        self._texts.setdefault(delta.index, []).append(delta.text)
+        self._ids.setdefault(delta.index, []).extend(delta.token_ids)
+        if delta.finish_reason is not None:
+            self._finish[delta.index] = delta.finish_reason
+        if delta.usage is not None:
+            self.usage = delta.usage
+
+    def _choice(self, index: int) -> dict[str, Any]:
+        return {
+            "text": "".join(self._texts.get(index, ())),
+            "token_ids": self._ids.get(index, []),
+            "finish_reason": self._finish.get(index),
+        }
+
+    @property
+    def finish_reason(self) -> str | None:
+        """The finish reason of choice 0."""
+        return self._finish.get(0)
+
+    def result(self) -> dict[str, Any]:
+        """The whole answer."""
+        out = self._choice(0) | {"usage": self.usage or self._counted()}
+        if len(self._texts) > 1:
+            out["choices"] = [self._choice(index) | {"index": index} for index in sorted(self._texts)]
+        return out
+
+    def _counted(self) -> dict[str, int]:
+        completion = sum(len(ids) for ids in self._ids.values())
+        return {"prompt_tokens": 0, "completion_tokens": completion, "cached_tokens": 0}
