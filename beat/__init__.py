@@ -1,0 +1,1 @@
+"""What you schedule: entries and their tasks."""

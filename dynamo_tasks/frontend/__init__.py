@@ -1,0 +1,1 @@
+"""The HTTP side: OpenAI's API, server-sent events that can be resumed, health, metrics."""

@@ -1,0 +1,13 @@
+"""What can be seen from outside: metrics, log events and spans, all named in one catalogue.
+
+``from dynamo_tasks.observe import event, metrics`` is what the other layers need. The metrics
+module (and with it prometheus-client) is loaded only by those who import it.
+"""
+
+from __future__ import annotations
+
+from dynamo_tasks.observe.catalogue import LOG_EVENTS, METRICS, SPANS
+from dynamo_tasks.observe.log import JsonFormatter, event, set_strict
+from dynamo_tasks.observe.secrets import mask_url
+
+__all__ = ["LOG_EVENTS", "METRICS", "SPANS", "JsonFormatter", "event", "mask_url", "set_strict"]

@@ -1,0 +1,1 @@
+"""Environments, operators and services of pipelines."""

@@ -1,0 +1,1 @@
+"""Celery and kombu: application, transport, pool, tasks, results. The only importer of either."""

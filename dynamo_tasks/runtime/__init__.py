@@ -1,0 +1,39 @@
+"""The distributed runtime: components, clients, service hosts. Names are loaded when they are first used."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dynamo_tasks.runtime.celeryapp import default_app, default_resolver
+    from dynamo_tasks.runtime.client import Client, Item
+    from dynamo_tasks.runtime.component import Component, DistributedRuntime, Endpoint, Namespace
+
+__all__ = [
+    "Client",
+    "Component",
+    "DistributedRuntime",
+    "Endpoint",
+    "Item",
+    "Namespace",
+    "default_app",
+    "default_resolver",
+]
+
+_WHERE = {
+    "Client": "client",
+    "Item": "client",
+    "Component": "component",
+    "DistributedRuntime": "component",
+    "Endpoint": "component",
+    "Namespace": "component",
+    "default_app": "celeryapp",
+    "default_resolver": "celeryapp",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -1,0 +1,1 @@
+"""The command line, the process supervisor and the embedded server."""

@@ -1,0 +1,1 @@
+"""Ready-made services: Frontend, Processor, Worker."""

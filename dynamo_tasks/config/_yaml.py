@@ -1,0 +1,109 @@
+"""YAML with the line of every key. Imported only when there is YAML to read."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import yaml
+
+from dynamo_tasks.errors import ConfigError
+
+__all__ = ["parse_document", "parse_scalar"]
+
+Path = tuple[Any, ...]
+
+_KINDS = {"SequenceNode": "a list", "ScalarNode": "a single value"}
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader that also reads ``1e-3`` as a number, which YAML 1.1 does not."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def parse_scalar(text: str) -> Any:
+    """The value of a flag or an environment variable: a YAML scalar, or flow list or mapping.
+
+    What is no YAML, and dates, stay the text that they are.
+    """
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+    return value if value is None or isinstance(value, bool | int | float | str | list | dict) else text
+
+
+def parse_document(text: str, source: str) -> tuple[dict[Any, Any], dict[Path, int]]:
+    """Read one document whose top level is a mapping.
+
+    Args:
+        text: YAML.
+        source: How errors call it, e.g. the file's name.
+
+    Returns:
+        The data, and the line (1-based) of the key at each path.
+
+    Raises:
+        ConfigError: not YAML (with its line), a key twice, a loop of aliases, or no mapping on top.
+    """
+    loader = _Loader(text)
+    try:
+        node = loader.get_single_node()
+        if node is None or node.tag == "tag:yaml.org,2002:null":
+            return {}, {}
+        if not isinstance(node, yaml.MappingNode):
+            kind = _KINDS[type(node).__name__]
+            raise ConfigError(f"{source}: the top level must be a mapping of service names, not {kind}")
+        _check(node, source, ())
+        data: dict[Any, Any] = loader.construct_document(node)
+    except yaml.YAMLError as exc:
+        raise ConfigError(_describe(exc, source)) from exc
+    except RecursionError as exc:
+        raise ConfigError(f"{source}: nested too deeply") from exc
+    finally:
+        loader.dispose()
+    lines: dict[Path, int] = {}
+    _walk(node, data, (), lines)
+    return data, lines
+
+
+def _describe(exc: yaml.YAMLError, source: str) -> str:
+    mark = getattr(exc, "problem_mark", None)
+    where = f"{source}:{mark.line + 1}" if mark is not None else source
+    problem = getattr(exc, "problem", None) or str(exc).splitlines()[0]
+    return f"{where}: not valid YAML: {problem}"
+
+
+def _check(node: yaml.Node, source: str, above: tuple[int, ...]) -> None:
+    """Refuse keys that stand twice in one mapping, and aliases that contain themselves."""
+    if id(node) in above:
+        raise ConfigError(f"{source}:{node.start_mark.line + 1}: an alias contains itself")
+    above = (*above, id(node))
+    if isinstance(node, yaml.SequenceNode):
+        for item in node.value:
+            _check(item, source, above)
+    elif isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise ConfigError(f"{source}:{key.start_mark.line + 1}: {key.value!r} stands here twice")
+                seen.add(key.value)
+            _check(value, source, above)
+
+
+def _walk(node: yaml.Node, data: Any, path: Path, lines: dict[Path, int]) -> None:
+    """Note the line of each key; ``node`` is read after merge keys were resolved."""
+    if not isinstance(node, yaml.MappingNode) or not isinstance(data, dict):
+        return
+    by_text = {str(key): key for key in data}
+    for key_node, value_node in node.value:
+        key = by_text.get(key_node.value, key_node.value) if isinstance(key_node, yaml.ScalarNode) else None
+        if key is None:
+            continue
+        lines[(*path, key)] = key_node.start_mark.line + 1
+        _walk(value_node, data.get(key), (*path, key), lines)

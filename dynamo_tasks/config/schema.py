@@ -1,0 +1,94 @@
+"""What a service can be configured with, and what came out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+__all__ = ["COMMON", "FIXED", "RESERVED", "ServiceSchema", "ServiceSettings"]
+
+COMMON = "Common"
+"""The section whose keys any service may take, by listing them under ``common-configs``."""
+
+COMMON_CONFIGS = "common_configs"
+
+RESERVED = ("dynamo", "ServiceArgs", COMMON_CONFIGS)
+"""Keys of a section that are no attributes of the class."""
+
+FIXED: dict[tuple[str, ...], tuple[str, ...]] = {
+    ("dynamo",): ("namespace", "name", "enabled"),
+    ("ServiceArgs",): ("workers", "resources", "envs", "concurrency", "traffic"),
+    ("ServiceArgs", "resources"): ("gpu", "gpu_type", "cpu", "memory"),
+    ("ServiceArgs", "traffic"): ("timeout", "concurrency", "max_queue"),
+}
+"""Mappings with a closed set of keys."""
+
+
+@dataclass(frozen=True)
+class ServiceSchema:
+    """What a service declares.
+
+    Attributes:
+        name: The service's name, which is its section in a file.
+        attributes: Configurable class attributes and their defaults.
+        annotations: Their resolved types; also of attributes that have no default.
+        extras: The ``dict`` attribute that takes all other keys (``config_extras`` of the class).
+        arguments: What ``@service(...)`` was given, in the shape of a section:
+            ``{"dynamo": {…}, "ServiceArgs": {…}}``. With a ``dynamo`` key the service is a component.
+    """
+
+    name: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    annotations: Mapping[str, Any] = field(default_factory=dict)
+    extras: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The attributes that can be set."""
+        return tuple(dict.fromkeys([*self.attributes, *self.annotations]))
+
+    @property
+    def is_component(self) -> bool:
+        """Whether ``@service`` was given ``dynamo=`` (and ``enabled`` is not false there)."""
+        dynamo = self.arguments.get("dynamo")
+        return dynamo is not None and bool(dynamo.get("enabled", True))
+
+
+@dataclass(frozen=True)
+class ServiceSettings:
+    """The resolved settings of one service.
+
+    Attributes:
+        name: The service's name.
+        namespace: ``default`` where nothing names one.
+        component: Name of the component; the service's name where nothing names one.
+        enabled: Whether it is a distributed component, or a plain in-process service.
+        workers: Processes to start, ≥ 1.
+        resources: ``gpu`` (per worker; a number, below 1 a share of one), ``gpu_type``, ``cpu``, ``memory``,
+            as far as given.
+        envs: Environment variables of its processes.
+        concurrency: Slots per process; ``None`` = what the engine says.
+        traffic: ``timeout`` (seconds), ``concurrency`` and ``max_queue`` of the component as a whole,
+            as far as given.
+        attributes: Class attribute → value; attributes without default or value are left out.
+    """
+
+    name: str
+    namespace: str = "default"
+    component: str = ""
+    enabled: bool = False
+    workers: int = 1
+    resources: dict[str, Any] = field(default_factory=dict)
+    envs: dict[str, str] = field(default_factory=dict)
+    concurrency: int | None = None
+    traffic: dict[str, Any] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
+
+    def section(self) -> dict[str, Any]:
+        """The settings in the shape of a section of a file."""
+        args: dict[str, Any] = {"workers": self.workers, "concurrency": self.concurrency}
+        args |= {"resources": self.resources, "envs": self.envs, "traffic": self.traffic}
+        dynamo = {"namespace": self.namespace, "name": self.component, "enabled": self.enabled}
+        return {"dynamo": dynamo, "ServiceArgs": args, **self.attributes}

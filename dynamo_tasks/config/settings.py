@@ -1,0 +1,142 @@
+"""Typed settings out of a service's merged tree."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dynamo_tasks.config.layers import Origin, Path
+from dynamo_tasks.config.schema import RESERVED, ServiceSchema, ServiceSettings
+from dynamo_tasks.config.tree import Leaf, Node, find, leaves, plain
+from dynamo_tasks.config.types import as_gpus, as_number, as_string, check_type, type_of
+from dynamo_tasks.errors import ConfigError
+
+__all__ = ["read_settings"]
+
+CLASS_ATTRIBUTE = "class attribute"
+
+Check = Callable[[str, Any, Origin], Any]
+
+
+def _count(key: str, value: Any, origin: Origin) -> Any:
+    return as_number(key, value, origin, least=1)
+
+
+def _size(key: str, value: Any, origin: Origin) -> Any:
+    return as_number(key, value, origin, least=0)
+
+
+def _seconds(key: str, value: Any, origin: Origin) -> Any:
+    return as_number(key, value, origin, least=0, whole=False, above=True)
+
+
+def _flag(key: str, value: Any, origin: Origin) -> Any:
+    return check_type(key, value, bool, origin)
+
+
+def _name(key: str, value: Any, origin: Origin) -> Any:
+    return check_type(key, value, str, origin)
+
+
+_CHECKS: dict[Path, Check] = {
+    ("dynamo", "namespace"): _name,
+    ("dynamo", "name"): _name,
+    ("dynamo", "enabled"): _flag,
+    ("ServiceArgs", "workers"): _count,
+    ("ServiceArgs", "concurrency"): _count,
+    ("ServiceArgs", "resources", "gpu"): as_gpus,
+    ("ServiceArgs", "resources", "gpu_type"): _name,
+    ("ServiceArgs", "resources", "cpu"): as_string,
+    ("ServiceArgs", "resources", "memory"): as_string,
+    ("ServiceArgs", "traffic", "timeout"): _seconds,
+    ("ServiceArgs", "traffic", "concurrency"): _count,
+    ("ServiceArgs", "traffic", "max_queue"): _size,
+}
+
+
+def read_settings(schema: ServiceSchema, tree: Node) -> tuple[ServiceSettings, dict[str, str]]:
+    """Check every value and build the settings.
+
+    Args:
+        schema: The service.
+        tree: Its merged tree under canonical keys.
+
+    Returns:
+        The settings, and dotted key → where its value was written.
+
+    Raises:
+        ConfigError: a value of the wrong type or out of range.
+    """
+    get = _Reader(schema.name, tree).get
+    settings = ServiceSettings(
+        name=schema.name,
+        namespace=get("dynamo", "namespace", default="default"),
+        component=get("dynamo", "name", default=schema.name),
+        enabled=get("dynamo", "enabled", default=schema.is_component),
+        workers=get("ServiceArgs", "workers", default=1),
+        concurrency=get("ServiceArgs", "concurrency"),
+        resources=_group(schema.name, tree, ("ServiceArgs", "resources")),
+        traffic=_group(schema.name, tree, ("ServiceArgs", "traffic")),
+        envs=_envs(schema.name, tree),
+        attributes=_attributes(schema, tree),
+    )
+    origins = {".".join(map(str, path)): leaf.origin.where for path, leaf in leaves(tree)}
+    return settings, origins
+
+
+class _Reader:
+    """Reads single values that have a check; ``null`` means the default."""
+
+    def __init__(self, service: str, tree: Node) -> None:
+        self._service = service
+        self._tree = tree
+
+    def get(self, *path: str, default: Any = None) -> Any:
+        item = find(self._tree, *path)
+        if item is None or (isinstance(item, Leaf) and item.value is None):
+            return default
+        return _CHECKS[path](".".join((self._service, *path)), plain(item), _origin(item))
+
+
+def _origin(item: Node | Leaf) -> Origin:
+    """Of a value, or of the highest-written one inside a mapping."""
+    if isinstance(item, Leaf):
+        return item.origin
+    found = [leaf.origin for _path, leaf in leaves(item)]
+    return next((Origin(origin.where) for origin in found if origin.where != CLASS_ATTRIBUTE), found[0])
+
+
+def _group(service: str, tree: Node, path: tuple[str, ...]) -> dict[str, Any]:
+    """``resources`` or ``traffic``: the keys that have a value."""
+    node = find(tree, *path)
+    reader = _Reader(service, tree)
+    found = {key: reader.get(*path, key) for key in node} if isinstance(node, dict) else {}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _envs(service: str, tree: Node) -> dict[str, str]:
+    node = find(tree, "ServiceArgs", "envs")
+    if node is None or (isinstance(node, Leaf) and node.value in (None, {})):
+        return {}
+    if isinstance(node, Leaf):
+        raise ConfigError(
+            f"{node.origin.where}: {service}.ServiceArgs.envs must be a mapping of names to text, "
+            f"not {node.value!r}"
+        )
+    envs = {}
+    for name, item in node.items():
+        key = f"{service}.ServiceArgs.envs.{name}"
+        envs[str(name)] = as_string(key, plain(item), _origin(item))
+    return envs
+
+
+def _attributes(schema: ServiceSchema, tree: Node) -> dict[str, Any]:
+    values = {}
+    for name, item in tree.items():
+        if name in RESERVED:
+            continue
+        values[name] = plain(item)
+        if any(leaf.origin.where != CLASS_ATTRIBUTE for _path, leaf in leaves({name: item})):
+            expected = type_of(schema.annotations.get(name), schema.attributes.get(name))
+            values[name] = check_type(f"{schema.name}.{name}", values[name], expected, _origin(item))
+    return values

@@ -1,0 +1,180 @@
+"""What every engine is: the protocol between a worker and what produces tokens."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping
+from typing import Any, ClassVar, Self
+
+import msgspec
+
+from dynamo_tasks.engines.args import EngineArgs, read_args
+from dynamo_tasks.engines.payload import parse_embed, parse_generate
+from dynamo_tasks.engines.request import EmbedRequest, GenerateRequest
+from dynamo_tasks.engines.tokenizer import Tokenizer, load_tokenizer
+from dynamo_tasks.errors import EngineError, InvalidRequestError
+from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.tokens import TokenDelta
+
+__all__ = [
+    "EmbedRequest",
+    "EmbeddingResult",
+    "Engine",
+    "EngineStats",
+    "GenerateRequest",
+    "parse_embed",
+    "parse_generate",
+    "usage",
+]
+
+
+class EngineStats(msgspec.Struct, frozen=True):
+    """A snapshot of an engine.
+
+    Attributes:
+        running: Sequences that produce tokens now.
+        waiting: Sequences that wait for their turn.
+        kv_usage: Used share of the KV cache, 0..1; blocks that only the prefix cache holds are free.
+        prefix_hit_rate: Share of prompt tokens that the prefix cache had, 0..1, since the start.
+        tokens: Tokens produced since the start.
+    """
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+    prefix_hit_rate: float = 0.0
+    tokens: int = 0
+
+
+class EmbeddingResult(msgspec.Struct, frozen=True):
+    """Vectors in the order of the inputs, and how many tokens the inputs had."""
+
+    vectors: list[list[float]]
+    prompt_tokens: int
+
+
+def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, int]:
+    """The ``usage`` of a request's last delta."""
+    return {
+        "prompt_tokens": prompt_tokens,
+        "completion_tokens": completion_tokens,
+        "cached_tokens": cached_tokens,
+    }
+
+
+class Engine(ABC):
+    """Produces tokens. Belongs to one event loop.
+
+    ``engine = await create_engine("mocker")`` is the same as ``create_engine`` and ``start()``.
+
+    Attributes:
+        name: Name of the engine, e.g. ``"mocker"``.
+        card: The model that it serves.
+        max_num_seqs: Sequences that it runs at the same time.
+        features: Names of optional request fields (:data:`~dynamo_tasks.engines.payload.EXTRAS`
+            and ``"logprobs"``) that it honours; others are refused.
+        args_type: Declares its arguments; :meth:`from_args` calls the class with one.
+    """
+
+    features: ClassVar[frozenset[str]] = frozenset()
+    args_type: ClassVar[type[EngineArgs]] = EngineArgs
+
+    def __init__(self, name: str, card: ModelCard, max_num_seqs: int) -> None:
+        """Prepare; nothing runs before :meth:`start`."""
+        self.name = name
+        self.card = card
+        self.max_num_seqs = max_num_seqs
+        self.tokenizer: Tokenizer = load_tokenizer(card.tokenizer)
+        self._started = False
+
+    @classmethod
+    def from_args(cls, args: Mapping[str, Any]) -> Self:
+        """Make the engine from configuration.
+
+        Raises:
+            ConfigError: an unknown argument, or a value that is not allowed.
+        """
+        make: Callable[[EngineArgs], Self] = cls  # subclasses take their arguments
+        return make(read_args(cls.args_type, cls.__name__.removesuffix("Engine").lower(), args))
+
+    def __await__(self) -> Generator[Any, None, Self]:
+        """Start it."""
+        yield from self.start().__await__()
+        return self
+
+    async def start(self) -> None:
+        """Get ready to serve; a second call does nothing."""
+        self._started = True
+
+    async def stop(self) -> None:
+        """Abort what runs and free everything; a second call does nothing."""
+        self._started = False
+
+    def generate(self, request: GenerateRequest | Mapping[str, Any]) -> AsyncGenerator[TokenDelta, None]:
+        """Generate; ``aclose()`` of the generator, or cancelling its consumer, aborts the request.
+
+        The last delta of a choice has its ``finish_reason`` (``stop`` or ``length``), the last of the
+        request its ``usage``. Of a continued request only what is new is yielded; a choice that had
+        ended already gives one more delta, without text or ids, that repeats its finish reason.
+
+        Args:
+            request: A request, or a public payload.
+
+        Raises:
+            InvalidRequestError: a field is not valid, or asks for what this engine cannot do.
+            EngineError: the engine was not started; ``EngineDeadError`` while iterating: it died.
+        """
+        if not isinstance(request, GenerateRequest):
+            request = parse_generate(request, self.tokenizer, self.card)
+        self._check_features(request)
+        self.check_health()
+        return self._generate(request)
+
+    @abstractmethod
+    def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+        """Generate what was checked."""
+
+    async def embed(self, inputs: list[str | list[int]], dimensions: int | None = None) -> EmbeddingResult:
+        """One unit vector per input.
+
+        Args:
+            inputs: Texts, or token ids.
+            dimensions: Length of the vectors; ``None`` = the engine's default.
+
+        Raises:
+            InvalidRequestError: the engine cannot embed, or not with so many dimensions.
+        """
+        raise InvalidRequestError(f"engine {self.name!r} does not make embeddings", param="model")
+
+    @abstractmethod
+    def stats(self) -> EngineStats:
+        """How busy it is now."""
+
+    def check_health(self) -> None:
+        """Do nothing if it can serve.
+
+        Raises:
+            EngineError: it was not started, or was stopped.
+            EngineDeadError: it died.
+        """
+        if not self._started:
+            raise EngineError(f"engine {self.name!r} is not started")
+
+    def _check_features(self, request: GenerateRequest) -> None:
+        asked = [*request.extra] if request.logprobs is None else [*request.extra, "logprobs"]
+        for name in asked:
+            if name not in self.features:
+                raise InvalidRequestError(f"engine {self.name!r} does not support {name}", param=name)
+
+    def _max_tokens(self, request: GenerateRequest, default: int) -> int:
+        """Most tokens of a choice: what was asked for, or ``default``, within the context length."""
+        limit = default if request.max_tokens is None else request.max_tokens
+        longest = self.card.max_model_len
+        room = longest - len(request.prompt_token_ids) if longest else limit
+        if room < 1:
+            raise InvalidRequestError(
+                f"the model's context length is {longest} tokens, but the prompt has "
+                f"{len(request.prompt_token_ids)}",
+                param="prompt_token_ids",
+            )
+        return min(limit, room)

@@ -1,0 +1,155 @@
+"""Chat templates: messages to the text of a prompt.
+
+Templates are the Jinja sources that models ship for Hugging Face ``apply_chat_template``. They come
+with a model, so they run in Jinja's immutable sandbox, with the same helpers as there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from dynamo_tasks.errors import InvalidRequestError
+
+__all__ = ["DEFAULT_TEMPLATE", "check_messages", "render_chat"]
+
+DEFAULT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content or '' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+"""One ``role: content`` line per message, then ``assistant:``."""
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+class _RefusedError(TemplateError):
+    """A template called ``raise_exception``."""
+
+
+def render_chat(messages: object, template: str | None = None, **variables: Any) -> str:
+    """Render messages to a prompt.
+
+    Args:
+        messages: A list of ``{"role", "content", …}``; content is a string or a list of
+            ``{"type": "text", "text": …}`` parts, which are joined by line breaks.
+        template: Jinja source; ``None`` = :data:`DEFAULT_TEMPLATE`.
+        **variables: For the template: ``add_generation_prompt`` (default true), ``tools``,
+            ``bos_token``, ``eos_token``, …
+
+    Raises:
+        InvalidRequestError: a message is not valid, or the template refuses or cannot handle the
+            messages; ``param`` says which. Or the template itself is not valid Jinja
+            (``param="chat_template"``).
+    """
+    checked = check_messages(messages)
+    compiled = _compile(DEFAULT_TEMPLATE if template is None else template)
+    known = {
+        "add_generation_prompt": True,
+        "tools": None,
+        "documents": None,
+        "bos_token": "",
+        "eos_token": "",
+    }
+    try:
+        return compiled.render(known | variables | {"messages": checked})
+    except _RefusedError as error:
+        raise InvalidRequestError(
+            f"the chat template refuses the messages: {error.message}", param="messages"
+        ) from error
+    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+        raise InvalidRequestError(
+            f"the chat template cannot render the messages: {error}", param="messages"
+        ) from error
+
+
+def check_messages(messages: object) -> list[dict[str, Any]]:
+    """Messages with their content as one string (``None`` where an assistant only called tools).
+
+    Raises:
+        InvalidRequestError: ``param`` is, for example, ``messages[2].content[0].text``.
+    """
+    if not isinstance(messages, list | tuple):
+        raise InvalidRequestError(
+            f"messages must be a list of messages, not {type(messages).__name__}", param="messages"
+        )
+    if not messages:
+        raise InvalidRequestError("messages is empty; at least one message is needed", param="messages")
+    return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def _message(message: object, at: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        _refuse(at, f"must be an object with role and content, not {type(message).__name__}")
+    role = message.get("role")
+    if role not in _ROLES:
+        _refuse(f"{at}.role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
+    content = message.get("content")
+    if content is None:
+        if not (role == "assistant" and (message.get("tool_calls") or message.get("function_call"))):
+            _refuse(f"{at}.content", "is missing; it must be a string or a list of text parts")
+        return {**message, "content": None}
+    return {**message, "content": _text(content, f"{at}.content")}
+
+
+def _text(content: object, at: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple) or not content:
+        _refuse(at, f"must be a string or a list of text parts, not {content!r:.40}")
+    return "\n".join([_part(part, f"{at}[{i}]") for i, part in enumerate(content)])
+
+
+def _part(part: object, at: str) -> str:
+    if not isinstance(part, Mapping):
+        _refuse(at, f'must be {{"type": "text", "text": …}}, not {type(part).__name__}')
+    if part.get("type") != "text":
+        _refuse(f"{at}.type", f"must be 'text', not {part.get('type')!r}; no other kind is supported")
+    text = part.get("text")
+    if not isinstance(text, str):
+        _refuse(f"{at}.text", f"must be a string, not {type(text).__name__}")
+    return text
+
+
+def _refuse(param: str, problem: str) -> NoReturn:
+    raise InvalidRequestError(f"{param} {problem}", param=param)
+
+
+@lru_cache(maxsize=64)
+def _compile(source: str) -> Template:
+    try:
+        return _environment().from_string(source)
+    except TemplateError as error:
+        raise InvalidRequestError(
+            f"the chat template is not valid Jinja: {error}", param="chat_template"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The environment that ``transformers`` gives to templates (``chat_template_utils.py``)."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    # Jinja's own filter escapes HTML, which would change the prompt.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise _RefusedError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().astimezone().strftime(format)

@@ -1,0 +1,235 @@
+"""Tokenizers: text to ids, ids to text, and ids to text bit by bit."""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import json
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Protocol
+
+from dynamo_tasks.errors import ConfigError, InvalidRequestError
+
+__all__ = ["ByteTokenizer", "Detokenizer", "FileTokenizer", "Tokenizer", "load_tokenizer"]
+
+_UNFINISHED = "\ufffd"
+_MOST_HELD = 16
+"""Tokens after which a text that still ends in U+FFFD is taken for broken, not for unfinished."""
+
+
+class Detokenizer(Protocol):
+    """Turns ids into text as they come. How the ids are cut into pushes does not change the text."""
+
+    def push(self, ids: list[int]) -> str:
+        """Take the next ids and give the text that is complete now."""
+        ...
+
+    def flush(self) -> str:
+        """Give what is held back (an unfinished character), as U+FFFD; the text is over."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to ids and back.
+
+    Attributes:
+        vocab_size: Ids go from 0 to below it.
+        chat_template: Jinja source that came with the tokenizer, if any.
+        special_tokens: Variables of the template such as ``bos_token``.
+    """
+
+    vocab_size: int
+    chat_template: str | None
+    special_tokens: dict[str, str]
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of ``text``; ``add_special_tokens`` puts, for example, a BOS in front."""
+        ...
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ``ids``, without special tokens."""
+        ...
+
+    def stream(self) -> Detokenizer:
+        """A detokenizer for one new text."""
+        ...
+
+
+class _ByteStream:
+    __slots__ = ("_open",)
+
+    def __init__(self) -> None:
+        self._open = b""
+
+    def push(self, ids: list[int]) -> str:
+        data = bytes(ids)
+        if not self._open and data.isascii():
+            return data.decode("ascii")
+        data = self._open + data
+        text, used = codecs.utf_8_decode(data, "replace", False)
+        self._open = data[used:]
+        return text
+
+    def flush(self) -> str:
+        data, self._open = self._open, b""
+        return data.decode("utf-8", "replace")
+
+
+class ByteTokenizer:
+    """One token per byte of the UTF-8 text; ids 0..255, no special tokens."""
+
+    vocab_size = 256
+    chat_template: str | None = None
+    special_tokens: dict[str, str] = {}  # noqa: RUF012 - the protocol declares an instance attribute
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The UTF-8 bytes of ``text``.
+
+        Raises:
+            InvalidRequestError: ``text`` holds half of a surrogate pair.
+        """
+        try:
+            return list(text.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                f"text is not valid Unicode: lone surrogate at position {error.start}"
+            ) from error
+
+    def decode(self, ids: list[int]) -> str:
+        """The text; bytes that are no UTF-8 become U+FFFD."""
+        return bytes(ids).decode("utf-8", "replace")
+
+    def stream(self) -> Detokenizer:
+        """A detokenizer for one new text."""
+        return _ByteStream()
+
+
+class _FileStream:
+    """Decodes a sliding window, since a token's text can depend on its left neighbours.
+
+    ``_shown`` is the text of the window's first ``_read`` ids, which was given out before.
+    """
+
+    __slots__ = ("_ids", "_read", "_shown", "_tokenizer")
+
+    def __init__(self, tokenizer: FileTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._ids: list[int] = []
+        self._read = 0
+        self._shown = ""
+
+    def push(self, ids: list[int]) -> str:
+        return "".join([self._one(token) for token in ids])
+
+    def _one(self, token: int) -> str:
+        self._ids.append(token)
+        text = self._tokenizer.decode(self._ids)
+        if text.endswith(_UNFINISHED) and len(self._ids) - self._read < _MOST_HELD:
+            return ""
+        return self._slide(text)
+
+    def _slide(self, text: str) -> str:
+        new = text[len(self._shown) :]
+        self._ids = self._ids[self._read :]
+        self._read = len(self._ids)
+        self._shown = self._tokenizer.decode(self._ids)
+        return new
+
+    def flush(self) -> str:
+        return self._slide(self._tokenizer.decode(self._ids)) if len(self._ids) > self._read else ""
+
+
+class FileTokenizer:
+    """A tokenizer read from ``tokenizer.json`` and, beside it, ``tokenizer_config.json`` and
+    ``chat_template.jinja`` where they exist."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the files.
+
+        Args:
+            path: ``tokenizer.json``, or the folder that holds it.
+
+        Raises:
+            ConfigError: no such file, not readable, or the package ``tokenizers`` is missing.
+        """
+        file = path if path.is_file() else path / "tokenizer.json"
+        if not file.is_file():
+            raise ConfigError(
+                f"tokenizer {str(path)!r} is neither 'bytes' nor a folder with a tokenizer.json"
+            )
+        self._rust = _read_rust(file)
+        self.vocab_size = int(self._rust.get_vocab_size(with_added_tokens=True))
+        config = _read_config(file.parent / "tokenizer_config.json")
+        self.special_tokens = {
+            name: text for name in ("bos_token", "eos_token") if (text := _token_text(config.get(name)))
+        }
+        self.chat_template = _chat_template(file.parent, config)
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The ids of ``text``."""
+        return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def decode(self, ids: list[int]) -> str:
+        """The text of ``ids``, without special tokens."""
+        return str(self._rust.decode(ids, skip_special_tokens=True))
+
+    def stream(self) -> Detokenizer:
+        """A detokenizer for one new text."""
+        return _FileStream(self)
+
+
+def _read_rust(file: Path) -> Any:
+    try:
+        package = importlib.import_module("tokenizers")  # optional: "bytes" needs no package
+    except ImportError as error:
+        raise ConfigError(
+            f"tokenizer {str(file)!r} needs the package 'tokenizers': pip install tokenizers"
+        ) from error
+    try:
+        return package.Tokenizer.from_buffer(file.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{str(file)!r} is not a tokenizer file: {error}") from error
+
+
+def _read_config(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise ConfigError(f"{str(file)!r} is not valid JSON: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{str(file)!r} must hold a JSON object")
+    return config
+
+
+def _token_text(value: object) -> str | None:
+    """A special token is written as its text, or as an object that holds it."""
+    if isinstance(value, dict):
+        value = value.get("content")
+    return value if isinstance(value, str) else None
+
+
+def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+    file = folder / "chat_template.jinja"
+    if file.is_file():
+        return file.read_text()
+    template = config.get("chat_template")
+    if isinstance(template, list):  # several named ones
+        named = {item["name"]: item["template"] for item in template if isinstance(item, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+@lru_cache(maxsize=16)
+def load_tokenizer(name: str) -> Tokenizer:
+    """The tokenizer that a model card names; read once per process.
+
+    Args:
+        name: ``"bytes"``, or a path to tokenizer files.
+
+    Raises:
+        ConfigError: it cannot be loaded, and why.
+    """
+    return ByteTokenizer() if name == "bytes" else FileTokenizer(Path(name))

@@ -1,0 +1,162 @@
+"""``POST /<name>`` for the ``@api`` methods of a service."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
+from dynamo_tasks.frontend.arguments import Arguments
+from dynamo_tasks.frontend.call import call_of
+from dynamo_tasks.frontend.client_watch import ClientWatch
+from dynamo_tasks.frontend.limits import read_body
+from dynamo_tasks.frontend.render import DONE, error_event
+from dynamo_tasks.frontend.sse import SSE_HEADERS, KeepAlive
+from dynamo_tasks.observe import log
+from dynamo_tasks.protocol.events import ErrorInfo
+from dynamo_tasks.protocol.openai import decode_json
+
+__all__ = ["KINDS", "ApiRoute", "kind_of", "make_route"]
+
+KINDS = ("coroutine", "async_gen", "function", "generator")
+"""Kinds of handlers, as the SDK names them. Plain functions and generators run in a thread."""
+
+_QUERY = ("GET", "DELETE")
+
+
+class ApiRoute(Struct, frozen=True, kw_only=True):
+    """An ``@api`` method.
+
+    Attributes:
+        name: Its name, in logs and metrics.
+        path: The path, ``/<name>``.
+        handler: The bound method.
+        method: The HTTP method; ``GET`` and ``DELETE`` take their arguments from the query string.
+        kind: One of :data:`KINDS`; empty = found out from the handler. Generators answer with a stream.
+    """
+
+    name: str
+    path: str
+    handler: Callable[..., Any]
+    method: str = "POST"
+    kind: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.path.startswith("/"):
+            raise ConfigError(f"the path {self.path!r} of @api {self.name} must begin with /")
+        if self.kind not in ("", *KINDS):
+            raise ConfigError(f"kind {self.kind!r} of @api {self.name} is not one of {', '.join(KINDS)}")
+
+
+def kind_of(handler: Callable[..., Any]) -> str:
+    """Which of :data:`KINDS` a handler is."""
+    if inspect.isasyncgenfunction(handler):
+        return "async_gen"
+    if inspect.iscoroutinefunction(handler):
+        return "coroutine"
+    return "generator" if inspect.isgeneratorfunction(handler) else "function"
+
+
+def make_route(route: ApiRoute, keep_alive: float) -> Route:
+    """The HTTP route of an ``@api`` method.
+
+    Args:
+        route: The method.
+        keep_alive: Seconds of silence after which a stream gets a comment.
+    """
+    arguments = Arguments(route.handler)
+    kind = route.kind or kind_of(route.handler)
+
+    async def endpoint(request: Request) -> ASGIApp:
+        found = arguments.bind(await _input(request), text=request.method in _QUERY)
+        if kind == "async_gen":
+            return ValueStreamResponse(route.handler(**found), route.name, keep_alive)
+        if kind == "generator":
+            return ValueStreamResponse(iterate_in_threadpool(route.handler(**found)), route.name, keep_alive)
+        return _json_value(await _called(route, kind, found))
+
+    return Route(route.path, endpoint, methods=[route.method], name=route.name)
+
+
+async def _input(request: Request) -> Any:
+    if request.method in _QUERY:
+        return dict(request.query_params)
+    raw = await read_body(request.receive, request.scope["headers"], call_of(request).body_limit)
+    return decode_json(raw) if raw.strip() else None
+
+
+async def _called(route: ApiRoute, kind: str, arguments: dict[str, Any]) -> Any:
+    if kind == "coroutine":
+        return await route.handler(**arguments)
+    return await run_in_threadpool(route.handler, **arguments)
+
+
+def _json_value(value: Any) -> Response:
+    if isinstance(value, Response):
+        return value
+    return Response(_encoded(value), media_type="application/json")
+
+
+def _encoded(value: Any) -> bytes:
+    if dump := getattr(value, "model_dump", None):  # a pydantic model
+        value = dump(mode="json")
+    try:
+        return msgspec.json.encode(value)
+    except TypeError as exc:
+        raise EndpointError(f"the result cannot be written as JSON: {exc}") from None
+
+
+class ValueStreamResponse:
+    """An event stream of what a generator yields, each value as JSON.
+
+    These streams live in the generator, not in a log: they have no ids and cannot be resumed.
+    """
+
+    def __init__(self, values: AsyncIterator[Any], name: str, keep_alive: float):
+        self._values = values
+        self._name = name
+        self._interval = keep_alive
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer; when the client leaves, the generator is closed."""
+        try:
+            async with ClientWatch(receive) as client:
+                await self._pump(client, send)
+        finally:
+            if close := getattr(self._values, "aclose", None):
+                await close()
+
+    async def _pump(self, client: ClientWatch, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": list(SSE_HEADERS)})
+        keep_alive = KeepAlive(send, self._interval)
+        keep_alive.start()
+        try:
+            last = await self._send_all(keep_alive, send)
+        finally:
+            keep_alive.stop()
+        client.disarm()
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _send_all(self, keep_alive: KeepAlive, send: Send) -> bytes:
+        try:
+            async for value in self._values:
+                keep_alive.busy = True
+                body = b"data: %b\n\n" % _encoded(value)
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+                keep_alive.sent()
+        except DynamoError as error:
+            return error_event(error) + DONE
+        except Exception as exc:
+            # The author's code: whatever it raises must end the stream with an error, not cut it off.
+            log.event("http.error", exc=exc, api=self._name, error=str(exc))
+            return error_event(ErrorInfo.of(exc).exception()) + DONE
+        return DONE

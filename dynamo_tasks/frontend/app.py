@@ -1,0 +1,205 @@
+"""The ASGI application.
+
+Three POST paths carry the tokens; they are looked up in a table and answered in raw ASGI. The rest goes
+through Starlette's router. Whatever fails, on either way, becomes an answer in OpenAI's shape here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.routing import Route, Router
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
+from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
+from dynamo_tasks.frontend.auth import OPEN_PATHS, ApiKeys
+from dynamo_tasks.frontend.call import Call, new_id
+from dynamo_tasks.frontend.errors import REQUEST_ID, error_payload, error_response, json_response
+from dynamo_tasks.frontend.gateway import Gateway
+from dynamo_tasks.frontend.health import HealthAPI
+from dynamo_tasks.frontend.metrics import RequestMeter, count_request
+from dynamo_tasks.frontend.openai_api import OpenAIAPI
+from dynamo_tasks.frontend.requests_api import RequestsAPI
+from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.observe import log
+
+__all__ = ["FrontendApp", "create_app"]
+
+_Handler = Callable[[Request], Awaitable[ASGIApp]]
+_HEADER = REQUEST_ID.encode()
+
+
+def create_app(
+    gateway: Gateway, settings: FrontendSettings | None = None, routes: Sequence[ApiRoute] = ()
+) -> FrontendApp:
+    """Make the application.
+
+    Args:
+        gateway: The way to the queue.
+        settings: How it behaves.
+        routes: The ``@api`` methods that it serves, too.
+
+    Raises:
+        ConfigError: Two routes have the same path and method.
+    """
+    return FrontendApp(gateway, settings or FrontendSettings(), routes)
+
+
+class FrontendApp:
+    """The ASGI application; see :func:`create_app`."""
+
+    def __init__(self, gateway: Gateway, settings: FrontendSettings, routes: Sequence[ApiRoute] = ()):
+        openai = OpenAIAPI(gateway, settings)
+        self._settings = settings
+        self._keys = ApiKeys(settings.api_keys)
+        self._hot: dict[str, tuple[str, _Handler]] = {
+            "/v1/chat/completions": ("chat", openai.chat),
+            "/v1/completions": ("completions", openai.completions),
+            "/v1/embeddings": ("embeddings", openai.embeddings),
+        }
+        own = _routes(openai, RequestsAPI(gateway, settings), HealthAPI(gateway))
+        _check_paths(own, set(self._hot), routes)
+        extra = [make_route(route, settings.keep_alive) for route in routes]
+        self._router = Router([*own, *extra], redirect_slashes=False)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        scope["app"] = self
+        if scope["type"] != "http":
+            await self._router(scope, receive, send)
+            return
+        call = Call(new_id(), body_limit=self._settings.body_limit)
+        call.attach(scope)
+        hot = self._hot.get(scope["path"])
+        if hot is not None:
+            await self._answer_hot(call, *hot, scope, receive, send)
+        else:
+            await self._answer_cold(call, scope, receive, send)
+
+    async def _answer_hot(
+        self, call: Call, api: str, handler: _Handler, scope: Scope, receive: Receive, send: Send
+    ) -> None:
+        call.api = api
+        call.meter = meter = RequestMeter(api)
+        response: Any = None
+        status = 500
+        try:
+            self._admit(call, scope)
+            if scope["method"] != "POST":
+                raise HTTPException(405, headers={"Allow": "POST"})
+            response = await handler(Request(scope, receive))
+            await response(scope, receive, send)
+            status = getattr(response, "status", 200)
+        except ClientDisconnect:
+            status = 499
+        except Exception as exc:  # the outermost layer: whatever it is, the client gets an answer
+            failure = _failure(exc, call, scope)
+            status = failure.status_code
+            if getattr(response, "started", False):
+                raise
+            await failure(scope, receive, send)
+        finally:
+            meter.done(status, *_counts(response))
+            log.event(
+                "http.request", request_id=call.request_id, api=api, status=status, model=meter.model,
+                duration_s=meter.seconds,
+            )  # fmt: skip
+
+    async def _answer_cold(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+        start = _Start(send, call.request_id)
+        try:
+            self._admit(call, scope)
+            await self._router(scope, receive, start.send)
+        except ClientDisconnect:
+            start.status = 499
+        except Exception as exc:  # as above
+            failure = _failure(exc, call, scope)
+            if start.status:
+                raise
+            await failure(scope, receive, start.send)
+        finally:
+            count_request(_route_name(scope), start.status or 500)
+
+    def _admit(self, call: Call, scope: Scope) -> None:
+        if scope["path"] not in OPEN_PATHS:
+            header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+            call.owner_key = self._keys.owner(header)
+
+
+class _Start:
+    """Notes the status of an answer and sees to its ``x-request-id``."""
+
+    def __init__(self, send: Send, request_id: str):
+        self.status = 0
+        self._send = send
+        self._header = (_HEADER, request_id.encode())
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            headers = list(message.get("headers", ()))
+            if all(name != _HEADER for name, _ in headers):
+                headers.append(self._header)
+            message = {**message, "headers": headers}
+        await self._send(message)
+
+
+def _routes(openai: OpenAIAPI, requests: RequestsAPI, health: HealthAPI) -> list[Route]:
+    return [
+        Route("/v1/models", openai.models, name="models"),
+        Route("/v1/models/{name:path}", openai.model, name="models"),
+        Route("/v1/requests/{id}", requests.one, methods=["GET", "DELETE"], name="requests"),
+        Route("/v1/requests/{id}/stream", requests.stream, name="stream"),
+        Route("/health", health.health, name="health"),
+        Route("/live", health.live, name="live"),
+        Route("/ready", health.ready, name="ready"),
+        Route("/metrics", health.metrics, name="metrics"),
+    ]
+
+
+def _check_paths(own: list[Route], hot: set[str], routes: Sequence[ApiRoute]) -> None:
+    reserved = hot | {route.path for route in own}
+    taken: set[tuple[str, str]] = set()
+    for route in routes:
+        if route.path in reserved or (route.method, route.path) in taken:
+            raise ConfigError(f"the path {route.path} of @api {route.name} is taken")
+        taken.add((route.method, route.path))
+
+
+def _route_name(scope: Scope) -> str:
+    name = getattr(scope.get("route"), "name", None)
+    return str(name or "other")
+
+
+def _failure(exc: Exception, call: Call, scope: Scope) -> Any:
+    """The answer for what went wrong."""
+    if isinstance(exc, DynamoError):
+        return error_response(exc, call.request_id)
+    if isinstance(exc, HTTPException):
+        return _http_failure(exc, call, scope)
+    log.event("http.error", exc=exc, request_id=call.request_id, api=call.api, error=str(exc))
+    text = f"{type(exc).__name__}; the server's log has more about request {call.request_id}"
+    return error_response(EndpointError(text), call.request_id)
+
+
+def _http_failure(exc: HTTPException, call: Call, scope: Scope) -> Any:
+    where = f"{scope['method']} {scope['path']}"
+    headers = dict(exc.headers or {})
+    if exc.status_code == 405:
+        text, code = f"{where} is not possible; allowed: {headers.get('Allow', 'none')}", "method_not_allowed"
+    elif exc.status_code == 404:
+        text, code = f"there is nothing at {where}", "not_found"
+    else:
+        text, code = exc.detail, "http_error"
+    return json_response(
+        error_payload(exc.status_code, text, code), exc.status_code, call.request_id, headers
+    )
+
+
+def _counts(response: Any) -> tuple[int, dict[str, int] | None]:
+    counts: Callable[[], tuple[int, dict[str, int] | None]] | None = getattr(response, "counts", None)
+    return counts() if counts is not None else (0, None)

@@ -1,0 +1,65 @@
+"""What the frontend knows of the HTTP request that it answers."""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.types import Scope
+
+from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.frontend.limits import read_body
+from dynamo_tasks.frontend.metrics import RequestMeter
+from dynamo_tasks.protocol.openai import decode_object
+
+__all__ = ["Call", "call_of", "json_body", "new_id"]
+
+_SCOPE_KEY = "dynamo_tasks.call"
+
+
+class Call(Struct):
+    """One HTTP request.
+
+    Attributes:
+        request_id: Made by the server; the id of the request that is submitted, and ``x-request-id``.
+        owner_key: Hash of the API key, or empty.
+        api: Its name in logs and metrics.
+        body_limit: Bytes.
+        meter: Of requests of the OpenAI API.
+    """
+
+    request_id: str
+    owner_key: str = ""
+    api: str = "other"
+    body_limit: int = 10 << 20
+    meter: RequestMeter | None = None
+
+    def attach(self, scope: Scope) -> None:
+        """Make it known to the handlers of this request."""
+        scope[_SCOPE_KEY] = self
+
+
+def call_of(request: Request) -> Call:
+    """The call that a request belongs to."""
+    call: Call = request.scope[_SCOPE_KEY]
+    return call
+
+
+def new_id() -> str:
+    """A fresh request id."""
+    return str(uuid.uuid4())
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """The JSON object of a request's body.
+
+    Raises:
+        InvalidRequestError: Empty, not JSON, or no object.
+        PayloadTooLargeError: See :func:`~dynamo_tasks.frontend.limits.read_body`.
+    """
+    raw = await read_body(request.receive, request.scope["headers"], call_of(request).body_limit)
+    if not raw:
+        raise InvalidRequestError("the body is empty; a JSON object is expected")
+    return decode_object(raw)

@@ -1,0 +1,84 @@
+"""Errors in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import msgspec
+from starlette.responses import Response
+
+from dynamo_tasks.errors import DynamoError, RequestCancelledError, RequestExpiredError, RequestFailedError
+from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.states import State
+
+__all__ = [
+    "REQUEST_ID",
+    "describe",
+    "end_error",
+    "error_body",
+    "error_payload",
+    "error_response",
+    "json_response",
+]
+
+REQUEST_ID = "x-request-id"
+"""The header that names the request."""
+
+_TYPES = {
+    401: "authentication_error",
+    429: "rate_limit_error",
+    499: "request_cancelled_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+def error_payload(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """The JSON object of an error."""
+    kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_body(error: DynamoError) -> dict[str, Any]:
+    """The JSON object of an error of our tree."""
+    return error_payload(error.http_status, error.message, error.code, error.param)
+
+
+def error_response(error: DynamoError, request_id: str | None = None) -> Response:
+    """The HTTP answer for an error: its status, and ``Retry-After`` where a retry makes sense."""
+    headers = {}
+    if error.retry_after is not None or error.http_status in (429, 503):
+        headers["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.http_status == 413:
+        headers["connection"] = "close"  # what is left of the body must not be taken for the next request
+    return json_response(error_body(error), error.http_status, request_id, headers)
+
+
+def json_response(
+    value: object, status: int = 200, request_id: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """A JSON answer, with ``x-request-id`` where ``request_id`` is given."""
+    headers = dict(headers or {})
+    if request_id is not None:
+        headers[REQUEST_ID] = request_id
+    return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+def end_error(end: End) -> DynamoError | None:
+    """The error with which a request ended, ``None`` if it succeeded."""
+    if end.error is not None:
+        return end.error.exception()
+    if end.state == State.CANCELLED:
+        return RequestCancelledError()
+    if end.state == State.EXPIRED:
+        return RequestExpiredError()
+    return RequestFailedError() if end.state == State.FAILED else None
+
+
+def describe(error: ErrorInfo | None) -> dict[str, Any] | None:
+    """The inner object of an error that is part of another answer."""
+    inner: dict[str, Any] | None = error_body(error.exception())["error"] if error is not None else None
+    return inner

@@ -1,0 +1,177 @@
+"""What the HTTP side asks of the rest of the house.
+
+The frontend knows HTTP and the OpenAI API; everything behind it (queue, ledger, logs, instances) is one
+:class:`Gateway`, implemented on the runtime.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from dynamo_tasks.protocol.events import ErrorInfo, Event, EventId
+from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.states import State
+
+__all__ = ["EventStream", "Gateway", "RequestInfo", "ServedModel", "Submission"]
+
+
+class ServedModel(Struct):
+    """A model that at least one live instance serves.
+
+    Attributes:
+        card: What the instances tell about it.
+        created: Seconds since 1970.
+        endpoints: The endpoint of each operation: ``generate``, ``embed``.
+    """
+
+    card: ModelCard
+    created: int
+    endpoints: dict[str, EndpointId]
+
+
+class Submission(Struct):
+    """A request on its way into the queue.
+
+    Attributes:
+        endpoint: Who shall run it.
+        payload: Its one argument, as :meth:`Gateway.prepare` made it.
+        request_id: A new id (the Celery task id).
+        render: How to render its stream (an encoded ``Render``), kept with the record.
+        tenant: The scope of idempotency keys.
+        owner_key: Hash of the API key; only the same key may read or cancel the request. Empty = anyone.
+        idempotency_key: The same key gives the same request.
+        background: Never cancelled for want of a reader.
+        abandon_after: Seconds without a reader after which it is cancelled; ``None`` = the default.
+        deadline: Seconds from now until it must have ended.
+        priority: 0 (first) to 9.
+        retention: Seconds for which the finished log is kept; ``None`` = the default.
+    """
+
+    endpoint: EndpointId
+    payload: dict[str, Any]
+    request_id: str
+    render: bytes | None = None
+    tenant: str = ""
+    owner_key: str = ""
+    idempotency_key: str | None = None
+    background: bool = False
+    abandon_after: float | None = None
+    deadline: float | None = None
+    priority: int = 0
+    retention: float | None = None
+
+
+class RequestInfo(Struct):
+    """What the ledger knows of a request.
+
+    Attributes:
+        id: The request's id.
+        state: Where it stands.
+        endpoint: Its endpoint's name.
+        created: Seconds since 1970.
+        attempts: How often an instance claimed it.
+        last_event: Id of the last event of its log, ``0-0`` before the first.
+        error: How it failed.
+        finish_reason: Why the text ended.
+        usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}``.
+        render: See :class:`Submission`.
+    """
+
+    id: str
+    state: State
+    endpoint: str
+    created: float
+    attempts: int = 0
+    last_event: str = "0-0"
+    error: ErrorInfo | None = None
+    finish_reason: str | None = None
+    usage: dict[str, int] | None = None
+    render: bytes | None = None
+
+
+class EventStream(Protocol):
+    """One reader of one request's log.
+
+    Attributes:
+        request_id: The request's id; another one than submitted where an idempotency key was known already.
+        render: What was stored with the request.
+    """
+
+    request_id: str
+    render: bytes | None
+
+    async def next(self) -> list[Event]:
+        """The next events, waiting until there is at least one; empty = closed after the end event.
+
+        May be cancelled while it waits: then no event is lost.
+
+        Raises:
+            StreamDivergedError: This reader is ahead of the log.
+            ServerUnavailableError: The log cannot be read.
+        """
+        ...
+
+    def close(self) -> None:
+        """The reader leaves; may be called twice, and after the end."""
+        ...
+
+
+class Gateway(Protocol):
+    """The way from HTTP to the queue and back."""
+
+    async def models(self) -> dict[str, ServedModel]:
+        """The models served now, by name."""
+        ...
+
+    async def submit(self, submission: Submission) -> EventStream:
+        """Put a request into its queue, and read it from its start.
+
+        Raises:
+            QueueFullError: The component takes no more; ``retry_after`` is set.
+            NoInstancesError: Nobody serves the endpoint.
+            IdempotencyConflictError: The key was used with another payload.
+            ServerUnavailableError: Redis cannot be reached.
+        """
+        ...
+
+    async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
+        """Read a request's log, from its start or after an event.
+
+        Raises:
+            RequestNotFoundError: Unknown, or of another owner.
+            StreamExpiredError: Past its retention.
+            InvalidEventIdError: ``after`` is beyond the top.
+        """
+        ...
+
+    async def status(self, request_id: str, owner_key: str) -> RequestInfo:
+        """What is known of a request; raises :class:`RequestNotFoundError`."""
+        ...
+
+    async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
+        """Stop a request; with ``purge`` erase payload and log too. Raises :class:`RequestNotFoundError`."""
+        ...
+
+    async def healthy(self) -> bool:
+        """Whether at least one instance serves."""
+        ...
+
+    async def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether every service has its instances, and the detail for people."""
+        ...
+
+    def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
+        """Make the endpoint's payload: chat template, tokens, limits.
+
+        Args:
+            api: ``chat``, ``completions`` or ``embeddings``.
+            body: The checked request, engine fields only.
+            model: The model that it names.
+
+        Raises:
+            InvalidRequestError: Too long, or not possible with this model.
+        """
+        ...

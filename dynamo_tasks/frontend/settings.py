@@ -1,0 +1,42 @@
+"""Settings of the HTTP side."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from dynamo_tasks.errors import ConfigError
+
+__all__ = ["FrontendSettings"]
+
+_MIB = 1 << 20
+
+
+class FrontendSettings(Struct, frozen=True, kw_only=True):
+    """How the HTTP side behaves.
+
+    Attributes:
+        api_keys: Accepted API keys; empty = open to everybody.
+        body_limit: Bytes of the largest request body that is accepted (10 MiB).
+        keep_alive: Seconds of silence on a stream after which a comment is sent (15).
+        header_delay: Seconds for which the headers of a new stream wait for the first token, so that a
+            refusal by the engine is a proper HTTP error and not a 200 that turns bad (0.25).
+    """
+
+    api_keys: tuple[str, ...] = ()
+    body_limit: int = 10 * _MIB
+    keep_alive: float = 15.0
+    header_delay: float = 0.25
+
+    def __post_init__(self) -> None:
+        if self.body_limit < 1:
+            raise ConfigError(f"body_limit must be at least 1 byte, not {self.body_limit}")
+        if not self.keep_alive > 0:
+            raise ConfigError(f"keep_alive must be more than 0 seconds, not {self.keep_alive}")
+        if not self.header_delay >= 0:
+            raise ConfigError(f"header_delay must be 0 or more seconds, not {self.header_delay}")
+
+    def __repr__(self) -> str:
+        keys = f"<{len(self.api_keys)} keys>"
+        return (
+            f"FrontendSettings(api_keys={keys}, body_limit={self.body_limit}, keep_alive={self.keep_alive})"
+        )

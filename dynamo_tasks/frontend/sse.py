@@ -1,0 +1,211 @@
+"""The streaming responder: raw ASGI, one ``send`` per batch of events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from starlette.types import Receive, Scope, Send
+
+from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.frontend.client_watch import ClientWatch
+from dynamo_tasks.frontend.errors import REQUEST_ID, end_error
+from dynamo_tasks.frontend.gateway import EventStream
+from dynamo_tasks.frontend.metrics import RequestMeter
+from dynamo_tasks.frontend.render import DONE, Renderer, error_event
+from dynamo_tasks.observe import log
+from dynamo_tasks.protocol.events import End, Event, Kind
+
+__all__ = ["KEEP_ALIVE", "SSE_HEADERS", "EventStreamResponse", "KeepAlive"]
+
+KEEP_ALIVE = b": keep-alive\n\n"
+"""A comment: readers skip it, proxies see life."""
+SSE_HEADERS = (
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+"""Headers of every event stream; the last one keeps nginx from buffering it."""
+
+
+class KeepAlive:
+    """Sends comments while a stream is silent.
+
+    One timer that looks again when the silence could be long enough; on the token path only a time is noted.
+    """
+
+    def __init__(self, send: Send, interval: float):
+        """Make it.
+
+        Args:
+            send: The ASGI channel.
+            interval: Seconds of silence.
+        """
+        self.busy = False
+        """Set while the owner itself is sending: a slow reader is not silence."""
+        self._clock = asyncio.get_running_loop().time
+        self._last = self._clock()
+        self._send = send
+        self._interval = interval
+        self._task: asyncio.Task[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._look()
+
+    def sent(self) -> None:
+        """The owner has sent something."""
+        self.busy = False
+        self._last = self._clock()
+
+    def stop(self) -> None:
+        """Send no more, at once; may be called twice."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+
+    def _look(self) -> None:
+        now = self._clock()
+        waiting = self.busy or (self._task is not None and not self._task.done())
+        if now - self._last >= self._interval:
+            self._last = now
+            if not waiting:
+                self._task = asyncio.create_task(self._comment())
+        self._timer = asyncio.get_running_loop().call_at(self._last + self._interval, self._look)
+
+    async def _comment(self) -> None:
+        await self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+
+
+class EventStreamResponse:
+    """Streams a request's log as server-sent events.
+
+    Nothing is buffered here: a reader that does not take its data holds up ``send``, and the stream behind
+    :class:`EventStream` is bounded.
+
+    Attributes:
+        started: Whether the headers are sent.
+        status: How it went, as an HTTP status; 499 when the client left.
+    """
+
+    def __init__(
+        self,
+        stream: EventStream,
+        renderer: Renderer,
+        *,
+        api: str,
+        keep_alive: float = 15.0,
+        header_delay: float = 0.0,
+        meter: RequestMeter | None = None,
+    ):
+        """Make the response.
+
+        Args:
+            stream: The log; closed here.
+            renderer: Makes bytes of it.
+            api: Its name in logs.
+            keep_alive: Seconds of silence after which a comment is sent.
+            header_delay: Seconds for which the headers wait for the first output; what fails within that
+                time is raised, and can be answered with a proper status.
+            meter: Told about deliveries.
+        """
+        self._stream = stream
+        self._renderer = renderer
+        self._api = api
+        self._keep_alive = keep_alive
+        self._header_delay = header_delay
+        self._meter = meter
+        self.started = False
+        self.status = 200
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer.
+
+        Raises:
+            DynamoError: The request failed before anything was sent.
+        """
+        try:
+            async with ClientWatch(receive) as client:
+                opening = await self._opening()
+                await self._pump(opening, client, send)
+            if client.gone:
+                self.status = 499
+                log.event("http.disconnected", request_id=self._stream.request_id, api=self._api)
+        finally:
+            self._stream.close()
+
+    def counts(self) -> tuple[int, dict[str, int] | None]:
+        """Tokens delivered, and the request's token counts where known."""
+        return self._renderer.tokens, self._renderer.usage
+
+    async def _opening(self) -> list[Event]:
+        """The first events: up to the first that is no claim, or what is there after the delay."""
+        events: list[Event] = []
+        if not self._header_delay:
+            return events
+        try:
+            async with asyncio.timeout(self._header_delay):
+                while all(event.kind == Kind.CLAIM for event in events):
+                    batch = await self._stream.next()
+                    events += batch
+                    if not batch:
+                        break
+        except TimeoutError:
+            return events
+        _raise_refusal(events)
+        return events
+
+    async def _pump(self, events: list[Event], client: ClientWatch, send: Send) -> None:
+        await self._start(send)
+        keep_alive = KeepAlive(send, self._keep_alive)
+        keep_alive.start()
+        try:
+            last = await self._batches(events, keep_alive, send)
+        finally:
+            keep_alive.stop()
+        client.disarm()
+        await send({"type": "http.response.body", "body": last, "more_body": False})
+
+    async def _batches(self, events: list[Event], keep_alive: KeepAlive, send: Send) -> bytes:
+        """Send all batches but the last, whose bytes are returned."""
+        renderer, meter, following = self._renderer, self._meter, self._stream.next
+        try:
+            if not events:
+                events = await following()
+            while events:
+                body = renderer.render(events)
+                if meter is not None:
+                    meter.delivered(renderer.tokens)
+                if renderer.ended:
+                    return self._finished(body)
+                if body:
+                    keep_alive.busy = True
+                    await send({"type": "http.response.body", "body": body, "more_body": True})
+                    keep_alive.sent()
+                events = await following()
+        except DynamoError as error:
+            self.status = error.http_status
+            return error_event(error) + DONE
+        return DONE  # a reader that had seen the end already
+
+    def _finished(self, body: bytes) -> bytes:
+        if self._renderer.error is not None:
+            self.status = self._renderer.error.http_status
+        return body
+
+    async def _start(self, send: Send) -> None:
+        headers = [*SSE_HEADERS, (REQUEST_ID.encode(), self._stream.request_id.encode())]
+        self.started = True
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+def _raise_refusal(events: Sequence[Event]) -> None:
+    """Raise what a request ended with that never put out anything."""
+    for event in events:
+        if event.kind == Kind.END:
+            if (error := end_error(End.decode(event.data))) is not None:
+                raise error
+        elif event.kind != Kind.CLAIM:
+            return

@@ -1,0 +1,260 @@
+"""Every metric, log event and span of dynamo-tasks.
+
+This is the contract: what is not here cannot be recorded, and ``docs/telemetry.md`` is written from
+it. Names are stable within a major version; entries are added, not renamed.
+"""
+
+from __future__ import annotations
+
+from logging import DEBUG, ERROR, INFO, WARNING
+
+from dynamo_tasks.observe.schema import LogEvent, Metric, Span
+
+__all__ = ["LOG_EVENTS", "METRICS", "SPANS"]
+
+# A token every 5 to 100 ms is what engines do; the ends show stalls and batches.
+_TOKEN_GAPS = (0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.2, 0.5, 1, 3, 10)
+_WAITS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_DURATIONS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_ROUND_TRIPS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5)
+_BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+_REQUESTS = (
+    Metric("requests_submitted_total", "counter", "requests", "Requests put into a queue.", ("endpoint",)),
+    Metric(
+        "requests_rejected_total",
+        "counter",
+        "requests",
+        "Requests refused at admission, by error code.",
+        ("endpoint", "code"),
+    ),
+    Metric(
+        "requests_claimed_total",
+        "counter",
+        "attempts",
+        "Attempts that began; more than the submitted ones where work was taken over.",
+        ("endpoint",),
+    ),
+    Metric(
+        "requests_finished_total",
+        "counter",
+        "requests",
+        "Requests that reached a terminal state.",
+        ("endpoint", "state"),
+    ),
+    Metric(
+        "requests_duplicate_total",
+        "counter",
+        "messages",
+        "Messages dropped because their request is owned, finished or gone.",
+        ("endpoint", "reason"),
+    ),
+    Metric(
+        "requests_fenced_total",
+        "counter",
+        "attempts",
+        "Attempts that found out that another one owns their request.",
+        ("endpoint",),
+    ),
+    Metric("requests_in_flight", "gauge", "requests", "Requests that this process runs now.", ("endpoint",)),
+    Metric(
+        "queue_wait_seconds",
+        "histogram",
+        "seconds",
+        "From submit (or `not_before`) to the first claim.",
+        ("endpoint",),
+        _WAITS,
+    ),
+    Metric(
+        "request_seconds",
+        "histogram",
+        "seconds",
+        "From claim to end, of the attempt that ended the request.",
+        ("endpoint", "state"),
+        _DURATIONS,
+    ),
+    Metric(
+        "tokens_total",
+        "counter",
+        "tokens",
+        "Tokens that endpoints of this process handled; kind is prompt, cached or completion.",
+        ("endpoint", "kind"),
+    ),
+)
+
+_STREAMS = (
+    Metric("writer_flushes_total", "counter", "flushes", "Flushes of this process's writer."),
+    Metric("writer_events_per_flush", "histogram", "events", "Log events in one flush.", (), _BATCH_SIZES),
+    Metric("writer_bytes_total", "counter", "bytes", "Payload bytes appended to logs."),
+    Metric(
+        "writer_flush_seconds",
+        "histogram",
+        "seconds",
+        "From sending a flush to its last reply.",
+        (),
+        _ROUND_TRIPS,
+    ),
+    Metric(
+        "writer_resyncs_total",
+        "counter",
+        "requests",
+        "Open requests checked after a new connection; outcome is ok, ended, fenced, gone or diverged.",
+        ("outcome",),
+    ),
+    Metric("reader_streams", "gauge", "streams", "Streams that this process reads now."),
+    Metric(
+        "reader_events_total",
+        "counter",
+        "events",
+        "Log events applied; source is push or xrange.",
+        ("source",),
+    ),
+    Metric("reader_gaps_total", "counter", "events", "Pushes that did not follow the last applied event."),
+    Metric(
+        "reader_xranges_total",
+        "counter",
+        "commands",
+        "Reads of a log; reason is join, gap, silence, reconnect or slow.",
+        ("reason",),
+    ),
+    Metric("reader_diverged_total", "counter", "streams", "Readers that were ahead of a restored log."),
+)
+
+_FLEET = (
+    Metric("instances", "gauge", "instances", "Live instances known to this process.", ("endpoint",)),
+    Metric(
+        "reconnects_total",
+        "counter",
+        "connections",
+        "New connections after a loss; connection is writer, reader, broker, lease or control.",
+        ("connection",),
+    ),
+    Metric(
+        "lease_renewal_seconds", "histogram", "seconds", "Round trip of a lease renewal.", (), _ROUND_TRIPS
+    ),
+    Metric("leases_lost_total", "counter", "leases", "Leases of this process that ended while it lived."),
+    Metric(
+        "sweeper_moves_total",
+        "counter",
+        "requests",
+        "Requests moved by this process; kind is due, abandoned, requeued, restored, republished or dead.",
+        ("kind",),
+    ),
+    Metric("engine_running", "gauge", "sequences", "Sequences in the engine's running batch.", ("model",)),
+    Metric("engine_waiting", "gauge", "sequences", "Sequences waiting inside the engine.", ("model",)),
+    Metric("engine_kv_usage", "gauge", "ratio", "Used share of the KV cache, 0 to 1.", ("model",)),
+    Metric("engine_prefix_hits", "gauge", "ratio", "Share of prompt tokens found in the cache.", ("model",)),
+)
+
+_HTTP = (
+    Metric("http_requests_total", "counter", "requests", "HTTP requests answered.", ("api", "status")),
+    Metric("http_request_seconds", "histogram", "seconds",
+           "From the request's last byte to the answer's last byte.", ("api",), _DURATIONS),
+    Metric("http_in_flight", "gauge", "requests", "HTTP requests being answered now.", ("api",)),
+    Metric("http_tokens_total", "counter", "tokens",
+           "Tokens of answers; kind is prompt, cached or completion.", ("model", "kind")),
+    Metric("time_to_first_token_seconds", "histogram", "seconds",
+           "From the HTTP request to its first token.", ("model",), _WAITS),
+    Metric("inter_token_seconds", "histogram", "seconds",
+           "Between two deliveries of tokens to one HTTP stream (sampled).", ("model",), _TOKEN_GAPS),
+    Metric("http_slow_readers_total", "counter", "streams",
+           "Streams whose HTTP client was too slow and that fell back to the log."),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {m.name: m for m in (*_REQUESTS, *_STREAMS, *_FLEET, *_HTTP)}
+"""All metrics by name."""
+
+# Whatever happens once per request is DEBUG: a busy worker ends hundreds per second.
+_LOG_EVENTS = (
+    LogEvent("request.submitted", DEBUG, "A request was put into its queue.",
+             ("request_id", "endpoint", "queue", "priority")),
+    LogEvent("request.claimed", DEBUG, "An attempt began.",
+             ("request_id", "endpoint", "attempt", "epoch", "queue_wait_s")),
+    LogEvent("request.finished", DEBUG, "A request reached its end.",
+             ("request_id", "endpoint", "state", "finish_reason", "tokens", "duration_s")),
+    LogEvent("request.failed", WARNING, "A request ended with an error.",
+             ("request_id", "endpoint", "attempt", "code", "error")),
+    LogEvent("request.cancelled", INFO, "A request was stopped; reason is cancel, revoke, abandoned, …",
+             ("request_id", "endpoint", "reason")),
+    LogEvent("request.expired", INFO, "A request's time was over before it was started.",
+             ("request_id", "endpoint")),
+    LogEvent("request.fenced", WARNING, "Another attempt owns the request; this one was aborted.",
+             ("request_id", "endpoint", "epoch", "top_epoch")),
+    LogEvent("request.duplicate", DEBUG, "A message was dropped; reason is owned, finished or gone.",
+             ("request_id", "endpoint", "reason")),
+    LogEvent("request.requeued", WARNING, "A request lost its worker and waits again.",
+             ("request_id", "endpoint", "attempt", "lost_instance", "reason")),
+    LogEvent("request.retried", INFO, "An endpoint asked for a retry.",
+             ("request_id", "endpoint", "attempt", "delay_s", "error")),
+    LogEvent("stream.resync", INFO, "Open requests were compared with the server after a new connection.",
+             ("open", "restored", "duplicate", "lost", "run_id")),
+    LogEvent("stream.diverged", ERROR, "A reader was ahead of the log; its stream ended with an error.",
+             ("request_id", "applied", "claimed")),
+    LogEvent("stream.truncated", WARNING, "A stream reached its byte cap.", ("request_id", "bytes", "limit")),
+    LogEvent("store.connection_lost", WARNING, "A connection to the server ended.",
+             ("connection", "server", "error")),
+    LogEvent("store.reconnect_failed", WARNING, "A lost connection could not be made again yet.",
+             ("connection", "server", "error")),
+    LogEvent("store.refused", WARNING,
+             "The server refused a write, e.g. because its memory is full; tried again.",
+             ("connection", "error")),
+    LogEvent("store.reconnected", INFO, "A lost connection works again.",
+             ("connection", "server", "attempts", "outage_s", "run_id")),
+    LogEvent("lease.lost", ERROR, "The lease of this instance ended while it lived.",
+             ("instance_id", "silent_s")),
+    LogEvent("worker.start", INFO, "A worker process serves.",
+             ("component", "instance_id", "pid", "capacity", "queues", "gpus")),
+    LogEvent("worker.stop", INFO, "A worker process ends; reason is warm, soft, cold or error.",
+             ("component", "instance_id", "reason", "in_flight", "handed_over")),
+    LogEvent("instance.registered", INFO, "An endpoint of this process can be found.",
+             ("endpoint", "instance_id", "queue", "model")),
+    LogEvent("instance.deregistered", INFO, "An endpoint of this process was taken back.",
+             ("endpoint", "instance_id")),
+    LogEvent("instance.appeared", DEBUG, "Another instance was found.", ("endpoint", "instance_id", "host")),
+    LogEvent("instance.died", WARNING, "Another instance is taken for dead; by is lease or presence.",
+             ("endpoint", "instance_id", "by")),
+    LogEvent("engine.start", INFO, "An engine is ready.", ("engine", "model", "startup_s")),
+    LogEvent("engine.stop", INFO, "An engine was stopped.", ("engine", "model")),
+    LogEvent("engine.died", ERROR, "An engine failed; the instance leaves the registry.",
+             ("engine", "model", "error")),
+    LogEvent("sweeper.moved", INFO, "Requests were moved; kind as in `sweeper_moves_total`.",
+             ("kind", "count", "namespace", "lost_instance")),
+    LogEvent("http.start", INFO, "The HTTP server listens.", ("host", "port", "models")),
+    LogEvent("http.stop", INFO, "The HTTP server ends.", ("host", "port", "open_streams")),
+    LogEvent("http.request", DEBUG, "An HTTP request was answered.",
+             ("request_id", "api", "status", "model", "duration_s", "tokens")),
+    LogEvent("http.error", ERROR, "An HTTP request failed for a reason of our own.",
+             ("request_id", "api", "error")),
+    LogEvent("http.disconnected", DEBUG, "An HTTP client left before the end.", ("request_id", "api")),
+    LogEvent("config.loaded", INFO, "The configuration was resolved.",
+             ("graph", "file", "services", "redis_url", "namespace")),
+    LogEvent("config.warning", WARNING, "A setting works, but probably not as meant.", ("key", "problem")),
+    LogEvent("server.start", INFO, "The embedded server runs.", ("binary", "version", "pid", "redis_url")),
+    LogEvent("server.stop", INFO, "The embedded server was stopped.", ("pid", "reason")),
+    LogEvent("process.start", INFO, "A child process was started.", ("name", "pid", "restarts")),
+    LogEvent("process.exit", WARNING, "A child process ended by itself.",
+             ("name", "pid", "exit_code", "restart_in_s")),
+    LogEvent("process.given_up", ERROR, "A child process failed too often.",
+             ("name", "failures", "exit_code")),
+    LogEvent("hook.failed", ERROR, "A start or shutdown hook raised.", ("service", "hook", "error")),
+)  # fmt: skip
+
+LOG_EVENTS: dict[str, LogEvent] = {entry.name: entry for entry in _LOG_EVENTS}
+"""All log events by name."""
+
+_SPANS = (
+    Span("dynamo.http", "frontend", "From an HTTP request to the end of its answer.",
+         ("http.route", "http.response.status_code", "gen_ai.request.model", "dynamo.request_id")),
+    Span("dynamo.submit", "client", "Ledger record and message are written.",
+         ("dynamo.request_id", "dynamo.endpoint", "messaging.destination.name")),
+    Span("dynamo.run", "worker", "One attempt, from claim to end; linked to its predecessor.",
+         ("dynamo.request_id", "dynamo.endpoint", "dynamo.attempt", "dynamo.epoch", "dynamo.state")),
+    Span("dynamo.generate", "worker", "The engine's part of an attempt.",
+         ("gen_ai.request.model", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens",
+          "gen_ai.response.finish_reasons")),
+    Span("dynamo.recover", "worker", "A sweep that gives back what a dead instance held.",
+         ("dynamo.lost_instance", "dynamo.moved")),
+)  # fmt: skip
+
+SPANS: dict[str, Span] = {span.name: span for span in _SPANS}
+"""All spans by name."""

@@ -1,0 +1,365 @@
+"""Requests of the OpenAI API, checked strictly.
+
+The fields are those of OpenAI's chat completions, completions and embeddings, vLLM's sampling extensions,
+and ours: ``background``, ``abandon_after``, ``timeout``, ``retention`` (seconds). What a client asks of the
+engine travels on as the payload; an engine refuses what it cannot do. A field that nobody knows is ignored,
+as OpenAI-compatible servers do, unless it looks like a misspelt known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Meta, Struct
+
+from dynamo_tasks.errors import InvalidRequestError
+
+__all__ = [
+    "MAX_INPUTS",
+    "MAX_STOPS",
+    "ROLES",
+    "ChatRequest",
+    "CompletionRequest",
+    "ContentPart",
+    "EmbeddingRequest",
+    "GenerationRequest",
+    "Message",
+    "OpenAIRequest",
+    "StreamOptions",
+    "decode_json",
+    "decode_object",
+    "known_fields",
+    "parse_request",
+]
+
+MAX_STOPS = 16
+"""Stop strings of one request (OpenAI allows 4, vLLM any number)."""
+MAX_INPUTS = 2048
+"""Inputs of one embeddings request, as at OpenAI."""
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+"""Roles of chat messages."""
+
+_INT32 = 2**31 - 1
+_Count = Annotated[int, Meta(ge=1, le=_INT32)]
+_NotNegative = Annotated[int, Meta(ge=0, le=_INT32)]
+_Seconds = Annotated[float, Meta(ge=0, le=10**9)]
+_Positive = Annotated[float, Meta(gt=0, le=10**9)]
+_Penalty = Annotated[float, Meta(ge=-2, le=2)]
+_Share = Annotated[float, Meta(ge=0, le=1)]
+_Bias = Annotated[float, Meta(ge=-100, le=100)]
+_Tokens = str | list[str | int | list[int]]
+
+
+class StreamOptions(Struct):
+    """``stream_options``: whether a last chunk tells the usage."""
+
+    include_usage: bool | None = None
+
+
+class ContentPart(Struct):
+    """A part of a message's content; other kinds than ``text`` are left to the engine."""
+
+    type: str
+    text: str | None = None
+
+
+class Message(Struct):
+    """A chat message; ``content`` may be null only where an assistant called tools."""
+
+    role: str
+    content: str | list[ContentPart] | None = None
+    name: str | None = None
+    tool_calls: list[dict[str, Any]] | None = None
+    tool_call_id: str | None = None
+
+
+class OpenAIRequest(Struct, kw_only=True):
+    """What all three APIs share.
+
+    Attributes:
+        model: A served model name.
+        timeout: Seconds from now until the request's deadline.
+        priority: 0 (first) to 9.
+    """
+
+    model: Annotated[str, Meta(min_length=1)]
+    user: str | None = None
+    timeout: _Positive | None = None
+    priority: Annotated[int, Meta(ge=0, le=9)] | None = None
+
+
+class GenerationRequest(OpenAIRequest, kw_only=True):
+    """What chat completions and completions share.
+
+    Attributes:
+        background: Run on without a reader; without ``stream`` the answer is 202 with the request's id.
+        abandon_after: Seconds after which a request without a reader is cancelled.
+        retention: Seconds for which the finished log is kept.
+    """
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    n: Annotated[int, Meta(ge=1, le=128)] | None = None
+    max_tokens: _Count | None = None
+    min_tokens: _NotNegative | None = None
+    temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
+    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_k: Annotated[int, Meta(ge=-1, le=_INT32)] | None = None
+    min_p: _Share | None = None
+    seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
+    stop: str | list[str] | None = None
+    stop_token_ids: list[_NotNegative] | None = None
+    ignore_eos: bool | None = None
+    presence_penalty: _Penalty | None = None
+    frequency_penalty: _Penalty | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
+    logit_bias: dict[str, _Bias] | None = None
+    background: bool | None = None
+    abandon_after: _Seconds | None = None
+    retention: _Seconds | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """The most tokens to generate, ``None`` = what the model can hold."""
+        return self.max_tokens
+
+    @property
+    def include_usage(self) -> bool:
+        """Whether the stream ends with a usage chunk."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class ChatRequest(GenerationRequest, kw_only=True):
+    """``POST /v1/chat/completions``."""
+
+    messages: Annotated[list[Message], Meta(min_length=1)]
+    max_completion_tokens: _Count | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    tools: list[dict[str, Any]] | None = None
+    tool_choice: str | dict[str, Any] | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
+
+    @property
+    def limit(self) -> int | None:
+        """``max_completion_tokens``, else the older ``max_tokens``."""
+        return self.max_completion_tokens or self.max_tokens
+
+
+class CompletionRequest(GenerationRequest, kw_only=True):
+    """``POST /v1/completions``; the prompt is one text, or one list of token ids."""
+
+    prompt: _Tokens
+    logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
+    best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
+    echo: bool | None = None
+    suffix: str | None = None
+
+    @property
+    def limit(self) -> int:
+        """``max_tokens``, by default 16 as at OpenAI."""
+        return self.max_tokens or 16
+
+
+class EmbeddingRequest(OpenAIRequest, kw_only=True):
+    """``POST /v1/embeddings``; one or several inputs, as text or token ids."""
+
+    input: _Tokens
+    encoding_format: str | None = None
+    dimensions: _Count | None = None
+
+
+_Request = TypeVar("_Request", bound=OpenAIRequest)
+
+# Known to OpenAI or to vLLM, accepted, and without a meaning here.
+_IGNORED = frozenset(
+    {
+        "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key",
+        "prompt_cache_retention", "verbosity", "moderation", "reasoning_effort", "request_id",
+        "kv_transfer_params", "return_token_ids", "cache_salt",
+    }
+)  # fmt: skip
+# Known and not checked here: the engine takes or refuses them.
+_PASSED = frozenset(
+    {
+        "functions", "function_call", "modalities", "audio", "prediction", "web_search_options",
+        "chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message",
+        "add_special_tokens", "documents", "skip_special_tokens", "spaces_between_special_tokens",
+        "include_stop_str_in_output", "truncate_prompt_tokens", "use_beam_search", "length_penalty",
+        "prompt_logprobs", "bad_words", "allowed_token_ids", "structured_outputs", "guided_json",
+        "guided_regex", "guided_choice", "guided_grammar", "top_a", "logits_processors",
+        "mm_processor_kwargs",
+    }
+)  # fmt: skip
+# Each comparison costs some 0.1 ms; a body may hold a million unknown fields.
+_COMPARED = 32
+_MISSING_FIELD = re.compile(r"missing required field `([^`]+)`")
+_FORMATS = ("text", "json_object", "json_schema")
+
+
+def decode_json(raw: bytes) -> Any:
+    """Parse the JSON of a request body.
+
+    Raises:
+        InvalidRequestError: Not JSON, not UTF-8, or nested too deeply.
+    """
+    try:
+        return msgspec.json.decode(raw)
+    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+        raise InvalidRequestError(f"the body is not valid JSON: {exc}") from None
+    except RecursionError:
+        raise InvalidRequestError("the body is not valid JSON: nested too deeply") from None
+
+
+def decode_object(raw: bytes) -> dict[str, Any]:
+    """Parse the JSON object of a request body.
+
+    Raises:
+        InvalidRequestError: As :func:`decode_json`, or it is no object.
+    """
+    body = decode_json(raw)
+    if not isinstance(body, dict):
+        raise InvalidRequestError(f"the body must be a JSON object, not {_json_type(body)}")
+    return body
+
+
+def parse_request(kind: type[_Request], body: dict[str, Any]) -> _Request:
+    """Check a body against one of the request types.
+
+    Args:
+        kind: :class:`ChatRequest`, :class:`CompletionRequest` or :class:`EmbeddingRequest`.
+        body: The decoded JSON object.
+
+    Returns:
+        The request.
+
+    Raises:
+        InvalidRequestError: names the field in ``param`` (``messages[0].role``) and what is allowed.
+    """
+    try:
+        request = msgspec.convert(body, kind)
+    except msgspec.ValidationError as exc:
+        _refuse_misspelt(kind, body)  # "max_token" explains a missing field better than the field does
+        raise _named(exc) from None
+    _refuse_misspelt(kind, body)
+    if isinstance(request, GenerationRequest):
+        _check_generation(request)
+    if isinstance(request, ChatRequest):
+        _check_chat(request)
+    elif isinstance(request, CompletionRequest):
+        _check_prompt(request.prompt)
+    elif isinstance(request, EmbeddingRequest):
+        _check_embedding(request)
+    return request
+
+
+def known_fields(kind: type[OpenAIRequest]) -> frozenset[str]:
+    """The fields that a request may carry: those checked here, and those that only engines know."""
+    found = _FIELDS.get(kind)
+    if found is None:
+        found = _FIELDS[kind] = frozenset(kind.__struct_fields__) | _PASSED
+    return found
+
+
+_FIELDS: dict[type[OpenAIRequest], frozenset[str]] = {}
+
+
+def _refuse_misspelt(kind: type[OpenAIRequest], body: dict[str, Any]) -> None:
+    known = known_fields(kind)
+    unknown = [name for name in body if name not in known and name not in _IGNORED]
+    for name in unknown[:_COMPARED]:
+        if near := difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8):
+            raise InvalidRequestError(f"unknown field {name!r}; did you mean {near[0]!r}?", param=name)
+
+
+def _named(exc: msgspec.ValidationError) -> InvalidRequestError:
+    """``Expected `int` >= 1 - at `$.n``` → ``n: expected `int` >= 1`` with its ``param``."""
+    text, _, path = str(exc).partition(" - at `$")
+    param = path.rstrip("`").removeprefix(".")
+    if missing := _MISSING_FIELD.search(text):
+        param = f"{param}.{missing.group(1)}" if param else missing.group(1)
+        return InvalidRequestError(f"{param}: this field is required", param=param)
+    return InvalidRequestError(f"{param or 'body'}: {text[0].lower()}{text[1:]}", param=param or None)
+
+
+def _refuse(param: str, text: str) -> InvalidRequestError:
+    return InvalidRequestError(f"{param}: {text}", param=param)
+
+
+def _check_generation(request: GenerationRequest) -> None:
+    if request.stream_options is not None and not request.stream:
+        raise _refuse("stream_options", "allowed only together with stream: true")
+    limit = request.limit
+    if limit is not None and (request.min_tokens or 0) > limit:
+        raise _refuse("min_tokens", f"{request.min_tokens} is more than max_tokens ({limit})")
+    stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
+    if len(stops) > MAX_STOPS:
+        raise _refuse("stop", f"{len(stops)} stop strings; at most {MAX_STOPS} are allowed")
+    if "" in stops:
+        raise _refuse("stop", "a stop string must not be empty")
+    for token in request.logit_bias or ():
+        if not (token.isascii() and token.isdigit()):
+            raise _refuse("logit_bias", f"{token!r} is not a token id; the keys are token ids in digits")
+
+
+def _check_chat(request: ChatRequest) -> None:
+    for index, message in enumerate(request.messages):
+        _check_message(f"messages[{index}]", message)
+    if request.top_logprobs and not request.logprobs:
+        raise _refuse("top_logprobs", "allowed only together with logprobs: true")
+    if request.response_format is not None and request.response_format.get("type") not in _FORMATS:
+        raise _refuse("response_format.type", f"must be one of {', '.join(_FORMATS)}")
+
+
+def _check_message(where: str, message: Message) -> None:
+    if message.role not in ROLES:
+        raise _refuse(f"{where}.role", f"{message.role!r} is not one of {', '.join(ROLES)}")
+    if message.content is None:
+        if message.role != "assistant" or not message.tool_calls:
+            raise _refuse(f"{where}.content", "this field is required (a string or a list of parts)")
+    elif not isinstance(message.content, str):
+        for index, part in enumerate(message.content):
+            if part.type == "text" and part.text is None:
+                raise _refuse(f"{where}.content[{index}].text", "this field is required in a text part")
+
+
+def _check_prompt(prompt: str | list[Any]) -> None:
+    _check_tokens("prompt", prompt)
+    if isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int):
+        raise _refuse("prompt", f"{len(prompt)} prompts; send one request per prompt")
+
+
+def _check_embedding(request: EmbeddingRequest) -> None:
+    _check_tokens("input", request.input)
+    several = isinstance(request.input, list) and not isinstance(request.input[0], int)
+    if several and len(request.input) > MAX_INPUTS:
+        raise _refuse("input", f"{len(request.input)} inputs; at most {MAX_INPUTS} are allowed")
+    if request.encoding_format not in (None, "float", "base64"):
+        raise _refuse("encoding_format", f"{request.encoding_format!r} is not one of float, base64")
+
+
+def _check_tokens(param: str, value: str | list[Any]) -> None:
+    """A text, token ids, several texts, or several lists of token ids; nothing empty, nothing mixed."""
+    if not value:
+        raise _refuse(param, "must not be empty")
+    if isinstance(value, str):
+        return
+    if any(type(item) is not type(value[0]) for item in value):
+        raise _refuse(
+            param, "must be a string, or a list of only strings, only token ids or only lists of them"
+        )
+    for index, item in enumerate(value):
+        if item in ("", []):
+            raise _refuse(f"{param}[{index}]", "must not be empty")
+        numbers = item if isinstance(item, list) else [item] if isinstance(item, int) else ()
+        if any(not 0 <= number <= _INT32 for number in numbers):
+            raise _refuse(f"{param}[{index}]", "token ids are 0 or more")
+
+
+def _json_type(value: object) -> str:
+    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    return names.get(type(value), "null")

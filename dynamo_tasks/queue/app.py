@@ -1,0 +1,159 @@
+"""The Celery application."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+import click
+from celery import Celery
+from celery.app.amqp import AMQP as CeleryAMQP  # noqa: N811
+from kombu import Connection as KombuConnection
+
+from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.queue.executor import Executor
+from dynamo_tasks.queue.hub import AsyncioHub
+from dynamo_tasks.queue.transport import Transport
+from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
+
+__all__ = ["DynamoApp", "create_app", "default_app", "set_default_app"]
+
+_REDIS_SCHEMES = {"redis", "rediss"}
+_NEVER = 10**9
+
+HostFactory = Callable[..., Host | None]
+
+
+class Connection(KombuConnection):  # type: ignore[misc]
+    """A broker connection whose Redis transport is ours; its URLs stay plain ``redis://``."""
+
+    requires_hub = AsyncioHub
+
+    def get_transport_cls(self) -> Any:
+        """kombu callback."""
+        if self.transport_cls in _REDIS_SCHEMES:
+            return Transport
+        return super().get_transport_cls()
+
+
+class AMQP(CeleryAMQP):  # type: ignore[misc]
+    """Celery's AMQP façade with our connection."""
+
+    Connection = Connection
+    BrokerConnection = Connection
+
+
+class DynamoApp(Celery):  # type: ignore[misc]
+    """A Celery application whose tasks may be endpoints.
+
+    Args:
+        server_url: URL of the Redis server, or a function that finds it when it is first needed.
+        make_host: Makes the service host of a worker process.
+    """
+
+    amqp_cls = AMQP
+
+    def __init__(self, *args: Any, server_url: str | Callable[[], str], make_host: HostFactory, **kwargs: Any):
+        self._server_url = server_url
+        self.host_factory = make_host
+        self._executor: Executor | None = None
+        super().__init__(*args, **kwargs)
+        self.user_options["worker"].update(_worker_options())
+        self.steps["worker"].add(ServiceStep)
+
+    @cached_property
+    def server_url(self) -> str:
+        """URL of the server.
+
+        Raises:
+            DynamoError: none is configured, and none runs.
+        """
+        return self._server_url if isinstance(self._server_url, str) else self._server_url()
+
+    @property
+    def key_prefix(self) -> str:
+        """What all keys start with."""
+        return str(self.conf.broker_transport_options.get("global_keyprefix", ""))
+
+    @property
+    def executor(self) -> Executor:
+        """What this worker process runs requests with."""
+        if self._executor is None:
+            raise RuntimeError("this process is no dynamo-tasks worker")
+        return self._executor
+
+    @executor.setter
+    def executor(self, executor: Executor) -> None:
+        self._executor = executor
+
+    def make_host(self, **options: Any) -> Host | None:
+        """The service host of a worker process."""
+        return self.host_factory(self, **options)
+
+    @cached_property
+    def Worker(self) -> Any:  # noqa: N802 - Celery's name
+        """The worker class."""
+        return self.subclass_with_self(Worker)
+
+    def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """A connection to publish on."""
+        return super().connection_for_write(url or self.server_url, *args, **kwargs)
+
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
+        """A connection to consume from."""
+        return super().connection_for_read(url or self.server_url, **kwargs)
+
+
+def _worker_options() -> set[click.Option]:
+    return {
+        click.Option(["--service"], help="MODULE:Class of the service to host."),
+        click.Option(["--config"], type=click.Path(dir_okay=False), help="YAML file with the settings."),
+        click.Option(["--set"], multiple=True, metavar="SERVICE.KEY=VALUE", help="One setting; repeatable."),
+    }
+
+
+def create_app(
+    name: str = "dynamo_tasks", *, server_url: str | Callable[[], str], make_host: HostFactory, **conf: Any
+) -> DynamoApp:
+    """Make an application with the settings that the runtime relies on."""
+    app = DynamoApp(name, server_url=server_url, make_host=make_host, set_as_current=False)
+    app.conf.update(
+        task_serializer="json",
+        result_serializer="json",
+        accept_content=["json"],
+        result_accept_content=["json"],
+        result_expires=24 * 3600,
+        task_acks_late=True,
+        task_track_started=False,
+        worker_pool="dynamo_tasks.queue.pool:TaskPool",
+        worker_consumer="dynamo_tasks.queue.consumer:Consumer",
+        worker_prefetch_multiplier=1,
+        worker_enable_prefetch_count_reduction=False,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        worker_hijack_root_logger=True,
+        broker_connection_retry_on_startup=True,
+        broker_transport_options={"visibility_timeout": _NEVER, "socket_keepalive": True, "health_check_interval": 25},
+        **conf,
+    )
+    return app
+
+
+_default: Callable[[], DynamoApp] | None = None
+
+
+def set_default_app(factory: Callable[[], DynamoApp]) -> None:
+    """Name the application that handles without one use."""
+    global _default
+    _default = factory
+
+
+def default_app() -> DynamoApp:
+    """The application of this process.
+
+    Raises:
+        DynamoError: none was made.
+    """
+    if _default is None:
+        raise DynamoError("no dynamo-tasks application in this process; import dynamo_tasks first")
+    return _default()

@@ -1,0 +1,142 @@
+"""Celery messages of endpoint calls: how they are built by hand, and how they become ledger records.
+
+A message is what kombu's Redis transport keeps in its lists: a JSON object with ``body``, ``headers``
+(Celery protocol 2) and ``properties``. Calls of endpoints carry the header ``dynamo``, which says that
+a record was written together with the message, and holds the options of the call.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.versions import PROTOCOL
+from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
+
+__all__ = ["HEADER", "CallOptions", "build", "release_of", "request_of"]
+
+HEADER = "dynamo"
+_json = msgspec.json.Encoder().encode
+_ORIGIN = f"gen{os.getpid()}@{socket.gethostname()}"
+_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+
+
+class CallOptions(msgspec.Struct, omit_defaults=True):
+    """Options of one call; JSON in the ``dynamo`` header.
+
+    Attributes:
+        v: Protocol version of the writer.
+        rd: Channel of the client process that reads from the start.
+        dl: Deadline, Unix seconds.
+        bg: Runs on without a reader.
+        ab: Seconds after which a request that nobody reads any more is cancelled.
+        rt: Retention of its log, seconds.
+        ik: Idempotency key.
+        tn: Tenant.
+        mq: Limit of the queue.
+        rel: ``[lease hex, epoch]`` of the attempt that this message is a retry of.
+    """
+
+    v: int = PROTOCOL
+    rd: str = ""
+    dl: float = 0.0
+    bg: bool = False
+    ab: float = ABANDON_AFTER
+    rt: float | None = None
+    ik: str = ""
+    tn: str = ""
+    mq: int = 0
+    rel: tuple[str, int] | None = None
+
+    def header(self) -> dict[str, Any]:
+        """The value of the header."""
+        return {"v": PROTOCOL} | msgspec.to_builtins(self)
+
+
+def digest(payload: bytes) -> str:
+    """What tells two payloads of one idempotency key apart."""
+    return hashlib.blake2b(payload, digest_size=16).hexdigest()
+
+
+def build(
+    endpoint: EndpointId, request_id: str, payload: Any, *, queue: str, priority: int = 0, ignore_result: bool = True
+) -> tuple[bytes, bytes]:
+    """The message of a call as a frontend makes it, and its encoded body. No Celery object is involved.
+
+    Args:
+        endpoint: Whom to call.
+        request_id: Celery task id.
+        payload: The one argument; JSON.
+        queue: Name of the queue.
+        priority: 0..9, 0 first.
+        ignore_result: Keep nothing in Celery's result backend.
+    """
+    body = _json([[payload], {}, _EMBED])
+    headers = {
+        "lang": "py", "task": str(endpoint), "id": request_id, "root_id": request_id, "parent_id": None,
+        "group": None, "group_index": None, "shadow": None, "eta": None, "expires": None, "retries": 0,
+        "timelimit": [None, None], "argsrepr": "(…)", "kwargsrepr": "{}", "origin": _ORIGIN,
+        "ignore_result": ignore_result, "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
+        HEADER: {"v": PROTOCOL},
+    }  # fmt: skip
+    message = {
+        "body": body.decode(),
+        "content-encoding": "utf-8",
+        "content-type": "application/json",
+        "headers": headers,
+        "properties": {
+            "correlation_id": request_id, "reply_to": "", "delivery_mode": 2, "priority": priority,
+            "delivery_info": {"exchange": "", "routing_key": queue}, "body_encoding": None,
+            "delivery_tag": request_id,
+        },
+    }  # fmt: skip
+    return _json(message), body
+
+
+def _timestamp(value: Any) -> float:
+    return datetime.fromisoformat(value).timestamp() if value else 0.0
+
+
+def request_of(
+    message: dict[str, Any], queue_key: str, priority: int, dumps: Callable[[Any], str]
+) -> NewRequest:
+    """The ledger record of a message that Celery publishes.
+
+    Args:
+        message: As kombu has prepared it; its ETA is moved into the ledger.
+        queue_key: Redis key of the queue.
+        priority: kombu's priority step.
+        dumps: kombu's JSON encoder.
+    """
+    headers = message["headers"]
+    options = msgspec.convert(headers[HEADER], CallOptions)
+    not_before, headers["eta"] = _timestamp(headers.get("eta")), None
+    headers[HEADER] = {"v": PROTOCOL}
+    return NewRequest(
+        id=headers["id"], endpoint=EndpointId.parse(headers["task"]), queue=queue_key,
+        message=dumps(message).encode(), priority=priority, not_before=not_before, deadline=options.dl,
+        expires=_timestamp(headers.get("expires")), reader=options.rd, tenant=options.tn,
+        background=options.bg, abandon_after=options.ab, retention=options.rt,
+        ignore_result=bool(headers.get("ignore_result")), max_queue=options.mq, idempotency_key=options.ik,
+        digest=digest(str(message["body"]).encode()) if options.ik else "",
+    )  # fmt: skip
+
+
+def release_of(message: dict[str, Any], dumps: Callable[[Any], str]) -> dict[str, Any]:
+    """Arguments of :meth:`SyncLedger.release` for a retry message."""
+    headers = message["headers"]
+    lease, epoch = headers[HEADER]["rel"]
+    not_before, headers["eta"] = _timestamp(headers.get("eta")), None
+    headers[HEADER] = {"v": PROTOCOL}
+    return {
+        "namespace": EndpointId.parse(headers["task"]).namespace, "request_id": headers["id"],
+        "lease": int(lease, 16), "epoch": int(epoch), "retries": int(headers["retries"]),
+        "not_before": not_before, "message": dumps(message).encode(),
+    }  # fmt: skip

@@ -1,0 +1,379 @@
+"""One attempt at one request: claim → open the log → drive the endpoint → end.
+
+Steps over one context object; what can come out of them is an :class:`Outcome`, which the task hands to
+Celery's tracer. The ownership rules live in the scripts; here every answer of theirs has one clause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+from celery.exceptions import SoftTimeLimitExceeded
+
+from dynamo_tasks.errors import (
+    DeadlineExceededError,
+    DynamoError,
+    FencedError,
+    NotResumableError,
+    ServerUnavailableError,
+    StreamDivergedError,
+)
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo, Kind
+from dynamo_tasks.protocol.states import State
+from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas
+from dynamo_tasks.queue.executor import Executor, Orders
+from dynamo_tasks.queue.handlers import Handler
+from dynamo_tasks.queue.interrupt import Interruptible
+from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
+from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
+from dynamo_tasks.store.log import OpenLog
+from dynamo_tasks.store.streams import read_all
+
+__all__ = ["Dropped", "Execution", "HandedOver", "Revoked", "Stop"]
+
+_RETRY_CLAIM = 0.2
+_decode_values = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+class Dropped(Exception):  # noqa: N818 - an answer, not an error
+    """Nothing is to be done for this message: acknowledge it."""
+
+
+class Revoked(Exception):  # noqa: N818
+    """The request was cancelled; Celery's own books are still to be told."""
+
+
+class HandedOver(Exception):  # noqa: N818
+    """The request went back to its queue."""
+
+
+class Stop(BaseException):
+    """Raised inside an endpoint to stop it; ``reason`` says why.
+
+    Attributes:
+        reason: ``abort`` (ended or fenced by others: write nothing), ``cancel`` (we end it), ``deadline``,
+            ``time_limit`` or ``handover``.
+    """
+
+    def __init__(self, reason: str, message: str = ""):
+        super().__init__(message or reason)
+        self.reason = reason
+
+
+class Execution:
+    """One attempt.
+
+    Args:
+        executor: What this process runs with.
+        handler: The endpoint.
+        call: Id, retry number, queue, message and headers of the request.
+        payload: Its argument.
+    """
+
+    def __init__(self, executor: Executor, handler: Handler, call: Any, payload: Any):
+        self._executor = executor
+        self._handler = handler
+        self._call = call
+        self._payload = payload
+        self._aggregate = handler.aggregate()
+        self._body: Interruptible[None] | None = None
+        self._stop: Stop | None = None
+        self._value: list[Any] | None = None
+        self._finish_reason: str | None = None
+        self._usage: dict[str, int] | None = None
+        self._log: OpenLog | None = None
+        self._to_settle = False
+        self._retrying = False
+        self.context = Context(
+            call.id, str(handler.endpoint), retries=call.retries, headers=call.headers
+        )  # fmt: skip
+
+    async def run(self) -> Any:
+        """Run the attempt; returns the endpoint's (aggregated) result.
+
+        Raises:
+            Dropped: the message is a duplicate, too late, or too early.
+            Revoked: it was cancelled.
+            HandedOver: it went back to its queue.
+            RetryRequested: the endpoint wants a retry; the request is still RUNNING.
+            Exception: whatever the endpoint raised; the request has FAILED.
+        """
+        try:
+            attempt = await self._claim()
+        except ClaimRefused as refusal:
+            return await self._refused(refusal)
+        started = time.monotonic()
+        log = self._executor.writer.open(attempt, self._log_died, cap=self._executor.stream_cap)
+        self._log = log
+        self._executor.enter(self, attempt, log)
+        try:
+            return await self._attempt(attempt, log)
+        except RetryRequested:
+            self._retrying = True
+            raise
+        finally:
+            if not self._retrying:
+                self._executor.leave(self, log)
+            metrics.histogram(
+                "request_seconds", endpoint=str(self._handler.endpoint), state="ended"
+            ).observe(time.monotonic() - started)
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The claim, once there is one."""
+        return self._log.attempt if self._log is not None else None
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether Celery's hard time limit ended it."""
+        return self._stop is not None and self._stop.reason == "time_limit"
+
+    async def settle(self) -> None:
+        """Celery's tail is done: note it, so that a redelivery has nothing to do; then the message may be acked."""
+        if self._retrying and self._log is not None:
+            self._executor.leave(self, self._log)
+        if self._to_settle:
+            await self._executor.settle(self._handler.endpoint.namespace, self._call.id)
+
+    async def fail(self, exc: BaseException) -> None:
+        """End the request with an error: the endpoint's, or that its retries are used up."""
+        assert self._log is not None
+        await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)), None)
+
+    async def _claim(self) -> Attempt:
+        nonce = self._executor.nonce()
+        while True:
+            try:
+                return await self._executor.ledger.claim(
+                    self._handler.endpoint, self._call.id, self._executor.lease, retries=self._call.retries,
+                    tracked=self._call.tracked, queue=self._call.queue, message=self._call.message(), nonce=nonce,
+                )  # fmt: skip
+            except ServerUnavailableError:
+                await asyncio.sleep(_RETRY_CLAIM)
+
+    async def _refused(self, refusal: ClaimRefused) -> Any:
+        namespace, request_id = self._handler.endpoint.namespace, self._call.id
+        metrics.counter(
+            "requests_duplicate_total", endpoint=str(self._handler.endpoint), reason=refusal.reason.lower()
+        ).inc()
+        if refusal.reason == "UNSETTLED":
+            return self._outcome_again(refusal)
+        if refusal.reason == "EXPIRED":
+            await self._executor.ledger.expire(namespace, request_id, "its deadline passed in the queue")
+        elif refusal.reason == "WAIT":
+            await self._executor.ledger.defer(namespace, request_id, refusal.wait_ms, self._call.message())
+        raise Dropped(refusal.reason)
+
+    def _outcome_again(self, refusal: ClaimRefused) -> Any:
+        """It ended, but Celery's tail did not run to its end: run it again with the stored outcome."""
+        self._to_settle = True
+        if refusal.state is State.SUCCEEDED:
+            return msgspec.json.decode(refusal.result) if refusal.result else None
+        if refusal.state in (State.CANCELLED, State.EXPIRED):
+            raise Revoked(refusal.error.message if refusal.error else "cancelled")
+        raise (refusal.error or ErrorInfo("endpoint_error", "failed")).exception()
+
+    async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
+        self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
+        metrics.counter("requests_claimed_total", endpoint=str(self._handler.endpoint)).inc()
+        try:
+            with self._deadline(attempt.deadline):
+                await self._drive(attempt, log)
+        except Stop as stop:
+            return await self._stopped(stop, attempt, log)
+        except RetryRequested:
+            await self._executor.writer.drain(log)
+            raise
+        except FencedError:
+            raise Dropped("FENCED") from None
+        except Exception as exc:
+            await self._failed(exc, log)
+            raise
+        end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
+        result = self._value[0] if self._value is not None else self._aggregate.result()
+        await self._end(log, end, result)
+        return result
+
+    async def _failed(self, exc: Exception, log: OpenLog) -> None:
+        try:
+            self._handler.retry.check(exc, self._call.retries)
+        except RetryRequested:
+            await self._executor.writer.drain(log)
+            raise
+        await self.fail(exc)
+
+    async def _drive(self, attempt: Attempt, log: OpenLog) -> None:
+        """Run the endpoint to its end, appending what it yields."""
+        if self._stop is not None:
+            raise self._stop
+        self._body = Interruptible(self._consume(attempt, log))
+        try:
+            await self._body.task
+        except asyncio.CancelledError:
+            raise Stop("handover", "the worker is going down") from None
+        finally:
+            self._body = None
+        if self._stop is not None and self._stop.reason == "abort":
+            raise self._stop
+
+    async def _consume(self, attempt: Attempt, log: OpenLog) -> None:
+        enter_context(self.context)
+        values = await self._values(attempt)
+        if values is None:
+            return
+        take = self._take
+        async with aclosing(values) as source:  # type: ignore[type-var]
+            async for value in source:
+                if self._handler.streaming:
+                    log.append(value)
+                take(value)
+                if log.congested:
+                    await log.room()
+
+    def _take(self, value: Any) -> None:
+        if type(value) is TokenDelta:
+            if value.finish_reason is not None:
+                self._finish_reason = value.finish_reason
+            if value.usage is not None:
+                self._usage = value.usage
+            self._executor.tokens += len(value.token_ids)
+            if self._call.keeps_result:
+                self._aggregate.add(value)
+        elif self._handler.streaming:
+            if self._call.keeps_result:
+                self._aggregate.add(value)
+        else:
+            self._value = [value]
+
+    async def _values(self, attempt: Attempt) -> AsyncIterator[Any] | None:
+        """What the endpoint yields from here on; ``None`` if an earlier attempt has logged all of it."""
+        if attempt.previous == ZERO:
+            return self._handler.run(self._payload, [])
+        logged = await self._logged(attempt)
+        if not logged:
+            return self._handler.run(self._payload, [])
+        policy = self._handler.policy
+        if policy == "continue":
+            for value in logged:
+                self._take(value)
+            return None if self._finish_reason is not None else self._handler.run(self._payload, logged)
+        if policy == "replay":
+            for value in logged:
+                self._take(value)
+            return _skip(self._handler.run(self._payload, []), len(logged))
+        raise NotResumableError(
+            f"{self._handler.endpoint} had streamed {len(logged)} values when its attempt ended, "
+            f"and its policy is {policy!r}; declare continue or replay"
+        )
+
+    async def _logged(self, attempt: Attempt) -> list[Any]:
+        """Values that earlier attempts logged."""
+        out: list[Any] = []
+        for entry in await read_all(self._executor.store, attempt.namespace, attempt.id):
+            if entry.kind == Kind.TOKENS:
+                out += decode_deltas(entry.data)
+            elif entry.kind == Kind.VALUES:
+                out += _decode_values(entry.data)
+        return out
+
+    @contextlib.contextmanager
+    def _deadline(self, deadline: float) -> Any:
+        timer = None
+        if deadline:
+            delay = max(0.0, deadline - time.time())
+            timer = asyncio.get_running_loop().call_later(delay, self.stop, Stop("deadline"))
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _stopped(self, stop: Stop, attempt: Attempt, log: OpenLog) -> Any:
+        if stop.reason == "abort":
+            if isinstance(log.dead, StreamDivergedError):
+                await self._fail_elsewhere(attempt, log.dead)
+            if str(stop) == State.CANCELLED:
+                self._to_settle = self._call.has_tail
+                raise Revoked("cancelled")
+            raise Dropped(str(stop))
+        if stop.reason == "handover":
+            await self._hand_over(attempt, log)
+        if stop.reason == "cancel":
+            await self._end(log, cancelled(), None)
+            raise Revoked("cancelled")
+        error = DeadlineExceededError(
+            "the request ran past its deadline" if stop.reason == "deadline" else f"time limit: {stop}"
+        )
+        await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)), None)
+        raise error
+
+    async def _hand_over(self, attempt: Attempt, log: OpenLog) -> None:
+        await self._executor.writer.drain(log)
+        with contextlib.suppress(FencedError):
+            await self._executor.ledger.release(attempt, retries=self._call.retries, front=True, counts=False)
+        raise HandedOver
+
+    async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
+        """The log can't be continued by anybody; end it above our epoch."""
+        end = End(State.FAILED, "error", error=ErrorInfo.of(error))
+        await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
+
+    async def _end(self, log: OpenLog, end: End, result: Any) -> None:
+        """Write the end; only its winner goes on to Celery's tail."""
+        encoded = msgspec.json.encode(result) if result is not None and self._call.keeps_result else b""
+        try:
+            await log.finish(end, encoded, settled=not self._call.has_tail)
+        except StreamDivergedError as exc:
+            await self._fail_elsewhere(log.attempt, exc)
+            raise Dropped("DIVERGED") from None
+        except DynamoError as exc:
+            raise Dropped(exc.code) from None
+        self._to_settle = self._call.has_tail
+        metrics.counter(
+            "requests_finished_total", endpoint=str(self._handler.endpoint), state=str(end.state)
+        ).inc()
+        if end.error is not None:
+            event(
+                "request.failed", request_id=log.attempt.id, endpoint=str(self._handler.endpoint),
+                attempt=log.attempt.number, code=end.error.code, error=end.error.message,
+            )  # fmt: skip
+
+    def stop(self, stop: Stop) -> None:
+        """Stop the endpoint; callable at any time, the first reason counts."""
+        if self._stop is None:
+            self._stop = stop
+            self.context.stop()
+            if self._body is not None:
+                self._body.interrupt(stop)
+
+    def soft_limit(self) -> None:
+        """Raise Celery's ``SoftTimeLimitExceeded`` inside the endpoint."""
+        if self._body is not None:
+            self._body.interrupt(SoftTimeLimitExceeded())
+
+    def ordered(self, order: Orders) -> None:
+        """An order that was sent to this instance."""
+        if order.op == "abort":
+            self.stop(Stop("abort", order.argument))
+
+    def _log_died(self, reason: DynamoError) -> None:
+        self.stop(Stop("abort", reason.code))
+
+
+async def _skip(values: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:
+    async with aclosing(values) as source:  # type: ignore[type-var]
+        async for value in source:
+            if count > 0:
+                count -= 1
+            else:
+                yield value
+
+

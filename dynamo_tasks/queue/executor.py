@@ -1,0 +1,137 @@
+"""What a worker process runs requests with: its lease, ledger, writer, and the table of handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import NamedTuple, Protocol
+
+from dynamo_tasks.errors import ServerUnavailableError, UnknownEndpointError
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.queue.handlers import Handler
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.ledger import Attempt, Ledger
+from dynamo_tasks.store.log import DEFAULT_CAP, OpenLog
+from dynamo_tasks.store.writer import Writer
+
+__all__ = ["Executor", "Orders"]
+
+_KEEP_EARLY = 5.0
+_RETRY = 0.2
+
+
+class Orders(NamedTuple):
+    """An order on an instance's alive channel: ``<op> <id> <epoch> <argument>``."""
+
+    op: str
+    request_id: str
+    epoch: int
+    argument: str
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Orders:
+        """Read one."""
+        op, request_id, epoch, *rest = payload.decode().split(" ", 3)
+        return cls(op, request_id, int(epoch or 0), rest[0] if rest else "")
+
+
+class Running(Protocol):
+    """An execution, as the executor knows it."""
+
+    def ordered(self, order: Orders) -> None:
+        """Take an order."""
+
+
+class Executor:
+    """One per worker process."""
+
+    def __init__(self, store: Store, lease: int, handlers: dict[str, Handler], *, stream_cap: int = DEFAULT_CAP):
+        self.store = store
+        self.lease = lease
+        self.handlers = handlers
+        self.stream_cap = stream_cap
+        self.ledger = Ledger(store)
+        self.writer = Writer(store)
+        self.tokens = 0
+        self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}
+        self._early: dict[str, tuple[float, Orders]] = {}
+        self._idle: list[Callable[[], None]] = []
+
+    async def start(self) -> None:
+        """Connect the writer."""
+        await self.writer.start()
+
+    async def close(self) -> None:
+        """Close the writer; what still runs is lost to its lease."""
+        await self.writer.close()
+
+    @staticmethod
+    def nonce() -> str:
+        """A nonce for one claim."""
+        return secrets.token_hex(8)
+
+    def handler(self, task_name: str) -> Handler:
+        """The handler of an endpoint.
+
+        Raises:
+            UnknownEndpointError: this process does not serve it; lists what it serves.
+        """
+        try:
+            return self.handlers[task_name]
+        except KeyError:
+            raise UnknownEndpointError(
+                f"this worker does not serve {task_name!r}; it serves: {', '.join(sorted(self.handlers))}"
+            ) from None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run now."""
+        return len(self._running)
+
+    def running_ids(self) -> list[str]:
+        """Ids of the requests that run now."""
+        return list(self._running)
+
+    async def settle(self, namespace: str, request_id: str) -> None:
+        """Note that Celery's tail is done; asked again until the server answers."""
+        while True:
+            try:
+                return await self.ledger.settle(namespace, request_id)
+            except ServerUnavailableError:
+                await asyncio.sleep(_RETRY)
+
+    def enter(self, execution: Running, attempt: Attempt, log: OpenLog) -> None:
+        """An attempt begins; orders that came before it are carried out."""
+        self._running[attempt.id] = (execution, attempt, log)
+        metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
+        early = self._early.pop(attempt.id, None)
+        if early is not None:
+            self._apply(early[1])
+
+    def leave(self, execution: Running, log: OpenLog) -> None:
+        """An attempt is over."""
+        current = self._running.get(log.attempt.id)
+        if current is not None and current[0] is execution:
+            del self._running[log.attempt.id]
+        self.writer.forget(log)
+        metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
+
+    def order(self, channel: bytes, payload: bytes) -> None:
+        """An order arrived on the alive channel."""
+        order = Orders.parse(payload)
+        if order.request_id in self._running:
+            self._apply(order)
+            return
+        now = asyncio.get_running_loop().time()
+        self._early = {key: value for key, value in self._early.items() if value[0] > now}
+        self._early[order.request_id] = (now + _KEEP_EARLY, order)
+
+    def _apply(self, order: Orders) -> None:
+        execution, attempt, log = self._running[order.request_id]
+        if order.epoch != attempt.epoch:
+            return
+        if order.op == "readers":
+            log.set_readers(order.argument.split())
+        else:
+            execution.ordered(order)

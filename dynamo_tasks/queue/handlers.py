@@ -1,0 +1,60 @@
+"""The table between the queue and the services: what runs when a message for an endpoint arrives."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, Protocol
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.retry import RetryPolicy
+
+__all__ = ["Aggregate", "Handler", "ListAggregate"]
+
+
+class Aggregate(Protocol):
+    """Makes one result of the values of a stream."""
+
+    def add(self, value: Any) -> None:
+        """Take the next value."""
+
+    def result(self) -> Any:
+        """The result; JSON."""
+
+
+class Handler(Protocol):
+    """One endpoint of the service that this process hosts; the service host fills the table."""
+
+    endpoint: EndpointId
+    streaming: bool
+    """Whether it is a generator; else it yields exactly one value, its return value."""
+    policy: str
+    """What happens when another attempt finds output of an earlier one: continue, replay, restart, fail."""
+
+    retry: RetryPolicy
+    """Which of its errors make Celery run it again."""
+
+    def run(self, payload: Any, logged: list[Any]) -> AsyncIterator[Any]:
+        """Serve a request.
+
+        Args:
+            payload: The one argument, as it came.
+            logged: Values that an earlier attempt has logged; only with policy ``continue``.
+        """
+
+    def aggregate(self) -> Aggregate:
+        """A fresh aggregate for one request."""
+
+
+class ListAggregate:
+    """The default: the list of all values."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+
+    def add(self, value: Any) -> None:
+        """Take the next value."""
+        self._values.append(value)
+
+    def result(self) -> list[Any]:
+        """All values."""
+        return self._values

@@ -1,0 +1,65 @@
+"""Throwing an exception of our choice into a running asyncio task."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Generator
+from typing import Any, Generic, TypeVar
+
+__all__ = ["Interruptible"]
+
+T = TypeVar("T")
+
+
+class Interruptible(Generic[T]):
+    """Runs a coroutine as a task that can be interrupted with any exception, not only ``CancelledError``.
+
+    Celery's soft time limit is an exception that the task's own code may catch to clean up; asyncio can
+    only cancel. So the task is cancelled, and the cancellation is exchanged on its way in.
+    """
+
+    def __init__(self, coro: Coroutine[Any, Any, T]):
+        self._coro = coro
+        self._exchange: BaseException | None = None
+        self.task: asyncio.Task[T] = asyncio.create_task(self._main())
+
+    def interrupt(self, exc: BaseException) -> None:
+        """Raise ``exc`` inside the coroutine, at the place where it waits."""
+        if not self.task.done():
+            self._exchange = exc
+            self.task.cancel()
+
+    async def _main(self) -> T:
+        try:
+            return await _Exchanging(self._coro, self)
+        finally:
+            self._coro.close()
+
+    def take(self, exc: BaseException) -> BaseException:
+        """The exception to raise inside in place of ``exc``."""
+        if isinstance(exc, asyncio.CancelledError) and self._exchange is not None:
+            exc, self._exchange = self._exchange, None
+            self.task.uncancel()
+        return exc
+
+
+class _Exchanging(Generic[T]):
+    """Drives a coroutine by hand, so that what is thrown in can be exchanged."""
+
+    def __init__(self, coro: Coroutine[Any, Any, T], owner: Interruptible[T]):
+        self._coro = coro
+        self._owner = owner
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        try:
+            waits_for = self._coro.send(None)
+            while True:
+                try:
+                    value = yield waits_for
+                except BaseException as exc:  # noqa: BLE001 - handed on, whatever it is
+                    waits_for = self._coro.throw(self._owner.take(exc))
+                else:
+                    waits_for = self._coro.send(value)
+        except StopIteration as stop:
+            result: T = stop.value
+            return result

@@ -1,0 +1,201 @@
+"""The worker pool: endpoints on the event loop of the worker process, plain tasks in threads.
+
+vLLM batches continuously, so one process runs hundreds of requests at once on one loop. Late acks, time
+limits, ``revoke(terminate=True)`` of one request, grow and shrink, and the three ways to shut down work
+as with prefork. A message is taken only when a slot is free: the prefetch count is the number of slots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from typing import Any
+
+from celery import signals
+from celery.concurrency.base import BasePool
+
+from dynamo_tasks.queue import greenlets
+from dynamo_tasks.queue.execution import Execution, Stop
+
+__all__ = ["Job", "TaskPool", "current_job"]
+
+_MAX_THREADS = 64
+current_job: ContextVar[Job | None] = ContextVar("dynamo_job", default=None)
+
+
+class Job:
+    """One request in the pool; Celery's handle on it."""
+
+    def __init__(self, pool: TaskPool, target: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]):
+        self._pool = pool
+        self._target = target
+        self._args = args
+        self._options = options
+        self._timers: list[asyncio.TimerHandle] = []
+        self._terminated = False
+        self.execution: Execution | None = None
+        self.time_limit: float | None = options.get("timeout")
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    async def _run(self) -> None:
+        accept = self._options.get("accept_callback")
+        if accept is not None:
+            accept(os.getpid(), time.monotonic())
+        self._start_timers()
+        try:
+            current_job.set(self)
+            if self._pool.runs_on_loop(self._args[0]):
+                result = await greenlets.run(self._target, *self._args)
+            else:
+                result = await self._pool.run_in_thread(self._target, self._args)
+        finally:
+            for timer in self._timers:
+                timer.cancel()
+        if self.execution is not None:
+            await self.execution.settle()
+        callback = self._options.get("callback")
+        if callback is not None:
+            callback(result)
+
+    def _start_timers(self) -> None:
+        loop = asyncio.get_running_loop()
+        soft = self._options.get("soft_timeout")
+        if soft:
+            self._timers.append(loop.call_later(soft, self._soft_limit, soft))
+        if self.time_limit:
+            self._timers.append(loop.call_later(self.time_limit, self._hard_limit))
+
+    def attach(self, execution: Execution) -> None:
+        """The task has begun its attempt; what was asked of the job before is handed on."""
+        self.execution = execution
+        if self._terminated:
+            execution.stop(Stop("cancel"))
+
+    def _soft_limit(self, seconds: float) -> None:
+        on_timeout = self._options.get("timeout_callback")
+        if on_timeout is not None:
+            on_timeout(True, seconds)
+        if self.execution is not None:
+            self.execution.soft_limit()
+
+    def _hard_limit(self) -> None:
+        if self.execution is not None:
+            self.execution.stop(Stop("time_limit", f"{self.time_limit} s"))
+
+    def terminate(self, signal: int | None = None) -> None:
+        """Stop this request only; Celery calls it for ``revoke(terminate=True)``."""
+        self._terminated = True
+        if self.execution is not None:
+            self.execution.stop(Stop("cancel"))
+
+    def hand_over(self) -> None:
+        """The worker goes down: give the request back to its queue."""
+        if self.execution is not None:
+            self.execution.stop(Stop("handover"))
+
+
+class TaskPool(BasePool):  # type: ignore[misc]
+    """Pool of asyncio jobs; ``worker_pool = "dynamo_tasks.queue.pool:TaskPool"``."""
+
+    body_can_be_buffer = True
+    uses_semaphore = False
+    task_join_will_block = False
+    signal_safe = False
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._jobs: set[Job] = set()
+        self._threads: ThreadPoolExecutor | None = None
+        self._stopping = False
+
+    def on_start(self) -> None:
+        """Celery callback."""
+        self._threads = ThreadPoolExecutor(
+            max_workers=max(1, min(self.limit or 1, _MAX_THREADS)), thread_name_prefix="dynamo-task"
+        )
+        asyncio.get_running_loop().set_default_executor(self._threads)
+        signals.worker_process_init.send(sender=None)
+
+    def runs_on_loop(self, task_name: str) -> bool:
+        """Whether a task is an endpoint (or anything that asks to run on the loop)."""
+        return bool(getattr(self.app.tasks.get(task_name), "runs_on_loop", False))
+
+    async def run_in_thread(self, target: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a plain Celery task."""
+        assert self._threads is not None
+        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: target(*args))
+
+    def on_apply(
+        self, target: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+    ) -> Job:
+        """Start a request; Celery keeps a weak reference to the job, the pool keeps it alive."""
+        job = Job(self, target, tuple(args), options)
+        self._jobs.add(job)
+        job.task.add_done_callback(lambda task: self._done(job, task))
+        return job
+
+    def _done(self, job: Job, task: asyncio.Task[None]) -> None:
+        self._jobs.discard(job)
+        if not task.cancelled() and (exc := task.exception()) is not None:
+            error = job._options.get("error_callback")
+            if error is not None:
+                error(_exception_info(exc))
+
+    def terminate_job(self, pid: int, signal: int | None = None) -> None:
+        """Nothing: every request has the pid of this process; :meth:`Job.terminate` stops the one."""
+
+    def grow(self, n: int = 1) -> None:
+        """More slots."""
+        self.limit += n
+
+    def shrink(self, n: int = 1) -> None:
+        """Fewer slots; what runs, runs on."""
+        self.limit = max(1, self.limit - n)
+
+    async def drain(self, timeout: float | None = None) -> bool:
+        """Wait until no request runs; returns whether that is so."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while self._jobs:
+            left = None if deadline is None else deadline - time.monotonic()
+            if left is not None and left <= 0:
+                return False
+            await asyncio.wait([job.task for job in self._jobs], timeout=left)
+        return True
+
+    async def hand_over(self, timeout: float = 2.0) -> None:
+        """Give back everything that runs."""
+        for job in list(self._jobs):
+            job.hand_over()
+        if not await self.drain(timeout):
+            for job in list(self._jobs):
+                job.task.cancel()
+
+    def on_stop(self) -> None:
+        """Warm shutdown: what runs, ends."""
+        if greenlets.in_greenlet():
+            greenlets.await_(self.drain())
+        self._close_threads()
+
+    def on_terminate(self) -> None:
+        """Cold shutdown: what runs is handed over."""
+        if greenlets.in_greenlet():
+            greenlets.await_(self.hand_over())
+        self._close_threads()
+
+    def _close_threads(self) -> None:
+        if self._threads is not None:
+            self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _get_info(self) -> dict[str, Any]:
+        info = super()._get_info()
+        return {**info, "running": len(self._jobs), "processes": [os.getpid()], "timeouts": []}
+
+
+def _exception_info(exc: BaseException) -> Any:
+    from billiard.einfo import ExceptionInfo
+
+    return ExceptionInfo((type(exc), exc, exc.__traceback__))

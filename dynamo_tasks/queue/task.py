@@ -1,0 +1,196 @@
+"""Endpoints as Celery tasks."""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from typing import Any
+
+import msgspec
+from celery import Task
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
+
+from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.envelope import HEADER, CallOptions
+from dynamo_tasks.queue.execution import Dropped, Execution, HandedOver, Revoked
+from dynamo_tasks.queue.greenlets import await_, in_greenlet
+from dynamo_tasks.queue.pool import current_job
+from dynamo_tasks.queue.result import StreamResult
+from dynamo_tasks.sdk.context import RetryRequested
+
+__all__ = ["EndpointTask", "make_task"]
+
+_OPTIONS = {
+    "deadline": "dl", "background": "bg", "abandon_after": "ab", "retention": "rt",
+    "idempotency_key": "ik", "tenant": "tn", "reader": "rd", "max_queue": "mq",
+}  # fmt: skip
+_releasing: ContextVar[tuple[str, int] | None] = ContextVar("dynamo_releasing", default=None)
+
+
+class CallInfo:
+    """What an execution must know of the message that it serves."""
+
+    def __init__(self, request: Any):
+        self.id: str = request.id
+        self.retries: int = request.retries or 0
+        self.headers: dict[str, Any] = {}
+        self.queue: str = (request.delivery_info or {}).get("routing_key") or ""
+        self.tracked = bool(request.get(HEADER))
+        links = request.callbacks or request.errbacks or request.chain or request.chord or request.group
+        self.keeps_result = bool(links) or not request.ignore_result
+        self._request = request
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether Celery has something to do once the request has ended: a result to keep, links to call."""
+        return self.keeps_result
+
+    def message(self) -> bytes:
+        """The message again, for the ledger."""
+        request = self._request
+        headers = {
+            name: request.get(name)
+            for name in (
+                "lang", "task", "id", "root_id", "parent_id", "group", "group_index", "shadow", "expires", "retries",
+                "timelimit", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting",
+                "stamped_headers", "stamps", HEADER,
+            )
+        }  # fmt: skip
+        embed = {name: request.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
+        return msgspec.json.encode(
+            {
+                "body": msgspec.json.encode([request.args, request.kwargs, embed]).decode(),
+                "content-encoding": "utf-8",
+                "content-type": "application/json",
+                "headers": headers,
+                "properties": {
+                    "correlation_id": self.id, "reply_to": request.reply_to or "", "delivery_mode": 2,
+                    "priority": (request.delivery_info or {}).get("priority") or 0,
+                    "delivery_info": {"exchange": "", "routing_key": self.queue},
+                    "body_encoding": None, "delivery_tag": self.id,
+                },
+            }  # fmt: skip
+        )
+
+
+class EndpointTask(Task):  # type: ignore[misc]
+    """A task whose body is an endpoint of the service that the worker hosts.
+
+    ``apply_async`` takes these options besides Celery's own: ``deadline`` (seconds from now by which it must
+    have ended), ``background`` (runs on when its last reader leaves), ``abandon_after`` (seconds), ``retention``
+    (of its stream, seconds), ``idempotency_key``, ``tenant``.
+    """
+
+    abstract = True
+    runs_on_loop = True
+    acks_late = True
+    endpoint: EndpointId
+    declared: Any = None
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the endpoint; called by Celery's tracer in a greenlet of the worker."""
+        if not in_greenlet():
+            raise RuntimeError(
+                f"{self.name} is an endpoint: it runs in a dynamo-tasks worker, call it with .delay(), not directly"
+            )
+        request = self.request_stack.top
+        executor = self.app.executor
+        job = current_job.get()
+        execution = Execution(executor, executor.handler(self.name), CallInfo(request), _payload(args, kwargs))
+        if job is not None:
+            job.attach(execution)
+        return self._settle(execution, request)
+
+    def _settle(self, execution: Execution, request: Any) -> Any:
+        """Hand the outcome of an execution to Celery's tracer."""
+        try:
+            return await_(execution.run())
+        except (Dropped, HandedOver) as exc:
+            raise Ignore(str(exc)) from None
+        except Revoked as exc:
+            self.backend.mark_as_revoked(request.id, str(exc), request=request, store_result=not request.ignore_result)
+            raise Ignore(str(exc)) from None
+        except RetryRequested as exc:
+            self._retry(exc, execution, request)
+        except DeadlineExceededError:
+            job = current_job.get()
+            if execution.timed_out and job is not None:
+                raise TimeLimitExceeded(job.time_limit) from None
+            raise
+
+    def _retry(self, wanted: RetryRequested, execution: Execution, request: Any) -> None:
+        attempt = execution.attempt
+        token = _releasing.set((f"{attempt.lease:x}", attempt.epoch) if attempt else None)
+        try:
+            self.retry(exc=wanted.cause, countdown=wanted.countdown, max_retries=wanted.max_retries)
+        except Reject as exc:
+            raise Ignore(f"the retry was refused: {exc.reason}") from None
+        except Retry:
+            raise
+        except Exception as exc:
+            await_(execution.fail(exc))
+            raise
+        finally:
+            _releasing.reset(token)
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any) -> Any:
+        """Queue a call of the endpoint; returns a :class:`StreamResult`.
+
+        Raises:
+            InvalidRequestError: the payload does not fit the endpoint's annotation, or an option is not valid.
+        """
+        call = {short: options.pop(name) for name, short in _OPTIONS.items() if options.get(name) is not None}
+        if "dl" in call:
+            call["dl"] = self.app.now().timestamp() + float(call["dl"])
+        self._validate(args, kwargs, options)
+        header = _convert(call)
+        released = _releasing.get()
+        if released is not None and options.get("retries"):
+            header = msgspec.structs.replace(header, rel=released)
+        headers = {**(options.pop("headers", None) or {}), HEADER: header.header()}
+        return super().apply_async(args, kwargs, task_id=task_id, headers=headers, **options)
+
+    def _validate(self, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
+        if kwargs:
+            raise InvalidRequestError(f"{self.name} takes one positional argument, not keywords: {', '.join(kwargs)}")
+        if self.declared is not None and not options.get("retries"):
+            self.declared.validate(_payload(tuple(args or ()), {}))
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> StreamResult:  # noqa: N802 - Celery's name
+        """A handle on a call by its id."""
+        return StreamResult(task_id, namespace=self.endpoint.namespace, app=self.app, backend=self.backend)
+
+
+def _convert(call: dict[str, Any]) -> CallOptions:
+    try:
+        return msgspec.convert(call, CallOptions, strict=False)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequestError(f"call option: {exc}") from None
+
+
+def _payload(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The endpoint's one argument. A chain passes the previous result first: mappings are merged, later ones win."""
+    if kwargs:
+        raise InvalidRequestError(f"an endpoint takes one positional argument, not keywords: {', '.join(kwargs)}")
+    if len(args) <= 1:
+        return args[0] if args else None
+    if all(isinstance(arg, dict) for arg in args):
+        return {key: value for arg in args for key, value in arg.items()}
+    raise InvalidRequestError(f"an endpoint takes one argument, not {len(args)}")
+
+
+def make_task(app: Any, endpoint: EndpointId, declared: Any = None, **options: Any) -> EndpointTask:
+    """Register the task of an endpoint with an application; the same task again if it is registered."""
+    name = str(endpoint)
+    known = app._tasks.get(name)
+    if isinstance(known, EndpointTask):
+        if declared is not None:
+            known.declared = declared
+        return known
+    attributes = {
+        "name": name, "endpoint": endpoint, "declared": declared, "queue": endpoint.queue,
+        "abstract": False, "__module__": __name__, **options,
+    }  # fmt: skip
+    task = type("Task_" + endpoint.component, (EndpointTask,), attributes)()
+    app.register_task(task)
+    return task  # type: ignore[no-any-return]

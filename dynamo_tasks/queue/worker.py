@@ -1,0 +1,158 @@
+"""Celery's worker on the event loop, and the boot step that hosts a service in it."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from celery import bootsteps, signals
+from celery.apps.worker import Worker as CeleryWorker
+from celery.worker import state
+
+from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.queue import greenlets
+from dynamo_tasks.queue.executor import Executor
+from dynamo_tasks.queue.hub import AsyncioHub
+
+__all__ = ["Host", "ServiceStep", "Worker"]
+
+EX_USAGE = 2
+HANDOVER_SECONDS = 2.0
+
+
+class Host(Protocol):
+    """The service that a worker process serves."""
+
+    queues: list[str]
+    capacity: int
+    lease: int
+
+    async def connect(self) -> Executor:
+        """Reach the server, or say in one line why not."""
+
+    async def start(self, pool: Any) -> None:
+        """Run the start hooks, then register."""
+
+    async def deregister(self) -> None:
+        """Leave the registry; what runs goes on."""
+
+    async def stop(self) -> None:
+        """Run the shutdown hooks, revoke the lease, close."""
+
+
+class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
+    """Starts the service before the worker takes messages, and stops it after the last one is done."""
+
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **kwargs: Any):
+        super().__init__(worker, **kwargs)
+        self.enabled = getattr(worker, "host", None) is not None
+
+    def start(self, worker: Any) -> None:
+        """Start hooks, registration."""
+        greenlets.await_(worker.host.start(worker.pool))
+
+    def stop(self, worker: Any) -> None:
+        """Warm: leave the registry, finish what runs, stop the service."""
+        greenlets.await_(self._stop(worker))
+
+    def terminate(self, worker: Any) -> None:
+        """Cold: leave the registry, hand over what runs, stop the service."""
+        greenlets.await_(self._terminate(worker))
+
+    async def _stop(self, worker: Any) -> None:
+        await worker.host.deregister()
+        await worker.pool.drain()
+        worker.hub.run_ready()
+        await worker.host.stop()
+
+    async def _terminate(self, worker: Any) -> None:
+        await worker.host.deregister()
+        await worker.pool.hand_over(HANDOVER_SECONDS)
+        worker.hub.run_ready()
+        await worker.host.stop()
+
+
+class Worker(CeleryWorker):  # type: ignore[misc]
+    """A worker process: Celery in a greenlet of the loop that serves the requests.
+
+    Args:
+        service: ``module:Class`` of the service to host; the application's default graph otherwise.
+        config: Path of a YAML file.
+        set: ``Service.key=value`` settings.
+    """
+
+    host: Host | None = None
+
+    def __init__(
+        self, app: Any = None, service: str | None = None, config: str | None = None, set: Any = (), **kwargs: Any  # noqa: A002
+    ):
+        self.app = app or self.app
+        try:
+            self.host = self.app.make_host(service=service, config=config, settings=list(set or ()))
+        except DynamoError as exc:
+            _refuse(exc)
+        if self.host is not None:
+            kwargs = self._hosted(kwargs)
+        super().__init__(app=self.app, **kwargs)
+
+    def _hosted(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        assert self.host is not None
+        self.app.conf.broker_transport_options = {
+            **self.app.conf.broker_transport_options,
+            "unacked_key": f"dt:@unacked:{self.host.lease:x}",
+            "unacked_index_key": f"dt:@unacked_index:{self.host.lease:x}",
+            "unacked_mutex_key": f"dt:@unacked_mutex:{self.host.lease:x}",
+        }
+        if not kwargs.get("queues"):
+            kwargs["queues"] = self.host.queues
+        if not kwargs.get("concurrency"):
+            kwargs["concurrency"] = self.host.capacity
+        kwargs.setdefault("without_mingle", True)
+        kwargs.setdefault("without_gossip", True)
+        # Both cost every worker a message of every other one, and mingle blocks for a second.
+        kwargs["without_mingle"] = kwargs["without_gossip"] = True
+        return kwargs
+
+    def start(self) -> None:
+        """Run until shut down; sets ``exitcode``."""
+        signals.worker_shutting_down.connect(self._wake, weak=False)
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            loop = runner.get_loop()
+            loop.run_until_complete(self._main())
+
+    async def _main(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        if self.host is not None:
+            try:
+                self.app.executor = await self.host.connect()
+            except DynamoError as exc:
+                _refuse(exc)
+        await greenlets.run(super().start)
+
+    def _wake(self, **_: Any) -> None:
+        hub = self.hub
+        if isinstance(hub, AsyncioHub):
+            self._loop.call_soon_threadsafe(hub.wake)
+
+    def wait_for_soft_shutdown(self) -> None:
+        """Celery callback: give what runs the configured time before it is handed over."""
+        timeout = self.app.conf.worker_soft_shutdown_timeout
+        if timeout > 0 and (state.active_requests or self.app.conf.worker_enable_soft_shutdown_on_idle):
+            greenlets.await_(self.pool.drain(timeout))
+
+
+def _refuse(exc: DynamoError) -> None:
+    print(f"dynamo-tasks: {exc.message}", file=sys.stderr, flush=True)
+    raise SystemExit(EX_USAGE)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop

@@ -1,0 +1,83 @@
+"""The default Celery application: ``celery -A dynamo_tasks``."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+from functools import cache
+from typing import Any
+
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.queue.app import DynamoApp, create_app, set_default_app
+from dynamo_tasks.runtime.address import server_url
+from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configured_graph
+from dynamo_tasks.runtime.host import ServiceHost
+from dynamo_tasks.runtime.resolver import RuntimeResolver
+from dynamo_tasks.sdk import Graph
+
+__all__ = ["default_app", "default_resolver"]
+
+SCHEDULE = "beat.schedule"
+
+
+def make_host(
+    app: DynamoApp, *, service: str | None = None, config: str | None = None, settings: list[str] | None = None
+) -> ServiceHost:
+    """The host of a worker process.
+
+    Args:
+        app: The application.
+        service: ``module:Class``; by default the one component of ``DYNAMO_GRAPH``, or of the default graph.
+        config: YAML file; ``DYNAMO_CONFIG`` by default.
+        settings: ``Service.key=value`` each.
+
+    Raises:
+        ConfigError: no such service, or it has no endpoints; or settings that are not valid.
+    """
+    config = config or os.environ.get("DYNAMO_CONFIG")
+    target = service or os.environ.get("DYNAMO_GRAPH") or DEFAULT_GRAPH
+    graph = configured_graph(target, config=config, settings=settings or [])
+    if service is None:
+        graph = _only_component(graph)
+    wait = os.environ.get("DYNAMO_WAIT_FOR_SERVER") == "1"
+    host = ServiceHost(app, graph, wait=wait)
+    if not host.is_component:
+        raise ConfigError(f"{graph.name} is no component with endpoints: a worker has nothing to serve")
+    return host
+
+
+def _only_component(graph: Graph) -> Graph:
+    found = [service for service in graph.components() if service.get_dynamo_endpoints()]
+    if len(found) == 1:
+        return Graph(found[0], graph.services)
+    names = ", ".join(service.name for service in found) or "none"
+    raise ConfigError(f"graph {graph.name} has several components ({names}); say which: --service MODULE:Class")
+
+
+@cache
+def default_app() -> DynamoApp:
+    """The application; loads ``beat.schedule`` where it can be imported."""
+    app = create_app(server_url=server_url, make_host=make_host)
+    app.set_default()
+    _load_schedule(app)
+    return app
+
+
+def _load_schedule(app: DynamoApp) -> None:
+    try:
+        found = importlib.util.find_spec(SCHEDULE)
+    except ModuleNotFoundError:
+        return
+    if found is not None:
+        module: Any = importlib.import_module(SCHEDULE)
+        module.install(app)
+
+
+@cache
+def default_resolver() -> RuntimeResolver:
+    """The resolver of a plain script."""
+    return RuntimeResolver(default_app())
+
+
+set_default_app(default_app)

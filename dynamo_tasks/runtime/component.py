@@ -1,0 +1,141 @@
+"""``DistributedRuntime``, ``Namespace``, ``Component``, ``Endpoint``: Dynamo's names for the hierarchy."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from dynamo_tasks.protocol.instances import InstanceInfo
+from dynamo_tasks.protocol.names import EndpointId, check_component, check_endpoint, check_namespace
+from dynamo_tasks.runtime.address import server_url
+from dynamo_tasks.runtime.client import Client
+from dynamo_tasks.runtime.watcher import Watcher
+from dynamo_tasks.store.client import StoreClient
+
+__all__ = ["Component", "DistributedRuntime", "Endpoint", "Namespace"]
+
+
+class DistributedRuntime:
+    """A process's way into the system; bound to the event loop that made it.
+
+    Example::
+
+        runtime = await DistributedRuntime.create()
+        client = await runtime.namespace("dynamo").component("Worker").endpoint("generate").client()
+        async for item in client.generate({"prompt": "hi"}):
+            print(item.data())
+    """
+
+    def __init__(self, client: StoreClient):
+        self.client = client
+        self._watchers: dict[str, Watcher] = {}
+
+    @classmethod
+    async def create(cls, url: str | None = None, *, prefix: str = "") -> Self:
+        """Connect.
+
+        Args:
+            url: Of the server; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
+            prefix: The application's ``global_keyprefix``.
+
+        Raises:
+            ServerUnavailableError: it cannot be reached, or none is configured.
+        """
+        return cls(await StoreClient.connect(url or server_url(), prefix=prefix))
+
+    async def aclose(self) -> None:
+        """Give all connections back."""
+        for watcher in self._watchers.values():
+            await watcher.stop()
+        await self.client.close()
+
+    shutdown = aclose
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def namespace(self, name: str) -> Namespace:
+        """A namespace; raises ``InvalidNameError`` for a bad name."""
+        return Namespace(self, check_namespace(name))
+
+    async def watch(self, namespace: str) -> Watcher:
+        """The watcher of a namespace; one per process and namespace."""
+        watcher = self._watchers.get(namespace)
+        if watcher is None:
+            watcher = self._watchers[namespace] = Watcher(self.client.store, namespace)
+            await watcher.start()
+        return watcher
+
+    def watcher(self, namespace: str) -> Watcher:
+        """The same, once it was started."""
+        return self._watchers[namespace]
+
+
+class Namespace:
+    """Isolates components: same names in two namespaces never meet."""
+
+    def __init__(self, runtime: DistributedRuntime, name: str):
+        self.runtime = runtime
+        self.name = name
+
+    def component(self, name: str) -> Component:
+        """A component; raises ``InvalidNameError`` for a bad name."""
+        return Component(self, check_component(name))
+
+    async def instances(self) -> list[InstanceInfo]:
+        """Everything that is registered here."""
+        return await self.runtime.client.registry.instances(self.name)
+
+
+class Component:
+    """A deployable service."""
+
+    def __init__(self, namespace: Namespace, name: str):
+        self.namespace = namespace
+        self.name = name
+        self.drt = namespace.runtime
+
+    def endpoint(self, name: str) -> Endpoint:
+        """An endpoint; raises ``InvalidNameError`` for a bad name."""
+        return Endpoint(self, check_endpoint(name))
+
+    def etcd_path(self) -> str:
+        """Path in the registry, e.g. ``dynamo/components/processor``."""
+        return f"{self.namespace.name}/components/{self.name}"
+
+    registry_path = etcd_path
+
+    def service_name(self) -> str:
+        """Its Celery queue, e.g. ``dynamo|processor``."""
+        return f"{self.namespace.name}|{self.name}"
+
+    def path(self) -> str:
+        """Logical path, e.g. ``dynamo/processor``."""
+        return f"{self.namespace.name}/{self.name}"
+
+    async def instances(self) -> list[InstanceInfo]:
+        """Live registrations of its endpoints."""
+        return await self.drt.client.registry.instances(self.namespace.name, self.name)
+
+
+class Endpoint:
+    """A callable entry point of a component."""
+
+    def __init__(self, component: Component, name: str):
+        self.component = component
+        self.name = name
+
+    @property
+    def id(self) -> EndpointId:
+        """Its address."""
+        return EndpointId(self.component.namespace.name, self.component.name, self.name)
+
+    async def client(self, *, annotated: bool = True) -> Client:
+        """A client; with ``annotated`` it gives items, else plain values."""
+        await self.component.drt.watch(self.id.namespace)
+        return Client(self.component.drt, self.id, annotated=annotated)

@@ -1,0 +1,63 @@
+"""A declared endpoint of a live service instance, as the queue runs it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.tokens import TokenDelta
+from dynamo_tasks.queue.handlers import Aggregate, ListAggregate
+from dynamo_tasks.queue.retry import RetryPolicy
+from dynamo_tasks.sdk import DynamoEndpoint, to_plain
+from dynamo_tasks.sdk.calls import open_values
+
+__all__ = ["EndpointHandler"]
+
+
+class EndpointHandler:
+    """What runs when a message for the endpoint arrives.
+
+    Args:
+        declared: The endpoint.
+        instance: The service that has it.
+    """
+
+    def __init__(self, declared: DynamoEndpoint, instance: object):
+        self.endpoint: EndpointId = declared.id
+        self.streaming = declared.is_stream
+        self.policy: str = declared.policy
+        self.retry = RetryPolicy(declared.options)
+        self._declared = declared
+        self._instance = instance
+
+    def aggregate(self) -> Aggregate:
+        """A fresh aggregate for one request."""
+        made: Aggregate = self._declared.aggregate() if self._declared.aggregate else ListAggregate()
+        return made
+
+    def run(self, payload: Any, logged: list[Any]) -> AsyncIterator[Any]:
+        """Serve a request; ``logged`` is what an earlier attempt has written of a continued one."""
+        if logged:
+            payload = continued(payload, logged)
+        return _plain(open_values(self._declared, self._instance, payload))
+
+
+async def _plain(values: AsyncIterator[Any]) -> AsyncIterator[Any]:
+    """Values as they go onto the wire; token deltas have their own form there."""
+    try:
+        async for value in values:
+            yield value if type(value) is TokenDelta else to_plain(value)
+    finally:
+        close = getattr(values, "aclose", None)
+        if close is not None:
+            await close()
+
+
+def continued(payload: Any, logged: list[Any]) -> Any:
+    """The payload of a request whose text goes on behind the logged tokens."""
+    emitted: dict[int, list[int]] = {}
+    for delta in logged:
+        if isinstance(delta, TokenDelta):
+            emitted.setdefault(delta.index, []).extend(delta.token_ids)
+    return {**payload, "output_token_ids": emitted} if emitted and isinstance(payload, dict) else payload

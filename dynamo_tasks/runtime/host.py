@@ -1,0 +1,214 @@
+"""A service in a process: instantiated, linked, started, registered, and taken down in the reverse order."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+import time
+from typing import Any
+
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
+from dynamo_tasks.queue.app import DynamoApp
+from dynamo_tasks.queue.executor import Executor
+from dynamo_tasks.queue.handlers import Handler
+from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.handler import EndpointHandler
+from dynamo_tasks.runtime.instance import Instance
+from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
+from dynamo_tasks.runtime.sweeper import Sweeper
+from dynamo_tasks.sdk import DynamoService, Graph, ServiceState, set_resolver
+from dynamo_tasks.store.registry import new_lease
+
+__all__ = ["ServiceHost"]
+
+DEFAULT_CAPACITY = 256
+Service = DynamoService[Any]
+
+
+class ServiceHost:
+    """Hosts the entry service of a graph, and the plain services that it depends on.
+
+    Args:
+        app: The Celery application.
+        graph: Configured; its entry is the service to host.
+        wait: Whether to wait for a server that cannot be reached yet.
+    """
+
+    def __init__(self, app: DynamoApp, graph: Graph, *, wait: bool = False):
+        self.app = app
+        self.graph = graph
+        self.service: Service = graph.entry
+        self.lease = new_lease()
+        self.capacity = _capacity(self.service)
+        self.instances: dict[str, Any] = {}
+        self._wait = wait
+        self._handlers: dict[str, Handler] = {}
+        self._executor: Executor | None = None
+        self._registered: Instance | None = None
+        self._runtime: DistributedRuntime | None = None
+        self._sweeper: Sweeper | None = None
+        self._tokens = (0, 0.0)
+        self.queues = self._queue_names()
+        for endpoint in self.service.get_dynamo_endpoints().values() if self.is_component else ():
+            task_of(app, endpoint.id, endpoint)
+
+    @property
+    def is_component(self) -> bool:
+        """Whether it serves requests from the queue."""
+        return self.service.is_dynamo_component() and bool(self.service.get_dynamo_endpoints())
+
+    def _queue_names(self) -> list[str]:
+        ids = [endpoint.id for endpoint in self.service.get_dynamo_endpoints().values()]
+        return sorted({i.queue for i in ids}) + [i.instance_queue(self.lease) for i in ids] if self.is_component else []
+
+    @property
+    def runtime(self) -> DistributedRuntime:
+        """The process's connections; there once it is connected."""
+        assert self._runtime is not None
+        return self._runtime
+
+    @property
+    def instance(self) -> Any:
+        """The live object of the hosted service."""
+        return self.instances[self.service.name]
+
+    async def connect(self) -> Executor:
+        """Reach the server.
+
+        Raises:
+            ServerUnavailableError: it cannot be reached.
+        """
+        runtime = await self._connect_runtime()
+        self._runtime = runtime
+        self._sweeper = Sweeper(runtime.client.store)
+        self._executor = Executor(runtime.client.store, self.lease, self._handlers)
+        await self._executor.start()
+        set_resolver(RuntimeResolver(self.app, runtime, self.instances))
+        return self._executor
+
+    async def _connect_runtime(self) -> DistributedRuntime:
+        from dynamo_tasks.errors import ServerUnavailableError
+
+        while True:
+            try:
+                return await DistributedRuntime.create(self.app.server_url, prefix=self.app.key_prefix)
+            except ServerUnavailableError:
+                if not self._wait:
+                    raise
+                await asyncio.sleep(0.5)
+
+    async def start(self, pool: Any = None) -> None:
+        """Make the instances, dependencies first; run their hooks; fill the handler table; register."""
+        for service in self._here():
+            await self._start_service(service)
+        if self.is_component:
+            endpoints = self.service.get_dynamo_endpoints().values()
+            self._handlers.update({str(e.id): EndpointHandler(e, self.instance) for e in endpoints})
+            if pool is not None:
+                self.capacity = pool.limit
+            await self._register()
+        assert self._sweeper is not None
+        await self._sweeper.start()
+        self.service.advance(ServiceState.RUNNING)
+        event(
+            "worker.start", component=self.service.component_name, instance_id=f"{self.lease:x}", pid=os.getpid(),
+            capacity=self.capacity, queues=",".join(self.queues),
+        )  # fmt: skip
+
+    def _here(self) -> list[Service]:
+        """The hosted service and the plain services that live with it."""
+        found: dict[str, Service] = {}
+        _collect(self.service, found, entry=True)
+        return list(found.values())
+
+    async def _start_service(self, service: Service) -> None:
+        for dependency in service.dependencies.values():
+            address = dependency.endpoint_id or (
+                dependency.service if dependency.service and dependency.service.is_dynamo_component() else None
+            )
+            if address is not None:
+                namespace = getattr(address, "namespace_name", None) or getattr(address, "namespace", "")
+                await self.runtime.watch(namespace)
+        service.link()
+        instance = self.instances[service.name] = service()
+        await service.on_startup(instance)
+
+    async def _register(self) -> None:
+        assert self._executor is not None
+        namespace, component = self.service.dynamo_address()
+        common: dict[str, Any] = {
+            "component": component, "namespace": namespace, "lease_id": self.lease, "host": socket.gethostname(),
+            "pid": os.getpid(), "started": time.time(), "capacity": self.capacity, "model": self._model(),
+        }  # fmt: skip
+        infos = [
+            InstanceInfo(endpoint=e.name, transport={"celery": e.id.instance_queue(self.lease)}, **common)
+            for e in self.service.get_dynamo_endpoints().values()
+        ]
+        store = self.runtime.client.store
+        self._registered = Instance(store, namespace, self.lease, load=self._load, on_order=self._executor.order)
+        await self._registered.start(infos)
+
+    def _model(self) -> ModelCard | None:
+        card = getattr(self.instance, "model_card", None)
+        return card() if callable(card) else card
+
+    def _load(self) -> Load:
+        assert self._executor is not None
+        now, total = time.monotonic(), self._executor.tokens
+        before, at = self._tokens
+        elapsed = now - at
+        self._tokens = (total, now)
+        load = Load(in_flight=self._executor.in_flight, capacity=self.capacity, tokens=total)
+        if at:
+            load.tokens_per_s = (total - before) / elapsed
+        own = getattr(self.instance, "load", None)
+        if callable(own):
+            stats = own()
+            load.waiting, load.kv_usage = stats.waiting, stats.kv_usage
+        return load
+
+    async def deregister(self) -> None:
+        """Leave the registry; what runs goes on."""
+        if self._registered is not None:
+            await self._registered.deregister()
+
+    async def stop(self) -> None:
+        """Run the shutdown hooks, revoke the lease, close all connections."""
+        if self._sweeper is not None:
+            await self._sweeper.stop()
+        await self.deregister()
+        for service in reversed(self._here()):
+            if service.name in self.instances and service.state != ServiceState.STOPPING:
+                await service.on_shutdown(self.instances[service.name])
+        if self._executor is not None:
+            await self._executor.close()
+        if self._registered is not None:
+            await self._registered.stop()
+        if self._runtime is not None:
+            await self._runtime.aclose()
+        event("worker.stop", component=self.service.component_name, instance_id=f"{self.lease:x}", reason="stopped")
+
+
+def _collect(service: Service, found: dict[str, Service], *, entry: bool = False) -> None:
+    """Dependencies first; components other than the entry live elsewhere."""
+    if service.name in found or (service.is_dynamo_component() and not entry):
+        return
+    for dependency in service.dependencies.values():
+        if dependency.service is not None:
+            _collect(dependency.service, found)
+    found[service.name] = service
+
+
+def _capacity(service: Service) -> int:
+    """Slots: as configured, else what the service says of itself, else 256."""
+    configured = service.settings.concurrency
+    if configured:
+        return int(configured)
+    own = getattr(service.inner, "slots", None)
+    slots = own() if callable(own) else DEFAULT_CAPACITY
+    if slots < 1:
+        raise ConfigError(f"{service.name}: slots must be at least 1, not {slots}")
+    return int(slots)

@@ -1,0 +1,105 @@
+"""One live process in the registry: its lease, its registrations, its presence, the orders sent to it.
+
+The lease is renewed on the loop that serves the requests: a loop that hangs loses its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+
+from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.registry import LEASE_TTL, RENEW_EVERY, Registry
+from dynamo_tasks.store.wire import ReplyError, Wire
+
+__all__ = ["Instance"]
+
+
+class Instance:
+    """Keeps a registration alive.
+
+    Args:
+        store: The server.
+        namespace: Where it registers.
+        lease: Its lease id.
+        load: Asked for the current load at each renewal.
+        on_order: Takes what is published on its alive channel.
+    """
+
+    def __init__(
+        self, store: Store, namespace: str, lease: int, *, load: Callable[[], Load], on_order: Callable[[bytes, bytes], None]
+    ):
+        self._registry = Registry(store)
+        self._namespace = namespace
+        self.lease = lease
+        self._load = load
+        self._infos: list[InstanceInfo] = []
+        self._counter = 0
+        self._registered = False
+        self._task: asyncio.Task[None] | None = None
+        self._channel = store.keys(namespace).alive_channel(lease)
+        self._presence = Link(
+            store.address, name="dynamo-tasks:presence", on_ready=self._subscribe, on_message=on_order
+        )
+
+    async def _subscribe(self, wire: Wire) -> None:
+        await wire.execute("SUBSCRIBE", self._channel)
+
+    async def start(self, infos: list[InstanceInfo]) -> None:
+        """Be present, then register and keep the lease."""
+        self._infos = infos
+        await self._presence.start()
+        await self._registry.register(self._namespace, self.lease, infos)
+        self._registered = True
+        self._task = asyncio.create_task(self._renew(), name="lease")
+        for info in infos:
+            event(
+                "instance.registered", endpoint=str(info.id), instance_id=info.instance_id,
+                queue=info.transport["celery"], model=info.model.name if info.model else None,
+            )  # fmt: skip
+
+    async def _renew(self) -> None:
+        renewed = time.monotonic()
+        while True:
+            await asyncio.sleep(RENEW_EVERY)
+            self._counter += 1
+            began = time.monotonic()
+            try:
+                infos = self._infos if self._registered else []
+                if not await self._registry.renew(self._namespace, self.lease, self._counter, infos, self._load()):
+                    await self._registry.register(self._namespace, self.lease, infos)
+            except (ServerUnavailableError, ReplyError):
+                continue
+            # Local trust is counted from the start of the attempt.
+            if began - renewed > LEASE_TTL:
+                metrics.counter("leases_lost_total").inc()
+                event("lease.lost", instance_id=f"{self.lease:x}", silent_s=began - renewed)
+            renewed = began
+            metrics.histogram("lease_renewal_seconds").observe(time.monotonic() - began)
+
+    async def deregister(self) -> None:
+        """Leave the registry; the lease stays while requests run on it."""
+        if not self._registered:
+            return
+        self._registered = False
+        with contextlib.suppress(DynamoError):
+            await self._registry.revoke(self._namespace, self.lease, self._infos, keep_lease=True)
+        for info in self._infos:
+            event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
+
+    async def stop(self) -> None:
+        """Give the lease back."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            with contextlib.suppress(DynamoError):
+                await self._registry.revoke(self._namespace, self.lease, self._infos)
+        await self._presence.close()

@@ -1,0 +1,56 @@
+"""What the sdk's declarations find behind them in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.app import DynamoApp
+from dynamo_tasks.queue.retry import RETRY_OPTIONS
+from dynamo_tasks.queue.task import EndpointTask, make_task
+from dynamo_tasks.runtime.client import RemoteClient
+from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, TaskLike
+
+__all__ = ["RuntimeResolver", "task_of"]
+
+
+def task_of(app: DynamoApp, endpoint: EndpointId, declared: DynamoEndpoint | None) -> EndpointTask:
+    """The Celery task of an endpoint, registered with the application."""
+    given = dict(declared.options) if declared is not None else {}
+    options = {name: value for name, value in given.items() if name not in RETRY_OPTIONS}
+    return make_task(app, endpoint, declared, **options)
+
+
+class RuntimeResolver:
+    """The resolver of one process.
+
+    Args:
+        app: The Celery application.
+        runtime: Connections for calls from the event loop; ``None`` in a plain script, which can only
+            queue calls with ``delay`` and its like.
+        instances: Service instances that live in this process, by service name.
+    """
+
+    def __init__(
+        self, app: DynamoApp, runtime: DistributedRuntime | None = None, instances: dict[str, object] | None = None
+    ):
+        self.app = app
+        self.runtime = runtime
+        self.instances = instances if instances is not None else {}
+
+    def remote(self, target: DynamoService[Any] | EndpointId) -> RemoteClient:
+        """A client of a service in another process."""
+        if self.runtime is None:
+            raise RuntimeError(
+                "no runtime in this process: in a script use `DistributedRuntime.create()` or `.delay()`"
+            )
+        return RemoteClient(self.runtime, target)
+
+    def task(self, endpoint: EndpointId, declared: DynamoEndpoint | None) -> TaskLike:
+        """The Celery task of an endpoint."""
+        return task_of(self.app, endpoint, declared)
+
+    def local(self, service: DynamoService[Any]) -> object | None:
+        """The instance of a service in this process, or ``None``."""
+        return self.instances.get(service.name)

@@ -1,0 +1,88 @@
+"""What any live process does for all: moves due messages, ends abandoned and overdue requests.
+
+Every step is one script that takes its work from the server atomically, so any number of sweepers may
+run side by side.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+
+from dynamo_tasks.errors import DeadlineExceededError, DynamoError
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.ledger import Ledger, cancelled
+from dynamo_tasks.store.presence import ReaderPresence
+
+__all__ = ["Sweeper"]
+
+_EVERY = 0.2
+_NAMESPACES_EVERY = 2.0
+_READERS_EVERY = 1.0
+
+
+class Sweeper:
+    """The actor; one per process that serves."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._ledger = Ledger(store)
+        self._readers = ReaderPresence(store)
+        self._task: asyncio.Task[None] | None = None
+        self._namespaces: list[str] = []
+
+    async def start(self) -> None:
+        """Begin to sweep; a second call does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="sweeper")
+
+    async def stop(self) -> None:
+        """End; idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        loop = asyncio.get_running_loop()
+        namespaces_at = readers_at = 0.0
+        while True:
+            try:
+                if loop.time() >= namespaces_at:
+                    self._namespaces = await self._store.namespaces()
+                    namespaces_at = loop.time() + _NAMESPACES_EVERY
+                for namespace in self._namespaces:
+                    await self._due(namespace)
+                if loop.time() >= readers_at:
+                    for namespace in self._namespaces:
+                        await self._readers.check(namespace)
+                    readers_at = loop.time() + _READERS_EVERY
+            except DynamoError:
+                await asyncio.sleep(_EVERY)
+            await asyncio.sleep(_EVERY * random.uniform(0.8, 1.2))
+
+    async def _due(self, namespace: str) -> None:
+        for kind, request_id in await self._ledger.due(namespace):
+            if kind == "a":
+                await self._abandon(namespace, request_id)
+            else:
+                await self._overdue(namespace, request_id)
+
+    async def _abandon(self, namespace: str, request_id: str) -> None:
+        end = cancelled("abandoned", "nobody read the request any more")
+        if await self._ledger.cancel(namespace, request_id, end=end, guard="unread") == "OK":
+            metrics.counter("sweeper_moves_total", kind="abandoned").inc()
+            event("request.cancelled", request_id=request_id, endpoint=namespace, reason="abandoned")
+
+    async def _overdue(self, namespace: str, request_id: str) -> None:
+        """Still queued: expired. Running past its deadline, and its owner did not end it: ended from here."""
+        if await self._ledger.expire(namespace, request_id, "its time passed in the queue") == "RUNNING":
+            error = DeadlineExceededError("the request ran past its deadline")
+            end = End(State.FAILED, "deadline", error=ErrorInfo.of(error))
+            await self._ledger.cancel(namespace, request_id, end=end, guard="due")

@@ -1,0 +1,126 @@
+"""What endpoints and HTTP methods have in common: a function of the service class that was declared."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import cached_property, update_wrapper
+from typing import Any, Literal, TypeAlias, TypeVar
+
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.sdk.payloads import make_validator
+
+__all__ = ["Declared", "Kind", "collect"]
+
+Kind: TypeAlias = Literal["async_gen", "coroutine", "generator", "function"]
+
+_POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+def _kind(func: Callable[..., Any]) -> Kind:
+    if inspect.isasyncgenfunction(func):
+        return "async_gen"
+    if inspect.iscoroutinefunction(func):
+        return "coroutine"
+    return "generator" if inspect.isgeneratorfunction(func) else "function"
+
+
+class Declared:
+    """A declared method; a descriptor: on an instance it is the bound method itself.
+
+    Attributes:
+        func: The function as written.
+        attribute: Its name in the class.
+        name: Its public name.
+        kind: ``async_gen``, ``coroutine``, ``generator`` or ``function``.
+    """
+
+    def __init__(self, func: Callable[..., Any], name: str | None = None) -> None:
+        if not inspect.isfunction(func):
+            raise ConfigError(f"{type(self).__name__} decorates a method of a service class, not {func!r}")
+        self.func = func
+        self.name: str = func.__name__ if name is None else name
+        self.attribute: str = func.__name__
+        self.kind: Kind = _kind(func)
+        update_wrapper(self, func)
+
+    def __set_name__(self, owner: type, attribute: str) -> None:
+        self.attribute = attribute
+
+    def __get__(self, instance: object | None, owner: type | None = None) -> Any:
+        return self if instance is None else self.func.__get__(instance, owner)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function as written, ``self`` first."""
+        return self.func(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}: {self.func.__qualname__}>"
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it yields values."""
+        return self.kind in ("async_gen", "generator")
+
+    @cached_property
+    def argument(self) -> inspect.Parameter | None:
+        """The first parameter after ``self``, which takes the request; ``None`` if there is none."""
+        parameters = [p for p in inspect.signature(self.func).parameters.values() if p.kind in _POSITIONAL]
+        return parameters[1] if len(parameters) > 1 else None
+
+    @cached_property
+    def request_type(self) -> Any:
+        """Annotation of the request; ``Any`` without one.
+
+        Raises:
+            ConfigError: the annotation names something that its module does not have.
+        """
+        if self.argument is None or self.argument.annotation is inspect.Parameter.empty:
+            return Any
+        annotation = self.argument.annotation
+        if not isinstance(annotation, str):
+            return annotation
+        try:
+            # a quoted annotation, or one under `from __future__ import annotations`
+            return eval(annotation, getattr(self.func, "__globals__", {}))
+        except (NameError, AttributeError) as exc:
+            raise ConfigError(f"{self.func.__qualname__}: annotation {annotation!r}: {exc}") from exc
+
+    @cached_property
+    def _validator(self) -> Callable[[Any], Any]:
+        return make_validator(self.request_type, self.argument.name if self.argument else "request")
+
+    def validate(self, payload: Any) -> Any:
+        """Convert a request's payload to the declared type.
+
+        Raises:
+            InvalidRequestError: its ``param`` is the path of the field at fault.
+        """
+        return self._validator(payload)
+
+    def call(self, instance: object, payload: Any) -> Any:
+        """Call the method of ``instance`` with a validated request, or without one if it takes none."""
+        bound = self.func.__get__(instance, type(instance))
+        return bound() if self.argument is None else bound(payload)
+
+
+D = TypeVar("D", bound=Declared)
+
+
+def collect(cls: type, kind: type[D]) -> dict[str, D]:
+    """All declared methods of one kind by public name, over the whole MRO, bases first.
+
+    Raises:
+        ConfigError: two of them have the same name.
+    """
+    found: dict[str, D] = {}
+    attributes = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
+    for attribute in attributes:
+        item = inspect.getattr_static(cls, attribute, None)
+        if not isinstance(item, kind):
+            continue
+        if item.name in found:
+            other = found[item.name].attribute
+            raise ConfigError(f"{cls.__name__}: {other} and {attribute} are both named {item.name!r}")
+        found[item.name] = item
+    return found

@@ -1,0 +1,100 @@
+"""Lifecycle hooks of a service: start, shutdown, liveness, readiness."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, TypeAlias, TypeVar, overload
+
+from dynamo_tasks.errors import ConfigError
+
+__all__ = [
+    "Hook",
+    "async_on_start",
+    "collect_hooks",
+    "liveness",
+    "on_shutdown",
+    "probe",
+    "readiness",
+    "run_hooks",
+]
+
+Hook: TypeAlias = Literal["start", "shutdown", "liveness", "readiness"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARK = "__dynamo_hooks__"
+
+
+def _mark(func: F, hook: Hook) -> F:
+    if not inspect.isfunction(func):
+        raise ConfigError(f"a {hook} hook is a method of a service class, not {func!r}")
+    func.__dict__[_MARK] = (*getattr(func, _MARK, ()), hook)
+    return func
+
+
+@overload
+def async_on_start(func: F, /) -> F: ...
+@overload
+def async_on_start() -> Callable[[F], F]: ...
+def async_on_start(func: F | None = None) -> F | Callable[[F], F]:
+    """Run the method before the service is registered; several run in the order of their definition.
+
+    Coroutines and plain methods, as ``@async_on_start`` or ``@async_on_start()``. One that raises stops
+    the process, with nothing registered.
+    """
+    return _mark(func, "start") if func is not None else lambda inner: _mark(inner, "start")
+
+
+@overload
+def on_shutdown(func: F, /) -> F: ...
+@overload
+def on_shutdown() -> Callable[[F], F]: ...
+def on_shutdown(func: F | None = None) -> F | Callable[[F], F]:
+    """Run the method after the last request has ended; several run in the order of their definition."""
+    return _mark(func, "shutdown") if func is not None else lambda inner: _mark(inner, "shutdown")
+
+
+@overload
+def liveness(func: F, /) -> F: ...
+@overload
+def liveness() -> Callable[[F], F]: ...
+def liveness(func: F | None = None) -> F | Callable[[F], F]:
+    """Ask the method whether the instance is alive; ``False`` means that it must be restarted."""
+    return _mark(func, "liveness") if func is not None else lambda inner: _mark(inner, "liveness")
+
+
+@overload
+def readiness(func: F, /) -> F: ...
+@overload
+def readiness() -> Callable[[F], F]: ...
+def readiness(func: F | None = None) -> F | Callable[[F], F]:
+    """Ask the method whether the instance can take work; ``False`` takes it out of the registry."""
+    return _mark(func, "readiness") if func is not None else lambda inner: _mark(inner, "readiness")
+
+
+def collect_hooks(cls: type, hook: Hook) -> list[str]:
+    """Names of the methods with that hook, over the whole MRO: bases first, then order of definition.
+
+    An override takes the place of what it overrides, and counts only if it is a hook itself.
+    """
+    names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
+    return [name for name in names if hook in getattr(inspect.getattr_static(cls, name, None), _MARK, ())]
+
+
+async def run_hooks(instance: object, hook: Hook) -> list[Any]:
+    """Run the hooks of an instance one after the other.
+
+    Returns:
+        What each returned. What one raises goes through, and those after it don't run.
+    """
+    results = []
+    for name in collect_hooks(type(instance), hook):
+        result = getattr(instance, name)()
+        results.append(await result if inspect.isawaitable(result) else result)
+    return results
+
+
+async def probe(instance: object, hook: Hook) -> bool:
+    """Ask all ``liveness`` or ``readiness`` hooks; ``None`` and true values mean yes."""
+    return all(result is None or bool(result) for result in await run_hooks(instance, hook))

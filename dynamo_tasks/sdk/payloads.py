@@ -1,0 +1,116 @@
+"""Payloads at the edge of an endpoint: requests are validated, values become plain data."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.protocol.tokens import TokenDelta
+
+__all__ = ["Validator", "make_validator", "to_plain"]
+
+Validator = Callable[[Any], Any]
+
+_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
+_MISSING = re.compile(r"required field `([^`]+)`")
+_AT = re.compile(r" - at `\$\.?(.*)`$")
+
+
+def make_validator(annotation: Any, argument: str) -> Validator:
+    """Make the check of a request.
+
+    Args:
+        annotation: Type of the endpoint's argument: a pydantic model, msgspec struct, dataclass, TypedDict,
+            builtin or generic of them; ``Any`` or no annotation takes anything.
+        argument: Name of the argument: the field that is at fault when the request as a whole is.
+
+    Returns:
+        A function from the payload to the converted request; it raises
+        :class:`~dynamo_tasks.errors.InvalidRequestError` with the field's path as ``param``.
+    """
+    if annotation in (Any, inspect.Parameter.empty, object):
+        return _anything
+    if _is_pydantic(annotation):
+        return _pydantic_validator(annotation, argument)
+    return _msgspec_validator(annotation, argument)
+
+
+def _anything(payload: Any) -> Any:
+    return payload
+
+
+def _is_pydantic(annotation: Any) -> bool:
+    """Whether it is a pydantic model; asks only a pydantic that is loaded already."""
+    pydantic = sys.modules.get("pydantic")
+    return (
+        pydantic is not None and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
+    )
+
+
+def _pydantic_validator(model: Any, argument: str) -> Validator:
+    import pydantic
+
+    def validate(payload: Any) -> Any:
+        try:
+            return model.model_validate(payload)
+        except pydantic.ValidationError as exc:
+            first = exc.errors(include_url=False, include_input=False)[0]
+            path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+            param = path.removeprefix(".") or argument
+            raise InvalidRequestError(f"{param}: {first['msg']}", param=param) from exc
+
+    return validate
+
+
+def _msgspec_validator(annotation: Any, argument: str) -> Validator:
+    own = annotation if isinstance(annotation, type) else None
+
+    def validate(payload: Any) -> Any:
+        # a local caller may hand over the object itself
+        if own is not None and type(payload) is own:
+            return payload
+        try:
+            return msgspec.convert(payload, annotation)
+        except msgspec.ValidationError as exc:
+            param = _field_path(str(exc)) or argument
+            text = _AT.sub("", str(exc))
+            raise InvalidRequestError(f"{param}: {text}", param=param) from exc
+
+    return validate
+
+
+def _field_path(problem: str) -> str:
+    """The path in msgspec's message: ``messages[0].role``; a missing field's own name belongs to it."""
+    at = _AT.search(problem)
+    path = at.group(1) if at else ""
+    missing = _MISSING.search(problem)
+    return ".".join(part for part in (path, missing.group(1) if missing else "") if part)
+
+
+def to_plain(value: Any) -> Any:
+    """A yielded or returned value as a caller sees it, whether it crossed a process or not.
+
+    Token deltas become dicts, as do pydantic models, structs and dataclasses, also inside of lists and
+    dicts, which are copied: what the caller does to it, the callee never sees.
+    Values that cannot be encoded stay as they are.
+    """
+    if type(value) in _SCALARS:
+        return value
+    if isinstance(value, TokenDelta):
+        return value.as_dict()
+    try:
+        return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_dump)
+    except TypeError:
+        return value
+
+
+def _dump(value: Any) -> Any:
+    if _is_pydantic(type(value)):
+        return value.model_dump(mode="json")
+    raise TypeError(f"{type(value).__name__} is no JSON value")

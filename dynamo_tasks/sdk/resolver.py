@@ -1,0 +1,84 @@
+"""How declarations reach the running system: an injected :class:`Resolver`.
+
+The sdk knows no queue and no server. A host injects its resolver; in a plain script the first call loads
+``dynamo_tasks.runtime`` by name and takes the one that it offers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from dynamo_tasks.protocol.names import EndpointId
+
+if TYPE_CHECKING:
+    from dynamo_tasks.sdk.endpoint import DynamoEndpoint
+    from dynamo_tasks.sdk.service import DynamoService
+
+__all__ = ["Resolver", "TaskLike", "get_resolver", "set_resolver"]
+
+
+class TaskLike(Protocol):
+    """What a Celery task offers to its callers."""
+
+    def delay(self, *args: Any, **kwargs: Any) -> Any:
+        """Queue a call."""
+
+    def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Queue a call with options."""
+
+    def s(self, *args: Any, **kwargs: Any) -> Any:
+        """A signature."""
+
+    def si(self, *args: Any, **kwargs: Any) -> Any:
+        """An immutable signature."""
+
+    def signature(self, *args: Any, **kwargs: Any) -> Any:
+        """A signature with options."""
+
+
+@runtime_checkable
+class Resolver(Protocol):
+    """Finds what is behind a declaration in this process."""
+
+    def remote(self, target: DynamoService[Any] | EndpointId) -> Any:
+        """A client of a service that lives elsewhere.
+
+        Args:
+            target: A service, or the id of one of its endpoints.
+
+        Returns:
+            A proxy that behaves as :class:`~dynamo_tasks.sdk.calls.LocalClient` does: one attribute per
+            endpoint, ``await proxy.get_endpoint(name)``, and the same errors.
+        """
+
+    def task(self, endpoint: EndpointId, declared: DynamoEndpoint | None) -> TaskLike:
+        """The Celery task of an endpoint.
+
+        Args:
+            endpoint: Its address.
+            declared: Its declaration, where this process has one.
+        """
+
+    def local(self, service: DynamoService[Any]) -> object | None:
+        """The instance of ``service`` in this process, or ``None``."""
+
+
+_resolver: Resolver | None = None
+
+
+def set_resolver(resolver: Resolver | None) -> None:
+    """Inject the process's resolver; ``None`` takes it away."""
+    global _resolver
+    _resolver = resolver
+
+
+def get_resolver() -> Resolver:
+    """The injected resolver, else the runtime's default one."""
+    global _resolver
+    if _resolver is None:
+        # by name: the runtime stands above the sdk
+        runtime: Any = importlib.import_module("dynamo_tasks.runtime")
+        resolver: Resolver = runtime.default_resolver()
+        _resolver = resolver
+    return _resolver

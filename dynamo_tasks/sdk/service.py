@@ -1,0 +1,376 @@
+"""``@service``: a class becomes a service, and with ``dynamo=`` a distributed component."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any, Generic, TypeVar
+
+from dynamo_tasks.config import ServiceSchema, ServiceSettings, resolve, suggest
+from dynamo_tasks.errors import ConfigError, UnknownEndpointError
+from dynamo_tasks.protocol.names import EndpointId, check_component, check_namespace
+from dynamo_tasks.sdk.api import ApiMethod
+from dynamo_tasks.sdk.attributes import collect_annotations, collect_attributes, config_extras
+from dynamo_tasks.sdk.declared import collect
+from dynamo_tasks.sdk.depends import collect_dependencies
+from dynamo_tasks.sdk.dynamo_config import DynamoConfig, as_dynamo_config
+from dynamo_tasks.sdk.endpoint import DynamoEndpoint
+from dynamo_tasks.sdk.hooks import run_hooks
+from dynamo_tasks.sdk.lifecycle import ServiceState, check_step
+
+__all__ = ["DynamoService", "service"]
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+class _Default(int):
+    """A default that can be told from the same value written out."""
+
+
+_ONE_WORKER = _Default(1)
+
+_ARGS = ("workers", "resources", "envs", "concurrency", "traffic")
+
+
+class DynamoService(Generic[T]):
+    """A service: the declared class and all that is known about it.
+
+    Calling it makes an instance of the class. Attributes that it does not have itself are the class's, so
+    ``Worker.generate`` is the endpoint and ``Worker.model`` the class attribute. It can be subclassed.
+
+    Attributes:
+        inner: The class as written.
+        name: The service's name: its section in a configuration file.
+        config: ``resources``, ``workers``, ``traffic``, ``labels``, … as given to ``@service`` or configured.
+        image: Container image, for deployment tools.
+        apis: HTTP methods by name.
+        dependencies: ``depends()`` attributes by name.
+        state: See :mod:`dynamo_tasks.sdk.lifecycle`.
+    """
+
+    def __init__(
+        self,
+        config: Mapping[str, Any] | None,
+        inner: type[T],
+        image: Any = None,
+        envs: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+        dynamo_config: DynamoConfig | None = None,
+    ) -> None:
+        """Wrap ``inner``.
+
+        Raises:
+            InvalidNameError: a namespace, component or endpoint name with a character that is not allowed.
+            ConfigError: an argument of the wrong type or out of range, or two endpoints of one name.
+        """
+        self.inner = inner
+        self.config: dict[str, Any] = dict(config or {})
+        self.name: str = self.config.get("name") or inner.__name__
+        self.image = image
+        self.state = ServiceState.CREATED
+        self._linked = False
+        self._links: list[DynamoService[Any]] = []
+        self._schema = self._make_schema(envs, dynamo_config)
+        self._apply(resolve({self.name: self._schema}, [])[self.name])
+        self.apis = collect(inner, ApiMethod)
+        self.dependencies = collect_dependencies(inner)
+        self._dynamo_endpoints = self._bind_endpoints()
+        self.__doc__ = inner.__doc__
+
+    def _make_schema(self, envs: Any, dynamo: DynamoConfig | None) -> ServiceSchema:
+        args = {key: self.config[key] for key in _ARGS if self.config.get(key) is not None}
+        if envs:
+            args["envs"] = list(envs) if isinstance(envs, Sequence) else dict(envs)
+        arguments: dict[str, Any] = {"ServiceArgs": args} if args else {}
+        if dynamo is not None:
+            arguments["dynamo"] = asdict(dynamo)
+        return ServiceSchema(
+            self.name,
+            collect_attributes(self.inner),
+            collect_annotations(self.inner),
+            config_extras(self.inner),
+            arguments,
+        )
+
+    def _bind_endpoints(self) -> dict[str, DynamoEndpoint]:
+        """The endpoints of the whole MRO as this service's own, in the class too."""
+        found = {}
+        for name, declared in collect(self.inner, DynamoEndpoint).items():
+            if hasattr(type(self), declared.attribute) or declared.attribute in vars(self):
+                raise ConfigError(
+                    f"{self.name}: a service has an attribute {declared.attribute!r} of its own; rename the "
+                    f"method and write @dynamo_endpoint({name!r})"
+                )
+            found[name] = declared.of(self)
+            setattr(self.inner, declared.attribute, found[name])
+        return found
+
+    # -- configuration ------------------------------------------------------------------------------
+
+    def schema(self) -> ServiceSchema:
+        """What can be configured, with the defaults of the class as written."""
+        return self._schema
+
+    @property
+    def settings(self) -> ServiceSettings:
+        """The settings in force."""
+        return self._settings
+
+    def configure(self, settings: ServiceSettings) -> None:
+        """Apply resolved settings: names, arguments, and class attributes on ``inner``.
+
+        Raises:
+            InvalidNameError: a name with a character that is not allowed.
+        """
+        self._apply(settings)
+        for name, value in settings.attributes.items():
+            setattr(self.inner, name, value)
+        if self.state is ServiceState.CREATED:
+            self.advance(ServiceState.CONFIGURED)
+
+    def _apply(self, settings: ServiceSettings) -> None:
+        if settings.enabled:
+            check_namespace(settings.namespace)
+            check_component(settings.component)
+        self._settings = settings
+        self._dynamo_config = DynamoConfig(settings.enabled, settings.namespace, settings.component)
+        given = {key: getattr(settings, key) for key in ("workers", "resources", "traffic")}
+        self.config |= {key: value for key, value in given.items() if value}
+
+    @property
+    def envs(self) -> dict[str, str]:
+        """Environment variables of its processes."""
+        return self._settings.envs
+
+    # -- identity -----------------------------------------------------------------------------------
+
+    @property
+    def dynamo_config(self) -> DynamoConfig:
+        """Namespace, name and enabled, as configured."""
+        return self._dynamo_config
+
+    def is_dynamo_component(self) -> bool:
+        """Whether it is a distributed component."""
+        return self._dynamo_config.enabled
+
+    @property
+    def component_name(self) -> str:
+        """Name of the component."""
+        return self._settings.component
+
+    @property
+    def namespace_name(self) -> str:
+        """Its namespace, ``default`` where none is given."""
+        return self._settings.namespace
+
+    def dynamo_address(self) -> tuple[str, str]:
+        """``(namespace, component)``.
+
+        Raises:
+            ConfigError: it is no component.
+        """
+        if not self.is_dynamo_component():
+            raise ConfigError(f"{self.name} is no component; give @service(dynamo={{...}})")
+        return self.namespace_name, self.component_name
+
+    def endpoint_id(self, name: str) -> EndpointId:
+        """Address of one of its endpoints.
+
+        Raises:
+            UnknownEndpointError: it has none of that name.
+        """
+        return EndpointId(self.namespace_name, self.component_name, self.find_endpoint(name).name)
+
+    # -- endpoints ----------------------------------------------------------------------------------
+
+    def get_dynamo_endpoints(self) -> dict[str, DynamoEndpoint]:
+        """All endpoints by name."""
+        return self._dynamo_endpoints
+
+    def get_endpoint(self, name: str) -> DynamoEndpoint | None:
+        """The endpoint of that name, or ``None``."""
+        return self._dynamo_endpoints.get(name)
+
+    def has_endpoint(self, name: str) -> bool:
+        """Whether there is an endpoint of that name."""
+        return name in self._dynamo_endpoints
+
+    def find_endpoint(self, name: str) -> DynamoEndpoint:
+        """The endpoint of that name, or whose method has it.
+
+        Raises:
+            UnknownEndpointError: there is none; names the nearest and lists those available.
+        """
+        if name in self._dynamo_endpoints:
+            return self._dynamo_endpoints[name]
+        for declared in self._dynamo_endpoints.values():
+            if declared.attribute == name:
+                return declared
+        raise UnknownEndpointError(
+            f"{self.name} has no endpoint {name!r}{suggest(name, self._dynamo_endpoints, label='available')}"
+        )
+
+    # -- linking and lifecycle ----------------------------------------------------------------------
+
+    def is_linked(self) -> bool:
+        """Whether its dependencies are bound."""
+        return self._linked
+
+    @property
+    def links(self) -> tuple[DynamoService[Any], ...]:
+        """Services that ``link(other)`` tied to it."""
+        return tuple(self._links)
+
+    def link(self, other: DynamoService[Any] | None = None) -> DynamoService[Any]:
+        """Bind the dependencies, once; or, with ``other``, build a graph.
+
+        Args:
+            other: A dependency of this service that belongs to the graph; dependencies that are not
+                linked are left out then.
+
+        Returns:
+            ``other``, so that links chain: ``Frontend.link(Processor).link(Worker)``; else itself.
+
+        Raises:
+            ConfigError: it does not depend on ``other``.
+        """
+        if other is not None:
+            known = {d.service.name: d.service for d in self.dependencies.values() if d.service is not None}
+            if known.get(getattr(other, "name", "")) is not other:
+                name = getattr(other, "name", repr(other))
+                raise ConfigError(f"{self.name} does not depend on {name}{suggest(name, known)}")
+            if other not in self._links:
+                self._links.append(other)
+            return other
+        if not self._linked:
+            for dependency in self.dependencies.values():
+                dependency.get()
+            self._linked = True
+            if self.state in (ServiceState.CREATED, ServiceState.CONFIGURED):
+                self.advance(ServiceState.LINKED)
+        return self
+
+    def advance(self, state: ServiceState) -> None:
+        """Note that the service has reached ``state``.
+
+        Raises:
+            ConfigError: it is past it.
+        """
+        check_step(self.name, self.state, state)
+        if state is not self.state:
+            log.debug("service %s: %s -> %s", self.name, self.state, state)
+            self.state = state
+
+    async def on_startup(self, instance: object) -> None:
+        """Run the start hooks of an instance."""
+        await run_hooks(instance, "start")
+        if self.state is not ServiceState.RUNNING:  # a second instance beside one that runs
+            self.advance(ServiceState.INITIALIZED)
+
+    async def on_shutdown(self, instance: object) -> None:
+        """Run the shutdown hooks of an instance."""
+        self.advance(ServiceState.STOPPING)
+        await run_hooks(instance, "shutdown")
+
+    # -- the class behind it ------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **kwargs: Any) -> T:
+        """Make an instance of the class."""
+        return self.inner(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner" or (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(name)
+        if hasattr(self.inner, name):
+            return getattr(self.inner, name)
+        known = [word for word in dir(self.inner) if not word.startswith("_")]
+        raise AttributeError(f"service {self.name} has no attribute {name!r}{suggest(name, known)}")
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        return (self.inner,)
+
+    def __instancecheck__(self, instance: object) -> bool:
+        return isinstance(instance, self.inner)
+
+    def __repr__(self) -> str:
+        where = f" {self.namespace_name}.{self.component_name}" if self.is_dynamo_component() else ""
+        return f"<DynamoService {self.name}{where}>"
+
+
+_OPTIONS = frozenset(
+    {"backlog", "cmd", "concurrency", "description", "endpoints", "extra_ports", "grpc", "http", "logging"}
+    | {
+        "max_runners",
+        "metrics",
+        "monitoring",
+        "name",
+        "path_prefix",
+        "runner_probe",
+        "ssl",
+        "threads",
+        "timeout",
+    }
+    | {"tracing"}
+)
+"""Other keywords of ``@service``: ours, and those of BentoML's that are handed on to it."""
+
+
+def service(
+    inner: type[T] | None = None,
+    /,
+    *,
+    dynamo: Mapping[str, Any] | DynamoConfig | None = None,
+    resources: Mapping[str, Any] | None = None,
+    workers: int = _ONE_WORKER,
+    traffic: Mapping[str, Any] | None = None,
+    image: Any = None,
+    envs: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
+    labels: Mapping[str, str] | None = None,
+    **options: Any,
+) -> Any:
+    """Make a class a service, as ``@service`` or ``@service(...)``.
+
+    Args:
+        inner: The class.
+        dynamo: ``{"enabled", "namespace", "name"}``: a distributed component, unless ``enabled`` is false.
+            Without it a plain in-process service in namespace ``default``.
+        resources: ``{"gpu", "cpu", "memory"}`` of each worker.
+        workers: Processes.
+        traffic: ``{"timeout" (seconds), "concurrency", "max_queue"}`` of the component as a whole.
+        image: Container image, for deployment tools.
+        envs: Environment variables, a mapping or ``[{"name": …, "value": …}]``.
+        labels: Free labels.
+        **options: ``concurrency`` (slots per process), ``name``, and options that BentoML knows.
+
+    Returns:
+        A :class:`DynamoService`.
+
+    Raises:
+        InvalidNameError: a namespace, component or endpoint name with a character that is not allowed.
+        ConfigError: an unknown argument, or one of the wrong type or out of range.
+
+    Example:
+        >>> @service(dynamo={"namespace": "dynamo"}, resources={"gpu": 1})
+        ... class Worker:
+        ...     model: str = "tiny"
+        >>> Worker.dynamo_address()
+        ('dynamo', 'Worker')
+    """
+    for option in options:
+        if option not in _OPTIONS:
+            known = {*_OPTIONS, "dynamo", "resources", "workers", "traffic", "image", "envs", "labels"}
+            raise ConfigError(f"@service has no argument {option!r}{suggest(option, known)}")
+    config = {"resources": resources, "workers": workers, "traffic": traffic, "labels": labels, **options}
+    config = {key: value for key, value in config.items() if value is not None}
+    if workers is _ONE_WORKER:
+        del config["workers"]  # not written, so its origin is not this decorator
+    component = as_dynamo_config(dynamo)
+
+    def decorate(cls: type[T]) -> DynamoService[T]:
+        if not isinstance(cls, type):
+            raise ConfigError(f"@service decorates a class, not {cls!r}")
+        return DynamoService(config, cls, image, envs, component)
+
+    return decorate if inner is None else decorate(inner)

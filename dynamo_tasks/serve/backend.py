@@ -1,0 +1,95 @@
+"""What the commands that look into a running system need of the layers below.
+
+Loaded at the moment of use: ``dynamo-tasks --help`` and ``serve`` itself must not wait for Celery.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections.abc import AsyncIterable, Iterable
+from typing import Any, Protocol, cast
+
+__all__ = ["Client", "Item", "Runtime", "Stream", "connect", "open_stream", "snapshot"]
+
+
+class Item(Protocol):
+    """One value of a stream."""
+
+    id: str
+
+    def data(self) -> Any:
+        """The value that the endpoint yielded."""
+        ...
+
+
+class Client(Protocol):
+    """A client of one endpoint."""
+
+    def generate(self, payload: Any) -> AsyncIterable[Item]:
+        """Send a request through the queue and follow its stream."""
+        ...
+
+
+class _Endpoint(Protocol):
+    async def client(self) -> Client: ...
+
+
+class _Component(Protocol):
+    def endpoint(self, name: str) -> _Endpoint: ...
+
+
+class _Namespace(Protocol):
+    def component(self, name: str) -> _Component: ...
+
+
+class Runtime(Protocol):
+    """A connection to a system that runs."""
+
+    def namespace(self, name: str) -> _Namespace:
+        """The namespace of that name."""
+        ...
+
+    async def aclose(self) -> None:
+        """Give the connections back."""
+        ...
+
+
+class Stream(Protocol):
+    """A request's stream, found by its id."""
+
+    def stream(self, after: str | None = None) -> Iterable[Any]:
+        """Yield its values from the start, or after an event id, until its end."""
+        ...
+
+
+def snapshot(url: str) -> dict[str, Any]:
+    """What runs at a Redis URL, in the shape of ``status --json``.
+
+    Raises:
+        ServerUnavailableError: the server cannot be reached.
+    """
+    found = importlib.import_module("dynamo_tasks.runtime.inspect").snapshot(url)
+    return cast("dict[str, Any]", found)
+
+
+async def connect(url: str) -> Runtime:
+    """A runtime for a Redis URL.
+
+    Raises:
+        ServerUnavailableError: the server cannot be reached.
+    """
+    runtime = await importlib.import_module("dynamo_tasks.runtime").DistributedRuntime.create(url)
+    return cast("Runtime", runtime)
+
+
+def open_stream(url: str, request_id: str) -> Stream:
+    """The stream of a request, running or finished.
+
+    Raises:
+        RequestNotFoundError: nobody knows this id.
+        StreamExpiredError: its retention is over.
+    """
+    # The application of the queue layer reads its server from here when it is imported.
+    os.environ["DYNAMO_REDIS_URL"] = url
+    return cast("Stream", importlib.import_module("dynamo_tasks.queue.result").StreamResult(request_id))

@@ -1,0 +1,1 @@
+"""The commands of ``dynamo-tasks``, one module each."""

@@ -1,0 +1,63 @@
+"""``dynamo-tasks call``: one request through the queue, its stream on the terminal."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from typing import Any
+
+import click
+
+from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.serve import backend
+from dynamo_tasks.serve.chunks import ChunkPrinter
+from dynamo_tasks.serve.server import resolve_redis_url
+
+__all__ = ["call"]
+
+
+@click.command()
+@click.argument("endpoint")
+@click.argument("payload", metavar="JSON")
+@click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for all of it.")
+def call(endpoint: str, payload: str, timeout: float | None) -> None:
+    """Call ENDPOINT (namespace.Component.endpoint) with JSON ("-" reads it from stdin).
+
+    Text is shown as it comes, other values as one JSON document per line.
+    """
+    address = EndpointId.parse(endpoint)
+    request = _parse(sys.stdin.read() if payload == "-" else payload)
+    asyncio.run(_call(resolve_redis_url(), address, request, timeout))
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidRequestError(
+            f'JSON argument: {error}; e.g. \'{{"prompt": "hi"}}\'', param="JSON"
+        ) from error
+
+
+async def _call(url: str, address: EndpointId, request: Any, timeout: float | None) -> None:
+    try:
+        async with asyncio.timeout(timeout):
+            await _stream(url, address, request)
+    except TimeoutError as error:
+        if isinstance(error, DeadlineExceededError):
+            raise
+        raise DeadlineExceededError(f"{address} was not done within {timeout:g} s (--timeout)") from error
+
+
+async def _stream(url: str, address: EndpointId, request: Any) -> None:
+    runtime = await backend.connect(url)
+    try:
+        component = runtime.namespace(address.namespace).component(address.component)
+        client = await component.endpoint(address.name).client()
+        with ChunkPrinter() as show:
+            async for item in client.generate(request):
+                show(item.data())
+    finally:
+        await runtime.aclose()

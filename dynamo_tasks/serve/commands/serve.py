@@ -1,0 +1,155 @@
+"""``dynamo-tasks serve``: start a graph with all that it needs."""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from dynamo_tasks.serve.output import Output, plain_console
+from dynamo_tasks.serve.ports import check_port
+
+if TYPE_CHECKING:
+    from dynamo_tasks.serve.plan import PlanOptions
+
+__all__ = ["serve", "split_flags"]
+
+_FLAG = re.compile(r"--[A-Za-z_][\w-]*(\.[\w-]+)+(=.*)?", re.DOTALL)
+_LEVELS = ["debug", "info", "warning", "error"]
+
+
+def split_flags(arguments: list[str]) -> tuple[list[str], list[str]]:
+    """Take ``--Service.key=value`` and ``--Service.key value`` out of a command line.
+
+    Args:
+        arguments: As typed.
+
+    Returns:
+        The other arguments, and the flags in the form ``--Service.key=value``.
+
+    Raises:
+        click.UsageError: a flag without a value.
+    """
+    rest: list[str] = []
+    flags: list[str] = []
+    given = iter(arguments)
+    for argument in given:
+        if not _FLAG.fullmatch(argument):
+            rest.append(argument)
+        elif "=" in argument:
+            flags.append(argument)
+        else:
+            value = next(given, None)
+            if value is None or value.startswith("--"):
+                raise click.UsageError(f"{argument} needs a value: {argument}=VALUE")
+            flags.append(f"{argument}={value}")
+    return rest, flags
+
+
+class _ServeCommand(click.Command):
+    """Collects the flags of services, whose names only the graph knows."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        rest, flags = split_flags(args)
+        ctx.meta[__name__] = tuple(flags)
+        return super().parse_args(ctx, rest)
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        return [*super().collect_usage_pieces(ctx), "[--Service.key=value ...]"]
+
+
+@click.command(cls=_ServeCommand)
+@click.argument("graph", required=False)
+@click.option(
+    "-f",
+    "--config",
+    type=click.Path(path_type=Path),
+    metavar="CONFIG",
+    help="YAML file with the services' settings.",
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 = any free one."
+)
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve HTTP on.")
+@click.option("--model", metavar="M", help="Model to serve; short for --Worker.model=M.")
+@click.option(
+    "--service", "services", multiple=True, metavar="NAME", help="Start only this service (repeatable)."
+)
+@click.option(
+    "--api-key", metavar="KEY", help="Ask every HTTP request for this key (comma list for several)."
+)
+@click.option(
+    "--loglevel", type=click.Choice(_LEVELS), default="warning", show_default=True, help="Of the processes."
+)
+@click.option(
+    "--dry-run", is_flag=True, help="Show settings with their origins, and processes; start nothing."
+)
+@click.pass_context
+def serve(
+    ctx: click.Context,
+    graph: str | None,
+    config: Path | None,
+    port: int,
+    host: str,
+    model: str | None,
+    services: tuple[str, ...],
+    api_key: str | None,
+    loglevel: str,
+    dry_run: bool,
+) -> None:
+    """Serve GRAPH (module:Class of its entry service) until Ctrl-C.
+
+    Without arguments: the default graph on the echo engine. Starts an embedded Redis server unless
+    DYNAMO_REDIS_URL names one. Any setting of a service can be given as --Service.key=value.
+    """
+    # The graph is the user's own code in the current directory, where `python -m` finds it too.
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    from dynamo_tasks.serve.plan import PlanOptions, default_graph
+
+    options = PlanOptions(
+        graph=graph or default_graph(),
+        config=config,
+        flags=ctx.meta[__name__],
+        model=model,
+        services=services,
+        host=host,
+        port=port,
+        loglevel=loglevel,
+    )
+    if dry_run:
+        _show(options)
+        return
+    options = dataclasses.replace(options, port=check_port(host, port))
+    ctx.exit(_run(options, api_key))
+
+
+def _run(options: PlanOptions, api_key: str | None) -> int:
+    from dynamo_tasks.serve.backend import snapshot
+    from dynamo_tasks.serve.plan import make_plan
+    from dynamo_tasks.serve.session import Session
+
+    async def main() -> int:
+        session = Session(
+            lambda suffix: make_plan(dataclasses.replace(options, node_suffix=suffix)),
+            host=options.host,
+            port=options.port,
+            api_key=api_key,
+            output=Output(),
+            snapshot=snapshot,
+        )
+        return await session.run()
+
+    return asyncio.run(main())
+
+
+def _show(options: PlanOptions) -> None:
+    from dynamo_tasks.serve.dryrun import render_plan
+    from dynamo_tasks.serve.plan import make_plan
+
+    plain_console().print(render_plan(make_plan(options)), soft_wrap=True)

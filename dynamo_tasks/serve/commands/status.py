@@ -1,0 +1,50 @@
+"""``dynamo-tasks status``: what runs, and how busy it is."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+from rich.console import Console
+from rich.live import Live
+
+from dynamo_tasks.serve.backend import snapshot
+from dynamo_tasks.serve.output import plain_console
+from dynamo_tasks.serve.render import render_status
+from dynamo_tasks.serve.server import resolve_redis_url
+
+__all__ = ["status"]
+
+
+@click.command()
+@click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
+@click.option(
+    "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds; --watch."
+)
+@click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON document.")
+def status(watch: bool, interval: float, as_json: bool) -> None:
+    """Show namespaces, components, endpoints and instances with their load."""
+    if watch and as_json:
+        raise click.UsageError("--watch and --json exclude each other")
+    url = resolve_redis_url()
+    if as_json:
+        click.echo(json.dumps(snapshot(url), indent=2, default=str))
+    elif watch:
+        _watch(plain_console(), url, interval)
+    else:
+        plain_console().print(render_status(snapshot(url)))
+
+
+def _watch(console: Console, url: str, interval: float) -> None:
+    try:
+        if not console.is_terminal:
+            while True:
+                console.print(render_status(snapshot(url)))
+                time.sleep(interval)
+        with Live(render_status(snapshot(url)), console=console, auto_refresh=False) as live:
+            while True:
+                time.sleep(interval)
+                live.update(render_status(snapshot(url)), refresh=True)
+    except KeyboardInterrupt:
+        return

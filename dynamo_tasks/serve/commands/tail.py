@@ -1,0 +1,25 @@
+"""``dynamo-tasks tail``: replay and follow the stream of any request."""
+
+from __future__ import annotations
+
+import click
+
+from dynamo_tasks.protocol.events import EventId
+from dynamo_tasks.serve import backend
+from dynamo_tasks.serve.chunks import ChunkPrinter
+from dynamo_tasks.serve.server import resolve_redis_url
+
+__all__ = ["tail"]
+
+
+@click.command()
+@click.argument("request_id")
+@click.option("--after", metavar="EVENT_ID", help="Begin after this event, e.g. 1763790000000-57.")
+def tail(request_id: str, after: str | None) -> None:
+    """Show the stream of REQUEST_ID from its start, and follow it to its end."""
+    if after is not None:
+        EventId.parse(after)
+    stream = backend.open_stream(resolve_redis_url(), request_id)
+    with ChunkPrinter() as show:
+        for chunk in stream.stream(after=after):
+            show(chunk)

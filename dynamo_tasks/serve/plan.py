@@ -1,0 +1,192 @@
+"""From a graph and its settings to the processes that serve it.
+
+- A component that is enabled and has endpoints: ``workers`` Celery workers.
+- The entry service, if it is not such a component: one process that serves HTTP.
+- A service without ``dynamo=`` lives inside the processes of those that depend on it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dynamo_tasks.config import Layer, ResolvedConfig, env_layer, flags_layer, load_yaml, resolve
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.sdk import DynamoService, Graph, load_graph
+from dynamo_tasks.serve.spec import Plan, ProcessSpec
+
+__all__ = ["Plan", "PlanOptions", "default_graph", "make_plan"]
+
+Service = DynamoService[Any]
+
+_DEFAULT_GRAPHS = ("workers.agg:Frontend", "dynamo_tasks.services.agg:Frontend")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What the command line of ``serve`` says about the graph.
+
+    Attributes:
+        graph: ``module:Class`` of the entry service.
+        config: YAML file.
+        flags: ``--Service.key=value`` each.
+        model: Short for ``--Worker.model=…``, for every service of the graph that has a ``model``.
+        services: Only these; empty = all.
+        host: Address that HTTP is served on.
+        port: Its port, already chosen (not 0).
+        loglevel: Of the workers and the HTTP process.
+        node_suffix: Makes Celery node names unique where several ``serve`` share a server.
+    """
+
+    graph: str
+    config: Path | None = None
+    flags: tuple[str, ...] = ()
+    model: str | None = None
+    services: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
+    port: int = 8000
+    loglevel: str = "warning"
+    node_suffix: str = ""
+
+
+def default_graph() -> str:
+    """``workers.agg:Frontend`` if it can be imported, else the same graph of the library."""
+    project, library = _DEFAULT_GRAPHS
+    try:
+        found = importlib.util.find_spec(project.partition(":")[0])
+    except ModuleNotFoundError:
+        found = None
+    return library if found is None else project
+
+
+def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) -> Plan:
+    """Load the graph, resolve its settings and lay out its processes. Nothing is started.
+
+    Args:
+        options: See :class:`PlanOptions`.
+        environ: ``os.environ`` by default.
+
+    Raises:
+        ConfigError: no such graph or service, or settings that are not valid.
+    """
+    graph = load_graph(options.graph)
+    flags = [*_model_flags(graph, options.model), *options.flags]
+    config = _resolve(graph, options, flags, os.environ if environ is None else environ)
+    graph.configure(config)
+    chosen = _chosen(graph, options.services)
+    components = [service for service in chosen if _is_worker(service, config)]
+    # Dependencies come first in a graph, so that a component is up before those who call it.
+    specs = [spec for service in components for spec in _workers(service, config, options, flags)]
+    http = graph.entry if graph.entry in chosen and graph.entry not in components else None
+    if http is not None:
+        specs.append(_host(http, config, options, flags))
+    if not specs:
+        names = ", ".join(service.name for service in chosen)
+        raise ConfigError(f"nothing to start: {names} has no process of its own (it lives in its callers')")
+    return Plan(
+        processes=tuple(specs),
+        config=config,
+        http=http.name if http is not None else None,
+        components=_expected(components, config),
+    )
+
+
+def _expected(components: Sequence[Service], config: ResolvedConfig) -> dict[str, int]:
+    settings = [config[service.name] for service in components]
+    return {f"{item.namespace}.{item.component}": item.workers for item in settings}
+
+
+def _resolve(
+    graph: Graph, options: PlanOptions, flags: Sequence[str], environ: Mapping[str, str]
+) -> ResolvedConfig:
+    layers: list[Layer] = [flags_layer(flags)]
+    if options.config is not None:
+        layers.append(load_yaml(options.config))
+    layers.append(env_layer(environ))
+    return resolve(graph.schemas(), layers)
+
+
+def _model_flags(graph: Graph, model: str | None) -> list[str]:
+    if model is None:
+        return []
+    takers = [service.name for service in graph.components() if "model" in service.schema().names]
+    if not takers:
+        raise ConfigError("--model: no component of this graph has a `model`")
+    return [f"--{name}.model={model}" for name in takers]
+
+
+def _chosen(graph: Graph, names: Sequence[str]) -> list[Service]:
+    picked = [graph[name].name for name in names]
+    return [service for service in graph.services if not names or service.name in picked]
+
+
+def _is_worker(service: Service, config: ResolvedConfig) -> bool:
+    return config[service.name].enabled and bool(service.get_dynamo_endpoints())
+
+
+def _workers(
+    service: Service, config: ResolvedConfig, options: PlanOptions, flags: Sequence[str]
+) -> list[ProcessSpec]:
+    settings = config[service.name]
+    head = (sys.executable, "-m", "celery", "-A", "dynamo_tasks", "--quiet", "worker")
+    return [
+        ProcessSpec(
+            name=f"{service.name}-{index}",
+            service=service.name,
+            argv=(
+                *head,
+                *_service_arguments(service, options, flags),
+                *("-n", f"{service.name}-{index}{options.node_suffix}@%h"),
+                *("--loglevel", options.loglevel, "--without-gossip", "--without-mingle"),
+            ),
+            env=settings.envs,
+        )
+        for index in range(settings.workers)
+    ]
+
+
+def _host(
+    service: Service, config: ResolvedConfig, options: PlanOptions, flags: Sequence[str]
+) -> ProcessSpec:
+    return ProcessSpec(
+        name=service.name,
+        service=service.name,
+        argv=(
+            *(sys.executable, "-m", "dynamo_tasks.runtime.main"),
+            *_service_arguments(service, options, flags),
+            *("--host", options.host, "--port", str(options.port), "--loglevel", options.loglevel),
+        ),
+        env=config[service.name].envs,
+    )
+
+
+def _service_arguments(service: Service, options: PlanOptions, flags: Sequence[str]) -> list[str]:
+    arguments = ["--service", _reference(service, options.graph)]
+    if options.config is not None:
+        arguments += ["--config", str(options.config.absolute())]
+    for setting in _settings(flags):
+        arguments += ["--set", setting]
+    return arguments
+
+
+def _settings(flags: Sequence[str]) -> list[str]:
+    """``--Service.key=value`` and ``--Service.key value`` as ``Service.key=value``."""
+    rest = iter(flags)
+    return [
+        flag.removeprefix("--") if "=" in flag else f"{flag.removeprefix('--')}={next(rest, '')}"
+        for flag in rest
+    ]
+
+
+def _reference(service: Service, graph: str) -> str:
+    """``module:Class``, in the graph's own module where it has a name: only there are links made."""
+    for module in (graph.partition(":")[0], service.inner.__module__):
+        for name, value in vars(sys.modules[module]).items():
+            if value is service:
+                return f"{module}:{name}"
+    raise ConfigError(f"service {service.name} cannot be started: no module has it as a name of its own")

@@ -1,0 +1,247 @@
+"""One run of ``serve``: the server, the processes, the ready line, and the way down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import json
+import os
+import shlex
+import signal
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
+from dynamo_tasks.serve import http
+from dynamo_tasks.serve.home import Home
+from dynamo_tasks.serve.output import Output
+from dynamo_tasks.serve.resp import mask_url, ping
+from dynamo_tasks.serve.server import EmbeddedServer
+from dynamo_tasks.serve.spec import Plan, ProcessSpec
+from dynamo_tasks.serve.supervisor import Supervisor
+
+__all__ = ["Session", "Snapshot"]
+
+_GRACE_S = 3.0
+_WATCH_S = 0.5
+_REGISTRY_S = 0.2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+Snapshot = Callable[[str], Mapping[str, Any]]
+"""Says which instances are registered at a Redis URL."""
+
+
+class Session:
+    """Runs a plan until a signal comes or a service fails; then takes everything down within 5 s."""
+
+    def __init__(
+        self,
+        make: Callable[[str], Plan],
+        *,
+        host: str,
+        port: int,
+        api_key: str | None = None,
+        output: Output | None = None,
+        snapshot: Snapshot | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> None:
+        """Prepare; :meth:`run` does it all.
+
+        Args:
+            make: Gives the plan for a suffix of node names (``""`` while nobody shares the server).
+            host: Address that HTTP is served on.
+            port: Its port.
+            api_key: Key that the frontend asks for; reaches it through its environment.
+            output: Where lines go.
+            snapshot: Tells when the components are up where no HTTP process says so.
+            environ: ``os.environ`` by default.
+        """
+        self._make = make
+        self._host = host
+        self._port = port
+        self._api_key = api_key
+        self._output = output or Output()
+        self._snapshot = snapshot
+        self._environ = os.environ if environ is None else environ
+        self._stop = asyncio.Event()
+        self._server: EmbeddedServer | None = None
+        self._supervisor: Supervisor | None = None
+
+    async def run(self) -> int:
+        """Serve.
+
+        Returns:
+            Exit code: 0 after a signal, 1 when a service failed after everything was ready.
+
+        Raises:
+            ConfigError: the plan is not valid.
+            ServerUnavailableError: no Redis server.
+            UnavailableError: a service did not start.
+        """
+        start = time.monotonic()
+        loop = asyncio.get_running_loop()
+        # Under nohup a hang-up stays ignored.
+        heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        if signal.SIGINT not in heeded:
+            # A shell that starts us in the background ignores it for us, but `kill -INT` is meant.
+            heeded.append(signal.SIGINT)
+        for number in heeded:
+            loop.add_signal_handler(number, self._signalled)
+        try:
+            # Before the server: a mistake in the graph or its settings must not start anything.
+            plan = self._make("")
+            url = await self._connect()
+            return 0 if self._stop.is_set() else await self._serve(plan, url, start)
+        finally:
+            await self._down()
+            for number in heeded:
+                loop.remove_signal_handler(number)
+
+    def _signalled(self) -> None:
+        if self._stop.is_set() and self._supervisor is not None:
+            # Asked twice: no more patience.
+            for process in self._supervisor.processes:
+                process.kill()
+        self._stop.set()
+        if self._server is not None:
+            self._server.abort()
+
+    async def _connect(self) -> str:
+        """The server to use; the embedded one is joined, and started if need be."""
+        if url := self._environ.get("DYNAMO_REDIS_URL"):
+            if await asyncio.to_thread(ping, url) != "PONG":
+                raise ServerUnavailableError(
+                    f"Redis at {mask_url(url)} still loads its data; try again later"
+                )
+            self._output.say("server", f"{mask_url(url)} (DYNAMO_REDIS_URL)")
+            return url
+        home = Home.from_environ(self._environ)
+        self._server = EmbeddedServer(home)
+        try:
+            url = await asyncio.to_thread(self._server.join)
+        except ServerUnavailableError:
+            if self._stop.is_set():
+                return ""
+            raise
+        self._output.say("server", f"{mask_url(url)} (embedded, data in {home.server})")
+        return url
+
+    async def _serve(self, plan: Plan, url: str, start: float) -> int:
+        if self._server is not None and self._server.shared:
+            plan = self._make(f"-{os.getpid()}")
+        specs = [self._complete(spec, url, spec.name == plan.http) for spec in plan.processes]
+        self._output.names([spec.name for spec in specs])
+        supervisor = Supervisor(specs, on_line=self._output.log, on_notice=self._output.notice)
+        self._supervisor = supervisor
+        await supervisor.start()
+        watch = asyncio.create_task(self._watch_server())
+        try:
+            if await self._unless_stopped(self._ready(supervisor, plan, url, start)):
+                return 0
+            reason = await self._until_end(supervisor)
+        finally:
+            watch.cancel()
+        if reason is None:
+            return 0
+        self._output.say("failed", reason, style="bold red")
+        return 1
+
+    def _complete(self, spec: ProcessSpec, url: str, is_http: bool) -> ProcessSpec:
+        """Add what only a run knows: the server's URL, the API key, how to ask for readiness."""
+        env = {**spec.env, "DYNAMO_REDIS_URL": url}
+        if is_http and self._api_key:
+            env["DYNAMO_API_KEYS"] = self._api_key
+        return dataclasses.replace(spec, env=env, ready=self._http_ready if is_http else None)
+
+    async def _http_ready(self) -> bool:
+        status, _ = await http.get(self._host, self._port, "/ready")
+        return status == 200
+
+    async def _unless_stopped(self, work: Awaitable[None]) -> bool:
+        """Do ``work``; True when a signal came first."""
+        stopped = asyncio.create_task(self._stop.wait())
+        task = asyncio.ensure_future(work)
+        await asyncio.wait({stopped, task}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if not task.done():
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+            return True
+        task.result()
+        return False
+
+    async def _ready(self, supervisor: Supervisor, plan: Plan, url: str, start: float) -> None:
+        if plan.http is None:
+            await supervisor.wait_ready(lambda: self._registered(supervisor, url))
+            self._output.say("ready", f"{', '.join(plan.components)} ({time.monotonic() - start:.1f} s)")
+            return
+        await supervisor.wait_ready()
+        address = http.base_url(self._host, self._port)
+        self._output.say("ready", f"{address} ({time.monotonic() - start:.1f} s)", style="bold green")
+        self._output.say("try", await self._example(address))
+
+    async def _registered(self, supervisor: Supervisor, url: str) -> None:
+        """Wait until the registry lists every process of ours."""
+        while self._snapshot is not None:
+            shown = await asyncio.to_thread(self._snapshot, url)
+            ours = {process.pid for process in supervisor.processes}
+            if ours <= {item["pid"] for item in shown["instances"]}:
+                return
+            await asyncio.sleep(_REGISTRY_S)
+
+    async def _example(self, address: str) -> str:
+        keys = self._api_key or self._environ.get("DYNAMO_API_KEYS", "")
+        first = keys.partition(",")[0].strip()
+        _, listed = await http.get(self._host, self._port, "/v1/models", api_key=first or None)
+        models = [item["id"] for item in (listed or {}).get("data", [])]
+        body = {
+            "model": models[0] if models else "MODEL",
+            "messages": [{"role": "user", "content": "Hello!"}],
+            "stream": True,
+        }
+        # The line may end up in a log: the key itself is not in it.
+        key = ' -H "Authorization: Bearer $DYNAMO_API_KEY"' if first else ""
+        return (
+            f"curl -N {address}/v1/chat/completions{key} "
+            f"-H 'Content-Type: application/json' -d {shlex.quote(json.dumps(body))}"
+        )
+
+    async def _until_end(self, supervisor: Supervisor) -> str | None:
+        """Wait for a signal (``None``) or for a service to fail (why)."""
+        failed = asyncio.create_task(supervisor.wait_failed())
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({failed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if failed.done():
+            return failed.result()
+        failed.cancel()
+        return None
+
+    async def _watch_server(self) -> None:
+        while self._server is not None:
+            await asyncio.sleep(_WATCH_S)
+            try:
+                if await asyncio.to_thread(self._server.revive):
+                    self._output.say("server", "had ended, started again on its data", style="yellow")
+            except (ServerUnavailableError, ConfigError) as error:
+                self._output.say("server", f"cannot be started again: {error.message}", style="bold red")
+
+    async def _down(self) -> None:
+        start = time.monotonic()
+        if self._supervisor is not None:
+            if self._stop.is_set():
+                self._output.say("stop", "stopping")
+            await self._supervisor.stop(_GRACE_S)
+        if self._server is not None:
+            self._server.abort()
+            try:
+                last = await asyncio.to_thread(self._server.leave)
+            except DynamoError as error:
+                self._output.say("server", error.message, style="bold red")
+            else:
+                self._output.say("server", "stopped" if last else "left running for its other users")
+        if self._stop.is_set():
+            self._output.say("stop", f"done ({time.monotonic() - start:.1f} s)")

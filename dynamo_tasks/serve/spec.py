@@ -1,0 +1,107 @@
+"""What a supervised process is, and when it is started again."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from dynamo_tasks.config import ResolvedConfig
+
+__all__ = ["Notice", "NoticeKind", "Plan", "ProcessSpec", "RestartPolicy"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RestartPolicy:
+    """When a process that ended is started again.
+
+    Attributes:
+        max_quick_failures: After so many quick ends in a row it is given up.
+        quick_s: A run shorter than this many seconds is a quick end, and so is any end before everything was
+            ready for the first time; a longer run resets the count.
+        base_s: Seconds before the first new start; doubled with each further quick end.
+        max_s: Longest wait in seconds.
+        jitter: Share by which a wait is varied, so that many workers don't come back at once.
+        fatal_codes: Exit codes that no new start can mend (2 = bad configuration) as long as not everything
+            was ready once. A process that has served is always given another chance.
+    """
+
+    max_quick_failures: int = 5
+    quick_s: float = 10.0
+    base_s: float = 0.5
+    max_s: float = 15.0
+    jitter: float = 0.2
+    fatal_codes: frozenset[int] = frozenset({2, 127})
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after the n-th quick end in a row (0 = the run was a long one)."""
+        wait: float = min(self.max_s, self.base_s * 2.0 ** max(0, failures - 1))
+        return wait * random.uniform(1 - self.jitter, 1 + self.jitter)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessSpec:
+    """One process to supervise.
+
+    Attributes:
+        name: Unique, shown before each of its log lines: ``Worker-0``.
+        argv: Program and arguments.
+        env: Variables on top of the supervisor's own environment.
+        service: Name of the service that it serves; several processes may serve one.
+        restart: When it is started again.
+        ready: Asked about ten times a second after a start, until it says True. ``None``: a process is ready
+            as soon as it runs.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    service: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    restart: RestartPolicy = RestartPolicy()
+    ready: Callable[[], Awaitable[bool]] | None = None
+
+
+class NoticeKind(StrEnum):
+    """What happened to a process."""
+
+    STARTED = "started"
+    READY = "ready"
+    RESTARTING = "restarting"
+    """It ended and will be started again."""
+    FAILED = "failed"
+    """It ended and is given up."""
+    KILLED = "killed"
+    """It did not stop in time when told to."""
+
+
+@dataclass(frozen=True)
+class Notice:
+    """One event in the life of a supervised process.
+
+    Attributes:
+        kind: What happened.
+        spec: To whom.
+        text: For people: pid, reason, next step.
+    """
+
+    kind: NoticeKind
+    spec: ProcessSpec
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to run.
+
+    Attributes:
+        processes: In the order of their start: components first, the HTTP process last.
+        config: The resolved settings with their origins.
+        http: Name of the HTTP process; ``None`` when none is started.
+        components: ``namespace.Component`` → number of instances to expect.
+    """
+
+    processes: tuple[ProcessSpec, ...]
+    config: ResolvedConfig
+    http: str | None = None
+    components: Mapping[str, int] = field(default_factory=dict)

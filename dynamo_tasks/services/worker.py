@@ -1,0 +1,114 @@
+"""``Worker``: one engine per process, its requests from the queue."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+from dynamo_tasks.engines import Engine, EngineStats, create_engine
+from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
+from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, liveness, on_shutdown, service
+from dynamo_tasks.sdk.context import current_context
+
+__all__ = ["Worker"]
+
+_DEFAULT_SLOTS = 256
+
+
+@service(dynamo={"namespace": "dynamo"})
+class Worker:
+    """Serves a model.
+
+    Attributes:
+        engine: ``echo``, ``mocker``, ``vllm``, ``module:Class``, or the path of a model.
+        model: Model that the engine loads; what it means is the engine's matter.
+        served_model_name: Its name in the API; the engine's choice by default.
+        engine_args: Arguments of the engine; keys of the configuration that are not known here go in, too.
+    """
+
+    engine: str = "echo"
+    model: str | None = None
+    served_model_name: str | None = None
+    engine_args: ClassVar[dict[str, Any]] = {}
+    config_extras = "engine_args"
+
+    def __init__(self) -> None:
+        self._engine: Engine = create_engine(self.engine, **self._arguments())
+
+    def _arguments(self) -> dict[str, Any]:
+        names = {"model": self.model, "served_model_name": self.served_model_name}
+        return {name: value for name, value in names.items() if value is not None} | self.engine_args
+
+    @classmethod
+    def slots(cls) -> int:
+        """Requests that one process takes at a time: as many as the engine batches."""
+        return int(cls.engine_args.get("max_num_seqs") or _DEFAULT_SLOTS)
+
+    @async_on_start
+    async def start_engine(self) -> None:
+        """Load the model."""
+        await self._engine.start()
+
+    @on_shutdown
+    async def stop_engine(self) -> None:
+        """Free it."""
+        await self._engine.stop()
+
+    @liveness
+    def engine_is_alive(self) -> bool:
+        """Whether the engine can serve."""
+        self._engine.check_health()
+        return True
+
+    def model_card(self) -> ModelCard:
+        """What frontends must know of the model."""
+        return self._engine.card
+
+    def load(self) -> EngineStats:
+        """The engine's own load."""
+        return self._engine.stats()
+
+    @dynamo_endpoint(aggregate=CompletionAggregate, policy="continue")
+    async def generate(self, request: Any) -> AsyncIterator[TokenDelta]:
+        """Generate text.
+
+        Args:
+            request: ``{"prompt" | "messages" | "prompt_token_ids", "max_tokens", "stop", "temperature", "seed",
+                "n", …}``; a string is a prompt; so is the ``text`` of another answer, as chains hand it on.
+
+        Yields:
+            ``{"text", "token_ids", "index", "finish_reason"}``.
+        """
+        payload = as_payload(request)
+        context = current_context()
+        if context is not None:
+            payload = {**payload, "request_id": context.id}
+        source = self._engine.generate(payload)
+        try:
+            async for delta in source:
+                yield delta
+        finally:
+            await source.aclose()
+
+    @dynamo_endpoint()
+    async def embed(self, request: Any) -> dict[str, Any]:
+        """Embed texts: ``{"input": text | texts | ids | lists of ids, "dimensions"?}`` →
+        ``{"embeddings", "prompt_tokens"}``."""
+        from dynamo_tasks.engines import parse_embed
+
+        wanted = parse_embed(request if isinstance(request, dict) else {"input": request})
+        result = await self._engine.embed(wanted.inputs, wanted.dimensions)
+        return {"embeddings": result.vectors, "prompt_tokens": result.prompt_tokens}
+
+
+def as_payload(request: Any) -> Any:
+    """The mapping that an engine understands."""
+    if isinstance(request, str):
+        return {"prompt": request}
+    if isinstance(request, dict) and not request.keys() & {"prompt", "messages", "prompt_token_ids"}:
+        text = request.get("text")
+        if isinstance(text, str):
+            rest = {k: v for k, v in request.items() if k not in ("text", "token_ids", "finish_reason", "usage")}
+            return {**rest, "prompt": text}
+    return request

@@ -1,0 +1,58 @@
+"""What a process that submits and reads needs of one server, put together."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.bridge import bridge
+from dynamo_tasks.store.ledger import Ledger
+from dynamo_tasks.store.reader import StreamReader
+from dynamo_tasks.store.registry import Registry
+
+__all__ = ["StoreClient", "shared_client"]
+
+
+class StoreClient:
+    """A store, its ledger, its registry and this process's reader; lives on one event loop."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self.ledger = Ledger(store)
+        self.registry = Registry(store)
+        self.reader = StreamReader(store)
+
+    @classmethod
+    async def connect(cls, url: str, *, prefix: str = "") -> StoreClient:
+        """Connect to a server; see :meth:`Store.connect`."""
+        client = cls(await Store.connect(url, prefix=prefix))
+        try:
+            await client.reader.start()
+        except BaseException:
+            await client.store.close()
+            raise
+        return client
+
+    async def close(self) -> None:
+        """Every reader leaves, all connections are closed."""
+        await self.reader.close()
+        await self.store.close()
+
+
+_lock = threading.Lock()
+_clients: dict[tuple[str, str], StoreClient] = {}
+
+
+def shared_client(url: str, prefix: str = "") -> StoreClient:
+    """The client of synchronous code in this process; lives on the bridge's loop."""
+    with _lock:
+        client = _clients.get((url, prefix))
+        if client is None:
+            client = _clients[url, prefix] = bridge().call(StoreClient.connect(url, prefix=prefix))
+        return client
+
+
+async def shared_client_async(url: str, prefix: str = "") -> StoreClient:
+    """The same for asynchronous callers on another loop."""
+    return await asyncio.to_thread(shared_client, url, prefix)

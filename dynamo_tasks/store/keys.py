@@ -1,0 +1,126 @@
+"""Every key and channel name, as pure functions. Nothing else in the project puts key strings together.
+
+All keys of a namespace start with ``dt:<namespace>:`` (behind the application's ``global_keyprefix``, if
+it has one). Channel names carry the number of the database, since pub/sub ignores it.
+
+=============================  ======  ==================================================================
+key                            type    content
+=============================  ======  ==================================================================
+``dt:@namespaces``             set     names of all namespaces
+``dt:<ns>:req:<id>``           hash    ledger record of a request (see ``store/ledger.py``)
+``dt:<ns>:log:<id>``           stream  its events
+``dt:<ns>:queued``             zset    ids of QUEUED requests by time of queueing, ms
+``dt:<ns>:timers``             zset    what falls due: ``m:<id>`` message, ``a:<id>`` abandon, ``d:<id>`` deadline; ms
+``dt:<ns>:owned:<lease>``      set     ids that an instance runs
+``dt:<ns>:lease:<lease>``      string  counter of an instance's lease, with TTL
+``dt:<ns>:load:<lease>``       string  JSON of its load, with TTL
+``dt:<ns>:instances``          set     ``<component>:<endpoint>:<lease>`` of all registrations
+``dt:<ns>:inst:<c>:<e>:<l>``   string  JSON of a registration, with TTL
+``dt:<ns>:reads:<client>``     set     ids that a client process reads
+``dt:<ns>:clients``            set     channels of client processes
+``dt:<ns>:idem:<tenant>:<k>``  string  ``<id> <digest>`` of an idempotency key
+=============================  ======  ==================================================================
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["PRIORITY_SEPARATOR", "PRIORITY_STEPS", "Keys", "client_channel", "namespaces_key", "priority_suffix"]
+
+PRIORITY_SEPARATOR = "\x06\x16"
+"""What kombu puts between the name of a queue and its priority step."""
+
+PRIORITY_STEPS = (0, 3, 6, 9)
+"""kombu's steps; a priority belongs to the highest step that is not above it, 0 is served first."""
+
+
+def namespaces_key(prefix: str = "") -> str:
+    """The set of all namespaces."""
+    return f"{prefix}dt:@namespaces"
+
+
+def client_channel(client: str, *, db: int = 0, prefix: str = "") -> str:
+    """The channel on which a client process receives the events of all requests that it reads."""
+    return f"{prefix}dt:@client:{db}:{client}"
+
+
+def priority_suffix(priority: int) -> str:
+    """What follows a queue's name for a Celery priority 0..9."""
+    step = max(s for s in PRIORITY_STEPS if s <= max(0, priority))
+    return f"{PRIORITY_SEPARATOR}{step}" if step else ""
+
+
+@dataclass(frozen=True, slots=True)
+class Keys:
+    """Names of all keys of one namespace."""
+
+    namespace: str
+    db: int = 0
+    prefix: str = ""
+
+    @property
+    def base(self) -> str:
+        """What all keys of the namespace start with."""
+        return f"{self.prefix}dt:{self.namespace}:"
+
+    def record(self, request_id: str) -> str:
+        """The ledger record of a request."""
+        return f"{self.base}req:{request_id}"
+
+    def log(self, request_id: str) -> str:
+        """The stream of a request."""
+        return f"{self.base}log:{request_id}"
+
+    @property
+    def queued(self) -> str:
+        """Ids of QUEUED requests."""
+        return f"{self.base}queued"
+
+    @property
+    def timers(self) -> str:
+        """What falls due."""
+        return f"{self.base}timers"
+
+    def owned(self, lease: int) -> str:
+        """Ids that an instance runs."""
+        return f"{self.base}owned:{lease:x}"
+
+    def lease(self, lease: int) -> str:
+        """The lease of an instance."""
+        return f"{self.base}lease:{lease:x}"
+
+    def load(self, lease: int) -> str:
+        """The load of an instance."""
+        return f"{self.base}load:{lease:x}"
+
+    @property
+    def instances(self) -> str:
+        """The index of registrations."""
+        return f"{self.base}instances"
+
+    def registration(self, member: str) -> str:
+        """A registration; ``member`` as in the index."""
+        return f"{self.base}inst:{member}"
+
+    @property
+    def clients(self) -> str:
+        """Channels of client processes that read here."""
+        return f"{self.base}clients"
+
+    def reads(self, channel: str) -> str:
+        """Ids that the client process with this channel reads."""
+        return f"{self.base}reads:{channel}"
+
+    def idempotency(self, tenant: str, key: str) -> str:
+        """An idempotency key."""
+        return f"{self.base}idem:{tenant}:{key}"
+
+    def alive_channel(self, lease: int) -> str:
+        """The channel that an instance holds open: its presence, and where orders to it are sent."""
+        return f"{self.base}alive:{self.db}:{lease:x}"
+
+    @property
+    def registry_channel(self) -> str:
+        """Where joins and leaves of instances are announced."""
+        return f"{self.base}registry:{self.db}"

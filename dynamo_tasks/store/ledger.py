@@ -1,0 +1,391 @@
+"""The ledger: one record per request, one verb per transition.
+
+Fields of a record (a hash): ``v`` protocol version, ``st`` state, ``en`` endpoint, ``q`` queue key,
+``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created, ``nb`` not before,
+``dl`` deadline, ``stt`` started, ``fin`` finished (all ms), ``rd`` channels of its readers, ``rnd`` how a
+frontend renders it, ``ok`` owner key, ``tn`` tenant, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and
+``rs`` retention of the log without a reader and after the last reader saw the end (ms), ``ig`` no result is
+kept, ``own`` lease of the owner, ``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att``
+attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` result and ``err`` error as JSON,
+``set`` settled, ``pur`` purged.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import (
+    FencedError,
+    IdempotencyConflictError,
+    QueueFullError,
+    RequestCancelledError,
+    RequestExpiredError,
+    RequestNotFoundError,
+)
+from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.states import State
+from dynamo_tasks.protocol.versions import PROTOCOL
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.keys import (
+    PRIORITY_SEPARATOR,
+    PRIORITY_STEPS,
+    Keys,
+    namespaces_key,
+    priority_suffix,
+)
+from dynamo_tasks.store.scripts import script
+
+__all__ = ["Attempt", "ClaimRefused", "Ledger", "NewRequest", "Record", "Refusal"]
+
+BACKGROUND_RETENTION = 3600.0
+READ_RETENTION = 60.0
+ABANDON_AFTER = 5.0
+Call = tuple[Any, ...]
+_STEPS = " ".join(map(str, PRIORITY_STEPS))
+
+
+@dataclass(kw_only=True)
+class NewRequest:
+    """A request that is to be queued. Times are seconds; ``not_before`` and ``deadline`` are Unix times."""
+
+    id: str
+    endpoint: EndpointId
+    queue: str
+    """Redis key of the queue, without priority."""
+    message: bytes
+    """The Celery message as kombu would push it."""
+    priority: int = 0
+    not_before: float = 0.0
+    deadline: float = 0.0
+    """It must have ended by then."""
+    expires: float = 0.0
+    """A worker must have started it by then."""
+    reader: str = ""
+    """Channel of the client process that reads it from the start."""
+    render: bytes = b""
+    owner_key: str = ""
+    tenant: str = ""
+    background: bool = False
+    abandon_after: float = ABANDON_AFTER
+    retention: float | None = None
+    """Of the log; default 60 s after the last reader saw the end, one hour where nobody did."""
+    ignore_result: bool = False
+    max_queue: int = 0
+    idempotency_key: str = ""
+    digest: str = ""
+
+    def fields(self) -> list[str | bytes | int]:
+        """Fields of the record that stay as they are."""
+        unread = BACKGROUND_RETENTION if self.retention is None else self.retention
+        read = READ_RETENTION if self.retention is None else self.retention
+        return [
+            "v", PROTOCOL, "en", str(self.endpoint), "rnd", self.render, "ok", self.owner_key, "tn", self.tenant,
+            "bg", int(self.background), "ab", int(self.abandon_after * 1000), "rt", int(unread * 1000),
+            "rs", int(read * 1000), "ig", int(self.ignore_result), "ret", 0, "att", 0,
+            "ex", int(self.expires * 1000),
+        ]  # fmt: skip
+
+
+class Refusal:
+    """Why a claim was refused."""
+
+    DUPLICATE = "DUPLICATE"
+    GONE = "GONE"
+    EXPIRED = "EXPIRED"
+    WAIT = "WAIT"
+    UNSETTLED = "UNSETTLED"
+
+
+@dataclass
+class ClaimRefused(Exception):  # noqa: N818 - an answer, not an error
+    """The message must not be run."""
+
+    reason: str
+    wait_ms: int = 0
+    state: State | None = None
+    result: bytes = b""
+    error: ErrorInfo | None = None
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """A claim that was granted."""
+
+    namespace: str
+    id: str
+    lease: int
+    nonce: str
+    epoch: int
+    previous: EventId
+    number: int
+    readers: list[str]
+    deadline: float
+    fields: list[bytes] = field(repr=False)
+    """Fields of the record to restore it from, should the server forget it."""
+
+    @property
+    def claim(self) -> Claim:
+        """Its ``k`` event."""
+        return Claim(self.previous, self.number, self.lease)
+
+
+@dataclass(kw_only=True)
+class Record:
+    """A request as the ledger knows it. Times are Unix seconds."""
+
+    id: str
+    namespace: str
+    state: State
+    endpoint: str
+    created: float
+    started: float | None
+    finished: float | None
+    attempts: int
+    retries: int
+    epoch: int
+    owner: int | None
+    readers: list[str]
+    background: bool
+    settled: bool
+    ignore_result: bool
+    owner_key: str
+    render: bytes
+    error: ErrorInfo | None
+    end: EventId | None
+    purged: bool
+
+
+class Ledger:
+    """The verbs. All of them are safe to repeat when a reply was lost."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def _keys(self, namespace: str, request_id: str) -> list[str]:
+        keys = self.store.keys(namespace)
+        return [keys.record(request_id), keys.log(request_id)]
+
+    async def submit(self, new: NewRequest) -> str:
+        """Queue a request; returns the id of the request that stands for it.
+
+        That is another id where the idempotency key is known, and the same id, unchanged, where the
+        request was submitted before.
+
+        Raises:
+            IdempotencyConflictError: the key was used with another payload.
+            QueueFullError: the queue holds ``max_queue`` requests.
+        """
+        call = submit_call(self.store.keys(new.endpoint.namespace), new)
+        return submitted(new, await script("submit").run(self.store.commands, *call))
+
+    async def claim(
+        self, endpoint: EndpointId, request_id: str, lease: int, *, retries: int, tracked: bool,
+        queue: str, message: bytes, nonce: str | None = None,
+    ) -> Attempt:  # fmt: skip
+        """Claim a request for this instance.
+
+        Args:
+            endpoint: What the message asks for.
+            request_id: Celery task id.
+            lease: Of the claiming instance.
+            retries: The message's Celery retry number.
+            tracked: Whether the message carries our header, i.e. was written together with a record.
+            queue: Key of the queue it came from, for the record of an untracked message.
+            message: The message, for the same.
+            nonce: Of this claim; ask again with the same one where the reply was lost.
+
+        Raises:
+            ClaimRefused: do not run it; says why.
+        """
+        nonce = nonce or secrets.token_hex(8)
+        keys = self.store.keys(endpoint.namespace)
+        extra: list[str | bytes | int] = []
+        if not tracked:
+            new = NewRequest(id=request_id, endpoint=endpoint, queue=queue, message=message)
+            extra = [*new.fields(), "q", queue, "qs", "", "msg", message]
+        reply = await script("claim").run(
+            self.store.commands, self._keys(endpoint.namespace, request_id), keys.base, request_id,
+            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, *extra,
+        )  # fmt: skip
+        if reply[0] != b"OK":
+            raise _refused(reply)
+        _, epoch, previous, number, readers, deadline, fields = reply
+        return Attempt(
+            namespace=endpoint.namespace, id=request_id, lease=lease, nonce=nonce, epoch=int(epoch),
+            previous=EventId.parse(previous.decode()), number=int(number), readers=readers.decode().split(),
+            deadline=int(deadline) / 1000, fields=fields,
+        )  # fmt: skip
+
+    async def finish(
+        self, attempt: Attempt, *, top: EventId, end: End, result: bytes, settled: bool
+    ) -> str:  # fmt: skip
+        """End a request as its owner. Returns ``OK``, ``FENCED``, ``GONE`` or ``BEHIND`` (resync, then again)."""
+        event_id = EventId(attempt.epoch, top.seq + 1 if top.epoch == attempt.epoch else 1)
+        error = msgspec.json.encode(end.error) if end.error else b""
+        reply = await script("finish").run(
+            self.store.commands, self._keys(attempt.namespace, attempt.id), self.store.keys(attempt.namespace).base,
+            attempt.id, f"{attempt.lease:x}", attempt.epoch, str(top), str(event_id), end.encode(), end.state,
+            result, error, int(settled),
+        )  # fmt: skip
+        return str(reply.decode())
+
+    async def settle(self, namespace: str, request_id: str) -> None:
+        """Note that Celery's tail has run to its end."""
+        await script("settle").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base
+        )
+
+    async def release(
+        self, attempt: Attempt, *, retries: int, not_before: float = 0.0, message: bytes = b"",
+        front: bool = False, counts: bool = True,
+    ) -> None:  # fmt: skip
+        """Give a running request back to its queue.
+
+        Raises:
+            FencedError: it is not ours any more.
+        """
+        call = release_call(
+            self.store.keys(attempt.namespace), attempt.id, attempt.lease, attempt.epoch, retries=retries,
+            not_before=not_before, message=message, front=front, counts=counts,
+        )  # fmt: skip
+        reply = await script("release").run(self.store.commands, *call)
+        if reply != b"OK":
+            raise FencedError(f"request {attempt.id} is not owned by this attempt any more")
+
+    async def cancel(
+        self, namespace: str, request_id: str, *, end: End | None = None, guard: str = ""
+    ) -> str:
+        """End a request that is not ours to finish. Returns ``OK``, ``ENDED``, ``GONE`` or ``GUARDED``."""
+        end = end or cancelled()
+        reply = await script("cancel").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+            self.store.address.db, end.encode(), end.state, msgspec.json.encode(end.error), guard,
+        )  # fmt: skip
+        return str(reply.decode())
+
+    async def expire(self, namespace: str, request_id: str, reason: str) -> str:
+        """End a QUEUED request whose time has passed. Returns ``OK``, ``ENDED``, ``GONE`` or ``RUNNING``."""
+        end = End(State.EXPIRED, "expired", error=ErrorInfo.of(RequestExpiredError(reason)))
+        reply = await script("expire").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+            self.store.address.db, end.encode(), msgspec.json.encode(end.error),
+        )  # fmt: skip
+        return str(reply.decode())
+
+    async def defer(self, namespace: str, request_id: str, wait_ms: int, message: bytes) -> bool:
+        """Keep a message that came too early in the ledger until its time."""
+        reply = await script("defer").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base,
+            request_id, wait_ms, message,
+        )  # fmt: skip
+        return bool(reply)
+
+    async def due(self, namespace: str, limit: int = 200) -> list[tuple[str, str]]:
+        """Move due messages to their queues; returns due ``("a" | "d", id)`` timers for the caller to act on."""
+        keys = self.store.keys(namespace)
+        found = await script("due").run(self.store.commands, [keys.timers], keys.base, limit)
+        return [(member[:1].decode(), member[2:].decode()) for member in found]
+
+    async def purge(self, namespace: str, request_id: str) -> str:
+        """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``."""
+        reply = await script("purge").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id
+        )
+        return str(reply.decode())
+
+    async def get(self, request_id: str, namespace: str | None = None) -> Record:
+        """The record of a request.
+
+        Raises:
+            RequestNotFoundError: no record.
+        """
+        namespace = await self.store.find(request_id, namespace)
+        raw = await self.store.commands.execute("HGETALL", self.store.keys(namespace).record(request_id))
+        if not raw:
+            raise RequestNotFoundError(f"no request {request_id!r} is known")
+        return _record(request_id, namespace, dict(zip(raw[::2], raw[1::2], strict=True)))
+
+
+def submit_call(keys: Keys, new: NewRequest) -> Call:
+    """Keys and arguments of the ``submit`` script."""
+    idem = keys.idempotency(new.tenant, new.idempotency_key) if new.idempotency_key else ""
+    args: list[str | bytes | int | float] = [
+        keys.base, namespaces_key(keys.prefix), new.endpoint.namespace, new.id, new.queue,
+        priority_suffix(new.priority), int(new.not_before * 1000), int(new.deadline * 1000), new.reader,
+        new.max_queue, idem, new.digest, new.message, PRIORITY_SEPARATOR, _STEPS, *new.fields(),
+    ]  # fmt: skip
+    return [keys.record(new.id), keys.log(new.id)], *args
+
+
+def submitted(new: NewRequest, reply: list[bytes]) -> str:
+    """The id that the ``submit`` script answered with; raises as :meth:`Ledger.submit`."""
+    code, value = reply
+    if code == b"CONFLICT":
+        raise IdempotencyConflictError(f"idempotency key {new.idempotency_key!r} was used with another payload")
+    if code == b"FULL":
+        raise QueueFullError(
+            f"the queue of {new.endpoint.component} holds {int(value)} requests, its limit", retry_after=1.0
+        )
+    return value.decode()
+
+
+def release_call(
+    keys: Keys, request_id: str, lease: int, epoch: int, *, retries: int, not_before: float, message: bytes,
+    front: bool, counts: bool,
+) -> Call:  # fmt: skip
+    """Keys and arguments of the ``release`` script."""
+    return (
+        [keys.record(request_id), keys.log(request_id)], keys.base, request_id, f"{lease:x}", epoch, retries,
+        int(not_before * 1000), message, int(front), int(not counts),
+    )  # fmt: skip
+
+
+def cancelled(reason: str = "cancelled", message: str = "the request was cancelled") -> End:
+    """The end of a cancelled request."""
+    return End(State.CANCELLED, reason, error=ErrorInfo.of(RequestCancelledError(message)))
+
+
+def _refused(reply: list[Any]) -> ClaimRefused:
+    reason = reply[0].decode()
+    if reason == Refusal.WAIT:
+        return ClaimRefused(reason, wait_ms=int(reply[1]))
+    if reason == Refusal.UNSETTLED:
+        error = msgspec.json.decode(reply[3], type=ErrorInfo) if reply[3] else None
+        return ClaimRefused(reason, state=State(reply[1].decode()), result=reply[2], error=error)
+    return ClaimRefused(reason)
+
+
+def _record(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
+    def text(name: bytes) -> str:
+        return raw.get(name, b"").decode()
+
+    def seconds(name: bytes) -> float | None:
+        return int(raw[name]) / 1000 if raw.get(name) else None
+
+    return Record(
+        id=request_id,
+        namespace=namespace,
+        state=State(text(b"st")),
+        endpoint=text(b"en"),
+        created=seconds(b"cr") or 0.0,
+        started=seconds(b"stt"),
+        finished=seconds(b"fin"),
+        attempts=int(raw.get(b"att", 0)),
+        retries=int(raw.get(b"ret", 0)),
+        epoch=int(raw.get(b"ep", 0)),
+        owner=int(text(b"own"), 16) if raw.get(b"own") else None,
+        readers=text(b"rd").split(),
+        background=text(b"bg") == "1",
+        settled=text(b"set") == "1",
+        ignore_result=text(b"ig") == "1",
+        owner_key=text(b"ok"),
+        render=raw.get(b"rnd", b""),
+        error=msgspec.json.decode(raw[b"err"], type=ErrorInfo) if raw.get(b"err") else None,
+        end=EventId.parse(text(b"end")) if raw.get(b"end") else None,
+        purged=text(b"pur") == "1",
+    )

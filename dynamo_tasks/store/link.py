@@ -1,0 +1,153 @@
+"""A connection that comes back: reconnects with jittered backoff and tells who wants to know.
+
+A :class:`Link` repeats no command. A command on a lost connection fails with
+:class:`ServerUnavailableError`; scripts are idempotent (by nonce or by state), so their callers may ask again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+from collections.abc import Awaitable, Callable
+
+from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.store.wire import Address, Reply, ReplyError, Wire
+
+__all__ = ["Link"]
+
+Ready = Callable[[Wire], Awaitable[None]]
+_FIRST_DELAY, _MAX_DELAY = 0.05, 1.0
+
+
+class Link:
+    """Keeps one :class:`Wire` open.
+
+    Args:
+        address: The server.
+        name: Name of the connection, as ``CLIENT LIST`` shows it.
+        on_ready: Awaited on every new connection before anybody may use it.
+        on_message: Makes the connection a subscriber.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        name: str,
+        on_ready: Ready | None = None,
+        on_message: Callable[[bytes, bytes], None] | None = None,
+    ):
+        self.address = address
+        self._name = name
+        self._on_ready = on_ready
+        self._on_message = on_message
+        self._wire: Wire | None = None
+        self._up = asyncio.Event()
+        self._closing = False
+        self._keeper: asyncio.Task[None] | None = None
+        self._lost = asyncio.Event()
+        self.reconnects = 0
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a usable connection now."""
+        return self._wire is not None and not self._wire.closed
+
+    async def start(self) -> None:
+        """Connect for the first time; after that the link looks after itself.
+
+        Raises:
+            ServerUnavailableError: the server cannot be reached.
+        """
+        await self._connect()
+        self._keeper = asyncio.create_task(self._keep(), name=f"link-{self._name}")
+
+    async def _connect(self) -> None:
+        self._lost.clear()
+        wire = await Wire.connect(
+            self.address, name=self._name, on_message=self._on_message, on_lost=self._on_lost
+        )
+        try:
+            if self._on_ready is not None:
+                await self._on_ready(wire)
+        except BaseException:
+            wire.abort()
+            raise
+        self._wire = wire
+        self._up.set()
+
+    def _on_lost(self, wire: Wire) -> None:
+        self._up.clear()
+        self._lost.set()
+
+    async def _keep(self) -> None:
+        while not self._closing:
+            await self._lost.wait()
+            if self._closing:
+                return
+            event("store.connection_lost", connection=self._name, server=str(self.address))
+            await self._reconnect()
+
+    async def _reconnect(self) -> None:
+        delay = _FIRST_DELAY
+        while not self._closing:
+            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            try:
+                await self._connect()
+            except (ServerUnavailableError, ReplyError) as exc:
+                event("store.reconnect_failed", connection=self._name, server=str(self.address), error=str(exc))
+                delay = min(delay * 2, _MAX_DELAY)
+            else:
+                self.reconnects += 1
+                event("store.reconnected", connection=self._name, server=str(self.address))
+                return
+
+    async def wire(self, timeout: float | None = None) -> Wire:
+        """The open connection; waits for it up to ``timeout`` seconds.
+
+        Raises:
+            ServerUnavailableError: none came up in time.
+        """
+        if self._wire is not None and not self._wire.closed:
+            return self._wire
+        if self._closing or self._keeper is None:
+            raise ServerUnavailableError("the connection is closed")
+        try:
+            async with asyncio.timeout(timeout):
+                while self._wire is None or self._wire.closed:
+                    await self._up.wait()
+                    if self._wire is not None and self._wire.closed:
+                        await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise ServerUnavailableError(
+                f"the Redis server at {self.address} cannot be reached", retry_after=1.0
+            ) from None
+        return self._wire
+
+    async def execute(self, *command: str | bytes | int | float) -> Reply:
+        """Run one command on the open connection; see :meth:`Wire.execute`."""
+        wire = self._wire
+        if wire is None or wire.closed:
+            raise ServerUnavailableError(
+                f"the Redis server at {self.address} cannot be reached", retry_after=1.0
+            )
+        return await wire.execute(*command)
+
+    def post(self, *command: str | bytes | int | float) -> None:
+        """Send one command without waiting; dropped while there is no connection."""
+        if self._wire is not None:
+            self._wire.post(*command)
+
+    async def close(self) -> None:
+        """Close for good; idempotent."""
+        self._closing = True
+        self._lost.set()
+        if self._wire is not None:
+            self._wire.close()
+        if self._keeper is not None:
+            self._keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError, DynamoError):
+                await self._keeper
+            self._keeper = None

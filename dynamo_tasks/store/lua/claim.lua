@@ -1,0 +1,72 @@
+-- claim: QUEUED -> RUNNING by one attempt of one instance. Idempotent by nonce.
+--
+-- KEYS   1 record, 2 log
+-- ARGV   1 base, 2 id, 3 lease hex, 4 nonce, 5 retry number of the message, 6 '1' if the message carries our header,
+--        7 key of the set of namespaces, 8 namespace, 9... field, value for the record of a message without one
+-- returns {'OK', epoch, previous id, attempt, readers, deadline ms, {field, value, ... to restore the record from}}
+--         {'UNSETTLED', state, result JSON, error JSON}  ended, but Celery's tail did not run to its end
+--         {'DUPLICATE'}     owned by a live instance, ended, or superseded by a retry: ack and drop
+--         {'GONE'}          it has our header, but its record is gone: drop
+--         {'EXPIRED'}       its deadline has passed: the caller ends it
+--         {'WAIT', ms}      not yet: before its time, or a retry that overtook the end of the last attempt
+local id, lease, nonce, retry = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5])
+local r = fields(KEYS[1], 'st', 'own', 'non', 'ep', 'att', 'ret', 'nb', 'dl', 'ex', 'rd', 'set', 'out', 'err', 'prev')
+local now = now_ms()
+
+local function restorable()
+  local names = { 'v', 'en', 'q', 'qs', 'cr', 'dl', 'rnd', 'ok', 'tn', 'bg', 'ab', 'rt', 'rs', 'ig', 'ret' }
+  local out = {}
+  for i, value in ipairs(redis.call('HMGET', KEYS[1], unpack(names))) do
+    if value then
+      out[#out + 1] = names[i]
+      out[#out + 1] = value
+    end
+  end
+  return out
+end
+
+if not r.st then
+  if ARGV[6] == '1' then return { 'GONE' } end
+  redis.call('SADD', ARGV[7], ARGV[8])
+  redis.call('HSET', KEYS[1], 'cr', int(now), 'rd', '', 'ret', ARGV[5], unpack(ARGV, 9))
+  r = fields(KEYS[1], 'own', 'ep', 'att', 'ret', 'nb', 'dl', 'rd')
+  r.st = 'QUEUED'
+end
+
+if TERMINAL[r.st] then
+  if r.set == '1' then return { 'DUPLICATE' } end
+  if r.own and r.own ~= lease and redis.call('EXISTS', base .. 'lease:' .. r.own) == 1 then return { 'DUPLICATE' } end
+  return { 'UNSETTLED', r.st, r.out or '', r.err or '' }
+end
+
+if r.st == 'RUNNING' then
+  if r.own == lease and r.non == nonce then
+    return { 'OK', r.ep, r.prev, r.att, r.rd or '', r.dl or '0', restorable() }
+  end
+  if redis.call('EXISTS', base .. 'lease:' .. r.own) == 1 then
+    if retry > (tonumber(r.ret) or 0) then return { 'WAIT', '1000' } end
+    return { 'DUPLICATE' }
+  end
+  redis.call('SREM', base .. 'owned:' .. r.own, id)
+end
+
+if retry < (tonumber(r.ret) or 0) then return { 'DUPLICATE' } end
+if (tonumber(r.dl) or 0) > 0 and now >= tonumber(r.dl) then return { 'EXPIRED' } end
+if (tonumber(r.ex) or 0) > 0 and now >= tonumber(r.ex) and (tonumber(r.att) or 0) == 0 then return { 'EXPIRED' } end
+if (tonumber(r.nb) or 0) > now then return { 'WAIT', int(tonumber(r.nb) - now) } end
+
+local previous, top = top_of(KEYS[2])
+local epoch = int(math.max(now, (tonumber(r.ep) or 0) + 1, top + 1))
+local attempt = int((tonumber(r.att) or 0) + 1)
+local event_id = epoch .. '-0'
+local data = previous .. '|' .. attempt .. '|' .. lease
+redis.call('XADD', KEYS[2], event_id, 'k', data)
+redis.call('PERSIST', KEYS[2])
+redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'non', nonce, 'ep', epoch, 'att', attempt,
+  'ret', int(retry), 'prev', previous, 'stt', int(now))
+redis.call('SADD', base .. 'owned:' .. lease, id)
+redis.call('ZREM', base .. 'queued', id)
+redis.call('ZREM', base .. 'timers', 'm:' .. id, 'd:' .. id)
+if (tonumber(r.dl) or 0) > 0 then redis.call('ZADD', base .. 'timers', tonumber(r.dl) + 1000, 'd:' .. id) end
+push(r.rd, id, event_id, 'k', data)
+return { 'OK', epoch, previous, attempt, r.rd or '', r.dl or '0', restorable() }

@@ -1,0 +1,10 @@
+-- defer: a message came too early (claim said WAIT): its record keeps it until its time.
+--
+-- KEYS   1 record, 2 log
+-- ARGV   1 base, 2 id, 3 milliseconds to wait, 4 message
+-- returns 1 kept, 0 the request has ended
+local state = redis.call('HGET', KEYS[1], 'st')
+if not state or TERMINAL[state] then return 0 end
+redis.call('HSET', KEYS[1], 'msg', ARGV[4])
+redis.call('ZADD', base .. 'timers', now_ms() + tonumber(ARGV[3]), 'm:' .. ARGV[2])
+return 1

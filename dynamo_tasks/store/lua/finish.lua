@@ -1,0 +1,25 @@
+-- finish: RUNNING -> SUCCEEDED | FAILED by the owner: last event, state and push in one.
+--
+-- KEYS   1 record, 2 log
+-- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 id that must be on top of the log, 6 id of the end event,
+--        7 its payload, 8 state, 9 result JSON ('' = none), 10 error JSON ('' = none), 11 '1' = nothing follows (settled)
+-- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
+local id, lease, epoch = ARGV[2], ARGV[3], ARGV[4]
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'end')
+if not r.st then return 'GONE' end
+if r.own ~= lease or r.ep ~= epoch then return 'FENCED' end
+if TERMINAL[r.st] then return r['end'] == ARGV[6] and 'OK' or 'FENCED' end
+if r.st ~= 'RUNNING' then return 'FENCED' end
+local top, top_epoch = top_of(KEYS[2])
+if top_epoch > tonumber(epoch) then return 'FENCED' end
+if top ~= ARGV[5] then return 'BEHIND' end
+redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[6], 'e', ARGV[7])
+redis.call('HSET', KEYS[1], 'st', ARGV[8], 'end', ARGV[6], 'fin', int(now_ms()), 'set', ARGV[11],
+  'out', ARGV[11] == '1' and '' or ARGV[9], 'err', ARGV[10])
+redis.call('HDEL', KEYS[1], 'msg', 'non')
+redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
+redis.call('PEXPIRE', KEYS[2], tonumber(r.rt) or 3600000)
+redis.call('SREM', base .. 'owned:' .. lease, id)
+redis.call('ZREM', base .. 'timers', 'a:' .. id, 'd:' .. id)
+push(r.rd, id, ARGV[6], 'e', ARGV[7])
+return 'OK'

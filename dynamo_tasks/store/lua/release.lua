@@ -1,0 +1,26 @@
+-- release: RUNNING -> QUEUED by the owner: Celery retry, or hand-over at drain.
+--
+-- KEYS   1 record, 2 log
+-- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 retry number, 6 not_before ms (0 = now), 7 message ('' = the stored one),
+--        8 '1' = to the front of the queue, 9 '1' = the attempt does not count
+-- returns 'OK' | 'FENCED' | 'GONE'
+local id, lease = ARGV[2], ARGV[3]
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'ret')
+if not r.st then return 'GONE' end
+if r.st == 'QUEUED' and r.ep == ARGV[4] and r.ret == ARGV[5] then return 'OK' end
+if r.st ~= 'RUNNING' or r.own ~= lease or r.ep ~= ARGV[4] then return 'FENCED' end
+local message = ARGV[7] ~= '' and ARGV[7] or r.msg
+local now, not_before = now_ms(), tonumber(ARGV[6])
+local attempts = ARGV[9] == '1' and int(tonumber(r.att) - 1) or r.att
+redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'ret', ARGV[5], 'nb', ARGV[6], 'msg', message, 'att', attempts)
+redis.call('HDEL', KEYS[1], 'own', 'non')
+redis.call('SREM', base .. 'owned:' .. lease, id)
+redis.call('ZADD', base .. 'queued', now, id)
+if not_before > now then
+  redis.call('ZADD', base .. 'timers', not_before, 'm:' .. id)
+elseif ARGV[8] == '1' then
+  redis.call('RPUSH', r.q .. (r.qs or ''), message)
+else
+  redis.call('LPUSH', r.q .. (r.qs or ''), message)
+end
+return 'OK'

@@ -1,0 +1,37 @@
+-- resync: what does the server know of an open request of mine? Restores a claim that it forgot.
+--
+-- KEYS   1 record, 2 log
+-- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 nonce, 6 attempt, 7 previous id (of the claim),
+--        8 '1' = the server is a new one (other run_id): restore a record that is gone, 9 key of the set of namespaces,
+--        10 namespace, 11... field, value of the record
+-- returns {'OK', id on top of the log, readers} | {'ENDED'} by me | {'FENCED'} | {'GONE'} | {'DIVERGED'}
+local id, lease, epoch = ARGV[2], ARGV[3], tonumber(ARGV[4])
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'non', 'rd')
+local mine = { 'st', 'RUNNING', 'own', lease, 'ep', ARGV[4], 'non', ARGV[5], 'att', ARGV[6], 'prev', ARGV[7] }
+if not r.st then
+  if ARGV[8] ~= '1' then return { 'GONE' } end
+  redis.call('SADD', ARGV[9], ARGV[10])
+  redis.call('HSET', KEYS[1], unpack(ARGV, 11))
+  redis.call('HSET', KEYS[1], unpack(mine))
+  r.rd = redis.call('HGET', KEYS[1], 'rd')
+elseif TERMINAL[r.st] and r.own == lease and r.ep == ARGV[4] then
+  return { 'ENDED' }
+elseif r.st == 'RUNNING' and r.own == lease and r.non == ARGV[5] then
+  redis.call('SADD', base .. 'owned:' .. lease, id)
+elseif not TERMINAL[r.st] and (tonumber(r.ep) or 0) < epoch then
+  redis.call('HSET', KEYS[1], unpack(mine))
+else
+  return { 'FENCED' }
+end
+local top, top_epoch = top_of(KEYS[2])
+if top_epoch > epoch then return { 'FENCED' } end
+if top_epoch < epoch then
+  if top ~= ARGV[7] then return { 'DIVERGED' } end
+  top = ARGV[4] .. '-0'
+  redis.call('XADD', KEYS[2], top, 'k', ARGV[7] .. '|' .. ARGV[6] .. '|' .. lease)
+end
+redis.call('PERSIST', KEYS[2])
+redis.call('PERSIST', KEYS[1])
+redis.call('SADD', base .. 'owned:' .. lease, id)
+redis.call('ZREM', base .. 'queued', id)
+return { 'OK', top, r.rd or '' }

@@ -1,0 +1,44 @@
+"""Whose subscription is still there: client processes that read streams."""
+
+from __future__ import annotations
+
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.scripts import script
+
+__all__ = ["ReaderPresence"]
+
+
+class ReaderPresence:
+    """Finds client processes that died without leaving, and leaves for them.
+
+    A client is dead when its channel has no subscriber in two checks in a row.
+    """
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._suspects: dict[str, set[str]] = {}
+
+    async def check(self, namespace: str) -> list[str]:
+        """Look once; returns the ids of requests that lost a reader."""
+        keys = self._store.keys(namespace)
+        commands = self._store.commands
+        channels = [channel.decode() for channel in await commands.execute("SMEMBERS", keys.clients)]
+        if not channels:
+            return []
+        counts = await commands.execute("PUBSUB", "NUMSUB", *channels)
+        absent = {channel.decode() for channel, n in zip(counts[::2], counts[1::2], strict=True) if n == 0}
+        dead = absent & self._suspects.get(namespace, set())
+        self._suspects[namespace] = absent - dead
+        return [request_id for channel in dead for request_id in await self._bury(namespace, channel)]
+
+    async def _bury(self, namespace: str, channel: str) -> list[str]:
+        keys = self._store.keys(namespace)
+        commands = self._store.commands
+        ids = [request_id.decode() for request_id in await commands.execute("SMEMBERS", keys.reads(channel))]
+        for request_id in ids:
+            await script("detach").run(
+                commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
+                self._store.address.db, channel, 0,
+            )  # fmt: skip
+        await commands.execute("SREM", keys.clients, channel)
+        return ids

@@ -1,0 +1,59 @@
+"""The two verbs that synchronous publishers need, on a connection pool of theirs.
+
+Celery publishes synchronously, from any thread or process, so this is the only place where the store
+speaks to the server outside the event loop.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from dynamo_tasks.errors import FencedError
+from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.ledger import NewRequest, release_call, submit_call, submitted
+from dynamo_tasks.store.scripts import Script, script
+
+__all__ = ["SyncLedger"]
+
+
+class SyncLedger:
+    """``submit`` and ``release`` for synchronous code.
+
+    Args:
+        pool: A redis-py connection pool.
+        db: Its database.
+        prefix: The application's ``global_keyprefix``.
+    """
+
+    def __init__(self, pool: Any, *, db: int, prefix: str = ""):
+        self._client = redis.Redis(connection_pool=pool)
+        self._db = db
+        self._prefix = prefix
+
+    def _run(self, which: Script, keys: list[str], *args: Any) -> Any:
+        try:
+            return self._client.evalsha(which.sha, len(keys), *keys, *args)
+        except redis.exceptions.NoScriptError:
+            return self._client.eval(which.source, len(keys), *keys, *args)
+
+    def submit(self, new: NewRequest) -> str:
+        """See :meth:`dynamo_tasks.store.ledger.Ledger.submit`."""
+        keys = Keys(new.endpoint.namespace, self._db, self._prefix)
+        return submitted(new, self._run(script("submit"), *submit_call(keys, new)))
+
+    def release(
+        self, namespace: str, request_id: str, lease: int, epoch: int, *, retries: int, not_before: float, message: bytes
+    ) -> None:
+        """Put a running request back into its queue for a retry.
+
+        Raises:
+            FencedError: it is not owned by that attempt any more.
+        """
+        call = release_call(
+            Keys(namespace, self._db, self._prefix), request_id, lease, epoch, retries=retries,
+            not_before=not_before, message=message, front=False, counts=False,
+        )  # fmt: skip
+        if self._run(script("release"), *call) != b"OK":
+            raise FencedError(f"request {request_id} is not owned by this attempt any more")

@@ -1,0 +1,252 @@
+"""One connection to a Redis server, as an asyncio protocol: RESP2, pipelined, packed by hiredis.
+
+A :class:`Wire` is one socket. It never reconnects and never repeats a command; who owns it decides
+what a lost reply means. Packing by hand costs 3 to 5 µs per command where a client library's
+pipeline costs about 25.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl as ssl_module
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import hiredis
+import redis
+
+from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
+
+__all__ = ["Address", "ReplyError", "Wire"]
+
+Command = Sequence[str | bytes | int | float]
+Reply = Any
+_CONNECT_TIMEOUT = 5.0
+
+
+class ReplyError(DynamoError):
+    """The server answered a command with an error."""
+
+    code = "server_error"
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where a server is, parsed from a ``redis://``, ``rediss://`` or ``unix://`` URL."""
+
+    url: str = field(repr=False)
+    host: str = "127.0.0.1"
+    port: int = 6379
+    path: str = ""
+    db: int = 0
+    username: str | None = field(default=None, repr=False)
+    password: str | None = field(default=None, repr=False)
+    tls: bool = False
+
+    @classmethod
+    def parse(cls, url: str) -> Address:
+        """Parse a Redis URL.
+
+        Raises:
+            ConfigError: the URL is not one that redis-py understands.
+        """
+        try:
+            found = redis.ConnectionPool.from_url(url).connection_kwargs
+        except ValueError as exc:
+            scheme = urlsplit(url).scheme or "no scheme"
+            raise ConfigError(
+                f"not a Redis URL ({scheme}); expected redis://, rediss:// or unix:// as in redis://127.0.0.1:6379/0"
+            ) from exc
+        return cls(
+            url=url,
+            host=found.get("host") or "127.0.0.1",
+            port=int(found.get("port") or 6379),
+            path=found.get("path") or "",
+            db=int(found.get("db") or 0),
+            username=found.get("username"),
+            password=found.get("password"),
+            tls=urlsplit(url).scheme == "rediss",
+        )
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}/{self.db}" if self.path else f"{self.host}:{self.port}/{self.db}"
+
+
+class Wire(asyncio.Protocol):
+    """A pipelined connection.
+
+    Args:
+        on_message: Called with each pub/sub message ``(channel, payload)``; makes this a subscriber.
+        on_lost: Called once when the connection is gone.
+    """
+
+    def __init__(
+        self,
+        on_message: Callable[[bytes, bytes], None] | None = None,
+        on_lost: Callable[[Wire], None] | None = None,
+    ):
+        self._transport: asyncio.Transport | None = None
+        self._reader = hiredis.Reader(notEnoughData=_MORE)
+        self._waiting: deque[tuple[asyncio.Future[Reply], int]] = deque()
+        self._gathered: list[Reply] = []
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._loop = asyncio.get_running_loop()
+        self.closed = False
+
+    @classmethod
+    async def connect(
+        cls,
+        address: Address,
+        *,
+        name: str = "dynamo-tasks",
+        on_message: Callable[[bytes, bytes], None] | None = None,
+        on_lost: Callable[[Wire], None] | None = None,
+    ) -> Wire:
+        """Open a connection, authenticate, choose the database.
+
+        Raises:
+            ServerUnavailableError: nobody listens, or no answer within 5 s.
+            ReplyError: the server refuses the credentials or the database.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                if address.path:
+                    _, wire = await loop.create_unix_connection(lambda: cls(on_message, on_lost), address.path)
+                else:
+                    tls = ssl_module.create_default_context() if address.tls else None
+                    _, wire = await loop.create_connection(
+                        lambda: cls(on_message, on_lost), address.host, address.port, ssl=tls
+                    )
+                await wire._hello(address, name)
+        except (OSError, TimeoutError) as exc:
+            raise ServerUnavailableError(f"cannot reach the Redis server at {address}: {exc or 'no answer'}") from exc
+        return wire
+
+    async def _hello(self, address: Address, name: str) -> None:
+        commands: list[Command] = []
+        if address.password:
+            commands.append(
+                ["AUTH", *([address.username] if address.username else []), address.password]
+            )
+        commands.append(["CLIENT", "SETNAME", name])
+        if address.db:
+            commands.append(["SELECT", address.db])
+        try:
+            for reply in await self.pipeline(commands):
+                if isinstance(reply, hiredis.ReplyError):
+                    raise ReplyError(f"the Redis server at {address} refused the connection: {reply}")
+        except BaseException:
+            self.close()
+            raise
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Asyncio callback."""
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Asyncio callback."""
+        reader = self._reader
+        reader.feed(data)
+        while (reply := reader.gets()) is not _MORE:
+            if self._on_message is not None and type(reply) is list and reply[0] == b"message":
+                self._on_message(reply[1], reply[2])
+            else:
+                self._answer(reply)
+
+    def _answer(self, reply: Reply) -> None:
+        future, count = self._waiting[0]
+        if count == 1:
+            self._waiting.popleft()
+            if not future.done():
+                future.set_result(reply)
+            return
+        self._gathered.append(reply)
+        if len(self._gathered) == count:
+            self._waiting.popleft()
+            replies, self._gathered = self._gathered, []
+            if not future.done():
+                future.set_result(replies)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio callback."""
+        if self.closed and self._transport is None:
+            return
+        self.closed = True
+        self._transport = None
+        error = ServerUnavailableError(f"connection to the Redis server lost{f': {exc}' if exc else ''}")
+        while self._waiting:
+            future, _ = self._waiting.popleft()
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+        if self._on_lost is not None:
+            self._on_lost(self)
+
+    def _write(self, data: bytes, replies: int) -> asyncio.Future[Reply]:
+        if self.closed or self._transport is None:
+            raise ServerUnavailableError("connection to the Redis server lost")
+        future: asyncio.Future[Reply] = self._loop.create_future()
+        self._waiting.append((future, replies))
+        self._transport.write(data)
+        return future
+
+    async def execute(self, *command: str | bytes | int | float) -> Reply:
+        """Send one command and return its reply.
+
+        Raises:
+            ReplyError: the server answered with an error.
+            ServerUnavailableError: the connection was lost; whether the command ran is not known.
+        """
+        reply = await self._write(hiredis.pack_command(tuple(command)), 1)
+        if isinstance(reply, hiredis.ReplyError):
+            raise ReplyError(str(reply))
+        return reply
+
+    async def pipeline(self, commands: Iterable[Command]) -> list[Reply]:
+        """Send commands at once and return all replies; errors are returned in their places."""
+        packed = [hiredis.pack_command(tuple(command)) for command in commands]
+        reply = await self._write(b"".join(packed), len(packed))
+        return [reply] if len(packed) == 1 else reply
+
+    async def transaction(self, packed: list[bytes]) -> list[Reply]:
+        """Send already packed commands between MULTI and EXEC and return EXEC's list.
+
+        Raises:
+            ReplyError: the server refused to run the transaction at all.
+        """
+        data = b"".join((_MULTI, *packed, _EXEC))
+        replies = await self._write(data, len(packed) + 2)
+        result = replies[-1]
+        if isinstance(result, hiredis.ReplyError):
+            reasons = [str(r) for r in replies[:-1] if isinstance(r, hiredis.ReplyError)]
+            raise ReplyError("; ".join(reasons) or str(result))
+        return list(result)
+
+    def post(self, *command: str | bytes | int | float) -> None:
+        """Send one command whose reply nobody waits for."""
+        with contextlib.suppress(ServerUnavailableError):
+            self._write(hiredis.pack_command(tuple(command)), 1)
+
+    def close(self) -> None:
+        """Close the socket; idempotent."""
+        self.closed = True
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """Close the socket at once, losing what was not sent."""
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()
+
+
+_MORE: Any = object()
+_MULTI = hiredis.pack_command(("MULTI",))
+_EXEC = hiredis.pack_command(("EXEC",))

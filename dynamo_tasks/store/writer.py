@@ -1,0 +1,277 @@
+"""The one writer of a process: all of its logs, one connection, one flush in flight.
+
+What gathers while a flush is in flight goes with the next one. So an idle process sends each token at
+once, and a busy one batches by itself. A flush is one MULTI/EXEC: the entries of all logs, then one
+PUBLISH per reading client with all of that client's events, then the ends of requests whose last
+entry goes with this flush.
+
+The connection is never retried automatically: on every new one, before anything is appended, each
+open log is resynced (``lua/resync.lua``), which tells fenced attempts, restores forgotten claims and
+names the last id that the server knows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import hiredis
+import msgspec
+
+from dynamo_tasks.errors import (
+    DynamoError,
+    FencedError,
+    LeaseLostError,
+    RequestNotFoundError,
+    ServerUnavailableError,
+    StreamDivergedError,
+)
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.events import EventId
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.ledger import Attempt
+from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.log import DEFAULT_CAP, OpenLog
+from dynamo_tasks.store.scripts import script
+from dynamo_tasks.store.wire import Reply, ReplyError, Wire
+
+__all__ = ["Writer"]
+
+UNREAD_INTERVAL = 0.25
+"""Seconds between flushes of logs that nobody reads."""
+_RETRY_DELAY = 0.1
+_encode = msgspec.msgpack.Encoder().encode
+_pack = hiredis.pack_command
+
+
+class Writer:
+    """Writes the logs of all requests that this process runs."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._link = Link(store.address, name="dynamo-tasks:writer", on_ready=self._resync_all)
+        self._open: set[OpenLog] = set()
+        self._dirty: dict[OpenLog, None] = {}
+        self._unread: set[OpenLog] = set()
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._run_id = ""
+        self._flushed: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.flushes = 0
+        self._metrics = (
+            metrics.counter("writer_flushes_total"),
+            metrics.histogram("writer_events_per_flush"),
+            metrics.counter("writer_bytes_total"),
+        )
+
+    async def start(self) -> None:
+        """Connect and begin to flush."""
+        await self._link.start()
+        self._task = asyncio.create_task(self._run(), name="stream-writer")
+
+    async def close(self) -> None:
+        """Stop; logs that are still open die."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+        await self._link.close()
+        for log in list(self._open):
+            log.die(LeaseLostError("the worker has stopped"))
+
+    def open(
+        self, attempt: Attempt, on_dead: Callable[[DynamoError], None], *, cap: int = DEFAULT_CAP
+    ) -> OpenLog:
+        """Open the log of a claim that was just granted."""
+        log = OpenLog(attempt, changed=self._changed, on_dead=on_dead, cap=cap)
+        self._open.add(log)
+        return log
+
+    def forget(self, log: OpenLog) -> None:
+        """The request is over, or not ours any more."""
+        self._open.discard(log)
+        self._dirty.pop(log, None)
+        self._unread.discard(log)
+
+    async def drain(self, log: OpenLog) -> None:
+        """Wait until everything that was appended is in the log, or the log is dead."""
+        while log.busy and log.dead is None:
+            self._dirty[log] = None
+            self._wake.set()
+            self._flushed = self._flushed or self._loop.create_future()
+            await asyncio.wait([self._flushed], timeout=UNREAD_INTERVAL)
+
+    def _changed(self, log: OpenLog) -> None:
+        if log.readers or log.finish_request is not None or log.congested:
+            if log not in self._dirty:
+                self._dirty[log] = None
+                self._wake.set()
+            return
+        self._unread.add(log)
+        if self._unread_timer is None:
+            self._unread_timer = self._loop.call_later(UNREAD_INTERVAL, self._flush_unread)
+
+    def _flush_unread(self) -> None:
+        self._unread_timer = None
+        self._dirty.update(dict.fromkeys(self._unread))
+        self._unread.clear()
+        self._wake.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                wire = await self._link.wire()
+                await self._flush(wire)
+            except ServerUnavailableError:
+                continue
+            except ReplyError as exc:
+                event("store.refused", connection="writer", error=str(exc))
+                self._wake.set()
+                await asyncio.sleep(_RETRY_DELAY)
+
+    async def _flush(self, wire: Wire) -> None:
+        for log in [log for log in self._dirty if log.suspect]:
+            await self._resync(wire, log)
+        batch = [log for log in self._dirty if log.dead is None]
+        self._dirty = {}
+        packed, sent, ends = self._pack_batch(batch)
+        if not packed:
+            return
+        try:
+            replies = await wire.transaction(packed)
+        except DynamoError:
+            self._dirty.update(dict.fromkeys(batch))
+            raise
+        self._count(sum(sent), sum(map(len, packed)))
+        self._take_replies(batch, sent, ends, replies)
+        if self._flushed is not None:
+            self._flushed.set_result(None)
+            self._flushed = None
+
+    def _count(self, events: int, size: int) -> None:
+        self.flushes += 1
+        flushes, per_flush, total = self._metrics
+        flushes.inc()
+        per_flush.observe(events)
+        total.inc(size)
+
+    def _pack_batch(self, batch: list[OpenLog]) -> tuple[list[bytes], list[int], list[OpenLog]]:
+        packed: list[bytes] = []
+        pushes: dict[str, list[tuple[str, str, str, bytes]]] = {}
+        sent: list[int] = []
+        for log in batch:
+            log.freeze()
+            attempt, count = log.attempt, 0
+            key = self._store.keys(attempt.namespace).log(attempt.id)
+            for entry in log.frozen:
+                event_id = f"{attempt.epoch}-{entry.seq}"
+                packed.append(_pack(("XADD", key, "NOMKSTREAM", event_id, entry.kind, entry.data)))
+                count += 1
+                for reader in log.readers:
+                    pushes.setdefault(reader, []).append((attempt.id, event_id, entry.kind, entry.data))
+            sent.append(count)
+        packed += [_pack(("PUBLISH", channel, _encode(events))) for channel, events in pushes.items()]
+        ends = [log for log in batch if log.finish_request is not None]
+        packed += [self._pack_finish(log) for log in ends]
+        return packed, sent, ends
+
+    def _pack_finish(self, log: OpenLog) -> bytes:
+        assert log.finish_request is not None
+        end, result, settled, _ = log.finish_request
+        attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
+        error = msgspec.json.encode(end.error) if end.error else b""
+        return _pack(
+            tuple(
+                script("finish").command(
+                    [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
+                    attempt.epoch, str(log.top), str(log.end_id), end.encode(), end.state.value, result, error,
+                    int(settled),
+                )  # fmt: skip
+            )
+        )
+
+    def _take_replies(
+        self, batch: list[OpenLog], sent: list[int], ends: list[OpenLog], replies: list[Reply]
+    ) -> None:
+        now, at = self._loop.time(), 0
+        for log, count in zip(batch, sent, strict=True):
+            own = replies[at : at + count]
+            at += count
+            taken = next((i for i, reply in enumerate(own) if not isinstance(reply, bytes)), count)
+            if log.dead is not None:
+                continue
+            log.acknowledge(taken, now)
+            if taken < count:
+                self._doubt(log)
+        for log, reply in zip(ends, replies[len(replies) - len(ends) :], strict=True):
+            self._take_end(log, reply)
+
+    def _take_end(self, log: OpenLog, reply: Reply) -> None:
+        if log.finish_request is None or log.dead is not None:
+            return
+        if reply == b"OK":
+            request, log.finish_request = log.finish_request, None
+            if not request.done.done():
+                request.done.set_result("OK")
+        elif reply == b"FENCED":
+            log.die(FencedError())
+        elif reply == b"GONE":
+            log.die(RequestNotFoundError("the server forgot the request"))
+        else:
+            self._doubt(log)
+
+    def _doubt(self, log: OpenLog) -> None:
+        log.suspect = True
+        self._dirty[log] = None
+        self._wake.set()
+
+    async def _resync_all(self, wire: Wire) -> None:
+        """On every new connection, before anything is appended."""
+        for name in ("finish", "resync"):
+            await wire.execute("SCRIPT", "LOAD", script(name).source)
+        restarted = bool(self._run_id) and self._run_id != await self._server_run_id(wire)
+        self._run_id = await self._server_run_id(wire)
+        for log in list(self._open):
+            await self._resync(wire, log, restore=restarted)
+            if log.dead is None:
+                self._dirty[log] = None
+        self._wake.set()
+
+    async def _server_run_id(self, wire: Wire) -> str:
+        info: bytes = await wire.execute("INFO", "server")
+        rows = dict(line.partition(":")[::2] for line in info.decode().splitlines())
+        return rows.get("run_id", "")
+
+    async def _resync(self, wire: Wire, log: OpenLog, *, restore: bool = False) -> None:
+        attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
+        reply = await script("resync").run(
+            wire, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
+            attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), int(restore),
+            self._store.namespaces_key, attempt.namespace, *attempt.fields, "rd", " ".join(log.readers),
+        )  # fmt: skip
+        metrics.counter("writer_resyncs_total", outcome=reply[0].decode().lower()).inc()
+        if log.dead is not None:
+            return
+        if reply[0] == b"ENDED" and log.finish_request is not None:
+            self._take_end(log, b"OK")
+        elif reply[0] == b"OK":
+            log.readers = reply[2].decode().split()
+            top = EventId.parse(reply[1].decode())
+            if not log.realign(top, self._loop.time()):
+                log.die(StreamDivergedError("the server forgot more of the stream than this worker still has"))
+        else:
+            log.die(_DEATHS.get(reply[0], FencedError)())
+
+
+_DEATHS: dict[bytes, Callable[[], DynamoError]] = {
+    b"GONE": lambda: RequestNotFoundError("the server forgot the request"),
+    b"DIVERGED": lambda: StreamDivergedError("the server forgot events of an earlier attempt"),
+}

@@ -1,0 +1,74 @@
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dynamo_tasks.engines.tokenizer import FileTokenizer, load_tokenizer
+from dynamo_tasks.errors import ConfigError
+
+tokenizers = pytest.importorskip("tokenizers")
+
+TEXT = "the quick brown fox · naïve café 漢字 🙂 jumps over the lazy dog"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("tokenizer")
+    rust = tokenizers.Tokenizer(tokenizers.models.BPE())
+    rust.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    rust.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    rust.train_from_iterator(
+        [TEXT],
+        tokenizers.trainers.BpeTrainer(vocab_size=300, special_tokens=["<s>"], initial_alphabet=alphabet),
+    )
+    rust.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 0)]
+    )
+    rust.save(str(path / "tokenizer.json"))
+    config = {"bos_token": {"content": "<s>"}, "eos_token": None, "chat_template": "{{ bos_token }}!"}
+    (path / "tokenizer_config.json").write_text(json.dumps(config))
+    return path
+
+
+def test_files(folder: Path) -> None:
+    tokenizer = load_tokenizer(str(folder))
+    assert isinstance(tokenizer, FileTokenizer)
+    assert tokenizer.encode("the", add_special_tokens=True)[0] == 0
+    assert 0 not in tokenizer.encode("the", add_special_tokens=False)
+    assert tokenizer.decode(tokenizer.encode(TEXT)) == TEXT
+    assert tokenizer.special_tokens == {"bos_token": "<s>"}
+    assert tokenizer.chat_template == "{{ bos_token }}!"
+
+
+@settings(deadline=None)
+@given(st.text(max_size=20), st.integers(1, 5))
+def test_file_stream_equals_decode(folder: Path, text: str, size: int) -> None:
+    tokenizer = load_tokenizer(str(folder))
+    ids = tokenizer.encode(text)
+    stream = tokenizer.stream()
+    pieces = [stream.push(ids[at : at + size]) for at in range(0, len(ids), size)]
+    assert "".join(pieces) + stream.flush() == text
+
+
+def test_template_file_goes_before_the_config(folder: Path, tmp_path: Path) -> None:
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "chat_template.jinja").write_text("from the file")
+    assert FileTokenizer(tmp_path).chat_template == "from the file"
+
+
+def test_not_a_tokenizer_file(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is not a tokenizer file"):
+        load_tokenizer(str(tmp_path))
+
+
+def test_bad_config_beside_it(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    for text, says in (("{", "not valid JSON"), ("[]", "must hold a JSON object")):
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        with pytest.raises(ConfigError, match=says):
+            FileTokenizer(tmp_path)

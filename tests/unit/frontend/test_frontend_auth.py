@@ -1,0 +1,83 @@
+"""API keys and settings."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+
+import pytest
+from frontend_fakes import FakeGateway, chat, in_process
+
+from dynamo_tasks.errors import AuthenticationError, ConfigError
+from dynamo_tasks.frontend.auth import ApiKeys, keys_from
+from dynamo_tasks.frontend.settings import FrontendSettings
+
+
+def test_without_keys_everybody_may() -> None:
+    assert ApiKeys(()).owner(None) == ""
+
+
+def test_the_owner_is_the_hash_of_the_key() -> None:
+    assert ApiKeys(["a", "b"]).owner(b"Bearer b") == hashlib.sha256(b"b").hexdigest()
+
+
+@pytest.mark.parametrize(
+    "header", [None, b"", b"b", b"Bearer", b"Bearer ", b"Basic b", b"Bearer c", b"Bearer \xff"]
+)
+def test_no_key_or_a_wrong_one_is_refused(header: bytes | None) -> None:
+    with pytest.raises(AuthenticationError):
+        ApiKeys(["a", "b"]).owner(header)
+
+
+def test_keys_are_never_shown() -> None:
+    assert "hunter2" not in repr(ApiKeys(["hunter2"])) + repr(FrontendSettings(api_keys=("hunter2",)))
+
+
+@pytest.mark.parametrize(
+    ("option", "environ", "keys"),
+    [
+        (None, {}, ()),
+        ("a", {}, ("a",)),
+        (["a", "b,c"], {"DYNAMO_API_KEYS": "d"}, ("a", "b", "c")),
+        ((), {"DYNAMO_API_KEYS": " d , e,"}, ("d", "e")),
+    ],
+)
+def test_where_keys_come_from(option: object, environ: dict[str, str], keys: tuple[str, ...]) -> None:
+    assert keys_from(option, environ) == keys  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("option", "environ"), [(" , ", {}), (None, {"DYNAMO_API_KEYS": ""})])
+def test_empty_keys_do_not_open_the_door(option: str | None, environ: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="holds no key"):
+        keys_from(option, environ)
+
+
+def test_routes_want_the_key_and_probes_do_not() -> None:
+    async def main() -> None:
+        gateway = FakeGateway()
+        async with in_process(gateway, FrontendSettings(api_keys=("k",))) as client:
+            for method, path in (("GET", "/v1/models"), ("POST", "/v1/chat/completions"), ("GET", "/nope")):
+                refused = await client.request(method, path)
+                assert refused.status_code == 401
+                assert refused.json()["error"]["code"] == "invalid_api_key"
+                assert refused.headers["www-authenticate"] == "Bearer"
+                assert refused.headers["x-request-id"]
+            for path in ("/health", "/live", "/ready", "/metrics"):
+                assert (await client.get(path)).status_code == 200
+            headers = {"authorization": "Bearer k"}
+            assert (
+                await client.post("/v1/chat/completions", json=chat(), headers=headers)
+            ).status_code == 200
+            assert (
+                gateway.submissions[0].owner_key
+                == gateway.submissions[0].tenant
+                == hashlib.sha256(b"k").hexdigest()
+            )
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("bad", [{"body_limit": 0}, {"keep_alive": 0}, {"header_delay": -1}])
+def test_settings_are_checked(bad: dict[str, float]) -> None:
+    with pytest.raises(ConfigError, match=next(iter(bad))):
+        FrontendSettings(**bad)  # type: ignore[arg-type]

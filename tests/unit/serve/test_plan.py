@@ -1,0 +1,150 @@
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.serve.dryrun import render_plan
+from dynamo_tasks.serve.plan import PlanOptions, default_graph, make_plan
+from dynamo_tasks.serve.spec import Plan
+
+GRAPH = """
+from dynamo_tasks.sdk import api, depends, dynamo_endpoint, service
+
+@service(dynamo={"namespace": "dynamo"}, workers=2, envs={"OMP_NUM_THREADS": "1", "HF_TOKEN": "hidden"})
+class Worker:
+    model: str = "tiny"
+    api_key: str = ""
+
+    @dynamo_endpoint()
+    async def generate(self, request: dict):
+        yield request
+
+@service
+class Processor:
+    worker = depends(Worker)
+
+@service(dynamo={"namespace": "dynamo"})
+class Router:
+    @dynamo_endpoint()
+    async def route(self, request: dict):
+        yield request
+
+@service(dynamo={"namespace": "dynamo"})
+class Frontend:
+    processor = depends(Processor)
+    router = depends(Router)
+"""
+
+
+@pytest.fixture
+def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "plan_graph.py").write_text(GRAPH)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "plan_graph:Frontend"
+    sys.modules.pop("plan_graph", None)
+
+
+def plan(graph: str, **options: Any) -> Plan:
+    return make_plan(PlanOptions(graph=graph, **options), environ={})
+
+
+def commands(found: Plan) -> dict[str, str]:
+    return {spec.name: " ".join(spec.argv).removeprefix(f"{sys.executable} -m ") for spec in found.processes}
+
+
+def test_components_get_workers_and_the_entry_the_http_process(graph: str) -> None:
+    found = plan(graph)
+    worker = "celery -A dynamo_tasks --quiet worker --service plan_graph:{} -n {}@%h --loglevel warning"
+    tail = " --without-gossip --without-mingle"
+    assert commands(found) == {
+        "Worker-0": worker.format("Worker", "Worker-0") + tail,
+        "Worker-1": worker.format("Worker", "Worker-1") + tail,
+        "Router-0": worker.format("Router", "Router-0") + tail,
+        "Frontend": "dynamo_tasks.runtime.main --service plan_graph:Frontend --host 127.0.0.1 --port 8000"
+        " --loglevel warning",
+    }
+    assert found.http == "Frontend"
+    assert found.components == {"dynamo.Worker": 2, "dynamo.Router": 1}
+    assert found.processes[0].env["OMP_NUM_THREADS"] == "1"
+
+
+def test_settings_reach_every_process(graph: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "c.yaml").write_text("Worker: {ServiceArgs: {workers: 1}}\n")
+    monkeypatch.chdir(tmp_path)
+    found = plan(
+        graph, config=Path("c.yaml"), flags=("--Router.ServiceArgs.workers=1",), model="big", node_suffix="-7"
+    )
+    settings = f"--config {tmp_path}/c.yaml --set Worker.model=big --set Router.ServiceArgs.workers=1"
+    assert list(commands(found)) == ["Worker-0", "Router-0", "Frontend"]
+    assert all(settings in command for command in commands(found).values())
+    assert "-n Worker-0-7@%h" in commands(found)["Worker-0"]
+    assert found.config["Worker"].attributes["model"] == "big"
+
+
+def test_only_the_chosen_services(graph: str) -> None:
+    assert list(commands(plan(graph, services=("Router",)))) == ["Router-0"]
+    assert plan(graph, services=("Router",)).http is None
+    assert list(commands(plan(graph, services=("Frontend",)))) == ["Frontend"]
+
+
+def test_a_disabled_component_has_no_process(graph: str) -> None:
+    found = plan(graph, flags=("--Router.dynamo.enabled=false",))
+    assert list(commands(found)) == ["Worker-0", "Worker-1", "Frontend"]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"services": ("Ruter",)}, "'Ruter'.*Router"),
+        ({"services": ("Processor",)}, "nothing to start: Processor"),
+        ({"flags": ("--Worker.modle=x",)}, "--Worker.modle.*model"),
+        ({"flags": ("--Wrker.model=x",)}, "Worker"),
+        ({"config": Path("/no/such.yaml")}, "/no/such.yaml: No such file"),
+        ({"flags": ("--Worker.dynamo.namespace=A B",)}, "allowed: a-z"),
+    ],
+)
+def test_mistakes_are_clear(graph: str, options: dict[str, Any], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        plan(graph, **options)
+
+
+def test_wrong_graph_names_are_clear(graph: str) -> None:
+    with pytest.raises(ConfigError, match="no module 'no_such'"):
+        plan("no_such:Frontend")
+    with pytest.raises(ConfigError, match=r"'Fronted'.*Frontend"):
+        plan("plan_graph:Fronted")
+
+
+def test_a_model_needs_a_taker(graph: str) -> None:
+    with pytest.raises(ConfigError, match="--model: no component"):
+        plan("plan_graph:Router", model="big")
+
+
+def test_a_worker_alone_is_a_graph(graph: str) -> None:
+    assert list(commands(plan("plan_graph:Worker"))) == ["Worker-0", "Worker-1"]
+
+
+def test_the_default_graph_is_the_projects_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert default_graph() == "dynamo_tasks.services.agg:Frontend"
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    assert default_graph() == "workers.agg:Frontend"
+
+
+def test_dry_run_shows_origins_and_hides_secrets(graph: str) -> None:
+    console = Console(width=1000, record=True, file=sys.stderr)
+    console.print(
+        render_plan(plan(graph, flags=("--Worker.api_key=geheim", "--Worker.model=big"))), soft_wrap=True
+    )
+    lines = [" ".join(line.split()) for line in console.export_text().splitlines()]
+    assert "model = big # --Worker.model" in lines
+    assert "ServiceArgs.workers = 2 # @service of Worker" in lines
+    assert any(line.startswith("Worker-0: HF_TOKEN='***' OMP_NUM_THREADS=1 ") for line in lines)
+    text = "\n".join(lines)
+    assert "--set 'Worker.api_key=***'" in text
+    assert "geheim" not in text
+    assert "hidden" not in text
