@@ -22,6 +22,12 @@ __all__ = ["DynamoApp", "create_app", "default_app", "set_default_app"]
 _REDIS_SCHEMES = {"redis", "rediss"}
 _NEVER = 10**9
 
+class _CommandError(click.ClickException):
+    """One line in place of a traceback, for Celery's own commands."""
+
+    exit_code = 2
+
+
 HostFactory = Callable[..., Host | None]
 
 
@@ -69,7 +75,18 @@ class DynamoApp(Celery):  # type: ignore[misc]
         Raises:
             DynamoError: none is configured, and none runs.
         """
-        return self._server_url if isinstance(self._server_url, str) else self._server_url()
+        try:
+            url = self._server_url if isinstance(self._server_url, str) else self._server_url()
+        except DynamoError as exc:
+            if click.get_current_context(silent=True) is not None:
+                raise _CommandError(exc.message) from None
+            raise
+        self.conf.update(broker_url=url, result_backend=url)
+        return url
+
+    def _get_backend(self) -> Any:
+        self.server_url  # noqa: B018 - finds the server, where that was not done yet
+        return super()._get_backend()
 
     @property
     def key_prefix(self) -> str:

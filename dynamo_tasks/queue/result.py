@@ -67,14 +67,15 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
             StreamExpiredError: its log is past its retention.
             RequestFailedError: what the request ended with, behind its last value.
         """
-        return bridge().iterate(self._values(_event_id(after)))
+        return bridge().iterate(self._values(self._client, _event_id(after)))
 
     def __iter__(self) -> Iterator[Any]:
         return self.stream()
 
     async def astream(self, after: str | EventId | None = None) -> AsyncIterator[Any]:
         """The same for asynchronous callers on any loop."""
-        source = self._values(_event_id(after))
+        client = await asyncio.to_thread(lambda: self._client)
+        source = self._values(client, _event_id(after))
         try:
             while True:
                 try:
@@ -88,28 +89,28 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
     def __aiter__(self) -> AsyncIterator[Any]:
         return self.astream()
 
-    async def events(self, after: EventId | None = None) -> AsyncIterator[Event]:
-        """The raw events; on the bridge's loop only."""
-        sub = await self._client.reader.join(self.id, after=after, namespace=self.namespace)
+    async def _events(self, client: StoreClient, after: EventId | None = None) -> AsyncIterator[Event]:
+        """The raw events; on the bridge's loop."""
+        sub = await client.reader.join(self.id, after=after, namespace=self.namespace)
         try:
             async for event in sub:
                 yield event
         finally:
             sub.close()
 
-    async def _values(self, after: EventId | None) -> AsyncIterator[Any]:
-        async for event in self.events(after):
+    async def _values(self, client: StoreClient, after: EventId | None) -> AsyncIterator[Any]:
+        async for event in self._events(client, after):
             for value in values_of(event):
                 yield value
             if event.kind == Kind.END:
                 End.decode(event.data).raise_for_state()
 
-    async def _collect(self) -> Any:
+    async def _collect(self, client: StoreClient) -> Any:
         """Wait for the end; the value, where the stream alone tells it."""
         values: list[Any] = []
         completion = CompletionAggregate()
         end: End | None = None
-        async for event in self.events():
+        async for event in self._events(client):
             if event.kind == Kind.TOKENS:
                 for delta in decode_deltas(event.data):
                     completion.add(delta)
@@ -136,7 +137,7 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
             celery.exceptions.TimeoutError: not ready in time.
             Exception: what the endpoint raised, as Celery rebuilds it.
         """
-        record = bridge().call(self._record_or_none())
+        record = bridge().call(self._record_or_none(self._client))
         if record is not None and record.ignore_result:
             return self._get_from_stream(timeout, propagate)
         return super().get(timeout=timeout, propagate=propagate, **kwargs)
@@ -145,7 +146,7 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
         from celery.exceptions import TimeoutError as CeleryTimeoutError
 
         try:
-            return bridge().call(self._collect(), timeout)
+            return bridge().call(self._collect(self._client), timeout)
         except TimeoutError:
             raise CeleryTimeoutError("The operation timed out.") from None
         except DynamoError as exc:
@@ -156,9 +157,9 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.to_thread(self.get).__await__()
 
-    async def _record_or_none(self) -> Record | None:
+    async def _record_or_none(self, client: StoreClient) -> Record | None:
         try:
-            return await self._client.ledger.get(self.id, self.namespace)
+            return await client.ledger.get(self.id, self.namespace)
         except RequestNotFoundError:
             return None
 
@@ -176,7 +177,7 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
         state: str = super().state
         if state != "PENDING":
             return state
-        record = bridge().call(self._record_or_none())
+        record = bridge().call(self._record_or_none(self._client))
         if record is None:
             return state
         return "RETRY" if record.state == "QUEUED" and record.retries else CELERY_STATES[record.state]
@@ -192,10 +193,9 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
         Raises:
             RequestNotFoundError: no such request.
         """
-        return bridge().call(self._cancel())
+        return bridge().call(self._cancel(self._client))
 
-    async def _cancel(self) -> bool:
-        client = self._client
+    async def _cancel(self, client: StoreClient) -> bool:
         namespace = await client.store.find(self.id, self.namespace)
         return await client.ledger.cancel(namespace, self.id) == "OK"
 

@@ -85,7 +85,8 @@ class EndpointTask(Task):  # type: ignore[misc]
     runs_on_loop = True
     acks_late = True
     endpoint: EndpointId
-    declared: Any = None
+    declaration: tuple[Any, ...] = ()
+    """The endpoint's declaration, where this process has one; boxed, since it is a descriptor."""
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run the endpoint; called by Celery's tracer in a greenlet of the worker."""
@@ -153,8 +154,8 @@ class EndpointTask(Task):  # type: ignore[misc]
     def _validate(self, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
         if kwargs:
             raise InvalidRequestError(f"{self.name} takes one positional argument, not keywords: {', '.join(kwargs)}")
-        if self.declared is not None and not options.get("retries"):
-            self.declared.validate(_payload(tuple(args or ()), {}))
+        if self.declaration and not options.get("retries"):
+            self.declaration[0].validate(_payload(tuple(args or ()), {}))
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> StreamResult:  # noqa: N802 - Celery's name
         """A handle on a call by its id."""
@@ -185,10 +186,10 @@ def make_task(app: Any, endpoint: EndpointId, declared: Any = None, **options: A
     known = app._tasks.get(name)
     if isinstance(known, EndpointTask):
         if declared is not None:
-            known.declared = declared
+            known.declaration = (declared,)
         return known
     attributes = {
-        "name": name, "endpoint": endpoint, "declared": declared, "queue": endpoint.queue,
+        "name": name, "endpoint": endpoint, "declaration": (declared,) if declared is not None else (), "queue": endpoint.queue,
         "abstract": False, "__module__": __name__, **options,
     }  # fmt: skip
     task = type("Task_" + endpoint.component, (EndpointTask,), attributes)()

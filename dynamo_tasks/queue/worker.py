@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
 from celery import bootsteps, signals
 from celery.apps.worker import Worker as CeleryWorker
+from celery.exceptions import SecurityWarning
 from celery.worker import state
 
 from dynamo_tasks.errors import DynamoError
@@ -91,13 +93,15 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         self, app: Any = None, service: str | None = None, config: str | None = None, set: Any = (), **kwargs: Any  # noqa: A002
     ):
         self.app = app or self.app
+        # It warns of pickle run as root; nothing is ever unpickled here.
+        warnings.filterwarnings("ignore", category=SecurityWarning)
         try:
             self.host = self.app.make_host(service=service, config=config, settings=list(set or ()))
+            if self.host is not None:
+                kwargs = self._hosted(kwargs)
+            super().__init__(app=self.app, **kwargs)
         except DynamoError as exc:
             _refuse(exc)
-        if self.host is not None:
-            kwargs = self._hosted(kwargs)
-        super().__init__(app=self.app, **kwargs)
 
     def _hosted(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         assert self.host is not None
@@ -111,8 +115,6 @@ class Worker(CeleryWorker):  # type: ignore[misc]
             kwargs["queues"] = self.host.queues
         if not kwargs.get("concurrency"):
             kwargs["concurrency"] = self.host.capacity
-        kwargs.setdefault("without_mingle", True)
-        kwargs.setdefault("without_gossip", True)
         # Both cost every worker a message of every other one, and mingle blocks for a second.
         kwargs["without_mingle"] = kwargs["without_gossip"] = True
         return kwargs

@@ -40,7 +40,7 @@ def make_host(
     graph = configured_graph(target, config=config, settings=settings or [])
     if service is None:
         graph = _only_component(graph)
-    wait = os.environ.get("DYNAMO_WAIT_FOR_SERVER") == "1"
+    wait = int(os.environ.get("DYNAMO_RESTARTS") or 0) > 0
     host = ServiceHost(app, graph, wait=wait)
     if not host.is_component:
         raise ConfigError(f"{graph.name} is no component with endpoints: a worker has nothing to serve")

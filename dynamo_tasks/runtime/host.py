@@ -60,6 +60,15 @@ class ServiceHost:
         """Whether it serves requests from the queue."""
         return self.service.is_dynamo_component() and bool(self.service.get_dynamo_endpoints())
 
+    @property
+    def expected(self) -> dict[tuple[str, str], int]:
+        """Component address → number of instances that the graph is configured with."""
+        return {
+            one.dynamo_address(): one.settings.workers
+            for one in self.graph.components()
+            if one.get_dynamo_endpoints()
+        }
+
     def _queue_names(self) -> list[str]:
         ids = [endpoint.id for endpoint in self.service.get_dynamo_endpoints().values()]
         return sorted({i.queue for i in ids}) + [i.instance_queue(self.lease) for i in ids] if self.is_component else []
@@ -86,7 +95,14 @@ class ServiceHost:
         self._sweeper = Sweeper(runtime.client.store)
         self._executor = Executor(runtime.client.store, self.lease, self._handlers)
         await self._executor.start()
-        set_resolver(RuntimeResolver(self.app, runtime, self.instances))
+        resolver = RuntimeResolver(self.app, runtime, self.instances)
+        resolver.expected = self.expected
+        resolver.limits = {
+            one.dynamo_address(): int(one.settings.traffic["max_queue"])
+            for one in self.graph.components()
+            if one.settings.traffic.get("max_queue")
+        }
+        set_resolver(resolver)
         return self._executor
 
     async def _connect_runtime(self) -> DistributedRuntime:

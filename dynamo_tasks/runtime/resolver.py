@@ -30,6 +30,10 @@ class RuntimeResolver:
         runtime: Connections for calls from the event loop; ``None`` in a plain script, which can only
             queue calls with ``delay`` and its like.
         instances: Service instances that live in this process, by service name.
+
+    Attributes:
+        expected: Component address → number of instances that the graph is configured with.
+        limits: Component address → most requests that its queue may hold.
     """
 
     def __init__(
@@ -38,6 +42,8 @@ class RuntimeResolver:
         self.app = app
         self.runtime = runtime
         self.instances = instances if instances is not None else {}
+        self.expected: dict[tuple[str, str], int] = {}
+        self.limits: dict[tuple[str, str], int] = {}
 
     def remote(self, target: DynamoService[Any] | EndpointId) -> RemoteClient:
         """A client of a service in another process."""

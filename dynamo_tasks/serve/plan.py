@@ -157,7 +157,7 @@ def _host(
         name=service.name,
         service=service.name,
         argv=(
-            *(sys.executable, "-m", "dynamo_tasks.runtime.main"),
+            *(sys.executable, "-m", "dynamo_tasks.serve.host"),
             *_service_arguments(service, options, flags),
             *("--host", options.host, "--port", str(options.port), "--loglevel", options.loglevel),
         ),

@@ -1,0 +1,92 @@
+"""What runs on a server: the snapshot behind ``dynamo-tasks status``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dynamo_tasks.observe import mask_url
+from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.registry import Registry
+
+__all__ = ["gather", "snapshot"]
+
+
+def snapshot(url: str) -> dict[str, Any]:
+    """Namespaces, instances and queues, in the shape of ``status --json``.
+
+    Raises:
+        ServerUnavailableError: the server cannot be reached.
+    """
+    return asyncio.run(_snapshot(url))
+
+
+async def _snapshot(url: str) -> dict[str, Any]:
+    store = await Store.connect(url)
+    try:
+        return await gather(store)
+    finally:
+        await store.close()
+
+
+async def gather(store: Store) -> dict[str, Any]:
+    """The same on a store that is connected."""
+    namespaces = await store.namespaces()
+    instances: list[dict[str, Any]] = []
+    queued: dict[str, int] = {}
+    for namespace in namespaces:
+        rows = await _instances(store, namespace)
+        instances += rows
+        for component in sorted({row["component"] for row in rows}):
+            queued[f"{namespace}.{component}"] = await _queued(store, namespace, component)
+    return {
+        "redis_url": mask_url(store.address.url),
+        "namespaces": namespaces,
+        "instances": instances,
+        "queued": queued,
+    }
+
+
+async def _instances(store: Store, namespace: str) -> list[dict[str, Any]]:
+    registry = Registry(store)
+    infos = await registry.instances(namespace)
+    leases = list(dict.fromkeys(info.lease_id for info in infos))
+    loads = await registry.loads(namespace, leases)
+    keys = store.keys(namespace)
+    wire = await store.commands.wire()
+    left = await wire.pipeline([["PTTL", keys.lease(lease)] for lease in leases]) if leases else []
+    ttls = dict(zip(leases, left, strict=True))
+    return [
+        _row([info for info in infos if info.lease_id == lease], loads.get(lease, Load()), ttls[lease])
+        for lease in leases
+    ]
+
+
+def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
+    first = infos[0]
+    return {
+        "namespace": first.namespace,
+        "component": first.component,
+        "endpoints": sorted(info.endpoint for info in infos),
+        "instance_id": first.instance_id,
+        "host": first.host,
+        "pid": first.pid,
+        "state": "running",
+        "in_flight": load.in_flight,
+        "load": {
+            "capacity": load.capacity or first.capacity, "tokens": load.tokens, "waiting": load.waiting,
+            "kv_usage": round(load.kv_usage, 4),
+        },
+        "lease": max(0, ttl_ms) / 1000,
+        "tokens_per_s": round(load.tokens_per_s, 1),
+        "model": first.model.name if first.model else None,
+    }  # fmt: skip
+
+
+async def _queued(store: Store, namespace: str, component: str) -> int:
+    queue = f"{store.prefix}{namespace}|{component}"
+    wire = await store.commands.wire()
+    lengths = await wire.pipeline([["LLEN", queue + priority_suffix(step)] for step in PRIORITY_STEPS])
+    return sum(int(length) for length in lengths)

@@ -1,0 +1,78 @@
+"""A process that serves HTTP: ``python -m dynamo_tasks.serve.host --service workers.agg:Frontend``.
+
+Hosts a service that takes nothing from the queue itself (the Frontend, or any other with ``@api`` methods).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+import click
+
+from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.runtime.celeryapp import default_app
+from dynamo_tasks.runtime.graphs import configured_graph
+from dynamo_tasks.runtime.host import ServiceHost
+from dynamo_tasks.services.http_host import ApiServer
+
+__all__ = ["main"]
+
+EX_USAGE = 2
+
+
+@click.command()
+@click.option("--service", required=True, help="MODULE:Class of the service.")
+@click.option("--config", type=click.Path(dir_okay=False), help="YAML file with the settings.")
+@click.option("--set", "settings", multiple=True, metavar="SERVICE.KEY=VALUE")
+@click.option("--host", default="127.0.0.1")
+@click.option("--port", type=int, default=8000)
+@click.option("--loglevel", default="warning")
+def main(service: str, config: str | None, settings: tuple[str, ...], host: str, port: int, loglevel: str) -> None:
+    """Host a service that serves HTTP."""
+    logging.basicConfig(level=loglevel.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    try:
+        loop_factory = _loop_factory()
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            runner.run(_serve(service, config, settings, host, port))
+    except DynamoError as exc:
+        print(f"dynamo-tasks: {exc.message}", file=sys.stderr, flush=True)
+        raise SystemExit(EX_USAGE) from None
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def _serve(service: str, config: str | None, settings: tuple[str, ...], host: str, port: int) -> None:
+    graph = configured_graph(service, config=config, settings=settings)
+    entry = graph.entry
+    if {"host", "port"} <= set(entry.schema().names):
+        # The command line of `serve` chose them.
+        entry.inner.host, entry.inner.port = host, port
+    hosted = ServiceHost(default_app(), graph, wait=int(os.environ.get("DYNAMO_RESTARTS") or 0) > 0)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    api = ApiServer(hosted, host, port)
+    try:
+        await hosted.connect()
+        await hosted.start()
+        await api.start()
+        await stop.wait()
+    finally:
+        await api.stop()
+        await hosted.stop()
+
+
+if __name__ == "__main__":
+    main()

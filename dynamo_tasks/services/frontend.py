@@ -1,0 +1,80 @@
+"""``Frontend``: the OpenAI-compatible HTTP API of a graph."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar
+
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.frontend.app import create_app
+from dynamo_tasks.frontend.auth import keys_from
+from dynamo_tasks.frontend.server import HttpServer
+from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.runtime.resolver import RuntimeResolver
+from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
+from dynamo_tasks.services.gateway import RuntimeGateway
+from dynamo_tasks.services.http import api_routes
+from dynamo_tasks.services.processor import Processor
+from dynamo_tasks.services.worker import Worker
+
+__all__ = ["Frontend"]
+
+
+@service()
+class Frontend:
+    """Serves HTTP.
+
+    Attributes:
+        host: Address to listen at.
+        port: 0 = any free one.
+        reuse_port: Share the port with other Frontend processes of this machine.
+        api_keys: Accepted keys; those of ``DYNAMO_API_KEYS`` by default; none = open to everybody.
+        body_limit: Bytes of the largest request body.
+        keep_alive: Seconds of silence on a stream after which a comment is sent.
+    """
+
+    processor = depends(Processor)
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    reuse_port: bool = False
+    api_keys: ClassVar[list[str]] = []
+    body_limit: int = 10 << 20
+    keep_alive: float = 15.0
+
+    def __init__(self) -> None:
+        self._server: HttpServer | None = None
+
+    @async_on_start
+    async def serve(self) -> None:
+        """Listen."""
+        settings = FrontendSettings(
+            api_keys=keys_from(self.api_keys or None, os.environ),
+            body_limit=self.body_limit,
+            keep_alive=float(self.keep_alive),
+        )
+        app = create_app(await self._gateway(), settings, api_routes(self))
+        self._server = HttpServer(app, self.host, self.port, reuse_port=self.reuse_port)
+        await self._server.start()
+
+    async def _gateway(self) -> RuntimeGateway:
+        resolver = get_resolver()
+        if not isinstance(resolver, RuntimeResolver) or resolver.runtime is None:
+            raise ConfigError("the Frontend runs in a process of its own: `dynamo-tasks serve`")
+        namespace = Worker.namespace_name
+        await resolver.runtime.watch(namespace)
+        local: Any = resolver.local(Processor)
+        return RuntimeGateway(
+            resolver.runtime, namespace, Processor if local is None else local, resolver.expected, resolver.limits
+        )
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return self._server.url if self._server is not None else ""
+
+    @on_shutdown
+    async def close(self) -> None:
+        """Stop listening; open streams can be resumed elsewhere."""
+        if self._server is not None:
+            await self._server.stop()

@@ -1,0 +1,193 @@
+"""The frontend's way to the queue and back, on the runtime."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import NoInstancesError, RequestNotFoundError
+from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.protocol.events import End, EventId, Kind
+from dynamo_tasks.protocol.instances import InstanceInfo
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.envelope import build
+from dynamo_tasks.runtime.client import submit
+from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.watcher import Watcher
+from dynamo_tasks.sdk import DynamoService
+from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest, Record
+from dynamo_tasks.store.streams import decode_row
+from dynamo_tasks.store.subscription import Subscription
+
+__all__ = ["RuntimeGateway"]
+
+_OPERATIONS = {"generate", "embed"}
+
+
+class RuntimeGateway:
+    """Implements :class:`~dynamo_tasks.frontend.gateway.Gateway`.
+
+    Args:
+        runtime: The process's connections.
+        namespace: Where the models are served.
+        processor: The Processor: its instance in this process, or its service where it is a component.
+        expected: Component address → number of instances that the graph is configured with.
+        limits: Component address → most requests that its queue may hold.
+    """
+
+    def __init__(
+        self,
+        runtime: DistributedRuntime,
+        namespace: str,
+        processor: Any,
+        expected: dict[tuple[str, str], int],
+        limits: dict[tuple[str, str], int] | None = None,
+    ):
+        self._runtime = runtime
+        self._namespace = namespace
+        self._processor = processor
+        self._remote = isinstance(processor, DynamoService)
+        self._expected = expected
+        self._limits = limits or {}
+        self._models: dict[str, ServedModel] = {}
+        self._models_of: list[InstanceInfo] | None = None
+
+    @property
+    def _watcher(self) -> Watcher:
+        return self._runtime.watcher(self._namespace)
+
+    async def models(self) -> dict[str, ServedModel]:
+        """The models served now, by name."""
+        instances = self._watcher.instances
+        if instances is not self._models_of:
+            self._models, self._models_of = _models(instances), instances
+        return self._models
+
+    async def submit(self, submission: Submission) -> EventStream:
+        """Put a request into its queue, and read it from its start."""
+        endpoint, payload = self._target(submission)
+        if not self._watcher.of(submission.endpoint):
+            raise NoInstancesError(f"no instance serves {submission.endpoint}", retry_after=1.0)
+        new = self._new_request(submission, endpoint, payload)
+        metrics.counter("requests_submitted_total", endpoint=str(endpoint)).inc()
+        sub = await submit(self._runtime.client, new)
+        sub.render = sub.render or new.render
+        return _stream(sub)
+
+    def _target(self, submission: Submission) -> tuple[EndpointId, Any]:
+        """Whom to call: the Worker itself, or the Processor where it is a component of its own."""
+        if self._remote and submission.endpoint.name == "generate":
+            api, body = submission.payload["api"], submission.payload["body"]
+            name = "chat/completions" if api == "chat" else "completions"
+            return self._processor.endpoint_id(name), body
+        return submission.endpoint, submission.payload
+
+    def _new_request(self, submission: Submission, endpoint: EndpointId, payload: Any) -> NewRequest:
+        message, body = build(
+            endpoint, submission.request_id, payload, queue=endpoint.queue, priority=submission.priority
+        )
+        key = submission.idempotency_key or ""
+        return NewRequest(
+            id=submission.request_id,
+            endpoint=endpoint,
+            queue=self._runtime.client.store.prefix + endpoint.queue,
+            message=message,
+            priority=submission.priority,
+            deadline=time.time() + submission.deadline if submission.deadline else 0.0,
+            render=submission.render or b"",
+            owner_key=submission.owner_key,
+            tenant=submission.tenant,
+            background=submission.background,
+            abandon_after=ABANDON_AFTER if submission.abandon_after is None else submission.abandon_after,
+            retention=submission.retention,
+            ignore_result=True,
+            max_queue=self._limits.get((endpoint.namespace, endpoint.component), 0),
+            idempotency_key=key,
+            digest=hashlib.blake2b(body, digest_size=16).hexdigest() if key else "",
+        )
+
+    async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
+        """Read a request's log, from its start or after an event."""
+        return _stream(await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key))
+
+    async def _record(self, request_id: str, owner_key: str) -> Record:
+        record = await self._runtime.client.ledger.get(request_id)
+        if record.owner_key and record.owner_key != owner_key:
+            raise RequestNotFoundError(f"no request {request_id!r} is known")
+        return record
+
+    async def status(self, request_id: str, owner_key: str) -> RequestInfo:
+        """What is known of a request."""
+        return await self._info(await self._record(request_id, owner_key))
+
+    async def _info(self, record: Record) -> RequestInfo:
+        store = self._runtime.client.store
+        key = store.keys(record.namespace).log(record.id)
+        rows = await store.commands.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
+        last = decode_row(rows[0]) if rows else None
+        end = End.decode(last.data) if last is not None and last.kind == Kind.END else None
+        return RequestInfo(
+            id=record.id, state=record.state, endpoint=record.endpoint, created=record.created,
+            attempts=record.attempts, last_event=str(last.id) if last else "0-0", error=record.error,
+            finish_reason=end.finish_reason if end else None, usage=end.usage if end else None,
+            render=record.render or None,
+        )  # fmt: skip
+
+    async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
+        """Stop a request; with ``purge`` erase payload and log too."""
+        record = await self._record(request_id, owner_key)
+        ledger = self._runtime.client.ledger
+        await ledger.cancel(record.namespace, request_id)
+        if purge:
+            await ledger.purge(record.namespace, request_id)
+        return await self._info(await ledger.get(request_id, record.namespace))
+
+    async def healthy(self) -> bool:
+        """Whether the server answers and at least one instance serves."""
+        return self._runtime.client.store.commands.connected and bool(self._watcher.instances)
+
+    async def ready(self) -> tuple[bool, dict[str, Any]]:
+        """Whether every component has its configured instances."""
+        detail: dict[str, Any] = {}
+        for (namespace, component), wanted in self._expected.items():
+            watcher = await self._runtime.watch(namespace)
+            found = {info.lease_id for info in watcher.instances if info.component == component}
+            detail[f"{namespace}.{component}"] = {"instances": len(found), "expected": wanted}
+        ready = all(row["instances"] >= row["expected"] for row in detail.values())
+        models = sorted(await self.models())
+        return ready and bool(models), {"components": detail, "models": models}
+
+    def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
+        """Make the endpoint's payload."""
+        if self._remote and api != "embeddings":
+            return {"api": api, "body": body}
+        if self._remote:
+            return body
+        prepared: dict[str, Any] = self._processor.prepare(api, body, model.card)
+        return prepared
+
+
+def _stream(sub: Subscription) -> EventStream:
+    stream: Any = sub
+    if not sub.render:
+        stream.render = None
+    return stream  # type: ignore[no-any-return]
+
+
+def _models(instances: list[InstanceInfo]) -> dict[str, ServedModel]:
+    """Every name that an instance's model card offers, adapters included."""
+    found: dict[str, ServedModel] = {}
+    for info in instances:
+        if info.model is None or info.endpoint not in _OPERATIONS:
+            continue
+        for name in (info.model.name, *info.model.adapters):
+            card = info.model if name == info.model.name else msgspec.structs.replace(info.model, name=name)
+            model = found.setdefault(name, ServedModel(card, int(info.started), {}))
+            model.endpoints.setdefault(info.endpoint, info.id)
+    return found
+
+

@@ -1,0 +1,22 @@
+"""HTTP for services: the routes of their ``@api`` methods."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from dynamo_tasks.frontend.api_routes import ApiRoute
+from dynamo_tasks.sdk import ApiMethod
+from dynamo_tasks.sdk.declared import collect
+
+__all__ = ["api_routes"]
+
+
+def api_routes(instance: Any) -> list[ApiRoute]:
+    """The ``@api`` methods of a live service."""
+    return [
+        ApiRoute(
+            name=method.name, path=method.route, handler=getattr(instance, method.attribute), method=method.method,
+            kind=method.kind,
+        )  # fmt: skip
+        for method in collect(type(instance), ApiMethod).values()
+    ]

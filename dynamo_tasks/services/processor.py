@@ -1,0 +1,88 @@
+"""``Processor``: OpenAI requests become engine requests: chat template, tokens, limits."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from dynamo_tasks.engines.payload import parse_embed, parse_generate, prompt_ids
+from dynamo_tasks.engines.tokenizer import Tokenizer, load_tokenizer
+from dynamo_tasks.errors import UnknownModelError
+from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
+from dynamo_tasks.sdk import depends, dynamo_endpoint, get_resolver, service
+from dynamo_tasks.services.worker import Worker
+
+__all__ = ["Processor"]
+
+_CONSUMED = frozenset({"messages", "prompt", "tools", "documents", "chat_template_kwargs", "add_generation_prompt"})
+
+
+@service()
+class Processor:
+    """Prepares requests for the Worker.
+
+    By default it lives in the Frontend's process and is called directly. With ``dynamo: {enabled: true}`` it is a
+    component of its own, and its endpoints take the bodies of the OpenAI API.
+    """
+
+    worker = depends(Worker)
+
+    def __init__(self) -> None:
+        self._tokenizers: dict[str, Tokenizer] = {}
+
+    def prepare(self, api: str, body: dict[str, Any], card: ModelCard) -> dict[str, Any]:
+        """The payload of the Worker's endpoint.
+
+        Args:
+            api: ``chat``, ``completions`` or ``embeddings``.
+            body: Engine fields of the request.
+            card: The model that it names.
+
+        Raises:
+            InvalidRequestError: a bad field, or a prompt that is too long; gives both lengths.
+        """
+        if api == "embeddings":
+            parse_embed(body)
+            return body
+        tokenizer = self._tokenizer(card.tokenizer)
+        payload = {name: value for name, value in body.items() if name not in _CONSUMED}
+        payload["prompt_token_ids"] = prompt_ids(body, tokenizer, card)
+        parse_generate(payload, tokenizer, card)
+        return payload
+
+    def _tokenizer(self, name: str) -> Tokenizer:
+        found = self._tokenizers.get(name)
+        if found is None:
+            found = self._tokenizers[name] = load_tokenizer(name)
+        return found
+
+    @dynamo_endpoint(name="chat/completions", aggregate=CompletionAggregate, policy="replay")
+    async def chat(self, request: dict[str, Any]) -> AsyncIterator[TokenDelta]:
+        """Answer a body of ``/v1/chat/completions`` with the Worker's chunks."""
+        async for delta in self._answer("chat", request):
+            yield delta
+
+    @dynamo_endpoint(name="completions", aggregate=CompletionAggregate, policy="replay")
+    async def complete(self, request: dict[str, Any]) -> AsyncIterator[TokenDelta]:
+        """Answer a body of ``/v1/completions`` with the Worker's chunks."""
+        async for delta in self._answer("completions", request):
+            yield delta
+
+    async def _answer(self, api: str, body: dict[str, Any]) -> AsyncIterator[TokenDelta]:
+        payload = self.prepare(api, body, self._card(body.get("model")))
+        async for chunk in self.worker.generate(payload):
+            yield TokenDelta.from_dict(chunk)
+
+    def _card(self, model: str | None) -> ModelCard:
+        """The card of a model that a live Worker serves."""
+        runtime = getattr(get_resolver(), "runtime", None)
+        assert runtime is not None
+        namespace, component = Worker.dynamo_address()
+        infos = [i for i in runtime.watcher(namespace).instances if i.component == component and i.model]
+        cards = {info.model.name: info.model for info in infos}
+        if model is None and len(cards) == 1:
+            return next(iter(cards.values()))  # type: ignore[no-any-return]
+        if model not in cards:
+            raise UnknownModelError(f"model {model!r} is not served; served: {', '.join(sorted(cards)) or 'none'}")
+        return cards[model]  # type: ignore[no-any-return]
