@@ -6,3 +6,29 @@ import os
 
 # Names outside the telemetry catalogue are errors, in child processes too.
 os.environ["DYNAMO_STRICT_TELEMETRY"] = "1"
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tests.support.server import RedisServer  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """A server for all tests that don't harm it; each uses a namespace of its own."""
+    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def own_server(tmp_path: Path) -> Iterator[RedisServer]:
+    """A server for one test that kills, freezes or floods it."""
+    server = RedisServer(tmp_path).start()
+    yield server
+    server.stop()

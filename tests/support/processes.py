@@ -1,0 +1,180 @@
+"""Real processes of the project: workers, frontends, commands."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tests.support.server import free_port
+
+__all__ = ["ROOT", "Frontend", "Process", "Worker", "environment", "until"]
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def until(check: Callable[[], Any], timeout: float = 15.0, what: str = "") -> Any:
+    """Poll a condition that no signal announces; returns its first true value."""
+    deadline = time.monotonic() + timeout
+    while True:
+        value = check()
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"not within {timeout} s: {what or check}")
+        time.sleep(0.01)
+
+
+def environment(url: str, **more: str) -> dict[str, str]:
+    """The environment of a child process on a test's server."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("DYNAMO_")}
+    path = os.pathsep.join([str(ROOT), *filter(None, [kept.get("PYTHONPATH")])])
+    return {
+        **kept, "PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "DYNAMO_STRICT_TELEMETRY": "1",
+        "DYNAMO_REDIS_URL": url, **more,
+    }  # fmt: skip
+
+
+class Process:
+    """A child process whose output goes to a file; killed when the test is over."""
+
+    def __init__(self, argv: list[str], env: dict[str, str], *, name: str = "process", cwd: Path = ROOT):
+        self.log = Path(tempfile.mkstemp(prefix=f"dt-{name}-", suffix=".log")[1])
+        with self.log.open("wb") as out:
+            self.popen = subprocess.Popen(argv, env=env, cwd=cwd, stdout=out, stderr=subprocess.STDOUT)
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self.popen.poll() is None
+
+    def signal(self, number: int) -> None:
+        os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        if self.alive:
+            self.signal(signal.SIGKILL)
+        self.popen.wait()
+
+    def terminate(self, timeout: float = 10.0) -> int:
+        """SIGTERM, and wait for the end."""
+        if self.alive:
+            self.signal(signal.SIGTERM)
+        return self.popen.wait(timeout)
+
+    def __enter__(self) -> Process:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            self.signal(signal.SIGCONT)
+        self.kill()
+        self.log.unlink(missing_ok=True)
+
+
+class Worker(Process):
+    """``celery -A APP worker``; ready once the worker says so."""
+
+    def __init__(
+        self, url: str, *arguments: str, service: str = "workers.agg:Worker", app: str = "dynamo_tasks", name: str = "w",
+        env: dict[str, str] | None = None, wait: bool = True, settings: tuple[str, ...] = (), loglevel: str = "info",
+    ):  # fmt: skip
+        argv = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", loglevel, "-n", f"{name}@%h"]
+        if service:
+            argv += ["--service", service]
+        for setting in settings:
+            argv += ["--set", setting]
+        super().__init__([*argv, *arguments], environment(url, **(env or {})), name=f"worker-{name}")
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, timeout: float = 30.0) -> None:
+        until(lambda: "ready." in self.output or not self.alive, timeout, "worker ready")
+        assert self.alive, self.output
+
+
+class Frontend(Process):
+    """The HTTP process of a graph; ready once ``/ready`` (or ``/live``) answers 200."""
+
+    def __init__(
+        self, url: str, *, service: str = "workers.agg:Frontend", settings: tuple[str, ...] = (), ready: str = "/ready",
+        env: dict[str, str] | None = None,
+    ):  # fmt: skip
+        self.port = free_port()
+        argv = [sys.executable, "-m", "dynamo_tasks.serve.host", "--service", service, "--port", str(self.port)]
+        for setting in settings:
+            argv += ["--set", setting]
+        super().__init__(argv, environment(url, **(env or {})), name="frontend")
+        if ready:
+            until(lambda: self.get(ready)[0] == 200 or not self.alive, 30.0, f"{ready} of the frontend")
+            assert self.alive, self.output
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def request(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], Any]:
+        """One request; status, headers, body (parsed if it is JSON)."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
+            connection.request(method, path, data, {"content-type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            raw = answer.read()
+            found = {key.lower(): value for key, value in answer.getheaders()}
+            return answer.status, found, json.loads(raw) if "json" in found.get("content-type", "") else raw
+        finally:
+            connection.close()
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """GET; status 0 while nobody listens."""
+        try:
+            status, _, body = self.request("GET", path)
+        except OSError:
+            return 0, None
+        return status, body
+
+    def events(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Iterator[tuple[str, str]]:
+        """Server-sent events as ``(id, data)``; close the iterator to drop the connection."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        try:
+            data = None if body is None else json.dumps(body).encode()
+            connection.request(method, path, data, {"content-type": "application/json", **(headers or {})})
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise AssertionError(f"{answer.status}: {answer.read()!r}")
+            yield from _sse(answer)
+        finally:
+            connection.close()
+
+
+def _sse(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str]]:
+    event_id, data = "", []
+    while line := answer.readline():
+        text = line.decode().rstrip("\n")
+        if text.startswith("id: "):
+            event_id = text[4:]
+        elif text.startswith("data: "):
+            data.append(text[6:])
+        elif not text and data:
+            yield event_id, "\n".join(data)
+            event_id, data = "", []

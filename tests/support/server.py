@@ -1,0 +1,89 @@
+"""A real Redis-compatible server of a test's own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from dynamo_tasks.serve.binary import find_binary
+
+__all__ = ["RedisServer", "free_port"]
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return int(sock.getsockname()[1])
+
+
+class RedisServer:
+    """A server process with an AOF; can be killed, frozen and restarted on its data."""
+
+    def __init__(self, folder: Path, *options: str):
+        self.port = free_port()
+        self._folder = folder
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def start(self) -> RedisServer:
+        argv = [
+            str(find_binary()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder),
+            "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning", *self._options,
+        ]  # fmt: skip
+        self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while not self.ping():
+            if time.monotonic() > deadline or self._process.poll() is not None:
+                raise RuntimeError("the Redis server did not come up")
+            time.sleep(0.01)
+        return self
+
+    def ping(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as sock:
+                sock.sendall(b"PING\r\n")
+                return sock.recv(7).startswith(b"+PONG")
+        except OSError:
+            return False
+
+    def command(self, *words: str) -> bytes:
+        """One command on a connection of its own; the raw reply (small ones only)."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as sock:
+            packed = b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
+            sock.sendall(b"*%d\r\n%s" % (len(words), packed))
+            return sock.recv(1 << 20)
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
+    def freeze(self) -> None:
+        """``SIGSTOP``."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """``SIGCONT``."""
+        assert self._process is not None
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def stop(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            os.kill(self._process.pid, signal.SIGCONT)
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
