@@ -5,9 +5,9 @@ from __future__ import annotations
 from types import TracebackType
 from typing import Self
 
+from dynamo_tasks.config.server import resolve_redis_url
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, check_component, check_endpoint, check_namespace
-from dynamo_tasks.runtime.address import server_url
 from dynamo_tasks.runtime.client import Client
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
@@ -41,7 +41,7 @@ class DistributedRuntime:
         Raises:
             ServerUnavailableError: it cannot be reached, or none is configured.
         """
-        return cls(await StoreClient.connect(url or server_url(), prefix=prefix))
+        return cls(await StoreClient.connect(url or resolve_redis_url(), prefix=prefix))
 
     async def aclose(self) -> None:
         """Give all connections back."""

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
-from dynamo_tasks.serve.resp import mask_url
+from dynamo_tasks.observe import mask_url
 
 __all__ = ["render_status"]
 

@@ -15,8 +15,9 @@ from typing import Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
+from dynamo_tasks.observe import mask_url
 
-__all__ = ["Address", "mask_url", "ping"]
+__all__ = ["Address", "ping"]
 
 _SCHEMES = ("redis", "rediss", "unix")
 
@@ -74,16 +75,6 @@ class Address:
 
     def __repr__(self) -> str:
         return f"Address({self.scheme}://{self.host}:{self.port})"
-
-
-def mask_url(url: str) -> str:
-    """The URL without its password, for people to read."""
-    head, at, tail = url.rpartition("@")
-    if not at:
-        return url
-    scheme, mark, credentials = head.partition("://")
-    user = credentials.partition(":")[0]
-    return f"{scheme}{mark}{user}:***@{tail}"
 
 
 def ping(url: str, *, timeout: float = 2.0) -> str:

@@ -24,18 +24,19 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from dynamo_tasks.config.home import Home, file_lock, private_dir, read_json, write_json, write_private
+from dynamo_tasks.config.identity import ProcessId
+from dynamo_tasks.config.server import server_id, server_state
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.serve.binary import find_binary
-from dynamo_tasks.serve.home import Home, file_lock, private_dir, read_json, write_json, write_private
-from dynamo_tasks.serve.identity import ProcessId
 from dynamo_tasks.serve.ports import free_port
-from dynamo_tasks.serve.resp import Address, ping
+from dynamo_tasks.serve.resp import ping
 
-__all__ = ["EmbeddedServer", "find_binary", "resolve_redis_url", "running_url"]
+__all__ = ["EmbeddedServer"]
 
 _POLL_S = 0.01
 _LOCK_S = 60.0
@@ -60,42 +61,6 @@ maxmemory-policy noeviction
 shutdown-timeout 1
 logfile ""
 """
-
-
-def running_url(home: Home | None = None) -> str | None:
-    """URL of the embedded server of a home.
-
-    Args:
-        home: That of this process's environment by default.
-
-    Returns:
-        ``redis://:password@127.0.0.1:port/0`` while the server runs, else ``None``. Nothing is started.
-    """
-    state = _state(home or Home.from_environ())
-    return state["url"] if _server_id(state) else None
-
-
-def resolve_redis_url(environ: Mapping[str, str] | None = None) -> str:
-    """The server to use: ``DYNAMO_REDIS_URL``, else the embedded server of this ``DYNAMO_HOME`` if one runs.
-
-    Args:
-        environ: ``os.environ`` by default.
-
-    Raises:
-        ConfigError: ``DYNAMO_REDIS_URL`` is not a Redis URL.
-        ServerUnavailableError: there is neither; says what to do.
-    """
-    environ = os.environ if environ is None else environ
-    if url := environ.get("DYNAMO_REDIS_URL"):
-        Address.parse(url)
-        return url
-    home = Home.from_environ(environ)
-    if url := running_url(home):
-        return url
-    raise ServerUnavailableError(
-        f"no Redis server: DYNAMO_REDIS_URL is not set and no embedded server runs in {home.path}; "
-        "start one with `dynamo-tasks serve`, or set DYNAMO_REDIS_URL=redis://host:6379/0"
-    )
 
 
 class EmbeddedServer:
@@ -155,10 +120,10 @@ class EmbeddedServer:
         Raises:
             ServerUnavailableError: it does not start.
         """
-        if _server_id(_state(self._home)):
+        if server_id(server_state(self._home)):
             return False
         with self._locked():
-            if _server_id(_state(self._home)):
+            if server_id(server_state(self._home)):
                 return False
             self._ensure([self._me])
             return True
@@ -193,8 +158,8 @@ class EmbeddedServer:
         write_json(self._dir / "users.json", [list(user) for user in users])
 
     def _ensure(self, others: list[ProcessId]) -> str:
-        state = _state(self._home)
-        if server := _server_id(state):
+        state = server_state(self._home)
+        if server := server_id(state):
             self._wait_ready(state["url"], server)
             return str(state["url"])
         self._reap()
@@ -291,8 +256,8 @@ class EmbeddedServer:
         return lines[-1].strip() if lines else "it said nothing"
 
     def _stop(self) -> None:
-        state = _state(self._home)
-        server = _server_id(state)
+        state = server_state(self._home)
+        server = server_id(state)
         if server is not None:
             server.signal(signal.SIGTERM)
             if not server.wait_gone(_TERM_S):
@@ -319,13 +284,3 @@ class EmbeddedServer:
             f"{self._dir / 'data'} is in use by a server that this process cannot see (another container?)"
         )
         return file_lock(self._dir / "data.lock", 5.0, problem)
-
-
-def _state(home: Home) -> dict[str, Any]:
-    state = read_json(home.server / "server.json")
-    return state if isinstance(state, dict) else {}
-
-
-def _server_id(state: Mapping[str, Any]) -> ProcessId | None:
-    server = ProcessId.from_json([state.get("pid"), state.get("started")])
-    return server if server and "url" in state and server.alive() else None

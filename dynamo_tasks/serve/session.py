@@ -13,11 +13,12 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from dynamo_tasks.config.home import Home
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
+from dynamo_tasks.observe import mask_url
 from dynamo_tasks.serve import http
-from dynamo_tasks.serve.home import Home
 from dynamo_tasks.serve.output import Output
-from dynamo_tasks.serve.resp import mask_url, ping
+from dynamo_tasks.serve.resp import ping
 from dynamo_tasks.serve.server import EmbeddedServer
 from dynamo_tasks.serve.spec import Plan, ProcessSpec
 from dynamo_tasks.serve.supervisor import Supervisor

@@ -64,7 +64,7 @@ def test_components_get_workers_and_the_entry_the_http_process(graph: str) -> No
         "Worker-0": worker.format("Worker", "Worker-0") + tail,
         "Worker-1": worker.format("Worker", "Worker-1") + tail,
         "Router-0": worker.format("Router", "Router-0") + tail,
-        "Frontend": "dynamo_tasks.runtime.main --service plan_graph:Frontend --host 127.0.0.1 --port 8000"
+        "Frontend": "dynamo_tasks.serve.host --service plan_graph:Frontend --host 127.0.0.1 --port 8000"
         " --loglevel warning",
     }
     assert found.http == "Frontend"

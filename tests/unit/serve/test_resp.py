@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
-from dynamo_tasks.serve.resp import Address, mask_url, ping
+from dynamo_tasks.serve.resp import Address, ping
 
 
 @contextmanager
@@ -94,15 +94,3 @@ def test_address_hides_its_password() -> None:
     assert "secret" not in repr(Address.parse("redis://:secret@host:1/0"))
     assert Address.parse("redis://host").port == 6379
     assert Address.parse("rediss://host?ssl_cert_reqs=none").verify is False
-
-
-@pytest.mark.parametrize(
-    ("url", "masked"),
-    [
-        ("redis://host/0", "redis://host/0"),
-        ("redis://:p@host/0", "redis://:***@host/0"),
-        ("redis://u:p@w@host/0", "redis://u:***@host/0"),
-    ],
-)
-def test_mask_url(url: str, masked: str) -> None:
-    assert mask_url(url) == masked

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.serve.home import Home, read_json
-from dynamo_tasks.serve.identity import ProcessId
+from dynamo_tasks.config.home import Home, read_json
+from dynamo_tasks.config.identity import ProcessId
+from dynamo_tasks.config.server import running_url
 from dynamo_tasks.serve.ports import free_port
-from dynamo_tasks.serve.server import running_url
 
 HTTP = """
 import json, os, sys

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from dynamo_tasks.config.identity import ProcessId
 from dynamo_tasks.errors import ConfigError, UnavailableError
-from dynamo_tasks.serve.identity import ProcessId
 from dynamo_tasks.serve.process import describe_exit
 from dynamo_tasks.serve.supervisor import Notice, NoticeKind, ProcessSpec, RestartPolicy, Supervisor
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from dynamo_tasks.config.home import Home, private_dir, read_json, write_json
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.serve.home import Home, private_dir, read_json, write_json
 
 
 def mode(path: Path) -> int:
