@@ -24,7 +24,6 @@ from dynamo_tasks.errors import (
     ServerUnavailableError,
     StreamDivergedError,
 )
-from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo, Kind
 from dynamo_tasks.protocol.states import State
@@ -32,6 +31,8 @@ from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible
+from dynamo_tasks.queue.meters import meters_of
+from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
 from dynamo_tasks.store.log import OpenLog
@@ -84,6 +85,8 @@ class Execution:
         self._call = call
         self._payload = payload
         self._aggregate = handler.aggregate()
+        self._meters = meters_of(handler.endpoint)
+        self._started = 0.0
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
         self._value: list[Any] | None = None
@@ -92,9 +95,7 @@ class Execution:
         self._log: OpenLog | None = None
         self._to_settle = False
         self._retrying = False
-        self.context = Context(
-            call.id, str(handler.endpoint), retries=call.retries, headers=call.headers
-        )  # fmt: skip
+        self.context = Context(call.id, self._meters.name, retries=call.retries, headers=call.headers)
 
     async def run(self) -> Any:
         """Run the attempt; returns the endpoint's (aggregated) result.
@@ -110,7 +111,6 @@ class Execution:
             attempt = await self._claim()
         except ClaimRefused as refusal:
             return await self._refused(refusal)
-        started = time.monotonic()
         log = self._executor.writer.open(attempt, self._log_died, cap=self._executor.stream_cap)
         self._log = log
         self._executor.enter(self, attempt, log)
@@ -122,9 +122,6 @@ class Execution:
         finally:
             if not self._retrying:
                 self._executor.leave(self, log)
-            metrics.histogram(
-                "request_seconds", endpoint=str(self._handler.endpoint), state="ended"
-            ).observe(time.monotonic() - started)
 
     @property
     def attempt(self) -> Attempt | None:
@@ -154,16 +151,15 @@ class Execution:
             try:
                 return await self._executor.ledger.claim(
                     self._handler.endpoint, self._call.id, self._executor.lease, retries=self._call.retries,
-                    tracked=self._call.tracked, queue=self._call.queue, message=self._call.message(), nonce=nonce,
+                    tracked=self._call.tracked, queue=self._call.queue,
+                    message=b"" if self._call.tracked else self._call.message(), nonce=nonce,
                 )  # fmt: skip
             except ServerUnavailableError:
                 await asyncio.sleep(_RETRY_CLAIM)
 
     async def _refused(self, refusal: ClaimRefused) -> Any:
         namespace, request_id = self._handler.endpoint.namespace, self._call.id
-        metrics.counter(
-            "requests_duplicate_total", endpoint=str(self._handler.endpoint), reason=refusal.reason.lower()
-        ).inc()
+        self._meters.refused(refusal.reason)
         if refusal.reason == "UNSETTLED":
             return self._outcome_again(refusal)
         if refusal.reason == "EXPIRED":
@@ -183,7 +179,8 @@ class Execution:
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
         self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
-        metrics.counter("requests_claimed_total", endpoint=str(self._handler.endpoint)).inc()
+        self._meters.claimed.inc()
+        self._started = time.monotonic()
         try:
             with self._deadline(attempt.deadline):
                 await self._drive(attempt, log)
@@ -198,9 +195,12 @@ class Execution:
             await self._failed(exc, log)
             raise
         end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
-        result = self._value[0] if self._value is not None else self._aggregate.result()
+        result = self._result() if self._call.keeps_result else None
         await self._end(log, end, result)
         return result
+
+    def _result(self) -> Any:
+        return self._value[0] if self._value is not None else self._aggregate.result()
 
     async def _failed(self, exc: Exception, log: OpenLog) -> None:
         try:
@@ -229,11 +229,13 @@ class Execution:
         values = await self._values(attempt)
         if values is None:
             return
-        take = self._take
+        streaming, append, take = self._handler.streaming, log.append, self._take
         async with aclosing(values) as source:  # type: ignore[type-var]
             async for value in source:
-                if self._handler.streaming:
-                    log.append(value)
+                if type(value) is not TokenDelta:
+                    value = to_plain(value)
+                if streaming:
+                    append(value)
                 take(value)
                 if log.congested:
                     await log.room()
@@ -328,7 +330,7 @@ class Execution:
 
     async def _end(self, log: OpenLog, end: End, result: Any) -> None:
         """Write the end; only its winner goes on to Celery's tail."""
-        encoded = msgspec.json.encode(result) if result is not None and self._call.keeps_result else b""
+        encoded = msgspec.json.encode(result) if result is not None else b""
         try:
             await log.finish(end, encoded, settled=not self._call.has_tail)
         except StreamDivergedError as exc:
@@ -337,12 +339,10 @@ class Execution:
         except DynamoError as exc:
             raise Dropped(exc.code) from None
         self._to_settle = self._call.has_tail
-        metrics.counter(
-            "requests_finished_total", endpoint=str(self._handler.endpoint), state=str(end.state)
-        ).inc()
+        self._meters.finished(end.state.value, time.monotonic() - self._started)
         if end.error is not None:
             event(
-                "request.failed", request_id=log.attempt.id, endpoint=str(self._handler.endpoint),
+                "request.failed", request_id=log.attempt.id, endpoint=self._meters.name,
                 attempt=log.attempt.number, code=end.error.code, error=end.error.message,
             )  # fmt: skip
 

@@ -9,7 +9,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.queue.handlers import Aggregate, ListAggregate
 from dynamo_tasks.queue.retry import RetryPolicy
-from dynamo_tasks.sdk import DynamoEndpoint, to_plain
+from dynamo_tasks.sdk import DynamoEndpoint
 from dynamo_tasks.sdk.calls import open_values
 
 __all__ = ["EndpointHandler"]
@@ -40,18 +40,7 @@ class EndpointHandler:
         """Serve a request; ``logged`` is what an earlier attempt has written of a continued one."""
         if logged:
             payload = continued(payload, logged)
-        return _plain(open_values(self._declared, self._instance, payload))
-
-
-async def _plain(values: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    """Values as they go onto the wire; token deltas have their own form there."""
-    try:
-        async for value in values:
-            yield value if type(value) is TokenDelta else to_plain(value)
-    finally:
-        close = getattr(values, "aclose", None)
-        if close is not None:
-            await close()
+        return open_values(self._declared, self._instance, payload)
 
 
 def continued(payload: Any, logged: list[Any]) -> Any:

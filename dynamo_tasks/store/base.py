@@ -27,6 +27,7 @@ class Store:
         self.address = Address.parse(url)
         self.prefix = prefix
         self.commands = Link(self.address, name="dynamo-tasks:commands", on_ready=self._learn)
+        self._keys: dict[str, Keys] = {}
         self.run_id = ""
         self.version = ""
 
@@ -65,7 +66,12 @@ class Store:
 
     def keys(self, namespace: str) -> Keys:
         """Names of the keys of a namespace."""
-        return Keys(check_namespace(namespace), db=self.address.db, prefix=self.prefix)
+        keys = self._keys.get(namespace)
+        if keys is None:
+            keys = self._keys[namespace] = Keys(
+                check_namespace(namespace), db=self.address.db, prefix=self.prefix
+            )
+        return keys
 
     @property
     def namespaces_key(self) -> str:

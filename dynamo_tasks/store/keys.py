@@ -25,6 +25,7 @@ key                            type    content
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 __all__ = ["PRIORITY_SEPARATOR", "PRIORITY_STEPS", "Keys", "client_channel", "namespaces_key", "priority_suffix"]
 
@@ -51,7 +52,7 @@ def priority_suffix(priority: int) -> str:
     return f"{PRIORITY_SEPARATOR}{step}" if step else ""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Keys:
     """Names of all keys of one namespace."""
 
@@ -59,7 +60,7 @@ class Keys:
     db: int = 0
     prefix: str = ""
 
-    @property
+    @cached_property
     def base(self) -> str:
         """What all keys of the namespace start with."""
         return f"{self.prefix}dt:{self.namespace}:"

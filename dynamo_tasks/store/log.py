@@ -45,7 +45,6 @@ class Entry(NamedTuple):
     seq: int
     kind: str
     data: bytes
-    acked_at: float = 0.0
 
 
 class Finish(NamedTuple):
@@ -87,7 +86,7 @@ class OpenLog:
         self._cap = cap
         self._seq = 0
         self._acked = 0
-        self._kept: deque[Entry] = deque()
+        self._kept: deque[tuple[float, Entry]] = deque()
         self._pending: list[tuple[str, list[Any]]] = []
         self._bytes = 0
         self._waiting = 0
@@ -164,8 +163,8 @@ class OpenLog:
             entry = self.frozen.popleft()
             self._waiting -= len(entry.data)
             self._acked = entry.seq
-            self._kept.append(entry._replace(acked_at=now))
-        while self._kept and self._kept[0].acked_at < now - KEEP:
+            self._kept.append((now, entry))
+        while self._kept and self._kept[0][0] < now - KEEP:
             self._kept.popleft()
         if self._room is not None and not self.congested:
             self._wake()
@@ -177,7 +176,7 @@ class OpenLog:
             Whether that is possible; not where it forgot more than is kept.
         """
         seq = top.seq if top.epoch == self.attempt.epoch else 0
-        lost = [entry for entry in self._kept if entry.seq > seq]
+        lost = [entry for _, entry in self._kept if entry.seq > seq]
         expected = lost[0].seq if lost else (self.frozen[0].seq if self.frozen else self._seq + 1)
         if seq + 1 < expected:
             return False

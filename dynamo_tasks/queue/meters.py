@@ -1,0 +1,40 @@
+"""The instruments of one endpoint, looked up once."""
+
+from __future__ import annotations
+
+from functools import cache
+
+from prometheus_client import Counter, Histogram
+
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.protocol.names import EndpointId
+
+__all__ = ["Meters", "meters_of"]
+
+
+class Meters:
+    """What an execution counts."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.claimed = metrics.counter("requests_claimed_total", endpoint=name)
+        self._seconds: dict[str, Histogram] = {}
+        self._finished: dict[str, Counter] = {}
+
+    def refused(self, reason: str) -> None:
+        """A message was dropped."""
+        metrics.counter("requests_duplicate_total", endpoint=self.name, reason=reason.lower()).inc()
+
+    def finished(self, state: str, seconds: float) -> None:
+        """A request was ended by this process, ``seconds`` after its claim."""
+        if state not in self._finished:
+            self._finished[state] = metrics.counter("requests_finished_total", endpoint=self.name, state=state)
+            self._seconds[state] = metrics.histogram("request_seconds", endpoint=self.name, state=state)
+        self._finished[state].inc()
+        self._seconds[state].observe(seconds)
+
+
+@cache
+def meters_of(endpoint: EndpointId) -> Meters:
+    """The instruments of an endpoint."""
+    return Meters(str(endpoint))
