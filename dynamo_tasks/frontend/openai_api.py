@@ -155,7 +155,7 @@ class OpenAIAPI:
 class EmbeddingCollector(ValueCollector):
     """The ``list`` object of an embeddings answer.
 
-    The endpoint gives its vectors as a list, or ``{"embeddings": [...], "usage": {...}}``.
+    The endpoint gives its vectors as a list, or ``{"embeddings": [...], "prompt_tokens": 3}``.
     """
 
     def __init__(self, model: str, base64_floats: bool):
@@ -174,7 +174,7 @@ class EmbeddingCollector(ValueCollector):
         usage, vectors = end.usage, []
         for value in self.values(end):
             if isinstance(value, dict):
-                usage = usage or value.get("usage")
+                usage = usage or value.get("usage") or {"prompt_tokens": value.get("prompt_tokens") or 0}
                 value = value.get("embeddings")
             vectors += _vectors(value)
         self.usage = usage

@@ -7,7 +7,7 @@ from typing import Any
 
 from dynamo_tasks.engines.payload import parse_embed, parse_generate, prompt_ids
 from dynamo_tasks.engines.tokenizer import Tokenizer, load_tokenizer
-from dynamo_tasks.errors import UnknownModelError
+from dynamo_tasks.errors import InvalidRequestError, UnknownModelError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 from dynamo_tasks.sdk import depends, dynamo_endpoint, get_resolver, service
@@ -47,8 +47,12 @@ class Processor:
             return body
         tokenizer = self._tokenizer(card.tokenizer)
         payload = {name: value for name, value in body.items() if name not in _CONSUMED}
-        payload["prompt_token_ids"] = prompt_ids(body, tokenizer, card)
-        parse_generate(payload, tokenizer, card)
+        try:
+            payload["prompt_token_ids"] = prompt_ids(body, tokenizer, card)
+            parse_generate(payload, tokenizer, card)
+        except InvalidRequestError as error:
+            error.param = _as_written(error.param, api)
+            raise
         return payload
 
     def _tokenizer(self, name: str) -> Tokenizer:
@@ -86,3 +90,10 @@ class Processor:
         if model not in cards:
             raise UnknownModelError(f"model {model!r} is not served; served: {', '.join(sorted(cards)) or 'none'}")
         return cards[model]  # type: ignore[no-any-return]
+
+
+def _as_written(param: str | None, api: str) -> str | None:
+    """The field at fault as the client knows it: it sent no token ids, or in another field."""
+    if param is None or not param.startswith("prompt_token_ids"):
+        return param
+    return "messages" if api == "chat" else param.replace("prompt_token_ids", "prompt", 1)

@@ -1,0 +1,204 @@
+"""The real ``openai`` client against ``dynamo-tasks serve``: what its users call, and what they catch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import openai
+import pytest
+
+from tests.e2e.served import Served
+
+MODEL = "mocker"
+ASK: list[Any] = [{"role": "user", "content": "tell me a story"}]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    home: Path = tmp_path_factory.mktemp("home")
+    flags = (
+        "--Worker.engine=mocker", "--Worker.engine_args.token_delay_ms=1", "--Worker.engine_args.max_model_len=4096",
+        "--api-key", "secret", "--Frontend.body_limit=200000",
+    )  # fmt: skip
+    with Served(home, *flags) as process:
+        yield process
+
+
+@pytest.fixture
+def client(served: Served) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{served.base_url}/v1", api_key="secret", max_retries=0) as made:
+        yield made
+
+
+def _chat(client: openai.OpenAI, **more: Any) -> Any:
+    return client.chat.completions.create(**{"model": MODEL, "messages": ASK, "max_tokens": 12} | more)
+
+
+def test_models(client: openai.OpenAI) -> None:
+    assert [model.id for model in client.models.list()] == [MODEL]
+    assert client.models.retrieve(MODEL).object == "model"
+
+
+def test_chat(client: openai.OpenAI) -> None:
+    answer = _chat(client)
+    assert answer.object == "chat.completion"
+    assert answer.choices[0].message.role == "assistant"
+    assert answer.choices[0].message.content
+    assert answer.choices[0].finish_reason == "length"
+    assert answer.usage.completion_tokens == 12
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + 12
+
+
+def test_chat_streamed_is_the_same_text(client: openai.OpenAI) -> None:
+    whole = _chat(client).choices[0].message.content
+    chunks = list(_chat(client, stream=True))
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole
+    assert chunks[0].choices[0].delta.role == "assistant"
+    assert [c.choices[0].finish_reason for c in chunks if c.choices[0].finish_reason] == ["length"]
+    assert len({chunk.id for chunk in chunks}) == 1
+    assert all(chunk.usage is None for chunk in chunks)
+
+
+def test_usage_comes_in_a_last_chunk_without_choices(client: openai.OpenAI) -> None:
+    chunks = list(_chat(client, stream=True, stream_options={"include_usage": True}))
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage.completion_tokens == 12
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+
+
+def test_several_choices(client: openai.OpenAI) -> None:
+    answer = _chat(client, n=3, seed=5)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in answer.choices}) == 3
+    streamed: dict[int, str] = {}
+    for chunk in _chat(client, n=3, seed=5, stream=True):
+        for choice in chunk.choices:
+            streamed[choice.index] = streamed.get(choice.index, "") + (choice.delta.content or "")
+    assert streamed == {choice.index: choice.message.content for choice in answer.choices}
+
+
+def test_a_seed_decides_the_text(client: openai.OpenAI) -> None:
+    texts = [_chat(client, seed=seed).choices[0].message.content for seed in (7, 7, 8)]
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_stop_ends_the_text_before_it(client: openai.OpenAI) -> None:
+    whole = _chat(client, max_tokens=40).choices[0].message.content
+    word = whole[len(whole) // 2 :].split()[0]
+    answer = _chat(client, max_tokens=40, stop=[word])
+    assert answer.choices[0].message.content == whole[: whole.index(word)]
+    assert answer.choices[0].finish_reason == "stop"
+
+
+def test_max_completion_tokens(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(model=MODEL, messages=ASK, max_completion_tokens=5)
+    assert answer.usage is not None
+    assert answer.usage.completion_tokens == 5
+
+
+def test_completions(client: openai.OpenAI) -> None:
+    answer = client.completions.create(model=MODEL, prompt="once upon", max_tokens=8)
+    assert answer.object == "text_completion"
+    chunks = list(client.completions.create(model=MODEL, prompt="once upon", max_tokens=8, stream=True))
+    assert "".join(chunk.choices[0].text for chunk in chunks) == answer.choices[0].text
+
+
+def test_embeddings(client: openai.OpenAI) -> None:
+    answer = client.embeddings.create(model=MODEL, input=["one", "two", "one"])
+    assert [row.index for row in answer.data] == [0, 1, 2]
+    assert answer.data[0].embedding == answer.data[2].embedding != answer.data[1].embedding
+    assert answer.usage.prompt_tokens > 0
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens
+    floats = client.embeddings.create(model=MODEL, input="one", encoding_format="float")
+    assert floats.data[0].embedding == pytest.approx(answer.data[0].embedding, abs=1e-6)
+
+
+def test_the_request_id_is_the_task_id(client: openai.OpenAI, served: Served) -> None:
+    raw = client.chat.completions.with_raw_response.create(model=MODEL, messages=ASK, max_tokens=2)
+    request_id = raw.headers["x-request-id"]
+    info = client.get(f"/requests/{request_id}", cast_to=object)
+    assert info["status"] == "succeeded"  # type: ignore[index]
+    assert raw.parse().id.endswith(request_id)
+
+
+def test_the_async_client(served: Served) -> None:
+    async def main() -> tuple[str, list[str]]:
+        async with openai.AsyncOpenAI(base_url=f"{served.base_url}/v1", api_key="secret", max_retries=0) as client:
+            whole = await client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=30)
+
+            async def streamed() -> str:
+                stream = await client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=30, stream=True)
+                return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+            return whole.choices[0].message.content or "", await asyncio.gather(*[streamed() for _ in range(20)])
+
+    whole, streams = asyncio.run(main())
+    assert set(streams) == {whole}
+
+
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"messages": []}, "messages"),
+    ({"messages": [{"role": "king", "content": "hi"}]}, "messages[0].role"),
+    ({"messages": [{"role": "user", "content": 5}]}, "messages[0].content"),
+    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": 0}, "max_tokens"),
+    ({"max_tokens": "many"}, "max_tokens"),
+    ({"temperature": 3}, "temperature"),
+    ({"top_p": 0}, "top_p"),
+    ({"n": 0}, "n"),
+    ({"stop": ["a"] * 17}, "stop"),
+    ({"stream": "yes"}, "stream"),
+    ({"seed": 1.5}, "seed"),
+    ({"extra_body": {"abandon_after": -1}}, "abandon_after"),
+    ({"extra_body": {"priority": 10}}, "priority"),
+    ({"extra_body": {"max_token": 3}}, "max_token"),
+    ({"extra_body": {"timeout": 0}}, "timeout"),
+    ({"messages": [{"role": "user", "content": "long " * 2000}]}, "messages"),
+]
+
+
+@pytest.mark.parametrize(("more", "param"), BAD, ids=[f"{param}-{number}" for number, (_, param) in enumerate(BAD)])
+def test_bad_fields_are_named(client: openai.OpenAI, more: dict[str, Any], param: str) -> None:
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError) as caught:
+            _chat(client, **{"stream": stream} | more)
+        assert caught.value.param == param
+        assert caught.value.type == "invalid_request_error"
+
+
+def test_an_unknown_model_lists_those_served(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.NotFoundError, match=MODEL) as caught:
+        _chat(client, model="gpt-17")
+    assert caught.value.code == "model_not_found"
+
+
+def test_a_wrong_key(served: Served) -> None:
+    with openai.OpenAI(base_url=f"{served.base_url}/v1", api_key="wrong", max_retries=0) as client:
+        with pytest.raises(openai.AuthenticationError) as caught:
+            _chat(client)
+        assert caught.value.code == "invalid_api_key"
+        with pytest.raises(openai.AuthenticationError):
+            client.models.list()
+
+
+def test_a_body_over_the_limit(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        _chat(client, messages=[{"role": "user", "content": "x" * 300_000}])
+    assert caught.value.status_code == 413
+
+
+def test_a_deadline(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APIStatusError) as caught:
+        _chat(client, max_tokens=3000, extra_body={"timeout": 0.3})
+    assert (caught.value.status_code, caught.value.code) == (504, "deadline_exceeded")
+    with pytest.raises(openai.APIError) as streamed:
+        list(_chat(client, max_tokens=3000, stream=True, extra_body={"timeout": 0.5}))
+    assert streamed.value.code == "deadline_exceeded"
+
+
+def test_the_clients_own_timeout_ends_the_request(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.APITimeoutError):
+        _chat(client, max_tokens=3000, timeout=0.3)
