@@ -23,6 +23,7 @@ __all__ = [
     "Engine",
     "EngineStats",
     "GenerateRequest",
+    "check_engine",
     "create_engine",
     "parse_embed",
     "parse_generate",
@@ -63,6 +64,21 @@ def create_engine(name_or_path: str, **args: Any) -> Engine:
         f"known: {', '.join(_ENGINES)}, module:Class, or the path of a model",
         param="engine",
     )
+
+
+def check_engine(name_or_path: str, **args: Any) -> None:
+    """Refuse what :func:`create_engine` would refuse, as far as that is known without importing vllm.
+
+    Args:
+        name_or_path: See :func:`create_engine`.
+        **args: Arguments of the engine.
+
+    Raises:
+        ConfigError: see :func:`create_engine`.
+    """
+    if name_or_path == "vllm" or (isinstance(name_or_path, str) and "/" in name_or_path):
+        return
+    create_engine(name_or_path, **args)
 
 
 def _load(where: str, engine: str) -> type[Engine]:

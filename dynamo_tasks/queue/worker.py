@@ -13,7 +13,7 @@ from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import SecurityWarning
 from celery.worker import state
 
-from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
@@ -55,7 +55,11 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Start hooks, registration."""
-        greenlets.await_(worker.host.start(worker.pool))
+        try:
+            greenlets.await_(worker.host.start(worker.pool))
+        except ConfigError as exc:
+            # No new start can mend it: one line and exit code 2, as for settings that are refused earlier.
+            _refuse(exc)
 
     def stop(self, worker: Any) -> None:
         """Warm: leave the registry, finish what runs, stop the service."""
@@ -90,7 +94,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
     host: Host | None = None
 
     def __init__(
-        self, app: Any = None, service: str | None = None, config: str | None = None, set: Any = (), **kwargs: Any  # noqa: A002
+        self, app: Any = None, service: str | None = None, config: str | None = None, set: Any = (), **kwargs: Any
     ):
         self.app = app or self.app
         # It warns of pickle run as root; nothing is ever unpickled here.

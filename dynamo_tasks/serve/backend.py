@@ -92,4 +92,4 @@ def open_stream(url: str, request_id: str) -> Stream:
     """
     # The application of the queue layer reads its server from here when it is imported.
     os.environ["DYNAMO_REDIS_URL"] = url
-    return cast("Stream", importlib.import_module("dynamo_tasks.queue.result").StreamResult(request_id))
+    return cast("Stream", importlib.import_module("dynamo_tasks").StreamResult(request_id))

@@ -13,16 +13,35 @@ from dynamo_tasks.serve.commands.version import version
 
 __all__ = ["cli", "main"]
 
+_EPILOG = """\
+\b
+First steps:
+  dynamo-tasks serve              an OpenAI-compatible server on port 8000
+  dynamo-tasks status --watch     what runs, and how busy it is
+  dynamo-tasks call dynamo.Worker.generate '{"prompt": "hi"}'
+  celery -A dynamo_tasks worker   one more worker, on any machine
 
-@click.group(cls=OneLineGroup, context_settings={"help_option_names": ["-h", "--help"]})
-def cli() -> None:
+They meet at the Redis that DYNAMO_REDIS_URL names, else at the one that `serve` starts.
+"""
+
+
+@click.group(
+    cls=OneLineGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    invoke_without_command=True,
+    epilog=_EPILOG,
+)
+@click.pass_context
+def cli(ctx: click.Context) -> None:
     """Celery for LLM inference: durable, resumable token streams on Redis."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
 
 
-for _command in (serve, status, call, tail, version):
+for _command in (serve, call, status, tail, version):
     cli.add_command(_command)
 
 
 def main() -> None:
     """Entry point of the console script."""
-    cli()
+    cli(prog_name="dynamo-tasks")

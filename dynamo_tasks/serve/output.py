@@ -71,8 +71,11 @@ class Output:
         self._print(Text.assemble((label.ljust(self._width), "bold"), "   ", (text, style)))
 
     def log(self, spec: ProcessSpec, line: str) -> None:
-        """A line that a process wrote; its own colours are kept on a terminal and dropped elsewhere."""
+        """A line that a process wrote; its own colours are kept on a terminal and dropped
+        elsewhere, and so are empty lines."""
         text = Text.from_ansi(line)
+        if not text.plain.strip():
+            return
         self._print(
             Text.assemble((f"{spec.name.ljust(self._width)} | ", self._colours.get(spec.name, "")), text)
         )

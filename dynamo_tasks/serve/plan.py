@@ -80,6 +80,8 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     graph.configure(config)
     chosen = _chosen(graph, options.services)
     components = [service for service in chosen if _is_worker(service, config)]
+    for service in components:
+        _check(service)
     # Dependencies come first in a graph, so that a component is up before those who call it.
     specs = [spec for service in components for spec in _workers(service, config, options, flags)]
     http = graph.entry if graph.entry in chosen and graph.entry not in components else None
@@ -94,6 +96,13 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
         http=http.name if http is not None else None,
         components=_expected(components, config),
     )
+
+
+def _check(service: Service) -> None:
+    # A class may know more of its settings than the schema says, e.g. what its engine takes.
+    check = getattr(service.inner, "check_settings", None)
+    if check is not None:
+        check()
 
 
 def _expected(components: Sequence[Service], config: ResolvedConfig) -> dict[str, int]:

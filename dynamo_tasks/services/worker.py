@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from difflib import get_close_matches
 from typing import Any, ClassVar
 
-from dynamo_tasks.engines import Engine, EngineStats, create_engine
+from dynamo_tasks.engines import Engine, EngineStats, check_engine, create_engine
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, liveness, on_shutdown, service
@@ -14,6 +16,7 @@ from dynamo_tasks.sdk.context import current_context
 __all__ = ["Worker"]
 
 _DEFAULT_SLOTS = 256
+_SETTINGS = ("engine", "model", "served_model_name", "engine_args")
 
 
 @service(dynamo={"namespace": "dynamo"})
@@ -36,9 +39,28 @@ class Worker:
     def __init__(self) -> None:
         self._engine: Engine = create_engine(self.engine, **self._arguments())
 
-    def _arguments(self) -> dict[str, Any]:
-        names = {"model": self.model, "served_model_name": self.served_model_name}
-        return {name: value for name, value in names.items() if value is not None} | self.engine_args
+    @classmethod
+    def _arguments(cls) -> dict[str, Any]:
+        names = {"model": cls.model, "served_model_name": cls.served_model_name}
+        return {name: value for name, value in names.items() if value is not None} | cls.engine_args
+
+    @classmethod
+    def check_settings(cls) -> None:
+        """Refuse settings that the engine would refuse, before any process starts.
+
+        Raises:
+            ConfigError: names the nearest known setting, of the engine or of this class.
+        """
+        try:
+            check_engine(cls.engine, **cls._arguments())
+        except ConfigError as error:
+            # A key that this class does not know went to the engine; it may have been meant for either.
+            meant = get_close_matches(error.param or "", _SETTINGS, 1)
+            if error.param in cls.engine_args and meant:
+                raise ConfigError(
+                    f"Worker has no setting {error.param!r}, nor has its engine; did you mean {meant[0]!r}?"
+                ) from error
+            raise
 
     @classmethod
     def slots(cls) -> int:

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
 
+from dynamo_tasks.config import suggest
 from dynamo_tasks.config.server import resolve_redis_url
-from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError
+from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, UnknownEndpointError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.serve import backend
 from dynamo_tasks.serve.chunks import ChunkPrinter
@@ -18,7 +20,7 @@ from dynamo_tasks.serve.chunks import ChunkPrinter
 __all__ = ["call"]
 
 
-@click.command()
+@click.command(short_help="Send a request through the queue, show its stream.")
 @click.argument("endpoint")
 @click.argument("payload", metavar="JSON")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for all of it.")
@@ -29,7 +31,9 @@ def call(endpoint: str, payload: str, timeout: float | None) -> None:
     """
     address = EndpointId.parse(endpoint)
     request = _parse(sys.stdin.read() if payload == "-" else payload)
-    asyncio.run(_call(resolve_redis_url(), address, request, timeout))
+    url = resolve_redis_url()
+    _check(address, backend.snapshot(url)["instances"])
+    asyncio.run(_call(url, address, request, timeout))
 
 
 def _parse(text: str) -> Any:
@@ -39,6 +43,22 @@ def _parse(text: str) -> Any:
         raise InvalidRequestError(
             f'JSON argument: {error}; e.g. \'{{"prompt": "hi"}}\'', param="JSON"
         ) from error
+
+
+def _check(address: EndpointId, instances: Sequence[Mapping[str, Any]]) -> None:
+    """Refuse an endpoint that its component does not have; say so when nobody serves the component yet."""
+    mine = [item for item in instances if (item["namespace"], item["component"]) == address[:2]]
+    known = sorted({name for item in mine for name in item["endpoints"]})
+    owner = f"{address.namespace}.{address.component}"
+    if not mine:
+        served = sorted({f"{item['namespace']}.{item['component']}" for item in instances})
+        click.echo(
+            f"nobody serves {owner} now (served: {', '.join(served) or 'nothing'}); "
+            "the request waits in its queue (Ctrl-C gives up)",
+            err=True,
+        )
+    elif address.name not in known:
+        raise UnknownEndpointError(f"no endpoint {address}{suggest(address.name, known)}")
 
 
 async def _call(url: str, address: EndpointId, request: Any, timeout: float | None) -> None:

@@ -10,6 +10,9 @@ from dynamo_tasks.errors import DynamoError
 
 __all__ = ["CliError", "OneLineGroup"]
 
+_INTERRUPTED = 130
+"""128 + SIGINT, as shells have it."""
+
 
 class CliError(click.ClickException):
     """An error that the user can mend; shown as ``Error: …`` in one line."""
@@ -17,24 +20,46 @@ class CliError(click.ClickException):
     exit_code = 2
 
     @classmethod
-    def of(cls, error: DynamoError | OSError) -> CliError:
+    def of(cls, error: DynamoError | OSError | click.UsageError) -> CliError:
         """The same message on one line."""
+        if isinstance(error, click.UsageError):
+            asked = error.ctx.command_path if error.ctx else "dynamo-tasks"
+            return cls(f"{error.format_message().rstrip('.')} (see {asked} --help)")
         return cls(" ".join(str(error).split()))
 
 
 class OneLineGroup(click.Group):
     """A group of commands whose expected errors are one line instead of a traceback."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order in which a newcomer needs them, not of the alphabet."""
+        return list(self.commands)
+
+    def make_context(self, *args: Any, **kwargs: Any) -> click.Context:
+        """Parse the command line.
+
+        Raises:
+            CliError: it makes no sense.
+        """
+        try:
+            return super().make_context(*args, **kwargs)
+        except click.UsageError as error:
+            raise CliError.of(error) from error
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command.
 
         Raises:
-            CliError: for each error of our own tree, and of the operating system (no space, no permission).
+            CliError: for a command line that makes no sense, for each error of our own tree, and of the
+                operating system (no space, no permission).
         """
         try:
             return super().invoke(ctx)
         except BrokenPipeError:
             # The reader of our output has left, e.g. `| head`: click ends quietly.
             raise
-        except (DynamoError, OSError) as error:
+        except (DynamoError, OSError, click.UsageError) as error:
             raise CliError.of(error) from error
+        except KeyboardInterrupt:
+            # Not an error: nothing is said, but a script sees it.
+            ctx.exit(_INTERRUPTED)

@@ -63,7 +63,7 @@ class _ServeCommand(click.Command):
         return [*super().collect_usage_pieces(ctx), "[--Service.key=value ...]"]
 
 
-@click.command(cls=_ServeCommand)
+@click.command(cls=_ServeCommand, short_help="Start a graph, with all that it needs, until Ctrl-C.")
 @click.argument("graph", required=False)
 @click.option(
     "-f",

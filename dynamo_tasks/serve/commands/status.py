@@ -17,7 +17,7 @@ from dynamo_tasks.serve.render import render_status
 __all__ = ["status"]
 
 
-@click.command()
+@click.command(short_help="Show what runs, and how busy it is.")
 @click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds; --watch."

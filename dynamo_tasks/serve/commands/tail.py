@@ -12,7 +12,7 @@ from dynamo_tasks.serve.chunks import ChunkPrinter
 __all__ = ["tail"]
 
 
-@click.command()
+@click.command(short_help="Replay and follow the stream of any request.")
 @click.argument("request_id")
 @click.option("--after", metavar="EVENT_ID", help="Begin after this event, e.g. 1763790000000-57.")
 def tail(request_id: str, after: str | None) -> None:
