@@ -27,6 +27,7 @@ class _Poller:
         self._ready: dict[int, int] = {}
         self._woken: asyncio.Future[None] | None = None
         self._wake_requested = False
+        self._failure: Exception | None = None
 
     @property
     def _loop(self) -> asyncio.AbstractEventLoop:
@@ -62,11 +63,19 @@ class _Poller:
         if self._woken is not None and not self._woken.done():
             self._woken.set_result(None)
 
+    def fail(self, exc: Exception) -> None:
+        """Raise an error out of the current wait, or the next one."""
+        self._failure = exc
+        self.wake()
+
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """Wait for events, at most ``timeout`` seconds; suspends the calling greenlet."""
         if not self._wake_requested and in_greenlet():
             await_(self._wait(timeout))
         self._wake_requested = False
+        if self._failure is not None:
+            failure, self._failure = self._failure, None
+            raise failure
         ready, self._ready = self._ready, {}
         return list(ready.items())
 
@@ -107,6 +116,11 @@ class AsyncioHub(Hub):  # type: ignore[misc]
         """Let the consumer loop tick."""
         if self._poller is not None:
             self._poller.wake()
+
+    def fail(self, exc: Exception) -> None:
+        """Raise an error inside the consumer loop, as if one of its own reads had."""
+        if self._poller is not None:
+            self._poller.fail(exc)
 
     def run_ready(self) -> None:
         """Run callbacks that nobody will tick for any more, e.g. acks of the last tasks at shutdown."""

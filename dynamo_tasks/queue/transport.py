@@ -1,8 +1,10 @@
-"""kombu's Redis transport with three differences.
+"""kombu's Redis transport with four differences.
 
 * A message of one of our endpoints is published by the ledger's ``submit`` script: record and message are
   written together, or neither; a publish that is sent twice is one request; ETA and countdown wait in the
   ledger, not in a worker's memory.
+* On the event loop of a worker, messages come from a :class:`~dynamo_tasks.queue.puller.Puller`. Those of
+  endpoints are acknowledged in memory only: whether they are to run is the ledger's decision.
 * Each channel keeps its client objects; kombu builds one for every operation.
 * Nothing unacknowledged is restored when a connection breaks: the ledger knows who owns what, and the
   restore of a broken channel ends the worker ("Unrecoverable error").
@@ -10,28 +12,84 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from kombu.transport import redis as kombu_redis
+from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.json import dumps
 
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.envelope import HEADER, release_of, request_of
+from dynamo_tasks.queue.hub import AsyncioHub
+from dynamo_tasks.queue.puller import Puller
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR
 from dynamo_tasks.store.sync import SyncLedger
+from dynamo_tasks.store.wire import Address
 
 __all__ = ["Channel", "Transport"]
+
+
+class QoS(kombu_redis.QoS):  # type: ignore[misc]
+    """Unacknowledged messages; those with a ledger record need no note on the server."""
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """A message was delivered."""
+        if HEADER in message.headers:
+            VirtualQoS.append(self, message, delivery_tag)
+        else:
+            super().append(message, delivery_tag)
+
+    def _tracked(self, delivery_tag: str) -> bool:
+        message = self._delivered.get(delivery_tag)
+        return message is not None and HEADER in message.headers
+
+    def ack(self, delivery_tag: str) -> None:
+        """A message is done."""
+        if self._tracked(delivery_tag):
+            VirtualQoS.ack(self, delivery_tag)
+        else:
+            super().ack(delivery_tag)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """A message is not wanted; with ``requeue`` it goes to the front of its queue."""
+        if not self._tracked(delivery_tag):
+            super().reject(delivery_tag, requeue=requeue)
+            return
+        if requeue:
+            self.channel.give_back([delivery_tag])
+        else:
+            VirtualQoS.ack(self, delivery_tag)
+
+
+class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
+    """kombu's poller; on the event loop, queues are pulled and only pub/sub sockets are polled."""
+
+    hub: AsyncioHub | None = None
+
+    def _register_BRPOP(self, channel: Channel) -> None:  # noqa: N802 - kombu's name
+        if self.hub is None or not greenlets.in_greenlet():
+            super()._register_BRPOP(channel)
+        else:
+            channel.pull(self.hub)
 
 
 class Channel(kombu_redis.Channel):  # type: ignore[misc]
     """A channel that publishes endpoint calls through the ledger."""
 
+    QoS = QoS
     do_restore = False
     sep = PRIORITY_SEPARATOR
 
     _shared_client: Any = None
     _ledger: SyncLedger | None = None
+    _puller: Puller | None = None
+    _hub: AsyncioHub | None = None
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
@@ -66,14 +124,92 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         else:
             self.ledger.submit(request_of(message, key, self.priority(priority), dumps))
 
+    def pull(self, hub: AsyncioHub) -> None:
+        """Take messages on the event loop; called at every tick while slots are free."""
+        if self._puller is None:
+            self._hub = hub
+            self._puller = Puller(
+                Address.parse(self.connection.client.as_uri(include_password=True)),
+                queues=self._queue_keys, free=self._free_slots, deliver=self._arrived,
+            )  # fmt: skip
+        self._puller.want()
+
+    def _queue_keys(self) -> list[str]:
+        return [] if self.closed else [f"{self.global_keyprefix}{queue}" for queue in self.active_queues]
+
+    def _free_slots(self) -> int:
+        return int(self.qos.can_consume_max_estimate() or 0) if self.qos.can_consume() else 0
+
+    def _arrived(self, raw: bytes, key: str) -> None:
+        queue = key[len(self.global_keyprefix) :]
+        if self.closed or queue not in self.connection._callbacks:
+            self._push_back(key, raw)
+            return
+        try:
+            message = msgspec.json.decode(raw)
+            self.connection._deliver(message, queue)
+        except Exception as exc:  # noqa: BLE001 - what kombu would raise inside the consumer's loop is raised there
+            assert self._hub is not None
+            self._hub.fail(exc)
+        else:
+            assert self._hub is not None
+            self._hub.wake()
+
+    def _push_back(self, key: str, raw: bytes | str) -> None:
+        with self.conn_or_acquire() as client:
+            # Not through rpush(): the client would put the prefix in front of the key again.
+            client.connection_pool and client.execute_command("RPUSH", key, raw)
+
+    def _update_queue_cycle(self) -> None:
+        super()._update_queue_cycle()
+        if self._puller is not None and self._puller.blocked_as is not None:
+            self._unblock(self._puller.blocked_as)
+
+    def _unblock(self, connection_id: int) -> None:
+        with self.conn_or_acquire() as client:
+            client.client_unblock(connection_id)
+
     def give_back(self, tags: list[str]) -> None:
         """Put fetched messages that were not started back to the front of their queues."""
         for tag in tags:
-            self.qos.restore_by_tag(tag, leftmost=False)
+            message = self.qos._delivered.get(tag)
+            if message is None:
+                continue
+            if HEADER in message.headers:
+                priority = self._get_message_priority(message._raw, reverse=False)
+                key = self._q_for_pri(message.delivery_info["routing_key"], priority)
+                self._push_back(f"{self.global_keyprefix}{key}", dumps(message._raw))
+            else:
+                self.qos.restore_by_tag(tag, leftmost=False)
             self.qos._delivered.pop(tag, None)
+
+    def close(self) -> None:
+        """Close the channel; a pop that is in flight is called back first."""
+        puller, self._puller = self._puller, None
+        if puller is not None:
+            stopping = puller.stop(self._unblock_quietly)
+            if greenlets.in_greenlet():
+                greenlets.await_(stopping)
+            else:
+                asyncio.ensure_future(stopping)
+        super().close()
+
+    def _unblock_quietly(self, connection_id: int) -> None:
+        with contextlib.suppress(*self.connection_errors):
+            self._unblock(connection_id)
 
 
 class Transport(kombu_redis.Transport):  # type: ignore[misc]
     """The transport of a dynamo-tasks application."""
 
     Channel = Channel
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.cycle = Poller()
+
+    def register_with_event_loop(self, connection: Any, loop: Any) -> None:
+        """Celery callback."""
+        if isinstance(loop, AsyncioHub):
+            self.cycle.hub = loop
+        super().register_with_event_loop(connection, loop)

@@ -1,0 +1,123 @@
+"""Takes messages from a worker's queues: one blocking pop in flight, on the event loop.
+
+kombu sends BRPOP, reads one message, notes it as unacknowledged in two commands, and later removes the
+note in two more, each time waiting for the server. Here ``BLMPOP`` takes what is there, up to the number of
+free slots, and messages of endpoints are noted nowhere but in the ledger, which knows who owns what.
+
+A pop is never dropped: to stop, the server is asked to unblock it, which it answers with the pop's own reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
+from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.wire import Address, ReplyError, Wire
+
+__all__ = ["Puller"]
+
+BATCH = 8
+"""Most messages of one pop: what gathered while the loop was busy comes at once, and no worker hoards."""
+_BLOCK = 5
+"""Seconds after which an empty pop returns; a connection that stays silent for twice that is dropped."""
+_RETRY = 0.1
+
+
+class Puller:
+    """Pops messages while slots are free.
+
+    Args:
+        address: The broker.
+        queues: Redis keys of the queues, without priorities; asked before every pop.
+        free: Number of free slots; asked before every pop.
+        deliver: Takes a message and the key of its queue.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        queues: Callable[[], list[str]],
+        free: Callable[[], int],
+        deliver: Callable[[bytes, str], None],
+    ):
+        self._queues = queues
+        self._free = free
+        self._deliver = deliver
+        self._link = Link(address, name="dynamo-tasks:consumer", on_ready=self._identify)
+        self._wanted = asyncio.Event()
+        self._stopping = False
+        self._turn = 0
+        self.blocked_as: int | None = None
+        """Connection id of the pop in flight."""
+        self._client_id = 0
+        self._task = asyncio.create_task(self._run(), name="puller")
+
+    async def _identify(self, wire: Wire) -> None:
+        self._client_id = int(await wire.execute("CLIENT", "ID"))
+
+    def want(self) -> None:
+        """Slots are free, or queues were added: pop, if that does not happen already."""
+        self._wanted.set()
+
+    async def _run(self) -> None:
+        started = False
+        while not self._stopping:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                if not started:
+                    await self._link.start()
+                    started = True
+                while not self._stopping and (count := self._room()):
+                    await self._pop(await self._link.wire(), count)
+            except DynamoError:
+                self._wanted.set()
+                await asyncio.sleep(_RETRY)
+
+    def _room(self) -> int:
+        return min(BATCH, self._free()) if self._queues() else 0
+
+    async def _pop(self, wire: Wire, count: int) -> None:
+        keys = self._keys()
+        self.blocked_as = self._client_id
+        try:
+            async with asyncio.timeout(2 * _BLOCK):
+                reply = await wire.execute("BLMPOP", _BLOCK, len(keys), *keys, "RIGHT", "COUNT", count)
+        except TimeoutError:
+            wire.abort()
+            raise ReplyError("the broker does not answer") from None
+        finally:
+            self.blocked_as = None
+        if reply:
+            key, messages = reply
+            queue = key.decode().split(PRIORITY_SEPARATOR, 1)[0]
+            for message in messages:
+                self._deliver(message, queue)
+
+    def _keys(self) -> list[str]:
+        """Higher priorities first; among equals, queues take turns."""
+        queues = self._queues()
+        self._turn = (self._turn + 1) % len(queues)
+        queues = queues[self._turn :] + queues[: self._turn]
+        return [f"{q}{PRIORITY_SEPARATOR}{s}" if s else q for s in PRIORITY_STEPS for q in queues]
+
+    async def stop(self, unblock: Callable[[int], object]) -> None:
+        """End; what the last pop brings is still delivered.
+
+        Args:
+            unblock: Sends ``CLIENT UNBLOCK`` for a connection id.
+        """
+        self._stopping = True
+        self._wanted.set()
+        if self.blocked_as is not None and self._link.connected:
+            unblock(self.blocked_as)
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await asyncio.shield(self._task)
+        self._task.cancel()
+        await self._link.close()
