@@ -93,6 +93,7 @@ class Wire(asyncio.Protocol):
         self._reader = hiredis.Reader(notEnoughData=_MORE)
         self._waiting: deque[tuple[asyncio.Future[Reply], int]] = deque()
         self._gathered: list[Reply] = []
+        self._outgoing: list[bytes] = []
         self._on_message = on_message
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -193,8 +194,16 @@ class Wire(asyncio.Protocol):
             raise ServerUnavailableError("connection to the Redis server lost")
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting.append((future, replies))
-        self._transport.write(data)
+        self._outgoing.append(data)
+        if len(self._outgoing) == 1:
+            # What is sent within one turn of the loop goes out in one write.
+            self._loop.call_soon(self._send)
         return future
+
+    def _send(self) -> None:
+        outgoing, self._outgoing = self._outgoing, []
+        if self._transport is not None:
+            self._transport.write(outgoing[0] if len(outgoing) == 1 else b"".join(outgoing))
 
     async def execute(self, *command: str | bytes | int | float) -> Reply:
         """Send one command and return its reply.
@@ -234,9 +243,11 @@ class Wire(asyncio.Protocol):
             self._write(hiredis.pack_command(tuple(command)), 1)
 
     def close(self) -> None:
-        """Close the socket; idempotent."""
+        """Close the socket; idempotent. What was posted before is still sent."""
         self.closed = True
         if self._transport is not None:
+            if self._outgoing:
+                self._send()
             self._transport.close()
 
     def abort(self) -> None:
