@@ -1,10 +1,15 @@
-"""The guard kills process groups that a killed supervisor leaves behind.
+"""The guard cleans up after a killed supervisor: its process groups, then its hold on shared things.
 
 The kernel's parent-death signal reaches the children of a supervisor, not the children's own children
-(an engine process, say). The guard is a process of its own that reads ``+<group>`` and ``-<group>`` lines
-from a pipe; the end of the pipe means that the supervisor is gone, however it went.
+(an engine process, say). The guard is a process of its own that reads lines from a pipe; the end of the
+pipe means that the supervisor is gone, however it went::
 
-Run as a file by ``python -I -S guard.py``: the standard library only.
+    +<group>    a process group has started
+    -<group>    all of it has ended
+    .           the supervisor ends in good order: nothing is left to do
+
+Run as a file by ``python -I -S guard.py [PROGRAM ARG…]``: the standard library only. The program is run in
+the end, unless the supervisor said that all is well: it gives back what the supervisor shared with others.
 """
 
 from __future__ import annotations
@@ -15,22 +20,40 @@ import signal
 import sys
 from collections.abc import Iterable
 
-__all__ = ["main"]
+__all__ = ["follow", "main"]
 
 
-def main(lines: Iterable[str]) -> None:
-    """Follow the lines to their end, then kill every group that is still listed."""
+def follow(lines: Iterable[str]) -> bool:
+    """Follow the lines to their end, then kill every group that is still listed.
+
+    Returns:
+        Whether the supervisor ended in good order.
+    """
     groups: set[int] = set()
+    orderly = False
     for line in lines:
-        group = int(line[1:])
-        if line.startswith("+"):
-            groups.add(group)
-        else:
-            groups.discard(group)
+        match line[:1]:
+            case "+":
+                groups.add(int(line[1:]))
+            case "-":
+                groups.discard(int(line[1:]))
+            case _:
+                orderly = True
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)
+    return orderly
+
+
+def main(last: list[str]) -> None:
+    """Guard a supervisor whose lines come on stdin.
+
+    Args:
+        last: What to run when it was killed: program and arguments; empty = nothing.
+    """
+    if not follow(sys.stdin) and last:
+        os.execvp(last[0], last)
 
 
 if __name__ == "__main__":
-    main(sys.stdin)
+    main(sys.argv[1:])

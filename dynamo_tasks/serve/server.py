@@ -11,8 +11,9 @@ Files under ``DYNAMO_HOME/server``::
     data.lock      flock that the server process itself inherits and so holds until it has really ended
     server.log     its output; server.log.1 is the previous one
 
-``serve`` alone joins, and the last one that leaves stops the server. One that is killed cannot leave: the
-server then outlives it, the next ``serve`` drops the dead user and goes on with the same server.
+``serve`` alone joins, and the last one that leaves stops the server. One that is killed cannot leave: its
+guard does that for it (``python -m dynamo_tasks.serve.server HOME PID``). If that is killed too, the server
+outlives both; the next ``serve`` drops the dead user and goes on with the same server.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import os
 import secrets
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -36,7 +38,7 @@ from dynamo_tasks.serve.binary import find_binary
 from dynamo_tasks.serve.ports import free_port
 from dynamo_tasks.serve.resp import ping
 
-__all__ = ["EmbeddedServer"]
+__all__ = ["EmbeddedServer", "main"]
 
 _POLL_S = 0.01
 _LOCK_S = 60.0
@@ -73,7 +75,7 @@ class EmbeddedServer:
             home: Where the server keeps its files.
             binary: The server program; :func:`find_binary` by default.
         """
-        self._home = home
+        self.home = home
         self._dir = home.server
         self._binary = binary
         self._me = ProcessId.current()
@@ -100,7 +102,7 @@ class EmbeddedServer:
             ConfigError: the home cannot be used.
             ServerUnavailableError: no server program, or it does not start.
         """
-        self._home.ensure()
+        self.home.ensure()
         with self._locked():
             others = self._users()
             # Noted first: if this process is killed half-way, the next one finds out by the registry.
@@ -120,10 +122,10 @@ class EmbeddedServer:
         Raises:
             ServerUnavailableError: it does not start.
         """
-        if server_id(server_state(self._home)):
+        if server_id(server_state(self.home)):
             return False
         with self._locked():
-            if server_id(server_state(self._home)):
+            if server_id(server_state(self.home)):
                 return False
             self._ensure([self._me])
             return True
@@ -158,7 +160,7 @@ class EmbeddedServer:
         write_json(self._dir / "users.json", [list(user) for user in users])
 
     def _ensure(self, others: list[ProcessId]) -> str:
-        state = server_state(self._home)
+        state = server_state(self.home)
         if server := server_id(state):
             self._wait_ready(state["url"], server)
             return str(state["url"])
@@ -256,7 +258,7 @@ class EmbeddedServer:
         return lines[-1].strip() if lines else "it said nothing"
 
     def _stop(self) -> None:
-        state = server_state(self._home)
+        state = server_state(self.home)
         server = server_id(state)
         if server is not None:
             server.signal(signal.SIGTERM)
@@ -284,3 +286,19 @@ class EmbeddedServer:
             f"{self._dir / 'data'} is in use by a server that this process cannot see (another container?)"
         )
         return file_lock(self._dir / "data.lock", 5.0, problem)
+
+
+def main(path: str, pid: str) -> None:
+    """Leave a server for a ``serve`` that was killed.
+
+    Args:
+        path: Its home.
+        pid: Its process, which may not be quite gone yet.
+    """
+    dead = ProcessId.of(int(pid))
+    if dead is None or dead.wait_gone(_TERM_S):
+        EmbeddedServer(Home(Path(path))).leave()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -9,6 +9,7 @@ import json
 import os
 import shlex
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -16,7 +17,7 @@ from typing import Any
 from dynamo_tasks.config.home import Home
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
-from dynamo_tasks.serve import http
+from dynamo_tasks.serve import http, server
 from dynamo_tasks.serve.output import Output
 from dynamo_tasks.serve.resp import ping
 from dynamo_tasks.serve.server import EmbeddedServer
@@ -134,7 +135,9 @@ class Session:
             plan = self._make(f"-{os.getpid()}")
         specs = [self._complete(spec, url, spec.name == plan.http) for spec in plan.processes]
         self._output.names([spec.name for spec in specs])
-        supervisor = Supervisor(specs, on_line=self._output.log, on_notice=self._output.notice)
+        supervisor = Supervisor(
+            specs, on_line=self._output.log, on_notice=self._output.notice, last_will=self._last_will()
+        )
         self._supervisor = supervisor
         await supervisor.start()
         watch = asyncio.create_task(self._watch_server())
@@ -148,6 +151,12 @@ class Session:
             return 0
         self._output.say("failed", reason, style="bold red")
         return 1
+
+    def _last_will(self) -> list[str]:
+        """What gives the embedded server up for us if we are killed."""
+        if self._server is None:
+            return []
+        return [sys.executable, "-m", server.__name__, str(self._server.home.path), str(os.getpid())]
 
     def _complete(self, spec: ProcessSpec, url: str, is_http: bool) -> ProcessSpec:
         """Add what only a run knows: the server's URL, the API key, how to ask for readiness."""

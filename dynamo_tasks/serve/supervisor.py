@@ -43,6 +43,7 @@ class Supervisor:
         *,
         on_line: Callable[[ProcessSpec, str], None],
         on_notice: Callable[[Notice], None] = lambda notice: None,
+        last_will: Sequence[str] = (),
     ) -> None:
         """Prepare; :meth:`start` starts.
 
@@ -50,6 +51,7 @@ class Supervisor:
             specs: Processes with unique names.
             on_line: Gets each line of output with the spec of its process.
             on_notice: Gets each start, end, new start and failure.
+            last_will: Program and arguments that the guard runs if this process is killed.
 
         Raises:
             ConfigError: two processes have the same name.
@@ -62,13 +64,14 @@ class Supervisor:
         ]
         self._tasks: list[asyncio.Task[None]] = []
         self._guard: Process | None = None
+        self._last_will = tuple(last_will)
         self._failed = asyncio.Event()
         self._reason = ""
 
     async def start(self) -> None:
         """Start all processes; returns before they are ready."""
         self._guard = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-I", "-S", _GUARD),
+            *(sys.executable, "-I", "-S", _GUARD, *self._last_will),
             stdin=PIPE,
             stdout=DEVNULL,
             stderr=DEVNULL,
@@ -153,6 +156,7 @@ class Supervisor:
         if self._guard is None:
             return
         if self._guard.stdin is not None:
+            self._guard.stdin.write(b".\n")
             self._guard.stdin.close()
         try:
             async with asyncio.timeout(0.5):

@@ -2,6 +2,8 @@
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,7 @@ def environ(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
 
 
 def run(environ: dict[str, str], *arguments: str, stdin: str = "") -> Result:
-    return CliRunner().invoke(cli, arguments, env=environ, input=stdin)
+    return CliRunner().invoke(cli, arguments, env=environ, input=stdin, prog_name="dynamo-tasks")
 
 
 def assert_one_line(result: Result, *texts: str) -> None:
@@ -59,11 +61,34 @@ def test_a_taken_port_is_one_line(environ: dict[str, str]) -> None:
         assert_one_line(run(environ, "serve", "--port", port), f"port {port}", "in use")
 
 
-def test_unknown_options_are_refused(environ: dict[str, str]) -> None:
-    result = run(environ, "serve", "--prot", "1")
-    assert result.exit_code == 2
-    assert "No such option" in result.stderr
-    assert "--port" in result.stderr
+@pytest.mark.parametrize(
+    ("arguments", "texts"),
+    [
+        (["serve", "--prot", "1"], ["No such option", "--port", "(see dynamo-tasks serve --help)"]),
+        (["serve", "--port", "http"], ["--port", "not a valid integer"]),
+        (["--nope"], ["No such option '--nope' (see dynamo-tasks --help)"]),
+        (["nope"], ["No such command 'nope'"]),
+        (["tail"], ["REQUEST_ID"]),
+        (["status", "--watch", "--json"], ["exclude each other"]),
+        (["serve", "--Worker.model"], ["--Worker.model needs a value"]),
+    ],
+)
+def test_a_command_line_without_sense_is_one_line(
+    environ: dict[str, str], arguments: list[str], texts: list[str]
+) -> None:
+    assert_one_line(run(environ, *arguments), *texts)
+
+
+def test_without_arguments_the_first_steps_are_shown(environ: dict[str, str]) -> None:
+    result = run(environ)
+    assert result.exit_code == 0
+    assert "First steps:" in result.stdout
+    assert "..." not in result.stdout.partition("Commands:")[2].partition("First steps:")[0]
+
+
+def test_runs_as_a_module() -> None:
+    done = subprocess.run([sys.executable, "-m", "dynamo_tasks", "version"], capture_output=True, text=True)
+    assert done.stdout.startswith("dynamo-tasks 0.")
 
 
 SHOWN = {"redis_url": "redis://:pw@h:1/0", "namespaces": ["dynamo"], "instances": []}
@@ -129,6 +154,11 @@ def fake(monkeypatch: pytest.MonkeyPatch, *values: Any, error: Exception | None 
         return runtime
 
     monkeypatch.setattr(backend, "connect", connect)
+    served = [
+        {"namespace": "dynamo", "component": "Worker", "endpoints": ["embed", "generate"]},
+        {"namespace": "a", "component": "B", "endpoints": ["c"]},
+    ]
+    monkeypatch.setattr(backend, "snapshot", lambda url: {"instances": served})
     return runtime
 
 
@@ -153,6 +183,23 @@ def test_call_errors_are_one_line(environ: dict[str, str], monkeypatch: pytest.M
     assert_one_line(run(environ, "call", "a.B.c", "{x"), "JSON argument", "prompt")
     fake(monkeypatch, error=NoInstancesError("no live instance\nof a.B.c"))
     assert_one_line(run(environ, "call", "a.B.c", "{}"), "no live instance of a.B.c")
+
+
+def test_call_refuses_an_endpoint_that_its_component_lacks(
+    environ: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runtime = fake(monkeypatch)
+    assert_one_line(run(environ, "call", "dynamo.Worker.generat", "{}"), "did you mean 'generate'?", "embed")
+    assert runtime.requests == []
+
+
+def test_call_says_that_nobody_serves_yet(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = fake(monkeypatch, {"text": "at last"})
+    result = run(environ, "call", "dynamo.Wroker.generate", "{}")
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "at last\n"
+    assert "nobody serves dynamo.Wroker now (served: a.B, dynamo.Worker)" in result.stderr
+    assert runtime.requests == [{}]
 
 
 def test_call_ends_the_line_before_an_error(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.config.home import Home, read_json
+from dynamo_tasks.config.home import Home, file_lock, read_json
 from dynamo_tasks.config.identity import ProcessId
 from dynamo_tasks.config.server import running_url
 from dynamo_tasks.serve.ports import free_port
@@ -236,16 +236,28 @@ def test_a_killed_server_comes_back_for_the_same_clients(home: Home) -> None:
     assert run.end(signal.SIGTERM)[0] == 0
 
 
-def test_nothing_but_the_server_outlives_a_killed_run(home: Home) -> None:
+def test_nothing_outlives_a_killed_run(home: Home) -> None:
     run = Run(home, more="deaf")
     run.until("^ready ")
-    processes = [run.pid("Worker-0"), run.pid("Frontend")]
+    processes = [run.pid("Worker-0"), run.pid("Frontend"), server_of(home)]
     run.end(signal.SIGKILL)
-    assert all(process.wait_gone(2) for process in processes)
-    assert running_url(home)
+    assert all(process.wait_gone(5) for process in processes)
     again = Run(home)
     again.until("^ready ")
     assert again.end(signal.SIGTERM)[0] == 0
+
+
+def test_a_killed_run_leaves_the_server_to_another_one(home: Home) -> None:
+    other, run = Run(home), Run(home)
+    other.until("^ready ")
+    run.until("^ready ")
+    worker = run.pid("Worker-0")
+    run.end(signal.SIGKILL)
+    assert worker.wait_gone(5)
+    with file_lock(home.server / "lock", 5.0, "the guard is busy"):
+        assert running_url(home)
+    assert other.end(signal.SIGTERM)[0] == 0
+    assert "server     stopped" in other.lines
 
 
 def test_without_http_it_waits_for_the_registry(home: Home, tmp_path: Path) -> None:
