@@ -10,6 +10,7 @@ import click
 from celery import Celery
 from celery.app.amqp import AMQP as CeleryAMQP  # noqa: N811
 from kombu import Connection as KombuConnection
+from kombu.connection import ConnectionPool, PooledConnection
 
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.queue.executor import Executor
@@ -41,6 +42,20 @@ class Connection(KombuConnection):  # type: ignore[misc]
         if self.transport_cls in _REDIS_SCHEMES:
             return Transport
         return super().get_transport_cls()
+
+    def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:  # noqa: N802 - kombu's name
+        """A pool whose connections are of this kind, too; kombu's own makes plain ones."""
+        return _Pool(self, limit, **kwargs)
+
+
+class _Pooled(PooledConnection, Connection):  # type: ignore[misc]
+    """One of a pool."""
+
+
+class _Pool(ConnectionPool):  # type: ignore[misc]
+    def new(self) -> _Pooled:
+        """kombu callback."""
+        return _Pooled(self, **dict(self.connection._info(resolve=False)))
 
 
 class AMQP(CeleryAMQP):  # type: ignore[misc]

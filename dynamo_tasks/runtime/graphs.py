@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dynamo_tasks.config import Layer, env_layer, flags_layer, load_yaml, resolve
-from dynamo_tasks.sdk import Graph, load_graph
+from dynamo_tasks.sdk import DynamoService, Graph, ServiceState, load_graph
 
-__all__ = ["DEFAULT_GRAPH", "configured_graph"]
+__all__ = ["DEFAULT_GRAPH", "configure_alone", "configured_graph"]
 
 DEFAULT_GRAPH = "dynamo_tasks.services.agg:Frontend"
 
@@ -29,9 +30,24 @@ def configured_graph(
         ConfigError: no such graph, or settings that are not valid.
     """
     graph = load_graph(target)
-    layers: list[Layer] = [flags_layer(list(settings))]
-    if config:
-        layers.append(load_yaml(Path(config)))
-    layers.append(env_layer(os.environ if environ is None else environ))
+    layers = [flags_layer(list(settings)), *_shared_layers(config, os.environ if environ is None else environ)]
     graph.configure(resolve(graph.schemas(), layers, allow_unknown_services=True))
     return graph
+
+
+def configure_alone(service: DynamoService[Any], environ: Mapping[str, str] | None = None) -> None:
+    """Apply environment and ``DYNAMO_CONFIG`` to a service that no graph has configured, as a plain script has it.
+
+    Raises:
+        ConfigError: settings that are not valid.
+    """
+    if service.state is not ServiceState.CREATED:
+        return
+    environ = os.environ if environ is None else environ
+    layers = _shared_layers(environ.get("DYNAMO_CONFIG"), environ)
+    service.configure(resolve({service.name: service.schema()}, layers, allow_unknown_services=True)[service.name])
+
+
+def _shared_layers(config: str | None, environ: Mapping[str, str]) -> list[Layer]:
+    """What every process of a deployment is told, highest first."""
+    return [*([load_yaml(Path(config))] if config else []), env_layer(environ)]

@@ -10,6 +10,7 @@ from dynamo_tasks.queue.retry import RETRY_OPTIONS
 from dynamo_tasks.queue.task import EndpointTask, make_task
 from dynamo_tasks.runtime.client import RemoteClient
 from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.graphs import configure_alone
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, TaskLike
 
 __all__ = ["RuntimeResolver", "task_of"]
@@ -54,7 +55,14 @@ class RuntimeResolver:
         return RemoteClient(self.runtime, target)
 
     def task(self, endpoint: EndpointId, declared: DynamoEndpoint | None) -> TaskLike:
-        """The Celery task of an endpoint."""
+        """The Celery task of an endpoint.
+
+        Raises:
+            ConfigError: the environment has settings for its service that are not valid.
+        """
+        if declared is not None and declared.service is not None:
+            configure_alone(declared.service)
+            endpoint = declared.id
         return task_of(self.app, endpoint, declared)
 
     def local(self, service: DynamoService[Any]) -> object | None:
