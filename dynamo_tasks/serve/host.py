@@ -32,9 +32,13 @@ EX_USAGE = 2
 @click.option("--host", default="127.0.0.1")
 @click.option("--port", type=int, default=8000)
 @click.option("--loglevel", default="warning")
-def main(service: str, config: str | None, settings: tuple[str, ...], host: str, port: int, loglevel: str) -> None:
+def main(
+    service: str, config: str | None, settings: tuple[str, ...], host: str, port: int, loglevel: str
+) -> None:
     """Host a service that serves HTTP."""
-    logging.basicConfig(level=loglevel.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    logging.basicConfig(
+        level=loglevel.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
     try:
         loop_factory = _loop_factory()
         with asyncio.Runner(loop_factory=loop_factory) as runner:

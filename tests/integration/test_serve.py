@@ -1,0 +1,303 @@
+"""``dynamo-tasks serve`` and the commands beside it, as processes on the real system."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.processes import ROOT, Process, until
+from tests.support.server import RedisServer, free_port
+
+COMMAND = [sys.executable, "-m", "dynamo_tasks"]
+MOCKER = ("--Worker.engine=mocker", "--Worker.engine_args.token_delay_ms=10")
+
+
+def environ_of(home: Path, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("DYNAMO_")}
+    return {**kept, "DYNAMO_HOME": str(home), "DYNAMO_STRICT_TELEMETRY": "1", **more}
+
+
+def processes_of(home: Path) -> list[int]:
+    """Everything that was started with this home, however it is related to us."""
+    mark, found = f"DYNAMO_HOME={home}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            # The server writes its title over its environment, but it lives in the home.
+            mine = (entry / "cwd").readlink().is_relative_to(home)
+            if mine or mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+class Serve(Process):
+    """A ``serve`` on a port that it chooses itself."""
+
+    def __init__(self, home: Path, *arguments: str, wait: bool = True, **env: str):
+        self.home = home
+        argv = [*COMMAND, "serve", "--port", "0", *arguments]
+        super().__init__(argv, environ_of(home, **env), name="serve")
+        if wait:
+            self.line("ready ")
+
+    def line(self, start: str) -> str:
+        """The first line that starts so."""
+        pattern = re.compile(rf"^{re.escape(start)}.*$", re.MULTILINE)
+        found = until(lambda: pattern.search(self.output) or not self.alive, 30.0, f"a line {start!r}")
+        assert found is not True, self.output
+        return str(found.group())
+
+    @property
+    def port(self) -> int:
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.line("ready "))
+        assert found
+        return int(found.group(1))
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command beside it."""
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=environ_of(self.home),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    def instances(self) -> list[dict[str, Any]]:
+        found = self.cli("status", "--json")
+        assert found.returncode == 0, found.stderr
+        return list(json.loads(found.stdout)["instances"])
+
+    def post(self, path: str, body: Any, **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})
+        return connection.getresponse()
+
+    def interrupt(self) -> float:
+        """Ctrl-C; seconds until the end."""
+        start = time.monotonic()
+        self.signal(signal.SIGINT)
+        assert self.popen.wait(20) == 0, self.output
+        return time.monotonic() - start
+
+    def __exit__(self, *exc: object) -> None:
+        if self.alive:
+            self.signal(signal.SIGINT)
+            self.popen.wait(20)
+        super().__exit__(*exc)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    with Serve(tmp_path_factory.mktemp("home"), *MOCKER, "--Worker.ServiceArgs.workers=2") as serve:
+        until(lambda: len(serve.instances()) == 2, 10.0, "both workers")
+        yield serve
+
+
+def completion(served: Serve, tokens: int) -> tuple[str, str]:
+    """Id and text of a request that has ended."""
+    answer = served.post("/v1/completions", {"model": "mocker", "prompt": "abc", "max_tokens": tokens})
+    assert answer.status == 200
+    request_id = answer.headers["x-request-id"]
+    return request_id, json.loads(answer.read())["choices"][0]["text"]
+
+
+def test_it_says_what_it_does(served: Serve) -> None:
+    assert re.match(r"server +redis://:\*\*\*@127\.0\.0\.1:\d+/0 \(embedded, data in ", served.line("server"))
+    assert f"curl -N http://127.0.0.1:{served.port}/v1/chat/completions" in served.line("try ")
+    assert "\x1b" not in served.output
+
+
+def test_its_curl_line_works(served: Serve) -> None:
+    command = served.line("try ").partition("curl ")[2]
+    done = subprocess.run(["bash", "-c", f"curl -sS {command}"], capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("data: [DONE]\n\n")
+
+
+def test_status_shows_the_tree_and_json(served: Serve) -> None:
+    shown = served.cli("status").stdout.splitlines()
+    assert re.match(r"redis://:\*\*\*@127\.0\.0\.1:\d+/0$", shown[0])
+    assert shown[1] == "└── dynamo"
+    assert re.search(r"Worker  embed, generate  2 instances, 0 queued", shown[2])
+    one, two = served.instances()
+    assert {one["namespace"], two["namespace"]} == {"dynamo"}
+    assert one["host"] == os.uname().nodename
+    assert one["endpoints"] == ["embed", "generate"]
+    assert {one["pid"], two["pid"]} <= set(processes_of(served.home))
+    assert one["state"] == "running"
+    assert one["load"]["capacity"] == 256
+
+
+def test_status_counts_what_runs(served: Serve) -> None:
+    answer = served.post(
+        "/v1/completions", {"model": "mocker", "prompt": "a", "max_tokens": 2000, "stream": True}
+    )
+    answer.readline()
+    until(lambda: sum(item["in_flight"] for item in served.instances()) == 1, 10.0, "one in flight")
+    until(lambda: sum(item["tokens_per_s"] for item in served.instances()) > 10, 10.0, "tokens per second")
+    request_id = answer.headers["x-request-id"]
+    answer.close()
+    connection = http.client.HTTPConnection("127.0.0.1", served.port, timeout=30)
+    connection.request("DELETE", f"/v1/requests/{request_id}")
+    assert connection.getresponse().status == 200
+    until(lambda: sum(item["in_flight"] for item in served.instances()) == 0, 10.0, "none in flight")
+
+
+def test_call_streams(served: Serve) -> None:
+    request = json.dumps({"prompt": "abc", "max_tokens": 30})
+    done = served.cli("call", "dynamo.Worker.generate", request)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == completion(served, 30)[1] + "\n"
+    assert served.cli("call", "dynamo.Worker.embed", '{"input": "x", "dimensions": 2}').stdout.startswith(
+        '{"embeddings": [['
+    )
+
+
+def test_call_says_what_is_wrong_in_one_line(served: Serve) -> None:
+    for arguments, text in [
+        (["dynamo.Worker.generat", "{}"], "did you mean 'generate'?"),
+        (["dynamo.Worker.generate", '{"prompt": "x", "max_tokens": -1}'], "max_tokens"),
+        (["dynamo.Worker", "{}"], "namespace.Component.endpoint"),
+    ]:
+        done = served.cli("call", *arguments)
+        assert done.returncode == 2
+        (line,) = done.stderr.splitlines()
+        assert text in line
+
+
+def test_tail_replays_a_finished_stream(served: Serve) -> None:
+    request_id, text = completion(served, 30)
+    assert served.cli("tail", request_id).stdout == text + "\n"
+
+
+def test_tail_follows_a_stream_that_runs(served: Serve) -> None:
+    body = {"model": "mocker", "prompt": "abc", "max_tokens": 150, "stream": True}
+    answer = served.post("/v1/completions", body)
+    first = answer.readline()
+    assert first.startswith(b"id: ")
+    followed = served.cli("tail", answer.headers["x-request-id"])
+    assert followed.returncode == 0, followed.stderr
+    assert followed.stdout == completion(served, 150)[1] + "\n"
+    rest = served.cli("tail", answer.headers["x-request-id"], "--after", first[4:].decode().strip())
+    assert followed.stdout.endswith(rest.stdout)
+
+
+def test_tail_of_an_unknown_id_is_one_line(served: Serve) -> None:
+    done = served.cli("tail", "no-such-request")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "Error: no request 'no-such-request' is known\n"
+
+
+def test_a_killed_worker_comes_back(served: Serve) -> None:
+    before = {item["pid"] for item in served.instances()}
+    victim = min(before)
+    os.kill(victim, signal.SIGKILL)
+    until(lambda: "ended with signal SIGKILL; starts again" in served.output, 10.0, "the notice")
+
+    def renewed() -> bool:
+        now = {item["pid"] for item in served.instances()}
+        return victim not in now and len(now) == 2
+
+    until(renewed, 20.0, "a new worker in the registry, the dead one gone")
+    assert completion(served, 3)[1]
+
+
+def test_ctrl_c_stops_all_within_five_seconds_with_streams_running(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with Serve(home, *MOCKER) as serve:
+        assert len(processes_of(home)) == 5  # serve, its guard, the server, a worker, the frontend
+        answers = [
+            serve.post(
+                "/v1/completions", {"model": "mocker", "prompt": "a", "max_tokens": 5000, "stream": True}
+            )
+            for _ in range(3)
+        ]
+        for answer in answers:
+            answer.readline()
+        assert serve.interrupt() < 5
+        until(lambda: not processes_of(home), 2.0, "no process left")
+        assert "stop       done" in serve.output
+
+
+def test_nothing_outlives_a_killed_serve(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with Serve(home) as serve:
+        assert len(processes_of(home)) == 5
+        serve.kill()
+        until(lambda: not processes_of(home), 10.0, "no process left")
+
+
+def test_services_apart_share_the_server_and_a_key_guards_http(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    with (
+        Serve(home, "--service", "Worker") as worker,
+        Serve(home, "--service", "Frontend", "--api-key", "k1,k2") as frontend,
+    ):
+        assert "dynamo.Worker" in worker.line("ready ")
+        assert worker.line("server") == frontend.line("server")
+        body = {"model": "echo", "prompt": "hi"}
+        assert frontend.post("/v1/completions", body).status == 401
+        assert frontend.post("/v1/completions", body, Authorization="Bearer k2").status == 200
+        assert "Bearer $DYNAMO_API_KEY" in frontend.line("try ")
+        assert "k1" not in frontend.output
+        frontend.interrupt()
+        assert "left running for its other users" in frontend.output
+    until(lambda: not processes_of(home), 5.0, "no process left")
+
+
+def test_a_named_server_is_used_and_none_started(tmp_path: Path, redis_server: RedisServer) -> None:
+    home = tmp_path / "home"
+    url = redis_server.url
+    with Serve(home, "--Worker.dynamo.namespace=named", DYNAMO_REDIS_URL=url) as serve:
+        assert serve.line("server") == f"server     {url} (DYNAMO_REDIS_URL)"
+        serve.interrupt()
+    assert not home.exists()
+    assert redis_server.ping()
+
+
+def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "bad.yaml").write_text("Worker: {engine: mocker\n")
+    (tmp_path / "unknown.yaml").write_text("Worker: {engin: mocker}\n")
+    dead = f"redis://127.0.0.1:{free_port()}/0"
+    cases: list[tuple[list[str], dict[str, str], str]] = [
+        ([], {"DYNAMO_REDIS_URL": dead}, f"no Redis server answers at {dead}: Connection refused"),
+        (["workers.agg:Fronted"], {}, "'Fronted'"),
+        (["no_such_module:Frontend"], {}, "no module 'no_such_module'"),
+        (["-f", str(tmp_path / "none.yaml")], {}, "No such file"),
+        (["-f", str(tmp_path / "bad.yaml")], {}, "not valid YAML"),
+        (["-f", str(tmp_path / "unknown.yaml")], {}, "did you mean 'engine'?"),
+        (["--Worker.engine=mock"], {}, "'mocker'"),
+        (["--nonsense"], {}, "No such option"),
+        (["--service", "Wroker"], {}, "Worker"),
+    ]
+    running = [Serve(tmp_path / "home", *arguments, wait=False, **env) for arguments, env, _ in cases]
+    for serve, (arguments, _, text) in zip(running, cases, strict=True):
+        with serve:
+            assert serve.popen.wait(30) == 2, serve.output
+            (line,) = serve.output.splitlines()
+            assert line.startswith("Error: "), (arguments, line)
+            assert text in line
+    assert not (tmp_path / "home").exists()
+
+
+def test_dry_run_starts_nothing(tmp_path: Path) -> None:
+    with Serve(tmp_path / "home", "-f", "configs/agg.yaml", "--dry-run", wait=False) as serve:
+        assert serve.popen.wait(30) == 0
+        assert "engine = echo" in serve.output
+        assert "configs/agg.yaml:16" in serve.output
+        assert "Worker-0: " in serve.output
+    assert not (tmp_path / "home").exists()
