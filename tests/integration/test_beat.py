@@ -1,0 +1,62 @@
+"""``celery -A dynamo_tasks beat``: starts, and puts what is due into the queue of its endpoint."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from beat.schedule import install
+from tests.support.processes import Process, environment, until
+from tests.support.server import RedisServer
+
+PROJECT = """
+from beat.schedule import SCHEDULE
+SCHEDULE["often"] = {
+    "task": "beating.Worker.generate", "schedule": 0.2, "args": [{"prompt": "hi"}],
+    "options": {"queue": "beating|Worker", "expires": 3600},
+}
+from dynamo_tasks import app
+"""
+
+
+def beat(url: str, folder: Path, app: str) -> Process:
+    argv = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        app,
+        "beat",
+        "-s",
+        str(folder / "schedule"),
+        "--loglevel",
+        "info",
+    ]
+    path = os.pathsep.join([str(folder), environment(url)["PYTHONPATH"]])
+    return Process(argv, environment(url, PYTHONPATH=path), name="beat", cwd=folder)
+
+
+def test_the_default_schedule_starts_and_stops(redis_server: RedisServer, tmp_path: Path) -> None:
+    with beat(redis_server.url, tmp_path, "dynamo_tasks") as process:
+        # Its store: a signal before that would interrupt Celery in the middle of an import.
+        until(lambda: list(tmp_path.glob("schedule*")) or not process.alive, 20.0, "beat runs")
+        assert process.terminate() == 0, process.output
+        assert "Traceback" not in process.output
+
+
+def test_an_entry_is_sent_to_its_endpoint(redis_server: RedisServer, tmp_path: Path) -> None:
+    (tmp_path / "project.py").write_text(PROJECT)
+    with beat(redis_server.url, tmp_path, "project") as process:
+        until(lambda: redis_server.command("LLEN", "beating|Worker") not in (b":0\r\n",), 20.0, "a message")
+        assert process.terminate() == 0, process.output
+
+
+def test_entries_of_an_existing_application_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules["beat.schedule"].SCHEDULE, "ours", {"task": "d.E.f", "schedule": 2.0})
+    app = SimpleNamespace(conf=SimpleNamespace(beat_schedule={"mine": {"task": "a.B.c", "schedule": 1.0}}))
+    install(app)
+    assert list(app.conf.beat_schedule) == ["mine", "ours"]
