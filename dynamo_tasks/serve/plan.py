@@ -1,7 +1,7 @@
 """From a graph and its settings to the processes that serve it.
 
 - A component that is enabled and has endpoints: ``workers`` Celery workers.
-- The entry service, if it is not such a component: one process that serves HTTP.
+- The entry service, if it is not such a component: ``workers`` processes that serve HTTP on one port.
 - A service without ``dynamo=`` lives inside the processes of those that depend on it.
 """
 
@@ -86,7 +86,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     specs = [spec for service in components for spec in _workers(service, config, options, flags)]
     http = graph.entry if graph.entry in chosen and graph.entry not in components else None
     if http is not None:
-        specs.append(_host(http, config, options, flags))
+        specs += _hosts(http, config, options, flags)
     if not specs:
         names = ", ".join(service.name for service in chosen)
         raise ConfigError(f"nothing to start: {names} has no process of its own (it lives in its callers')")
@@ -159,19 +159,30 @@ def _workers(
     ]
 
 
-def _host(
+def _hosts(
     service: Service, config: ResolvedConfig, options: PlanOptions, flags: Sequence[str]
-) -> ProcessSpec:
-    return ProcessSpec(
-        name=service.name,
-        service=service.name,
-        argv=(
-            *(sys.executable, "-m", "dynamo_tasks.serve.host"),
-            *_service_arguments(service, options, flags),
-            *("--host", options.host, "--port", str(options.port), "--loglevel", options.loglevel),
-        ),
-        env=config[service.name].envs,
-    )
+) -> list[ProcessSpec]:
+    settings = config[service.name]
+    names = [service.name]
+    if settings.workers > 1:
+        if "reuse_port" not in service.schema().names:
+            raise ConfigError(f"{service.name}.ServiceArgs.workers: it serves HTTP from one process")
+        # The kernel spreads connections over all that listen on the port.
+        flags = [*flags, f"--{service.name}.reuse_port=true"]
+        names = [f"{service.name}-{index}" for index in range(settings.workers)]
+    return [
+        ProcessSpec(
+            name=name,
+            service=service.name,
+            argv=(
+                *(sys.executable, "-m", "dynamo_tasks.serve.host"),
+                *_service_arguments(service, options, flags),
+                *("--host", options.host, "--port", str(options.port), "--loglevel", options.loglevel),
+            ),
+            env=settings.envs,
+        )
+        for name in names
+    ]
 
 
 def _service_arguments(service: Service, options: PlanOptions, flags: Sequence[str]) -> list[str]:

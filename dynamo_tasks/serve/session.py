@@ -133,7 +133,7 @@ class Session:
     async def _serve(self, plan: Plan, url: str, start: float) -> int:
         if self._server is not None and self._server.shared:
             plan = self._make(f"-{os.getpid()}")
-        specs = [self._complete(spec, url, spec.name == plan.http) for spec in plan.processes]
+        specs = [self._complete(spec, url, spec.service == plan.http) for spec in plan.processes]
         self._output.names([spec.name for spec in specs])
         supervisor = Supervisor(
             specs, on_line=self._output.log, on_notice=self._output.notice, last_will=self._last_will()

@@ -97,7 +97,7 @@ class Plan:
     Attributes:
         processes: In the order of their start: components first, the HTTP process last.
         config: The resolved settings with their origins.
-        http: Name of the HTTP process; ``None`` when none is started.
+        http: Name of the service that serves HTTP; ``None`` when none is started.
         components: ``namespace.Component`` → number of instances to expect.
     """
 

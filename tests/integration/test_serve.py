@@ -298,6 +298,6 @@ def test_dry_run_starts_nothing(tmp_path: Path) -> None:
     with Serve(tmp_path / "home", "-f", "configs/agg.yaml", "--dry-run", wait=False) as serve:
         assert serve.popen.wait(30) == 0
         assert "engine = echo" in serve.output
-        assert "configs/agg.yaml:16" in serve.output
+        assert "configs/agg.yaml:15" in serve.output
         assert "Worker-0: " in serve.output
     assert not (tmp_path / "home").exists()

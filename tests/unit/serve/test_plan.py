@@ -1,3 +1,4 @@
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -48,6 +49,13 @@ def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop("plan_graph", None)
 
 
+@pytest.fixture
+def agg() -> Iterator[str]:
+    """The default graph; its classes get their own settings back."""
+    yield "dynamo_tasks.services.agg:Frontend"
+    plan("dynamo_tasks.services.agg:Frontend")
+
+
 def plan(graph: str, **options: Any) -> Plan:
     return make_plan(PlanOptions(graph=graph, **options), environ={})
 
@@ -83,6 +91,29 @@ def test_settings_reach_every_process(graph: str, tmp_path: Path, monkeypatch: p
     assert all(settings in command for command in commands(found).values())
     assert "-n Worker-0-7@%h" in commands(found)["Worker-0"]
     assert found.config["Worker"].attributes["model"] == "big"
+
+
+def test_http_processes_share_their_port(graph: str, agg: str) -> None:
+    flags = ("--Frontend.ServiceArgs.workers=2",)
+    with pytest.raises(ConfigError, match=r"Frontend\.ServiceArgs\.workers: it serves HTTP from one process"):
+        plan(graph, flags=flags)
+    found = plan(agg, flags=flags)
+    http = [spec for spec in found.processes if spec.service == found.http]
+    assert [spec.name for spec in http] == ["Frontend-0", "Frontend-1"]
+    assert all("--set Frontend.reuse_port=true --host 127.0.0.1" in " ".join(spec.argv) for spec in http)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--Worker.engin=echo", "did you mean 'engine'?"),
+        ("--Worker.engine=mock", "'mocker'"),
+        ("--Worker.engine_args.nope=1", "engine 'echo' has no argument 'nope'"),
+    ],
+)
+def test_settings_of_the_engine_are_checked_before_anything_starts(agg: str, flag: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        plan(agg, flags=(flag,))
 
 
 def test_only_the_chosen_services(graph: str) -> None:
