@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import UnknownEndpointError
 from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.instances import InstanceInfo
@@ -96,6 +97,7 @@ class RemoteCall:
             sub.close()
 
     async def _submit(self) -> Subscription:
+        self._client.check()
         context = current_context()
         self.id = context.child_id() if context is not None else str(uuid.uuid4())
         endpoint = self._client.id
@@ -197,6 +199,22 @@ class Client:
     def static(self, request: Any = None) -> RemoteCall:
         """Call without looking at the registry: the shared queue."""
         return self.generate(request)
+
+    def check(self) -> None:
+        """Refuse an endpoint that the live instances of the component don't have. Without any the call may wait.
+
+        Raises:
+            UnknownEndpointError: lists those that they have.
+        """
+        if self.declared is not None:
+            return
+        infos = self._runtime.watcher(self.id.namespace).instances
+        known = {info.endpoint for info in infos if info.component == self.id.component}
+        if known and self.id.name not in known:
+            address = f"{self.id.namespace}.{self.id.component}"
+            raise UnknownEndpointError(
+                f"{address} has no endpoint {self.id.name!r}{suggest(self.id.name, sorted(known), label='available')}"
+            )
 
     def instance_ids(self) -> list[int]:
         """Lease ids of the live instances."""

@@ -147,19 +147,27 @@ class RuntimeGateway:
         return await self._info(await ledger.get(request_id, record.namespace))
 
     async def healthy(self) -> bool:
-        """Whether the server answers and at least one instance serves."""
-        return self._runtime.client.store.commands.connected and bool(self._watcher.instances)
+        """Whether the server answers and at least one instance serves: a model, or what the service depends on."""
+        if not self._runtime.client.store.commands.connected:
+            return False
+        if self._processor is not None:
+            return bool(await self.models())
+        counts = [await self._count(*address) for address in self._expected]
+        return any(counts) or not counts
 
     async def ready(self) -> tuple[bool, dict[str, Any]]:
         """Whether every component has its configured instances."""
         detail: dict[str, Any] = {}
         for (namespace, component), wanted in self._expected.items():
-            watcher = await self._runtime.watch(namespace)
-            found = {info.lease_id for info in watcher.instances if info.component == component}
-            detail[f"{namespace}.{component}"] = {"instances": len(found), "expected": wanted}
+            detail[f"{namespace}.{component}"] = {"instances": await self._count(namespace, component), "expected": wanted}
         ready = all(row["instances"] >= row["expected"] for row in detail.values())
         models = sorted(await self.models())
-        return ready and bool(models), {"components": detail, "models": models}
+        return ready and (bool(models) or self._processor is None), {"components": detail, "models": models}
+
+    async def _count(self, namespace: str, component: str) -> int:
+        """Live instances of a component."""
+        watcher = await self._runtime.watch(namespace)
+        return len({info.lease_id for info in watcher.instances if info.component == component})
 
     def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
         """Make the endpoint's payload."""

@@ -1,0 +1,199 @@
+"""Services as a user writes them, for the tests of the runtime."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks import api, async_on_start, depends, dynamo_endpoint, on_shutdown, service
+from dynamo_tasks.sdk.context import current_context
+
+
+class Count(msgspec.Struct):
+    """Count to ``n``, with a pause in between; ``note``: a file that gets a line for each run."""
+
+    n: int
+    pause: float = 0.0
+    fail_at: int = -1
+    note: str = ""
+
+
+def _note(path: str) -> None:
+    if path:
+        with Path(path).open("a") as file:
+            context = current_context()
+            file.write(f"{os.getpid()} {context.id if context else ''}\n")
+
+
+@service(dynamo={"namespace": "own"})
+class Child:
+    """All four kinds of endpoints."""
+
+    greeting: str = "hello"
+    options: dict[str, Any] = {}  # noqa: RUF012 - as a user writes it
+    config_extras = "options"
+
+    @dynamo_endpoint(policy="replay")
+    async def count(self, request: Count) -> AsyncIterator[dict[str, int]]:
+        _note(request.note)
+        for number in range(request.n):
+            if number == request.fail_at:
+                raise ValueError(f"no {number}")
+            yield {"number": number}
+            await asyncio.sleep(request.pause)
+
+    @dynamo_endpoint
+    async def double(self, number: int) -> int:
+        return number * 2
+
+    @dynamo_endpoint
+    def square(self, number: int) -> int:
+        return number * number
+
+    @dynamo_endpoint
+    def letters(self, text: str) -> Iterator[str]:
+        yield from text
+
+    @dynamo_endpoint
+    async def show(self, request: Any = None) -> dict[str, Any]:
+        return {"greeting": self.greeting, "options": self.options, "pid": os.getpid()}
+
+
+@service(dynamo={"namespace": "own"})
+class Parent:
+    """Calls the child; its code does not know where that one lives."""
+
+    child = depends(Child)
+
+    @dynamo_endpoint(policy="replay")
+    async def relay(self, request: Count) -> AsyncIterator[dict[str, Any]]:
+        payload = msgspec.to_builtins(request)
+        async for value in self.child.count(payload):
+            yield {"relayed": value["number"]}
+
+    @dynamo_endpoint
+    async def sums(self, number: int) -> dict[str, Any]:
+        client = await self.child.get_endpoint("letters")
+        return {
+            "double": await self.child.double(number),
+            "square": await self.child.square(number),
+            "letters": [letter async for letter in client.generate("abc")],
+            "all": await self.child.letters("xy"),
+            "awaited": [letter async for letter in await client.generate("de")],
+        }
+
+    @dynamo_endpoint
+    async def wrong(self, what: str) -> Any:
+        if what == "type":
+            return await self.child.double("many")
+        if what == "name":
+            return await self.child.tripple(3)
+        return [value async for value in self.child.count({"n": 3, "fail_at": 1})]
+
+    @dynamo_endpoint
+    async def child_pid(self, request: Any = None) -> list[int]:
+        return [(await self.child.show())["pid"], os.getpid()]
+
+
+@service(dynamo={"namespace": "own"})
+class Policies:
+    """One endpoint per policy; each runs slowly the first time."""
+
+    @dynamo_endpoint(policy="replay")
+    async def replay(self, request: Count) -> AsyncIterator[int]:
+        _note(request.note)
+        for number in range(request.n):
+            yield number
+            await asyncio.sleep(request.pause)
+
+    @dynamo_endpoint(policy="restart")
+    async def restart(self, request: Count) -> AsyncIterator[int]:
+        _note(request.note)
+        for number in range(request.n):
+            yield number
+            await asyncio.sleep(request.pause)
+
+    @dynamo_endpoint(policy="fail")
+    async def fail(self, request: Count) -> AsyncIterator[int]:
+        _note(request.note)
+        for number in range(request.n):
+            yield number
+            await asyncio.sleep(request.pause)
+
+    @dynamo_endpoint(policy="restart")
+    async def silent(self, request: Count) -> str:
+        _note(request.note)
+        await asyncio.sleep(request.pause)
+        return "done"
+
+
+@service(dynamo={"namespace": "own"})
+class Broken:
+    """A start hook that fails."""
+
+    @async_on_start
+    async def load(self) -> None:
+        raise RuntimeError("the weights are missing")
+
+    @dynamo_endpoint
+    async def call(self, request: Any) -> int:
+        return 1
+
+
+@service(dynamo={"namespace": "own"})
+class Hooked:
+    """Notes what happens to it in the file ``notes``."""
+
+    notes: str = ""
+
+    def _write(self, line: str) -> None:
+        with Path(self.notes).open("a") as file:
+            file.write(line + "\n")
+
+    @async_on_start
+    def first(self) -> None:
+        self._write("first")
+
+    @async_on_start
+    async def second(self) -> None:
+        self._write("second")
+
+    @on_shutdown
+    async def down(self) -> None:
+        self._write("down")
+
+    @dynamo_endpoint
+    async def work(self, seconds: float) -> str:
+        await asyncio.sleep(seconds)
+        self._write("worked")
+        return "ok"
+
+
+@service()
+class Shop:
+    """A service of its own with HTTP methods, in front of the child."""
+
+    child = depends(Child)
+
+    @api
+    async def double(self, number: int) -> dict[str, int]:
+        return {"doubled": await self.child.double(number)}
+
+    @api
+    async def count(self, n: int) -> AsyncIterator[dict[str, int]]:
+        async for value in self.child.count({"n": n}):
+            yield value
+
+    @api
+    def now(self) -> float:
+        return time.time()
+
+    @api
+    async def wrong(self) -> Any:
+        return await self.child.double("many")
