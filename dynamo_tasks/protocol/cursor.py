@@ -2,22 +2,21 @@
 
 Rules:
 
-* an event *follows* the last applied one if it has the same epoch and the next seq, or if it is a
-  claim or an end of a later epoch that names, or directly follows, the last applied id;
+* an event *follows* the last applied one if it has the same epoch and the next seq, or if it is the first one
+  of a later epoch (a claim, or an end by somebody who is not the owner) and names the last applied id;
 * an id that is not above the last applied one is old: ignored;
-* anything else is a gap: read the log from the last applied id;
-* the log itself is read in order, so there a later epoch's claim must name the last applied id. Names it a
-  lower one, the server forgot events that this reader has seen: diverged.
-
-An end that is written by a non-owner has id ``<epoch + 1>-0`` and names no predecessor; pushed, it is
-applied only where nothing can have been missed, i.e. it is treated as a gap; in the log it always follows.
+* a pushed event whose epoch is below the last claim that was seen is ignored: a push can carry an event
+  that the log has refused;
+* any other pushed event is a gap: read the log from the last applied id;
+* the log itself is read in order, so what does not follow there shows that the server forgot events which
+  this reader has seen: diverged.
 """
 
 from __future__ import annotations
 
 from enum import Enum
 
-from dynamo_tasks.protocol.events import ZERO, Claim, Event, EventId, Kind
+from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId, Kind
 
 __all__ = ["Cursor", "Verdict"]
 
@@ -38,22 +37,32 @@ class Cursor:
         last: The last event that the reader has; ``0-0`` for none.
     """
 
-    __slots__ = ("ended", "last")
+    __slots__ = ("claimed", "ended", "last")
 
     def __init__(self, last: EventId = ZERO):
         self.last = last
+        self.claimed = last.epoch
+        """The highest epoch that is known to have begun."""
         self.ended = False
 
     def pushed(self, event: Event) -> Verdict:
         """Judge an event that was pushed; pushes may be lost, repeated, or refused by the log afterwards."""
+        epoch, seq = event.id
         last = self.last
-        if self.ended or event.id <= last:
+        if self.ended or event.id <= last or epoch < self.claimed:
             return Verdict.IGNORE
-        if event.id.epoch == last.epoch:
-            follows = event.id.seq == last.seq + 1
+        if epoch == last.epoch:
+            follows = seq == last.seq + 1
         else:
-            follows = event.kind == Kind.CLAIM and Claim.decode(event.data).previous == last
+            follows = _predecessor(event) == last
+            if seq == 0:
+                self.claimed = epoch
         return self._apply(event) if follows else Verdict.GAP
+
+    def note(self, event: Event) -> None:
+        """A pushed event is not judged now; should it begin an epoch, older ones are over nevertheless."""
+        if event.id.seq == 0 and event.id.epoch > self.claimed:
+            self.claimed = event.id.epoch
 
     def logged(self, event: Event) -> Verdict:
         """Judge an event that was read from the log, in order."""
@@ -61,14 +70,26 @@ class Cursor:
         if self.ended or event.id <= last:
             return Verdict.IGNORE
         if event.id.epoch == last.epoch:
-            return self._apply(event) if event.id.seq == last.seq + 1 else Verdict.DIVERGED
-        if event.kind == Kind.CLAIM and Claim.decode(event.data).previous != last:
-            return Verdict.DIVERGED
-        if event.kind not in (Kind.CLAIM, Kind.END):
-            return Verdict.DIVERGED
-        return self._apply(event)
+            follows = event.id.seq == last.seq + 1
+        else:
+            follows = _predecessor(event) == last
+        return self._apply(event) if follows else Verdict.DIVERGED
 
     def _apply(self, event: Event) -> Verdict:
         self.last = event.id
+        if event.id.epoch > self.claimed:
+            self.claimed = event.id.epoch
         self.ended = event.kind == Kind.END
         return Verdict.APPLY
+
+
+def _predecessor(event: Event) -> EventId | None:
+    """The id that the first event of an epoch names; ``None`` for an event that can't begin one."""
+    if event.id.seq != 0:
+        return None
+    if event.kind == Kind.CLAIM:
+        return Claim.decode(event.data).previous
+    if event.kind == Kind.END:
+        previous = End.decode(event.data).previous
+        return EventId.parse(previous) if previous else None
+    return None

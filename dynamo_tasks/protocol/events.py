@@ -121,6 +121,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
         usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}`` of LLM endpoints.
         error: Set when the state is not SUCCEEDED.
         values: The return value of endpoints that are no generators, as a list of one.
+        previous: Where somebody else than the owner ended it: id of the event that this one follows.
     """
 
     state: State
@@ -128,6 +129,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     usage: dict[str, int] | None = None
     error: ErrorInfo | None = None
     values: list[Any] | None = None
+    previous: str | None = None
 
     @classmethod
     def decode(cls, data: bytes) -> End:

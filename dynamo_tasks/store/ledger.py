@@ -13,6 +13,7 @@ attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` resu
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -127,6 +128,8 @@ class Attempt:
     deadline: float
     fields: list[bytes] = field(repr=False)
     """Fields of the record to restore it from, should the server forget it."""
+    message: Callable[[], bytes] | None = field(default=None, repr=False)
+    """Makes the Celery message, for the same."""
 
     @property
     def claim(self) -> Claim:
@@ -317,7 +320,8 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
     args: list[str | bytes | int | float] = [
         keys.base, namespaces_key(keys.prefix), new.endpoint.namespace, new.id, new.queue,
         priority_suffix(new.priority), int(new.not_before * 1000), int(new.deadline * 1000), new.reader,
-        new.max_queue, idem, new.digest, new.message, PRIORITY_SEPARATOR, _STEPS, *new.fields(),
+        new.max_queue, idem, new.digest, new.message, PRIORITY_SEPARATOR, _STEPS, keys.db,
+        *new.fields(),
     ]  # fmt: skip
     return [keys.record(new.id), keys.log(new.id)], *args
 

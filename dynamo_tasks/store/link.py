@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.store.wire import Address, Reply, ReplyError, Wire
+from dynamo_tasks.store.wire import Address, Reply, Wire
 
 __all__ = ["Link"]
 
@@ -54,6 +54,11 @@ class Link:
     def connected(self) -> bool:
         """Whether there is a usable connection now."""
         return self._wire is not None and not self._wire.closed
+
+    @property
+    def closed(self) -> bool:
+        """Whether it was closed for good."""
+        return self._closing
 
     async def start(self) -> None:
         """Connect for the first time; after that the link looks after itself.
@@ -96,7 +101,7 @@ class Link:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             try:
                 await self._connect()
-            except (ServerUnavailableError, ReplyError) as exc:
+            except DynamoError as exc:
                 event("store.reconnect_failed", connection=self._name, server=str(self.address), error=str(exc))
                 delay = min(delay * 2, _MAX_DELAY)
             else:

@@ -34,6 +34,8 @@ DEFAULT_CAP = 64 << 20
 """Bytes that one stream may hold."""
 CONGESTED = 1 << 20
 """Bytes that may wait for the server before the producer is held back."""
+_TOKEN_BYTES = 16
+"""What a token delta weighs about, while it is not encoded yet."""
 
 _TOKENS, _VALUES = Kind.TOKENS.value, Kind.VALUES.value
 _encode = msgspec.msgpack.Encoder().encode
@@ -81,6 +83,10 @@ class OpenLog:
         self.dead: DynamoError | None = None
         self.suspect = False
         """The server refused an entry: its state must be examined before the next flush."""
+        self.ended: Finish | None = None
+        """How it ended; kept for the case that the server forgets it."""
+        self.run_id = ""
+        """The server process that is known to have the claim."""
         self._changed = changed
         self._on_dead = on_dead
         self._cap = cap
@@ -89,6 +95,7 @@ class OpenLog:
         self._kept: deque[tuple[float, Entry]] = deque()
         self._pending: list[tuple[str, list[Any]]] = []
         self._bytes = 0
+        self._gathered = 0
         self._waiting = 0
         self._room: asyncio.Future[None] | None = None
 
@@ -102,26 +109,30 @@ class OpenLog:
         """
         if self.dead is not None:
             raise self.dead
-        if self._bytes > self._cap:
+        if self._bytes + self._gathered > self._cap:
             raise StreamTooLargeError(f"the stream holds {self._bytes} bytes, its cap is {self._cap}")
         pending = self._pending
         if isinstance(value, TokenDelta):
+            self._gathered += _TOKEN_BYTES
             if pending and pending[-1][0] == _TOKENS:
                 merge_delta(pending[-1][1], value)
             else:
                 group: list[Any] = []
                 merge_delta(group, value)
                 pending.append((_TOKENS, group))
-        elif pending and pending[-1][0] == _VALUES:
-            pending[-1][1].append(_encode(value))
         else:
-            pending.append((_VALUES, [_encode(value)]))
+            encoded = _encode(value)
+            self._gathered += len(encoded)
+            if pending and pending[-1][0] == _VALUES:
+                pending[-1][1].append(encoded)
+            else:
+                pending.append((_VALUES, [encoded]))
         self._changed(self)
 
     @property
     def congested(self) -> bool:
         """Whether the producer should wait for :meth:`room`."""
-        return self._waiting > CONGESTED
+        return self._waiting + self._gathered > CONGESTED
 
     async def room(self) -> None:
         """Wait until the server has taken what was produced so far."""
@@ -141,6 +152,7 @@ class OpenLog:
             self._waiting += len(data)
             self.frozen.append(Entry(self._seq, kind, data))
         self._pending = []
+        self._gathered = 0
 
     @property
     def top(self) -> EventId:
@@ -200,6 +212,19 @@ class OpenLog:
         self._changed(self)
         return done
 
+    def finished(self) -> None:
+        """The end is in the log."""
+        self.ended, self.finish_request = self.finish_request, None
+        if self.ended is not None and not self.ended.done.done():
+            self.ended.done.set_result("OK")
+
+    def reopen(self) -> None:
+        """The server forgot the end: it is written again, with the same bytes. Nobody waits for it any more."""
+        if self.ended is not None:
+            done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            self.finish_request, self.ended = self.ended._replace(done=done), None
+            self._on_dead = lambda reason: None
+
     def die(self, reason: DynamoError) -> None:
         """Nothing may be written any more; idempotent."""
         if self.dead is not None:
@@ -208,6 +233,7 @@ class OpenLog:
         self._pending, self.frozen = [], deque()
         if self.finish_request is not None and not self.finish_request.done.done():
             self.finish_request.done.set_exception(reason)
+            self.finish_request.done.exception()  # whoever waits is told; nobody may be waiting any more
         self.finish_request = None
         self._wake()
         self._on_dead(reason)

@@ -1,7 +1,9 @@
 """All readers of a process: one push subscription, demultiplexed, with gap repair.
 
 Joining: SUBSCRIBE (confirmed) → ``attach`` (notes the reader in the ledger) → XRANGE → pushes; again after
-each reconnect. Silent streams are checked after 1 s, backing off to 5 s, all of them in one pipeline.
+each reconnect. Until the XRANGE is read, pushes wait: only behind it is it known that every later claim has
+been pushed too, and without its claim a push that the log refused looks like the next event. Silent streams
+are checked after 1 s, backing off to 5 s, all of them in one pipeline.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Iterable
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 import msgspec
 
@@ -20,23 +23,21 @@ from dynamo_tasks.errors import (
     StreamExpiredError,
 )
 from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event as log_event
 from dynamo_tasks.protocol.events import ZERO, Event, EventId
-from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import client_channel
 from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.pages import Pages
 from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.streams import decode_row
 from dynamo_tasks.store.subscription import Subscription
-from dynamo_tasks.store.wire import Reply, Wire
+from dynamo_tasks.store.wire import ReplyError, Wire
 
 __all__ = ["StreamReader"]
 
-PAGE = 512
-"""Events per XRANGE."""
 _TICK = 0.25
+_RETRY = 0.1
 _decode = msgspec.msgpack.Decoder(list[tuple[str, str, str, bytes]]).decode
-_TERMINAL = {state.value.encode() for state in TERMINAL}
 
 
 class StreamReader:
@@ -49,25 +50,27 @@ class StreamReader:
         self._link = Link(
             store.address, name="dynamo-tasks:reader", on_ready=self._subscribe, on_message=self._on_message
         )
+        self._pages = Pages(store)
         self._subs: dict[str, list[Subscription]] = {}
-        self._behind: set[Subscription] = set()
+        self._behind: dict[Subscription, str] = {}
+        self._rejoin: set[str] = set()
+        self._subscribed = False
+        self._generation = 0
         self._work = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.get_running_loop()
-        self._started = False
         self._pushed = metrics.counter("reader_events_total", source="push")
         self._gaps = metrics.counter("reader_gaps_total")
 
     async def start(self) -> None:
         """Subscribe and begin to watch."""
         await self._link.start()
-        self._started = True
         self._spawn(self._repair())
         self._spawn(self._watch())
 
     async def close(self) -> None:
         """Every reader leaves."""
-        for sub in [sub for subs in self._subs.values() for sub in subs]:
+        for sub in self._all():
             sub.close()
         leaving = [task for task in self._tasks if task.get_name() == "detach"]
         if leaving:
@@ -78,22 +81,24 @@ class StreamReader:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._link.close()
 
-    def _spawn(self, coro: object, name: str | None = None) -> None:
-        task = asyncio.create_task(coro, name=name)  # type: ignore[arg-type]
+    def _spawn(self, coro: Coroutine[Any, Any, None], name: str | None = None) -> None:
+        task = asyncio.create_task(coro, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _subscribe(self, wire: Wire) -> None:
-        await wire.execute("SUBSCRIBE", self.channel)
-        if self._started:
-            self._spawn(self._rejoin())
+    def _all(self) -> list[Subscription]:
+        return [sub for subs in self._subs.values() for sub in subs]
 
-    async def _rejoin(self) -> None:
-        await self._store.commands.wire()
-        for request_id, subs in list(self._subs.items()):
-            with contextlib.suppress(ServerUnavailableError):
-                await self._attach(subs[0].namespace, request_id)
-        self._read_log([sub for subs in self._subs.values() for sub in subs])
+    async def _subscribe(self, wire: Wire) -> None:
+        # Before the confirmation: what is pushed right behind it arrives before this coroutine goes on.
+        self._subscribed = False
+        self._generation += 1
+        for sub in self._all():
+            sub.lose()
+        await wire.execute("SUBSCRIBE", self.channel)
+        self._subscribed = True
+        self._rejoin.update(self._subs)
+        self._read_log(self._all(), "reconnect")
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         now = self._loop.time()
@@ -108,12 +113,13 @@ class StreamReader:
 
     def expect(self, namespace: str, request_id: str) -> Subscription:
         """Read a request from its start; to be called before it is submitted with this reader's channel."""
-        return self._add(namespace, request_id, ZERO)
+        return self._add(namespace, request_id, ZERO, behind=not self._subscribed)
 
-    def _add(self, namespace: str, request_id: str, after: EventId) -> Subscription:
+    def _add(self, namespace: str, request_id: str, after: EventId, *, behind: bool = True) -> Subscription:
         sub = Subscription(
-            namespace, request_id, after, on_gap=self._on_gap, on_close=self._on_close, now=self._loop.time()
-        )
+            namespace, request_id, after, on_gap=self._on_gap, on_close=self._on_close, now=self._loop.time(),
+            behind=behind,
+        )  # fmt: skip
         self._subs.setdefault(request_id, []).append(sub)
         return sub
 
@@ -136,85 +142,90 @@ class StreamReader:
         namespace = await self._store.find(request_id, namespace)
         sub = self._add(namespace, request_id, after or ZERO)
         try:
-            state, top, there, owner, render = await self._attach(namespace, request_id)
-            if owner_key is not None and owner and owner != owner_key:
-                raise RequestNotFoundError(f"no request {request_id!r} is known")
-            if not there and state in _TERMINAL:
-                raise StreamExpiredError(f"the stream of request {request_id} is past its retention")
-            if after is not None and after > top:
-                raise InvalidEventIdError(f"event {after} is beyond the top of the stream, {top}", param="after")
+            sub.render = await self._join(sub, owner_key)
         except BaseException:
             sub.close()
             raise
-        sub.render = render
-        self._read_log([sub])
+        self._read_log([sub], "join")
         return sub
 
-    async def _attach(self, namespace: str, request_id: str) -> tuple[bytes, EventId, bool, str, bytes]:
-        keys = self._store.keys(namespace)
-        reply = await script("attach").run(
-            self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
-            self._store.address.db, self.channel,
-        )  # fmt: skip
+    async def _join(self, sub: Subscription, owner_key: str | None) -> bytes:
+        wish = sub.cursor.last
+        reply = await script("attach").run(self._store.commands, *self._attach(sub, owner_key, wish))
         if not reply:
-            raise RequestNotFoundError(f"no request {request_id!r} is known")
-        state, top, there, owner, render = reply
-        return state, EventId.parse(top.decode()), there == b"1", owner.decode(), render
+            raise RequestNotFoundError(f"no request {sub.request_id!r} is known")
+        _, top, there, owner, render, noted = reply
+        if noted == b"1":
+            return bytes(render)
+        if owner_key is not None and owner and owner.decode() != owner_key:
+            raise RequestNotFoundError(f"no request {sub.request_id!r} is known")
+        if there == b"0":
+            raise StreamExpiredError(f"the stream of request {sub.request_id} is past its retention")
+        raise InvalidEventIdError(f"event {wish} is beyond the top of the stream, {top.decode()}", param="after")
+
+    def _attach(self, sub: Subscription, owner_key: str | None, wish: EventId) -> tuple[Any, ...]:
+        """Keys and arguments of the ``attach`` script."""
+        keys = self._store.keys(sub.namespace)
+        return (
+            [keys.record(sub.request_id), keys.log(sub.request_id)], keys.base, sub.request_id,
+            self._store.address.db, self.channel, int(owner_key is not None), owner_key or "", wish.epoch, wish.seq,
+        )  # fmt: skip
 
     def _on_gap(self, sub: Subscription) -> None:
         self._gaps.inc()
-        self._read_log([sub])
+        self._read_log([sub], "gap")
 
-    def _read_log(self, subs: Iterable[Subscription]) -> None:
-        self._behind.update(subs)
+    def _read_log(self, subs: Iterable[Subscription], reason: str) -> None:
+        for sub in subs:
+            self._behind.setdefault(sub, reason)
         self._work.set()
 
     async def _repair(self) -> None:
         while True:
             await self._work.wait()
             self._work.clear()
-            behind, self._behind = self._behind, set()
+            behind, self._behind = self._behind, {}
             try:
                 wire = await self._store.commands.wire()
-                await self._read_pages(wire, [sub for sub in behind if sub.hungry])
-            except ServerUnavailableError:
-                self._read_log(behind)
+                await self._attach_again(wire)
+                for sub, reason in behind.items():
+                    if sub.hungry:
+                        metrics.counter("reader_xranges_total", reason=reason).inc()
+                read = await self._pages.read(wire, [sub for sub in behind if sub.hungry], self._loop.time)
+            except (ServerUnavailableError, ReplyError) as exc:
+                if isinstance(exc, ReplyError):
+                    log_event("store.refused", connection="reader", error=str(exc))
+                await asyncio.sleep(_RETRY)
+                for sub, reason in behind.items():
+                    self._read_log([sub], reason)
+                continue
+            for sub in read:
+                if self._subscribed and sub.request_id not in self._rejoin:
+                    sub.caught_up(self._loop.time())
+
+    async def _attach_again(self, wire: Wire) -> None:
+        """After a reconnect: be a reader of everything again, in one pipeline."""
+        wanted = [subs[0] for request_id in self._rejoin if (subs := self._subs.get(request_id))]
+        self._rejoin.intersection_update(self._subs)
+        if not wanted or not self._subscribed:
+            return
+        generation, attach = self._generation, script("attach")
+        await wire.execute("SCRIPT", "LOAD", attach.source)
+        replies = await wire.pipeline([attach.command(*self._attach(sub, None, ZERO)) for sub in wanted])
+        if generation == self._generation and self._subscribed:
+            # A record that is missing is restored by its owner: ask again with the next check.
+            done = [sub for sub, reply in zip(wanted, replies, strict=True) if isinstance(reply, list) and reply]
+            self._rejoin.difference_update(sub.request_id for sub in done)
 
     async def _watch(self) -> None:
+        gauge = metrics.gauge("reader_streams")
         while True:
             await asyncio.sleep(_TICK)
             now = self._loop.time()
-            silent = [sub for subs in self._subs.values() for sub in subs if sub.check_at <= now and sub.hungry]
+            gauge.set(len(self._subs))
+            silent = [sub for sub in self._all() if sub.check_at <= now and sub.hungry]
             if silent:
-                self._read_log(silent)
-
-    async def _read_pages(self, wire: Wire, subs: list[Subscription]) -> None:
-        """Read what the logs hold behind each reader's last event."""
-        while subs:
-            commands: list[list[str | bytes | int | float]] = []
-            for sub in subs:
-                keys = self._store.keys(sub.namespace)
-                commands.append(["HGET", keys.record(sub.request_id), "st"])
-                commands.append(["XRANGE", keys.log(sub.request_id), f"({sub.cursor.last}", "+", "COUNT", PAGE])
-            replies = await wire.pipeline(commands)
-            pairs = zip(subs, replies[::2], replies[1::2], strict=True)
-            subs = [sub for sub, state, page in pairs if self._take_page(sub, state, page)]
-
-    def _take_page(self, sub: Subscription, state: bytes | None, page: Reply) -> bool:
-        """Feed a page to its reader; returns whether there is more to read."""
-        metrics.counter("reader_xranges_total", reason="repair").inc()
-        now = self._loop.time()
-        if not isinstance(page, list):
-            return False
-        if page:
-            sub.fill([decode_row(row) for row in page], now)
-            return len(page) == PAGE and sub.hungry
-        sub.checked(now)
-        if state is None:
-            sub.fail(RequestNotFoundError(f"the server forgot request {sub.request_id}"))
-        elif state in _TERMINAL:
-            sub.fail(StreamExpiredError(f"the stream of request {sub.request_id} is past its retention"))
-        return False
+                self._read_log(silent, "silence")
 
     def _on_close(self, sub: Subscription) -> None:
         subs = self._subs.get(sub.request_id, [])
@@ -224,13 +235,18 @@ class StreamReader:
             self._spawn(self._detach(sub), name="detach")
 
     async def _detach(self, sub: Subscription) -> None:
+        """Leave; asked again until it is known to have happened, or somebody has joined again."""
         keys = self._store.keys(sub.namespace)
-        with contextlib.suppress(ServerUnavailableError):
-            await self._store.commands.wire(timeout=30.0)
-            if sub.request_id in self._subs:
+        while True:
+            with contextlib.suppress(ServerUnavailableError):
+                await self._store.commands.wire()
+                if sub.request_id in self._subs:
+                    return
+                await script("detach").run(
+                    self._store.commands, [keys.record(sub.request_id), keys.log(sub.request_id)], keys.base,
+                    sub.request_id, self._store.address.db, self.channel, int(sub.saw_end),
+                )  # fmt: skip
                 return
-            await script("detach").run(
-                self._store.commands, [keys.record(sub.request_id), keys.log(sub.request_id)], keys.base,
-                sub.request_id, self._store.address.db, self.channel, int(sub.ended),
-            )  # fmt: skip
-
+            if self._store.commands.closed:
+                return
+            await asyncio.sleep(_RETRY)

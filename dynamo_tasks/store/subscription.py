@@ -6,20 +6,28 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-from dynamo_tasks.errors import DynamoError, StreamDivergedError
+from dynamo_tasks.errors import DynamoError, RequestNotFoundError, StreamDivergedError
+from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.cursor import Cursor, Verdict
 from dynamo_tasks.protocol.events import Event, EventId
 
 __all__ = ["Subscription"]
 
-BUFFER = 1024
-"""Events that a reader may leave unread; beyond that it falls back to reading the log."""
+BUFFER, BUFFER_BYTES = 1024, 4 << 20
+"""Events, and their bytes, that a reader may leave unread; beyond that it falls back to reading the log."""
+HELD = 256
+"""Pushes that are kept while the log is being read; if there are more, it is read once more."""
 FIRST_CHECK, LAST_CHECK = 1.0, 5.0
 """Seconds of silence after which the log is read, and what that backs off to."""
+GONE_AFTER = 3.0
+"""Seconds for which a record must be missing: a server that has come back is told again by the owner."""
 
 
 class Subscription:
-    """The events of one request, in order, each once.
+    """The events of one request, in order, each once, for one consumer.
+
+    It is *behind* while it joins, after a gap, after a reconnect, and while its buffer is full. What is pushed
+    then waits until the log has been read, since only the log tells which pushes count.
 
     Not created by hand: see :class:`~dynamo_tasks.store.reader.StreamReader`.
     """
@@ -33,18 +41,24 @@ class Subscription:
         on_gap: Callable[[Subscription], None],
         on_close: Callable[[Subscription], None],
         now: float,
+        behind: bool = True,
     ):
         self.namespace = namespace
         self.request_id = request_id
         self.cursor = Cursor(after)
         self.render = b""
         self.closed = False
+        self.behind = behind
         self.check_at = now + FIRST_CHECK
         self._interval = FIRST_CHECK
         self._buffer: deque[Event] = deque()
+        self._size = 0
+        self._held: deque[Event] = deque()
+        self._overflow = False
+        self._lagging = False
+        self._missing_since: float | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: DynamoError | None = None
-        self._lagging = False
         self._on_gap = on_gap
         self._on_close = on_close
 
@@ -53,40 +67,98 @@ class Subscription:
         """Whether the end event has been applied (it may still be unread)."""
         return self.cursor.ended
 
+    @property
+    def saw_end(self) -> bool:
+        """Whether the end event has been handed out."""
+        return self.cursor.ended and not self._buffer
+
+    @property
+    def _full(self) -> bool:
+        return len(self._buffer) >= BUFFER or self._size >= BUFFER_BYTES
+
     def feed(self, event: Event, now: float) -> None:
         """Take a pushed event."""
-        if len(self._buffer) >= BUFFER:
-            self._lagging = True
+        if self.behind:
+            self._hold(event)
+            return
+        if self._full:
+            self.behind = self._lagging = True
+            self._hold(event)
             return
         verdict = self.cursor.pushed(event)
         if verdict is Verdict.APPLY:
             self._keep(event, now)
         elif verdict is Verdict.GAP:
+            self.behind = True
+            self._hold(event)
             self._on_gap(self)
+
+    def _hold(self, event: Event) -> None:
+        if self._lagging or len(self._held) >= HELD:
+            self._overflow = True
+            self.cursor.note(event)
+        else:
+            self._held.append(event)
 
     def fill(self, events: list[Event], now: float) -> None:
         """Take events that were read from the log, in order."""
         for event in events:
-            if len(self._buffer) >= BUFFER:
-                self._lagging = True
+            if self._full:
+                self.behind = self._lagging = True
                 return
             verdict = self.cursor.logged(event)
             if verdict is Verdict.APPLY:
                 self._keep(event, now)
             elif verdict is Verdict.DIVERGED:
-                self.fail(StreamDivergedError())
+                self.diverged()
                 return
+
+    def caught_up(self, now: float) -> None:
+        """The log was read to its end, and everything that is pushed from here on arrives: go on with pushes."""
+        if not self.behind or self._lagging:
+            return
+        if self._overflow:
+            self._overflow = False
+            self._held.clear()
+            self._on_gap(self)
+            return
+        self.behind = False
+        held, self._held = self._held, deque()
+        for event in held:
+            self.feed(event, now)
+
+    def lose(self) -> None:
+        """Pushes may have been lost: the connection is a new one."""
+        self.behind = True
+        self._overflow = False
+        self._held.clear()
 
     def _keep(self, event: Event, now: float) -> None:
         self._buffer.append(event)
+        self._size += len(event.data)
         self._interval = FIRST_CHECK
         self.check_at = now + FIRST_CHECK
+        self._missing_since = None
         self._wake()
 
     def checked(self, now: float) -> None:
         """The log was read and had nothing new: back off."""
+        self._missing_since = None
         self._interval = min(self._interval * 2, LAST_CHECK)
         self.check_at = now + self._interval
+
+    def missing(self, now: float) -> None:
+        """The record is not there."""
+        if self._missing_since is None:
+            self._missing_since = now
+        elif now - self._missing_since >= GONE_AFTER:
+            self.fail(RequestNotFoundError(f"the server forgot request {self.request_id}"))
+        self.check_at = now + FIRST_CHECK
+
+    def diverged(self) -> None:
+        """This reader is ahead of the log, and the log went on without it."""
+        metrics.counter("reader_diverged_total").inc()
+        self.fail(StreamDivergedError())
 
     def fail(self, error: DynamoError) -> None:
         """End the stream with an error, behind what is buffered."""
@@ -97,7 +169,7 @@ class Subscription:
     @property
     def hungry(self) -> bool:
         """Whether events from the log can be taken."""
-        return not self.closed and not self.ended and self._error is None and len(self._buffer) < BUFFER
+        return not self.closed and not self.ended and self._error is None and not self._full
 
     def _wake(self) -> None:
         if self._waiter is not None and not self._waiter.done():
@@ -123,8 +195,9 @@ class Subscription:
                 self._waiter = None
         events = list(self._buffer)
         self._buffer.clear()
+        self._size = 0
         if self._lagging:
-            self._lagging = False
+            self._lagging = self._overflow = False
             self._on_gap(self)
         return events
 

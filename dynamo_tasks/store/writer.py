@@ -7,13 +7,15 @@ entry goes with this flush.
 
 The connection is never retried automatically: on every new one, before anything is appended, each
 open log is resynced (``lua/resync.lua``), which tells fenced attempts, restores forgotten claims and
-names the last id that the server knows.
+names the last id that the server knows. So is what ended within the last seconds: an end that the server
+has forgotten is written again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from collections.abc import Callable
 
 import hiredis
@@ -33,7 +35,7 @@ from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.ledger import Attempt
 from dynamo_tasks.store.link import Link
-from dynamo_tasks.store.log import DEFAULT_CAP, OpenLog
+from dynamo_tasks.store.log import DEFAULT_CAP, KEEP, OpenLog
 from dynamo_tasks.store.scripts import script
 from dynamo_tasks.store.wire import Reply, ReplyError, Wire
 
@@ -59,6 +61,8 @@ class Writer:
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""
+        self._scripts_missing = False
+        self._ended: deque[tuple[float, OpenLog]] = deque()
         self._flushed: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.flushes = 0
@@ -90,6 +94,7 @@ class Writer:
     ) -> OpenLog:
         """Open the log of a claim that was just granted."""
         log = OpenLog(attempt, changed=self._changed, on_dead=on_dead, cap=cap)
+        log.run_id = self._store.run_id
         self._open.add(log)
         return log
 
@@ -138,6 +143,8 @@ class Writer:
                 await asyncio.sleep(_RETRY_DELAY)
 
     async def _flush(self, wire: Wire) -> None:
+        if self._scripts_missing:
+            await self._load_scripts(wire)
         for log in [log for log in self._dirty if log.suspect]:
             await self._resync(wire, log)
         batch = [log for log in self._dirty if log.dead is None]
@@ -211,6 +218,8 @@ class Writer:
             log.acknowledge(taken, now)
             if taken < count:
                 self._doubt(log)
+        while self._ended and self._ended[0][0] < now - KEEP:
+            self._ended.popleft()
         for log, reply in zip(ends, replies[len(replies) - len(ends) :], strict=True):
             self._take_end(log, reply)
 
@@ -218,14 +227,14 @@ class Writer:
         if log.finish_request is None or log.dead is not None:
             return
         if reply == b"OK":
-            request, log.finish_request = log.finish_request, None
-            if not request.done.done():
-                request.done.set_result("OK")
+            log.finished()
+            self._ended.append((self._loop.time(), log))
         elif reply == b"FENCED":
             log.die(FencedError())
         elif reply == b"GONE":
             log.die(RequestNotFoundError("the server forgot the request"))
         else:
+            self._scripts_missing = isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
             self._doubt(log)
 
     def _doubt(self, log: OpenLog) -> None:
@@ -235,38 +244,50 @@ class Writer:
 
     async def _resync_all(self, wire: Wire) -> None:
         """On every new connection, before anything is appended."""
-        for name in ("finish", "resync"):
-            await wire.execute("SCRIPT", "LOAD", script(name).source)
-        restarted = bool(self._run_id) and self._run_id != await self._server_run_id(wire)
+        await self._load_scripts(wire)
         self._run_id = await self._server_run_id(wire)
-        for log in list(self._open):
-            await self._resync(wire, log, restore=restarted)
+        ended = [log for _, log in self._ended]
+        for log in [*ended, *(log for log in self._open if log.ended is None)]:
+            await self._resync(wire, log)
             if log.dead is None:
                 self._dirty[log] = None
         self._wake.set()
+
+    async def _load_scripts(self, wire: Wire) -> None:
+        for name in ("finish", "resync"):
+            await wire.execute("SCRIPT", "LOAD", script(name).source)
+        self._scripts_missing = False
 
     async def _server_run_id(self, wire: Wire) -> str:
         info: bytes = await wire.execute("INFO", "server")
         rows = dict(line.partition(":")[::2] for line in info.decode().splitlines())
         return rows.get("run_id", "")
 
-    async def _resync(self, wire: Wire, log: OpenLog, *, restore: bool = False) -> None:
+    async def _resync(self, wire: Wire, log: OpenLog) -> None:
+        """Ask what the server knows of a log, and go on from there."""
         attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
+        restore = log.run_id != self._run_id
         reply = await script("resync").run(
             wire, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
             attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), int(restore),
             self._store.namespaces_key, attempt.namespace, *attempt.fields, "rd", " ".join(log.readers),
+            *(["msg", attempt.message()] if restore and attempt.message else []),
         )  # fmt: skip
         metrics.counter("writer_resyncs_total", outcome=reply[0].decode().lower()).inc()
-        if log.dead is not None:
-            return
-        if reply[0] == b"ENDED" and log.finish_request is not None:
-            self._take_end(log, b"OK")
-        elif reply[0] == b"OK":
+        if log.dead is None:
+            log.run_id = self._run_id
+            self._take_resync(log, reply)
+
+    def _take_resync(self, log: OpenLog, reply: list[bytes]) -> None:
+        if reply[0] == b"OK":
             log.readers = reply[2].decode().split()
-            top = EventId.parse(reply[1].decode())
-            if not log.realign(top, self._loop.time()):
+            log.reopen()
+            if not log.realign(EventId.parse(reply[1].decode()), self._loop.time()):
                 log.die(StreamDivergedError("the server forgot more of the stream than this worker still has"))
+        elif log.ended is not None:
+            log.suspect = False
+        elif reply[0] == b"ENDED" and log.finish_request is not None:
+            self._take_end(log, b"OK")
         else:
             log.die(_DEATHS.get(reply[0], FencedError)())
 

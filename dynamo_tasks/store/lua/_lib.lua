@@ -60,12 +60,35 @@ end
 
 local function alive_channel(db, lease) return base .. 'alive:' .. db .. ':' .. lease end
 
+-- The payload of an end event with the id that it follows: one field more in its msgpack map.
+local function naming(data, previous)
+  return string.char(string.byte(data, 1) + 1) .. string.sub(data, 2) .. mp_str('previous') .. mp_str(previous)
+end
+
+-- Adds a reader's channel to a record; the running owner is told. Returns all channels, separated by spaces.
+local function add_reader(record, id, db, reader)
+  local r = fields(record, 'st', 'rd', 'own', 'ep')
+  local readers = r.rd or ''
+  if not string.find(' ' .. readers .. ' ', ' ' .. reader .. ' ', 1, true) then
+    readers = readers == '' and reader or (readers .. ' ' .. reader)
+    redis.call('HSET', record, 'rd', readers)
+  end
+  redis.call('SADD', base .. 'clients', reader)
+  redis.call('SADD', base .. 'reads:' .. reader, id)
+  redis.call('ZREM', base .. 'timers', 'a:' .. id)
+  if r.own and r.st == 'RUNNING' then
+    redis.call('PUBLISH', alive_channel(db, r.own), 'readers ' .. id .. ' ' .. r.ep .. ' ' .. readers)
+  end
+  return readers
+end
+
 -- A request that no owner will end (any more): its last event is written here.
 -- Creates the stream where there is none. The epoch that it takes fences the owner.
 -- Celery's tail is left to the owner, or to whoever receives the message, unless no result is kept.
 local function end_unowned(record, log, id, db, data, state, outcome_error)
   local r = fields(record, 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'ig')
-  local _, top = top_of(log)
+  local previous, top = top_of(log)
+  data = naming(data, previous)
   local epoch = math.max(now_ms(), (tonumber(r.ep) or 0) + 1, top + 1)
   if r.st == 'RUNNING' then epoch = math.max((tonumber(r.ep) or 0) + 1, top + 1) end
   local event_id = int(epoch) .. '-0'

@@ -1,20 +1,19 @@
--- attach: a client process begins to read a request.
+-- attach: a client process begins to read a request, or reads it again after a reconnect.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 database number, 4 reader channel
--- returns {state, id on top of the log, '1' if the log is there, owner key, render} | {} no record
-local id, reader = ARGV[2], ARGV[4]
-local r = fields(KEYS[1], 'st', 'rd', 'own', 'ep', 'ok', 'rnd')
+-- ARGV   1 base, 2 id, 3 database number, 4 reader channel, 5 '1' = only for the holder of the key in 6, 6 owner key,
+--        7 epoch and 8 seq of the event behind which it wants to read
+-- returns {state, id on top of the log, '1' if the log is there, owner key, render, '1' noted as a reader | '0' not:
+--          another owner, a log past its retention, or a wish beyond the top} | {} no record
+local id = ARGV[2]
+local r = fields(KEYS[1], 'st', 'ok', 'rnd')
 if not r.st then return {} end
-local readers = r.rd or ''
-if not string.find(' ' .. readers .. ' ', ' ' .. reader .. ' ', 1, true) then
-  readers = readers == '' and reader or (readers .. ' ' .. reader)
-  redis.call('HSET', KEYS[1], 'rd', readers)
-end
-redis.call('SADD', base .. 'clients', reader)
-redis.call('SADD', base .. 'reads:' .. reader, id)
-redis.call('ZREM', base .. 'timers', 'a:' .. id)
-if r.own and r.st == 'RUNNING' then
-  redis.call('PUBLISH', alive_channel(ARGV[3], r.own), 'readers ' .. id .. ' ' .. r.ep .. ' ' .. readers)
-end
-return { r.st, (top_of(KEYS[2])), tostring(redis.call('EXISTS', KEYS[2])), r.ok or '', r.rnd or '' }
+local top, top_epoch = top_of(KEYS[2])
+local top_seq = tonumber(string.match(top, '-(%d+)$'))
+local there = redis.call('EXISTS', KEYS[2])
+local epoch, seq = tonumber(ARGV[7]), tonumber(ARGV[8])
+local beyond = epoch > top_epoch or (epoch == top_epoch and seq > top_seq)
+local stranger = ARGV[5] == '1' and r.ok and r.ok ~= '' and r.ok ~= ARGV[6]
+local noted = not (stranger or beyond or (there == 0 and TERMINAL[r.st]))
+if noted then add_reader(KEYS[1], id, ARGV[3], ARGV[4]) end
+return { r.st, top, tostring(there), r.ok or '', r.rnd or '', noted and '1' or '0' }

@@ -6,10 +6,20 @@
 --          'due' = only once its deadline has passed, 'queued' = only while QUEUED
 -- returns 'OK' | 'ENDED' it has ended before | 'GONE' | 'GUARDED'
 local r = fields(KEYS[1], 'st', 'rd', 'bg', 'dl')
-if not r.st then return 'GONE' end
-if TERMINAL[r.st] then return 'ENDED' end
-if ARGV[7] == 'unread' and ((r.rd and r.rd ~= '') or r.bg == '1') then return 'GUARDED' end
-if ARGV[7] == 'due' and ((tonumber(r.dl) or 0) == 0 or now_ms() < tonumber(r.dl)) then return 'GUARDED' end
-if ARGV[7] == 'queued' and r.st ~= 'QUEUED' then return 'GUARDED' end
-end_unowned(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+local id, guard, timers = ARGV[2], ARGV[7], base .. 'timers'
+if not r.st or TERMINAL[r.st] then
+  redis.call('ZREM', timers, 'm:' .. id, 'a:' .. id, 'd:' .. id)
+  return r.st and 'ENDED' or 'GONE'
+end
+if guard == 'unread' and ((r.rd and r.rd ~= '') or r.bg == '1') then
+  redis.call('ZREM', timers, 'a:' .. id)
+  return 'GUARDED'
+end
+if guard == 'due' then
+  local deadline = tonumber(r.dl) or 0
+  if deadline == 0 then redis.call('ZREM', timers, 'd:' .. id) end
+  if deadline == 0 or now_ms() < deadline then return 'GUARDED' end
+end
+if guard == 'queued' and r.st ~= 'QUEUED' then return 'GUARDED' end
+end_unowned(KEYS[1], KEYS[2], id, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
 return 'OK'

@@ -2,16 +2,24 @@
 --
 -- KEYS   1 timers zset
 -- ARGV   1 base, 2 how many at most
--- returns list of 'a:<id>' and 'd:<id>' that have fallen due; the caller ends those requests (guarded)
+-- returns list of 'a:<id>' and 'd:<id>' that have fallen due; the caller ends those requests (guarded). They stay, for
+--         the case that it dies before it does, and fall due again: whatever ends the request removes them.
+local RETRY, AGAIN = 1000, 5000
 local out = {}
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now_ms(), 'LIMIT', 0, tonumber(ARGV[2]))
+local now = now_ms()
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, tonumber(ARGV[2]))
 for _, member in ipairs(due) do
-  redis.call('ZREM', KEYS[1], member)
   local kind, id = string.match(member, '^(%a):(.*)$')
   if kind == 'm' then
     local r = fields(base .. 'req:' .. id, 'st', 'q', 'qs', 'msg')
-    if r.st == 'QUEUED' and r.msg then redis.call('LPUSH', r.q .. (r.qs or ''), r.msg) end
+    if r.st == 'RUNNING' then
+      redis.call('ZADD', KEYS[1], now + RETRY, member)
+    else
+      redis.call('ZREM', KEYS[1], member)
+      if r.st == 'QUEUED' and r.msg then redis.call('LPUSH', r.q .. (r.qs or ''), r.msg) end
+    end
   else
+    redis.call('ZADD', KEYS[1], now + AGAIN, member)
     out[#out + 1] = member
   end
 end

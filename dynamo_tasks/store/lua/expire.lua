@@ -3,9 +3,12 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 database number, 4 payload of the end event, 5 error JSON
 -- returns 'OK' | 'ENDED' | 'GONE' | 'RUNNING' it was started in time
+local id = ARGV[2]
 local state = redis.call('HGET', KEYS[1], 'st')
-if not state then return 'GONE' end
-if TERMINAL[state] then return 'ENDED' end
+if not state or TERMINAL[state] then
+  redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
+  return state and 'ENDED' or 'GONE'
+end
 if state == 'RUNNING' then return 'RUNNING' end
-end_unowned(KEYS[1], KEYS[2], ARGV[2], ARGV[3], ARGV[4], 'EXPIRED', ARGV[5])
+end_unowned(KEYS[1], KEYS[2], id, ARGV[3], ARGV[4], 'EXPIRED', ARGV[5])
 return 'OK'

@@ -20,6 +20,6 @@ redis.call('HDEL', KEYS[1], 'msg', 'non')
 redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
 redis.call('PEXPIRE', KEYS[2], tonumber(r.rt) or 3600000)
 redis.call('SREM', base .. 'owned:' .. lease, id)
-redis.call('ZREM', base .. 'timers', 'a:' .. id, 'd:' .. id)
+redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
 push(r.rd, id, ARGV[6], 'e', ARGV[7])
 return 'OK'

@@ -7,31 +7,40 @@
 -- returns {'OK', id on top of the log, readers} | {'ENDED'} by me | {'FENCED'} | {'GONE'} | {'DIVERGED'}
 local id, lease, epoch = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local r = fields(KEYS[1], 'st', 'own', 'ep', 'non', 'rd')
-local mine = { 'st', 'RUNNING', 'own', lease, 'ep', ARGV[4], 'non', ARGV[5], 'att', ARGV[6], 'prev', ARGV[7] }
+local top, top_epoch = top_of(KEYS[2])
+local known = r.st == 'RUNNING' and r.own == lease and r.non == ARGV[5]
 if not r.st then
   if ARGV[8] ~= '1' then return { 'GONE' } end
-  redis.call('SADD', ARGV[9], ARGV[10])
-  redis.call('HSET', KEYS[1], unpack(ARGV, 11))
-  redis.call('HSET', KEYS[1], unpack(mine))
-  r.rd = redis.call('HGET', KEYS[1], 'rd')
-elseif TERMINAL[r.st] and r.own == lease and r.ep == ARGV[4] then
-  return { 'ENDED' }
-elseif r.st == 'RUNNING' and r.own == lease and r.non == ARGV[5] then
-  redis.call('SADD', base .. 'owned:' .. lease, id)
-elseif not TERMINAL[r.st] and (tonumber(r.ep) or 0) < epoch then
-  redis.call('HSET', KEYS[1], unpack(mine))
-else
+elseif TERMINAL[r.st] then
+  return { r.own == lease and r.ep == ARGV[4] and 'ENDED' or 'FENCED' }
+elseif not known and (tonumber(r.ep) or 0) >= epoch then
   return { 'FENCED' }
 end
-local top, top_epoch = top_of(KEYS[2])
 if top_epoch > epoch then return { 'FENCED' } end
+if top_epoch < epoch and top ~= ARGV[7] then
+  -- Somebody else went on from a point before my claim, or what my claim followed is forgotten.
+  local other = not known and r.st == 'RUNNING' and redis.call('EXISTS', base .. 'lease:' .. r.own) == 1
+  return { other and 'FENCED' or 'DIVERGED' }
+end
+
+if not r.st then
+  redis.call('SADD', ARGV[9], ARGV[10])
+  redis.call('HSET', KEYS[1], unpack(ARGV, 11))
+  r.rd = redis.call('HGET', KEYS[1], 'rd')
+end
+if not known then
+  redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'ep', ARGV[4], 'non', ARGV[5], 'att', ARGV[6],
+    'prev', ARGV[7])
+  redis.call('ZREM', base .. 'queued', id)
+  redis.call('ZREM', base .. 'timers', 'm:' .. id)
+end
+redis.call('SADD', base .. 'owned:' .. lease, id)
 if top_epoch < epoch then
-  if top ~= ARGV[7] then return { 'DIVERGED' } end
+  local data = ARGV[7] .. '|' .. ARGV[6] .. '|' .. lease
   top = ARGV[4] .. '-0'
-  redis.call('XADD', KEYS[2], top, 'k', ARGV[7] .. '|' .. ARGV[6] .. '|' .. lease)
+  redis.call('XADD', KEYS[2], top, 'k', data)
+  push(r.rd, id, top, 'k', data)
 end
 redis.call('PERSIST', KEYS[2])
 redis.call('PERSIST', KEYS[1])
-redis.call('SADD', base .. 'owned:' .. lease, id)
-redis.call('ZREM', base .. 'queued', id)
 return { 'OK', top, r.rd or '' }

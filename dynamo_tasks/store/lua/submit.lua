@@ -4,7 +4,8 @@
 -- ARGV   1 base, 2 key of the set of namespaces, 3 namespace, 4 id, 5 queue key without priority,
 --        6 priority suffix, 7 not_before ms (0 = now), 8 deadline ms (0 = none), 9 reader channel ('' = none),
 --        10 queue limit (0 = none), 11 idempotency key ('' = none), 12 payload digest, 13 message,
---        14 priority separator, 15 priority steps separated by spaces, 16... field, value of the record
+--        14 priority separator, 15 priority steps separated by spaces,
+--        16 database number, 17... field, value of the record
 -- returns {'OK', id}          queued
 --         {'EXISTS', id}      the id is known: a publish that was sent twice, or a child call of a re-run parent
 --         {'JOINED', id}      the idempotency key belongs to this request, same payload
@@ -14,15 +15,6 @@ local id, queue, suffix = ARGV[4], ARGV[5], ARGV[6]
 local not_before, deadline, reader = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
 local limit, idem, digest, message = tonumber(ARGV[10]), ARGV[11], ARGV[12], ARGV[13]
 
-local function join(known)
-  if reader == '' then return end
-  local key = base .. 'req:' .. known
-  local readers = redis.call('HGET', key, 'rd') or ''
-  if not string.find(' ' .. readers .. ' ', ' ' .. reader .. ' ', 1, true) then
-    redis.call('HSET', key, 'rd', readers == '' and reader or (readers .. ' ' .. reader))
-  end
-end
-
 if idem ~= '' then
   local known = redis.call('GET', idem)
   if known then
@@ -30,7 +22,10 @@ if idem ~= '' then
     return { known_digest == digest and 'JOINED' or 'CONFLICT', known_id }
   end
 end
-if redis.call('EXISTS', KEYS[1]) == 1 then return { 'EXISTS', id } end
+if redis.call('EXISTS', KEYS[1]) == 1 then
+  if reader ~= '' then add_reader(KEYS[1], id, ARGV[16], reader) end
+  return { 'EXISTS', id }
+end
 
 if limit > 0 then
   local length = 0
@@ -43,7 +38,7 @@ end
 local now = now_ms()
 redis.call('SADD', ARGV[2], ARGV[3])
 redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue, 'qs', suffix, 'msg', message, 'cr', int(now),
-  'nb', ARGV[7], 'dl', ARGV[8], 'rd', reader, unpack(ARGV, 16))
+  'nb', ARGV[7], 'dl', ARGV[8], 'rd', reader, unpack(ARGV, 17))
 redis.call('ZADD', base .. 'queued', now, id)
 if reader ~= '' then
   redis.call('SADD', base .. 'clients', reader)

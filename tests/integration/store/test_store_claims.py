@@ -1,0 +1,189 @@
+"""The claim: who may run a message, and what a redelivered one is answered."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynamo_tasks.errors import RequestCancelledError
+from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId, Kind
+from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.ledger import ClaimRefused
+from tests.support.server import RedisServer
+from tests.support.streams import DONE, Place, on_loop, values
+
+
+async def refusal(owner, request_id: str, **options) -> ClaimRefused:
+    with pytest.raises(ClaimRefused) as caught:
+        await owner.claim(request_id, **options)
+    return caught.value
+
+
+@on_loop
+async def test_a_claim_asked_again_is_the_same_claim(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit()
+        first = await owner.claim(request_id, nonce="n1")
+        again = await owner.claim(request_id, nonce="n1")
+        assert (again.epoch, again.number, again.previous) == (first.epoch, 1, EventId(0, 0))
+        assert [event.kind for event in await place.log(request_id)] == [Kind.CLAIM]
+        assert (await refusal(owner, request_id, nonce="n2")).reason == "DUPLICATE"
+
+
+@on_loop
+async def test_a_message_of_a_request_that_a_live_instance_runs_is_a_duplicate(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        one, two, request_id = await place.owner(), await place.owner(), await place.submit()
+        await one.claim(request_id)
+        assert (await refusal(two, request_id)).reason == "DUPLICATE"
+        await one.die()
+        attempt = await two.claim(request_id)
+        assert attempt.number == 2
+        assert await place.do("SMEMBERS", place.keys.owned(one.lease)) == []
+
+
+@on_loop
+async def test_the_next_attempt_names_its_predecessor_and_its_epoch_grows(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        one, two, request_id = await place.owner(), await place.owner(), await place.submit()
+        log = await one.run(request_id)
+        await one.write(log, "a", "b")
+        await one.die()
+        attempt = await two.claim(request_id)
+        top = EventId(log.attempt.epoch, 2)
+        assert attempt.previous == top
+        assert attempt.epoch > log.attempt.epoch
+        last = (await place.log(request_id))[-1]
+        assert (last.id, Claim.decode(last.data).previous) == (EventId(attempt.epoch, 0), top)
+
+
+@on_loop
+async def test_an_epoch_grows_even_if_the_clock_is_behind(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit()
+        ahead = 9_999_999_999_999
+        await place.do("HSET", place.keys.record(request_id), "ep", ahead)
+        await place.do("XADD", place.keys.log(request_id), f"{ahead + 5}-0", "k", "0-0|1|1")
+        assert (await owner.claim(request_id)).epoch == ahead + 6
+
+
+@on_loop
+async def test_a_finished_request_whose_tail_did_not_run_gives_its_outcome_again(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        one, two, request_id = await place.owner(), await place.owner(), await place.submit(ignore_result=False)
+        log = await one.run(request_id)
+        assert await log.finish(DONE, b'["r"]', settled=False) == "OK"
+        assert (await refusal(two, request_id)).reason == "DUPLICATE"  # its owner lives: it runs the tail
+        await one.die()
+        outcome = await refusal(two, request_id)
+        assert (outcome.reason, outcome.state, outcome.result) == ("UNSETTLED", State.SUCCEEDED, b'["r"]')
+        await two.ledger.settle(place.namespace, request_id)
+        assert (await refusal(two, request_id)).reason == "DUPLICATE"
+
+
+@on_loop
+async def test_a_cancelled_request_tells_its_outcome_to_who_receives_its_message(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit(ignore_result=False)
+        assert await place.ledger.cancel(place.namespace, request_id) == "OK"
+        outcome = await refusal(owner, request_id)
+        assert (outcome.reason, outcome.state) == ("UNSETTLED", State.CANCELLED)
+        assert outcome.error is not None
+        assert outcome.error.code == RequestCancelledError.code
+
+
+@on_loop
+async def test_our_message_without_a_record_is_dropped_a_foreign_one_gets_a_record(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit()
+        await place.do("DEL", place.keys.record(request_id))
+        assert (await refusal(owner, request_id)).reason == "GONE"
+        assert await place.state(request_id) is None
+        assert await place.log(request_id) == []
+        attempt = await owner.claim("from-send-task", tracked=False)
+        assert attempt.number == 1
+        assert (await place.ledger.get("from-send-task", place.namespace)).state is State.RUNNING
+
+
+@on_loop
+async def test_retry_messages_are_told_apart_by_their_number(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        one, two, request_id = await place.owner(), await place.owner(), await place.submit()
+        attempt = await one.claim(request_id)
+        early = await refusal(two, request_id, retries=1)  # it overtook the release of the first attempt
+        assert (early.reason, early.wait_ms > 0) == ("WAIT", True)
+        assert await two.ledger.defer(place.namespace, request_id, 1, b"retry message")
+        await one.ledger.release(attempt, retries=1, message=b"retry message")
+        assert (await refusal(two, request_id, retries=0)).reason == "DUPLICATE"  # superseded
+        assert (await two.claim(request_id, retries=1)).number == 2
+
+
+@on_loop
+async def test_a_message_before_its_time_waits_and_one_past_its_deadline_expires(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner = await place.owner()
+        early = await place.submit(not_before=4e9)
+        assert (await refusal(owner, early)).reason == "WAIT"
+        late = await place.submit(deadline=1.0)
+        assert (await refusal(owner, late)).reason == "EXPIRED"
+        assert await place.ledger.expire(place.namespace, late, "too late") == "OK"
+        assert await place.ledger.expire(place.namespace, late, "too late") == "ENDED"
+
+
+@on_loop
+async def test_a_claim_keeps_the_log_and_only_the_winner_of_finish_ends_it(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        one, two, request_id = await place.owner(), await place.owner(), await place.submit()
+        old = await one.run(request_id)
+        await one.write(old, 1, 2)
+        await place.do("PEXPIRE", place.keys.log(request_id), 60_000)
+        await one.die()
+        new = await two.run(request_id)
+        assert await place.do("PTTL", place.keys.log(request_id)) == -1
+        assert await one.ledger.finish(old.attempt, top=old.top, end=DONE, result=b"", settled=True) == "FENCED"
+        assert await place.state(request_id) == "RUNNING"
+        await two.write(new, 3)
+        assert await two.finish(new) == "OK"
+        events = await place.log(request_id)
+        assert values(events) == [1, 2, 3]
+        assert [event.kind for event in events].count(Kind.END) == 1
+        assert await two.ledger.finish(new.attempt, top=new.top, end=DONE, result=b"", settled=True) == "OK"
+        assert len(await place.log(request_id)) == len(events)
+
+
+@on_loop
+async def test_an_end_needs_the_expected_event_on_top(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit()
+        log = await owner.run(request_id)
+        await owner.write(log, 1)
+        above = EventId(log.attempt.epoch, 2)
+        reply = await owner.ledger.finish(log.attempt, top=above, end=DONE, result=b"", settled=True)
+        assert reply == "BEHIND"
+        assert await place.state(request_id) == "RUNNING"
+
+
+@on_loop
+async def test_a_release_asked_again_is_one_release(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit()
+        await place.do("DEL", place.queue)
+        attempt = await owner.claim(request_id)
+        for _ in range(2):
+            await owner.ledger.release(attempt, retries=0, front=True, counts=False)
+        assert await place.do("LRANGE", place.queue, 0, -1) == [b"message"]
+        assert (await owner.claim(request_id)).number == 1  # a hand-over counts as no attempt
+
+
+@on_loop
+async def test_somebody_elses_end_fences_with_exactly_the_next_epoch(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit()
+        log = await owner.run(request_id)
+        await owner.write(log, 1, 2)
+        end = End(State.CANCELLED, "cancelled", error=ErrorInfo("cancelled", "stop"))
+        assert await place.ledger.cancel(place.namespace, request_id, end=end) == "OK"
+        last = (await place.log(request_id))[-1]
+        assert last.id == EventId(log.attempt.epoch + 1, 0)
+        assert End.decode(last.data).previous == str(log.top)
+        assert End.decode(last.data).error == end.error
+        assert await place.ledger.cancel(place.namespace, request_id, end=end) == "ENDED"
