@@ -186,6 +186,8 @@ _LOG_EVENTS = (
              ("request_id", "endpoint", "attempt", "lost_instance", "reason")),
     LogEvent("request.retried", INFO, "An endpoint asked for a retry.",
              ("request_id", "endpoint", "attempt", "delay_s", "error")),
+    LogEvent("message.malformed", ERROR, "What was taken from a queue is no Celery message; it was dropped.",
+             ("queue", "error", "raw")),
     LogEvent("stream.resync", INFO, "Open requests were compared with the server after a new connection.",
              ("open", "restored", "duplicate", "lost", "run_id")),
     LogEvent("stream.diverged", ERROR, "A reader was ahead of the log; its stream ended with an error.",

@@ -22,6 +22,8 @@ __all__ = ["DynamoApp", "create_app", "default_app", "set_default_app"]
 
 _REDIS_SCHEMES = {"redis", "rediss"}
 _NEVER = 10**9
+PLAIN_QUEUE = "dynamo-tasks"
+"""Where plain tasks (``@app.task``) go by default; every worker serves it beside the queues of its component."""
 
 class _CommandError(click.ClickException):
     """One line in place of a traceback, for Celery's own commands."""
@@ -156,6 +158,8 @@ def create_app(
         accept_content=["json"],
         result_accept_content=["json"],
         result_expires=24 * 3600,
+        # Not Celery's "celery": another application's workers may share the server.
+        task_default_queue=PLAIN_QUEUE,
         task_acks_late=True,
         task_track_started=False,
         worker_pool="dynamo_tasks.queue.pool:TaskPool",

@@ -7,9 +7,13 @@ import random
 from typing import Any
 
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
-from celery.worker.state import maybe_shutdown
+from celery.worker.state import maybe_shutdown, reserved_requests
 
+from dynamo_tasks.errors import InvalidRequestError, UnknownEndpointError
 from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue import control
+from dynamo_tasks.queue.envelope import HEADER
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
 
 __all__ = ["Consumer"]
@@ -30,6 +34,35 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._restart_state = _NoLimit()
+        control.install()
+
+    def on_ready(self) -> None:
+        """Celery callback: it consumes (again)."""
+        channel = self.task_consumer.channel
+        channel.restore_unknown({request._message.delivery_tag for request in reserved_requests})
+        super().on_ready()
+
+    def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Celery callback: nobody here serves it."""
+        super().on_unknown_task(body, message, exc)
+        self._refused(message, UnknownEndpointError(f"the worker that received the request does not serve {exc}"))
+
+    def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
+        """Celery callback: the message is not what it should be."""
+        super().on_invalid_task(body, message, exc)
+        self._refused(message, InvalidRequestError(f"the worker refused the message: {exc}"))
+
+    def on_decode_error(self, message: Any, exc: Exception) -> None:
+        """Celery callback: the body cannot be read."""
+        super().on_decode_error(message, exc)
+        self._refused(message, InvalidRequestError(f"the message cannot be decoded: {exc}"))
+
+    def _refused(self, message: Any, error: Exception) -> None:
+        """The request of a message that Celery has dropped has ended."""
+        headers = message.headers
+        if isinstance(headers, dict) and HEADER in headers:
+            drops = self.app.executor.drops
+            drops.spawn(drops.fail(EndpointId.parse(headers["task"]).namespace, headers["id"], error))
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect; while the broker is away, the loop goes on."""

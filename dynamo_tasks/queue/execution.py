@@ -14,7 +14,7 @@ from contextlib import aclosing
 from typing import Any
 
 import msgspec
-from celery.exceptions import SoftTimeLimitExceeded
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from dynamo_tasks.errors import (
     DeadlineExceededError,
@@ -26,11 +26,12 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo, Kind
-from dynamo_tasks.protocol.states import State
+from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible
+from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
 from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
@@ -38,22 +39,10 @@ from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
 from dynamo_tasks.store.log import OpenLog
 from dynamo_tasks.store.streams import read_all
 
-__all__ = ["Dropped", "Execution", "HandedOver", "Revoked", "Stop"]
+__all__ = ["Execution", "Stop"]
 
 _RETRY_CLAIM = 0.2
 _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
-
-
-class Dropped(Exception):  # noqa: N818 - an answer, not an error
-    """Nothing is to be done for this message: acknowledge it."""
-
-
-class Revoked(Exception):  # noqa: N818
-    """The request was cancelled; Celery's own books are still to be told."""
-
-
-class HandedOver(Exception):  # noqa: N818
-    """The request went back to its queue."""
 
 
 class Stop(BaseException):
@@ -111,6 +100,7 @@ class Execution:
             attempt = await self._claim()
         except ClaimRefused as refusal:
             return await self._refused(refusal)
+        attempt.message = self._call.message
         log = self._executor.writer.open(attempt, self._log_died, cap=self._executor.stream_cap)
         self._log = log
         self._executor.enter(self, attempt, log)
@@ -163,10 +153,16 @@ class Execution:
         if refusal.reason == "UNSETTLED":
             return self._outcome_again(refusal)
         if refusal.reason == "EXPIRED":
-            await self._executor.ledger.expire(namespace, request_id, "its deadline passed in the queue")
+            await self._expire(namespace, request_id)
         elif refusal.reason == "WAIT":
             await self._executor.ledger.defer(namespace, request_id, refusal.wait_ms, self._call.message())
         raise Dropped(refusal.reason)
+
+    async def _expire(self, namespace: str, request_id: str) -> None:
+        message = "its time passed in the queue"
+        if await self._executor.ledger.expire(namespace, request_id, message) == "OK":
+            self._to_settle = self._call.has_tail
+            raise Revoked(message, expired=True)
 
     def _outcome_again(self, refusal: ClaimRefused) -> Any:
         """It ended, but Celery's tail did not run to its end: run it again with the stored outcome."""
@@ -174,7 +170,8 @@ class Execution:
         if refusal.state is State.SUCCEEDED:
             return msgspec.json.decode(refusal.result) if refusal.result else None
         if refusal.state in (State.CANCELLED, State.EXPIRED):
-            raise Revoked(refusal.error.message if refusal.error else "cancelled")
+            message = refusal.error.message if refusal.error else "cancelled"
+            raise Revoked(message, expired=refusal.state is State.EXPIRED)
         raise (refusal.error or ErrorInfo("endpoint_error", "failed")).exception()
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
@@ -191,7 +188,12 @@ class Execution:
             raise
         except FencedError:
             raise Dropped("FENCED") from None
+        except Ignore:
+            await self._end(log, End(State.SUCCEEDED, "ignored"), None)
+            raise
         except Exception as exc:
+            if isinstance(exc, Reject) and exc.requeue:
+                await self._give_back(attempt, log, front=False, counts=True)
             await self._failed(exc, log)
             raise
         end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
@@ -305,9 +307,11 @@ class Execution:
             if str(stop) == State.CANCELLED:
                 self._to_settle = self._call.has_tail
                 raise Revoked("cancelled")
+            if str(stop) in TERMINAL:
+                return await self._ended_elsewhere()
             raise Dropped(str(stop))
         if stop.reason == "handover":
-            await self._hand_over(attempt, log)
+            await self._give_back(attempt, log, front=True, counts=False)
         if stop.reason == "cancel":
             await self._end(log, cancelled(), None)
             raise Revoked("cancelled")
@@ -317,10 +321,18 @@ class Execution:
         await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)), None)
         raise error
 
-    async def _hand_over(self, attempt: Attempt, log: OpenLog) -> None:
+    async def _ended_elsewhere(self) -> Any:
+        """Somebody else ended it (its deadline passed): Celery's tail is still ours."""
+        try:
+            await self._claim()
+        except ClaimRefused as refusal:
+            return await self._refused(refusal)
+        raise Dropped("RECLAIMED")
+
+    async def _give_back(self, attempt: Attempt, log: OpenLog, *, front: bool, counts: bool) -> None:
         await self._executor.writer.drain(log)
         with contextlib.suppress(FencedError):
-            await self._executor.ledger.release(attempt, retries=self._call.retries, front=True, counts=False)
+            await self._executor.ledger.release(attempt, retries=self._call.retries, front=front, counts=counts)
         raise HandedOver
 
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple, Protocol
 
 from dynamo_tasks.errors import ServerUnavailableError, UnknownEndpointError
 from dynamo_tasks.observe import metrics
+from dynamo_tasks.queue.drops import Drops
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.ledger import Attempt, Ledger
@@ -52,6 +53,7 @@ class Executor:
         self.handlers = handlers
         self.stream_cap = stream_cap
         self.ledger = Ledger(store)
+        self.drops = Drops(self.ledger)
         self.writer = Writer(store)
         self.tokens = 0
         self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}

@@ -96,7 +96,9 @@ class Puller:
         if reply:
             key, messages = reply
             queue = key.decode().split(PRIORITY_SEPARATOR, 1)[0]
-            for message in messages:
+            key_wanted = queue in self._queues()
+            # Where nobody consumes any more, each goes back to the front of its queue: the first one last.
+            for message in messages if key_wanted else reversed(messages):
                 self._deliver(message, queue)
 
     def _keys(self) -> list[str]:

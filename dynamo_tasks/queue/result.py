@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
 import msgspec
+from celery.exceptions import TaskRevokedError
+from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult
 
 from dynamo_tasks.errors import DynamoError, RequestNotFoundError
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind
-from dynamo_tasks.protocol.states import CELERY_STATES
+from dynamo_tasks.protocol.states import CELERY_STATES, TERMINAL, State
 from dynamo_tasks.protocol.tokens import CompletionAggregate, decode_deltas
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.client import StoreClient, shared_client
@@ -19,6 +22,10 @@ from dynamo_tasks.store.ledger import Record
 
 __all__ = ["StreamResult", "values_of"]
 
+_FIRST_LOOK, _LAST_LOOK = 0.05, 1.0
+"""Seconds between looks into the ledger while Celery's backend is waited for."""
+_TAIL = 1.0
+"""Seconds that a worker is given to write the result of a request that has ended."""
 _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 
 
@@ -135,21 +142,33 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
 
         Raises:
             celery.exceptions.TimeoutError: not ready in time.
+            celery.exceptions.TaskRevokedError: it was cancelled, or it expired.
             Exception: what the endpoint raised, as Celery rebuilds it.
         """
-        record = bridge().call(self._record_or_none(self._client))
-        if record is not None and record.ignore_result:
-            return self._get_from_stream(timeout, propagate)
-        return super().get(timeout=timeout, propagate=propagate, **kwargs)
+        deadline = None if timeout is None else time.monotonic() + timeout
+        wait = _FIRST_LOOK
+        while True:
+            left = wait if deadline is None else max(0.0, min(wait, deadline - time.monotonic()))
+            try:
+                if not self.ignored:
+                    return super().get(timeout=left, propagate=propagate, **kwargs)
+                time.sleep(left)
+                raise CeleryTimeoutError("The operation timed out.")
+            except CeleryTimeoutError:
+                record = bridge().call(self._record_or_none(self._client))
+                if record is not None and _tells_all(record):
+                    return self._from_ledger(record, propagate)
+                if deadline is not None and time.monotonic() >= deadline:
+                    raise
+            wait = min(2 * wait, _LAST_LOOK)
 
-    def _get_from_stream(self, timeout: float | None, propagate: bool) -> Any:
-        from celery.exceptions import TimeoutError as CeleryTimeoutError
-
+    def _from_ledger(self, record: Record, propagate: bool) -> Any:
+        """The outcome of a request that has ended, where Celery's result backend does not tell it."""
         try:
-            return bridge().call(self._collect(self._client), timeout)
-        except TimeoutError:
-            raise CeleryTimeoutError("The operation timed out.") from None
-        except DynamoError as exc:
+            if record.state in (State.CANCELLED, State.EXPIRED):
+                raise TaskRevokedError(record.error.message if record.error else str(record.state).lower())
+            return bridge().call(self._collect(self._client))
+        except (DynamoError, TaskRevokedError) as exc:
             if propagate:
                 raise
             return exc
@@ -195,6 +214,23 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
         """
         return bridge().call(self._cancel(self._client))
 
+    def revoke(
+        self, connection: Any = None, terminate: bool = False, signal: Any = None, wait: bool = False, timeout: Any = None
+    ) -> None:
+        """As ``AsyncResult.revoke``: no worker will start it; with ``terminate`` it is stopped if it runs.
+
+        It ends in the ledger at once, with or without a worker that listens.
+        """
+        bridge().call(self._revoke(self._client, "" if terminate else "queued"))
+        super().revoke(connection=connection, terminate=terminate, signal=signal, wait=wait, timeout=timeout)
+
+    async def _revoke(self, client: StoreClient, guard: str) -> None:
+        try:
+            namespace = await client.store.find(self.id, self.namespace)
+            await client.ledger.cancel(namespace, self.id, guard=guard)
+        except RequestNotFoundError:
+            return
+
     async def _cancel(self, client: StoreClient) -> bool:
         namespace = await client.store.find(self.id, self.namespace)
         return await client.ledger.cancel(namespace, self.id) == "OK"
@@ -209,6 +245,15 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
 
 async def _awaited(make: Callable[[], Any]) -> Any:
     return await make()
+
+
+def _tells_all(record: Record) -> bool:
+    """Whether the ledger's outcome is to be taken: no result will be written, or it is overdue."""
+    if record.state not in TERMINAL:
+        return False
+    if record.ignore_result or record.state in (State.CANCELLED, State.EXPIRED):
+        return True
+    return time.time() - (record.finished or 0.0) > _TAIL
 
 
 def _event_id(after: str | EventId | None) -> EventId | None:

@@ -12,8 +12,9 @@ from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.envelope import HEADER, CallOptions
-from dynamo_tasks.queue.execution import Dropped, Execution, HandedOver, Revoked
+from dynamo_tasks.queue.execution import Execution
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
+from dynamo_tasks.queue.outcome import Dropped, EndedRevoked, HandedOver, Revoked
 from dynamo_tasks.queue.pool import current_job
 from dynamo_tasks.queue.result import StreamResult
 from dynamo_tasks.sdk.context import RetryRequested
@@ -82,6 +83,7 @@ class EndpointTask(Task):  # type: ignore[misc]
     """
 
     abstract = True
+    Request = "dynamo_tasks.queue.request:EndpointRequest"
     runs_on_loop = True
     acks_late = True
     endpoint: EndpointId
@@ -110,7 +112,7 @@ class EndpointTask(Task):  # type: ignore[misc]
             raise Ignore(str(exc)) from None
         except Revoked as exc:
             self.backend.mark_as_revoked(request.id, str(exc), request=request, store_result=not request.ignore_result)
-            raise Ignore(str(exc)) from None
+            raise EndedRevoked(str(exc), expired=exc.expired) from None
         except RetryRequested as exc:
             self._retry(exc, execution, request)
         except DeadlineExceededError:
@@ -145,6 +147,8 @@ class EndpointTask(Task):  # type: ignore[misc]
             call["dl"] = self.app.now().timestamp() + float(call["dl"])
         self._validate(args, kwargs, options)
         header = _convert(call)
+        if not (options.get("queue") or options.get("routing_key")):
+            options["queue"] = self.endpoint.queue
         released = _releasing.get()
         if released is not None and options.get("retries"):
             header = msgspec.structs.replace(header, rel=released)
@@ -189,7 +193,7 @@ def make_task(app: Any, endpoint: EndpointId, declared: Any = None, **options: A
             known.declaration = (declared,)
         return known
     attributes = {
-        "name": name, "endpoint": endpoint, "declaration": (declared,) if declared is not None else (), "queue": endpoint.queue,
+        "name": name, "endpoint": endpoint, "declaration": (declared,) if declared is not None else (),
         "abstract": False, "__module__": __name__, **options,
     }  # fmt: skip
     task = type("Task_" + endpoint.component, (EndpointTask,), attributes)()

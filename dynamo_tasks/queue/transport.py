@@ -18,15 +18,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
-
 from kombu.transport import redis as kombu_redis
 from kombu.transport.virtual import QoS as VirtualQoS
+from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.hub import AsyncioHub
+from dynamo_tasks.queue.message import MalformedMessageError, Message, decode
 from dynamo_tasks.queue.puller import Puller
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR
 from dynamo_tasks.store.sync import SyncLedger
@@ -82,6 +83,7 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
 class Channel(kombu_redis.Channel):  # type: ignore[misc]
     """A channel that publishes endpoint calls through the ledger."""
 
+    Message = Message
     QoS = QoS
     do_restore = False
     sep = PRIORITY_SEPARATOR
@@ -146,8 +148,9 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
             self._push_back(key, raw)
             return
         try:
-            message = msgspec.json.decode(raw)
-            self.connection._deliver(message, queue)
+            self.connection._deliver(decode(raw), queue)
+        except MalformedMessageError as exc:
+            event("message.malformed", queue=queue, error=str(exc), raw=raw[:200].decode(errors="replace"))
         except Exception as exc:  # noqa: BLE001 - what kombu would raise inside the consumer's loop is raised there
             assert self._hub is not None
             self._hub.fail(exc)
@@ -169,9 +172,21 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         with self.conn_or_acquire() as client:
             client.client_unblock(connection_id)
 
+    def restore_unknown(self, keep: set[str]) -> None:
+        """Give back what this process had fetched over an earlier connection and never started.
+
+        Args:
+            keep: Delivery tags of the messages whose tasks run or wait in the pool.
+        """
+        with self.conn_or_acquire() as client:
+            tags = [bytes_to_str(tag) for tag in client.zrange(self.unacked_index_key, 0, -1)]
+        for tag in reversed(tags):
+            if tag not in keep and tag not in self.qos._delivered:
+                self.qos.restore_by_tag(tag, leftmost=False)
+
     def give_back(self, tags: list[str]) -> None:
-        """Put fetched messages that were not started back to the front of their queues."""
-        for tag in tags:
+        """Put fetched messages that were not started back to the front of their queues, oldest first in line."""
+        for tag in reversed(tags):
             message = self.qos._delivered.get(tag)
             if message is None:
                 continue

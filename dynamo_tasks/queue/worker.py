@@ -116,7 +116,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
             "unacked_mutex_key": f"dt:@unacked_mutex:{self.host.lease:x}",
         }
         if not kwargs.get("queues"):
-            kwargs["queues"] = self.host.queues
+            kwargs["queues"] = [*self.host.queues, self.app.conf.task_default_queue]
         if not kwargs.get("concurrency"):
             kwargs["concurrency"] = self.host.capacity
         # Both cost every worker a message of every other one, and mingle blocks for a second.

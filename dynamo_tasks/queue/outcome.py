@@ -1,0 +1,31 @@
+"""What can come out of an attempt besides a value and an error of the endpoint."""
+
+from __future__ import annotations
+
+from celery.exceptions import Ignore
+
+__all__ = ["Dropped", "EndedRevoked", "HandedOver", "Revoked"]
+
+
+class Dropped(Exception):  # noqa: N818 - an answer, not an error
+    """Nothing is to be done for this message: acknowledge it."""
+
+
+class Revoked(Exception):  # noqa: N818
+    """The request was cancelled, or it expired; Celery's own books are still to be told."""
+
+    def __init__(self, message: str, *, expired: bool = False):
+        super().__init__(message)
+        self.expired = expired
+
+
+class HandedOver(Exception):  # noqa: N818
+    """The request went back to its queue."""
+
+
+class EndedRevoked(Ignore):  # type: ignore[misc]
+    """Tells Celery's tracer to keep no result, and the request object to announce a revocation."""
+
+    def __init__(self, message: str, *, expired: bool = False):
+        super().__init__(message)
+        self.expired = expired

@@ -1,0 +1,81 @@
+"""A client's view of the queue's test service, and what the server knows of it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import redis
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.app import DynamoApp, create_app
+from dynamo_tasks.queue.result import StreamResult
+from dynamo_tasks.queue.task import EndpointTask, make_task
+from dynamo_tasks.store.keys import Keys, priority_suffix
+from tests.support.processes import Worker, until
+from tests.support.server import RedisServer
+
+__all__ = ["SERVICE", "Lab"]
+
+SERVICE = "tests.support.services_queue:Lab"
+
+
+class Lab:
+    """One namespace of the test service on one server."""
+
+    def __init__(self, server: RedisServer, namespace: str):
+        self.server = server
+        self.namespace = namespace
+        self.app: DynamoApp = create_app(f"lab_{namespace}", server_url=server.url, make_host=lambda *_, **__: None)
+        self.app.conf.update(broker_connection_retry_on_startup=True)
+        self.redis = redis.Redis(port=server.port, decode_responses=True)
+        self.keys = Keys(namespace)
+        self.queue = f"{namespace}|Lab"
+
+    def worker(self, *arguments: str, name: str = "", env: dict[str, str] | None = None, **more: Any) -> Worker:
+        """A worker process of this namespace."""
+        more.setdefault("service", SERVICE)
+        return Worker(
+            self.server.url, *arguments, name=name or self.namespace,
+            env={"LAB_NAMESPACE": self.namespace, **(env or {})}, **more,
+        )  # fmt: skip
+
+    def task(self, endpoint: str) -> EndpointTask:
+        """The Celery task of an endpoint."""
+        return make_task(self.app, EndpointId(self.namespace, "Lab", endpoint))
+
+    def call(self, endpoint: str, payload: Any = None, **options: Any) -> StreamResult:
+        """Queue a call."""
+        return self.task(endpoint).apply_async((payload,), **options)
+
+    def plain(self, name: str) -> Any:
+        """The signature of a plain task of the test service."""
+        return self.app.signature(f"{self.namespace}.{name}", queue="dynamo-tasks")
+
+    def record(self, request_id: str) -> dict[str, str]:
+        """The raw ledger record."""
+        return self.redis.hgetall(self.keys.record(request_id))
+
+    def state(self, request_id: str) -> str | None:
+        """The ledger's state."""
+        return self.redis.hget(self.keys.record(request_id), "st")
+
+    def reaches(self, request_id: str, state: str, timeout: float = 10.0) -> None:
+        """Wait for a state."""
+        until(lambda: self.state(request_id) == state, timeout, f"{state}, is {self.record(request_id)}")
+
+    def length(self, priority: int = 0) -> int:
+        """Messages in the queue."""
+        return self.redis.llen(self.queue + priority_suffix(priority))
+
+    def unacked(self) -> int:
+        """Messages that workers hold."""
+        return sum(self.redis.hlen(key) for key in self.redis.scan_iter("dt:@unacked:*"))
+
+    def events(self, request_id: str) -> list[Any]:
+        """The raw log."""
+        return redis.Redis(port=self.server.port).xrange(self.keys.log(request_id))
+
+    def close(self) -> None:
+        """Drop the connections."""
+        self.app.close()
+        self.redis.close()
