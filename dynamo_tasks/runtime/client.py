@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import uuid
 from collections.abc import AsyncIterator, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.config import suggest
-from dynamo_tasks.errors import UnknownEndpointError
+from dynamo_tasks.errors import DynamoError, UnknownEndpointError
 from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.queue.envelope import build
+from dynamo_tasks.queue.execution import Stop
 from dynamo_tasks.queue.result import values_of
 from dynamo_tasks.router import Router, make_router
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
-from dynamo_tasks.sdk.context import current_context
+from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.store.client import StoreClient
-from dynamo_tasks.store.ledger import NewRequest
+from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
 from dynamo_tasks.store.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -27,6 +31,8 @@ if TYPE_CHECKING:
 __all__ = ["Client", "Item", "RemoteCall", "RemoteClient", "submit"]
 
 _POLICIES = ("random", "round_robin", "power_of_two", "least_loaded", "direct")
+_CHILD_ABANDON_AFTER = 30.0
+"""A parent that lost its worker must be found dead, queued and claimed again within this time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +68,13 @@ async def submit(client: StoreClient, new: NewRequest) -> Subscription:
     return await client.reader.join(request_id, namespace=new.endpoint.namespace)
 
 
+def _ends_children(exc: BaseException, context: Context) -> bool:
+    """Whether a call is left for good: not by an attempt that another one follows, which will find it again."""
+    if not isinstance(exc, Stop):
+        return not context.is_stopped
+    return exc.reason in ("cancel", "deadline", "time_limit") or str(exc) in TERMINAL
+
+
 class RemoteCall:
     """One call: iterate over its values, or await it. It is sent with the first of these.
 
@@ -87,14 +100,25 @@ class RemoteCall:
 
     async def _open(self, *, annotated: bool) -> AsyncIterator[Any]:
         sub = await self._submit()
+        context = current_context()
         try:
             async for event in sub:
                 for value in values_of(event):
                     yield Item(str(event.id), value) if annotated else value
                 if event.kind == Kind.END:
                     End.decode(event.data).raise_for_state()
+        except (GeneratorExit, asyncio.CancelledError, Stop) as exc:
+            if context is not None and _ends_children(exc, context):
+                await self._cancel()
+            raise
         finally:
             sub.close()
+
+    async def _cancel(self) -> None:
+        """End the request now, unless another client reads it, too."""
+        store = self._client.store
+        with contextlib.suppress(DynamoError):
+            await store.ledger.cancel(self._client.id.namespace, self.id, guard=f"only {store.reader.channel}")
 
     async def _submit(self) -> Subscription:
         self._client.check()
@@ -105,7 +129,7 @@ class RemoteCall:
         prefix = self._client.store.store.prefix
         new = NewRequest(
             id=self.id, endpoint=endpoint, queue=f"{prefix}{self._queue}", message=message, ignore_result=True,
-            deadline=context.deadline if context is not None else 0.0, abandon_after=0.0 if context else 5.0,
+            deadline=context.deadline if context is not None else 0.0, abandon_after=ABANDON_AFTER if context is None else _CHILD_ABANDON_AFTER,
         )  # fmt: skip
         return await submit(self._client.store, new)
 

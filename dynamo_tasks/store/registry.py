@@ -66,9 +66,12 @@ class Registry:
             ["SET", keys.load(lease), msgspec.json.encode(load), "PX", _TTL_MS],
         ]
         commands += [["PEXPIRE", keys.registration(_member(info)), _TTL_MS] for info in infos]
+        # Whoever found a registration gone may prune the index just behind its return.
+        if infos:
+            commands.append(["SADD", keys.instances, *(_member(info) for info in infos)])
         wire = await self.store.commands.wire(timeout=LEASE_TTL)
         replies = await wire.pipeline(commands)
-        return all(reply == 1 for reply in replies[2:])
+        return all(reply == 1 for reply in replies[2 : 2 + len(infos)]) and (not infos or replies[-1] == 0)
 
     async def revoke(self, namespace: str, lease: int, infos: Iterable[InstanceInfo], *, keep_lease: bool = False) -> None:
         """Take registrations back at once, and the lease too unless requests still run on it."""

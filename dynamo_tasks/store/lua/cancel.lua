@@ -3,7 +3,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 database number, 4 payload of the end event, 5 state, 6 error JSON,
 --        7 guard: '' = always, 'unread' = only while nobody reads and it is not a background request,
---          'due' = only once its deadline has passed, 'queued' = only while QUEUED
+--          'due' = only once its deadline has passed, 'queued' = only while QUEUED,
+--          'only <channel>' = only while no other client reads
 -- returns 'OK' | 'ENDED' it has ended before | 'GONE' | 'GUARDED'
 local r = fields(KEYS[1], 'st', 'rd', 'bg', 'dl')
 local id, guard, timers = ARGV[2], ARGV[7], base .. 'timers'
@@ -20,6 +21,8 @@ if guard == 'due' then
   if deadline == 0 then redis.call('ZREM', timers, 'd:' .. id) end
   if deadline == 0 or now_ms() < deadline then return 'GUARDED' end
 end
+local only = string.match(guard, '^only (.*)$')
+if only and r.rd and r.rd ~= '' and r.rd ~= only then return 'GUARDED' end
 if guard == 'queued' and r.st ~= 'QUEUED' then return 'GUARDED' end
 end_unowned(KEYS[1], KEYS[2], id, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
 return 'OK'

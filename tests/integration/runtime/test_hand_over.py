@@ -1,0 +1,118 @@
+"""A worker goes down in the middle of a stream: what each policy makes of it, and of the calls inside."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from dynamo_tasks import DistributedRuntime
+from dynamo_tasks.errors import NotResumableError
+from tests.integration.runtime.conftest import OWN, Session
+from tests.support.processes import Worker, until
+from tests.support.server import RedisServer
+
+Run = Callable[[Session], Any]
+NAMESPACE = "own-handover"
+ENV = {"DYNAMO_NAMESPACE": NAMESPACE}
+COUNT = {"n": 40, "pause": 0.02}
+
+
+class Found(NamedTuple):
+    values: list[Any]
+    error: Exception | None
+    runs: int
+
+
+@pytest.fixture(scope="module")
+def child(redis_server: RedisServer) -> Iterator[Worker]:
+    with Worker(redis_server.url, service=f"{OWN}:Child", env=ENV, name="child") as worker:
+        yield worker  # type: ignore[misc]
+
+
+def _handed_over(
+    server: RedisServer, run: Run, note: Path, service: str, endpoint: str, started: Callable[[list[Any]], bool]
+) -> Found:
+    """Call an endpoint; once it has ``started``, its worker is told to go at once, and another one is there."""
+    env = ENV | {"DYNAMO_NAMESPACE": f"{NAMESPACE}-{endpoint}"} if service == "Policies" else ENV
+    namespace = env["DYNAMO_NAMESPACE"]
+
+    async def session(runtime: DistributedRuntime) -> Found:
+        values: list[Any] = []
+
+        async def read() -> None:
+            client = await runtime.namespace(namespace).component(service).endpoint(endpoint).client(annotated=False)
+            async for value in client.generate({**COUNT, "note": str(note)}):
+                values.append(value)
+
+        with Worker(server.url, service=f"{OWN}:{service}", env=env, name="first") as first:
+            reading = asyncio.create_task(read())
+            while not started(values):
+                await asyncio.sleep(0.005)
+            first.signal(signal.SIGQUIT)
+            second = await asyncio.to_thread(Worker, server.url, service=f"{OWN}:{service}", env=env, name="second")
+            with second:
+                await asyncio.wait([reading], timeout=20)
+                await asyncio.to_thread(first.popen.wait, 10)
+        error = reading.exception() if reading.done() else TimeoutError(f"no end; {values[-1:]}")
+        reading.cancel()
+        return Found(values, error, len(note.read_text().splitlines()))  # type: ignore[arg-type]
+
+    found: Found = run(session)
+    return found
+
+
+def test_replay_goes_on_where_the_first_worker_stopped(redis_server: RedisServer, with_runtime: Run, tmp_path: Path) -> None:
+    found = _handed_over(redis_server, with_runtime, tmp_path / "n", "Policies", "replay", lambda v: len(v) > 5)
+    assert found == Found(list(range(40)), None, 2)
+
+
+@pytest.mark.parametrize("policy", ["restart", "fail"])
+def test_a_stream_that_may_not_run_again_ends_with_an_error(
+    redis_server: RedisServer, with_runtime: Run, tmp_path: Path, policy: str
+) -> None:
+    found = _handed_over(redis_server, with_runtime, tmp_path / "n", "Policies", policy, lambda v: len(v) > 5)
+    assert isinstance(found.error, NotResumableError)
+    assert found.values == list(range(len(found.values)))
+    assert found.runs == 1
+
+
+def test_restart_runs_again_what_has_put_out_nothing(redis_server: RedisServer, with_runtime: Run, tmp_path: Path) -> None:
+    note = tmp_path / "n"
+    found = _handed_over(redis_server, with_runtime, note, "Policies", "silent", lambda _: note.exists())
+    assert found == Found(["done"], None, 2)
+
+
+@pytest.mark.usefixtures("child")
+def test_a_parent_that_is_run_again_finds_its_child(redis_server: RedisServer, with_runtime: Run, tmp_path: Path) -> None:
+    note = tmp_path / "n"
+    found = _handed_over(redis_server, with_runtime, note, "Parent", "relay", lambda v: len(v) > 5)
+    assert found == Found([{"relayed": number} for number in range(40)], None, 1)
+
+
+def test_the_mocker_continues_its_text(redis_server: RedisServer, with_runtime: Run) -> None:
+    env = ENV | {"DYNAMO_NAMESPACE": f"{NAMESPACE}-mocker"}
+    settings = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=20")
+    ask = {"prompt": "tell me", "max_tokens": 60, "seed": 3}
+
+    async def session(runtime: DistributedRuntime) -> None:
+        client = await runtime.namespace(env["DYNAMO_NAMESPACE"]).component("Worker").endpoint("generate").client(annotated=False)
+        with Worker(redis_server.url, env=env, settings=settings, name="first") as first:
+            whole = [value async for value in client.generate(ask)]
+            interrupted: list[Any] = []
+            call = client.generate(ask)
+            async for value in call:
+                interrupted.append(value)
+                if len(interrupted) == 20:
+                    first.signal(signal.SIGQUIT)
+                    second = await asyncio.to_thread(Worker, redis_server.url, env=env, settings=settings, name="second")
+            with second:
+                until(lambda: not first.alive, 10, "the first worker is down")
+        assert [v["text"] for v in interrupted] == [v["text"] for v in whole]
+        assert "".join(v["text"] for v in interrupted) == "".join(v["text"] for v in whole)
+
+    with_runtime(session)
