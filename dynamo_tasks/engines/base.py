@@ -110,7 +110,13 @@ class Engine(ABC):
         """Abort what runs and free everything; a second call does nothing."""
         self._started = False
 
-    def generate(self, request: GenerateRequest | Mapping[str, Any]) -> AsyncGenerator[TokenDelta, None]:
+    def generate(
+        self,
+        request: GenerateRequest | Mapping[str, Any],
+        *,
+        request_id: str | None = None,
+        output_token_ids: Mapping[int, list[int]] | None = None,
+    ) -> AsyncGenerator[TokenDelta, None]:
         """Generate; ``aclose()`` of the generator, or cancelling its consumer, aborts the request.
 
         The last delta of a choice has its ``finish_reason`` (``stop`` or ``length``), the last of the
@@ -119,13 +125,17 @@ class Engine(ABC):
 
         Args:
             request: A request, or a public payload.
+            request_id: For a payload: id of the request; a new one by default.
+            output_token_ids: For a payload: what an interrupted attempt emitted, per choice.
 
         Raises:
             InvalidRequestError: a field is not valid, or asks for what this engine cannot do.
             EngineError: the engine was not started; ``EngineDeadError`` while iterating: it died.
         """
         if not isinstance(request, GenerateRequest):
-            request = parse_generate(request, self.tokenizer, self.card)
+            request = parse_generate(
+                request, self.tokenizer, self.card, request_id=request_id, output_token_ids=output_token_ids
+            )
         self._check_features(request)
         self.check_health()
         return self._generate(request)

@@ -11,7 +11,16 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["CompletionAggregate", "TokenDelta", "decode_deltas", "encode_deltas", "merge_delta"]
+__all__ = [
+    "CompletionAggregate",
+    "TokenDelta",
+    "decode_deltas",
+    "emitted_ids",
+    "encode_deltas",
+    "finished",
+    "is_complete",
+    "merge_delta",
+]
 
 
 class TokenDelta(msgspec.Struct, array_like=True):
@@ -98,7 +107,7 @@ def merge_delta(pending: list[TokenDelta], delta: TokenDelta) -> None:
         if last.index == delta.index:
             last.text += delta.text
             last.token_ids = last.token_ids + delta.token_ids
-            last.finish_reason = delta.finish_reason
+            last.finish_reason = delta.finish_reason or last.finish_reason
             last.usage = delta.usage or last.usage
             if delta.logprobs is not None:
                 last.logprobs = (last.logprobs or []) + delta.logprobs
@@ -106,6 +115,26 @@ def merge_delta(pending: list[TokenDelta], delta: TokenDelta) -> None:
     pending.append(
         TokenDelta(delta.text, delta.token_ids, delta.index, delta.finish_reason, delta.logprobs, delta.usage)
     )
+
+
+def emitted_ids(logged: Iterable[Any]) -> dict[int, list[int]]:
+    """Token ids per choice of what was logged; values of other kinds are passed over."""
+    out: dict[int, list[int]] = {}
+    for delta in logged:
+        if isinstance(delta, TokenDelta):
+            out.setdefault(delta.index, []).extend(delta.token_ids)
+    return out
+
+
+def finished(logged: Iterable[Any]) -> set[int]:
+    """The choices whose finish reason was logged."""
+    return {delta.index for delta in logged if isinstance(delta, TokenDelta) and delta.finish_reason is not None}
+
+
+def is_complete(payload: Any, logged: Iterable[Any]) -> bool:
+    """Whether the log holds the end of every choice that a payload asks for."""
+    choices = payload.get("n") or 1 if isinstance(payload, dict) else 1
+    return len(finished(logged)) >= choices
 
 
 class CompletionAggregate:

@@ -27,7 +27,7 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo, Kind
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas
+from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible
@@ -268,7 +268,7 @@ class Execution:
         if policy == "continue":
             for value in logged:
                 self._take(value)
-            return None if self._finish_reason is not None else self._handler.run(self._payload, logged)
+            return None if is_complete(self._payload, logged) else self._handler.run(self._payload, logged)
         if policy == "replay":
             for value in logged:
                 self._take(value)

@@ -11,6 +11,7 @@ from dynamo_tasks.queue.handlers import Aggregate, ListAggregate
 from dynamo_tasks.queue.retry import RetryPolicy
 from dynamo_tasks.sdk import DynamoEndpoint
 from dynamo_tasks.sdk.calls import open_values
+from dynamo_tasks.sdk.context import current_context
 
 __all__ = ["EndpointHandler"]
 
@@ -38,15 +39,7 @@ class EndpointHandler:
 
     def run(self, payload: Any, logged: list[Any]) -> AsyncIterator[Any]:
         """Serve a request; ``logged`` is what an earlier attempt has written of a continued one."""
-        if logged:
-            payload = continued(payload, logged)
+        context = current_context()
+        if context is not None:
+            context.logged = logged
         return open_values(self._declared, self._instance, payload)
-
-
-def continued(payload: Any, logged: list[Any]) -> Any:
-    """The payload of a request whose text goes on behind the logged tokens."""
-    emitted: dict[int, list[int]] = {}
-    for delta in logged:
-        if isinstance(delta, TokenDelta):
-            emitted.setdefault(delta.index, []).extend(delta.token_ids)
-    return {**payload, "output_token_ids": emitted} if emitted and isinstance(payload, dict) else payload

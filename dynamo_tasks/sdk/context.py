@@ -41,6 +41,7 @@ class Context:
         retries: Celery's retry number.
         deadline: Unix time by which it must have ended; 0 = none.
         headers: Headers of the message.
+        logged: What earlier attempts have put out, for an endpoint with policy ``continue`` to go on behind.
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Context:
         self.retries = retries
         self.deadline = deadline
         self.headers = headers or {}
+        self.logged: list[Any] = []
         self._stopped = asyncio.Event()
         self._calls = 0
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar
 from dynamo_tasks.engines import Engine, EngineStats, check_engine, create_engine
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import ModelCard
-from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
+from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta, emitted_ids, finished
 from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, liveness, on_shutdown, service
-from dynamo_tasks.sdk.context import current_context
+from dynamo_tasks.sdk.context import Context, current_context
 
 __all__ = ["Worker"]
 
@@ -103,12 +103,18 @@ class Worker:
             ``{"text", "token_ids", "index", "finish_reason"}``.
         """
         payload = as_payload(request)
-        context = current_context()
-        if context is not None:
-            payload = {**payload, "request_id": context.id}
-        source = self._engine.generate(payload)
+        context = current_context() or Context("")
+        done = finished(context.logged)
+        source = self._engine.generate(
+            payload, request_id=context.id or None, output_token_ids=emitted_ids(context.logged) or None
+        )
         try:
             async for delta in source:
+                if delta.index in done:
+                    # The engine repeats how a choice ended; only what it says of the whole request is new.
+                    if delta.usage is None:
+                        continue
+                    delta = TokenDelta("", [], delta.index, usage=delta.usage)
                 yield delta
         finally:
             await source.aclose()

@@ -12,8 +12,10 @@ import pytest
 
 from dynamo_tasks import DistributedRuntime
 from dynamo_tasks.errors import NotResumableError
+from dynamo_tasks.protocol.events import Kind
+from dynamo_tasks.protocol.tokens import CompletionAggregate
 from tests.integration.runtime.conftest import OWN, Session
-from tests.support.processes import Worker, until
+from tests.support.processes import Worker
 from tests.support.server import RedisServer
 
 Run = Callable[[Session], Any]
@@ -94,25 +96,33 @@ def test_a_parent_that_is_run_again_finds_its_child(redis_server: RedisServer, w
     assert found == Found([{"relayed": number} for number in range(40)], None, 1)
 
 
-def test_the_mocker_continues_its_text(redis_server: RedisServer, with_runtime: Run) -> None:
-    env = ENV | {"DYNAMO_NAMESPACE": f"{NAMESPACE}-mocker"}
+@pytest.mark.parametrize("more", [{}, {"n": 3, "stop": ["zz"]}], ids=["one", "three"])
+def test_the_mocker_continues_its_text(redis_server: RedisServer, with_runtime: Run, more: dict[str, Any]) -> None:
+    namespace = f"{NAMESPACE}-mocker-{len(more)}"
     settings = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=20")
-    ask = {"prompt": "tell me", "max_tokens": 60, "seed": 3}
+    ask = {"prompt": "tell me", "max_tokens": 60, "seed": 3, **more}
 
-    async def session(runtime: DistributedRuntime) -> None:
-        client = await runtime.namespace(env["DYNAMO_NAMESPACE"]).component("Worker").endpoint("generate").client(annotated=False)
-        with Worker(redis_server.url, env=env, settings=settings, name="first") as first:
-            whole = [value async for value in client.generate(ask)]
-            interrupted: list[Any] = []
+    def start(name: str) -> Worker:
+        return Worker(redis_server.url, env={"DYNAMO_NAMESPACE": namespace}, settings=settings, name=name)
+
+    async def session(runtime: DistributedRuntime) -> tuple[dict[str, Any], dict[str, Any]]:
+        endpoint = runtime.namespace(namespace).component("Worker").endpoint("generate")
+        client = await endpoint.client(annotated=False)
+        with start("first") as first:
+            whole, interrupted = CompletionAggregate(), CompletionAggregate()
+            async for value in client.generate(ask):
+                whole.add(value)
             call = client.generate(ask)
-            async for value in call:
-                interrupted.append(value)
-                if len(interrupted) == 20:
-                    first.signal(signal.SIGQUIT)
-                    second = await asyncio.to_thread(Worker, redis_server.url, env=env, settings=settings, name="second")
+            for _ in range(20):
+                interrupted.add(await anext(call))
+            first.signal(signal.SIGQUIT)
+            second = await asyncio.to_thread(start, "second")
             with second:
-                until(lambda: not first.alive, 10, "the first worker is down")
-        assert [v["text"] for v in interrupted] == [v["text"] for v in whole]
-        assert "".join(v["text"] for v in interrupted) == "".join(v["text"] for v in whole)
+                async for value in call:
+                    interrupted.add(value)
+        sub = await runtime.client.reader.join(call.id)
+        assert [event.kind async for event in sub].count(Kind.CLAIM) == 2
+        return whole.result(), interrupted.result()
 
-    with_runtime(session)
+    whole, interrupted = with_runtime(session)
+    assert interrupted == whole
