@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import secrets
 from collections.abc import Coroutine, Iterable
 from typing import Any
@@ -30,7 +31,7 @@ from dynamo_tasks.store.keys import client_channel
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.pages import Pages
 from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.subscription import Subscription
+from dynamo_tasks.store.subscription import FIRST_CHECK, Subscription
 from dynamo_tasks.store.wire import ReplyError, Wire
 
 __all__ = ["StreamReader"]
@@ -141,11 +142,13 @@ class StreamReader:
         """
         namespace = await self._store.find(request_id, namespace)
         sub = self._add(namespace, request_id, after or ZERO)
+        sub.check_at = math.inf  # reading the log counts only once the reader is noted
         try:
             sub.render = await self._join(sub, owner_key)
         except BaseException:
             sub.close()
             raise
+        sub.check_at = self._loop.time() + FIRST_CHECK
         self._read_log([sub], "join")
         return sub
 

@@ -167,6 +167,11 @@ class Subscription:
             self._wake()
 
     @property
+    def failed(self) -> DynamoError | None:
+        """What the stream ends with behind what is buffered, if not with its end event."""
+        return self._error
+
+    @property
     def hungry(self) -> bool:
         """Whether events from the log can be taken."""
         return not self.closed and not self.ended and self._error is None and not self._full
@@ -193,6 +198,10 @@ class Subscription:
                 await self._waiter
             finally:
                 self._waiter = None
+        return self.take()
+
+    def take(self) -> list[Event]:
+        """The events that are there now."""
         events = list(self._buffer)
         self._buffer.clear()
         self._size = 0
