@@ -12,7 +12,7 @@ from dynamo_tasks.config.schema import COMMON, COMMON_CONFIGS, ServiceSchema, Se
 from dynamo_tasks.config.sections import add_layer, add_section, underscored
 from dynamo_tasks.config.settings import read_settings
 from dynamo_tasks.config.suggest import suggest
-from dynamo_tasks.config.tree import Leaf, Node, leaves, merge, put
+from dynamo_tasks.config.tree import Leaf, Node, find, leaves, merge, put
 from dynamo_tasks.errors import ConfigError
 
 __all__ = ["ResolvedConfig", "resolve"]
@@ -106,12 +106,10 @@ def _common(layers: Sequence[Layer]) -> Node:
 
 def _service_tree(schema: ServiceSchema, layers: Sequence[Layer], common: Node) -> Node:
     """Class attributes, ``@service`` arguments, listed ``Common`` keys, then the layers."""
-    given: Node = {}
-    for layer in reversed(layers):
-        if layer.namespace is not None and schema.is_component:
-            origin = Origin("environment DYNAMO_NAMESPACE")
-            put(given, ("dynamo", "namespace"), Leaf(layer.namespace, origin))
-        add_layer(given, schema, layer, schema.name)
+    given = _given(schema, layers, schema.is_component)
+    enabled = find(given, "dynamo", "enabled")
+    if not schema.is_component and isinstance(enabled, Leaf) and enabled.value is True:
+        given = _given(schema, layers, True)
     tree: Node = {}
     declared = Layer(f"@service of {schema.name}", dict(schema.arguments))
     add_section(tree, schema, dict(schema.attributes), Layer("class attribute", {}), ())
@@ -120,6 +118,17 @@ def _service_tree(schema: ServiceSchema, layers: Sequence[Layer], common: Node) 
     merge(tree, given)
     tree.pop(COMMON_CONFIGS, None)
     return tree
+
+
+def _given(schema: ServiceSchema, layers: Sequence[Layer], is_component: bool) -> Node:
+    """What the layers say; the default namespace is that of components, also of one that a layer makes a component."""
+    given: Node = {}
+    for layer in reversed(layers):
+        if layer.namespace is not None and is_component:
+            origin = Origin("environment DYNAMO_NAMESPACE")
+            put(given, ("dynamo", "namespace"), Leaf(layer.namespace, origin))
+        add_layer(given, schema, layer, schema.name)
+    return given
 
 
 def _taken(schema: ServiceSchema, given: Node, common: Node) -> Node:

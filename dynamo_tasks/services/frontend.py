@@ -64,6 +64,8 @@ class Frontend:
         namespace = Worker.namespace_name
         await resolver.runtime.watch(namespace)
         local: Any = resolver.local(Processor)
+        if local is None:
+            await resolver.runtime.watch(Processor.namespace_name)
         return RuntimeGateway(
             resolver.runtime, namespace, Processor if local is None else local, resolver.expected, resolver.limits
         )

@@ -70,8 +70,9 @@ class RuntimeGateway:
     async def submit(self, submission: Submission) -> EventStream:
         """Put a request into its queue, and read it from its start."""
         endpoint, payload = self._target(submission)
-        if not self._watcher.of(submission.endpoint):
-            raise NoInstancesError(f"no instance serves {submission.endpoint}", retry_after=1.0)
+        for needed in {submission.endpoint, endpoint}:
+            if not self._runtime.watcher(needed.namespace).of(needed):
+                raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
         new = self._new_request(submission, endpoint, payload)
         metrics.counter("requests_submitted_total", endpoint=str(endpoint)).inc()
         sub = await submit(self._runtime.client, new)

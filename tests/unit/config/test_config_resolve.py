@@ -313,3 +313,12 @@ def test_wrong_value_of_a_secret_is_not_shown():
     with pytest.raises(ConfigError) as info:
         resolve({"Worker": schema}, [yaml({"Worker": {"password": "hush"}})])
     assert "hush" not in info.value.message
+
+
+def test_the_default_namespace_is_also_that_of_a_service_made_a_component() -> None:
+    schema = ServiceSchema("Processor")
+    environ = env_layer({"DYNAMO_NAMESPACE": "prod"})
+    plain = resolve({"Processor": schema}, [environ])["Processor"]
+    enabled = resolve({"Processor": schema}, [flags_layer(["--Processor.dynamo.enabled=true"]), environ])["Processor"]
+    assert (plain.enabled, plain.namespace) == (False, "default")
+    assert (enabled.enabled, enabled.namespace) == (True, "prod")

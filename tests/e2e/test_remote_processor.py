@@ -1,0 +1,82 @@
+"""The Processor as a component of its own: the request is the Processor's, the Worker's call is inside of it."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.support.processes import Frontend, Worker, until
+from tests.support.server import RedisServer
+
+NAMESPACE = "far-processor"
+ENV = {"DYNAMO_NAMESPACE": NAMESPACE}
+FAR = ("Processor.dynamo.enabled=true",)
+CHAT = "/v1/chat/completions"
+
+
+@pytest.fixture(scope="module")
+def far(redis_server: RedisServer) -> Iterator[Frontend]:
+    slow = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=5", "Worker.engine_args.max_model_len=500")
+    url = redis_server.url
+    with (
+        Worker(url, settings=slow, env=ENV, name="worker"),
+        Frontend(url, env=ENV, settings=FAR, ready="/live") as http,
+    ):
+        until(lambda: http.get("/v1/models")[1]["data"], 5, "the model is listed")
+        status, _, body = http.request("POST", CHAT, _ask())
+        assert (status, body["error"]["code"]) == (503, "no_instances")
+        with Worker(url, service="workers.agg:Processor", env=ENV, settings=FAR, name="processor"):
+            until(lambda: http.get("/ready")[0] == 200, 5, "ready")
+            yield http  # type: ignore[misc]
+
+
+def _ask(**more: Any) -> dict[str, Any]:
+    return {"model": "mocker", "max_tokens": 10, "messages": [{"role": "user", "content": "hi"}]} | more
+
+
+def test_the_text_is_that_of_the_aggregated_graph(far: Frontend, redis_server: RedisServer) -> None:
+    with Frontend(redis_server.url, env=ENV) as near:
+        expected = near.request("POST", CHAT, _ask())[2]
+        whole = far.request("POST", CHAT, _ask())[2]
+        assert whole["choices"] == expected["choices"]
+        assert whole["usage"]["total_tokens"] == expected["usage"]["total_tokens"]
+        completion = {"model": "mocker", "prompt": "once", "max_tokens": 6, "n": 2}
+        answers = [http.request("POST", "/v1/completions", completion)[2]["choices"] for http in (near, far)]
+        assert answers[0] == answers[1]
+    chunks = [json.loads(data) for _, data in far.events("POST", CHAT, _ask(stream=True)) if data != "[DONE]"]
+    text = "".join(choice["delta"].get("content") or "" for chunk in chunks for choice in chunk["choices"])
+    assert text == expected["choices"][0]["message"]["content"]
+
+
+def test_the_request_id_is_the_processors(far: Frontend, redis_server: RedisServer) -> None:
+    _, headers, _ = far.request("POST", CHAT, _ask())
+    info = far.get(f"/v1/requests/{headers['x-request-id']}")[1]
+    assert info["endpoint"] == f"{NAMESPACE}.Processor.chat/completions"
+    child = uuid.uuid5(uuid.UUID(headers["x-request-id"]), "1")
+    assert far.get(f"/v1/requests/{child}")[1]["endpoint"] == f"{NAMESPACE}.Worker.generate"
+
+
+def test_errors_of_the_processor_come_back(far: Frontend) -> None:
+    for stream in (False, True):
+        body = _ask(messages=[{"role": "user", "content": "long " * 200}], stream=stream)
+        status, _, answer = far.request("POST", CHAT, body)
+        assert (status, answer["error"]["param"]) == (400, "messages")
+
+
+def test_a_cancelled_request_cancels_the_workers_part(far: Frontend) -> None:
+    stream = far.events("POST", CHAT, _ask(stream=True, max_tokens=400))
+    request_id = json.loads(next(stream)[1])["id"].removeprefix("chatcmpl-")
+    far.request("DELETE", f"/v1/requests/{request_id}")
+    list(stream)
+    child = uuid.uuid5(uuid.UUID(request_id), "1")
+    until(lambda: far.get(f"/v1/requests/{child}")[1]["status"] == "cancelled", 2, "the child is cancelled")
+
+
+def test_embeddings_go_straight_to_the_worker(far: Frontend) -> None:
+    status, headers, body = far.request("POST", "/v1/embeddings", {"model": "mocker", "input": "hi"})
+    assert (status, len(body["data"])) == (200, 1)
+    assert far.get(f"/v1/requests/{headers['x-request-id']}")[1]["endpoint"] == f"{NAMESPACE}.Worker.embed"
