@@ -44,10 +44,10 @@ def stack(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator
     env = {"DYNAMO_NAMESPACE": namespace}
     settings = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=20")
     url = redis_server.url
-    keep_alive = ("Frontend.keep_alive=0.5",)
+    http = ("Frontend.keep_alive=0.5", "Frontend.body_limit=200000")
     with (
         Worker(url, settings=settings, env=env) as worker,
-        Frontend(url, env=env, settings=keep_alive) as one,
-        Frontend(url, env=env, settings=keep_alive) as two,
+        Frontend(url, env=env, settings=http) as one,
+        Frontend(url, env=env, settings=http) as two,
     ):
         yield Stack(redis_server, namespace, worker, one, two)  # type: ignore[arg-type]
