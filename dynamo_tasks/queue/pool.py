@@ -36,7 +36,8 @@ class Job:
         self._args = args
         self._options = options
         self._timers: list[asyncio.TimerHandle] = []
-        self._terminated = False
+        self._asked: Stop | None = None
+        self.threaded = False
         self.execution: Execution | None = None
         self.time_limit: float | None = options.get("timeout")
         self.task = asyncio.get_running_loop().create_task(self._run())
@@ -51,6 +52,7 @@ class Job:
             if self._pool.runs_on_loop(self._args[0]):
                 result = await greenlets.run(self._target, *self._args)
             else:
+                self.threaded = True
                 result = await self._pool.run_in_thread(self._target, self._args)
         finally:
             for timer in self._timers:
@@ -72,8 +74,8 @@ class Job:
     def attach(self, execution: Execution) -> None:
         """The task has begun its attempt; what was asked of the job before is handed on."""
         self.execution = execution
-        if self._terminated:
-            execution.stop(Stop("cancel"))
+        if self._asked is not None:
+            execution.stop(self._asked)
 
     def _soft_limit(self, seconds: float) -> None:
         on_timeout = self._options.get("timeout_callback")
@@ -88,14 +90,17 @@ class Job:
 
     def terminate(self, signal: int | None = None) -> None:
         """Stop this request only; Celery calls it for ``revoke(terminate=True)``."""
-        self._terminated = True
-        if self.execution is not None:
-            self.execution.stop(Stop("cancel"))
+        self._ask(Stop("cancel"))
 
     def hand_over(self) -> None:
         """The worker goes down: give the request back to its queue."""
+        self._ask(Stop("handover"))
+
+    def _ask(self, stop: Stop) -> None:
+        if self._asked is None:
+            self._asked = stop
         if self.execution is not None:
-            self.execution.stop(Stop("handover"))
+            self.execution.stop(stop)
 
 
 class TaskPool(BasePool):  # type: ignore[misc]
@@ -110,7 +115,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._jobs: set[Job] = set()
         self._threads: ThreadPoolExecutor | None = None
-        self._stopping = False
+        self.stuck = False
+        """Whether threads still run plain tasks that were left behind."""
 
     def on_start(self) -> None:
         """Celery callback."""
@@ -156,21 +162,32 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """Fewer slots; what runs, runs on."""
         self.limit = max(1, self.limit - n)
 
-    async def drain(self, timeout: float | None = None) -> bool:
-        """Wait until no request runs; returns whether that is so."""
+    async def drain(self, timeout: float | None = None, on_done: Callable[[], None] = lambda: None) -> bool:
+        """Wait until no request runs; returns whether that is so.
+
+        Args:
+            timeout: Seconds.
+            on_done: Called whenever some have ended.
+        """
         deadline = None if timeout is None else time.monotonic() + timeout
         while self._jobs:
             left = None if deadline is None else deadline - time.monotonic()
             if left is not None and left <= 0:
                 return False
-            await asyncio.wait([job.task for job in self._jobs], timeout=left)
+            await asyncio.wait(
+                [job.task for job in self._jobs], timeout=left, return_when=asyncio.FIRST_COMPLETED
+            )
+            on_done()
         return True
 
     async def hand_over(self, timeout: float = 2.0) -> None:
         """Give back everything that runs."""
         for job in list(self._jobs):
             job.hand_over()
+        if all(job.threaded for job in self._jobs):
+            timeout = min(timeout, 0.1)
         if not await self.drain(timeout):
+            self.stuck = any(job.threaded for job in self._jobs)
             for job in list(self._jobs):
                 job.task.cancel()
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable
@@ -11,17 +14,16 @@ from typing import Any, Protocol
 from celery import bootsteps, signals
 from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import SecurityWarning
-from celery.worker import state
 
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
+from dynamo_tasks.queue.shutdown import Shutdown
 
 __all__ = ["Host", "ServiceStep", "Worker"]
 
 EX_USAGE = 2
-HANDOVER_SECONDS = 2.0
 
 
 class Host(Protocol):
@@ -63,23 +65,11 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def stop(self, worker: Any) -> None:
         """Warm: leave the registry, finish what runs, stop the service."""
-        greenlets.await_(self._stop(worker))
+        greenlets.await_(worker.shutdown.warm())
 
     def terminate(self, worker: Any) -> None:
         """Cold: leave the registry, hand over what runs, stop the service."""
-        greenlets.await_(self._terminate(worker))
-
-    async def _stop(self, worker: Any) -> None:
-        await worker.host.deregister()
-        await worker.pool.drain()
-        worker.hub.run_ready()
-        await worker.host.stop()
-
-    async def _terminate(self, worker: Any) -> None:
-        await worker.host.deregister()
-        await worker.pool.hand_over(HANDOVER_SECONDS)
-        worker.hub.run_ready()
-        await worker.host.stop()
+        greenlets.await_(worker.shutdown.cold())
 
 
 class Worker(CeleryWorker):  # type: ignore[misc]
@@ -125,10 +115,11 @@ class Worker(CeleryWorker):  # type: ignore[misc]
 
     def start(self) -> None:
         """Run until shut down; sets ``exitcode``."""
-        signals.worker_shutting_down.connect(self._wake, weak=False)
+        signals.worker_shutting_down.connect(self._asked, weak=False)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-            loop = runner.get_loop()
-            loop.run_until_complete(self._main())
+            runner.get_loop().run_until_complete(self._main())
+            if self.pool is not None and self.pool.stuck:
+                _leave(self.exitcode)
 
     async def _main(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -139,16 +130,29 @@ class Worker(CeleryWorker):  # type: ignore[misc]
                 _refuse(exc)
         await greenlets.run(super().start)
 
-    def _wake(self, **_: Any) -> None:
-        hub = self.hub
-        if isinstance(hub, AsyncioHub):
-            self._loop.call_soon_threadsafe(hub.wake)
+    def install_platform_tweaks(self, worker: Any) -> None:
+        """Celery callback: signals."""
+        super().install_platform_tweaks(worker)
+        self.shutdown = Shutdown(self)
+        self.shutdown.install()
 
-    def wait_for_soft_shutdown(self) -> None:
-        """Celery callback: give what runs the configured time before it is handed over."""
-        timeout = self.app.conf.worker_soft_shutdown_timeout
-        if timeout > 0 and (state.active_requests or self.app.conf.worker_enable_soft_shutdown_on_idle):
-            greenlets.await_(self.pool.drain(timeout))
+    def _asked(self, how: str = "", **_: Any) -> None:
+        """A signal handler ran: let the loop act on it."""
+        self._loop.call_soon_threadsafe(self._act, how)
+
+    def _act(self, how: str) -> None:
+        self.shutdown.asked(how)
+        if isinstance(self.hub, AsyncioHub):
+            self.hub.wake()
+
+
+def _leave(exitcode: int | None) -> None:
+    """End the process although plain tasks still run: their threads would be waited for."""
+    atexit._run_exitfuncs()
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(exitcode or 0)
 
 
 def _refuse(exc: DynamoError) -> None:

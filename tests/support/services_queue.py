@@ -18,6 +18,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from dynamo_tasks import app, current_context, dynamo_endpoint, service
 
 NAMESPACE = os.environ.get("LAB_NAMESPACE", "lab")
+app.conf.worker_soft_shutdown_timeout = float(os.environ.get("LAB_SOFT", 0))
 
 
 def say(*words: object) -> None:

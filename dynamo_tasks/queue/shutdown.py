@@ -1,0 +1,118 @@
+"""The three ways to end a worker, and the signals that ask for them.
+
+=======================  ==============================================================================
+warm: SIGTERM, SIGINT    takes no more, gives back what was fetched and not started, finishes what runs
+soft: SIGQUIT with       the same for ``worker_soft_shutdown_timeout`` seconds, then cold
+the setting
+cold: SIGQUIT, or the    hands over what runs: back to the front of its queue, the attempt not counted,
+signal a second time     so that another worker continues the stream; plain tasks are left to their fate
+=======================  ==============================================================================
+
+One more SIGQUIT cuts a soft shutdown short. ``REMAP_SIGTERM=SIGQUIT`` makes SIGTERM cold, as in Celery.
+Celery's own cold handler waits and stops the pool inside of the signal handler; here a handler only sets
+flags and wakes the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from celery.apps import worker as celery_worker
+from celery.worker import state
+
+__all__ = ["Shutdown"]
+
+HANDOVER_SECONDS = 2.0
+"""What running endpoints are given to stop; their requests are handed over in that time."""
+
+
+class Shutdown:
+    """Ends one worker.
+
+    Args:
+        worker: The worker; its pool, hub and host are asked for when they are there.
+    """
+
+    def __init__(self, worker: Any):
+        self._worker = worker
+        self._cold = asyncio.Event()
+        self._now = asyncio.Event()
+
+    def install(self) -> None:
+        """Take over the signals; Celery has installed its handlers before."""
+        self._arm("SIGTERM", cold=celery_worker.REMAP_SIGTERM == "SIGQUIT")
+        self._arm("SIGQUIT", cold=True)
+        self._arm("SIGINT", cold=False)
+
+    def _arm(self, signal: str, *, cold: bool) -> None:
+        """The next signal of this kind is a warm or a cold one, and the one after it a cold one."""
+        how = "Cold" if cold else "Warm"
+        failed = cold or signal == "SIGINT"
+        celery_worker._shutdown_handler(
+            self._worker, sig=signal, how=how, callback=lambda _: self._arm(signal, cold=True),
+            exitcode=celery_worker.EX_FAILURE if failed else celery_worker.EX_OK,
+        )  # fmt: skip
+
+    def asked(self, how: str) -> None:
+        """A signal arrived; on the loop."""
+        if how == "Cold":
+            (self._now if self._cold.is_set() else self._cold).set()
+
+    async def warm(self) -> None:
+        """Finish what runs, unless a cold shutdown is asked for meanwhile."""
+        await self._leave()
+        if not await self._drain(None, self._cold):
+            await self._hand_over()
+        await self._end()
+
+    async def cold(self) -> None:
+        """Give what runs the soft timeout, then hand it over."""
+        self._cold.set()
+        await self._leave()
+        timeout = float(self._worker.app.conf.worker_soft_shutdown_timeout or 0)
+        idle = not state.active_requests and not self._worker.app.conf.worker_enable_soft_shutdown_on_idle
+        if idle or timeout <= 0 or not await self._drain(timeout, self._now):
+            await self._hand_over()
+        await self._end()
+
+    async def _leave(self) -> None:
+        """Out of the registry, and what was not started back to its queues."""
+        await asyncio.sleep(0)  # what was accepted in this turn of the loop counts as started
+        self._give_back()
+        await self._worker.host.deregister()
+
+    async def _drain(self, timeout: float | None, cut_short: asyncio.Event) -> bool:
+        """Wait for what runs; acknowledge what ends. Returns whether all has ended."""
+        drained = asyncio.ensure_future(self._worker.pool.drain(timeout, on_done=self._worker.hub.run_ready))
+        cut = asyncio.ensure_future(cut_short.wait())
+        await asyncio.wait([drained, cut], return_when=asyncio.FIRST_COMPLETED)
+        cut.cancel()
+        if not drained.done():
+            drained.cancel()
+            return False
+        return drained.result()
+
+    async def _hand_over(self) -> None:
+        await self._worker.pool.hand_over(HANDOVER_SECONDS)
+
+    async def _end(self) -> None:
+        self._worker.hub.run_ready()
+        self._give_back(everything=True)
+        await self._worker.app.executor.drops.drain(HANDOVER_SECONDS)
+        self._worker.hub.run_ready()
+        await self._worker.host.stop()
+
+    def _give_back(self, *, everything: bool = False) -> None:
+        """Fetched messages whose tasks don't run go back to the front of their queues."""
+        consumer = getattr(self._worker.consumer, "task_consumer", None)
+        if consumer is None or consumer.channel is None or consumer.channel.closed:
+            return
+        running = set() if everything else {request._message.delivery_tag for request in state.active_requests}
+        qos = consumer.channel.qos
+        tags = [tag for tag in qos._delivered if tag not in qos._dirty and tag not in running]
+        try:
+            consumer.channel.give_back(tags)
+        except consumer.channel.connection_errors:
+            # The broker is away: the ledger and this instance's list of unacknowledged messages tell the rest.
+            return
