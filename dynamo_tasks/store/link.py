@@ -88,7 +88,7 @@ class Link:
         self._lost.set()
 
     async def _keep(self) -> None:
-        while not self._closing:
+        while True:
             await self._lost.wait()
             if self._closing:
                 return

@@ -21,11 +21,13 @@ import redis
 
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 
-__all__ = ["Address", "ReplyError", "Wire"]
+__all__ = ["Address", "ReplyError", "Wire", "pack"]
 
 Command = Sequence[str | bytes | int | float]
 Reply = Any
 _CONNECT_TIMEOUT = 5.0
+pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
+"""A command as the server reads it; hiredis declares tuples of one."""
 
 
 class ReplyError(DynamoError):
@@ -212,14 +214,14 @@ class Wire(asyncio.Protocol):
             ReplyError: the server answered with an error.
             ServerUnavailableError: the connection was lost; whether the command ran is not known.
         """
-        reply = await self._write(hiredis.pack_command(tuple(command)), 1)
+        reply = await self._write(pack(tuple(command)), 1)
         if isinstance(reply, hiredis.ReplyError):
             raise ReplyError(str(reply))
         return reply
 
     async def pipeline(self, commands: Iterable[Command]) -> list[Reply]:
         """Send commands at once and return all replies; errors are returned in their places."""
-        packed = [hiredis.pack_command(tuple(command)) for command in commands]
+        packed = [pack(tuple(command)) for command in commands]
         reply = await self._write(b"".join(packed), len(packed))
         return [reply] if len(packed) == 1 else reply
 
@@ -240,7 +242,7 @@ class Wire(asyncio.Protocol):
     def post(self, *command: str | bytes | int | float) -> None:
         """Send one command whose reply nobody waits for."""
         with contextlib.suppress(ServerUnavailableError):
-            self._write(hiredis.pack_command(tuple(command)), 1)
+            self._write(pack(tuple(command)), 1)
 
     def close(self) -> None:
         """Close the socket; idempotent. What was posted before is still sent."""
@@ -258,5 +260,5 @@ class Wire(asyncio.Protocol):
 
 
 _MORE: Any = object()
-_MULTI = hiredis.pack_command(("MULTI",))
-_EXEC = hiredis.pack_command(("EXEC",))
+_MULTI = pack(("MULTI",))
+_EXEC = pack(("EXEC",))

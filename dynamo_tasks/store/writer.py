@@ -18,7 +18,6 @@ import contextlib
 from collections import deque
 from collections.abc import Callable
 
-import hiredis
 import msgspec
 
 from dynamo_tasks.errors import (
@@ -37,7 +36,7 @@ from dynamo_tasks.store.ledger import Attempt
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import DEFAULT_CAP, KEEP, OpenLog
 from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.wire import Reply, ReplyError, Wire
+from dynamo_tasks.store.wire import Reply, ReplyError, Wire, pack
 
 __all__ = ["Writer"]
 
@@ -45,7 +44,7 @@ UNREAD_INTERVAL = 0.25
 """Seconds between flushes of logs that nobody reads."""
 _RETRY_DELAY = 0.1
 _encode = msgspec.msgpack.Encoder().encode
-_pack = hiredis.pack_command
+_pack = pack
 
 
 class Writer:
@@ -195,15 +194,12 @@ class Writer:
         end, result, settled, _ = log.finish_request
         attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
         error = msgspec.json.encode(end.error) if end.error else b""
-        return _pack(
-            tuple(
-                script("finish").command(
-                    [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
-                    attempt.epoch, str(log.top), str(log.end_id), end.encode(), end.state.value, result, error,
-                    int(settled),
-                )  # fmt: skip
-            )
-        )
+        command = script("finish").command(
+            [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
+            attempt.epoch, str(log.top), str(log.end_id), end.encode(), end.state.value, result, error,
+            int(settled),
+        )  # fmt: skip
+        return _pack(tuple(command))
 
     def _take_replies(
         self, batch: list[OpenLog], sent: list[int], ends: list[OpenLog], replies: list[Reply]
@@ -267,11 +263,12 @@ class Writer:
         """Ask what the server knows of a log, and go on from there."""
         attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
         restore = log.run_id != self._run_id
+        message: list[str | bytes] = ["msg", attempt.message()] if restore and attempt.message is not None else []
         reply = await script("resync").run(
             wire, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
             attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), int(restore),
             self._store.namespaces_key, attempt.namespace, *attempt.fields, "rd", " ".join(log.readers),
-            *(["msg", attempt.message()] if restore and attempt.message else []),
+            *message,
         )  # fmt: skip
         metrics.counter("writer_resyncs_total", outcome=reply[0].decode().lower()).inc()
         if log.dead is None:

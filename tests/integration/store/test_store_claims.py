@@ -9,7 +9,7 @@ from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId, Kind
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.ledger import ClaimRefused
 from tests.support.server import RedisServer
-from tests.support.streams import DONE, Place, on_loop, values
+from tests.support.streams import DONE, Place, eventually, on_loop, values
 
 
 async def refusal(owner, request_id: str, **options) -> ClaimRefused:
@@ -180,6 +180,7 @@ async def test_somebody_elses_end_fences_with_exactly_the_next_epoch(redis_serve
         owner, request_id = await place.owner(), await place.submit()
         log = await owner.run(request_id)
         await owner.write(log, 1, 2)
+        await eventually(lambda: _clock_is_above(place, log.attempt.epoch + 1))
         end = End(State.CANCELLED, "cancelled", error=ErrorInfo("cancelled", "stop"))
         assert await place.ledger.cancel(place.namespace, request_id, end=end) == "OK"
         last = (await place.log(request_id))[-1]
@@ -187,3 +188,8 @@ async def test_somebody_elses_end_fences_with_exactly_the_next_epoch(redis_serve
         assert End.decode(last.data).previous == str(log.top)
         assert End.decode(last.data).error == end.error
         assert await place.ledger.cancel(place.namespace, request_id, end=end) == "ENDED"
+
+
+async def _clock_is_above(place: Place, epoch: int) -> bool:
+    seconds, micros = await place.do("TIME")
+    return int(seconds) * 1000 + int(micros) // 1000 > epoch

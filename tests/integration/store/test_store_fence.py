@@ -119,6 +119,18 @@ async def test_a_flush_is_one_transaction_log_first_then_push(
 
 
 @on_loop
+async def test_a_flush_is_executed_as_one(own_server: RedisServer) -> None:
+    async with Place(own_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit()
+        log = await owner.run(request_id)
+        await owner.write(log, 1, 2, 3)
+        await owner.finish(log)
+        stats = (await place.do("INFO", "commandstats")).decode()
+        calls = next(line for line in stats.splitlines() if line.startswith("cmdstat_exec:"))
+        assert calls.split("calls=")[1].split(",")[0] == str(owner.writer.flushes) == "4"
+
+
+@on_loop
 async def test_what_gathers_during_a_flush_becomes_one_event(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         owner, client = await place.owner(), await place.client()
@@ -284,6 +296,18 @@ async def test_scripts_that_the_server_lost_are_loaded_again(own_server: RedisSe
         log.append(1)
         await owner.finish(log)
         assert values(await read_to_end(sub)) == [1]
+
+
+@on_loop
+async def test_an_epoch_above_mine_in_the_log_is_enough_to_fence(redis_server: RedisServer) -> None:
+    """Even where the record still names me: the log decides."""
+    async with Place(redis_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit()
+        log = await owner.run(request_id)
+        await place.do("XADD", place.keys.log(request_id), f"{log.attempt.epoch + 1}-0", "k", "0-0|2|1")
+        log.append("x")
+        await eventually(lambda: owner.deaths)
+        assert type(owner.deaths[0]) is FencedError
 
 
 @on_loop

@@ -48,6 +48,26 @@ async def test_readers_live_late_and_behind_an_event_get_the_same(redis_server: 
 
 
 @on_loop
+async def test_claims_and_ends_are_pushed_by_their_scripts(redis_server: RedisServer) -> None:
+    """A live reader never reads the log: not for another attempt, not for somebody else's end."""
+    async with Place(redis_server.url) as place:
+        one, two, client = await place.owner(), await place.owner(), await place.client()
+        read: list[str] = []
+        client.reader._read_log = lambda subs, reason: read.append(reason)  # type: ignore[method-assign]
+        finished, cancelled = await client.submit(), await client.submit()
+        for sub in (finished, cancelled):
+            log = await one.run(sub.request_id)
+            await one.write(log, 1)
+        await one.die()
+        await two.finish(await two.run(finished.request_id))
+        await place.ledger.cancel(place.namespace, cancelled.request_id)
+        async with asyncio.timeout(0.9):
+            for sub in (finished, cancelled):
+                assert await read_to_end(sub) == await place.log(sub.request_id)
+        assert read == []
+
+
+@on_loop
 async def test_a_push_that_the_log_refused_is_dropped(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         one, two, client = await place.owner(), await place.owner(), await place.client()
@@ -113,8 +133,11 @@ async def test_a_refused_push_does_not_slip_in_while_a_reader_joins(redis_server
 
 
 @on_loop
-async def test_pushes_come_only_after_the_subscription_is_confirmed(redis_server: RedisServer) -> None:
-    """SUBSCRIBE → attach → XRANGE: what is written between any two of them is not missed."""
+async def test_what_is_written_while_a_reader_is_away_or_joins_again_is_not_missed(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SUBSCRIBE → attach → XRANGE → pushes, without any help of the check of silent streams."""
+    monkeypatch.setattr(subscription_module, "FIRST_CHECK", 60.0)
     async with Proxy(redis_server.url) as proxy, Place(redis_server.url) as place:
         owner, client = await place.owner(), await place.client(proxy.url)
         sub = await client.submit()
