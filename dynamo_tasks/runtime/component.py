@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import TracebackType
 from typing import Self
 
@@ -29,6 +30,7 @@ class DistributedRuntime:
     def __init__(self, client: StoreClient):
         self.client = client
         self._watchers: dict[str, Watcher] = {}
+        self._starting = asyncio.Lock()
 
     @classmethod
     async def create(cls, url: str | None = None, *, prefix: str = "") -> Self:
@@ -65,11 +67,13 @@ class DistributedRuntime:
 
     async def watch(self, namespace: str) -> Watcher:
         """The watcher of a namespace; one per process and namespace."""
-        watcher = self._watchers.get(namespace)
-        if watcher is None:
-            watcher = self._watchers[namespace] = Watcher(self.client.store, namespace)
-            await watcher.start()
-        return watcher
+        async with self._starting:
+            watcher = self._watchers.get(namespace)
+            if watcher is None:
+                watcher = Watcher(self.client.store, namespace)
+                await watcher.start()
+                self._watchers[namespace] = watcher
+            return watcher
 
     def watcher(self, namespace: str) -> Watcher:
         """The same, once it was started."""

@@ -9,6 +9,7 @@ from dynamo_tasks.errors import DynamoError, NoInstancesError
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.router import Candidate
+from dynamo_tasks.runtime.fleet import FleetGauges
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.registry import Registry
@@ -34,6 +35,7 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
         self.instances: list[InstanceInfo] = []
         self.loads: dict[int, Load] = {}
+        self._gauges = FleetGauges()
 
     async def _subscribe(self, wire: Wire) -> None:
         await wire.execute("SUBSCRIBE", self._channel)
@@ -66,8 +68,10 @@ class Watcher:
                 await self._list()
 
     async def _list(self) -> None:
-        self.instances = await self._registry.instances(self.namespace)
-        self.loads = await self._registry.loads(self.namespace, {info.lease_id for info in self.instances})
+        instances = await self._registry.instances(self.namespace)
+        self.loads = await self._registry.loads(self.namespace, {info.lease_id for info in instances})
+        self.instances = instances
+        self._gauges.update(instances, self.loads)
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -8,7 +8,12 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.errors import NoInstancesError, RequestNotFoundError
+from dynamo_tasks.errors import (
+    IdempotencyConflictError,
+    NoInstancesError,
+    QueueFullError,
+    RequestNotFoundError,
+)
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import End, EventId, Kind
@@ -70,6 +75,13 @@ class RuntimeGateway:
     async def submit(self, submission: Submission) -> EventStream:
         """Put a request into its queue, and read it from its start."""
         endpoint, payload = self._target(submission)
+        try:
+            return await self._submit(submission, endpoint, payload)
+        except (NoInstancesError, QueueFullError, IdempotencyConflictError) as error:
+            metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=error.code).inc()
+            raise
+
+    async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
         for needed in {submission.endpoint, endpoint}:
             if not self._runtime.watcher(needed.namespace).of(needed):
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)

@@ -28,7 +28,9 @@ class Chunk(NamedTuple):
     completion: str
 
 
-def events(method: str, url: str, body: Any = None, headers: dict[str, str] | None = None) -> Iterator[tuple[str, str]]:
+def events(
+    method: str, url: str, body: Any = None, headers: dict[str, str] | None = None
+) -> Iterator[tuple[str, str]]:
     """Server-sent events as ``(id, data)``; closing the iterator drops the connection."""
     parts = urlsplit(url)
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=30)

@@ -19,9 +19,17 @@ class Served(Process):
 
     def __init__(self, home: Path, *arguments: str):
         self.port = free_port()
-        argv = [str(Path(sys.executable).with_name("dynamo-tasks")), "serve", "--port", str(self.port), *arguments]
+        argv = [
+            str(Path(sys.executable).with_name("dynamo-tasks")),
+            "serve",
+            "--port",
+            str(self.port),
+            *arguments,
+        ]
         env = {key: value for key, value in os.environ.items() if not key.startswith("DYNAMO_")}
-        super().__init__(argv, {**env, "DYNAMO_HOME": str(home), "DYNAMO_STRICT_TELEMETRY": "1"}, name="serve")
+        super().__init__(
+            argv, {**env, "DYNAMO_HOME": str(home), "DYNAMO_STRICT_TELEMETRY": "1"}, name="serve"
+        )
         until(lambda: self.status("/ready") == 200 or not self.alive, 60.0, "serve is ready")
         assert self.alive, self.output
 

@@ -43,7 +43,9 @@ def _ask(**more: Any) -> dict[str, Any]:
     return {"model": "mocker", "max_tokens": 3, "messages": [{"role": "user", "content": "hi"}]} | more
 
 
-def _post(small: Small, body: Any, headers: dict[str, str] = ALICE, path: str = CHAT) -> tuple[int, dict[str, str], Any]:
+def _post(
+    small: Small, body: Any, headers: dict[str, str] = ALICE, path: str = CHAT
+) -> tuple[int, dict[str, str], Any]:
     return small.http.request("POST", path, body, headers)
 
 
@@ -61,7 +63,9 @@ def _busy(small: Small) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer carol"}, {"authorization": "Basic alice"}])
-@pytest.mark.parametrize(("method", "path"), [("POST", CHAT), ("GET", "/v1/models"), ("GET", "/v1/requests/x")])
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", CHAT), ("GET", "/v1/models"), ("GET", "/v1/requests/x")]
+)
 def test_without_a_key(small: Small, headers: dict[str, str], method: str, path: str) -> None:
     status, answer, body = small.http.request(method, path, _ask(), headers)
     assert (status, body["error"]["code"]) == (401, "invalid_api_key")
@@ -75,7 +79,12 @@ def test_probes_need_no_key(small: Small) -> None:
 def test_only_the_owner_may_read_cancel_or_ask(small: Small) -> None:
     request_id = _post(small, _ask())[1]["x-request-id"]
     path = f"/v1/requests/{request_id}"
-    for method, where in [("GET", path), ("GET", f"{path}/stream"), ("DELETE", path), ("DELETE", f"{path}?purge=true")]:
+    for method, where in [
+        ("GET", path),
+        ("GET", f"{path}/stream"),
+        ("DELETE", path),
+        ("DELETE", f"{path}?purge=true"),
+    ]:
         status, _, body = small.http.request(method, where, headers=BOB)
         assert (status, body["error"]["code"]) == (404, "request_not_found"), where
     assert small.http.request("GET", path, headers=ALICE)[0] == 200
@@ -124,11 +133,21 @@ def test_a_full_queue_is_429_with_retry_after(small: Small) -> None:
         waiting = [small.http.request("POST", CHAT, _ask(background=True), ALICE) for _ in range(2)]
         assert [status for status, _, _ in waiting] == [202, 202]
         status, headers, body = _post(small, _ask())
-        assert (status, body["error"]["code"], body["error"]["type"]) == (429, "queue_full", "rate_limit_error")
+        assert (status, body["error"]["code"], body["error"]["type"]) == (
+            429,
+            "queue_full",
+            "rate_limit_error",
+        )
         assert int(headers["retry-after"]) >= 1
+        counted = (
+            'dynamo_tasks_requests_rejected_total{code="queue_full",endpoint="admission.Worker.generate"} 1.0'
+        )
+        assert counted in small.http.get("/metrics")[1].decode()
     for _, _, body in waiting:
         path = f"/v1/requests/{body['id']}"
-        until(lambda path=path: small.http.request("GET", path, headers=ALICE)[2]["status"] == "succeeded", 10)
+        until(
+            lambda path=path: small.http.request("GET", path, headers=ALICE)[2]["status"] == "succeeded", 10
+        )
 
 
 def test_a_deadline_that_passes_in_the_queue(small: Small) -> None:

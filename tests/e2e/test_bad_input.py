@@ -29,7 +29,9 @@ RAW: list[tuple[str, bytes, int]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "body", "status"), RAW, ids=[repr(body[:12]) + path for path, body, _ in RAW])
+@pytest.mark.parametrize(
+    ("path", "body", "status"), RAW, ids=[repr(body[:12]) + path for path, body, _ in RAW]
+)
 def test_bodies_that_are_no_request(stack: Stack, path: str, body: bytes, status: int) -> None:
     found, _, answer = stack.one.request("POST", path, body)
     assert found == status
@@ -66,7 +68,9 @@ FIELDS: list[tuple[str, dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "fields", "param"), FIELDS, ids=[f"{json.dumps(f)[:40]}" for _, f, _ in FIELDS])
+@pytest.mark.parametrize(
+    ("path", "fields", "param"), FIELDS, ids=[f"{json.dumps(f)[:40]}" for _, f, _ in FIELDS]
+)
 def test_fields_are_named(stack: Stack, path: str, fields: dict[str, Any], param: str) -> None:
     base = {CHAT: {"messages": USER}, TEXT: {"prompt": "hi"}, EMBED: {"input": "hi"}}[path]
     status, _, answer = stack.one.request("POST", path, {"model": "mocker", **base, **fields})

@@ -7,7 +7,12 @@ import json
 from tests.support.processes import Frontend, Worker
 from tests.support.server import RedisServer
 
-CHAT = {"model": "mocker", "max_tokens": 60, "stream": True, "messages": [{"role": "user", "content": "tell me"}]}
+CHAT = {
+    "model": "mocker",
+    "max_tokens": 60,
+    "stream": True,
+    "messages": [{"role": "user", "content": "tell me"}],
+}
 
 
 def _text(events: list[tuple[str, str]]) -> str:
@@ -17,7 +22,11 @@ def _text(events: list[tuple[str, str]]) -> str:
 
 def test_a_stream_is_resumed_at_another_frontend(redis_server: RedisServer) -> None:
     slow = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=5")
-    with Worker(redis_server.url, settings=slow), Frontend(redis_server.url) as one, Frontend(redis_server.url) as two:
+    with (
+        Worker(redis_server.url, settings=slow),
+        Frontend(redis_server.url) as one,
+        Frontend(redis_server.url) as two,
+    ):
         whole = list(one.events("POST", "/v1/chat/completions", CHAT))
         seen = []
         stream = one.events("POST", "/v1/chat/completions", CHAT)

@@ -43,5 +43,9 @@ def test_health_follows_the_instances(redis_server: RedisServer) -> None:
 def _metrics(http: Frontend) -> None:
     assert http.request("POST", "/v1/chat/completions", ASK)[0] == 200
     text = http.get("/metrics")[1].decode()
-    for name in ("dynamo_tasks_http_requests_total", "dynamo_tasks_requests_submitted_total"):
+    for name in (
+        "dynamo_tasks_http_requests_total", "dynamo_tasks_requests_submitted_total",
+        'dynamo_tasks_instances{endpoint="health.Worker.generate"}',
+    ):  # fmt: skip
         assert any(line.startswith(name) and float(line.split()[-1]) >= 1 for line in text.splitlines()), text
+    assert 'dynamo_tasks_engine_running{model="mocker"}' in text

@@ -126,14 +126,20 @@ def test_the_request_id_is_the_task_id(client: openai.OpenAI, served: Served) ->
 
 def test_the_async_client(served: Served) -> None:
     async def main() -> tuple[str, list[str]]:
-        async with openai.AsyncOpenAI(base_url=f"{served.base_url}/v1", api_key="secret", max_retries=0) as client:
+        async with openai.AsyncOpenAI(
+            base_url=f"{served.base_url}/v1", api_key="secret", max_retries=0
+        ) as client:
             whole = await client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=30)
 
             async def streamed() -> str:
-                stream = await client.chat.completions.create(model=MODEL, messages=ASK, max_tokens=30, stream=True)
+                stream = await client.chat.completions.create(
+                    model=MODEL, messages=ASK, max_tokens=30, stream=True
+                )
                 return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
-            return whole.choices[0].message.content or "", await asyncio.gather(*[streamed() for _ in range(20)])
+            return whole.choices[0].message.content or "", await asyncio.gather(
+                *[streamed() for _ in range(20)]
+            )
 
     whole, streams = asyncio.run(main())
     assert set(streams) == {whole}
@@ -160,7 +166,9 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("more", "param"), BAD, ids=[f"{param}-{number}" for number, (_, param) in enumerate(BAD)])
+@pytest.mark.parametrize(
+    ("more", "param"), BAD, ids=[f"{param}-{number}" for number, (_, param) in enumerate(BAD)]
+)
 def test_bad_fields_are_named(client: openai.OpenAI, more: dict[str, Any], param: str) -> None:
     for stream in (False, True):
         with pytest.raises(openai.BadRequestError) as caught:

@@ -32,7 +32,13 @@ print(json.dumps({
 def _run(stack: Stack, script: str, **env: str) -> subprocess.CompletedProcess[str]:
     argv = [sys.executable, "-c", script]
     return subprocess.run(
-        argv, env=environment(stack.server.url, **env), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+        argv,
+        env=environment(stack.server.url, **env),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
     )
 
 
@@ -70,7 +76,9 @@ except InvalidRequestError as exc:
 
 
 def test_an_unknown_endpoint_lists_the_known_ones(stack: Stack) -> None:
-    done = _run(stack, "from workers.agg import Worker\nWorker.generat.delay({})", DYNAMO_NAMESPACE=stack.namespace)
+    done = _run(
+        stack, "from workers.agg import Worker\nWorker.generat.delay({})", DYNAMO_NAMESPACE=stack.namespace
+    )
     assert done.returncode != 0
     assert "generate" in done.stderr.splitlines()[-1]
 

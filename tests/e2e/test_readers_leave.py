@@ -78,7 +78,9 @@ def _members(stack: Stack, prefix: str) -> list[str]:
     keys = stack.server.command("KEYS", f"{prefix}*").split(b"\r\n")[2::2]
     found = []
     for key in filter(None, keys):
-        found += [m.decode() for m in stack.server.command("SMEMBERS", key.decode()).split(b"\r\n")[2::2] if m]
+        found += [
+            m.decode() for m in stack.server.command("SMEMBERS", key.decode()).split(b"\r\n")[2::2] if m
+        ]
     return found
 
 
@@ -125,7 +127,9 @@ def test_the_requests_of_a_killed_frontend_are_abandoned(stack: Stack) -> None:
         kept = Reader(dying, abandon_after=1, max_tokens=250)
         dying.kill()
         # Somebody attaches to one of them within its time.
-        rest = list(stack.two.events("GET", f"/v1/requests/{kept.id}/stream", headers={"Last-Event-ID": kept.last}))
+        rest = list(
+            stack.two.events("GET", f"/v1/requests/{kept.id}/stream", headers={"Last-Event-ID": kept.last})
+        )
     assert rest[-1][1] == "[DONE]"
     assert _status(stack.one, kept.id)["status"] == "succeeded"
     until(lambda: _ended(stack.one, lost.id), 10, "abandoned")
@@ -150,7 +154,9 @@ def test_delete_of_a_collected_answer(stack: Stack) -> None:
 
     answers: list[tuple[int, dict[str, str], Any]] = []
     body = ASK | {"stream": False, "max_tokens": 900}
-    thread = threading.Thread(target=lambda: answers.append(stack.one.request("POST", "/v1/chat/completions", body)))
+    thread = threading.Thread(
+        target=lambda: answers.append(stack.one.request("POST", "/v1/chat/completions", body))
+    )
     before = set(_members(stack, f"dt:{stack.namespace}:owned:"))
     thread.start()
     new = until(lambda: set(_members(stack, f"dt:{stack.namespace}:owned:")) - before, 5, "claimed")
@@ -192,7 +198,9 @@ def test_an_unknown_request(stack: Stack, path: str) -> None:
 
 @pytest.mark.parametrize("position", ["soon", "1-", "99999999999999-1", "-1-2"])
 def test_a_bad_last_event_id(stack: Stack, position: str) -> None:
-    _, headers, _ = stack.one.request("POST", "/v1/chat/completions", ASK | {"stream": False, "max_tokens": 2})
+    _, headers, _ = stack.one.request(
+        "POST", "/v1/chat/completions", ASK | {"stream": False, "max_tokens": 2}
+    )
     path = f"/v1/requests/{headers['x-request-id']}/stream"
     status, _, body = stack.one.request("GET", path, headers={"Last-Event-ID": position})
     assert (status, body["error"]["code"]) == (400, "invalid_event_id")

@@ -20,7 +20,11 @@ CHAT = "/v1/chat/completions"
 
 @pytest.fixture(scope="module")
 def far(redis_server: RedisServer) -> Iterator[Frontend]:
-    slow = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=5", "Worker.engine_args.max_model_len=500")
+    slow = (
+        "Worker.engine=mocker",
+        "Worker.engine_args.token_delay_ms=5",
+        "Worker.engine_args.max_model_len=500",
+    )
     url = redis_server.url
     with (
         Worker(url, settings=slow, env=ENV, name="worker"),

@@ -49,6 +49,14 @@ class Child:
             await asyncio.sleep(request.pause)
 
     @dynamo_endpoint
+    async def hold(self, note: str) -> None:
+        """Run until stopped, and note when that was."""
+        try:
+            await asyncio.sleep(60)
+        finally:
+            Path(note).write_text(str(time.time()))
+
+    @dynamo_endpoint
     async def double(self, number: int) -> int:
         return number * 2
 

@@ -28,7 +28,10 @@ ENV = {"DYNAMO_NAMESPACE": NAMESPACE}
 @pytest.fixture(scope="module")
 def pair(redis_server: RedisServer) -> Iterator[list[Worker]]:
     url, service = redis_server.url, f"{OWN}:Child"
-    with Worker(url, service=service, env=ENV, name="a") as one, Worker(url, service=service, env=ENV, name="b") as two:
+    with (
+        Worker(url, service=service, env=ENV, name="a") as one,
+        Worker(url, service=service, env=ENV, name="b") as two,
+    ):
         yield [one, two]  # type: ignore[list-item]
 
 
@@ -47,7 +50,9 @@ async def _pids(client: Client, policy: str, calls: int) -> Counter[int]:
     return found
 
 
-@pytest.mark.parametrize("policy", ["generate", "static", "random", "power_of_two", "least_loaded", "round_robin"])
+@pytest.mark.parametrize(
+    "policy", ["generate", "static", "random", "power_of_two", "least_loaded", "round_robin"]
+)
 def test_every_way_reaches_the_workers(with_runtime: Run, pair: list[Worker], policy: str) -> None:
     async def session(runtime: DistributedRuntime) -> Counter[int]:
         return await _pids(await _client(runtime), policy, 10)
@@ -133,7 +138,13 @@ def test_waiting_for_instances_that_do_not_come(with_runtime: Run) -> None:
 
 @pytest.mark.parametrize(
     ("namespace", "component", "endpoint", "wrong"),
-    [("Dynamo", "W", "g", "D"), ("a b", "W", "g", " "), ("a", "W.x", "g", "."), ("a", "W", "g|h", "|"), ("", "W", "g", "empty")],
+    [
+        ("Dynamo", "W", "g", "D"),
+        ("a b", "W", "g", " "),
+        ("a", "W.x", "g", "."),
+        ("a", "W", "g|h", "|"),
+        ("", "W", "g", "empty"),
+    ],
 )
 def test_bad_names(with_runtime: Run, namespace: str, component: str, endpoint: str, wrong: str) -> None:
     async def session(runtime: DistributedRuntime) -> None:
@@ -151,7 +162,10 @@ def test_names_of_the_hierarchy(with_runtime: Run) -> None:
         assert component.etcd_path() == component.registry_path() == "dynamo/components/processor"
         assert component.service_name() == "dynamo|processor"
         assert component.path() == "dynamo/processor"
-        assert component.endpoint("generate").id.instance_queue(0x1A2B3C4D) == "dynamo|processor.generate-1a2b3c4d"
+        assert (
+            component.endpoint("generate").id.instance_queue(0x1A2B3C4D)
+            == "dynamo|processor.generate-1a2b3c4d"
+        )
 
     with_runtime(session)
 
@@ -176,7 +190,9 @@ def test_join_and_leave_are_seen_within_100_ms(with_runtime: Run, redis_server: 
         client = await runtime.namespace("own-joins").component("Child").endpoint("show").client()
         async with await DistributedRuntime.create(redis_server.url) as elsewhere:
             registry, lease = elsewhere.client.registry, new_lease()
-            info = InstanceInfo("Child", "show", "own-joins", lease, {"celery": client.id.instance_queue(lease)})
+            info = InstanceInfo(
+                "Child", "show", "own-joins", lease, {"celery": client.id.instance_queue(lease)}
+            )
             waiting = asyncio.create_task(client.wait_for_instances(1, timeout=5))
             await asyncio.sleep(0)
             await registry.register("own-joins", lease, [info])

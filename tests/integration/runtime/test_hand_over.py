@@ -37,7 +37,12 @@ def child(redis_server: RedisServer) -> Iterator[Worker]:
 
 
 def _handed_over(
-    server: RedisServer, run: Run, note: Path, service: str, endpoint: str, started: Callable[[list[Any]], bool]
+    server: RedisServer,
+    run: Run,
+    note: Path,
+    service: str,
+    endpoint: str,
+    started: Callable[[list[Any]], bool],
 ) -> Found:
     """Call an endpoint; once it has ``started``, its worker is told to go at once, and another one is there."""
     env = ENV | {"DYNAMO_NAMESPACE": f"{NAMESPACE}-{endpoint}"} if service == "Policies" else ENV
@@ -47,7 +52,12 @@ def _handed_over(
         values: list[Any] = []
 
         async def read() -> None:
-            client = await runtime.namespace(namespace).component(service).endpoint(endpoint).client(annotated=False)
+            client = (
+                await runtime.namespace(namespace)
+                .component(service)
+                .endpoint(endpoint)
+                .client(annotated=False)
+            )
             async for value in client.generate({**COUNT, "note": str(note)}):
                 values.append(value)
 
@@ -56,7 +66,9 @@ def _handed_over(
             while not started(values):
                 await asyncio.sleep(0.005)
             first.signal(signal.SIGQUIT)
-            second = await asyncio.to_thread(Worker, server.url, service=f"{OWN}:{service}", env=env, name="second")
+            second = await asyncio.to_thread(
+                Worker, server.url, service=f"{OWN}:{service}", env=env, name="second"
+            )
             with second:
                 await asyncio.wait([reading], timeout=20)
                 await asyncio.to_thread(first.popen.wait, 10)
@@ -68,8 +80,12 @@ def _handed_over(
     return found
 
 
-def test_replay_goes_on_where_the_first_worker_stopped(redis_server: RedisServer, with_runtime: Run, tmp_path: Path) -> None:
-    found = _handed_over(redis_server, with_runtime, tmp_path / "n", "Policies", "replay", lambda v: len(v) > 5)
+def test_replay_goes_on_where_the_first_worker_stopped(
+    redis_server: RedisServer, with_runtime: Run, tmp_path: Path
+) -> None:
+    found = _handed_over(
+        redis_server, with_runtime, tmp_path / "n", "Policies", "replay", lambda v: len(v) > 5
+    )
     assert found == Found(list(range(40)), None, 2)
 
 
@@ -83,21 +99,27 @@ def test_a_stream_that_may_not_run_again_ends_with_an_error(
     assert found.runs == 1
 
 
-def test_restart_runs_again_what_has_put_out_nothing(redis_server: RedisServer, with_runtime: Run, tmp_path: Path) -> None:
+def test_restart_runs_again_what_has_put_out_nothing(
+    redis_server: RedisServer, with_runtime: Run, tmp_path: Path
+) -> None:
     note = tmp_path / "n"
     found = _handed_over(redis_server, with_runtime, note, "Policies", "silent", lambda _: note.exists())
     assert found == Found(["done"], None, 2)
 
 
 @pytest.mark.usefixtures("child")
-def test_a_parent_that_is_run_again_finds_its_child(redis_server: RedisServer, with_runtime: Run, tmp_path: Path) -> None:
+def test_a_parent_that_is_run_again_finds_its_child(
+    redis_server: RedisServer, with_runtime: Run, tmp_path: Path
+) -> None:
     note = tmp_path / "n"
     found = _handed_over(redis_server, with_runtime, note, "Parent", "relay", lambda v: len(v) > 5)
     assert found == Found([{"relayed": number} for number in range(40)], None, 1)
 
 
 @pytest.mark.parametrize("more", [{}, {"n": 3, "stop": ["zz"]}], ids=["one", "three"])
-def test_the_mocker_continues_its_text(redis_server: RedisServer, with_runtime: Run, more: dict[str, Any]) -> None:
+def test_the_mocker_continues_its_text(
+    redis_server: RedisServer, with_runtime: Run, more: dict[str, Any]
+) -> None:
     namespace = f"{NAMESPACE}-mocker-{len(more)}"
     settings = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=20")
     ask = {"prompt": "tell me", "max_tokens": 60, "seed": 3, **more}

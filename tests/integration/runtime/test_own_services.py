@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 
 from dynamo_tasks import DistributedRuntime
 from dynamo_tasks.errors import EndpointError, InvalidRequestError, UnknownEndpointError
+from dynamo_tasks.protocol.events import Kind
 from dynamo_tasks.protocol.states import TERMINAL
 from tests.integration.runtime.conftest import OWN, Session
 from tests.support.processes import Frontend, Worker, until
@@ -36,9 +38,15 @@ def workers(redis_server: RedisServer) -> Iterator[list[Worker]]:
 
 
 async def _call(
-    runtime: DistributedRuntime, endpoint: str, request: Any = None, component: str = "Child", namespace: str = "own-services"
+    runtime: DistributedRuntime,
+    endpoint: str,
+    request: Any = None,
+    component: str = "Child",
+    namespace: str = "own-services",
 ) -> list[Any]:
-    client = await runtime.namespace(namespace).component(component).endpoint(endpoint).client(annotated=False)
+    client = (
+        await runtime.namespace(namespace).component(component).endpoint(endpoint).client(annotated=False)
+    )
     return [value async for value in client.generate(request)]
 
 
@@ -141,6 +149,28 @@ def test_a_parent_that_is_cancelled_cancels_its_child(with_runtime: Run) -> None
     assert with_runtime(session) == "CANCELLED"
 
 
+@pytest.mark.usefixtures("workers")
+def test_a_cancelled_request_is_stopped_within_100_ms(with_runtime: Run, tmp_path: Path) -> None:
+    note = tmp_path / "note"
+
+    async def session(runtime: DistributedRuntime) -> float:
+        child = runtime.namespace("own-services").component("Child")
+        client = await child.endpoint("hold").client()
+        neighbour = (await child.endpoint("count").client()).generate({"n": 20, "pause": 0.01})
+        await anext(neighbour)
+        sub = await client.generate(str(note))._submit()
+        await sub.next()
+        began = time.time()
+        await runtime.client.ledger.cancel("own-services", sub.request_id)
+        assert [event.kind for event in await sub.next()] == [Kind.END]
+        sub.close()
+        assert len([item async for item in neighbour]) == 19
+        return began
+
+    began = with_runtime(session)
+    assert float(note.read_text()) - began < 0.1
+
+
 def test_a_failing_start_hook_stops_the_process_and_registers_nothing(redis_server: RedisServer) -> None:
     env = {"DYNAMO_NAMESPACE": "own-broken"}
     with Worker(redis_server.url, service=f"{OWN}:Broken", env=env, wait=False) as worker:
@@ -151,10 +181,14 @@ def test_a_failing_start_hook_stops_the_process_and_registers_nothing(redis_serv
     assert redis_server.command("KEYS", "dt:own-broken:*") == b"*0\r\n"
 
 
-def test_hooks_run_in_order_and_shutdown_after_the_last_request(redis_server: RedisServer, tmp_path: Path, with_runtime: Run) -> None:
+def test_hooks_run_in_order_and_shutdown_after_the_last_request(
+    redis_server: RedisServer, tmp_path: Path, with_runtime: Run
+) -> None:
     notes = tmp_path / "notes"
     env = {"DYNAMO_NAMESPACE": "own-hooked"}
-    with Worker(redis_server.url, service=f"{OWN}:Hooked", env=env, settings=(f"Hooked.notes={notes}",)) as worker:
+    with Worker(
+        redis_server.url, service=f"{OWN}:Hooked", env=env, settings=(f"Hooked.notes={notes}",)
+    ) as worker:
 
         async def session(runtime: DistributedRuntime) -> Any:
             client = await runtime.namespace("own-hooked").component("Hooked").endpoint("work").client()
@@ -179,7 +213,11 @@ def test_api_methods_over_http(redis_server: RedisServer) -> None:
     with Frontend(redis_server.url, service=f"{OWN}:Shop", env=ENV, ready="/live") as shop:
         assert shop.request("POST", "/double", {"number": 4})[2] == {"doubled": 8}
         assert shop.request("POST", "/double", 4)[2] == {"doubled": 8}
-        assert [data for _, data in shop.events("POST", "/count", {"n": 2})] == ['{"number":0}', '{"number":1}', "[DONE]"]
+        assert [data for _, data in shop.events("POST", "/count", {"n": 2})] == [
+            '{"number":0}',
+            '{"number":1}',
+            "[DONE]",
+        ]
         assert shop.request("POST", "/now")[0] == 200
         for body, param in [({"number": "x"}, "number"), ({}, "number"), ({"numbr": 1}, "number")]:
             status, _, answer = shop.request("POST", "/double", body)

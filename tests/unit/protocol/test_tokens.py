@@ -66,7 +66,10 @@ def test_what_a_log_says() -> None:
 def test_a_request_is_complete_when_all_its_choices_are(
     payload: object, reasons: dict[int, str | None], complete: bool
 ) -> None:
-    assert is_complete(payload, [TokenDelta("", [], index, reason) for index, reason in reasons.items()]) is complete
+    assert (
+        is_complete(payload, [TokenDelta("", [], index, reason) for index, reason in reasons.items()])
+        is complete
+    )
 
 
 def test_aggregate_of_several_choices() -> None:

@@ -1,0 +1,45 @@
+"""Gauges of the fleet: what the registry tells of all instances, as seen by this process.
+
+Worker processes have no HTTP side of their own, so any frontend shows what they report with their leases.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.protocol.instances import InstanceInfo, Load
+
+__all__ = ["FleetGauges"]
+
+
+class FleetGauges:
+    """Keeps the gauges of one namespace current; what has gone is shown as 0."""
+
+    def __init__(self) -> None:
+        self._endpoints: set[str] = set()
+        self._models: set[str] = set()
+
+    def update(self, instances: Iterable[InstanceInfo], loads: Mapping[int, Load]) -> None:
+        """Take a new snapshot of the registry."""
+        infos = list(instances)
+        counts = Counter(str(info.id) for info in infos)
+        self._endpoints |= counts.keys()
+        for endpoint in self._endpoints:
+            metrics.gauge("instances", endpoint=endpoint).set(counts[endpoint])
+        by_model: dict[str, dict[int, Load]] = {}
+        for info in infos:
+            if info.model is not None:
+                by_model.setdefault(info.model.name, {})[info.lease_id] = loads.get(info.lease_id, Load())
+        self._models |= by_model.keys()
+        for model in self._models:
+            _show(model, list(by_model.get(model, {}).values()))
+
+
+def _show(model: str, loads: list[Load]) -> None:
+    waiting = sum(load.waiting for load in loads)
+    metrics.gauge("engine_running", model=model).set(max(0, sum(load.in_flight for load in loads) - waiting))
+    metrics.gauge("engine_waiting", model=model).set(waiting)
+    usage = sum(load.kv_usage for load in loads) / len(loads) if loads else 0.0
+    metrics.gauge("engine_kv_usage", model=model).set(usage)
