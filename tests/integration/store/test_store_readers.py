@@ -31,7 +31,11 @@ async def push(place: Place, client: Client, request_id: str, event_id: str, *it
 
 
 @on_loop
-async def test_readers_live_late_and_behind_an_event_get_the_same(redis_server: RedisServer) -> None:
+async def test_readers_live_late_and_behind_an_event_get_the_same(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (reader_module, subscription_module):
+        monkeypatch.setattr(module, "FIRST_CHECK", 60.0)  # joining reads the log at once
     async with Place(redis_server.url) as place:
         owner, one, two = await place.owner(), await place.client(), await place.client()
         live = await one.submit()
