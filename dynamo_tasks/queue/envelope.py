@@ -57,7 +57,8 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
 
     def header(self) -> dict[str, Any]:
         """The value of the header."""
-        return {"v": PROTOCOL} | msgspec.to_builtins(self)
+        fields: dict[str, Any] = msgspec.to_builtins(self)
+        return {"v": PROTOCOL} | fields
 
 
 def digest(payload: bytes) -> str:

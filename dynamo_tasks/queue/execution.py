@@ -214,8 +214,7 @@ class Execution:
 
     async def _drive(self, attempt: Attempt, log: OpenLog) -> None:
         """Run the endpoint to its end, appending what it yields."""
-        if self._stop is not None:
-            raise self._stop
+        self._check_stop()
         self._body = Interruptible(self._consume(attempt, log))
         try:
             await self._body.task
@@ -223,7 +222,11 @@ class Execution:
             raise Stop("handover", "the worker is going down") from None
         finally:
             self._body = None
-        if self._stop is not None and self._stop.reason == "abort":
+        self._check_stop("abort")
+
+    def _check_stop(self, reason: str | None = None) -> None:
+        """Raise what has stopped the attempt, if anything did (for that reason)."""
+        if self._stop is not None and reason in (None, self._stop.reason):
             raise self._stop
 
     async def _consume(self, attempt: Attempt, log: OpenLog) -> None:

@@ -19,7 +19,7 @@ __all__ = ["await_", "in_greenlet", "run"]
 T = TypeVar("T")
 
 
-class _Hosted(greenlet):
+class _Hosted(greenlet):  # type: ignore[misc]
     """A greenlet whose parent drives it on the loop."""
 
 

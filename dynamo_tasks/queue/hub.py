@@ -42,7 +42,7 @@ class _Poller:
         if flags & WRITE:
             self._loop.add_writer(fd, self._mark, fd, WRITE)
         self._flags[fd] = flags
-        return fd
+        return int(fd)
 
     def unregister(self, fd: Any) -> None:
         """Stop watching a descriptor."""

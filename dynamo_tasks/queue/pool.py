@@ -110,6 +110,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
     uses_semaphore = False
     task_join_will_block = False
     signal_safe = False
+    limit: int
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)

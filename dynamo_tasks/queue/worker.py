@@ -81,6 +81,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         set: ``Service.key=value`` settings.
     """
 
+    app: Any
     host: Host | None = None
 
     def __init__(
