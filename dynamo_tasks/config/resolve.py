@@ -121,7 +121,7 @@ def _service_tree(schema: ServiceSchema, layers: Sequence[Layer], common: Node) 
 
 
 def _given(schema: ServiceSchema, layers: Sequence[Layer], is_component: bool) -> Node:
-    """What the layers say; the default namespace is that of components, also of one that a layer makes a component."""
+    """What the layers say. The default namespace is for components, also those that a layer makes."""
     given: Node = {}
     for layer in reversed(layers):
         if layer.namespace is not None and is_component:

@@ -60,7 +60,9 @@ class TokenDelta(msgspec.Struct, array_like=True):
     @classmethod
     def from_dict(cls, value: dict[str, Any]) -> TokenDelta:
         """The opposite of :meth:`as_dict`."""
-        return msgspec.convert({name: value[name] for name in cls.__struct_fields__ if name in value}, _AsMap).delta()
+        return msgspec.convert(
+            {name: value[name] for name in cls.__struct_fields__ if name in value}, _AsMap
+        ).delta()
 
 
 class _AsMap(msgspec.Struct):
@@ -128,7 +130,9 @@ def emitted_ids(logged: Iterable[Any]) -> dict[int, list[int]]:
 
 def finished(logged: Iterable[Any]) -> set[int]:
     """The choices whose finish reason was logged."""
-    return {delta.index for delta in logged if isinstance(delta, TokenDelta) and delta.finish_reason is not None}
+    return {
+        delta.index for delta in logged if isinstance(delta, TokenDelta) and delta.finish_reason is not None
+    }
 
 
 def is_complete(payload: Any, logged: Iterable[Any]) -> bool:

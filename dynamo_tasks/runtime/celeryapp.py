@@ -22,7 +22,11 @@ SCHEDULE = "beat.schedule"
 
 
 def make_host(
-    app: DynamoApp, *, service: str | None = None, config: str | None = None, settings: list[str] | None = None
+    app: DynamoApp,
+    *,
+    service: str | None = None,
+    config: str | None = None,
+    settings: list[str] | None = None,
 ) -> ServiceHost:
     """The host of a worker process.
 
@@ -52,7 +56,9 @@ def _only_component(graph: Graph) -> Graph:
     if len(found) == 1:
         return Graph(found[0], graph.services)
     names = ", ".join(service.name for service in found) or "none"
-    raise ConfigError(f"graph {graph.name} has several components ({names}); say which: --service MODULE:Class")
+    raise ConfigError(
+        f"graph {graph.name} has several components ({names}); say which: --service MODULE:Class"
+    )
 
 
 @cache

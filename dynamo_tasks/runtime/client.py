@@ -69,7 +69,7 @@ async def submit(client: StoreClient, new: NewRequest) -> Subscription:
 
 
 def _ends_children(exc: BaseException, context: Context) -> bool:
-    """Whether a call is left for good: not by an attempt that another one follows, which will find it again."""
+    """Whether a call is left for good, and not by an attempt whose successor will find it again."""
     if not isinstance(exc, Stop):
         return not context.is_stopped
     return exc.reason in ("cancel", "deadline", "time_limit") or str(exc) in TERMINAL
@@ -79,7 +79,7 @@ class RemoteCall:
     """One call: iterate over its values, or await it. It is sent with the first of these.
 
     ``async for`` gives the values (items, for an annotated client). ``await`` of a streaming call gives the
-    call itself, of any other one its result: the value, or for a generator the aggregate or list of its values.
+    call itself, of any other one its result: the value, or for a generator the aggregate or list of values.
     """
 
     def __init__(self, client: Client, payload: Any, queue: str, *, streaming: bool):
@@ -118,7 +118,9 @@ class RemoteCall:
         """End the request now, unless another client reads it, too."""
         store = self._client.store
         with contextlib.suppress(DynamoError):
-            await store.ledger.cancel(self._client.id.namespace, self.id, guard=f"only {store.reader.channel}")
+            await store.ledger.cancel(
+                self._client.id.namespace, self.id, guard=f"only {store.reader.channel}"
+            )
 
     async def _submit(self) -> Subscription:
         self._client.check()
@@ -128,9 +130,14 @@ class RemoteCall:
         message, _ = build(endpoint, self.id, self._payload, queue=self._queue)
         prefix = self._client.store.store.prefix
         new = NewRequest(
-            id=self.id, endpoint=endpoint, queue=f"{prefix}{self._queue}", message=message, ignore_result=True,
-            deadline=context.deadline if context is not None else 0.0, abandon_after=ABANDON_AFTER if context is None else _CHILD_ABANDON_AFTER,
-        )  # fmt: skip
+            id=self.id,
+            endpoint=endpoint,
+            queue=f"{prefix}{self._queue}",
+            message=message,
+            ignore_result=True,
+            deadline=context.deadline if context is not None else 0.0,
+            abandon_after=ABANDON_AFTER if context is None else _CHILD_ABANDON_AFTER,
+        )
         return await submit(self._client.store, new)
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -225,7 +232,7 @@ class Client:
         return self.generate(request)
 
     def check(self) -> None:
-        """Refuse an endpoint that the live instances of the component don't have. Without any the call may wait.
+        """Refuse an endpoint that the component's live instances don't have. Without any the call may wait.
 
         Raises:
             UnknownEndpointError: lists those that they have.
@@ -236,9 +243,8 @@ class Client:
         known = {info.endpoint for info in infos if info.component == self.id.component}
         if known and self.id.name not in known:
             address = f"{self.id.namespace}.{self.id.component}"
-            raise UnknownEndpointError(
-                f"{address} has no endpoint {self.id.name!r}{suggest(self.id.name, sorted(known), label='available')}"
-            )
+            hint = suggest(self.id.name, known, label="available")
+            raise UnknownEndpointError(f"{address} has no endpoint {self.id.name!r}{hint}")
 
     def instance_ids(self) -> list[int]:
         """Lease ids of the live instances."""

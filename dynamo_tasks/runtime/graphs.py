@@ -16,7 +16,11 @@ DEFAULT_GRAPH = "dynamo_tasks.services.agg:Frontend"
 
 
 def configured_graph(
-    target: str, *, config: str | None = None, settings: Sequence[str] = (), environ: Mapping[str, str] | None = None
+    target: str,
+    *,
+    config: str | None = None,
+    settings: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
 ) -> Graph:
     """Load a graph and apply its settings.
 
@@ -30,13 +34,16 @@ def configured_graph(
         ConfigError: no such graph, or settings that are not valid.
     """
     graph = load_graph(target)
-    layers = [flags_layer(list(settings)), *_shared_layers(config, os.environ if environ is None else environ)]
+    layers = [
+        flags_layer(list(settings)),
+        *_shared_layers(config, os.environ if environ is None else environ),
+    ]
     graph.configure(resolve(graph.schemas(), layers, allow_unknown_services=True))
     return graph
 
 
 def configure_alone(service: DynamoService[Any], environ: Mapping[str, str] | None = None) -> None:
-    """Apply environment and ``DYNAMO_CONFIG`` to a service that no graph has configured, as a plain script has it.
+    """Apply environment and ``DYNAMO_CONFIG`` to a service that no graph has configured: a plain script's.
 
     Raises:
         ConfigError: settings that are not valid.
@@ -45,7 +52,9 @@ def configure_alone(service: DynamoService[Any], environ: Mapping[str, str] | No
         return
     environ = os.environ if environ is None else environ
     layers = _shared_layers(environ.get("DYNAMO_CONFIG"), environ)
-    service.configure(resolve({service.name: service.schema()}, layers, allow_unknown_services=True)[service.name])
+    service.configure(
+        resolve({service.name: service.schema()}, layers, allow_unknown_services=True)[service.name]
+    )
 
 
 def _shared_layers(config: str | None, environ: Mapping[str, str]) -> list[Layer]:

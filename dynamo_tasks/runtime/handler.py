@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.queue.handlers import Aggregate, ListAggregate
 from dynamo_tasks.queue.retry import RetryPolicy
 from dynamo_tasks.sdk import DynamoEndpoint

@@ -72,7 +72,11 @@ class ServiceHost:
 
     def _queue_names(self) -> list[str]:
         ids = [endpoint.id for endpoint in self.service.get_dynamo_endpoints().values()]
-        return sorted({i.queue for i in ids}) + [i.instance_queue(self.lease) for i in ids] if self.is_component else []
+        return (
+            sorted({i.queue for i in ids}) + [i.instance_queue(self.lease) for i in ids]
+            if self.is_component
+            else []
+        )
 
     @property
     def runtime(self) -> DistributedRuntime:
@@ -144,12 +148,10 @@ class ServiceHost:
 
     async def _start_service(self, service: Service) -> None:
         for dependency in service.dependencies.values():
-            address = dependency.endpoint_id or (
-                dependency.service if dependency.service and dependency.service.is_dynamo_component() else None
-            )
-            if address is not None:
-                namespace = getattr(address, "namespace_name", None) or getattr(address, "namespace", "")
-                await self.runtime.watch(namespace)
+            if dependency.endpoint_id is not None:
+                await self.runtime.watch(dependency.endpoint_id.namespace)
+            elif dependency.service is not None and dependency.service.is_dynamo_component():
+                await self.runtime.watch(dependency.service.namespace_name)
         service.link()
         instance = self.instances[service.name] = service()
         await service.on_startup(instance)
@@ -166,7 +168,9 @@ class ServiceHost:
             for e in self.service.get_dynamo_endpoints().values()
         ]
         store = self.runtime.client.store
-        self._registered = Instance(store, namespace, self.lease, load=self._load, on_order=self._executor.order)
+        self._registered = Instance(
+            store, namespace, self.lease, load=self._load, on_order=self._executor.order
+        )
         await self._registered.start(infos)
 
     def _model(self) -> ModelCard | None:
@@ -207,11 +211,16 @@ class ServiceHost:
             await self._registered.stop()
         if self._runtime is not None:
             await self._runtime.aclose()
-        event("worker.stop", component=self.service.component_name, instance_id=f"{self.lease:x}", reason="stopped")
+        event(
+            "worker.stop",
+            component=self.service.component_name,
+            instance_id=f"{self.lease:x}",
+            reason="stopped",
+        )
 
 
 def _calm_collector() -> None:
-    """Keep the garbage collector from walking what lives as long as the process, and from running all the time."""
+    """Keep the garbage collector from walking what lives as long as the process, and from running often."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)

@@ -34,7 +34,13 @@ class Instance:
     """
 
     def __init__(
-        self, store: Store, namespace: str, lease: int, *, load: Callable[[], Load], on_order: Callable[[bytes, bytes], None]
+        self,
+        store: Store,
+        namespace: str,
+        lease: int,
+        *,
+        load: Callable[[], Load],
+        on_order: Callable[[bytes, bytes], None],
     ):
         self._registry = Registry(store)
         self._namespace = namespace
@@ -73,7 +79,9 @@ class Instance:
             began = time.monotonic()
             try:
                 infos = self._infos if self._registered else []
-                if not await self._registry.renew(self._namespace, self.lease, self._counter, infos, self._load()):
+                if not await self._registry.renew(
+                    self._namespace, self.lease, self._counter, infos, self._load()
+                ):
                     await self._registry.register(self._namespace, self.lease, infos)
             except (ServerUnavailableError, ReplyError):
                 continue

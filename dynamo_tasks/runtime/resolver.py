@@ -38,7 +38,10 @@ class RuntimeResolver:
     """
 
     def __init__(
-        self, app: DynamoApp, runtime: DistributedRuntime | None = None, instances: dict[str, object] | None = None
+        self,
+        app: DynamoApp,
+        runtime: DistributedRuntime | None = None,
+        instances: dict[str, object] | None = None,
     ):
         self.app = app
         self.runtime = runtime

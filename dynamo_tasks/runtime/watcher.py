@@ -21,7 +21,7 @@ _RELIST = 1.0
 
 
 class Watcher:
-    """A snapshot of the registry, kept current: joins and leaves are announced, and re-listed every second."""
+    """A snapshot of the registry, kept current by announcements, and listed anew every second."""
 
     def __init__(self, store: Store, namespace: str):
         self.namespace = namespace
@@ -83,7 +83,9 @@ class Watcher:
         """The same with their loads, for a router."""
         return [Candidate(info.lease_id, self.loads.get(info.lease_id, Load())) for info in self.of(endpoint)]
 
-    async def wait_for(self, endpoint: EndpointId, n: int = 1, timeout: float | None = None) -> list[InstanceInfo]:
+    async def wait_for(
+        self, endpoint: EndpointId, n: int = 1, timeout: float | None = None
+    ) -> list[InstanceInfo]:
         """Wait until at least ``n`` instances serve an endpoint.
 
         Raises:

@@ -72,7 +72,7 @@ class Call:
 
 
 def open_values(endpoint: DynamoEndpoint, instance: object, payload: Any) -> AsyncIterator[Any]:
-    """Validate a request and start the endpoint; of an endpoint that is no generator, the one value it returns.
+    """Validate a request and start the endpoint; one that is no generator gives the one value it returns.
 
     Raises:
         InvalidRequestError: the request does not fit the endpoint's annotation.

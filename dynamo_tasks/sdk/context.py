@@ -72,7 +72,7 @@ class Context:
         await self._stopped.wait()
 
     def child_id(self) -> str:
-        """Id of the next queued call that this request makes: the same again when the request is run again."""
+        """Id of the next queued call that this request makes: the same when the request is run again."""
         self._calls += 1
         return str(uuid.uuid5(_as_uuid(self.id), str(self._calls)))
 

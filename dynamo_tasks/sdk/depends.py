@@ -26,7 +26,7 @@ class DynamoDependency:
         name: The attribute's name.
     """
 
-    def __init__(self, target: DynamoService[Any] | EndpointId | str) -> None:
+    def __init__(self, target: DynamoService[Any] | type[Any] | EndpointId | str) -> None:
         """Declare it.
 
         Raises:
@@ -91,7 +91,7 @@ def collect_dependencies(cls: type) -> dict[str, DynamoDependency]:
     return found
 
 
-def depends(target: DynamoService[Any] | EndpointId | str) -> Any:
+def depends(target: DynamoService[Any] | type[Any] | EndpointId | str) -> Any:
     """Declare a dependency on another service.
 
     The calling code is the same wherever the other one runs: ``self.worker.generate(request)`` can be

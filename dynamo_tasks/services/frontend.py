@@ -61,13 +61,19 @@ class Frontend:
         resolver = get_resolver()
         if not isinstance(resolver, RuntimeResolver) or resolver.runtime is None:
             raise ConfigError("the Frontend runs in a process of its own: `dynamo-tasks serve`")
-        namespace = Worker.namespace_name
+        worker: Any = Worker  # under @service: more than their classes
+        processor: Any = Processor
+        namespace = worker.namespace_name
         await resolver.runtime.watch(namespace)
-        local: Any = resolver.local(Processor)
+        local: Any = resolver.local(processor)
         if local is None:
-            await resolver.runtime.watch(Processor.namespace_name)
+            await resolver.runtime.watch(processor.namespace_name)
         return RuntimeGateway(
-            resolver.runtime, namespace, Processor if local is None else local, resolver.expected, resolver.limits
+            resolver.runtime,
+            namespace,
+            processor if local is None else local,
+            resolver.expected,
+            resolver.limits,
         )
 
     @property

@@ -160,7 +160,7 @@ class RuntimeGateway:
         return await self._info(await ledger.get(request_id, record.namespace))
 
     async def healthy(self) -> bool:
-        """Whether the server answers and at least one instance serves: a model, or what the service depends on."""
+        """Whether the server answers and an instance serves: a model, or what the service depends on."""
         if not self._runtime.client.store.commands.connected:
             return False
         if self._processor is not None:
@@ -172,7 +172,10 @@ class RuntimeGateway:
         """Whether every component has its configured instances."""
         detail: dict[str, Any] = {}
         for (namespace, component), wanted in self._expected.items():
-            detail[f"{namespace}.{component}"] = {"instances": await self._count(namespace, component), "expected": wanted}
+            detail[f"{namespace}.{component}"] = {
+                "instances": await self._count(namespace, component),
+                "expected": wanted,
+            }
         ready = all(row["instances"] >= row["expected"] for row in detail.values())
         models = sorted(await self.models())
         return ready and (bool(models) or self._processor is None), {"components": detail, "models": models}
@@ -210,5 +213,3 @@ def _models(instances: list[InstanceInfo]) -> dict[str, ServedModel]:
             model = found.setdefault(name, ServedModel(card, int(info.started), {}))
             model.endpoints.setdefault(info.endpoint, info.id)
     return found
-
-

@@ -15,8 +15,11 @@ def api_routes(instance: Any) -> list[ApiRoute]:
     """The ``@api`` methods of a live service."""
     return [
         ApiRoute(
-            name=method.name, path=method.route, handler=getattr(instance, method.attribute), method=method.method,
+            name=method.name,
+            path=method.route,
+            handler=getattr(instance, method.attribute),
+            method=method.method,
             kind=method.kind,
-        )  # fmt: skip
+        )
         for method in collect(type(instance), ApiMethod).values()
     ]

@@ -15,15 +15,17 @@ from dynamo_tasks.services.worker import Worker
 
 __all__ = ["Processor"]
 
-_CONSUMED = frozenset({"messages", "prompt", "tools", "documents", "chat_template_kwargs", "add_generation_prompt"})
+_CONSUMED = frozenset(
+    {"messages", "prompt", "tools", "documents", "chat_template_kwargs", "add_generation_prompt"}
+)
 
 
 @service()
 class Processor:
     """Prepares requests for the Worker.
 
-    By default it lives in the Frontend's process and is called directly. With ``dynamo: {enabled: true}`` it is a
-    component of its own, and its endpoints take the bodies of the OpenAI API.
+    By default it lives in the Frontend's process and is called directly. With
+    ``dynamo: {enabled: true}`` it is a component of its own, and its endpoints take the bodies of the OpenAI API.
     """
 
     worker = depends(Worker)
@@ -82,13 +84,16 @@ class Processor:
         """The card of a model that a live Worker serves."""
         runtime = getattr(get_resolver(), "runtime", None)
         assert runtime is not None
-        namespace, component = Worker.dynamo_address()
+        service: Any = Worker  # under @service: more than its class
+        namespace, component = service.dynamo_address()
         infos = [i for i in runtime.watcher(namespace).instances if i.component == component and i.model]
         cards = {info.model.name: info.model for info in infos}
         if model is None and len(cards) == 1:
             return next(iter(cards.values()))  # type: ignore[no-any-return]
         if model not in cards:
-            raise UnknownModelError(f"model {model!r} is not served; served: {', '.join(sorted(cards)) or 'none'}")
+            raise UnknownModelError(
+                f"model {model!r} is not served; served: {', '.join(sorted(cards)) or 'none'}"
+            )
         return cards[model]  # type: ignore[no-any-return]
 
 

@@ -96,8 +96,9 @@ class Worker:
         """Generate text.
 
         Args:
-            request: ``{"prompt" | "messages" | "prompt_token_ids", "max_tokens", "stop", "temperature", "seed",
-                "n", …}``; a string is a prompt; so is the ``text`` of another answer, as chains hand it on.
+            request: ``{"prompt" | "messages" | "prompt_token_ids", "max_tokens", "stop", "temperature",
+                "seed", "n", …}``; a string is a prompt; so is the ``text`` of another
+                answer, as chains hand it on.
 
         Yields:
             ``{"text", "token_ids", "index", "finish_reason"}``.
@@ -137,6 +138,8 @@ def as_payload(request: Any) -> Any:
     if isinstance(request, dict) and not request.keys() & {"prompt", "messages", "prompt_token_ids"}:
         text = request.get("text")
         if isinstance(text, str):
-            rest = {k: v for k, v in request.items() if k not in ("text", "token_ids", "finish_reason", "usage")}
+            rest = {
+                k: v for k, v in request.items() if k not in ("text", "token_ids", "finish_reason", "usage")
+            }
             return {**rest, "prompt": text}
     return request

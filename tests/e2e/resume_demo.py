@@ -1,7 +1,7 @@
 """A stream that survives its reader and its frontend, shown over plain HTTP.
 
-Starts a 300-token stream at 20 ms per token at one frontend, drops the connection at token 100, resumes at another
-one with ``Last-Event-ID``, and compares the whole with an uninterrupted answer. Against servers that run already::
+Starts a 300-token stream at 20 ms per token at one frontend, drops the connection at token 100, resumes at
+another one with ``Last-Event-ID``, and compares the whole with an uninterrupted answer. Against servers that run already::
 
     python tests/e2e/resume_demo.py http://127.0.0.1:8000 http://127.0.0.1:8001 [--model mocker]
 
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import http.client
 import json
+import threading
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -74,6 +75,10 @@ def demo(first: str, second: str, model: str) -> dict[str, Any]:
         "model": model, "stream": True, "max_tokens": TOKENS, "seed": 1,
         "messages": [{"role": "user", "content": "tell me a long story"}],
     }  # fmt: skip
+    whole: list[Chunk] = []
+    uninterrupted = f"{second}/v1/chat/completions"
+    reading = threading.Thread(target=lambda: whole.extend(chunks(events("POST", uninterrupted, ask))))
+    reading.start()
     seen: list[Chunk] = []
     stream = chunks(events("POST", f"{first}/v1/chat/completions", ask))
     for chunk in stream:
@@ -84,7 +89,7 @@ def demo(first: str, second: str, model: str) -> dict[str, Any]:
     request_id = seen[0].completion.removeprefix("chatcmpl-")
     path = f"{second}/v1/requests/{request_id}/stream"
     rest = list(chunks(events("GET", path, headers={"Last-Event-ID": seen[-1].id})))
-    whole = list(chunks(events("POST", f"{second}/v1/chat/completions", ask)))
+    reading.join()
     ids = [chunk.id for chunk in seen + rest if chunk.text]
     return {
         "request_id": request_id,
