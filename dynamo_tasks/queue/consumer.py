@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import weakref
 from typing import Any
 
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
@@ -34,13 +35,29 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._restart_state = _NoLimit()
+        self._late: dict[str, bool] = {}
         control.install()
 
     def on_ready(self) -> None:
         """Celery callback: it consumes (again)."""
         channel = self.task_consumer.channel
-        channel.restore_unknown({request._message.delivery_tag for request in reserved_requests})
+        channel.acknowledged_late = self._done_late
+        self._settle_late()
+        carried = weakref.WeakSet(reserved_requests)
+        channel.restore_unknown({request._message.delivery_tag for request in carried})
+        channel.carried = lambda: sum(request in reserved_requests for request in carried)
         super().on_ready()
+
+    def _done_late(self, tag: str, requeue: bool) -> None:
+        """A task that was fetched over an earlier connection is done."""
+        self._late[tag] = requeue
+        if self.task_consumer is not None and not self.task_consumer.channel.closed:
+            self._settle_late()
+
+    def _settle_late(self) -> None:
+        for tag, requeue in list(self._late.items()):
+            self.task_consumer.channel.settle_late(tag, requeue)
+            del self._late[tag]
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Celery callback: nobody here serves it."""

@@ -79,6 +79,7 @@ class Shutdown:
     async def _leave(self) -> None:
         """Out of the registry, and what was not started back to its queues."""
         await asyncio.sleep(0)  # what was accepted in this turn of the loop counts as started
+        self._worker.hub.run_ready()  # what has ended is acknowledged, not given back
         self._give_back()
         await self._worker.host.deregister()
 
@@ -91,7 +92,7 @@ class Shutdown:
         if not drained.done():
             drained.cancel()
             return False
-        return drained.result()
+        return bool(drained.result())
 
     async def _hand_over(self) -> None:
         await self._worker.pool.hand_over(HANDOVER_SECONDS)
@@ -113,6 +114,8 @@ class Shutdown:
         tags = [tag for tag in qos._delivered if tag not in qos._dirty and tag not in running]
         try:
             consumer.channel.give_back(tags)
+            if everything:
+                consumer.channel.restore_unknown(set())
         except consumer.channel.connection_errors:
             # The broker is away: the ledger and this instance's list of unacknowledged messages tell the rest.
             return

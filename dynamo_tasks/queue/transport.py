@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -54,15 +54,20 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
         """A message is done."""
         if self._tracked(delivery_tag):
             VirtualQoS.ack(self, delivery_tag)
+        elif self.channel.closed:
+            self.channel.acknowledged_late(delivery_tag, False)
         else:
             super().ack(delivery_tag)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """A message is not wanted; with ``requeue`` it goes to the front of its queue."""
         if not self._tracked(delivery_tag):
-            super().reject(delivery_tag, requeue=requeue)
+            if self.channel.closed:
+                self.channel.acknowledged_late(delivery_tag, requeue)
+            else:
+                super().reject(delivery_tag, requeue=requeue)
             return
-        if requeue:
+        if requeue and not self.channel.closed:
             self.channel.give_back([delivery_tag])
         else:
             VirtualQoS.ack(self, delivery_tag)
@@ -87,6 +92,12 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     QoS = QoS
     do_restore = False
     sep = PRIORITY_SEPARATOR
+
+    carried: Callable[[], int] = staticmethod(lambda: 0)
+    """Number of tasks that run on messages of an earlier connection: they fill slots of this one."""
+
+    acknowledged_late: Callable[[str, bool], None] = staticmethod(lambda tag, requeue: None)
+    """Takes the tags (and whether to requeue) of messages that are done after this channel was closed."""
 
     _shared_client: Any = None
     _ledger: SyncLedger | None = None
@@ -140,7 +151,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         return [] if self.closed else [f"{self.global_keyprefix}{queue}" for queue in self.active_queues]
 
     def _free_slots(self) -> int:
-        return int(self.qos.can_consume_max_estimate() or 0) if self.qos.can_consume() else 0
+        return max(0, int(self.qos.can_consume_max_estimate() or 0) - self.carried())
 
     def _arrived(self, raw: bytes, key: str) -> None:
         queue = key[len(self.global_keyprefix) :]
@@ -171,6 +182,13 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     def _unblock(self, connection_id: int) -> None:
         with self.conn_or_acquire() as client:
             client.client_unblock(connection_id)
+
+    def settle_late(self, tag: str, requeue: bool) -> None:
+        """Acknowledge (or requeue) a message that came over an earlier channel of this process."""
+        if requeue:
+            self.qos.restore_by_tag(tag, leftmost=False)
+        else:
+            self.qos._remove_from_indices(tag).execute()
 
     def restore_unknown(self, keep: set[str]) -> None:
         """Give back what this process had fetched over an earlier connection and never started.

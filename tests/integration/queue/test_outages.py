@@ -1,0 +1,103 @@
+"""The worker's connections are cut, and its server restarted, while streams run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support.processes import Worker, until
+from tests.support.queue import Lab
+from tests.support.server import RedisServer
+
+
+@pytest.fixture
+def lab(own_server: RedisServer) -> Iterator[Lab]:
+    """A server that may be harmed."""
+    made = Lab(own_server, "cut")
+    yield made
+    made.close()
+
+
+def cut(lab: Lab, keep: set[str] = frozenset(), only: str = "") -> None:
+    """``CLIENT KILL`` of connections; ``only`` those of the broker, or all."""
+    mine = lab.redis.client_id()
+    for found in lab.redis.client_list():
+        if str(found["id"]) in keep or int(found["id"]) == mine:
+            continue
+        store = found["name"].startswith("dynamo-tasks:") and found["name"] != "dynamo-tasks:consumer"
+        if only != "broker" or not store:
+            lab.redis.client_kill_filter(_id=found["id"])
+
+
+def ids(lab: Lab) -> set[str]:
+    return {str(found["id"]) for found in lab.redis.client_list()}
+
+
+def alive(worker: Worker) -> None:
+    assert worker.alive, worker.output
+    assert "Traceback" not in worker.output, worker.output
+    assert "Unrecoverable" not in worker.output, worker.output
+
+
+def test_all_connections_of_the_worker_are_cut_in_mid_stream(lab: Lab) -> None:
+    """† With an unacknowledged late-ack message stock Celery ends here: "Unrecoverable error"."""
+    assert lab.redis.ping()
+    before = ids(lab)
+    with lab.worker() as worker:
+        workers = ids(lab) - before
+        results = [lab.call("count", {"n": 80, "delay": 0.02}) for _ in range(5)]
+        plain = lab.plain("doze").delay(0.8)
+        iterators = [iter(result) for result in results]
+        heads = [[next(one) for _ in range(5)] for one in iterators]
+        cut(lab, keep=ids(lab) - workers)
+        assert [head + list(one) for head, one in zip(heads, iterators, strict=True)] == [list(range(80))] * 5
+        assert plain.get(timeout=10) is True
+        assert lab.call("echo", 1).get(timeout=10) == 1
+        assert lab.plain("plus").clone(args=(1,)).delay().get(timeout=10) == 2
+        until(lambda: lab.unacked() == 0, what="all acked")
+        alive(worker)
+        assert [lab.record(result.id)["att"] for result in results] == ["1"] * 5
+
+
+def test_streams_keep_their_pace_while_only_the_broker_is_away(lab: Lab) -> None:
+    with lab.worker() as worker:
+        paced = lab.call("pace", {"n": 60, "delay": 0.02})
+        lab.reaches(paced.id, "RUNNING")
+        stop = time.monotonic() + 1.0
+        while time.monotonic() < stop:
+            cut(lab, only="broker")
+            time.sleep(0.05)  # the pace of the fault
+        gaps = list(paced)
+        assert sorted(gaps)[len(gaps) // 2] < 0.04, gaps
+        assert max(gaps) < 0.3, gaps
+        assert lab.call("echo", 1).get(timeout=10) == 1
+        alive(worker)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_the_server_is_killed_and_restarted_on_its_aof(lab: Lab, own_server: RedisServer, streaming: bool) -> None:
+    with lab.worker() as worker:
+        assert lab.call("echo", 1).get(timeout=10) == 1
+        results = [lab.call("count", {"n": 120, "delay": 0.02}) for _ in range(3)] if streaming else []
+        iterators = [iter(result) for result in results]
+        heads = [[next(one) for _ in range(3)] for one in iterators]
+        own_server.kill()
+        own_server.start()
+        assert [head + list(one) for head, one in zip(heads, iterators, strict=True)] == [list(range(120))] * len(results)
+        assert lab.call("echo", 2).get(timeout=20) == 2
+        alive(worker)
+
+
+def test_no_hoarding_after_a_reconnect(lab: Lab) -> None:
+    """What runs still counts: a new broker connection doesn't double the number of slots."""
+    with lab.worker("--concurrency", "2") as worker:
+        for found in range(5):
+            lab.call("count", {"n": 200, "delay": 0.02}, task_id=f"long-{found}")
+        until(lambda: lab.length() == 3, what="two that run")
+        cut(lab, only="broker")
+        pings = until(lambda: lab.app.control.inspect(timeout=1, limit=1).ping(), what="remote control again")
+        assert len(pings) == 1
+        assert lab.length() == 3
+        alive(worker)
