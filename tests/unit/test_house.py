@@ -84,7 +84,8 @@ def test_sdk_imports_nothing_heavy():
 
 
 def test_sdk_imports_fast():
-    code = "import time; t = time.perf_counter(); import dynamo_tasks.sdk; print(time.perf_counter() - t)"
+    # CPU time: a busy machine stretches the wall clock.
+    code = "import time; t = time.process_time(); import dynamo_tasks.sdk; print(time.process_time() - t)"
     times = [float(run_python(code)) for _ in range(5)]
     # The best of several: other work on the machine only ever adds.
     assert min(times) < SDK_BUDGET_S, "see: python -X importtime -c 'import dynamo_tasks.sdk'"
