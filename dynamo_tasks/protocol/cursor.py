@@ -69,10 +69,8 @@ class Cursor:
         last = self.last
         if self.ended or event.id <= last:
             return Verdict.IGNORE
-        if event.id.epoch == last.epoch:
-            follows = event.id.seq == last.seq + 1
-        else:
-            follows = _predecessor(event) == last
+        same = event.id.epoch == last.epoch
+        follows = event.id.seq == last.seq + 1 if same else _predecessor(event) == last
         return self._apply(event) if follows else Verdict.DIVERGED
 
     def _apply(self, event: Event) -> Verdict:

@@ -48,7 +48,9 @@ class Store:
         await self.commands.start()
 
     async def _learn(self, wire: Wire) -> None:
-        info = _parse_info(await wire.execute("INFO", "server")) | _parse_info(await wire.execute("INFO", "memory"))
+        info = _parse_info(await wire.execute("INFO", "server")) | _parse_info(
+            await wire.execute("INFO", "memory")
+        )
         self.run_id = info.get("run_id", "")
         self.version = info.get("valkey_version") or info.get("redis_version", "0")
         if _version(info.get("redis_version", "0")) < MIN_VERSION:

@@ -27,7 +27,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-__all__ = ["PRIORITY_SEPARATOR", "PRIORITY_STEPS", "Keys", "client_channel", "namespaces_key", "priority_suffix"]
+__all__ = [
+    "PRIORITY_SEPARATOR",
+    "PRIORITY_STEPS",
+    "Keys",
+    "client_channel",
+    "namespaces_key",
+    "priority_suffix",
+]
 
 PRIORITY_SEPARATOR = "\x06\x16"
 """What kombu puts between the name of a queue and its priority step."""

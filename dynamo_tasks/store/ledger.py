@@ -297,7 +297,10 @@ class Ledger:
     async def purge(self, namespace: str, request_id: str) -> str:
         """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``."""
         reply = await script("purge").run(
-            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id
+            self.store.commands,
+            self._keys(namespace, request_id),
+            self.store.keys(namespace).base,
+            request_id,
         )
         return str(reply.decode())
 
@@ -330,7 +333,9 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
     """The id that the ``submit`` script answered with; raises as :meth:`Ledger.submit`."""
     code, value = reply
     if code == b"CONFLICT":
-        raise IdempotencyConflictError(f"idempotency key {new.idempotency_key!r} was used with another payload")
+        raise IdempotencyConflictError(
+            f"idempotency key {new.idempotency_key!r} was used with another payload"
+        )
     if code == b"FULL":
         raise QueueFullError(
             f"the queue of {new.endpoint.component} holds {int(value)} requests, its limit", retry_after=1.0

@@ -102,7 +102,9 @@ class Link:
             try:
                 await self._connect()
             except DynamoError as exc:
-                event("store.reconnect_failed", connection=self._name, server=str(self.address), error=str(exc))
+                event(
+                    "store.reconnect_failed", connection=self._name, server=str(self.address), error=str(exc)
+                )
                 delay = min(delay * 2, _MAX_DELAY)
             else:
                 self.reconnects += 1

@@ -32,7 +32,9 @@ class Pages:
         self._store = store
         self._read = metrics.counter("reader_events_total", source="xrange")
 
-    async def read(self, wire: Wire, subs: list[Subscription], clock: Callable[[], float]) -> list[Subscription]:
+    async def read(
+        self, wire: Wire, subs: list[Subscription], clock: Callable[[], float]
+    ) -> list[Subscription]:
         """Feed the readers from their logs; returns those that have all that there is.
 
         Raises:
@@ -47,7 +49,11 @@ class Pages:
         return done
 
     async def _round(
-        self, wire: Wire, hungry: list[tuple[Subscription, int]], clock: Callable[[], float], done: list[Subscription]
+        self,
+        wire: Wire,
+        hungry: list[tuple[Subscription, int]],
+        clock: Callable[[], float],
+        done: list[Subscription],
     ) -> list[tuple[Subscription, int]]:
         """One page for each; returns who needs another one, and how large."""
         commands: list[list[Any]] = []

@@ -125,7 +125,12 @@ class StreamReader:
         return sub
 
     async def join(
-        self, request_id: str, *, after: EventId | None = None, namespace: str | None = None, owner_key: str | None = None
+        self,
+        request_id: str,
+        *,
+        after: EventId | None = None,
+        namespace: str | None = None,
+        owner_key: str | None = None,
     ) -> Subscription:
         """Read a request that exists, from its start or behind an event.
 
@@ -164,7 +169,9 @@ class StreamReader:
             raise RequestNotFoundError(f"no request {sub.request_id!r} is known")
         if there == b"0":
             raise StreamExpiredError(f"the stream of request {sub.request_id} is past its retention")
-        raise InvalidEventIdError(f"event {wish} is beyond the top of the stream, {top.decode()}", param="after")
+        raise InvalidEventIdError(
+            f"event {wish} is beyond the top of the stream, {top.decode()}", param="after"
+        )
 
     def _attach(self, sub: Subscription, owner_key: str | None, wish: EventId) -> tuple[Any, ...]:
         """Keys and arguments of the ``attach`` script."""
@@ -217,7 +224,9 @@ class StreamReader:
         replies = await wire.pipeline([attach.command(*self._attach(sub, None, ZERO)) for sub in wanted])
         if generation == self._generation and self._subscribed:
             # A record that is missing is restored by its owner: ask again with the next check.
-            done = [sub for sub, reply in zip(wanted, replies, strict=True) if isinstance(reply, list) and reply]
+            done = [
+                sub for sub, reply in zip(wanted, replies, strict=True) if isinstance(reply, list) and reply
+            ]
             self._rejoin.difference_update(sub.request_id for sub in done)
 
     async def _watch(self) -> None:

@@ -73,7 +73,9 @@ class Registry:
         replies = await wire.pipeline(commands)
         return all(reply == 1 for reply in replies[2 : 2 + len(infos)]) and (not infos or replies[-1] == 0)
 
-    async def revoke(self, namespace: str, lease: int, infos: Iterable[InstanceInfo], *, keep_lease: bool = False) -> None:
+    async def revoke(
+        self, namespace: str, lease: int, infos: Iterable[InstanceInfo], *, keep_lease: bool = False
+    ) -> None:
         """Take registrations back at once, and the lease too unless requests still run on it."""
         keys = self.store.keys(namespace)
         commands: list[list[str | bytes | int]] = []

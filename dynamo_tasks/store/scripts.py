@@ -15,7 +15,7 @@ _MISSING = "NOSCRIPT"
 
 
 class Runner(Protocol):
-    """What a script can run on: a :class:`~dynamo_tasks.store.link.Link` or a :class:`~dynamo_tasks.store.wire.Wire`."""
+    """What a script can run on: a ``Link`` or a ``Wire``."""
 
     async def execute(self, *command: str | bytes | int | float) -> Reply:
         """Run one command."""

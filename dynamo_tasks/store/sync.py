@@ -44,7 +44,15 @@ class SyncLedger:
         return submitted(new, self._run(script("submit"), *submit_call(keys, new)))
 
     def release(
-        self, namespace: str, request_id: str, lease: int, epoch: int, *, retries: int, not_before: float, message: bytes
+        self,
+        namespace: str,
+        request_id: str,
+        lease: int,
+        epoch: int,
+        *,
+        retries: int,
+        not_before: float,
+        message: bytes,
     ) -> None:
         """Put a running request back into its queue for a retry.
 

@@ -120,7 +120,9 @@ class Wire(asyncio.Protocol):
         try:
             async with asyncio.timeout(_CONNECT_TIMEOUT):
                 if address.path:
-                    _, wire = await loop.create_unix_connection(lambda: cls(on_message, on_lost), address.path)
+                    _, wire = await loop.create_unix_connection(
+                        lambda: cls(on_message, on_lost), address.path
+                    )
                 else:
                     tls = ssl_module.create_default_context() if address.tls else None
                     _, wire = await loop.create_connection(
@@ -128,15 +130,15 @@ class Wire(asyncio.Protocol):
                     )
                 await wire._hello(address, name)
         except (OSError, TimeoutError) as exc:
-            raise ServerUnavailableError(f"cannot reach the Redis server at {address}: {exc or 'no answer'}") from exc
+            raise ServerUnavailableError(
+                f"cannot reach the Redis server at {address}: {exc or 'no answer'}"
+            ) from exc
         return wire
 
     async def _hello(self, address: Address, name: str) -> None:
         commands: list[Command] = []
         if address.password:
-            commands.append(
-                ["AUTH", *([address.username] if address.username else []), address.password]
-            )
+            commands.append(["AUTH", *([address.username] if address.username else []), address.password])
         commands.append(["CLIENT", "SETNAME", name])
         if address.db:
             commands.append(["SELECT", address.db])

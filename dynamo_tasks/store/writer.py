@@ -263,7 +263,9 @@ class Writer:
         """Ask what the server knows of a log, and go on from there."""
         attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
         restore = log.run_id != self._run_id
-        message: list[str | bytes] = ["msg", attempt.message()] if restore and attempt.message is not None else []
+        message: list[str | bytes] = (
+            ["msg", attempt.message()] if restore and attempt.message is not None else []
+        )
         reply = await script("resync").run(
             wire, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
             attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), int(restore),
@@ -280,7 +282,9 @@ class Writer:
             log.readers = reply[2].decode().split()
             log.reopen()
             if not log.realign(EventId.parse(reply[1].decode()), self._loop.time()):
-                log.die(StreamDivergedError("the server forgot more of the stream than this worker still has"))
+                log.die(
+                    StreamDivergedError("the server forgot more of the stream than this worker still has")
+                )
         elif log.ended is not None:
             log.suspect = False
         elif reply[0] == b"ENDED" and log.finish_request is not None:

@@ -207,7 +207,16 @@ class RealServer:
     def claim(self, lease: int, nonce: str) -> Attempt | None:
         # Nobody holds a lease here: whoever asks may take the request over.
         reply = self._run(
-            "claim", self._pair, self._keys.base, self._id, f"{lease:x}", nonce, 0, 1, "dt:@namespaces", NAMESPACE
+            "claim",
+            self._pair,
+            self._keys.base,
+            self._id,
+            f"{lease:x}",
+            nonce,
+            0,
+            1,
+            "dt:@namespaces",
+            NAMESPACE,
         )
         if reply[0] != b"OK":
             return None
@@ -219,7 +228,9 @@ class RealServer:
         pipe = self._redis.pipeline(transaction=True)
         for entry in entries:
             pipe.execute_command("XADD", self._pair[1], "NOMKSTREAM", str(entry.id), entry.kind, entry.data)
-        push = msgspec.msgpack.encode([(self._id, str(entry.id), entry.kind, entry.data) for entry in entries])
+        push = msgspec.msgpack.encode(
+            [(self._id, str(entry.id), entry.kind, entry.data) for entry in entries]
+        )
         for channel in readers:
             pipe.publish(channel, push)
         replies = pipe.execute(raise_on_error=False)
@@ -240,7 +251,11 @@ class RealServer:
             "rd", " ".join(readers),
         )  # fmt: skip
         code = reply[0].decode()
-        return (code, EventId.parse(reply[1].decode()), reply[2].decode().split()) if code == "OK" else (code, ZERO, [])
+        return (
+            (code, EventId.parse(reply[1].decode()), reply[2].decode().split())
+            if code == "OK"
+            else (code, ZERO, [])
+        )
 
     def cancel(self) -> str:
         reply = self._run(
@@ -323,7 +338,13 @@ def _fields(fields: Any) -> Any:
 
 
 def _attempt(
-    lease: int, nonce: str, epoch: int, previous: EventId, number: int, readers: list[str], fields: list[bytes]
+    lease: int,
+    nonce: str,
+    epoch: int,
+    previous: EventId,
+    number: int,
+    readers: list[str],
+    fields: list[bytes],
 ) -> Attempt:
     return Attempt(
         namespace=NAMESPACE, id="r", lease=lease, nonce=nonce, epoch=epoch, previous=previous, number=number,

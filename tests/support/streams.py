@@ -87,7 +87,9 @@ class Owner:
         """As others see it: the lease is gone. The process itself goes on."""
         await self.place.do("DEL", self.place.keys.lease(self.lease))
 
-    async def claim(self, request_id: str, *, retries: int = 0, tracked: bool = True, nonce: str | None = None) -> Attempt:
+    async def claim(
+        self, request_id: str, *, retries: int = 0, tracked: bool = True, nonce: str | None = None
+    ) -> Attempt:
         return await self.ledger.claim(
             self.place.endpoint, request_id, self.lease, retries=retries, tracked=tracked, queue=self.place.queue,
             message=b"message", nonce=nonce,

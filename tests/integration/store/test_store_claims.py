@@ -30,7 +30,9 @@ async def test_a_claim_asked_again_is_the_same_claim(redis_server: RedisServer) 
 
 
 @on_loop
-async def test_a_message_of_a_request_that_a_live_instance_runs_is_a_duplicate(redis_server: RedisServer) -> None:
+async def test_a_message_of_a_request_that_a_live_instance_runs_is_a_duplicate(
+    redis_server: RedisServer,
+) -> None:
     async with Place(redis_server.url) as place:
         one, two, request_id = await place.owner(), await place.owner(), await place.submit()
         await one.claim(request_id)
@@ -67,9 +69,15 @@ async def test_an_epoch_grows_even_if_the_clock_is_behind(redis_server: RedisSer
 
 
 @on_loop
-async def test_a_finished_request_whose_tail_did_not_run_gives_its_outcome_again(redis_server: RedisServer) -> None:
+async def test_a_finished_request_whose_tail_did_not_run_gives_its_outcome_again(
+    redis_server: RedisServer,
+) -> None:
     async with Place(redis_server.url) as place:
-        one, two, request_id = await place.owner(), await place.owner(), await place.submit(ignore_result=False)
+        one, two, request_id = (
+            await place.owner(),
+            await place.owner(),
+            await place.submit(ignore_result=False),
+        )
         log = await one.run(request_id)
         assert await log.finish(DONE, b'["r"]', settled=False) == "OK"
         assert (await refusal(two, request_id)).reason == "DUPLICATE"  # its owner lives: it runs the tail
@@ -81,7 +89,9 @@ async def test_a_finished_request_whose_tail_did_not_run_gives_its_outcome_again
 
 
 @on_loop
-async def test_a_cancelled_request_tells_its_outcome_to_who_receives_its_message(redis_server: RedisServer) -> None:
+async def test_a_cancelled_request_tells_its_outcome_to_who_receives_its_message(
+    redis_server: RedisServer,
+) -> None:
     async with Place(redis_server.url) as place:
         owner, request_id = await place.owner(), await place.submit(ignore_result=False)
         assert await place.ledger.cancel(place.namespace, request_id) == "OK"
@@ -92,7 +102,9 @@ async def test_a_cancelled_request_tells_its_outcome_to_who_receives_its_message
 
 
 @on_loop
-async def test_our_message_without_a_record_is_dropped_a_foreign_one_gets_a_record(redis_server: RedisServer) -> None:
+async def test_our_message_without_a_record_is_dropped_a_foreign_one_gets_a_record(
+    redis_server: RedisServer,
+) -> None:
     async with Place(redis_server.url) as place:
         owner, request_id = await place.owner(), await place.submit()
         await place.do("DEL", place.keys.record(request_id))
@@ -118,7 +130,9 @@ async def test_retry_messages_are_told_apart_by_their_number(redis_server: Redis
 
 
 @on_loop
-async def test_a_message_before_its_time_waits_and_one_past_its_deadline_expires(redis_server: RedisServer) -> None:
+async def test_a_message_before_its_time_waits_and_one_past_its_deadline_expires(
+    redis_server: RedisServer,
+) -> None:
     async with Place(redis_server.url) as place:
         owner = await place.owner()
         early = await place.submit(not_before=4e9)
@@ -139,7 +153,9 @@ async def test_a_claim_keeps_the_log_and_only_the_winner_of_finish_ends_it(redis
         await one.die()
         new = await two.run(request_id)
         assert await place.do("PTTL", place.keys.log(request_id)) == -1
-        assert await one.ledger.finish(old.attempt, top=old.top, end=DONE, result=b"", settled=True) == "FENCED"
+        assert (
+            await one.ledger.finish(old.attempt, top=old.top, end=DONE, result=b"", settled=True) == "FENCED"
+        )
         assert await place.state(request_id) == "RUNNING"
         await two.write(new, 3)
         assert await two.finish(new) == "OK"

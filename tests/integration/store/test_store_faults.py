@@ -25,7 +25,9 @@ async def ask_again(verb):
             await asyncio.sleep(0.01)
 
 
-@pytest.mark.parametrize("step", ["submit", "claim", "attach", "XADD", "finish", "release", "settle", "cancel"])
+@pytest.mark.parametrize(
+    "step", ["submit", "claim", "attach", "XADD", "finish", "release", "settle", "cancel"]
+)
 @on_loop
 async def test_a_lost_reply_changes_nothing(redis_server: RedisServer, step: str) -> None:
     async with Proxy(redis_server.url) as proxy, Place(redis_server.url) as place:
@@ -61,7 +63,9 @@ async def test_a_lost_reply_changes_nothing(redis_server: RedisServer, step: str
 
 
 @on_loop
-async def test_a_server_that_is_killed_in_mid_stream_and_comes_back_on_its_aof(own_server: RedisServer) -> None:
+async def test_a_server_that_is_killed_in_mid_stream_and_comes_back_on_its_aof(
+    own_server: RedisServer,
+) -> None:
     async with Place(own_server.url) as place:
         await place.do("CONFIG", "SET", "appendfsync", "always")
         owner, client = await place.owner(), await place.client()

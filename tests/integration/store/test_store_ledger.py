@@ -264,10 +264,15 @@ async def test_purge_erases_payload_and_log(redis_server: RedisServer) -> None:
 async def test_what_ended_leaves_no_key_without_an_end(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         owner, client = await place.owner(), await place.client()
-        subs = [await client.submit(deadline=time.time() + 60, idempotency_key=f"k{n}", digest="d") for n in range(4)]
+        subs = [
+            await client.submit(deadline=time.time() + 60, idempotency_key=f"k{n}", digest="d")
+            for n in range(4)
+        ]
         finished, cancelled_running, cancelled_queued, retried = (sub.request_id for sub in subs)
         logs = {i: await owner.run(i) for i in (finished, cancelled_running, retried)}
-        await owner.ledger.release(logs[retried].attempt, retries=1, not_before=time.time() + 60, message=b"m")
+        await owner.ledger.release(
+            logs[retried].attempt, retries=1, not_before=time.time() + 60, message=b"m"
+        )
         await owner.finish(logs[finished])
         for request_id in (cancelled_running, cancelled_queued, retried):
             await place.ledger.cancel(place.namespace, request_id)

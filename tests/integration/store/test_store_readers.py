@@ -251,7 +251,9 @@ async def test_a_reader_ahead_of_the_log_is_told_when_it_is_cancelled(redis_serv
 
 
 @on_loop
-async def test_a_reader_above_the_end_is_told(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_reader_above_the_end_is_told(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The clock of the server that took over is behind: the epochs of the new log are below the reader's."""
     monkeypatch.setattr(subscription_module, "FIRST_CHECK", 0.05)
     async with Place(redis_server.url) as place:
@@ -340,7 +342,9 @@ async def test_a_slow_reader_holds_little_and_falls_back_to_the_log(
 
 
 @on_loop
-async def test_a_buffer_is_bounded_in_bytes(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_buffer_is_bounded_in_bytes(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(subscription_module, "BUFFER_BYTES", 3000)
     async with Place(redis_server.url) as place:
         owner, client = await place.owner(), await place.client()
@@ -355,7 +359,10 @@ async def test_a_buffer_is_bounded_in_bytes(redis_server: RedisServer, monkeypat
 @on_loop
 async def test_databases_of_one_server_do_not_hear_each_other(redis_server: RedisServer) -> None:
     """Channels ignore the database, so their names must not: same namespace, same lease, same ids."""
-    async with Place(redis_server.url) as place, Place(redis_server.url.removesuffix("/0") + "/1") as elsewhere:
+    async with (
+        Place(redis_server.url) as place,
+        Place(redis_server.url.removesuffix("/0") + "/1") as elsewhere,
+    ):
         owner, request_id = await place.owner(), await place.submit()
         await owner.run(request_id)
         heard: list[bytes] = []

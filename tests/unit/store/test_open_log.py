@@ -13,7 +13,16 @@ from dynamo_tasks.store.log import KEEP, OpenLog
 
 def open_log(cap: int = 1 << 20) -> OpenLog:
     attempt = Attempt(
-        namespace="n", id="r", lease=1, nonce="x", epoch=7, previous=ZERO, number=1, readers=[], deadline=0.0, fields=[]
+        namespace="n",
+        id="r",
+        lease=1,
+        nonce="x",
+        epoch=7,
+        previous=ZERO,
+        number=1,
+        readers=[],
+        deadline=0.0,
+        fields=[],
     )
     return OpenLog(attempt, changed=lambda log: None, on_dead=lambda reason: None, cap=cap)
 
