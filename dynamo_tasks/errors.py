@@ -29,7 +29,7 @@
     │   ├── DeadlineExceededError      504  deadline_exceeded      while it ran
     │   ├── StreamDivergedError        500  stream_diverged        a reader is ahead of the log
     │   ├── StreamTooLargeError        500  stream_too_large       the byte cap of one stream
-    │   └── NotResumableError          500  not_resumable          output was streamed and the policy forbids another run
+    │   └── NotResumableError          500  not_resumable          it had streamed, and its policy forbids another run
     ├── FencedError                    500  fenced                 another attempt owns the request (internal)
     └── LeaseLostError                 500  lease_lost
 """
@@ -81,7 +81,9 @@ class DynamoError(Exception):
     code: ClassVar[str] = "internal_error"
     http_status: ClassVar[int] = 500
 
-    def __init__(self, message: str | None = None, *, param: str | None = None, retry_after: float | None = None):
+    def __init__(
+        self, message: str | None = None, *, param: str | None = None, retry_after: float | None = None
+    ):
         """Make the error.
 
         Args:

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.support.server import RedisServer  # noqa: E402
+from tests.support.server import RedisServer
 
 
 @pytest.fixture(scope="session")

@@ -155,7 +155,7 @@ class ValueStreamResponse:
                 keep_alive.sent()
         except DynamoError as error:
             return error_event(error) + DONE
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001 - a method of the user: whatever it raises is its answer
             # The author's code: whatever it raises must end the stream with an error, not cut it off.
             log.event("http.error", exc=exc, api=self._name, error=str(exc))
             return error_event(ErrorInfo.of(exc).exception()) + DONE

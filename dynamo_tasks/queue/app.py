@@ -25,6 +25,7 @@ _NEVER = 10**9
 PLAIN_QUEUE = "dynamo-tasks"
 """Where plain tasks (``@app.task``) go by default; every worker serves it beside the queues of its component."""
 
+
 class _CommandError(click.ClickException):
     """One line in place of a traceback, for Celery's own commands."""
 
@@ -77,7 +78,9 @@ class DynamoApp(Celery):  # type: ignore[misc]
 
     amqp_cls = AMQP
 
-    def __init__(self, *args: Any, server_url: str | Callable[[], str], make_host: HostFactory, **kwargs: Any):
+    def __init__(
+        self, *args: Any, server_url: str | Callable[[], str], make_host: HostFactory, **kwargs: Any
+    ):
         self._server_url = server_url
         self.host_factory = make_host
         self._executor: Executor | None = None
@@ -169,7 +172,11 @@ def create_app(
         worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=True,
         broker_connection_retry_on_startup=True,
-        broker_transport_options={"visibility_timeout": _NEVER, "socket_keepalive": True, "health_check_interval": 25},
+        broker_transport_options={
+            "visibility_timeout": _NEVER,
+            "socket_keepalive": True,
+            "health_check_interval": 25,
+        },
         **conf,
     )
     return app

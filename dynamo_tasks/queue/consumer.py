@@ -62,7 +62,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Celery callback: nobody here serves it."""
         super().on_unknown_task(body, message, exc)
-        self._refused(message, UnknownEndpointError(f"the worker that received the request does not serve {exc}"))
+        self._refused(
+            message, UnknownEndpointError(f"the worker that received the request does not serve {exc}")
+        )
 
     def on_invalid_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Celery callback: the message is not what it should be."""

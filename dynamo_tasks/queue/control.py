@@ -1,4 +1,8 @@
-"""Remote control: ``revoke`` acts at once on what waits in a queue or for its time."""
+"""Remote control commands that do more than Celery's own.
+
+``revoke`` acts at once on what waits in a queue or for its time. ``time_limit`` holds for the next message:
+Celery's own changes the task, but the worker goes on with the limits that it read when it started.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +13,23 @@ from celery.worker.control import Panel
 
 __all__ = ["install"]
 
-_stock = Panel.data["revoke"]
+_stock_revoke, _stock_time_limit = Panel.data["revoke"], Panel.data["time_limit"]
 
 
 def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
     drops = state.app.executor.drops
     for one in maybe_list(task_id) or []:
         drops.spawn(drops.revoke(str(one)))
-    return _stock(state, task_id, terminate=terminate, signal=signal, **kwargs)
+    return _stock_revoke(state, task_id, terminate=terminate, signal=signal, **kwargs)
+
+
+def _time_limit(state: Any, task_name: Any = None, hard: Any = None, soft: Any = None, **kwargs: Any) -> Any:
+    reply = _stock_time_limit(state, task_name=task_name, hard=hard, soft=soft, **kwargs)
+    state.consumer.update_strategies()
+    return reply
 
 
 def install() -> None:
-    """Replace Celery's own command in this process."""
+    """Replace Celery's own commands in this process."""
+    Panel.data["time_limit"] = _time_limit
     Panel.data["revoke"] = _revoke

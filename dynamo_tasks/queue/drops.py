@@ -46,7 +46,11 @@ class Drops:
         Returns:
             Whether Celery's books are to be told; not where the request runs elsewhere, or has ended otherwise.
         """
-        end = End(State.EXPIRED, "expired", error=ErrorInfo.of(RequestExpiredError())) if expired else cancelled()
+        end = (
+            End(State.EXPIRED, "expired", error=ErrorInfo.of(RequestExpiredError()))
+            if expired
+            else cancelled()
+        )
         answer = await self.end_queued(namespace, request_id, end)
         if answer == "ENDED":
             return await self._owes_revocation(namespace, request_id)
@@ -77,7 +81,14 @@ class Drops:
         """Celery refuses the message: unknown task, not decodable, not valid."""
         info = ErrorInfo.of(error)
         if await self.end_queued(namespace, request_id, End(State.FAILED, "error", error=info)) == "OK":
-            event("request.failed", request_id=request_id, endpoint=namespace, attempt=0, code=info.code, error=info.message)
+            event(
+                "request.failed",
+                request_id=request_id,
+                endpoint=namespace,
+                attempt=0,
+                code=info.code,
+                error=info.message,
+            )
             await self._asked(lambda: self._ledger.settle(namespace, request_id))
 
     @staticmethod

@@ -67,7 +67,13 @@ def digest(payload: bytes) -> str:
 
 
 def build(
-    endpoint: EndpointId, request_id: str, payload: Any, *, queue: str, priority: int = 0, ignore_result: bool = True
+    endpoint: EndpointId,
+    request_id: str,
+    payload: Any,
+    *,
+    queue: str,
+    priority: int = 0,
+    ignore_result: bool = True,
 ) -> tuple[bytes, bytes]:
     """The message of a call as a frontend makes it, and its encoded body. No Celery object is involved.
 

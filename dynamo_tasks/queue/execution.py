@@ -31,8 +31,8 @@ from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible
-from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
 from dynamo_tasks.queue.meters import meters_of
+from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
@@ -335,7 +335,9 @@ class Execution:
     async def _give_back(self, attempt: Attempt, log: OpenLog, *, front: bool, counts: bool) -> None:
         await self._executor.writer.drain(log)
         with contextlib.suppress(FencedError):
-            await self._executor.ledger.release(attempt, retries=self._call.retries, front=front, counts=counts)
+            await self._executor.ledger.release(
+                attempt, retries=self._call.retries, front=front, counts=counts
+            )
         raise HandedOver
 
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
@@ -390,5 +392,3 @@ async def _skip(values: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:
                 count -= 1
             else:
                 yield value
-
-

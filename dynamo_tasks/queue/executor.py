@@ -47,7 +47,9 @@ class Running(Protocol):
 class Executor:
     """One per worker process."""
 
-    def __init__(self, store: Store, lease: int, handlers: dict[str, Handler], *, stream_cap: int = DEFAULT_CAP):
+    def __init__(
+        self, store: Store, lease: int, handlers: dict[str, Handler], *, stream_cap: int = DEFAULT_CAP
+    ):
         self.store = store
         self.lease = lease
         self.handlers = handlers

@@ -52,7 +52,7 @@ async def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
     while not hosted.dead:
         try:
             value = await pending
-        except BaseException as exc:
+        except BaseException as exc:  # noqa: BLE001 - everything belongs to the function, cancellation too
             pending = hosted.throw(exc)
         else:
             pending = hosted.switch(value)

@@ -28,7 +28,9 @@ class Meters:
     def finished(self, state: str, seconds: float) -> None:
         """A request was ended by this process, ``seconds`` after its claim."""
         if state not in self._finished:
-            self._finished[state] = metrics.counter("requests_finished_total", endpoint=self.name, state=state)
+            self._finished[state] = metrics.counter(
+                "requests_finished_total", endpoint=self.name, state=state
+            )
             self._seconds[state] = metrics.histogram("request_seconds", endpoint=self.name, state=state)
         self._finished[state].inc()
         self._seconds[state].observe(seconds)

@@ -30,7 +30,9 @@ current_job: ContextVar[Job | None] = ContextVar("dynamo_job", default=None)
 class Job:
     """One request in the pool; Celery's handle on it."""
 
-    def __init__(self, pool: TaskPool, target: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]):
+    def __init__(
+        self, pool: TaskPool, target: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]
+    ):
         self._pool = pool
         self._target = target
         self._args = args
@@ -137,7 +139,11 @@ class TaskPool(BasePool):  # type: ignore[misc]
         return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: target(*args))
 
     def on_apply(
-        self, target: Callable[..., Any], args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None, **options: Any
+        self,
+        target: Callable[..., Any],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        **options: Any,
     ) -> Job:
         """Start a request; Celery keeps a weak reference to the job, the pool keeps it alive."""
         job = Job(self, target, tuple(args), options)

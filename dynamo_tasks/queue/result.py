@@ -215,7 +215,12 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
         return bridge().call(self._cancel(self._client))
 
     def revoke(
-        self, connection: Any = None, terminate: bool = False, signal: Any = None, wait: bool = False, timeout: Any = None
+        self,
+        connection: Any = None,
+        terminate: bool = False,
+        signal: Any = None,
+        wait: bool = False,
+        timeout: Any = None,
     ) -> None:
         """As ``AsyncResult.revoke``: no worker will start it; with ``terminate`` it is stopped if it runs.
 

@@ -12,7 +12,14 @@ from dynamo_tasks.sdk.context import RetryRequested
 __all__ = ["RETRY_OPTIONS", "RetryPolicy"]
 
 RETRY_OPTIONS = frozenset(
-    {"autoretry_for", "dont_autoretry_for", "retry_backoff", "retry_backoff_max", "retry_jitter", "retry_kwargs"}
+    {
+        "autoretry_for",
+        "dont_autoretry_for",
+        "retry_backoff",
+        "retry_backoff_max",
+        "retry_jitter",
+        "retry_kwargs",
+    }
 )
 """Task options that this module takes over: Celery's own wrapper would retry a request that has ended."""
 
@@ -46,6 +53,9 @@ class RetryPolicy:
         countdown = self._kwargs.get("countdown")
         if self._backoff:
             countdown = get_exponential_backoff_interval(
-                factor=max(1, self._backoff), retries=retries, maximum=self._backoff_max, full_jitter=self._jitter
+                factor=max(1, self._backoff),
+                retries=retries,
+                maximum=self._backoff_max,
+                full_jitter=self._jitter,
             )
         raise RetryRequested(exc, countdown, self._max) from exc

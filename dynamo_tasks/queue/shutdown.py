@@ -109,7 +109,9 @@ class Shutdown:
         consumer = getattr(self._worker.consumer, "task_consumer", None)
         if consumer is None or consumer.channel is None or consumer.channel.closed:
             return
-        running = set() if everything else {request._message.delivery_tag for request in state.active_requests}
+        running = (
+            set() if everything else {request._message.delivery_tag for request in state.active_requests}
+        )
         qos = consumer.channel.qos
         tags = [tag for tag in qos._delivered if tag not in qos._dirty and tag not in running]
         try:

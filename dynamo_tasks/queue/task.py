@@ -65,12 +65,15 @@ class CallInfo:
                 "content-type": "application/json",
                 "headers": headers,
                 "properties": {
-                    "correlation_id": self.id, "reply_to": request.reply_to or "", "delivery_mode": 2,
+                    "correlation_id": self.id,
+                    "reply_to": request.reply_to or "",
+                    "delivery_mode": 2,
                     "priority": (request.delivery_info or {}).get("priority") or 0,
                     "delivery_info": {"exchange": "", "routing_key": self.queue},
-                    "body_encoding": None, "delivery_tag": self.id,
+                    "body_encoding": None,
+                    "delivery_tag": self.id,
                 },
-            }  # fmt: skip
+            }
         )
 
 
@@ -99,7 +102,9 @@ class EndpointTask(Task):  # type: ignore[misc]
         request = self.request_stack.top
         executor = self.app.executor
         job = current_job.get()
-        execution = Execution(executor, executor.handler(self.name), CallInfo(request), _payload(args, kwargs))
+        execution = Execution(
+            executor, executor.handler(self.name), CallInfo(request), _payload(args, kwargs)
+        )
         if job is not None:
             job.attach(execution)
         return self._settle(execution, request)
@@ -111,7 +116,9 @@ class EndpointTask(Task):  # type: ignore[misc]
         except (Dropped, HandedOver) as exc:
             raise Ignore(str(exc)) from None
         except Revoked as exc:
-            self.backend.mark_as_revoked(request.id, str(exc), request=request, store_result=not request.ignore_result)
+            self.backend.mark_as_revoked(
+                request.id, str(exc), request=request, store_result=not request.ignore_result
+            )
             raise EndedRevoked(str(exc), expired=exc.expired) from None
         except RetryRequested as exc:
             self._retry(exc, execution, request)
@@ -136,7 +143,9 @@ class EndpointTask(Task):  # type: ignore[misc]
         finally:
             _releasing.reset(token)
 
-    def apply_async(self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any) -> Any:
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
+    ) -> Any:
         """Queue a call of the endpoint; returns a :class:`StreamResult`.
 
         Raises:
@@ -157,7 +166,9 @@ class EndpointTask(Task):  # type: ignore[misc]
 
     def _validate(self, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
         if kwargs:
-            raise InvalidRequestError(f"{self.name} takes one positional argument, not keywords: {', '.join(kwargs)}")
+            raise InvalidRequestError(
+                f"{self.name} takes one positional argument, not keywords: {', '.join(kwargs)}"
+            )
         if self.declaration and not options.get("retries"):
             self.declaration[0].validate(_payload(tuple(args or ()), {}))
 
@@ -176,7 +187,9 @@ def _convert(call: dict[str, Any]) -> CallOptions:
 def _payload(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The endpoint's one argument. A chain passes the previous result first: mappings are merged, later ones win."""
     if kwargs:
-        raise InvalidRequestError(f"an endpoint takes one positional argument, not keywords: {', '.join(kwargs)}")
+        raise InvalidRequestError(
+            f"an endpoint takes one positional argument, not keywords: {', '.join(kwargs)}"
+        )
     if len(args) <= 1:
         return args[0] if args else None
     if all(isinstance(arg, dict) for arg in args):

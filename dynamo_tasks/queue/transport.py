@@ -224,7 +224,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
             if greenlets.in_greenlet():
                 greenlets.await_(stopping)
             else:
-                asyncio.ensure_future(stopping)
+                self._stopping = asyncio.ensure_future(stopping)
         super().close()
 
     def _unblock_quietly(self, connection_id: int) -> None:

@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Protocol
 
-from celery import bootsteps, signals
+from celery import bootsteps, concurrency, signals
 from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import SecurityWarning
 
@@ -19,6 +19,7 @@ from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
+from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
 
 __all__ = ["Host", "ServiceStep", "Worker"]
@@ -85,7 +86,12 @@ class Worker(CeleryWorker):  # type: ignore[misc]
     host: Host | None = None
 
     def __init__(
-        self, app: Any = None, service: str | None = None, config: str | None = None, set: Any = (), **kwargs: Any
+        self,
+        app: Any = None,
+        service: str | None = None,
+        config: str | None = None,
+        set: Any = (),
+        **kwargs: Any,
     ):
         self.app = app or self.app
         # It warns of pickle run as root; nothing is ever unpickled here.
@@ -97,6 +103,20 @@ class Worker(CeleryWorker):  # type: ignore[misc]
             super().__init__(app=self.app, **kwargs)
         except DynamoError as exc:
             _refuse(exc)
+
+    def setup_defaults(self, **kwargs: Any) -> None:
+        """Celery callback: options.
+
+        Raises:
+            ConfigError: another pool than ours was asked for.
+        """
+        super().setup_defaults(**kwargs)
+        pool = concurrency.get_implementation(self.pool_cls)
+        if not issubclass(pool, TaskPool):
+            raise ConfigError(
+                f"pool {pool.__module__}:{pool.__name__} cannot run endpoints; leave -P away: "
+                "the asyncio pool runs them on the event loop, and plain tasks in threads"
+            )
 
     def _hosted(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         assert self.host is not None

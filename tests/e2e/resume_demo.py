@@ -1,7 +1,8 @@
 """A stream that survives its reader and its frontend, shown over plain HTTP.
 
 Starts a 300-token stream at 20 ms per token at one frontend, drops the connection at token 100, resumes at
-another one with ``Last-Event-ID``, and compares the whole with an uninterrupted answer. Against servers that run already::
+another one with ``Last-Event-ID``, and compares the whole with an uninterrupted answer. Against servers
+that run already::
 
     python tests/e2e/resume_demo.py http://127.0.0.1:8000 http://127.0.0.1:8001 [--model mocker]
 

@@ -228,6 +228,13 @@ class StreamMachine(RuleBasedStateMachine):
         if log is not None:
             log.readers = self.server.readers()
 
+    @rule(n=WRITERS)
+    def straggle(self, n: int) -> None:
+        """What is on its way arrives, and what it pushes too."""
+        self.execute(n)
+        for reader in range(2):
+            self.deliver(reader, 5)
+
     # Everybody else
 
     @rule(chance=st.integers(0, 4))
@@ -276,6 +283,14 @@ class StreamMachine(RuleBasedStateMachine):
         if client.connected:
             self.server.attach(client.channel)
             client.attached = True
+
+    @rule(n=READERS, w=WRITERS)
+    def blink(self, n: int, w: int) -> None:
+        """A reader is away for a moment, and just then the request is taken over."""
+        self.start_flush(1 - w)
+        self.disconnect(n)
+        self.claim(w)
+        self.connect(n)
 
     @rule(n=READERS, count=st.integers(0, 5))
     def deliver(self, n: int, count: int) -> None:

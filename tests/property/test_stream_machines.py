@@ -44,7 +44,7 @@ def connected(redis_server: RedisServer) -> Iterator[None]:
 
 def test_readers_have_the_log_or_are_told_on_a_simulated_server() -> None:
     run_state_machine_as_test(
-        Simulated, settings=settings(max_examples=300, stateful_step_count=60, **_KNOWN)
+        Simulated, settings=settings(max_examples=400, stateful_step_count=60, **_KNOWN)
     )
 
 

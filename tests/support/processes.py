@@ -93,10 +93,22 @@ class Worker(Process):
     """``celery -A APP worker``; ready once the worker says so."""
 
     def __init__(
-        self, url: str, *arguments: str, service: str = "workers.agg:Worker", app: str = "dynamo_tasks", name: str = "w",
-        env: dict[str, str] | None = None, wait: bool = True, settings: tuple[str, ...] = (), loglevel: str = "info",
+        self, url: str, *arguments: str, service: str = "workers.agg:Worker", app: str = "dynamo_tasks",
+        name: str = "w", env: dict[str, str] | None = None, wait: bool = True, settings: tuple[str, ...] = (),
+        loglevel: str = "info",
     ):  # fmt: skip
-        argv = [sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", loglevel, "-n", f"{name}@%h"]
+        argv = [
+            sys.executable,
+            "-m",
+            "celery",
+            "-A",
+            app,
+            "worker",
+            "--loglevel",
+            loglevel,
+            "-n",
+            f"{name}@%h",
+        ]
         if service:
             argv += ["--service", service]
         for setting in settings:
@@ -118,7 +130,15 @@ class Frontend(Process):
         env: dict[str, str] | None = None,
     ):  # fmt: skip
         self.port = free_port()
-        argv = [sys.executable, "-m", "dynamo_tasks.serve.host", "--service", service, "--port", str(self.port)]
+        argv = [
+            sys.executable,
+            "-m",
+            "dynamo_tasks.serve.host",
+            "--service",
+            service,
+            "--port",
+            str(self.port),
+        ]
         for setting in settings:
             argv += ["--set", setting]
         super().__init__(argv, environment(url, **(env or {})), name="frontend")
@@ -153,7 +173,9 @@ class Frontend(Process):
             return 0, None
         return status, body
 
-    def events(self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None) -> Iterator[tuple[str, str]]:
+    def events(
+        self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
+    ) -> Iterator[tuple[str, str]]:
         """Server-sent events as ``(id, data)``; close the iterator to drop the connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:

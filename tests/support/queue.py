@@ -25,13 +25,17 @@ class Lab:
     def __init__(self, server: RedisServer, namespace: str):
         self.server = server
         self.namespace = namespace
-        self.app: DynamoApp = create_app(f"lab_{namespace}", server_url=server.url, make_host=lambda *_, **__: None)
+        self.app: DynamoApp = create_app(
+            f"lab_{namespace}", server_url=server.url, make_host=lambda *_, **__: None
+        )
         self.app.conf.update(broker_connection_retry_on_startup=True)
         self.redis = redis.Redis(port=server.port, decode_responses=True)
         self.keys = Keys(namespace)
         self.queue = f"{namespace}|Lab"
 
-    def worker(self, *arguments: str, name: str = "", env: dict[str, str] | None = None, **more: Any) -> Worker:
+    def worker(
+        self, *arguments: str, name: str = "", env: dict[str, str] | None = None, **more: Any
+    ) -> Worker:
         """A worker process of this namespace."""
         more.setdefault("service", SERVICE)
         return Worker(

@@ -50,7 +50,11 @@ def test_group_gives_stream_results(lab: Lab) -> None:
 
 
 def test_chords_with_endpoints_as_header_and_body(lab: Lab) -> None:
-    header = [lab.task("add").s({"x": 1}), lab.task("add").s({"x": 2}), lab.plain("plus").clone(args=({"x": 3},))]
+    header = [
+        lab.task("add").s({"x": 1}),
+        lab.task("add").s({"x": 2}),
+        lab.plain("plus").clone(args=({"x": 3},)),
+    ]
     assert chord(header, lab.task("total").s()).apply_async().get(timeout=10) == 9
 
 
@@ -139,7 +143,11 @@ def test_plain_tasks_run_in_threads(lab: Lab) -> None:
 
 
 def test_a_blocking_endpoint_does_not_hold_up_the_loop(lab: Lab) -> None:
-    blocked = [lab.call("plain", {"sleep": 0.8}), lab.call("steps", {"n": 2, "sleep": 0.4}), lab.plain("doze").delay(0.8)]
+    blocked = [
+        lab.call("plain", {"sleep": 0.8}),
+        lab.call("steps", {"n": 2, "sleep": 0.4}),
+        lab.plain("doze").delay(0.8),
+    ]
     gaps = list(lab.call("pace", {"n": 20, "delay": 0.02}))
     assert max(gaps) < 0.3, gaps
     for one in blocked:

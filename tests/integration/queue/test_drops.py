@@ -106,7 +106,9 @@ def test_one_of_twenty_streams_is_revoked(lab: Lab, worker: Worker) -> None:
     victim = results.pop(7)
     asked = time.time()
     lab.app.control.revoke(victim.id, terminate=True)
-    line = until(lambda: next((x for x in worker.output.splitlines() if f"LAB stopped {victim.id}" in x), None))
+    line = until(
+        lambda: next((x for x in worker.output.splitlines() if f"LAB stopped {victim.id}" in x), None)
+    )
     assert float(line.split()[-1]) - asked < 0.1
     with pytest.raises(TaskRevokedError):
         victim.get(timeout=5)

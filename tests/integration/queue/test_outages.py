@@ -77,7 +77,9 @@ def test_streams_keep_their_pace_while_only_the_broker_is_away(lab: Lab) -> None
 
 
 @pytest.mark.parametrize("streaming", [False, True])
-def test_the_server_is_killed_and_restarted_on_its_aof(lab: Lab, own_server: RedisServer, streaming: bool) -> None:
+def test_the_server_is_killed_and_restarted_on_its_aof(
+    lab: Lab, own_server: RedisServer, streaming: bool
+) -> None:
     with lab.worker() as worker:
         assert lab.call("echo", 1).get(timeout=10) == 1
         results = [lab.call("count", {"n": 120, "delay": 0.02}) for _ in range(3)] if streaming else []
@@ -85,7 +87,9 @@ def test_the_server_is_killed_and_restarted_on_its_aof(lab: Lab, own_server: Red
         heads = [[next(one) for _ in range(3)] for one in iterators]
         own_server.kill()
         own_server.start()
-        assert [head + list(one) for head, one in zip(heads, iterators, strict=True)] == [list(range(120))] * len(results)
+        assert [head + list(one) for head, one in zip(heads, iterators, strict=True)] == [
+            list(range(120))
+        ] * len(results)
         assert lab.call("echo", 2).get(timeout=20) == 2
         alive(worker)
 

@@ -61,7 +61,9 @@ def test_warm_gives_back_what_was_not_started(lab: Lab) -> None:
         assert worker.popen.wait(5) == 0
 
 
-@pytest.mark.parametrize("signals", [("SIGQUIT",), ("SIGTERM", "SIGTERM"), ("SIGTERM", "SIGQUIT"), ("SIGINT", "SIGINT")])
+@pytest.mark.parametrize(
+    "signals", [("SIGQUIT",), ("SIGTERM", "SIGTERM"), ("SIGTERM", "SIGQUIT"), ("SIGINT", "SIGINT")]
+)
 def test_cold_hands_over_and_another_worker_continues(lab: Lab, signals: tuple[str, ...]) -> None:
     with lab.worker(name="one") as one:
         result = lab.call("count", {"n": 100, "delay": 0.02})
@@ -85,7 +87,10 @@ def test_cold_hands_over_and_another_worker_continues(lab: Lab, signals: tuple[s
 
 def test_soft_shutdown_waits_and_then_hands_over(lab: Lab) -> None:
     with lab.worker(env={"LAB_SOFT": "0.8"}) as worker:
-        short, long = lab.call("count", {"n": 20, "delay": 0.02}), lab.call("count", {"n": 500, "delay": 0.02})
+        short, long = (
+            lab.call("count", {"n": 20, "delay": 0.02}),
+            lab.call("count", {"n": 500, "delay": 0.02}),
+        )
         pace = lab.call("pace", {"n": 20, "delay": 0.02})
         for one in (short, long, pace):
             lab.reaches(one.id, "RUNNING")

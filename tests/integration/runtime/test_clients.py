@@ -230,7 +230,7 @@ def test_an_instance_whose_keys_were_deleted_registers_again(with_runtime: Run, 
     async def session(runtime: DistributedRuntime) -> None:
         client = await _client(runtime)
         commands = runtime.client.store.commands
-        keys = [key for key in await commands.execute("KEYS", f"dt:{NAMESPACE}:{pattern}")]
+        keys = list(await commands.execute("KEYS", f"dt:{NAMESPACE}:{pattern}"))
         await commands.execute("DEL", *keys)
         async with asyncio.timeout(2):
             while not await _complete(runtime, len(keys) if pattern == "lease:*" else 2):

@@ -319,6 +319,8 @@ def test_the_default_namespace_is_also_that_of_a_service_made_a_component() -> N
     schema = ServiceSchema("Processor")
     environ = env_layer({"DYNAMO_NAMESPACE": "prod"})
     plain = resolve({"Processor": schema}, [environ])["Processor"]
-    enabled = resolve({"Processor": schema}, [flags_layer(["--Processor.dynamo.enabled=true"]), environ])["Processor"]
+    enabled = resolve({"Processor": schema}, [flags_layer(["--Processor.dynamo.enabled=true"]), environ])[
+        "Processor"
+    ]
     assert (plain.enabled, plain.namespace) == (False, "default")
     assert (enabled.enabled, enabled.namespace) == (True, "prod")
