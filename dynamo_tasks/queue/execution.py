@@ -130,6 +130,10 @@ class Execution:
         if self._to_settle:
             await self._executor.settle(self._handler.endpoint.namespace, self._call.id)
 
+    def release(self) -> None:
+        """The job is over. The log, which the writer keeps for a while, knows this object: no circle is left."""
+        self._log = None
+
     async def fail(self, exc: BaseException) -> None:
         """End the request with an error: the endpoint's, or that its retries are used up."""
         assert self._log is not None

@@ -65,6 +65,14 @@ class Job:
         if callback is not None:
             callback(result)
 
+    def release(self) -> None:
+        """It is over: let go of everything. A job and its task know each other, and through them request and
+        message: garbage that only the collector could free, and that is set to be slow."""
+        if self.execution is not None:
+            self.execution.release()
+        del self.task, self._target, self._args
+        self._options, self.execution = {}, None
+
     def _start_timers(self) -> None:
         loop = asyncio.get_running_loop()
         soft = self._options.get("soft_timeout")
@@ -157,6 +165,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
             error = job._options.get("error_callback")
             if error is not None:
                 error(_exception_info(exc))
+        job.release()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
         """Nothing: every request has the pid of this process; :meth:`Job.terminate` stops the one."""

@@ -9,7 +9,7 @@ import msgspec
 from celery import Task
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 
-from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError
+from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.envelope import HEADER, CallOptions
 from dynamo_tasks.queue.execution import Execution
@@ -89,6 +89,7 @@ class EndpointTask(Task):  # type: ignore[misc]
     Request = "dynamo_tasks.queue.request:EndpointRequest"
     runs_on_loop = True
     acks_late = True
+    throws = (RequestError,)  # the caller's mistake: one line in the log, no traceback
     endpoint: EndpointId
     declaration: tuple[Any, ...] = ()
     """The endpoint's declaration, where this process has one; boxed, since it is a descriptor."""

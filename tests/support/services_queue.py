@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -88,6 +90,23 @@ class Lab:
         await asyncio.sleep(request.get("delay", 0.05))
         second = current_context()
         return {"id": first.id, "again": second.id, "task": bool(current_task), "retries": first.retries}
+
+    @dynamo_endpoint()
+    async def garbage(self, request: dict) -> dict:
+        """Collect; what could only be freed that way since the last time: number by type."""
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        found = Counter(type(one).__qualname__ for one in gc.garbage)
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.collect()
+        return dict(found.most_common(40))
+
+    @dynamo_endpoint()
+    async def live(self, request: dict) -> int:
+        """Number of objects that the collector knows."""
+        gc.collect()
+        return len(gc.get_objects())
 
     @dynamo_endpoint()
     async def fail(self, request: dict) -> None:
