@@ -29,6 +29,8 @@ __all__ = ["GroupWatch", "ManagedProcess", "describe_exit", "kill_group"]
 _LAUNCHER = str(Path(child.__file__))
 _READY_POLL_S = 0.1
 _DRAIN_S = 0.5
+_FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
+"""Ends that a process did not bring about itself: what it said last is not the reason."""
 
 GroupWatch = Callable[[int, bool], None]
 """Told of each process group: (group, True) when it starts, (group, False) when all of it has ended."""
@@ -101,7 +103,9 @@ class ManagedProcess:
                 return
             quick = not self.proven or time.monotonic() - start < self.spec.restart.quick_s
             failures = failures + 1 if quick else 0
-            reason = f"ended with {describe_exit(code)}" + (f": {self._last_line}" if self._last_line else "")
+            reason = f"ended with {describe_exit(code)}"
+            if self._last_line and code not in _FROM_OUTSIDE:
+                reason += f": {self._last_line}"
             if self._hopeless(code, failures):
                 self.failure = reason if failures < 2 else f"{reason} ({failures} quick ends in a row)"
                 self._tell(NoticeKind.FAILED, f"{self.failure}; given up")

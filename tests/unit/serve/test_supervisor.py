@@ -90,7 +90,7 @@ def test_restarts_a_killed_process() -> None:
         assert record.lines[0] == ("A-0", "None")
         assert record.lines[2] == ("A-0", "1")
         assert supervisor.processes[0].pid != pid
-        assert "signal SIGKILL: up; starts again in" in record.of(NoticeKind.RESTARTING)[0]
+        assert "signal SIGKILL; starts again in" in record.of(NoticeKind.RESTARTING)[0]
         await supervisor.stop()
 
     asyncio.run(main())
