@@ -18,6 +18,7 @@ from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.instance import Instance
+from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.sdk import DynamoService, Graph, ServiceState, set_resolver
@@ -51,6 +52,7 @@ class ServiceHost:
         self._registered: Instance | None = None
         self._runtime: DistributedRuntime | None = None
         self._sweeper: Sweeper | None = None
+        self._recoverer: Recoverer | None = None
         self._tokens = (0, 0.0)
         self.queues = self._queue_names()
         for endpoint in self.service.get_dynamo_endpoints().values() if self.is_component else ():
@@ -98,6 +100,7 @@ class ServiceHost:
         runtime = await self._connect_runtime()
         self._runtime = runtime
         self._sweeper = Sweeper(runtime.client.store)
+        self._recoverer = Recoverer(runtime.client.store)
         self._executor = Executor(runtime.client.store, self.lease, self._handlers)
         await self._executor.start()
         resolver = RuntimeResolver(self.app, runtime, self.instances)
@@ -131,8 +134,9 @@ class ServiceHost:
             if pool is not None:
                 self.capacity = pool.limit
             await self._register()
-        assert self._sweeper is not None
+        assert self._sweeper is not None and self._recoverer is not None
         await self._sweeper.start()
+        await self._recoverer.start()
         self.service.advance(ServiceState.RUNNING)
         _calm_collector()
         event(
@@ -201,6 +205,8 @@ class ServiceHost:
         """Run the shutdown hooks, revoke the lease, close all connections."""
         if self._sweeper is not None:
             await self._sweeper.stop()
+        if self._recoverer is not None:
+            await self._recoverer.stop()
         await self.deregister()
         for service in reversed(self._here()):
             if service.name in self.instances and service.state != ServiceState.STOPPING:

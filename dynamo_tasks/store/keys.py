@@ -13,6 +13,9 @@ key                            type    content
 ``dt:<ns>:timers``             zset    what falls due: ``m:<id>`` message, ``a:<id>`` abandon, ``d:<id>`` deadline; ms
 ``dt:<ns>:owned:<lease>``      set     ids that an instance runs
 ``dt:<ns>:lease:<lease>``      string  counter of an instance's lease, with TTL
+``dt:<ns>:leases``             set     lease ids of all instances that may own requests
+``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
+``dt:<ns>:recover:<lease>``    string  who gives back what a dead instance held, for 5 s
 ``dt:<ns>:load:<lease>``       string  JSON of its load, with TTL
 ``dt:<ns>:instances``          set     ``<component>:<endpoint>:<lease>`` of all registrations
 ``dt:<ns>:inst:<c>:<e>:<l>``   string  JSON of a registration, with TTL
@@ -97,6 +100,11 @@ class Keys:
     def lease(self, lease: int) -> str:
         """The lease of an instance."""
         return f"{self.base}lease:{lease:x}"
+
+    @property
+    def leases(self) -> str:
+        """Lease ids (hex) of all instances that may own requests."""
+        return f"{self.base}leases"
 
     def load(self, lease: int) -> str:
         """The load of an instance."""

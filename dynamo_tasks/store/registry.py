@@ -40,7 +40,8 @@ class Registry:
         keys = self.store.keys(namespace)
         commands: list[list[str | bytes | int]] = [
             ["SADD", self.store.namespaces_key, namespace],
-            ["SET", keys.lease(lease), 1, "PX", _TTL_MS],
+            ["SET", keys.lease(lease), secrets.token_hex(4), "PX", _TTL_MS],
+            ["SADD", keys.leases, f"{lease:x}"],
         ]
         for info in infos:
             commands.append(["SET", keys.registration(_member(info)), info.encode(), "PX", _TTL_MS])
@@ -84,6 +85,7 @@ class Registry:
             commands.append(["SREM", keys.instances, _member(info)])
         if not keep_lease:
             commands.append(["DEL", keys.lease(lease), keys.load(lease)])
+            commands.append(["SREM", keys.leases, f"{lease:x}"])
         commands.append(["PUBLISH", keys.registry_channel, f"-{lease:x}"])
         wire = await self.store.commands.wire(timeout=1.0)
         await wire.pipeline(commands)

@@ -1,0 +1,96 @@
+"""Who is dead: a pure judge over observations, on the observer's monotonic clock.
+
+An instance is dead
+
+* by *lease*: its counter has not moved for the lease's TTL, as this observer saw it;
+* by *presence*: nobody holds its alive channel in two polls in a row, and its counter did not move in between.
+  A forked child may keep the socket open; then the lease decides.
+
+Presence is not believed for ``GRACE`` seconds after the observer's connection was lost or the server was
+replaced (a restarted server shows everyone as absent), nor when more than half of the instances vanish at once.
+A wrong guess is harmless: the fence keeps the old owner from writing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from dynamo_tasks.store.registry import LEASE_TTL
+
+__all__ = ["GRACE", "Detector", "Sighting"]
+
+GRACE = 5.0
+"""Seconds of watching only, after a reconnect or a change of the server."""
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """What one poll saw of an instance.
+
+    Attributes:
+        counter: Value of its lease; ``None`` where the key is gone.
+        present: Whether somebody is subscribed to its alive channel.
+    """
+
+    counter: str | None
+    present: bool
+
+
+@dataclass
+class _Track:
+    counter: str | None
+    moved_at: float
+    absent: int = 0
+
+
+class Detector:
+    """Judges one namespace; feed it with every poll."""
+
+    def __init__(self, ttl: float = LEASE_TTL, grace: float = GRACE):
+        self._ttl = ttl
+        self._grace = grace
+        self._tracks: dict[int, _Track] = {}
+        self._trust_presence_at = 0.0
+
+    def disturbed(self, now: float) -> None:
+        """The observer reconnected, or the server is another one: watch only for a while."""
+        self._trust_presence_at = now + self._grace
+        for track in self._tracks.values():
+            track.moved_at, track.absent = max(track.moved_at, now), 0
+
+    def observe(self, sightings: Mapping[int, Sighting], now: float) -> dict[int, str]:
+        """Take a poll.
+
+        Args:
+            sightings: Of every instance that may own requests, by lease id.
+            now: The observer's monotonic clock.
+
+        Returns:
+            Lease ids of instances that are dead, and by what: ``lease`` or ``presence``.
+        """
+        for lease in self._tracks.keys() - sightings.keys():
+            del self._tracks[lease]
+        for lease, seen in sightings.items():
+            self._note(lease, seen, now)
+        absent = [lease for lease, track in self._tracks.items() if track.absent]
+        believable = now >= self._trust_presence_at and (len(absent) == 1 or 2 * len(absent) <= len(self._tracks))
+        dead = {}
+        for lease, track in self._tracks.items():
+            if now - track.moved_at >= self._ttl:
+                dead[lease] = "lease"
+            elif believable and track.absent >= 2:
+                dead[lease] = "presence"
+        return dead
+
+    def _note(self, lease: int, seen: Sighting, now: float) -> None:
+        track = self._tracks.get(lease)
+        if track is None:
+            track = self._tracks[lease] = _Track(seen.counter, now)
+        elif seen.counter is not None and seen.counter != track.counter:
+            track.counter, track.moved_at, track.absent = seen.counter, now, 0
+        track.absent = 0 if seen.present else track.absent + 1
+
+    def forget(self, lease: int) -> None:
+        """Its requests were given back."""
+        self._tracks.pop(lease, None)

@@ -1,0 +1,102 @@
+"""The actor that watches all instances of all namespaces and gives back what dead ones held.
+
+Runs in every worker and every frontend; whoever comes first takes a short lock on the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import secrets
+
+from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.runtime.detector import Detector, Sighting
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.recovery import Recovery
+
+__all__ = ["Recoverer"]
+
+_EVERY = 0.2
+_NAMESPACES_EVERY = 2.0
+_ORPHANS_EVERY = 2.0
+
+
+class Recoverer:
+    """One per process that serves."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._recovery = Recovery(store)
+        self._observer = secrets.token_hex(4)
+        self._detectors: dict[str, Detector] = {}
+        self._suspects: dict[str, set[str]] = {}
+        self._task: asyncio.Task[None] | None = None
+        self._seen = (0, "")
+        self._namespaces_at = self._orphans_at = 0.0
+
+    async def start(self) -> None:
+        """Begin to watch; a second call does nothing."""
+        if self._task is None:
+            self._task = asyncio.create_task(self._run(), name="recoverer")
+
+    async def stop(self) -> None:
+        """End; idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            self._task = None
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._poll(asyncio.get_running_loop().time())
+            except DynamoError:
+                await asyncio.sleep(_EVERY)
+            await asyncio.sleep(_EVERY * random.uniform(0.8, 1.2))
+
+    async def _poll(self, now: float) -> None:
+        if now >= self._namespaces_at:
+            for namespace in await self._store.namespaces():
+                self._detectors.setdefault(namespace, Detector())
+            self._namespaces_at = now + _NAMESPACES_EVERY
+        self._notice_disturbance(now)
+        for namespace, detector in self._detectors.items():
+            await self._watch(namespace, detector)
+        if now >= self._orphans_at:
+            for namespace in self._detectors:
+                self._suspects[namespace] = await self._recovery.lost_messages(
+                    namespace, self._suspects.get(namespace, set())
+                )
+            self._orphans_at = now + _ORPHANS_EVERY
+
+    def _notice_disturbance(self, now: float) -> None:
+        seen = (self._store.commands.reconnects, self._store.run_id)
+        if self._seen[1] and seen != self._seen:
+            for detector in self._detectors.values():
+                detector.disturbed(now)
+            self._orphans_at = now + 2 * _ORPHANS_EVERY
+        self._seen = seen
+
+    async def _watch(self, namespace: str, detector: Detector) -> None:
+        leases = await self._recovery.owners(namespace)
+        if not leases:
+            return
+        seen = await self._recovery.sightings(namespace, leases)
+        sightings = {lease: Sighting(*one) for lease, one in zip(leases, seen, strict=True)}
+        dead = detector.observe(sightings, asyncio.get_running_loop().time())
+        for lease, by in dead.items():
+            moved = await self._recovery.take_over(namespace, lease, self._observer)
+            detector.forget(lease)
+            if moved is not None:
+                self._tell(namespace, lease, by, moved)
+
+    def _tell(self, namespace: str, lease: int, by: str, moved: dict[str, int]) -> None:
+        event("instance.died", endpoint=namespace, instance_id=f"{lease:x}", by=by)
+        for kind, count in moved.items():
+            if count:
+                metrics.counter("sweeper_moves_total", kind=kind).inc(count)
+                event("sweeper.moved", kind=kind, count=count, namespace=namespace, lost_instance=f"{lease:x}")

@@ -1,0 +1,23 @@
+-- orphan: is the message of a QUEUED request gone from its queue? With `republish`, it is sent again.
+--   It is gone when the request is older than the queue's head, or the queue is empty.
+--
+-- KEYS   1 record, 2 log
+-- ARGV   1 base, 2 id, 3 '1' = republish
+-- returns 'OK' republished | 'LOST' it is gone | 'THERE' | 'NOT' not queued, or its time has not come
+local id = ARGV[2]
+local r = fields(KEYS[1], 'st', 'q', 'qs', 'msg', 'nb')
+if r.st ~= 'QUEUED' or not r.msg or (tonumber(r.nb) or 0) > now_ms() then return 'NOT' end
+if redis.call('ZSCORE', base .. 'timers', 'm:' .. id) then return 'NOT' end
+local list = r.q .. (r.qs or '')
+local head = redis.call('LINDEX', list, -1)
+if head then
+  local head_id = string.match(head, '"id"%s*:%s*"([^"]+)"')
+  if head_id == id then return 'THERE' end
+  local mine = tonumber(redis.call('ZSCORE', base .. 'queued', id) or '0')
+  local its = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
+  -- A head that the ledger does not know says nothing of ages.
+  if not its or tonumber(its) <= mine then return 'THERE' end
+end
+if ARGV[3] ~= '1' then return 'LOST' end
+redis.call('RPUSH', list, r.msg)
+return 'OK'

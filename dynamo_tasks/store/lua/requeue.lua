@@ -1,0 +1,35 @@
+-- requeue: what a dead instance held goes back to the front of its queue.
+--   RUNNING -> QUEUED, or FAILED once its attempts are used up; ended but not settled: the message is sent again.
+--
+-- KEYS   1 record, 2 log
+-- ARGV   1 base, 2 id, 3 lease hex of the dead owner, 4 database number, 5 most attempts without a token,
+--        6 most attempts at all, 7 payload of the end event, 8 error JSON
+-- returns 'OK' queued again | 'DEAD' its attempts are used up | 'SETTLE' its message was sent again | 'NOT' not its owner
+local id, lease = ARGV[2], ARGV[3]
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set')
+redis.call('SREM', base .. 'owned:' .. lease, id)
+if r.own ~= lease then return 'NOT' end
+-- An instance's own queue died with it: "<queue>.<endpoint>-<lease>" becomes "<queue>".
+local queue = r.q and (string.match(r.q, '^(.*|[^.]*)%.') or r.q)
+if TERMINAL[r.st] then
+  if r.set == '1' or not r.msg then return 'NOT' end
+  redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
+  return 'SETTLE'
+end
+if r.st ~= 'RUNNING' then return 'NOT' end
+local top = top_of(KEYS[2])
+local barren = (tonumber(r.bar) or 0) + (top == r.ep .. '-0' and 1 or 0)
+redis.call('HSET', KEYS[1], 'bar', int(barren))
+if barren >= tonumber(ARGV[5]) or (tonumber(r.att) or 0) >= tonumber(ARGV[6]) then
+  redis.call('HDEL', KEYS[1], 'own')
+  local message = r.msg
+  end_unowned(KEYS[1], KEYS[2], id, ARGV[4], ARGV[7], 'FAILED', ARGV[8])
+  if message then redis.call('HSET', KEYS[1], 'msg', message) end
+  redis.call('ZADD', base .. 'dead', now_ms(), id)
+  return 'DEAD'
+end
+redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue)
+redis.call('HDEL', KEYS[1], 'own', 'non')
+redis.call('ZADD', base .. 'queued', now_ms(), id)
+redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
+return 'OK'
