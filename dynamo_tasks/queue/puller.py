@@ -35,6 +35,8 @@ class Puller:
         queues: Redis keys of the queues, without priorities; asked before every pop.
         free: Number of free slots; asked before every pop.
         deliver: Takes a message and the key of its queue.
+        name: Of its connection; observers cut it when they take the instance for dead, since what a frozen process
+            waits for would be popped into its socket.
     """
 
     def __init__(
@@ -44,11 +46,12 @@ class Puller:
         queues: Callable[[], list[str]],
         free: Callable[[], int],
         deliver: Callable[[bytes, str], None],
+        name: str = "dynamo-tasks:consumer",
     ):
         self._queues = queues
         self._free = free
         self._deliver = deliver
-        self._link = Link(address, name="dynamo-tasks:consumer", on_ready=self._identify)
+        self._link = Link(address, name=name, on_ready=self._identify)
         self._wanted = asyncio.Event()
         self._stopping = False
         self._turn = 0

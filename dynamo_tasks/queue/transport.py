@@ -144,6 +144,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
             self._puller = Puller(
                 Address.parse(self.connection.client.as_uri(include_password=True)),
                 queues=self._queue_keys, free=self._free_slots, deliver=self._arrived,
+                name=self.client_name or "dynamo-tasks:consumer",
             )  # fmt: skip
         self._puller.want()
 

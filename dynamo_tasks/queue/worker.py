@@ -21,6 +21,7 @@ from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
+from dynamo_tasks.store.keys import consumer_name
 
 __all__ = ["Host", "ServiceStep", "Worker"]
 
@@ -122,6 +123,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         assert self.host is not None
         self.app.conf.broker_transport_options = {
             **self.app.conf.broker_transport_options,
+            "client_name": consumer_name(self.host.lease),
             "unacked_key": f"dt:@unacked:{self.host.lease:x}",
             "unacked_index_key": f"dt:@unacked_index:{self.host.lease:x}",
             "unacked_mutex_key": f"dt:@unacked_mutex:{self.host.lease:x}",

@@ -173,8 +173,9 @@ class ServiceHost:
         ]
         store = self.runtime.client.store
         self._registered = Instance(
-            store, namespace, self.lease, load=self._load, on_order=self._executor.order
-        )
+            store, namespace, self.lease, load=self._load, on_order=self._executor.order,
+            running=self._executor.running_ids,
+        )  # fmt: skip
         await self._registered.start(infos)
 
     def _model(self) -> ModelCard | None:

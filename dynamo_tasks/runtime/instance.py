@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
@@ -16,10 +16,13 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.recovery import Recovery
 from dynamo_tasks.store.registry import LEASE_TTL, RENEW_EVERY, Registry
 from dynamo_tasks.store.wire import ReplyError, Wire
 
 __all__ = ["Instance"]
+
+_RECONCILE_EVERY = round(2.0 / RENEW_EVERY)
 
 
 class Instance:
@@ -31,23 +34,22 @@ class Instance:
         lease: Its lease id.
         load: Asked for the current load at each renewal.
         on_order: Takes what is published on its alive channel.
+        running: Ids of the requests that it really runs.
     """
 
     def __init__(
-        self,
-        store: Store,
-        namespace: str,
-        lease: int,
-        *,
-        load: Callable[[], Load],
-        on_order: Callable[[bytes, bytes], None],
-    ):
+        self, store: Store, namespace: str, lease: int, *, load: Callable[[], Load], on_order: Callable[[bytes, bytes], None],
+        running: Callable[[], Iterable[str]],
+    ):  # fmt: skip
         self._registry = Registry(store)
         self._namespace = namespace
         self.lease = lease
         self._load = load
         self._infos: list[InstanceInfo] = []
         self._counter = 0
+        self._running = running
+        self._recovery = Recovery(store)
+        self._unaccounted: set[str] = set()
         self._registered = False
         self._task: asyncio.Task[None] | None = None
         self._channel = store.keys(namespace).alive_channel(lease)
@@ -83,6 +85,8 @@ class Instance:
                     self._namespace, self.lease, self._counter, infos, self._load()
                 ):
                     await self._registry.register(self._namespace, self.lease, infos)
+                if self._counter % _RECONCILE_EVERY == 0:
+                    await self._reconcile()
             except (ServerUnavailableError, ReplyError):
                 continue
             # Local trust is counted from the start of the attempt.
@@ -91,6 +95,15 @@ class Instance:
                 event("lease.lost", instance_id=f"{self.lease:x}", silent_s=began - renewed)
             renewed = began
             metrics.histogram("lease_renewal_seconds").observe(time.monotonic() - began)
+
+    async def _reconcile(self) -> None:
+        """What the server says we own and we do not run goes back to its queue, once that was seen twice."""
+        owned = await self._recovery.owned(self._namespace, self.lease)
+        extra = owned - set(self._running())
+        for request_id in extra & self._unaccounted:
+            outcome = await self._recovery.requeue(self._namespace, request_id, self.lease)
+            event("sweeper.moved", kind="disowned", count=1, namespace=self._namespace, lost_instance=outcome)
+        self._unaccounted = extra - self._unaccounted
 
     async def deregister(self) -> None:
         """Leave the registry; the lease stays while requests run on it."""

@@ -30,6 +30,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+<<<<<<< HEAD
 __all__ = [
     "PRIORITY_SEPARATOR",
     "PRIORITY_STEPS",
@@ -38,6 +39,9 @@ __all__ = [
     "namespaces_key",
     "priority_suffix",
 ]
+=======
+__all__ = ["PRIORITY_SEPARATOR", "PRIORITY_STEPS", "Keys", "client_channel", "consumer_name", "namespaces_key", "priority_suffix"]
+>>>>>>> 76b18fb (A dead or frozen worker's streams are continued by another one)
 
 PRIORITY_SEPARATOR = "\x06\x16"
 """What kombu puts between the name of a queue and its priority step."""
@@ -54,6 +58,11 @@ def namespaces_key(prefix: str = "") -> str:
 def client_channel(client: str, *, db: int = 0, prefix: str = "") -> str:
     """The channel on which a client process receives the events of all requests that it reads."""
     return f"{prefix}dt:@client:{db}:{client}"
+
+
+def consumer_name(lease: int) -> str:
+    """Name of the connections on which an instance takes messages, as ``CLIENT LIST`` shows it."""
+    return f"dynamo-tasks:consumer:{lease:x}"
 
 
 def priority_suffix(priority: int) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import msgspec
+
 from dynamo_tasks.errors import WorkerLostError
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, priority_suffix
+from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, consumer_name, priority_suffix
 from dynamo_tasks.store.scripts import script
 
 __all__ = ["MAX_ATTEMPTS", "MAX_BARREN", "Recovery"]
@@ -29,6 +31,11 @@ class Recovery:
         """Lease ids of all instances that may own requests."""
         found = await self._store.commands.execute("SMEMBERS", self._store.keys(namespace).leases)
         return sorted(int(lease, 16) for lease in found)
+
+    async def owned(self, namespace: str, lease: int) -> set[str]:
+        """Ids of the requests that an instance owns, as the server knows it."""
+        found = await self._store.commands.execute("SMEMBERS", self._store.keys(namespace).owned(lease))
+        return {request_id.decode() for request_id in found}
 
     async def sightings(self, namespace: str, leases: list[int]) -> list[tuple[str | None, bool]]:
         """Counter and presence of each instance."""
@@ -61,6 +68,7 @@ class Recovery:
         lock = f"{keys.base}recover:{lease:x}"
         if not await self._store.commands.execute("SET", lock, observer, "NX", "PX", _LOCK_MS):
             return None
+        await self._cut(lease)
         moved = {"requeued": 0, "dead": 0, "settle": 0, "restored": 0}
         for raw in await self._store.commands.execute("SMEMBERS", keys.owned(lease)):
             outcome = await self.requeue(namespace, raw.decode(), lease)
@@ -71,6 +79,16 @@ class Recovery:
         await self._bury(keys, lease)
         return moved
 
+    async def _cut(self, lease: int) -> None:
+        """Close the connections on which it waits for messages: they would be popped into a frozen process."""
+        wire = await self._store.commands.wire()
+        listed: bytes = await wire.execute("CLIENT", "LIST", "TYPE", "NORMAL")
+        name = f"name={consumer_name(lease)}"
+        rows = [row.split() for row in listed.decode().splitlines()]
+        ids = [row[0].removeprefix("id=") for row in rows if name in row]
+        if ids:
+            await wire.pipeline([["CLIENT", "KILL", "ID", client_id] for client_id in ids])
+
     async def requeue(self, namespace: str, request_id: str, lease: int) -> str:
         """Give back one request of a lost owner. Returns ``OK``, ``DEAD``, ``SETTLE`` or ``NOT``."""
         keys = self._store.keys(namespace)
@@ -78,7 +96,7 @@ class Recovery:
         end = End(State.FAILED, "worker_lost", error=error)
         reply = await script("requeue").run(
             self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
-            f"{lease:x}", self._store.address.db, MAX_BARREN, MAX_ATTEMPTS, end.encode(), _json(error),
+            f"{lease:x}", self._store.address.db, MAX_BARREN, MAX_ATTEMPTS, end.encode(), msgspec.json.encode(error),
         )  # fmt: skip
         return str(reply.decode())
 
@@ -130,9 +148,3 @@ class Recovery:
             if reply == b"LOST":
                 found.add(request_id)
         return found
-
-
-def _json(error: ErrorInfo) -> bytes:
-    import msgspec
-
-    return msgspec.json.encode(error)

@@ -83,11 +83,14 @@ class Registry:
         for info in infos:
             commands.append(["DEL", keys.registration(_member(info))])
             commands.append(["SREM", keys.instances, _member(info)])
-        if not keep_lease:
+        wire = await self.store.commands.wire(timeout=1.0)
+        if not keep_lease and await wire.execute("SCARD", keys.owned(lease)):
+            # Something was not handed over: observers shall find it.
+            commands.append(["DEL", keys.lease(lease), keys.load(lease)])
+        elif not keep_lease:
             commands.append(["DEL", keys.lease(lease), keys.load(lease)])
             commands.append(["SREM", keys.leases, f"{lease:x}"])
         commands.append(["PUBLISH", keys.registry_channel, f"-{lease:x}"])
-        wire = await self.store.commands.wire(timeout=1.0)
         await wire.pipeline(commands)
 
     async def instances(self, namespace: str, component: str | None = None) -> list[InstanceInfo]:
