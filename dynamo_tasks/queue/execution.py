@@ -83,7 +83,6 @@ class Execution:
         self._usage: dict[str, int] | None = None
         self._log: OpenLog | None = None
         self._to_settle = False
-        self._retrying = False
         self.context = Context(call.id, self._meters.name, retries=call.retries, headers=call.headers)
 
     async def run(self) -> Any:
@@ -104,14 +103,7 @@ class Execution:
         log = self._executor.writer.open(attempt, self._log_died, cap=self._executor.stream_cap)
         self._log = log
         self._executor.enter(self, attempt, log)
-        try:
-            return await self._attempt(attempt, log)
-        except RetryRequested:
-            self._retrying = True
-            raise
-        finally:
-            if not self._retrying:
-                self._executor.leave(self, log)
+        return await self._attempt(attempt, log)
 
     @property
     def attempt(self) -> Attempt | None:
@@ -125,13 +117,13 @@ class Execution:
 
     async def settle(self) -> None:
         """Celery's tail is done: note it, so that a redelivery has nothing to do; then the message may be acked."""
-        if self._retrying and self._log is not None:
-            self._executor.leave(self, self._log)
         if self._to_settle:
             await self._executor.settle(self._handler.endpoint.namespace, self._call.id)
 
-    def release(self) -> None:
+    def leave(self) -> None:
         """The job is over. The log, which the writer keeps for a while, knows this object: no circle is left."""
+        if self._log is not None:
+            self._executor.leave(self, self._log)
         self._log = None
 
     async def fail(self, exc: BaseException) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from dynamo_tasks.errors import ServerUnavailableError, UnknownEndpointError
@@ -59,8 +58,7 @@ class Executor:
         self.writer = Writer(store)
         self.tokens = 0
         self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}
-        self._early: dict[str, tuple[float, Orders]] = {}
-        self._idle: list[Callable[[], None]] = []
+        self._early: dict[str, tuple[float, list[Orders]]] = {}
 
     async def start(self) -> None:
         """Connect the writer."""
@@ -94,7 +92,7 @@ class Executor:
         return len(self._running)
 
     def running_ids(self) -> list[str]:
-        """Ids of the requests that run now."""
+        """Ids of the requests that run now, or whose Celery tail does."""
         return list(self._running)
 
     async def settle(self, namespace: str, request_id: str) -> None:
@@ -109,9 +107,8 @@ class Executor:
         """An attempt begins; orders that came before it are carried out."""
         self._running[attempt.id] = (execution, attempt, log)
         metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
-        early = self._early.pop(attempt.id, None)
-        if early is not None:
-            self._apply(early[1])
+        for order in self._early.pop(attempt.id, (0.0, []))[1]:
+            self._apply(order)
 
     def leave(self, execution: Running, log: OpenLog) -> None:
         """An attempt is over."""
@@ -129,7 +126,8 @@ class Executor:
             return
         now = asyncio.get_running_loop().time()
         self._early = {key: value for key, value in self._early.items() if value[0] > now}
-        self._early[order.request_id] = (now + _KEEP_EARLY, order)
+        _, earlier = self._early.get(order.request_id, (0.0, []))
+        self._early[order.request_id] = (now + _KEEP_EARLY, [*earlier, order])
 
     def _apply(self, order: Orders) -> None:
         execution, attempt, log = self._running[order.request_id]

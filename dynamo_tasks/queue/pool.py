@@ -56,11 +56,11 @@ class Job:
             else:
                 self.threaded = True
                 result = await self._pool.run_in_thread(self._target, self._args)
+            if self.execution is not None:
+                await self.execution.settle()
         finally:
             for timer in self._timers:
                 timer.cancel()
-        if self.execution is not None:
-            await self.execution.settle()
         callback = self._options.get("callback")
         if callback is not None:
             callback(result)
@@ -69,7 +69,7 @@ class Job:
         """It is over: let go of everything. A job and its task know each other, and through them request and
         message: garbage that only the collector could free, and that is set to be slow."""
         if self.execution is not None:
-            self.execution.release()
+            self.execution.leave()
         del self.task, self._target, self._args
         self._options, self.execution = {}, None
 
