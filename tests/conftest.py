@@ -16,6 +16,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dynamo_tasks.store.client import close_shared  # noqa: E402
 from tests.support.server import RedisServer
 
 
@@ -29,6 +30,7 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     """A server for all tests that don't harm it; each uses a namespace of its own."""
     server = RedisServer(tmp_path_factory.mktemp("redis")).start()
     yield server
+    close_shared(server.url)
     server.stop()
 
 
@@ -37,4 +39,5 @@ def own_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A server for one test that kills, freezes or floods it."""
     server = RedisServer(tmp_path).start()
     yield server
+    close_shared(server.url)
     server.stop()

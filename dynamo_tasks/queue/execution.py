@@ -146,7 +146,7 @@ class Execution:
     async def _refused(self, refusal: ClaimRefused) -> Any:
         namespace, request_id = self._handler.endpoint.namespace, self._call.id
         self._meters.refused(refusal.reason)
-        if refusal.reason == "UNSETTLED":
+        if refusal.reason == "UNSETTLED" and not self._executor.runs(request_id):
             return self._outcome_again(refusal)
         if refusal.reason == "EXPIRED":
             await self._expire(namespace, request_id)

@@ -91,6 +91,10 @@ class Executor:
         """Requests that run now."""
         return len(self._running)
 
+    def runs(self, request_id: str) -> bool:
+        """Whether a request runs here, or its Celery tail does."""
+        return request_id in self._running
+
     def running_ids(self) -> list[str]:
         """Ids of the requests that run now, or whose Celery tail does."""
         return list(self._running)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
 
 from dynamo_tasks.store.base import Store
@@ -11,7 +10,7 @@ from dynamo_tasks.store.ledger import Ledger
 from dynamo_tasks.store.reader import StreamReader
 from dynamo_tasks.store.registry import Registry
 
-__all__ = ["StoreClient", "shared_client"]
+__all__ = ["StoreClient", "close_shared", "shared_client"]
 
 
 class StoreClient:
@@ -53,6 +52,9 @@ def shared_client(url: str, prefix: str = "") -> StoreClient:
         return client
 
 
-async def shared_client_async(url: str, prefix: str = "") -> StoreClient:
-    """The same for asynchronous callers on another loop."""
-    return await asyncio.to_thread(shared_client, url, prefix)
+def close_shared(url: str) -> None:
+    """Close this process's clients of a server, e.g. before a program ends or a test's server goes."""
+    with _lock:
+        gone = [_clients.pop(key) for key in list(_clients) if key[0] == url]
+    for client in gone:
+        bridge().call(client.close())

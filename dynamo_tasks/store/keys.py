@@ -30,18 +30,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-<<<<<<< HEAD
 __all__ = [
     "PRIORITY_SEPARATOR",
     "PRIORITY_STEPS",
     "Keys",
     "client_channel",
+    "consumer_name",
     "namespaces_key",
     "priority_suffix",
 ]
-=======
-__all__ = ["PRIORITY_SEPARATOR", "PRIORITY_STEPS", "Keys", "client_channel", "consumer_name", "namespaces_key", "priority_suffix"]
->>>>>>> 76b18fb (A dead or frozen worker's streams are continued by another one)
 
 PRIORITY_SEPARATOR = "\x06\x16"
 """What kombu puts between the name of a queue and its priority step."""

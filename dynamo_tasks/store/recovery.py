@@ -77,6 +77,7 @@ class Recovery:
                 moved[name] += 1
         moved["restored"] = await self._inherit(keys, lease)
         await self._bury(keys, lease)
+        await self._store.commands.execute("DEL", lock)
         return moved
 
     async def _cut(self, lease: int) -> None:
