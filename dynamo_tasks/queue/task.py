@@ -17,6 +17,7 @@ from dynamo_tasks.queue.greenlets import await_, in_greenlet
 from dynamo_tasks.queue.outcome import Dropped, EndedRevoked, HandedOver, Revoked
 from dynamo_tasks.queue.pool import current_job
 from dynamo_tasks.queue.result import StreamResult
+from dynamo_tasks.queue.transport import submitted_as
 from dynamo_tasks.sdk.context import RetryRequested
 
 __all__ = ["EndpointTask", "make_task"]
@@ -151,11 +152,14 @@ class EndpointTask(Task):  # type: ignore[misc]
 
         Raises:
             InvalidRequestError: the payload does not fit the endpoint's annotation, or an option is not valid.
+            QueueFullError: the component's queue is at its ``traffic.max_queue``.
+            IdempotencyConflictError: the key was used with another payload.
         """
         call = {short: options.pop(name) for name, short in _OPTIONS.items() if options.get(name) is not None}
         if "dl" in call:
             call["dl"] = self.app.now().timestamp() + float(call["dl"])
         self._validate(args, kwargs, options)
+        call.setdefault("mq", self._max_queue())
         header = _convert(call)
         if not (options.get("queue") or options.get("routing_key")):
             options["queue"] = self.endpoint.queue
@@ -163,7 +167,19 @@ class EndpointTask(Task):  # type: ignore[misc]
         if released is not None and options.get("retries"):
             header = msgspec.structs.replace(header, rel=released)
         headers = {**(options.pop("headers", None) or {}), HEADER: header.header()}
-        return super().apply_async(args, kwargs, task_id=task_id, headers=headers, **options)
+        token = submitted_as.set(None)
+        try:
+            result = super().apply_async(args, kwargs, task_id=task_id, headers=headers, **options)
+            known = submitted_as.get()
+        finally:
+            submitted_as.reset(token)
+        # An idempotency key that is known stands for the request that it was first used with.
+        return result if known in (None, result.id) else self.AsyncResult(known)
+
+    def _max_queue(self) -> int:
+        """Most requests that the component's queue may hold; 0 = no limit."""
+        service = self.declaration[0].service if self.declaration else None
+        return int(service.settings.traffic.get("max_queue") or 0) if service is not None else 0
 
     def _validate(self, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
         if kwargs:

@@ -16,6 +16,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
@@ -33,7 +34,10 @@ from dynamo_tasks.store.keys import PRIORITY_SEPARATOR
 from dynamo_tasks.store.sync import SyncLedger
 from dynamo_tasks.store.wire import Address
 
-__all__ = ["Channel", "Transport"]
+__all__ = ["Channel", "Transport", "submitted_as"]
+
+submitted_as: ContextVar[str | None] = ContextVar("dynamo_submitted_as", default=None)
+"""Id of the request that the last publish in this context stands for."""
 
 
 class QoS(kombu_redis.QoS):  # type: ignore[misc]
@@ -135,7 +139,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         if "rel" in header:
             self.ledger.release(**release_of(message, dumps))
         else:
-            self.ledger.submit(request_of(message, key, self.priority(priority), dumps))
+            submitted_as.set(self.ledger.submit(request_of(message, key, self.priority(priority), dumps)))
 
     def pull(self, hub: AsyncioHub) -> None:
         """Take messages on the event loop; called at every tick while slots are free."""
