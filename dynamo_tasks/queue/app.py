@@ -9,10 +9,12 @@ from typing import Any
 import click
 from celery import Celery
 from celery.app.amqp import AMQP as CeleryAMQP  # noqa: N811
+from celery.backends.redis import RedisBackend
 from kombu import Connection as KombuConnection
 from kombu.connection import ConnectionPool, PooledConnection
 
 from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.queue.backend import ResultBackend
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.transport import Transport
@@ -84,6 +86,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self._server_url = server_url
         self.host_factory = make_host
         self._executor: Executor | None = None
+        self.is_worker = False
         super().__init__(*args, **kwargs)
         self.user_options["worker"].update(_worker_options())
         self.steps["worker"].add(ServiceStep)
@@ -106,7 +109,11 @@ class DynamoApp(Celery):  # type: ignore[misc]
 
     def _get_backend(self) -> Any:
         self.server_url  # noqa: B018 - finds the server, where that was not done yet
-        return super()._get_backend()
+        made = super()._get_backend()
+        if type(made) is RedisBackend:
+            made = ResultBackend(app=self, url=self.conf.result_backend)
+            made.waits = self.is_worker
+        return made
 
     @property
     def key_prefix(self) -> str:

@@ -14,6 +14,7 @@ from celery import signals
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.outcome import EndedRevoked
 
 __all__ = ["EndpointRequest"]
@@ -54,7 +55,7 @@ class EndpointRequest(Request):  # type: ignore[misc]
         if not await drops.drop(namespace, self.id, expired=expired):
             self.acknowledge()
             return
-        super()._announce_revoked(reason, False, None, expired)
+        await greenlets.run(super()._announce_revoked, reason, False, None, expired)
         await drops.settle(namespace, self.id)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:

@@ -95,6 +95,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         **kwargs: Any,
     ):
         self.app = app or self.app
+        self.app.is_worker = True
         # It warns of pickle run as root; nothing is ever unpickled here.
         warnings.filterwarnings("ignore", category=SecurityWarning)
         try:

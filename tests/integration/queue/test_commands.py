@@ -1,0 +1,123 @@
+"""``celery -A dynamo_tasks …``: the default graph, its options, beat and flower."""
+
+from __future__ import annotations
+
+import json
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamo_tasks.queue.app import create_app
+from tests.support.processes import Process, Worker, environment, until
+from tests.support.queue import SERVICE, Lab
+from tests.support.server import RedisServer, free_port
+
+
+def celery(url: str, *arguments: str, name: str, **env: str) -> Process:
+    return Process([sys.executable, "-m", "celery", "-A", "dynamo_tasks", *arguments], environment(url, **env), name=name)
+
+
+@pytest.fixture(scope="module")
+def lab(redis_server: RedisServer) -> Iterator[Lab]:
+    made = Lab(redis_server, "commands")
+    yield made
+    made.close()
+
+
+@pytest.mark.parametrize("how", ["default", "graph", "options"])
+def test_the_default_graph_and_its_options(redis_server: RedisServer, tmp_path: Path, how: str) -> None:
+    namespace = f"graph-{how}"
+    config, log = tmp_path / "graph.yaml", tmp_path / "worker.log"
+    config.write_text("Worker:\n  engine: mocker\n")
+    env, arguments, settings = {"DYNAMO_NAMESPACE": namespace}, ["--concurrency", "3"], ()
+    if how == "graph":
+        env |= {"DYNAMO_GRAPH": "workers.agg:Frontend", "DYNAMO_CONFIG": str(config)}
+    if how == "options":
+        arguments += ["--config", str(config), "-f", str(log)]
+        settings = ("Worker.engine_args.token_delay_ms=1",)
+    service = "workers.agg:Worker" if how == "options" else ""
+    app = create_app(f"cli_{how}", server_url=redis_server.url, make_host=lambda *_, **__: None)
+    with Worker(
+        redis_server.url, *arguments, service=service, settings=settings, env=env, name=how, wait=False
+    ) as worker:
+        until(lambda: "ready." in (log.read_text() if log.exists() else worker.output) or not worker.alive, 20)
+        stats = app.control.inspect(destination=[node(app, how)], timeout=5).stats()
+        assert next(iter(stats.values()))["pool"]["max-concurrency"] == 3
+        queues = app.control.inspect(destination=[node(app, how)], timeout=5).active_queues()
+        assert f"{namespace}|Worker" in {queue["name"] for queue in next(iter(queues.values()))}
+        assert f"{namespace}.Worker.generate" in next(
+            iter(app.control.inspect(destination=[node(app, how)], timeout=5).registered().values())
+        )
+    app.close()
+
+
+def node(app: Any, name: str) -> str:
+    """The full name of a worker."""
+    return until(lambda: next((n for n in app.control.inspect(timeout=0.5).ping() or {} if n.startswith(name)), None))
+
+
+def test_queues_are_chosen_with_q(lab: Lab) -> None:
+    with lab.worker("-Q", f"{lab.queue},mine", name="chosen"):
+        queues = lab.app.control.inspect(destination=[node(lab.app, "chosen")], timeout=5).active_queues()
+        assert {queue["name"] for queue in next(iter(queues.values()))} == {lab.queue, "mine"}
+        assert lab.call("echo", 1).get(timeout=5) == 1
+
+
+BEAT = """
+from tests.support.services_queue import app, NAMESPACE
+app.conf.beat_schedule = {
+    "every": {
+        "task": f"{NAMESPACE}.Lab.echo", "schedule": 0.2, "args": ({"from": "beat"},),
+        "options": {"queue": f"{NAMESPACE}|Lab"},
+    }
+}
+"""
+
+
+def test_beat_fires_an_entry_at_an_endpoint(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "scheduled.py").write_text(BEAT)
+    env = environment(lab.server.url, LAB_NAMESPACE=lab.namespace)
+    env["PYTHONPATH"] += f":{tmp_path}"
+    argv = [sys.executable, "-m", "celery", "-A", "scheduled", "beat", "-s", str(tmp_path / "beat"), "--max-interval", "1", "-l", "info"]
+    with lab.worker(name="beaten") as worker, Process(argv, env, name="beat") as beat:
+        until(lambda: worker.output.count("signal task_postrun") >= 2 or not beat.alive, what="two runs")
+        assert beat.alive, beat.output
+        ids = [line.split()[3] for line in worker.output.splitlines() if "signal task_postrun" in line]
+        assert lab.state(ids[0]) == "SUCCEEDED"
+
+
+def test_flower_shows_worker_and_tasks(lab: Lab) -> None:
+    port = free_port()
+    with (
+        lab.worker("-E", name="flowered"),
+        celery(
+            lab.server.url, "flower", f"--port={port}", "--address=127.0.0.1", name="flower",
+            FLOWER_UNAUTHENTICATED_API="true",
+        ) as flower,
+    ):  # fmt: skip
+
+        def api(path: str) -> Any:
+            try:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=5) as answer:
+                    return json.load(answer)
+            except (urllib.error.URLError, ConnectionError, TimeoutError):
+                return None
+
+        until(lambda: any("flowered" in name for name in api("workers?refresh=1") or {}), 30, flower.output)
+        result = lab.call("echo", 1)
+        assert result.get(timeout=5) == 1
+        task = until(lambda: (api("tasks") or {}).get(result.id), what="the task")
+        until(lambda: (api("tasks") or {})[result.id]["state"] == "SUCCESS", what="its success")
+        assert task["name"] == f"{lab.namespace}.Lab.echo"
+
+
+def test_without_a_server_one_line_and_exit_code_2() -> None:
+    with celery(f"redis://127.0.0.1:{free_port()}/0", "worker", "--service", SERVICE, name="none") as worker:
+        assert worker.popen.wait(20) == 2
+        assert "cannot reach the Redis server" in worker.output
+        assert "Traceback" not in worker.output
