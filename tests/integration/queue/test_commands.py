@@ -19,7 +19,8 @@ from tests.support.server import RedisServer, free_port
 
 
 def celery(url: str, *arguments: str, name: str, **env: str) -> Process:
-    return Process([sys.executable, "-m", "celery", "-A", "dynamo_tasks", *arguments], environment(url, **env), name=name)
+    argv = [sys.executable, "-m", "celery", "-A", "dynamo_tasks", *arguments]
+    return Process(argv, environment(url, **env), name=name)
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +84,8 @@ def test_beat_fires_an_entry_at_an_endpoint(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "scheduled.py").write_text(BEAT)
     env = environment(lab.server.url, LAB_NAMESPACE=lab.namespace)
     env["PYTHONPATH"] += f":{tmp_path}"
-    argv = [sys.executable, "-m", "celery", "-A", "scheduled", "beat", "-s", str(tmp_path / "beat"), "--max-interval", "1", "-l", "info"]
+    argv = [sys.executable, "-m", "celery", "-A", "scheduled", "beat", "-s", str(tmp_path / "beat"), "-l", "info"]
+    argv += ["--max-interval", "1"]
     with lab.worker(name="beaten") as worker, Process(argv, env, name="beat") as beat:
         until(lambda: worker.output.count("signal task_postrun") >= 2 or not beat.alive, what="two runs")
         assert beat.alive, beat.output
