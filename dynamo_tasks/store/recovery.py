@@ -125,7 +125,7 @@ class Recovery:
             await commands.execute("DEL", *(keys.registration(member) for member in own))
             await commands.execute("SREM", keys.instances, *own)
         await commands.execute("SREM", keys.leases, f"{lease:x}")
-        await commands.execute("DEL", keys.load(lease))
+        await commands.execute("DEL", keys.lease(lease), keys.load(lease))
         await commands.execute("PUBLISH", keys.registry_channel, f"-{lease:x}")
 
     async def lost_messages(self, namespace: str, suspects: set[str], limit: int = 100) -> set[str]:
