@@ -36,7 +36,7 @@ def test_memory_and_slots_are_flat_over_many_short_tasks(lab: Lab, worker: Worke
     burst(200)
     # what was written in the last seconds is kept on purpose, in case the server forgets it
     before = until(lambda: (count := live()) < 20_000 and count, what="the memory of the last seconds to go")
-    burst(4800)
+    burst(2800)
     until(lambda: live() < before + 1500, 20, "the same number of objects")
     stats = next(iter(lab.app.control.inspect(timeout=5, limit=1).stats().values()))
     assert stats["pool"]["running"] == 0

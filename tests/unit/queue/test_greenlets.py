@@ -13,6 +13,7 @@ import pytest
 from dynamo_tasks.queue.greenlets import await_, in_greenlet, run
 from dynamo_tasks.queue.interrupt import Interruptible
 
+
 def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
     """Run a test on an event loop."""
 
