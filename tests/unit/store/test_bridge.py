@@ -85,13 +85,14 @@ print(next(values))
 """
 
 
-@pytest.mark.parametrize(
-    "last",
-    [
-        "",
-        "import signal, threading, os; threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start(); next(values)",
-    ],
-)
+_INTERRUPTED = """
+import os, signal, threading
+threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
+next(values)
+"""
+
+
+@pytest.mark.parametrize("last", ["", _INTERRUPTED], ids=["open", "interrupted"])
 def test_a_script_ends_with_an_open_stream(last: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT.format(last=last)],
