@@ -69,7 +69,8 @@ async def _close(source: AsyncIterator[Any]) -> None:
     close = getattr(source, "aclose", None)
     while close is not None:
         try:
-            return await close()
+            await close()
+            return
         except RuntimeError:
             await asyncio.sleep(0.01)
 
