@@ -36,6 +36,13 @@ _REQUESTS = (
         ("endpoint",),
     ),
     Metric(
+        "requests_forwarded_total",
+        "counter",
+        "requests",
+        "Requests handed on to an instance; outcome is ok, shared (that one was gone), fenced or gone.",
+        ("endpoint", "outcome"),
+    ),
+    Metric(
         "requests_finished_total",
         "counter",
         "requests",
@@ -184,6 +191,9 @@ _LOG_EVENTS = (
              ("request_id", "endpoint", "reason")),
     LogEvent("request.requeued", WARNING, "A request lost its worker and waits again.",
              ("request_id", "endpoint", "attempt", "lost_instance", "reason")),
+    LogEvent("request.forwarded", DEBUG,
+             "A request was handed on to an instance; outcome as in `requests_forwarded_total`.",
+             ("request_id", "endpoint", "instance_id", "outcome")),
     LogEvent("request.retried", INFO, "An endpoint asked for a retry.",
              ("request_id", "endpoint", "attempt", "delay_s", "error")),
     LogEvent("message.malformed", ERROR, "What was taken from a queue is no Celery message; it was dropped.",

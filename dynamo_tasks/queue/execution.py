@@ -29,12 +29,13 @@ from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo, Kind
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
 from dynamo_tasks.queue.executor import Executor, Orders
+from dynamo_tasks.queue.forwarding import hand_on
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible
 from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
 from dynamo_tasks.sdk import to_plain
-from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
+from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
 from dynamo_tasks.store.log import OpenLog
 from dynamo_tasks.store.streams import read_all
@@ -182,6 +183,8 @@ class Execution:
         except RetryRequested:
             await self._executor.writer.drain(log)
             raise
+        except ForwardRequested as wanted:
+            await hand_on(self._executor.store, log, wanted, self._call.message(), self.fail)
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:

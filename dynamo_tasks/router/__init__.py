@@ -12,6 +12,7 @@ from dynamo_tasks.router.policies import (
     make_router,
     pressure,
 )
+from dynamo_tasks.router.recent import Recent
 
 __all__ = [
     "POLICIES",
@@ -20,6 +21,7 @@ __all__ = [
     "LeastLoaded",
     "PowerOfTwo",
     "Random",
+    "Recent",
     "RoundRobin",
     "Router",
     "make_router",

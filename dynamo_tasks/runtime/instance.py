@@ -118,8 +118,13 @@ class Instance:
         self._registered = False
         with contextlib.suppress(DynamoError):
             await self._registry.revoke(self._namespace, self.lease, self._infos, keep_lease=True)
+            await self._leave_queues()
         for info in self._infos:
             event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
+
+    async def _leave_queues(self) -> None:
+        """What waits for this instance alone, any other one may take."""
+        await self._recovery.inherit([info.id for info in self._infos], self.lease)
 
     async def stop(self) -> None:
         """Give the lease back."""
@@ -128,5 +133,6 @@ class Instance:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             with contextlib.suppress(DynamoError):
+                await self._leave_queues()
                 await self._registry.revoke(self._namespace, self.lease, self._infos)
         await self._presence.close()

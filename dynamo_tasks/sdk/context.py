@@ -7,7 +7,9 @@ import uuid
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
-__all__ = ["Context", "RetryRequested", "current_context"]
+from dynamo_tasks.protocol.names import EndpointId
+
+__all__ = ["Context", "ForwardRequested", "RetryRequested", "current_context"]
 
 
 class RetryRequested(Exception):  # noqa: N818 - a request, not an error
@@ -29,6 +31,20 @@ class RetryRequested(Exception):  # noqa: N818 - a request, not an error
         self.cause = cause
         self.countdown = countdown
         self.max_retries = max_retries
+
+
+class ForwardRequested(Exception):  # noqa: N818 - a request, not an error
+    """The endpoint hands the request on to an instance of another endpoint.
+
+    Attributes:
+        endpoint: Who shall serve it; of the same namespace.
+        instance_id: The lease of the chosen instance.
+    """
+
+    def __init__(self, endpoint: EndpointId, instance_id: int):
+        super().__init__(f"forwarded to {endpoint}, instance {instance_id:x}")
+        self.endpoint = endpoint
+        self.instance_id = instance_id
 
 
 class Context:
@@ -89,6 +105,18 @@ class Context:
             RetryRequested: always.
         """
         raise RetryRequested(exc, countdown, max_retries)
+
+    def forward(self, endpoint: EndpointId, instance_id: int) -> NoReturn:
+        """Hand the request on before anything was yielded: its id and its stream stay, and this run does not count.
+
+        Args:
+            endpoint: Who shall serve it; of the same namespace.
+            instance_id: The lease of the chosen instance; if it is gone, any other one takes the request.
+
+        Raises:
+            ForwardRequested: always.
+        """
+        raise ForwardRequested(endpoint, instance_id)
 
 
 def _as_uuid(text: str) -> uuid.UUID:

@@ -10,6 +10,7 @@ from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.auth import keys_from
 from dynamo_tasks.frontend.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
 from dynamo_tasks.services.gateway import RuntimeGateway
@@ -65,6 +66,7 @@ class Frontend:
         processor: Any = Processor
         namespace = worker.namespace_name
         await resolver.runtime.watch(namespace)
+        router = await self._router(resolver.runtime)
         local: Any = resolver.local(processor)
         if local is None:
             await resolver.runtime.watch(processor.namespace_name)
@@ -74,7 +76,16 @@ class Frontend:
             processor if local is None else local,
             resolver.expected,
             resolver.limits,
+            router=router,
         )
+
+    async def _router(self, runtime: DistributedRuntime) -> Any:
+        """The service that chooses the Worker, where the graph has one."""
+        dependency = getattr(type(self), "router", None)
+        if dependency is None:
+            return None
+        await runtime.watch(dependency.service.namespace_name)
+        return dependency.service
 
     @property
     def url(self) -> str:

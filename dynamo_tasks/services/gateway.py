@@ -42,6 +42,7 @@ class RuntimeGateway:
         processor: The Processor: its instance in this process, or its service where it is a component.
         expected: Component address → number of instances that the graph is configured with.
         limits: Component address → most requests that its queue may hold.
+        router: The service that chooses the Worker, if one stands in between; it has the Worker's endpoints.
     """
 
     def __init__(
@@ -51,6 +52,8 @@ class RuntimeGateway:
         processor: Any,
         expected: dict[tuple[str, str], int],
         limits: dict[tuple[str, str], int] | None = None,
+        *,
+        router: DynamoService[Any] | None = None,
     ):
         self._runtime = runtime
         self._namespace = namespace
@@ -58,6 +61,7 @@ class RuntimeGateway:
         self._remote = isinstance(processor, DynamoService)
         self._expected = expected
         self._limits = limits or {}
+        self._router = router
         self._models: dict[str, ServedModel] = {}
         self._models_of: list[InstanceInfo] | None = None
 
@@ -92,11 +96,13 @@ class RuntimeGateway:
         return _stream(sub)
 
     def _target(self, submission: Submission) -> tuple[EndpointId, Any]:
-        """Whom to call: the Worker itself, or the Processor where it is a component of its own."""
+        """Whom to call: the Worker, or the Processor or Router that stands before it as a component of its own."""
         if self._remote and submission.endpoint.name == "generate":
             api, body = submission.payload["api"], submission.payload["body"]
             name = "chat/completions" if api == "chat" else "completions"
             return self._processor.endpoint_id(name), body
+        if self._router is not None:
+            return self._router.endpoint_id(submission.endpoint.name), submission.payload
         return submission.endpoint, submission.payload
 
     def _new_request(self, submission: Submission, endpoint: EndpointId, payload: Any) -> NewRequest:

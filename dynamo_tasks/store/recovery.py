@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import msgspec
 
 from dynamo_tasks.errors import WorkerLostError
 from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, consumer_name, priority_suffix
@@ -102,20 +105,29 @@ class Recovery:
         return str(reply.decode())
 
     async def _inherit(self, keys: Keys, lease: int) -> int:
-        """Messages in the queues of the instance itself."""
+        """Messages in the queues of a dead instance."""
         members = [m.decode() for m in await self._store.commands.execute("SMEMBERS", keys.instances)]
+        rows = [member.split(":") for member in members]
+        own = [EndpointId(keys.namespace, row[0], row[1]) for row in rows if int(row[2], 16) == lease]
+        return await self.inherit(own, lease)
+
+    async def inherit(self, endpoints: Iterable[EndpointId], lease: int) -> int:
+        """Move what waits in an instance's own queues to its components' queues.
+
+        Args:
+            endpoints: What it served.
+            lease: Its lease.
+
+        Returns:
+            Number of messages.
+        """
         moved = 0
-        for component, endpoint, owner in (member.split(":") for member in members):
-            if int(owner, 16) != lease:
-                continue
-            shared = f"{keys.prefix}{keys.namespace}|{component}"
-            for step in PRIORITY_STEPS:
-                suffix = priority_suffix(step)
-                moved += await script("inherit").run(
-                    self._store.commands,
-                    [f"{shared}.{endpoint}-{lease:x}{suffix}", shared + suffix],
-                    keys.base,
-                )
+        for endpoint in endpoints:
+            keys = self._store.keys(endpoint.namespace)
+            own, shared = keys.prefix + endpoint.instance_queue(lease), keys.prefix + endpoint.queue
+            for suffix in map(priority_suffix, PRIORITY_STEPS):
+                lists = [own + suffix, shared + suffix]
+                moved += await script("inherit").run(self._store.commands, lists, keys.base, own, shared)
         return moved
 
     async def _bury(self, keys: Keys, lease: int) -> None:

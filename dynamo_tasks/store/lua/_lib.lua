@@ -58,6 +58,12 @@ local function push(readers, id, event_id, kind, data)
   for channel in string.gmatch(readers, '%S+') do redis.call('PUBLISH', channel, message) end
 end
 
+-- An instance's own queue is "<queue>.<endpoint>-<lease>": the component's queue, and the lease where it is such a one.
+local function shared_queue(queue)
+  local shared, lease = string.match(queue, '^(.*|[^.|]*)%.[^.|]*%-(%x+)$')
+  return shared or queue, lease
+end
+
 local function alive_channel(db, lease) return base .. 'alive:' .. db .. ':' .. lease end
 
 -- The payload of an end event with the id that it follows: one field more in its msgpack map.

@@ -19,7 +19,10 @@ redis.call('ZADD', base .. 'queued', now, id)
 if not_before > now then
   redis.call('ZADD', base .. 'timers', not_before, 'm:' .. id)
 elseif ARGV[8] == '1' then
-  redis.call('RPUSH', r.q .. (r.qs or ''), message)
+  -- The owner goes down, and its own queue with it.
+  local queue = shared_queue(r.q)
+  redis.call('HSET', KEYS[1], 'q', queue)
+  redis.call('RPUSH', queue .. (r.qs or ''), message)
 else
   redis.call('LPUSH', r.q .. (r.qs or ''), message)
 end

@@ -9,8 +9,8 @@ local id, lease = ARGV[2], ARGV[3]
 local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set')
 redis.call('SREM', base .. 'owned:' .. lease, id)
 if r.own ~= lease then return 'NOT' end
--- An instance's own queue died with it: "<queue>.<endpoint>-<lease>" becomes "<queue>".
-local queue = r.q and (string.match(r.q, '^(.*|[^.]*)%.') or r.q)
+-- An instance's own queue died with it.
+local queue = r.q and shared_queue(r.q)
 if TERMINAL[r.st] then
   if r.set == '1' or not r.msg then return 'NOT' end
   redis.call('RPUSH', queue .. (r.qs or ''), r.msg)

@@ -1,0 +1,108 @@
+"""A request that its owner forwards, and what waits in the queue of an instance that is gone."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.store.forwarding import forward
+from dynamo_tasks.store.ledger import Attempt
+from dynamo_tasks.store.recovery import Recovery
+from tests.support.server import RedisServer
+from tests.support.streams import Owner, Place, on_loop, read_to_end, values
+
+CHOSEN = 0xAB
+
+
+def _target(place: Place) -> EndpointId:
+    return place.endpoint._replace(component="Engine")
+
+
+async def _hand_on(place: Place, owner: Owner, attempt: Attempt) -> str:
+    return await forward(owner.store, attempt, _target(place), CHOSEN, b'{"id": "%s"}' % attempt.id.encode())
+
+
+async def _register(place: Place) -> None:
+    await place.do("SET", place.keys.registration(f"Engine:generate:{CHOSEN:x}"), "{}")
+    await place.do("SET", place.keys.lease(CHOSEN), "1")
+
+
+async def _waiting(place: Place) -> tuple[int, int]:
+    """Messages in the queue of the chosen instance, and in the shared one."""
+    target = _target(place)
+    own, shared = target.instance_queue(CHOSEN), target.queue
+    return int(await place.do("LLEN", own)), int(await place.do("LLEN", shared))
+
+
+@on_loop
+async def test_a_forwarded_request_keeps_its_stream_and_its_attempts(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        router, worker, client = await place.owner(), await place.owner(), await place.client()
+        await _register(place)
+        sub = await client.submit()
+        attempt = await router.claim(sub.request_id)
+        assert await _hand_on(place, router, attempt) == "OK"
+        assert await _hand_on(place, router, attempt) == "OK"  # the reply was lost
+        assert await _waiting(place) == (1, 0)
+        assert await place.field(sub.request_id, "en") == str(_target(place))
+        log = await worker.run(sub.request_id)
+        assert (log.attempt.number, log.attempt.readers) == (1, [client.reader.channel])
+        assert await _hand_on(place, router, attempt) == "FENCED"
+        await worker.write(log, "a", "b")
+        await worker.finish(log)
+        assert values(await read_to_end(sub)) == ["a", "b"]
+
+
+@on_loop
+async def test_without_its_registration_the_chosen_instance_gets_nothing(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        router = await place.owner()
+        attempt = await router.claim(await place.submit())
+        assert await _hand_on(place, router, attempt) == "SHARED"
+        assert await _hand_on(place, router, attempt) == "SHARED"
+        assert await _waiting(place) == (0, 1)
+
+
+@on_loop
+async def test_what_an_instance_leaves_behind_goes_to_the_shared_queue(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        router = await place.owner()
+        await _register(place)
+        request_id = await place.submit()
+        await _hand_on(place, router, await router.claim(request_id))
+        assert await Recovery(place.store).inherit([_target(place)], CHOSEN) == 1
+        assert await _waiting(place) == (0, 1)
+        assert await place.field(request_id, "q") == _target(place).queue
+
+
+@on_loop
+async def test_a_message_in_the_queue_of_a_dead_instance_is_found(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynamo_tasks.store.recovery._ORPHAN_AGE_MS", -1000)
+    async with Place(redis_server.url) as place:
+        router, recovery = await place.owner(), Recovery(place.store)
+        await _register(place)
+        request_id = await place.submit()
+        await _hand_on(place, router, await router.claim(request_id))
+        assert await recovery.lost_messages(place.namespace, set()) == set()
+        await place.do("DEL", place.keys.lease(CHOSEN))
+        suspects = await recovery.lost_messages(place.namespace, set())
+        assert suspects == {request_id}
+        await recovery.lost_messages(place.namespace, suspects)
+        assert await _waiting(place) == (0, 1)
+
+
+@on_loop
+async def test_at_a_hand_over_a_forwarded_request_leaves_the_queue_of_its_instance(
+    redis_server: RedisServer,
+) -> None:
+    async with Place(redis_server.url) as place:
+        router, worker = await place.owner(), await place.owner()
+        await _register(place)
+        request_id = await place.submit()
+        await _hand_on(place, router, await router.claim(request_id))
+        attempt = await worker.claim(request_id)
+        await worker.ledger.release(attempt, retries=0, front=True, counts=False)
+        assert await _waiting(place) == (1, 1)  # the first one is the message that this test did not take
+        assert await place.field(request_id, "q") == _target(place).queue
