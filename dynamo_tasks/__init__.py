@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dynamo_tasks.queue.result import StreamResult
     from dynamo_tasks.runtime.component import DistributedRuntime
+    from dynamo_tasks.runtime.guest import install
     from dynamo_tasks.sdk import api, async_on_start, depends, dynamo_endpoint, endpoint, on_shutdown, service
     from dynamo_tasks.sdk.context import Context, current_context
 
@@ -30,6 +31,7 @@ __all__ = [
     "depends",
     "dynamo_endpoint",
     "endpoint",
+    "install",
     "on_shutdown",
     "service",
 ]
@@ -37,6 +39,7 @@ __all__ = [
 _WHERE = {
     "StreamResult": "queue.result",
     "DistributedRuntime": "runtime.component",
+    "install": "runtime.guest",
     "Context": "sdk.context",
     "current_context": "sdk.context",
     "api": "sdk",

@@ -14,18 +14,45 @@ from kombu import Connection as KombuConnection
 from kombu.connection import ConnectionPool, PooledConnection
 
 from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import ResultBackend
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.transport import Transport
 from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
 
-__all__ = ["DynamoApp", "create_app", "default_app", "set_default_app"]
+__all__ = [
+    "AMQP",
+    "TRANSPORT_OPTIONS",
+    "WORKER_SETTINGS",
+    "DynamoApp",
+    "HostFactory",
+    "add_worker_options",
+    "create_app",
+    "default_app",
+    "set_default_app",
+]
 
 _REDIS_SCHEMES = {"redis", "rediss"}
 _NEVER = 10**9
 PLAIN_QUEUE = "dynamo-tasks"
 """Where plain tasks (``@app.task``) go by default; every worker serves it beside the queues of its component."""
+
+
+WORKER_SETTINGS: dict[str, Any] = {
+    "worker_pool": "dynamo_tasks.queue.pool:TaskPool",
+    "worker_consumer": "dynamo_tasks.queue.consumer:Consumer",
+    "worker_prefetch_multiplier": 1,
+    "worker_enable_prefetch_count_reduction": False,
+    "worker_cancel_long_running_tasks_on_connection_loss": False,
+    "broker_connection_retry_on_startup": True,
+}
+"""What a worker process of ours relies on."""
+TRANSPORT_OPTIONS: dict[str, Any] = {
+    "visibility_timeout": _NEVER,
+    "socket_keepalive": True,
+    "health_check_interval": 25,
+}
 
 
 class _CommandError(click.ClickException):
@@ -88,8 +115,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self._executor: Executor | None = None
         self.is_worker = False
         super().__init__(*args, **kwargs)
-        self.user_options["worker"].update(_worker_options())
-        self.steps["worker"].add(ServiceStep)
+        add_worker_options(self)
 
     @cached_property
     def server_url(self) -> str:
@@ -121,6 +147,20 @@ class DynamoApp(Celery):  # type: ignore[misc]
         return str(self.conf.broker_transport_options.get("global_keyprefix", ""))
 
     @property
+    def endpoint_backend(self) -> Any:
+        """Where results of endpoints are kept."""
+        return self.backend
+
+    def queue_for(self, endpoint: EndpointId) -> Any:
+        """Where calls of an endpoint go: a queue, or its name."""
+        return endpoint.queue
+
+    @property
+    def plain_queues(self) -> list[str]:
+        """Queues of plain tasks that every worker serves."""
+        return [self.conf.task_default_queue]
+
+    @property
     def executor(self) -> Executor:
         """What this worker process runs requests with."""
         if self._executor is None:
@@ -149,8 +189,10 @@ class DynamoApp(Celery):  # type: ignore[misc]
         return super().connection_for_read(url or self.server_url, **kwargs)
 
 
-def _worker_options() -> set[click.Option]:
-    return {
+def add_worker_options(app: Celery) -> None:
+    """Give the application's ``worker`` command our options, and its workers the step that hosts a service."""
+    app.steps["worker"].add(ServiceStep)
+    app.user_options["worker"] |= {
         click.Option(["--service"], help="MODULE:Class of the service to host."),
         click.Option(["--config"], type=click.Path(dir_okay=False), help="YAML file with the settings."),
         click.Option(["--set"], multiple=True, metavar="SERVICE.KEY=VALUE", help="One setting; repeatable."),
@@ -172,18 +214,9 @@ def create_app(
         task_default_queue=PLAIN_QUEUE,
         task_acks_late=True,
         task_track_started=False,
-        worker_pool="dynamo_tasks.queue.pool:TaskPool",
-        worker_consumer="dynamo_tasks.queue.consumer:Consumer",
-        worker_prefetch_multiplier=1,
-        worker_enable_prefetch_count_reduction=False,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
         worker_hijack_root_logger=True,
-        broker_connection_retry_on_startup=True,
-        broker_transport_options={
-            "visibility_timeout": _NEVER,
-            "socket_keepalive": True,
-            "health_check_interval": 25,
-        },
+        broker_transport_options=dict(TRANSPORT_OPTIONS),
+        **WORKER_SETTINGS,
         **conf,
     )
     return app

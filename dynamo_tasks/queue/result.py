@@ -54,12 +54,20 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
         namespace: Where it lives; every namespace is asked by default.
     """
 
-    def __init__(self, id: str, *args: Any, namespace: str | None = None, app: Any = None, **kwargs: Any):
+    def __init__(
+        self,
+        id: str,
+        backend: Any = None,
+        *args: Any,
+        namespace: str | None = None,
+        app: Any = None,
+        **kwargs: Any,
+    ):
         if app is None:
             from dynamo_tasks.queue.app import default_app
 
             app = default_app()
-        super().__init__(id, *args, app=app, **kwargs)
+        super().__init__(id, backend or app.endpoint_backend, *args, app=app, **kwargs)
         self.namespace = namespace
 
     @property

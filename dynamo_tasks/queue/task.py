@@ -90,10 +90,16 @@ class EndpointTask(Task):  # type: ignore[misc]
     Request = "dynamo_tasks.queue.request:EndpointRequest"
     runs_on_loop = True
     acks_late = True
+    serializer = "json"  # the ledger keeps the message, and nothing of it is ever unpickled
     throws = (RequestError,)  # the caller's mistake: one line in the log, no traceback
     endpoint: EndpointId
     declaration: tuple[Any, ...] = ()
     """The endpoint's declaration, where this process has one; boxed, since it is a descriptor."""
+
+    @property
+    def backend(self) -> Any:
+        """Where its results are kept."""
+        return self.app.endpoint_backend
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run the endpoint; called by Celery's tracer in a greenlet of the worker."""
@@ -159,10 +165,11 @@ class EndpointTask(Task):  # type: ignore[misc]
         if "dl" in call:
             call["dl"] = self.app.now().timestamp() + float(call["dl"])
         self._validate(args, kwargs, options)
+        self.app.server_url  # noqa: B018 - found, or refused in one line
         call.setdefault("mq", self._max_queue())
         header = _convert(call)
         if not (options.get("queue") or options.get("routing_key")):
-            options["queue"] = self.endpoint.queue
+            options["queue"] = self.app.queue_for(self.endpoint)
         released = _releasing.get()
         if released is not None and options.get("retries"):
             header = msgspec.structs.replace(header, rel=released)

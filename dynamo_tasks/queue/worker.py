@@ -9,7 +9,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from celery import bootsteps, concurrency, signals
 from celery.apps.worker import Worker as CeleryWorker
@@ -23,7 +23,7 @@ from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
 from dynamo_tasks.store.keys import consumer_name
 
-__all__ = ["Host", "ServiceStep", "Worker"]
+__all__ = ["Host", "ServiceStep", "Worker", "refuse"]
 
 EX_USAGE = 2
 
@@ -63,7 +63,7 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
             greenlets.await_(worker.host.start(worker.pool))
         except ConfigError as exc:
             # No new start can mend it: one line and exit code 2, as for settings that are refused earlier.
-            _refuse(exc)
+            refuse(exc)
 
     def stop(self, worker: Any) -> None:
         """Warm: leave the registry, finish what runs, stop the service."""
@@ -104,7 +104,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
                 kwargs = self._hosted(kwargs)
             super().__init__(app=self.app, **kwargs)
         except DynamoError as exc:
-            _refuse(exc)
+            refuse(exc)
 
     def setup_defaults(self, **kwargs: Any) -> None:
         """Celery callback: options.
@@ -130,7 +130,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
             "unacked_mutex_key": f"dt:@unacked_mutex:{self.host.lease:x}",
         }
         if not kwargs.get("queues"):
-            kwargs["queues"] = [*self.host.queues, self.app.conf.task_default_queue]
+            kwargs["queues"] = [*self.host.queues, *self.app.plain_queues]
         if not kwargs.get("concurrency"):
             kwargs["concurrency"] = self.host.capacity
         # Both cost every worker a message of every other one, and mingle blocks for a second.
@@ -151,7 +151,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
             try:
                 self.app.executor = await self.host.connect()
             except DynamoError as exc:
-                _refuse(exc)
+                refuse(exc)
         await greenlets.run(super().start)
 
     def install_platform_tweaks(self, worker: Any) -> None:
@@ -179,7 +179,8 @@ def _leave(exitcode: int | None) -> None:
     os._exit(exitcode or 0)
 
 
-def _refuse(exc: DynamoError) -> None:
+def refuse(exc: DynamoError) -> NoReturn:
+    """Say in one line why this worker cannot start, and end with exit code 2."""
     print(f"dynamo-tasks: {exc.message}", file=sys.stderr, flush=True)
     raise SystemExit(EX_USAGE)
 

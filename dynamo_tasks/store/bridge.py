@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
@@ -77,6 +78,18 @@ async def _close(source: AsyncIterator[Any]) -> None:
 
 _lock = threading.Lock()
 _bridge: Bridge | None = None
+_inherited: list[Bridge | None] = []
+
+
+def _forked() -> None:
+    """The thread is not in a forked child; its loop is kept there untouched, since its parent uses it."""
+    global _lock, _bridge
+    _lock = threading.Lock()
+    _inherited.append(_bridge)
+    _bridge = None
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def bridge() -> Bridge:

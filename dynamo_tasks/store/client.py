@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 
 from dynamo_tasks.store.base import Store
@@ -41,6 +42,7 @@ class StoreClient:
 
 _lock = threading.Lock()
 _clients: dict[tuple[str, str], StoreClient] = {}
+_inherited: list[dict[tuple[str, str], StoreClient]] = []
 
 
 def shared_client(url: str, prefix: str = "") -> StoreClient:
@@ -50,6 +52,18 @@ def shared_client(url: str, prefix: str = "") -> StoreClient:
         if client is None:
             client = _clients[url, prefix] = bridge().call(StoreClient.connect(url, prefix=prefix))
         return client
+
+
+def _forked() -> None:
+    """A forked child makes clients of its own: the loop's thread is not in it, and the sockets are its parent's."""
+    global _lock, _clients
+    _lock = threading.Lock()
+    # Kept, not closed: what they are connected to is still in use over there.
+    _inherited.append(_clients)
+    _clients = {}
+
+
+os.register_at_fork(after_in_child=_forked)
 
 
 def close_shared(url: str) -> None:

@@ -1,0 +1,222 @@
+"""Somebody else's Celery application that has our endpoints, too.
+
+``adopt`` changes the class of the application object: its tasks, settings, routes and workers stay as they
+are. What is new:
+
+* calls of endpoints are published through the ledger, on the application's own broker, under its prefix;
+* ``worker --service MODULE:Class`` is one of our workers; ``worker`` without it is Celery's own as before, with
+  its own pool, connection and event loop;
+* where the application keeps no results, those of endpoints are kept in the broker's database.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+from celery import Celery
+from celery.app import routes
+from celery.backends.base import DisabledBackend
+from celery.backends.redis import RedisBackend
+from celery.concurrency import get_implementation
+from kombu import Connection as StockConnection
+from kombu import Exchange, Queue
+
+from dynamo_tasks.errors import ConfigError, DynamoError
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue import worker as hosting
+from dynamo_tasks.queue.app import (
+    AMQP,
+    TRANSPORT_OPTIONS,
+    WORKER_SETTINGS,
+    DynamoApp,
+    HostFactory,
+    add_worker_options,
+)
+from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.queue.task import EndpointTask
+from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
+
+__all__ = ["GuestApp", "adopt", "check_settings"]
+
+_SCHEMES = ("redis", "rediss")
+_LOCAL = ("amqp", "executor", "Worker", "WorkController")
+_OURS = ("service", "config", "set")
+
+
+class _Amqp(AMQP):
+    """Routes what is sent to an endpoint by its name alone to the component's queue."""
+
+    def flush_routes(self) -> None:
+        """Celery callback: the application's own routes follow ours, which knows endpoints only."""
+        self._rtable = [self._route, *routes.prepare(self.app.conf.task_routes)]
+
+    def _route(
+        self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None, **_: Any
+    ) -> dict[str, Any] | None:
+        known = self.app._tasks.get(name)
+        if not isinstance(known, EndpointTask) or options.get("queue") or options.get("routing_key"):
+            return None
+        return {"queue": self.app.queue_for(known.endpoint)}
+
+
+class _EndpointResults(ResultBackend):
+    """Results of endpoints in the broker's database, under its prefix."""
+
+    def _add_global_keyprefix(self) -> None:
+        for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
+            setattr(self, name, self.app.key_prefix + getattr(self, name))
+
+
+class GuestApp(DynamoApp):
+    """What :func:`adopt` puts before the application's own class; never made by itself."""
+
+    _checked: str = ""
+
+    @property
+    def server_url(self) -> str:
+        """URL of the application's broker.
+
+        Raises:
+            ConfigError: it is none that can hold streams, or a setting is in the way.
+        """
+        url = str(self.conf.broker_write_url or self.conf.broker_url or "amqp://").split(";")[0]
+        if url != self._checked:
+            check_settings(self.main or "celery", url, self.conf)
+            self._checked = url
+        return url
+
+    def _get_backend(self) -> Any:
+        made = super(DynamoApp, self)._get_backend()
+        if type(made) is RedisBackend:
+            made = ResultBackend(app=self, url=self.conf.result_backend)
+            made.waits = self.is_worker
+        return made
+
+    @property
+    def _own_results(self) -> Any:
+        # Per thread, as Celery keeps its own.
+        made = getattr(self._local, "endpoint_results", None)
+        if made is None:
+            made = self._local.endpoint_results = _EndpointResults(app=self, url=self.server_url)
+            made.waits = self.is_worker
+        return made
+
+    @property
+    def endpoint_backend(self) -> Any:
+        """Where results of endpoints are kept: as all others, or in the broker where the application keeps none."""
+        return self._own_results if isinstance(self.backend, DisabledBackend) else self.backend
+
+    def queue_for(self, endpoint: EndpointId) -> Queue:
+        """The component's queue; an object, since the application may refuse names that it does not list."""
+        return Queue(endpoint.queue, Exchange("", type="direct"), routing_key=endpoint.queue)
+
+    @property
+    def plain_queues(self) -> list[str]:
+        """Queues of plain tasks that our workers serve: none, the application has workers of its own for them."""
+        return []
+
+    def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
+        """A connection to consume from: Celery's own, but in our workers."""
+        if self.is_worker:
+            return super().connection_for_read(url, **kwargs)
+        made = super(DynamoApp, self).connection_for_read(url, **kwargs)
+        return StockConnection(**dict(made._info(resolve=False)))
+
+    def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """A connection to publish on."""
+        return super(DynamoApp, self).connection_for_write(url, *args, **kwargs)
+
+    def Worker(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - Celery's name
+        """A worker: ours if it hosts a service, else Celery's own."""
+        ours = {name: kwargs.pop(name, None) for name in _OURS}
+        if ours["service"]:
+            return self._our_worker(*args, **kwargs, **ours)
+        if any(ours.values()):
+            hosting.refuse(
+                ConfigError(
+                    "--config and --set are for a hosted service: say which with --service MODULE:Class"
+                )
+            )
+        return self.subclass_with_self("celery.apps.worker:Worker")(*args, **kwargs)
+
+    def _our_worker(self, *args: Any, pool: Any = None, pool_cls: Any = None, **kwargs: Any) -> Any:
+        try:
+            self.server_url  # noqa: B018 - refused in one line, before anything starts
+        except DynamoError as exc:
+            hosting.refuse(exc)
+        accepted = {*self.conf.accept_content, "json"}
+        options = {**self.conf.broker_transport_options, **TRANSPORT_OPTIONS}
+        # Celery cannot tell its default pool from one that was asked for: prefork stands for both.
+        asked = get_implementation(pool or pool_cls or "prefork")
+        if asked is get_implementation("prefork"):
+            asked = WORKER_SETTINGS["worker_pool"]
+        self.conf.update(
+            {**WORKER_SETTINGS, "accept_content": sorted(accepted), "broker_transport_options": options},
+            task_create_missing_queues=True,
+        )
+        return self.subclass_with_self(hosting.Worker)(*args, pool_cls=asked, **kwargs)
+
+
+def check_settings(name: str, url: str, conf: Any) -> None:
+    """Refuse what cannot work.
+
+    Args:
+        name: The application's name.
+        url: Of its broker.
+        conf: Its settings.
+
+    Raises:
+        ConfigError: says what is needed.
+    """
+    scheme = urlsplit(url).scheme or "amqp"
+    if scheme not in _SCHEMES:
+        raise ConfigError(
+            f"the broker of Celery application {name!r} is {scheme}://, which cannot hold streams: dynamo-tasks needs "
+            "Redis or Valkey 7.0 or newer as broker, broker_url = 'redis://host:6379/0' (or task_always_eager in tests)"
+        )
+    options = conf.get("broker_transport_options") or {}
+    if options.get("sep", PRIORITY_SEPARATOR) != PRIORITY_SEPARATOR:
+        raise ConfigError("broker_transport_options: dynamo-tasks needs the default 'sep'")
+    if tuple(options.get("priority_steps", PRIORITY_STEPS)) != PRIORITY_STEPS:
+        raise ConfigError(
+            f"broker_transport_options: dynamo-tasks needs priority_steps {list(PRIORITY_STEPS)}"
+        )
+    if conf.get("task_protocol", 2) != 2:
+        raise ConfigError("dynamo-tasks needs task_protocol = 2, Celery's default")
+
+
+def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
+    """Make an application a :class:`GuestApp`; a second time, nothing happens.
+
+    Args:
+        app: Any Celery application, configured or not yet.
+        make_host: Makes the service host of a worker process.
+
+    Raises:
+        ConfigError: its broker is known already, and it cannot work.
+    """
+    if isinstance(app, GuestApp):
+        return app
+    if isinstance(app, DynamoApp):
+        raise ConfigError("this application is dynamo-tasks' own already: there is nothing to install")
+    _check_known(app)
+    kind = type(app)
+    bases = (GuestApp,) if kind is Celery else (GuestApp, kind)
+    guest: Any = app
+    guest.__class__ = type(f"Guest{kind.__name__}", bases, {"__module__": kind.__module__})
+    for name in _LOCAL:
+        # What was made before would go on to publish without a ledger.
+        guest.__dict__.pop(name, None)
+    guest.amqp_cls, guest.host_factory, guest._executor, guest.is_worker = _Amqp, make_host, None, False
+    add_worker_options(guest)
+    made: GuestApp = guest
+    return made
+
+
+def _check_known(app: Celery) -> None:
+    """Refuse at once, where the settings were given to the application itself or are loaded already."""
+    conf = app.conf if app.configured else app._preconf
+    url = conf.get("broker_write_url") or conf.get("broker_url")
+    if url and not conf.get("task_always_eager"):
+        check_settings(app.main or "celery", str(url).split(";")[0], conf)

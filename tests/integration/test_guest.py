@@ -1,0 +1,150 @@
+"""Endpoints in somebody else's Celery application: `install(app)`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any, NamedTuple
+
+import pytest
+import redis
+from celery import Celery
+
+import dynamo_tasks
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.queue.app import set_default_app
+from dynamo_tasks.runtime import default_app
+from dynamo_tasks.sdk import set_resolver
+from dynamo_tasks.store.client import close_shared
+from tests.support.processes import Worker
+from tests.support.server import RedisServer
+
+SERVICE = "tests.support.shop_teller:Teller"
+
+
+class Shop(NamedTuple):
+    """One application and where it lives; the first one has a result backend of its own."""
+
+    name: str
+    prefix: str
+    broker: str
+    results: str | None
+    app: Celery
+
+    @property
+    def env(self) -> dict[str, str]:
+        own = {"SHOP_RESULTS": self.results} if self.results else {}
+        return {"SHOP_BROKER": self.broker, "SHOP_PREFIX": self.prefix, "SHOP_NAME": self.name, **own}
+
+
+@pytest.fixture(scope="module")
+def own_process() -> Iterator[None]:
+    """What `install` changes in this process is put back."""
+    yield
+    set_resolver(None)
+    set_default_app(default_app)
+
+
+def _worker(shop: Shop, **more: Any) -> Worker:
+    return Worker("", app="tests.support.shop", service=SERVICE, name=shop.name, env=shop.env, **more)
+
+
+@pytest.fixture(scope="module")
+def shops(redis_server: RedisServer, own_process: None) -> Iterator[list[Shop]]:
+    """Three applications of one name on one server: two prefixes in a database, and another database."""
+    from tests.support.shop import make_app
+
+    five, six = (redis_server.url.removesuffix("0") + number for number in "56")
+    places = [("one", "one:", five, five), ("two", "two:", five, None), ("three", "", six, None)]
+    found = [Shop(*place, make_app(place[2], place[1], result_backend=place[3])) for place in places]
+    with ExitStack() as stack:
+        workers = [_worker(shop, wait=False) for shop in found]
+        for worker in workers:
+            stack.enter_context(worker)
+        for worker in workers:
+            worker.wait_ready()
+        yield found
+    for url in (five, six):
+        close_shared(url)
+
+
+def test_applications_of_one_server_do_not_hear_each_other(shops: list[Shop]) -> None:
+    results = [shop.app.tasks["shop.Teller.tell"].delay(50) for shop in shops]
+    for shop, result in zip(shops, results, strict=True):
+        words = [f"{shop.name}-{number}" for number in range(50)]
+        assert list(result) == words
+        assert result.get(timeout=10) == words
+        with redis.Redis.from_url(shop.broker, decode_responses=True) as client:
+            keys = set(client.scan_iter("*"))
+        assert f"{shop.prefix}dt:shop:log:{result.id}" in keys
+        # Celery's own backend knows no prefix of the broker; that is the application's business.
+        ours = {key for key in keys if "dt:" in key or "|" in key}
+        assert all(
+            key.startswith(("one:", "two:") if shop.prefix else ("dt:", "shop|", "_kombu")) for key in ours
+        )
+        others = {f"{other.prefix}dt:shop:req:{result.id}" for other in shops if other.prefix != shop.prefix}
+        assert not others & keys
+
+
+def test_a_prefork_worker_keeps_its_tasks_and_may_read_streams(shops: list[Shop]) -> None:
+    shop = shops[0]
+    with Worker("", "-c", "1", app="tests.support.shop", service="", name="theirs", env=shop.env) as worker:
+        send = shop.app.send_task
+        assert send("tests.support.shop.where").get(timeout=10) == "ForkProcess"
+        assert send("tests.support.shop.poem", (3,)).get(timeout=10) == "one-0 one-1 one-2"
+        banner = worker.output.split("[queues]")[1].split("[tasks]")[0]
+        assert "shop" in banner
+        assert "Teller" not in banner
+        assert worker.terminate() == 0
+
+
+def test_an_endpoint_is_found_by_its_name_alone(shops: list[Shop]) -> None:
+    sent = shops[1].app.send_task("shop.Teller.who", (None,))
+    assert dynamo_tasks.StreamResult(sent.id, app=shops[1].app).get(timeout=10) == "two"
+
+
+@pytest.mark.parametrize("broker", ["amqp://localhost//", "memory://", "sqs://"])
+def test_a_broker_without_streams_is_refused_in_one_line(broker: str, own_process: None) -> None:
+    with pytest.raises(ConfigError, match=r"dynamo-tasks needs Redis or Valkey 7\.0 or newer as broker"):
+        dynamo_tasks.install(Celery("theirs", broker=broker, set_as_current=False))
+
+
+def test_settings_that_come_later_are_refused_at_the_first_call(own_process: None) -> None:
+    app = Celery("theirs", set_as_current=False)
+    dynamo_tasks.install(app, SERVICE)
+    app.conf.broker_url = "amqp://localhost//"
+    with pytest.raises(ConfigError, match="amqp://"):
+        app.tasks["shop.Teller.who"].delay(None)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"broker_transport_options": {"sep": ":"}},
+        {"broker_transport_options": {"priority_steps": [0, 1]}},
+        {"task_protocol": 1},
+    ],
+    ids=str,
+)
+def test_settings_that_are_in_the_way_are_refused(settings: dict[str, object], own_process: None) -> None:
+    with pytest.raises(ConfigError):
+        dynamo_tasks.install(
+            Celery("theirs", broker="redis://localhost:1/0", changes=settings, set_as_current=False)
+        )
+
+
+@pytest.mark.parametrize(
+    ("broker", "arguments", "line"),
+    [
+        ("amqp://localhost//", (), "cannot hold streams"),
+        ("redis://127.0.0.1:1/0", ("-P", "threads"), "leave -P away"),
+    ],
+)
+def test_a_worker_that_cannot_work_says_so_in_one_line(
+    broker: str, arguments: tuple[str, ...], line: str
+) -> None:
+    env = {"SHOP_LATE_BROKER": broker}
+    with Worker("", *arguments, app="tests.support.shop", service=SERVICE, env=env, wait=False) as worker:
+        assert worker.popen.wait(20) == 2
+        assert line in worker.output
+        assert "Traceback" not in worker.output
