@@ -16,6 +16,7 @@ from kombu.connection import ConnectionPool, PooledConnection
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.transport import Transport
@@ -114,6 +115,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self.host_factory = make_host
         self._executor: Executor | None = None
         self.is_worker = False
+        self.eager_handler: HandlerFactory | None = None
         super().__init__(*args, **kwargs)
         add_worker_options(self)
 

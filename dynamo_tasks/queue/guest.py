@@ -209,6 +209,7 @@ def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
         # What was made before would go on to publish without a ledger.
         guest.__dict__.pop(name, None)
     guest.amqp_cls, guest.host_factory, guest._executor, guest.is_worker = _Amqp, make_host, None, False
+    guest.eager_handler = None
     add_worker_options(guest)
     made: GuestApp = guest
     return made

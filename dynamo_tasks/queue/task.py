@@ -7,10 +7,12 @@ from typing import Any
 
 import msgspec
 from celery import Task
+from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly
 from dynamo_tasks.queue.envelope import HEADER, CallOptions
 from dynamo_tasks.queue.execution import Execution
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
@@ -18,7 +20,8 @@ from dynamo_tasks.queue.outcome import Dropped, EndedRevoked, HandedOver, Revoke
 from dynamo_tasks.queue.pool import current_job
 from dynamo_tasks.queue.result import StreamResult
 from dynamo_tasks.queue.transport import submitted_as
-from dynamo_tasks.sdk.context import RetryRequested
+from dynamo_tasks.sdk import to_plain
+from dynamo_tasks.sdk.context import Context, RetryRequested
 
 __all__ = ["EndpointTask", "make_task"]
 
@@ -98,11 +101,15 @@ class EndpointTask(Task):  # type: ignore[misc]
 
     @property
     def backend(self) -> Any:
-        """Where its results are kept."""
+        """Where its results are kept; nowhere while it runs eagerly, unless the application wants that."""
+        if eager_values.get() is not None and not self.app.conf.task_store_eager_result:
+            return DisabledBackend(app=self.app)
         return self.app.endpoint_backend
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run the endpoint; called by Celery's tracer in a greenlet of the worker."""
+        if eager_values.get() is not None:
+            return self._run_here(_payload(args, kwargs))
         if not in_greenlet():
             raise RuntimeError(
                 f"{self.name} is an endpoint: it runs in a dynamo-tasks worker, call it with .delay(), not directly"
@@ -116,6 +123,26 @@ class EndpointTask(Task):  # type: ignore[misc]
         if job is not None:
             job.attach(execution)
         return self._settle(execution, request)
+
+    def _run_here(self, payload: Any) -> Any:
+        request = self.request_stack.top
+        context = Context(request.id, self.name, retries=request.retries or 0, headers=request.headers)
+        try:
+            return run_eagerly(self.app.eager_handler, self.declaration, context, payload)
+        except RetryRequested as wanted:
+            raise self.retry(
+                exc=wanted.cause, countdown=wanted.countdown, max_retries=wanted.max_retries
+            ) from None
+
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerStreamResult:
+        """Run the endpoint in this process, as Celery's ``Task.apply``; the result iterates over its values."""
+        values: list[Any] = []
+        token = eager_values.set(values)
+        try:
+            done = super().apply(args, kwargs, **options)
+        finally:
+            eager_values.reset(token)
+        return done if isinstance(done, EagerStreamResult) else EagerStreamResult(done, values)
 
     def _settle(self, execution: Execution, request: Any) -> Any:
         """Hand the outcome of an execution to Celery's tracer."""
@@ -161,6 +188,8 @@ class EndpointTask(Task):  # type: ignore[misc]
             QueueFullError: the component's queue is at its ``traffic.max_queue``.
             IdempotencyConflictError: the key was used with another payload.
         """
+        if self.app.conf.task_always_eager:
+            return self._apply_here(args, kwargs, task_id, options)
         call = {short: options.pop(name) for name, short in _OPTIONS.items() if options.get(name) is not None}
         if "dl" in call:
             call["dl"] = self.app.now().timestamp() + float(call["dl"])
@@ -182,6 +211,13 @@ class EndpointTask(Task):  # type: ignore[misc]
             submitted_as.reset(token)
         # An idempotency key that is known stands for the request that it was first used with.
         return result if known in (None, result.id) else self.AsyncResult(known)
+
+    def _apply_here(self, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]) -> Any:
+        self._validate(args, kwargs, options)
+        kept = {name: value for name, value in options.items() if name not in _OPTIONS}
+        # Through JSON, as a queue would take it.
+        args = msgspec.json.decode(msgspec.json.encode(list(args or ()), enc_hook=to_plain))
+        return self.apply(args, kwargs, task_id=task_id, **kept)
 
     def _max_queue(self) -> int:
         """Most requests that the component's queue may hold; 0 = no limit."""

@@ -11,6 +11,7 @@ from typing import Any
 from dynamo_tasks.config.server import resolve_redis_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.queue.app import DynamoApp, create_app, set_default_app
+from dynamo_tasks.runtime.eager import EagerServices
 from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configured_graph
 from dynamo_tasks.runtime.host import ServiceHost
 from dynamo_tasks.runtime.resolver import RuntimeResolver
@@ -65,6 +66,7 @@ def _only_component(graph: Graph) -> Graph:
 def default_app() -> DynamoApp:
     """The application; loads ``beat.schedule`` where it can be imported."""
     app = create_app(server_url=resolve_redis_url, make_host=make_host)
+    app.eager_handler = EagerServices().handler
     app.set_default()
     _load_schedule(app)
     return app

@@ -7,6 +7,7 @@ from typing import Any
 from dynamo_tasks.queue.app import set_default_app
 from dynamo_tasks.queue.guest import GuestApp, adopt
 from dynamo_tasks.runtime.celeryapp import make_host
+from dynamo_tasks.runtime.eager import EagerServices
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService, load_service, set_resolver
 
@@ -41,6 +42,7 @@ def install(app: Any, *services: DynamoService[Any] | str) -> GuestApp:
             # celery -A shop worker --service shop.llm:Worker     serves the endpoints
     """
     guest = adopt(app, make_host)
+    guest.eager_handler = guest.eager_handler or EagerServices().handler
     resolver = RuntimeResolver(guest)
     set_default_app(lambda: guest)
     set_resolver(resolver)
