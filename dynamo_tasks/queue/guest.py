@@ -80,7 +80,7 @@ class GuestApp(DynamoApp):
         Raises:
             ConfigError: it is none that can hold streams, or a setting is in the way.
         """
-        url = str(self.conf.broker_write_url or self.conf.broker_url or "amqp://").split(";")[0]
+        url = _first(self.conf.broker_write_url or self.conf.broker_url or "amqp://")
         if url != self._checked:
             check_settings(self.main or "celery", url, self.conf)
             self._checked = url
@@ -145,14 +145,14 @@ class GuestApp(DynamoApp):
             self.server_url  # noqa: B018 - refused in one line, before anything starts
         except DynamoError as exc:
             hosting.refuse(exc)
-        accepted = {*self.conf.accept_content, "json"}
         options = {**self.conf.broker_transport_options, **TRANSPORT_OPTIONS}
         # Celery cannot tell its default pool from one that was asked for: prefork stands for both.
         asked = get_implementation(pool or pool_cls or "prefork")
         if asked is get_implementation("prefork"):
             asked = WORKER_SETTINGS["worker_pool"]
         self.conf.update(
-            {**WORKER_SETTINGS, "accept_content": sorted(accepted), "broker_transport_options": options},
+            # JSON alone, whatever its own workers accept: anybody may push anything onto a Redis list.
+            {**WORKER_SETTINGS, "accept_content": ["json"], "broker_transport_options": options},
             task_create_missing_queues=True,
         )
         return self.subclass_with_self(hosting.Worker)(*args, pool_cls=asked, **kwargs)
@@ -220,4 +220,9 @@ def _check_known(app: Celery) -> None:
     conf = app.conf if app.configured else app._preconf
     url = conf.get("broker_write_url") or conf.get("broker_url")
     if url and not conf.get("task_always_eager"):
-        check_settings(app.main or "celery", str(url).split(";")[0], conf)
+        check_settings(app.main or "celery", _first(url), conf)
+
+
+def _first(url: Any) -> str:
+    """Of several brokers, as a list or in one text."""
+    return str(url[0] if isinstance(url, list | tuple) else url).split(";")[0]

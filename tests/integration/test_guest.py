@@ -88,7 +88,8 @@ def test_applications_of_one_server_do_not_hear_each_other(shops: list[Shop]) ->
 
 def test_a_prefork_worker_keeps_its_tasks_and_may_read_streams(shops: list[Shop]) -> None:
     shop = shops[0]
-    with Worker("", "-c", "1", app="tests.support.shop", service="", name="theirs", env=shop.env) as worker:
+    plain = ("-c", "1", "--without-gossip", "--without-mingle")
+    with Worker("", *plain, app="tests.support.shop", service="", name="theirs", env=shop.env) as worker:
         send = shop.app.send_task
         assert send("tests.support.shop.where").get(timeout=10) == "ForkProcess"
         assert send("tests.support.shop.poem", (3,)).get(timeout=10) == "one-0 one-1 one-2"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -68,8 +69,9 @@ def test_the_fixtures_serve_a_users_tests(pytester: pytest.Pytester, monkeypatch
     pytester.makepyfile(speller=SERVICE, test_user=TESTS)
     done = pytester.runpytest_subprocess("-p", PLUGIN, "-s", "-p", "no:cacheprovider", timeout=60)
     done.assert_outcomes(passed=5)
-    pid = next(line.split()[1] for line in done.outlines if "pid " in line and line.endswith("end."))
-    assert not Path("/proc", pid).exists()
+    pid = re.search(r"pid (\d+) end", done.stdout.str())
+    assert pid is not None
+    assert not Path("/proc", pid[1]).exists()
 
 
 def test_the_plugin_costs_nothing_until_it_is_used(pytester: pytest.Pytester) -> None:
