@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import subprocess
 import sys
 import threading
@@ -10,7 +11,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from dynamo_tasks.store.bridge import Bridge
+from dynamo_tasks.store.bridge import Bridge, bridge
 from tests.support.processes import ROOT
 
 
@@ -103,3 +104,20 @@ def test_a_script_ends_with_an_open_stream(last: str) -> None:
     )
     assert done.stdout == b"1\n"
     assert (b"KeyboardInterrupt" in done.stderr) is bool(last)
+
+
+def test_a_forked_child_has_a_bridge_of_its_own() -> None:
+    async def answer() -> int:
+        return 7
+
+    parent = bridge()
+    assert parent.call(answer()) == 7
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = bridge().call(answer(), timeout=5) if bridge() is not parent else 2
+        finally:
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 7
+    assert bridge() is parent
