@@ -10,7 +10,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterable
 
-from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.errors import AlreadyRegisteredError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
@@ -87,7 +87,7 @@ class Instance:
                     await self._registry.register(self._namespace, self.lease, infos)
                 if self._counter % _RECONCILE_EVERY == 0:
                     await self._reconcile()
-            except (ServerUnavailableError, ReplyError):
+            except (AlreadyRegisteredError, ServerUnavailableError, ReplyError):
                 continue
             # Local trust is counted from the start of the attempt.
             if began - renewed > LEASE_TTL:
@@ -111,7 +111,7 @@ class Instance:
             return
         self._registered = False
         with contextlib.suppress(DynamoError):
-            await self._registry.revoke(self._namespace, self.lease, self._infos, keep_lease=True)
+            await self._registry.revoke(self._namespace, self.lease, keep_lease=True)
         for info in self._infos:
             event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
 
@@ -122,5 +122,5 @@ class Instance:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
             with contextlib.suppress(DynamoError):
-                await self._registry.revoke(self._namespace, self.lease, self._infos)
+                await self._registry.revoke(self._namespace, self.lease)
         await self._presence.close()
