@@ -7,6 +7,7 @@ import gc
 import os
 import socket
 import time
+from functools import partial
 from typing import Any
 
 from dynamo_tasks.errors import ConfigError
@@ -15,13 +16,14 @@ from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
 from dynamo_tasks.queue.app import DynamoApp
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
+from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.instance import Instance
 from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.sweeper import Sweeper
-from dynamo_tasks.sdk import DynamoService, Graph, ServiceState, set_resolver
+from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, set_resolver
 from dynamo_tasks.store.registry import new_lease
 
 __all__ = ["ServiceHost"]
@@ -171,12 +173,21 @@ class ServiceHost:
             InstanceInfo(endpoint=e.name, transport={"celery": e.id.instance_queue(self.lease)}, **common)
             for e in self.service.get_dynamo_endpoints().values()
         ]
+        for declared in self.service.get_dynamo_endpoints().values():
+            self._add_stats(declared)
         store = self.runtime.client.store
         self._registered = Instance(
             store, namespace, self.lease, load=self._load, on_order=self._executor.order,
-            running=self._executor.running_ids,
+            running=self._executor.running_ids, stats=self.runtime.registry.stats,
         )  # fmt: skip
         await self._registered.start(infos)
+
+    def _add_stats(self, declared: DynamoEndpoint) -> None:
+        """What is counted anyway, and what the service itself tells: ``stats(endpoint name)``."""
+        self.runtime.registry.add_stats(declared.id, meters_of(declared.id).stats)
+        own = getattr(self.instance, "stats", None)
+        if callable(own):
+            self.runtime.registry.add_stats(declared.id, partial(own, declared.name))
 
     def _model(self) -> ModelCard | None:
         card = getattr(self.instance, "model_card", None)

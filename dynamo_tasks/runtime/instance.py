@@ -9,6 +9,9 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
+
+import msgspec
 
 from dynamo_tasks.errors import AlreadyRegisteredError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
@@ -22,6 +25,7 @@ from dynamo_tasks.store.wire import ReplyError, Wire
 
 __all__ = ["Instance"]
 
+_STATS = b"stats "
 _RECONCILE_EVERY = round(2.0 / RENEW_EVERY)
 
 
@@ -35,11 +39,13 @@ class Instance:
         load: Asked for the current load at each renewal.
         on_order: Takes what is published on its alive channel.
         running: Ids of the requests that it really runs.
+        stats: Asked for the stats of a component of this instance, by its service name.
     """
 
     def __init__(
-        self, store: Store, namespace: str, lease: int, *, load: Callable[[], Load], on_order: Callable[[bytes, bytes], None],
-        running: Callable[[], Iterable[str]],
+        self, store: Store, namespace: str, lease: int, *, load: Callable[[], Load],
+        on_order: Callable[[bytes, bytes], None], running: Callable[[], Iterable[str]],
+        stats: Callable[[str], dict[str, Any]],
     ):  # fmt: skip
         self._registry = Registry(store)
         self._namespace = namespace
@@ -48,17 +54,28 @@ class Instance:
         self._infos: list[InstanceInfo] = []
         self._counter = 0
         self._running = running
+        self._stats = stats
+        self._on_order = on_order
+        self._commands = store.commands
         self._recovery = Recovery(store)
         self._unaccounted: set[str] = set()
         self._registered = False
         self._task: asyncio.Task[None] | None = None
         self._channel = store.keys(namespace).alive_channel(lease)
         self._presence = Link(
-            store.address, name="dynamo-tasks:presence", on_ready=self._subscribe, on_message=on_order
+            store.address, name="dynamo-tasks:presence", on_ready=self._subscribe, on_message=self._ordered
         )
 
     async def _subscribe(self, wire: Wire) -> None:
         await wire.execute("SUBSCRIBE", self._channel)
+
+    def _ordered(self, channel: bytes, payload: bytes) -> None:
+        if not payload.startswith(_STATS):
+            self._on_order(channel, payload)
+            return
+        _, service_name, _, reply_to = payload.decode().split(" ", 3)
+        answer = msgspec.json.encode([f"{self.lease:x}", self._stats(service_name)], enc_hook=str)
+        self._commands.post("PUBLISH", reply_to, answer)
 
     async def start(self, infos: list[InstanceInfo]) -> None:
         """Be present, then register and keep the lease."""

@@ -84,11 +84,7 @@ def _check(readers: list[Reader]) -> None:
 
 def test_kill_worker(own_server: RedisServer) -> None:
     url = own_server.url
-    with (
-        Worker(url, settings=PACED, name="a") as one,
-        Worker(url, settings=PACED, name="b"),
-        Frontend(url) as http,
-    ):
+    with Worker(url, settings=PACED, name="a") as one, Worker(url, settings=PACED, name="b"), Frontend(url) as http:
         readers = _start(http, 8)
         at = time.monotonic()
         one.kill()
@@ -100,11 +96,7 @@ def test_kill_worker(own_server: RedisServer) -> None:
 
 def test_freeze_worker(own_server: RedisServer) -> None:
     url = own_server.url
-    with (
-        Worker(url, settings=PACED, name="a") as one,
-        Worker(url, settings=PACED, name="b"),
-        Frontend(url) as http,
-    ):
+    with Worker(url, settings=PACED, name="a") as one, Worker(url, settings=PACED, name="b"), Frontend(url) as http:
         readers = _start(http, 8)
         at = time.monotonic()
         os.kill(one.pid, signal.SIGSTOP)

@@ -39,6 +39,11 @@ class Child:
     options: dict[str, Any] = {}  # noqa: RUF012 - as a user writes it
     config_extras = "options"
 
+    def stats(self, endpoint: str) -> dict[str, Any]:
+        if endpoint == "letters":
+            raise LookupError("not counted")
+        return {"told": endpoint}
+
     @dynamo_endpoint(policy="replay")
     async def count(self, request: Count) -> AsyncIterator[dict[str, int]]:
         _note(request.note)
