@@ -17,6 +17,7 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.queue.backend import ResultBackend
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
+from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.transport import Transport
 from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
 
@@ -86,6 +87,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self._server_url = server_url
         self.host_factory = make_host
         self._executor: Executor | None = None
+        self.intake = Intake()
         self.is_worker = False
         super().__init__(*args, **kwargs)
         self.user_options["worker"].update(_worker_options())

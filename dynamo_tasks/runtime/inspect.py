@@ -48,8 +48,14 @@ async def gather(store: Store, namespace: str | None = None) -> dict[str, Any]:
     for one in namespaces:
         rows = await _instances(store, one)
         instances += rows
+<<<<<<< HEAD
         for component in sorted({row["component"] for row in rows}):
             queued[f"{one}.{component}"] = await _queued(store, one, component)
+=======
+        serving = {row["component"] for row in rows}
+        for component in sorted(serving | await _waiting(store, namespace)):
+            queued[f"{namespace}.{component}"] = await _queued(store, namespace, component)
+>>>>>>> main
     return {
         "redis_url": mask_url(store.address.url),
         "namespaces": namespaces,
@@ -82,7 +88,7 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         "instance_id": first.instance_id,
         "host": first.host,
         "pid": first.pid,
-        "state": "running",
+        "state": load.state.lower(),
         "in_flight": load.in_flight,
         "load": {
             "capacity": load.capacity or first.capacity, "tokens": load.tokens, "waiting": load.waiting,
@@ -92,6 +98,17 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         "tokens_per_s": round(load.tokens_per_s, 1),
         "model": first.model.name if first.model else None,
     }  # fmt: skip
+
+
+async def _waiting(store: Store, namespace: str) -> set[str]:
+    """Components that requests wait for, whether anybody serves them or not; of the oldest thousand."""
+    keys = store.keys(namespace)
+    ids = [raw.decode() for raw in await store.commands.execute("ZRANGE", keys.queued, 0, 999)]
+    if not ids:
+        return set()
+    wire = await store.commands.wire()
+    endpoints = await wire.pipeline([["HGET", keys.record(request_id), "en"] for request_id in ids])
+    return {endpoint.decode().split(".")[1] for endpoint in endpoints if endpoint}
 
 
 async def _queued(store: Store, namespace: str, component: str) -> int:

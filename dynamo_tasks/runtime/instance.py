@@ -43,10 +43,16 @@ class Instance:
     """
 
     def __init__(
-        self, store: Store, namespace: str, lease: int, *, load: Callable[[], Load],
-        on_order: Callable[[bytes, bytes], None], running: Callable[[], Iterable[str]],
+        self,
+        store: Store,
+        namespace: str,
+        lease: int,
+        *,
+        load: Callable[[], Load],
+        on_order: Callable[[bytes, bytes], None],
+        running: Callable[[], Iterable[str]],
         stats: Callable[[str], dict[str, Any]],
-    ):  # fmt: skip
+    ):
         self._registry = Registry(store)
         self._namespace = namespace
         self.lease = lease
@@ -66,6 +72,11 @@ class Instance:
             store.address, name="dynamo-tasks:presence", on_ready=self._subscribe, on_message=self._ordered
         )
 
+    @property
+    def registered(self) -> bool:
+        """Whether it can be found."""
+        return self._registered
+
     async def _subscribe(self, wire: Wire) -> None:
         await wire.execute("SUBSCRIBE", self._channel)
 
@@ -81,10 +92,21 @@ class Instance:
         """Be present, then register and keep the lease."""
         self._infos = infos
         await self._presence.start()
-        await self._registry.register(self._namespace, self.lease, infos)
-        self._registered = True
+        await self.register()
         self._task = asyncio.create_task(self._renew(), name="lease")
-        for info in infos:
+
+    async def register(self) -> None:
+        """Enter the registry, for the first time or again; a second call does nothing.
+
+        Raises:
+            AlreadyRegisteredError: another instance has this lease.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        if self._registered:
+            return
+        await self._registry.register(self._namespace, self.lease, self._infos)
+        self._registered = True
+        for info in self._infos:
             event(
                 "instance.registered", endpoint=str(info.id), instance_id=info.instance_id,
                 queue=info.transport["celery"], model=info.model.name if info.model else None,
@@ -100,7 +122,7 @@ class Instance:
                 infos = self._infos if self._registered else []
                 if not await self._registry.renew(
                     self._namespace, self.lease, self._counter, infos, self._load()
-                ):
+                ) and (self._registered or not infos):
                     await self._registry.register(self._namespace, self.lease, infos)
                 if self._counter % _RECONCILE_EVERY == 0:
                     await self._reconcile()
