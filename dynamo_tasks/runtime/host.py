@@ -213,15 +213,13 @@ class ServiceHost:
             return
         self.app.intake.pause()
         if self._registered.registered:
-            where = {"component": self.service.component_name, "instance_id": f"{self.lease:x}"}
-            event("instance.unhealthy", reason=reason, **where)
+            self.lifecycle.tell("instance.unhealthy", reason)
             self.lifecycle.advance(InstanceState.RUNNING, reason)
             await self._registered.deregister()
 
     def _dead(self, reason: str) -> None:
-        """It must be started anew: what runs is handed over, and the process ends with an error."""
-        where = {"component": self.service.component_name, "instance_id": f"{self.lease:x}"}
-        event("instance.dead", reason=reason, **where)
+        """It must be started anew: what runs is handed over, and the process ends."""
+        self.lifecycle.tell("instance.dead", reason)
         signal.raise_signal(signal.SIGQUIT)
 
     def _add_stats(self, declared: DynamoEndpoint) -> None:
@@ -242,7 +240,10 @@ class ServiceHost:
         elapsed = now - at
         self._tokens = (total, now)
         load = Load(
-            in_flight=self._executor.in_flight, capacity=self.capacity, tokens=total, state=self.lifecycle.state
+            in_flight=self._executor.in_flight,
+            capacity=self.capacity,
+            tokens=total,
+            state=self.lifecycle.state,
         )
         if at:
             load.tokens_per_s = (total - before) / elapsed

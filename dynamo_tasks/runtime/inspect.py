@@ -48,14 +48,9 @@ async def gather(store: Store, namespace: str | None = None) -> dict[str, Any]:
     for one in namespaces:
         rows = await _instances(store, one)
         instances += rows
-<<<<<<< HEAD
-        for component in sorted({row["component"] for row in rows}):
+        serving = {str(row["component"]) for row in rows}
+        for component in sorted(serving | await _waiting(store, one)):
             queued[f"{one}.{component}"] = await _queued(store, one, component)
-=======
-        serving = {row["component"] for row in rows}
-        for component in sorted(serving | await _waiting(store, namespace)):
-            queued[f"{namespace}.{component}"] = await _queued(store, namespace, component)
->>>>>>> main
     return {
         "redis_url": mask_url(store.address.url),
         "namespaces": namespaces,

@@ -70,3 +70,7 @@ class Lifecycle:
             "instance.state", component=self._component, instance_id=f"{self._lease:x}", old=old.value,
             new=new.value, reason=reason,
         )  # fmt: skip
+
+    def tell(self, name: str, reason: str) -> None:
+        """Log an event of this instance."""
+        event(name, component=self._component, instance_id=f"{self._lease:x}", reason=reason)

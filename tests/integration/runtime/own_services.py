@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks import api, async_on_start, depends, dynamo_endpoint, on_shutdown, service
+from dynamo_tasks.sdk import liveness, readiness
 from dynamo_tasks.sdk.context import current_context
 
 
@@ -210,3 +211,33 @@ class Shop:
     @api
     async def wrong(self) -> Any:
         return await self.child.double("many")
+
+
+@service(dynamo={"namespace": "own"})
+class Patient:
+    """Its health is what the files in ``folder`` say: ``unready``, ``dead``, ``mute``; ``lag`` blocks the loop."""
+
+    folder: str = ""
+    health_check: dict[str, float] = {"interval": 0.05, "max_lag": 0.3, "canary_after": 0.2}  # noqa: RUF012
+
+    def _is(self, what: str) -> bool:
+        return (Path(self.folder) / what).exists()
+
+    @readiness
+    async def ready(self) -> bool:
+        return not self._is("unready")
+
+    @liveness
+    def alive(self) -> bool:
+        if self._is("lag"):
+            (Path(self.folder) / "lag").unlink()
+            asyncio.get_running_loop().call_later(0.01, time.sleep, 0.5)
+        return not self._is("dead")
+
+    @dynamo_endpoint(health_check_payload={"n": 1}, policy="replay")
+    async def work(self, request: Count) -> AsyncIterator[int]:
+        if self._is("mute"):
+            raise RuntimeError("the engine does not answer")
+        for number in range(request.n):
+            yield number
+            await asyncio.sleep(request.pause)
