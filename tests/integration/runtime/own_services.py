@@ -241,3 +241,25 @@ class Patient:
         for number in range(request.n):
             yield number
             await asyncio.sleep(request.pause)
+
+
+@service(dynamo={"namespace": "own"})
+class Traced:
+    """Tells what it knows of the call chain; ``deep`` asks itself once more through the queue."""
+
+    again = depends("dyn://own-context.Traced.tell")
+
+    @dynamo_endpoint
+    async def tell(self, request: Any = None) -> dict[str, Any]:
+        context = current_context()
+        return {"trace": context.traceparent, "deadline": context.deadline, "headers": context.headers}
+
+    @dynamo_endpoint
+    async def deep(self, request: Any = None) -> list[dict[str, Any]]:
+        return [await self.tell(), *[told async for told in self.again.tell()]]
+
+    @dynamo_endpoint(policy="replay")
+    async def long(self, request: Count) -> AsyncIterator[int]:
+        for number in range(request.n):
+            yield number
+            await asyncio.sleep(request.pause)
