@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -12,7 +12,7 @@ import msgspec
 import pydantic
 import pytest
 
-from dynamo_tasks.errors import InvalidRequestError, UnknownEndpointError
+from dynamo_tasks.errors import InvalidRequestError, RequestCancelledError, UnknownEndpointError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 from dynamo_tasks.sdk import (
@@ -26,6 +26,7 @@ from dynamo_tasks.sdk import (
     set_resolver,
     to_plain,
 )
+from dynamo_tasks.sdk.context import Context
 
 
 class Message(msgspec.Struct):
