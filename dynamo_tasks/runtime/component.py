@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dynamo_tasks.config.server import resolve_redis_url
 from dynamo_tasks.protocol.instances import InstanceInfo
@@ -13,6 +14,9 @@ from dynamo_tasks.runtime.registry import Registry, StatsHandler
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.events import EventSubscription
+
+if TYPE_CHECKING:
+    from dynamo_tasks.runtime.serving import EndpointConfigBuilder, ServiceGroup
 
 __all__ = ["Component", "DistributedRuntime", "Endpoint", "Namespace"]
 
@@ -31,6 +35,7 @@ class DistributedRuntime:
     def __init__(self, client: StoreClient):
         self.client = client
         self.registry = Registry(client)
+        self._serving: ServiceGroup | None = None
 
     @classmethod
     async def create(cls, url: str | None = None, *, prefix: str = "") -> Self:
@@ -47,6 +52,8 @@ class DistributedRuntime:
 
     async def aclose(self) -> None:
         """Give all connections back."""
+        if self._serving is not None:
+            await self._serving.close()
         await self.registry.close()
         await self.client.close()
 
@@ -59,6 +66,16 @@ class DistributedRuntime:
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.aclose()
+
+    @property
+    def serving(self) -> ServiceGroup:
+        """The endpoints that plain code serves in this process."""
+        if self._serving is None:
+            # Clients need nothing of Celery's worker, which takes long to import.
+            from dynamo_tasks.runtime.serving import ServiceGroup
+
+            self._serving = ServiceGroup(self.client, self.registry)
+        return self._serving
 
     def namespace(self, name: str) -> Namespace:
         """A namespace; raises ``InvalidNameError`` for a bad name."""
@@ -189,6 +206,22 @@ class Endpoint:
     def stats_handler(self, handler: StatsHandler) -> None:
         """Add to what this process answers when the stats of the endpoint are gathered."""
         self.component.drt.registry.add_stats(self.id, handler)
+
+    def endpoint_builder(self) -> EndpointConfigBuilder:
+        """Serve it from plain code: ``await endpoint.endpoint_builder().handler(function).start()``."""
+        from dynamo_tasks.runtime.serving import EndpointConfigBuilder
+
+        return EndpointConfigBuilder(self)
+
+    async def serve_endpoint(self, handler: Callable[..., Any]) -> None:
+        """Serve it with a function until the runtime is closed; Dynamo's name.
+
+        Raises:
+            AlreadyRegisteredError: this process serves the endpoint already.
+            ConfigError: the handler is no function.
+        """
+        await self.endpoint_builder().handler(handler).start()
+        await self.component.drt.serving.wait_closed()
 
     async def client(self, *, annotated: bool = True) -> Client:
         """A client; with ``annotated`` it gives items, else plain values."""

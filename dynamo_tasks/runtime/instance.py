@@ -112,6 +112,12 @@ class Instance:
                 queue=info.transport["celery"], model=info.model.name if info.model else None,
             )  # fmt: skip
 
+    async def add(self, info: InstanceInfo) -> None:
+        """Serve one more endpoint."""
+        self._infos.append(info)
+        self._registered = False
+        await self.register()
+
     async def _renew(self) -> None:
         renewed = time.monotonic()
         while True:
