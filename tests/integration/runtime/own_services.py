@@ -56,7 +56,8 @@ class Child:
 
     @dynamo_endpoint
     async def hold(self, note: str) -> None:
-        """Run until stopped, and note when that was."""
+        """Run until stopped, and note when that was; the note is empty until then."""
+        Path(note).touch()
         try:
             await asyncio.sleep(60)
         finally:
