@@ -12,6 +12,8 @@
     │   ├── UnknownModelError          404  model_not_found
     │   ├── UnknownEndpointError       404  endpoint_not_found     lists those that are known (AttributeError)
     │   ├── RequestNotFoundError       404  request_not_found
+    │   ├── AlreadyRegisteredError     409  already_registered     another instance holds this registration
+    │   ├── NamespaceInUseError        409  namespace_in_use       instances are registered in it
     │   ├── IdempotencyConflictError   409  idempotency_conflict   same key, another payload
     │   ├── StreamExpiredError         410  stream_expired         the log is past its retention
     │   ├── PayloadTooLargeError       413  payload_too_large
@@ -39,6 +41,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
+    "AlreadyRegisteredError",
     "AuthenticationError",
     "ConfigError",
     "DeadlineExceededError",
@@ -52,6 +55,7 @@ __all__ = [
     "InvalidNameError",
     "InvalidRequestError",
     "LeaseLostError",
+    "NamespaceInUseError",
     "NoInstancesError",
     "NotResumableError",
     "PayloadTooLargeError",
@@ -163,6 +167,20 @@ class RequestNotFoundError(RequestError, LookupError):
 
     code = "request_not_found"
     http_status = 404
+
+
+class AlreadyRegisteredError(RequestError):
+    """Another instance holds this registration."""
+
+    code = "already_registered"
+    http_status = 409
+
+
+class NamespaceInUseError(RequestError):
+    """Instances are registered in the namespace."""
+
+    code = "namespace_in_use"
+    http_status = 409
 
 
 class IdempotencyConflictError(RequestError):

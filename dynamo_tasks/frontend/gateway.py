@@ -48,6 +48,7 @@ class Submission(Struct):
         deadline: Seconds from now until it must have ended.
         priority: 0 (first) to 9.
         retention: Seconds for which the finished log is kept; ``None`` = the default.
+        headers: Of the trace that the HTTP request belongs to.
     """
 
     endpoint: EndpointId
@@ -62,6 +63,7 @@ class Submission(Struct):
     deadline: float | None = None
     priority: int = 0
     retention: float | None = None
+    headers: dict[str, str] = {}
 
 
 class RequestInfo(Struct):

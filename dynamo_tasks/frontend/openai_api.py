@@ -30,6 +30,7 @@ from dynamo_tasks.protocol.openai import (
     OpenAIRequest,
     parse_request,
 )
+from dynamo_tasks.protocol.trace import TRACE_HEADERS
 
 __all__ = ["IDEMPOTENCY_HEADER", "OpenAIAPI"]
 
@@ -135,6 +136,7 @@ class OpenAIAPI:
             idempotency_key=_idempotency_key(request),
             deadline=asked.timeout,
             priority=asked.priority or 0,
+            headers={name: request.headers[name] for name in TRACE_HEADERS if name in request.headers},
         )
 
     async def _model(self, asked: OpenAIRequest, operation: str, call: Call) -> ServedModel:

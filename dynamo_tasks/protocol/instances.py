@@ -42,6 +42,7 @@ class Load(msgspec.Struct, omit_defaults=True):
         waiting: Requests inside the engine that do not run yet.
         kv_usage: Used share of the KV cache, 0..1.
         tokens_per_s: Over the last second or so.
+        state: Of the instance, see ``runtime/lifecycle.py``.
     """
 
     in_flight: int = 0
@@ -50,6 +51,7 @@ class Load(msgspec.Struct, omit_defaults=True):
     waiting: int = 0
     kv_usage: float = 0.0
     tokens_per_s: float = 0.0
+    state: str = "Running"
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):

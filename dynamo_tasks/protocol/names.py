@@ -11,7 +11,15 @@ from typing import NamedTuple
 
 from dynamo_tasks.errors import InvalidNameError
 
-__all__ = ["DEFAULT_NAMESPACE", "EndpointId", "check_component", "check_endpoint", "check_namespace"]
+__all__ = [
+    "DEFAULT_NAMESPACE",
+    "EndpointId",
+    "Subject",
+    "check_component",
+    "check_endpoint",
+    "check_namespace",
+    "check_topic",
+]
 
 DEFAULT_NAMESPACE = "default"
 _SCHEME = "dyn://"
@@ -46,6 +54,35 @@ def check_component(name: object) -> str:
 def check_endpoint(name: object) -> str:
     """Return ``name``, or raise :class:`InvalidNameError` that says which character is wrong."""
     return _check("endpoint", name, _ENDPOINT, "A-Z a-z 0-9 _ - /")
+
+
+def check_topic(name: object) -> str:
+    """Return ``name``, or raise :class:`InvalidNameError` that says which character is wrong."""
+    return _check("topic", name, _COMPONENT, "A-Z a-z 0-9 _ -")
+
+
+class Subject(NamedTuple):
+    """What events are published on; ``str()`` gives ``namespace.<ns>.component.<c>.<topic>``.
+
+    Without a component it is the namespace's own: ``namespace.<ns>.<topic>``.
+    """
+
+    namespace: str
+    component: str
+    topic: str
+
+    @classmethod
+    def make(cls, namespace: str, component: str, topic: str) -> Subject:
+        """Check the topic and put them together.
+
+        Raises:
+            InvalidNameError: which character, what is allowed.
+        """
+        return cls(namespace, component, check_topic(topic))
+
+    def __str__(self) -> str:
+        owner = f"component.{self.component}." if self.component else ""
+        return f"namespace.{self.namespace}.{owner}{self.topic}"
 
 
 class EndpointId(NamedTuple):

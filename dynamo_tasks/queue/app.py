@@ -19,6 +19,7 @@ from dynamo_tasks.queue.backend import ResultBackend
 from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
+from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.transport import Transport
 from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
 
@@ -114,6 +115,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self._server_url = server_url
         self.host_factory = make_host
         self._executor: Executor | None = None
+        self.intake = Intake()
         self.is_worker = False
         self.eager_handler: HandlerFactory | None = None
         super().__init__(*args, **kwargs)

@@ -42,6 +42,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Celery callback: it consumes (again)."""
         channel = self.task_consumer.channel
         channel.acknowledged_late = self._done_late
+        channel.intake = self.app.intake
+        self.app.intake.attach(channel)
         self._settle_late()
         carried = weakref.WeakSet(reserved_requests)
         channel.restore_unknown({request._message.delivery_tag for request in carried})

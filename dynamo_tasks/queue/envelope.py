@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -74,6 +74,7 @@ def build(
     queue: str,
     priority: int = 0,
     ignore_result: bool = True,
+    more: Mapping[str, str] | None = None,
 ) -> tuple[bytes, bytes]:
     """The message of a call as a frontend makes it, and its encoded body. No Celery object is involved.
 
@@ -84,6 +85,7 @@ def build(
         queue: Name of the queue.
         priority: 0..9, 0 first.
         ignore_result: Keep nothing in Celery's result backend.
+        more: Further headers, e.g. of a trace.
     """
     body = _json([[payload], {}, _EMBED])
     headers = {
@@ -91,7 +93,7 @@ def build(
         "group": None, "group_index": None, "shadow": None, "eta": None, "expires": None, "retries": 0,
         "timelimit": [None, None], "argsrepr": "(…)", "kwargsrepr": "{}", "origin": _ORIGIN,
         "ignore_result": ignore_result, "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
-        HEADER: {"v": PROTOCOL},
+        HEADER: {"v": PROTOCOL}, **(more or {}),
     }  # fmt: skip
     message = {
         "body": body.decode(),

@@ -18,6 +18,8 @@ class Meters:
     def __init__(self, name: str):
         self.name = name
         self.claimed = metrics.counter("requests_claimed_total", endpoint=name)
+        self.ended = self.errors = 0
+        self.seconds = 0.0
         self._seconds: dict[str, Histogram] = {}
         self._finished: dict[str, Counter] = {}
 
@@ -27,6 +29,9 @@ class Meters:
 
     def finished(self, state: str, seconds: float) -> None:
         """A request was ended by this process, ``seconds`` after its claim."""
+        self.ended += 1
+        self.errors += state == "FAILED"
+        self.seconds += seconds
         if state not in self._finished:
             self._finished[state] = metrics.counter(
                 "requests_finished_total", endpoint=self.name, state=state
@@ -34,6 +39,16 @@ class Meters:
             self._seconds[state] = metrics.histogram("request_seconds", endpoint=self.name, state=state)
         self._finished[state].inc()
         self._seconds[state].observe(seconds)
+
+    def stats(self) -> dict[str, float]:
+        """Requests that this process ended, and the time they took."""
+        average = self.seconds / self.ended if self.ended else 0.0
+        return {
+            "requests": self.ended,
+            "errors": self.errors,
+            "processing_s": round(self.seconds, 6),
+            "average_s": round(average, 6),
+        }
 
 
 @cache

@@ -196,6 +196,12 @@ class TaskPool(BasePool):  # type: ignore[misc]
             on_done()
         return True
 
+    def hand_over_endpoints(self) -> None:
+        """Give back all running requests of endpoints; plain tasks run on."""
+        for job in list(self._jobs):
+            if not job.threaded:
+                job.hand_over()
+
     async def hand_over(self, timeout: float = 2.0) -> None:
         """Give back everything that runs."""
         for job in list(self._jobs):

@@ -1,12 +1,16 @@
 """The three ways to end a worker, and the signals that ask for them.
 
 =======================  ==============================================================================
-warm: SIGTERM, SIGINT    takes no more, gives back what was fetched and not started, finishes what runs
+warm: SIGTERM, SIGINT    takes no more, gives back what was fetched and not started, finishes what runs;
+                         endpoints that need longer than the grace period are handed over, plain tasks are
+                         waited for
 soft: SIGQUIT with       the same for ``worker_soft_shutdown_timeout`` seconds, then cold
 the setting
 cold: SIGQUIT, or the    hands over what runs: back to the front of its queue, the attempt not counted,
 signal a second time     so that another worker continues the stream; plain tasks are left to their fate
 =======================  ==============================================================================
+
+The grace period is 30 s; ``DYNAMO_GRACE_PERIOD`` sets it (seconds).
 
 One more SIGQUIT cuts a soft shutdown short. ``REMAP_SIGTERM=SIGQUIT`` makes SIGTERM cold, as in Celery.
 Celery's own cold handler waits and stops the pool inside of the signal handler; here a handler only sets
@@ -16,6 +20,7 @@ flags and wakes the loop.
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import Any
 
 from celery.apps import worker as celery_worker
@@ -23,8 +28,14 @@ from celery.worker import state
 
 __all__ = ["Shutdown"]
 
+GRACE_SECONDS = 30.0
 HANDOVER_SECONDS = 2.0
 """What running endpoints are given to stop; their requests are handed over in that time."""
+
+
+def grace_period() -> float:
+    """Seconds that running endpoints have to end by themselves when the worker is told to."""
+    return float(os.environ.get("DYNAMO_GRACE_PERIOD") or GRACE_SECONDS)
 
 
 class Shutdown:
@@ -62,7 +73,10 @@ class Shutdown:
     async def warm(self) -> None:
         """Finish what runs, unless a cold shutdown is asked for meanwhile."""
         await self._leave()
-        if not await self._drain(None, self._cold):
+        if not await self._drain(grace_period(), self._cold):
+            if not self._cold.is_set():
+                self._worker.pool.hand_over_endpoints()
+                await self._drain(None, self._cold)
             await self._hand_over()
         await self._end()
 

@@ -12,6 +12,7 @@ from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.trace import TRACE_HEADERS
 from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly
 from dynamo_tasks.queue.envelope import HEADER, CallOptions
 from dynamo_tasks.queue.execution import Execution
@@ -21,7 +22,7 @@ from dynamo_tasks.queue.pool import current_job
 from dynamo_tasks.queue.result import StreamResult
 from dynamo_tasks.queue.transport import submitted_as
 from dynamo_tasks.sdk import to_plain
-from dynamo_tasks.sdk.context import Context, RetryRequested
+from dynamo_tasks.sdk.context import Context, RetryRequested, current_context
 
 __all__ = ["EndpointTask", "make_task"]
 
@@ -38,7 +39,7 @@ class CallInfo:
     def __init__(self, request: Any):
         self.id: str = request.id
         self.retries: int = request.retries or 0
-        self.headers: dict[str, Any] = {}
+        self.headers: dict[str, Any] = {n: value for n in TRACE_HEADERS if (value := request.get(n))}
         self.queue: str = (request.delivery_info or {}).get("routing_key") or ""
         self.tracked = bool(request.get(HEADER))
         links = request.callbacks or request.errbacks or request.chain or request.chord or request.group
@@ -61,6 +62,7 @@ class CallInfo:
                 "stamped_headers", "stamps", HEADER,
             )
         }  # fmt: skip
+        headers |= self.headers
         embed = {name: request.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
         return msgspec.json.encode(
             {
@@ -202,7 +204,9 @@ class EndpointTask(Task):  # type: ignore[misc]
         released = _releasing.get()
         if released is not None and options.get("retries"):
             header = msgspec.structs.replace(header, rel=released)
-        headers = {**(options.pop("headers", None) or {}), HEADER: header.header()}
+        context = current_context()
+        trace = context.child_headers() if context is not None else {}
+        headers = {**trace, **(options.pop("headers", None) or {}), HEADER: header.header()}
         token = submitted_as.set(None)
         try:
             result = super().apply_async(args, kwargs, task_id=task_id, headers=headers, **options)

@@ -28,6 +28,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.hub import AsyncioHub
+from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.message import MalformedMessageError, Message, decode
 from dynamo_tasks.queue.puller import Puller
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR
@@ -103,6 +104,9 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     acknowledged_late: Callable[[str, bool], None] = staticmethod(lambda tag, requeue: None)
     """Takes the tags (and whether to requeue) of messages that are done after this channel was closed."""
 
+    intake = Intake()
+    """Whether this process takes messages at all."""
+
     _shared_client: Any = None
     _ledger: SyncLedger | None = None
     _puller: Puller | None = None
@@ -156,11 +160,23 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         return [] if self.closed else [f"{self.global_keyprefix}{queue}" for queue in self.active_queues]
 
     def _free_slots(self) -> int:
+        if self.intake.paused:
+            return 0
         return max(0, int(self.qos.can_consume_max_estimate() or 0) - self.carried())
+
+    def interrupt(self) -> None:
+        """Call a pop back that is in flight."""
+        if self._puller is not None and self._puller.blocked_as is not None:
+            self._unblock_quietly(self._puller.blocked_as)
+
+    def proceed(self) -> None:
+        """Pop again, if slots are free."""
+        if self._puller is not None:
+            self._puller.want()
 
     def _arrived(self, raw: bytes, key: str) -> None:
         queue = key[len(self.global_keyprefix) :]
-        if self.closed or queue not in self.connection._callbacks:
+        if self.closed or self.intake.paused or queue not in self.connection._callbacks:
             self._push_back(key, raw)
             return
         try:

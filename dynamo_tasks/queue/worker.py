@@ -23,7 +23,7 @@ from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
 from dynamo_tasks.store.keys import consumer_name
 
-__all__ = ["Host", "ServiceStep", "Worker", "refuse"]
+__all__ = ["Host", "ServiceStep", "Worker", "refuse", "transport_options"]
 
 EX_USAGE = 2
 
@@ -122,13 +122,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
 
     def _hosted(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         assert self.host is not None
-        self.app.conf.broker_transport_options = {
-            **self.app.conf.broker_transport_options,
-            "client_name": consumer_name(self.host.lease),
-            "unacked_key": f"dt:@unacked:{self.host.lease:x}",
-            "unacked_index_key": f"dt:@unacked_index:{self.host.lease:x}",
-            "unacked_mutex_key": f"dt:@unacked_mutex:{self.host.lease:x}",
-        }
+        self.app.conf.broker_transport_options = transport_options(self.app, self.host.lease)
         if not kwargs.get("queues"):
             kwargs["queues"] = [*self.host.queues, *self.app.plain_queues]
         if not kwargs.get("concurrency"):
@@ -168,6 +162,17 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         self.shutdown.asked(how)
         if isinstance(self.hub, AsyncioHub):
             self.hub.wake()
+
+
+def transport_options(app: Any, lease: int) -> dict[str, Any]:
+    """Options of the broker connection of an instance: what it has not acknowledged can be told from others'."""
+    return {
+        **app.conf.broker_transport_options,
+        "client_name": consumer_name(lease),
+        "unacked_key": f"dt:@unacked:{lease:x}",
+        "unacked_index_key": f"dt:@unacked_index:{lease:x}",
+        "unacked_mutex_key": f"dt:@unacked_mutex:{lease:x}",
+    }
 
 
 def _leave(exitcode: int | None) -> None:

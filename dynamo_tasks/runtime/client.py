@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.config import suggest
-from dynamo_tasks.errors import DynamoError, UnknownEndpointError
+from dynamo_tasks.errors import DynamoError, RequestCancelledError, UnknownEndpointError
 from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.protocol.states import TERMINAL
+from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.queue.envelope import build
 from dynamo_tasks.queue.execution import Stop
 from dynamo_tasks.queue.result import values_of
@@ -82,11 +82,16 @@ class RemoteCall:
     call itself, of any other one its result: the value, or for a generator the aggregate or list of values.
     """
 
-    def __init__(self, client: Client, payload: Any, queue: str, *, streaming: bool):
+    def __init__(
+        self, client: Client, payload: Any, queue: str, *, streaming: bool, context: Context | None = None
+    ):
         self._client = client
         self._payload = payload
         self._queue = queue
         self._streaming = streaming
+        self._context = context if context is not None else current_context()
+        self._sub: Subscription | None = None
+        self._ending: asyncio.Task[None] | None = None
         self._values: AsyncIterator[Any] | None = None
         self.id = ""
 
@@ -99,20 +104,37 @@ class RemoteCall:
         return await anext(self._values)
 
     async def _open(self, *, annotated: bool) -> AsyncIterator[Any]:
-        sub = await self._submit()
-        context = current_context()
+        context = self._context
+        forget = context.on_stop(self._stop) if context is not None else None
+        self._sub = sub = await self._submit()
         try:
             async for event in sub:
                 for value in values_of(event):
                     yield Item(str(event.id), value) if annotated else value
                 if event.kind == Kind.END:
-                    End.decode(event.data).raise_for_state()
+                    self._check(End.decode(event.data))
         except (GeneratorExit, asyncio.CancelledError, Stop) as exc:
             if context is not None and _ends_children(exc, context):
                 await self._cancel()
             raise
         finally:
+            if forget is not None:
+                forget()
             sub.close()
+
+    def _check(self, end: End) -> None:
+        """Raise what the request ended with; an end that the context asked for is none."""
+        asked = self._context is not None and self._context.is_stopped and not self._context.is_killed
+        if not (asked and end.state is State.CANCELLED):
+            end.raise_for_state()
+
+    def _stop(self) -> None:
+        """The context that it belongs to was stopped."""
+        assert self._context is not None
+        if self._context.is_killed and self._sub is not None:
+            self._sub.fail(RequestCancelledError("the context of the call was killed"))
+        if self._sub is not None:
+            self._ending = asyncio.ensure_future(self._cancel())
 
     async def _cancel(self) -> None:
         """End the request now, unless another client reads it, too."""
@@ -124,10 +146,12 @@ class RemoteCall:
 
     async def _submit(self) -> Subscription:
         self._client.check()
-        context = current_context()
+        context = self._context
+        if context is not None and context.is_stopped:
+            raise RequestCancelledError("the context of the call was stopped before it was sent")
         self.id = context.child_id() if context is not None else str(uuid.uuid4())
         endpoint = self._client.id
-        message, _ = build(endpoint, self.id, self._payload, queue=self._queue)
+        message, _ = build(endpoint, self.id, self._payload, queue=self._queue, more=self._headers())
         prefix = self._client.store.store.prefix
         new = NewRequest(
             id=self.id,
@@ -139,6 +163,9 @@ class RemoteCall:
             abandon_after=ABANDON_AFTER if context is None else _CHILD_ABANDON_AFTER,
         )
         return await submit(self._client.store, new)
+
+    def _headers(self) -> dict[str, str]:
+        return self._context.child_headers() if self._context is not None else {}
 
     def __await__(self) -> Generator[Any, None, Any]:
         return (self._itself() if self._streaming else self.result()).__await__()
@@ -192,44 +219,53 @@ class Client:
         """The endpoint's name."""
         return self.id.name
 
-    def __call__(self, request: Any = None) -> RemoteCall:
+    def __call__(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:
         """Call it; ``await`` gives the result."""
-        return RemoteCall(self, request, self.id.queue, streaming=False)
+        return RemoteCall(self, request, self.id.queue, streaming=False, context=context)
 
-    def generate(self, request: Any = None) -> RemoteCall:
-        """Call any instance through the shared queue; can be iterated directly and after ``await``."""
-        return RemoteCall(self, request, self.id.queue, streaming=True)
+    def generate(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:
+        """Call any instance through the shared queue; can be iterated directly and after ``await``.
 
-    def _routed(self, policy: str, request: Any, instance_id: int | None = None) -> RemoteCall:
+        Args:
+            request: JSON.
+            context: What the call belongs to; by default the request that the caller serves.
+        """
+        return RemoteCall(self, request, self.id.queue, streaming=True, context=context)
+
+    def _routed(
+        self, policy: str, request: Any, context: Context | None, instance_id: int | None = None
+    ) -> RemoteCall:
         router = self._routers.setdefault(policy, make_router(policy))
         watcher = self._runtime.watcher(self.id.namespace)
         chosen = router.choose(watcher.candidates(self.id), instance_id=instance_id)
-        return RemoteCall(self, request, self.id.instance_queue(chosen.instance_id), streaming=True)
+        return RemoteCall(
+            self, request, self.id.instance_queue(chosen.instance_id), streaming=True, context=context
+        )
 
-    def random(self, request: Any = None) -> RemoteCall:
+    def random(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:
         """Call a random instance; raises ``NoInstancesError`` where there is none."""
-        return self._routed("random", request)
+        return self._routed("random", request, context)
 
-    def round_robin(self, request: Any = None) -> RemoteCall:
+    def round_robin(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:
         """Call one instance after the other."""
-        return self._routed("round_robin", request)
+        return self._routed("round_robin", request, context)
 
-    def power_of_two(self, request: Any = None) -> RemoteCall:
+    def power_of_two(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:
         """Call the less loaded of two random instances."""
-        return self._routed("power_of_two", request)
+        return self._routed("power_of_two", request, context)
 
-    def least_loaded(self, request: Any = None) -> RemoteCall:
+    def least_loaded(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:
         """Call the least loaded instance."""
-        return self._routed("least_loaded", request)
+        return self._routed("least_loaded", request, context)
 
-    def direct(self, request: Any, instance_id: int | str) -> RemoteCall:
+    def direct(self, request: Any, instance_id: int | str, *, context: Context | None = None) -> RemoteCall:
         """Call one instance; its id as a number or in hex."""
         wanted = int(instance_id, 16) if isinstance(instance_id, str) else instance_id
-        return self._routed("direct", request, wanted)
+        return self._routed("direct", request, context, wanted)
 
-    def static(self, request: Any = None) -> RemoteCall:
+    def static(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:
         """Call without looking at the registry: the shared queue."""
-        return self.generate(request)
+        return self.generate(request, context=context)
 
     def check(self) -> None:
         """Refuse an endpoint that the component's live instances don't have. Without any the call may wait.

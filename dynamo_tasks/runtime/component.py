@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
+from collections.abc import Callable
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dynamo_tasks.config.server import resolve_redis_url
 from dynamo_tasks.protocol.instances import InstanceInfo
-from dynamo_tasks.protocol.names import EndpointId, check_component, check_endpoint, check_namespace
+from dynamo_tasks.protocol.names import EndpointId, Subject, check_component, check_endpoint, check_namespace
 from dynamo_tasks.runtime.client import Client
+from dynamo_tasks.runtime.registry import Registry, StatsHandler
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
+from dynamo_tasks.store.events import EventSubscription
+
+if TYPE_CHECKING:
+    from dynamo_tasks.runtime.serving import EndpointConfigBuilder, ServiceGroup
 
 __all__ = ["Component", "DistributedRuntime", "Endpoint", "Namespace"]
 
@@ -29,8 +34,8 @@ class DistributedRuntime:
 
     def __init__(self, client: StoreClient):
         self.client = client
-        self._watchers: dict[str, Watcher] = {}
-        self._starting = asyncio.Lock()
+        self.registry = Registry(client)
+        self._serving: ServiceGroup | None = None
 
     @classmethod
     async def create(cls, url: str | None = None, *, prefix: str = "") -> Self:
@@ -47,8 +52,9 @@ class DistributedRuntime:
 
     async def aclose(self) -> None:
         """Give all connections back."""
-        for watcher in self._watchers.values():
-            await watcher.stop()
+        if self._serving is not None:
+            await self._serving.close()
+        await self.registry.close()
         await self.client.close()
 
     shutdown = aclose
@@ -61,23 +67,27 @@ class DistributedRuntime:
     ) -> None:
         await self.aclose()
 
+    @property
+    def serving(self) -> ServiceGroup:
+        """The endpoints that plain code serves in this process."""
+        if self._serving is None:
+            # Clients need nothing of Celery's worker, which takes long to import.
+            from dynamo_tasks.runtime.serving import ServiceGroup
+
+            self._serving = ServiceGroup(self.client, self.registry)
+        return self._serving
+
     def namespace(self, name: str) -> Namespace:
         """A namespace; raises ``InvalidNameError`` for a bad name."""
         return Namespace(self, check_namespace(name))
 
     async def watch(self, namespace: str) -> Watcher:
         """The watcher of a namespace; one per process and namespace."""
-        async with self._starting:
-            watcher = self._watchers.get(namespace)
-            if watcher is None:
-                watcher = Watcher(self.client.store, namespace)
-                await watcher.start()
-                self._watchers[namespace] = watcher
-            return watcher
+        return await self.registry.watch(namespace)
 
     def watcher(self, namespace: str) -> Watcher:
         """The same, once it was started."""
-        return self._watchers[namespace]
+        return self.registry.watcher(namespace)
 
 
 class Namespace:
@@ -94,6 +104,18 @@ class Namespace:
     async def instances(self) -> list[InstanceInfo]:
         """Everything that is registered here."""
         return await self.runtime.client.registry.instances(self.name)
+
+    def subject(self, topic: str) -> Subject:
+        """What its own events are published on: ``namespace.<ns>.<topic>``."""
+        return Subject.make(self.name, "", topic)
+
+    async def publish(self, topic: str, payload: Any) -> str:
+        """Publish an event of the namespace; see :meth:`Component.publish`."""
+        return await self.runtime.registry.events.publish(self.subject(topic), payload)
+
+    def subscribe(self, topic: str, since: str | float | None = None) -> EventSubscription:
+        """Read events of the namespace; see :meth:`Component.subscribe`."""
+        return self.runtime.registry.events.subscribe(self.subject(topic), since)
 
 
 class Component:
@@ -126,6 +148,48 @@ class Component:
         """Live registrations of its endpoints."""
         return await self.drt.client.registry.instances(self.namespace.name, self.name)
 
+    def subject(self, topic: str) -> Subject:
+        """What its events are published on: ``namespace.<ns>.component.<c>.<topic>``."""
+        return Subject.make(self.namespace.name, self.name, topic)
+
+    async def publish(self, topic: str, payload: Any) -> str:
+        """Publish an event to all subscribers, now and later; returns its id. None of them can hold it up.
+
+        Args:
+            topic: ``[A-Za-z0-9_-]+``.
+            payload: JSON, at most 1 MiB.
+
+        Raises:
+            InvalidRequestError: the payload is not JSON.
+            PayloadTooLargeError: it is too large.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        return await self.drt.registry.events.publish(self.subject(topic), payload)
+
+    def subscribe(self, topic: str, since: str | float | None = None) -> EventSubscription:
+        """Read events: ``async for event in component.subscribe("kv_events"): event.data()``.
+
+        Args:
+            topic: As published.
+            since: Id of the last event seen, or a Unix time: what came later is replayed. Only new ones by
+                default, counted from the first iteration, or from ``await component.subscribe(...)``.
+
+        Raises:
+            InvalidEventIdError: ``since`` is neither.
+        """
+        return self.drt.registry.events.subscribe(self.subject(topic), since)
+
+    async def scrape_stats(self, timeout: float = 1.0) -> dict[int, dict[str, Any]]:
+        """Gather the stats of every instance: lease id → endpoint → numbers.
+
+        Each endpoint tells ``requests``, ``errors``, ``processing_s``, ``average_s``, and what its stats
+        handlers add.
+
+        Args:
+            timeout: Seconds; instances that have not answered by then are left out.
+        """
+        return await self.drt.registry.scrape(self.namespace.name, self.name, timeout)
+
 
 class Endpoint:
     """A callable entry point of a component."""
@@ -138,6 +202,26 @@ class Endpoint:
     def id(self) -> EndpointId:
         """Its address."""
         return EndpointId(self.component.namespace.name, self.component.name, self.name)
+
+    def stats_handler(self, handler: StatsHandler) -> None:
+        """Add to what this process answers when the stats of the endpoint are gathered."""
+        self.component.drt.registry.add_stats(self.id, handler)
+
+    def endpoint_builder(self) -> EndpointConfigBuilder:
+        """Serve it from plain code: ``await endpoint.endpoint_builder().handler(function).start()``."""
+        from dynamo_tasks.runtime.serving import EndpointConfigBuilder
+
+        return EndpointConfigBuilder(self)
+
+    async def serve_endpoint(self, handler: Callable[..., Any]) -> None:
+        """Serve it with a function until the runtime is closed; Dynamo's name.
+
+        Raises:
+            AlreadyRegisteredError: this process serves the endpoint already.
+            ConfigError: the handler is no function.
+        """
+        await self.endpoint_builder().handler(handler).start()
+        await self.component.drt.serving.wait_closed()
 
     async def client(self, *, annotated: bool = True) -> Client:
         """A client; with ``annotated`` it gives items, else plain values."""

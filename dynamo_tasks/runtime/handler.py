@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -21,6 +22,10 @@ class EndpointHandler:
     Args:
         declared: The endpoint.
         instance: The service that has it.
+
+    Attributes:
+        canary: Payload of a request that shows whether it works; ``None`` = it is not checked.
+        used_at: Monotonic time of the last request.
     """
 
     def __init__(self, declared: DynamoEndpoint, instance: object):
@@ -28,6 +33,8 @@ class EndpointHandler:
         self.streaming = declared.is_stream
         self.policy: str = declared.policy
         self.retry = RetryPolicy(declared.options)
+        self.canary = declared.health_check_payload
+        self.used_at = time.monotonic()
         self._declared = declared
         self._instance = instance
 
@@ -38,6 +45,7 @@ class EndpointHandler:
 
     def run(self, payload: Any, logged: list[Any]) -> AsyncIterator[Any]:
         """Serve a request; ``logged`` is what an earlier attempt has written of a continued one."""
+        self.used_at = time.monotonic()
         context = current_context()
         if context is not None:
             context.logged = logged

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import os
+import signal
 import socket
 import time
+from functools import partial
 from typing import Any
 
-from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
 from dynamo_tasks.queue.app import DynamoApp
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
+from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.handler import EndpointHandler
+from dynamo_tasks.runtime.health import HealthMonitor, HealthSettings
 from dynamo_tasks.runtime.instance import Instance
+from dynamo_tasks.runtime.lifecycle import InstanceState, Lifecycle
 from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.sweeper import Sweeper
-from dynamo_tasks.sdk import DynamoService, Graph, ServiceState, set_resolver
+from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, set_resolver
 from dynamo_tasks.store.registry import new_lease
 
 __all__ = ["ServiceHost"]
@@ -47,6 +53,9 @@ class ServiceHost:
         self.capacity = _capacity(self.service)
         self.instances: dict[str, Any] = {}
         self._wait = wait
+        self.lifecycle = Lifecycle(self.service.component_name, self.lease)
+        self._health: HealthMonitor | None = None
+        self._endpoints: list[EndpointHandler] = []
         self._handlers: dict[str, Handler] = {}
         self._executor: Executor | None = None
         self._registered: Instance | None = None
@@ -114,8 +123,6 @@ class ServiceHost:
         return self._executor
 
     async def _connect_runtime(self) -> DistributedRuntime:
-        from dynamo_tasks.errors import ServerUnavailableError
-
         while True:
             try:
                 return await DistributedRuntime.create(self.app.server_url, prefix=self.app.key_prefix)
@@ -129,8 +136,9 @@ class ServiceHost:
         for service in self._here():
             await self._start_service(service)
         if self.is_component:
-            endpoints = self.service.get_dynamo_endpoints().values()
-            self._handlers.update({str(e.id): EndpointHandler(e, self.instance) for e in endpoints})
+            declared = self.service.get_dynamo_endpoints().values()
+            self._endpoints = [EndpointHandler(one, self.instance) for one in declared]
+            self._handlers.update({str(handler.endpoint): handler for handler in self._endpoints})
             if pool is not None:
                 self.capacity = pool.limit
             await self._register()
@@ -139,6 +147,9 @@ class ServiceHost:
         await self._sweeper.start()
         await self._recoverer.start()
         self.service.advance(ServiceState.RUNNING)
+        if self._registered is not None:
+            self.lifecycle.advance(InstanceState.RUNNING)
+            await self._watch_health()
         _calm_collector()
         event(
             "worker.start", component=self.service.component_name, instance_id=f"{self.lease:x}", pid=os.getpid(),
@@ -172,12 +183,51 @@ class ServiceHost:
             InstanceInfo(endpoint=e.name, transport={"celery": e.id.instance_queue(self.lease)}, **common)
             for e in self.service.get_dynamo_endpoints().values()
         ]
+        for declared in self.service.get_dynamo_endpoints().values():
+            self._add_stats(declared)
         store = self.runtime.client.store
         self._registered = Instance(
             store, namespace, self.lease, load=self._load, on_order=self._executor.order,
-            running=self._executor.running_ids,
+            running=self._executor.running_ids, stats=self.runtime.registry.stats,
         )  # fmt: skip
         await self._registered.start(infos)
+        self.lifecycle.advance(InstanceState.REGISTERED)
+
+    async def _watch_health(self) -> None:
+        executor = self._executor
+        assert executor is not None
+        self._health = HealthMonitor(
+            HealthSettings.of(self.service.inner), self.instance, lambda: self._endpoints,
+            busy=lambda: executor.in_flight > 0, on_result=self._checked, on_dead=self._dead,
+        )  # fmt: skip
+        await self._health.start()
+
+    async def _checked(self, reason: str) -> None:
+        """A round of checks is done: out of the registry and off the queues, or back."""
+        assert self._registered is not None
+        if not reason:
+            with contextlib.suppress(ServerUnavailableError):
+                await self._registered.register()
+                self.app.intake.resume()
+                self.lifecycle.advance(InstanceState.HEALTHY, "all checks passed")
+            return
+        self.app.intake.pause()
+        if self._registered.registered:
+            self.lifecycle.tell("instance.unhealthy", reason)
+            self.lifecycle.advance(InstanceState.RUNNING, reason)
+            await self._registered.deregister()
+
+    def _dead(self, reason: str) -> None:
+        """It must be started anew: what runs is handed over, and the process ends."""
+        self.lifecycle.tell("instance.dead", reason)
+        signal.raise_signal(signal.SIGQUIT)
+
+    def _add_stats(self, declared: DynamoEndpoint) -> None:
+        """What is counted anyway, and what the service itself tells: ``stats(endpoint name)``."""
+        self.runtime.registry.add_stats(declared.id, meters_of(declared.id).stats)
+        own = getattr(self.instance, "stats", None)
+        if callable(own):
+            self.runtime.registry.add_stats(declared.id, partial(own, declared.name))
 
     def _model(self) -> ModelCard | None:
         card = getattr(self.instance, "model_card", None)
@@ -189,7 +239,12 @@ class ServiceHost:
         before, at = self._tokens
         elapsed = now - at
         self._tokens = (total, now)
-        load = Load(in_flight=self._executor.in_flight, capacity=self.capacity, tokens=total)
+        load = Load(
+            in_flight=self._executor.in_flight,
+            capacity=self.capacity,
+            tokens=total,
+            state=self.lifecycle.state,
+        )
         if at:
             load.tokens_per_s = (total - before) / elapsed
         own = getattr(self.instance, "load", None)
@@ -200,7 +255,10 @@ class ServiceHost:
 
     async def deregister(self) -> None:
         """Leave the registry; what runs goes on."""
-        if self._registered is not None:
+        if self._health is not None:
+            await self._health.stop()
+        if self._registered is not None and self.lifecycle.state is not InstanceState.STOPPING:
+            self.lifecycle.advance(InstanceState.STOPPING)
             await self._registered.deregister()
 
     async def stop(self) -> None:
@@ -217,6 +275,7 @@ class ServiceHost:
             await self._executor.close()
         if self._registered is not None:
             await self._registered.stop()
+            self.lifecycle.advance(InstanceState.DEREGISTERED)
         if self._runtime is not None:
             await self._runtime.aclose()
         event(

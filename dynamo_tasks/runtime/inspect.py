@@ -1,47 +1,56 @@
-"""What runs on a server: the snapshot behind ``dynamo-tasks status``."""
+"""What runs on a server: the snapshot behind ``dynamo-tasks status``; and how a namespace is erased."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
 
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.namespaces import purge_namespace
 from dynamo_tasks.store.registry import Registry
 
-__all__ = ["gather", "snapshot"]
+__all__ = ["gather", "purge", "snapshot"]
+
+T = TypeVar("T")
 
 
-def snapshot(url: str) -> dict[str, Any]:
-    """Namespaces, instances and queues, in the shape of ``status --json``.
+def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
+    """Namespaces (or one), instances and queues, in the shape of ``status --json``.
 
     Raises:
         ServerUnavailableError: the server cannot be reached.
     """
-    return asyncio.run(_snapshot(url))
+    return asyncio.run(_with_store(url, lambda store: gather(store, namespace)))
 
 
-async def _snapshot(url: str) -> dict[str, Any]:
+def purge(url: str, namespace: str, *, force: bool = False) -> int:
+    """Erase a namespace; see :func:`~dynamo_tasks.store.namespaces.purge_namespace`."""
+    return asyncio.run(_with_store(url, lambda store: purge_namespace(store, namespace, force=force)))
+
+
+async def _with_store(url: str, use: Callable[[Store], Awaitable[T]]) -> T:
     store = await Store.connect(url)
     try:
-        return await gather(store)
+        return await use(store)
     finally:
         await store.close()
 
 
-async def gather(store: Store) -> dict[str, Any]:
+async def gather(store: Store, namespace: str | None = None) -> dict[str, Any]:
     """The same on a store that is connected."""
-    namespaces = await store.namespaces()
+    namespaces = [one for one in await store.namespaces() if namespace in (None, one)]
     instances: list[dict[str, Any]] = []
     queued: dict[str, int] = {}
-    for namespace in namespaces:
-        rows = await _instances(store, namespace)
+    for one in namespaces:
+        rows = await _instances(store, one)
         instances += rows
-        serving = {row["component"] for row in rows}
-        for component in sorted(serving | await _waiting(store, namespace)):
-            queued[f"{namespace}.{component}"] = await _queued(store, namespace, component)
+        serving = {str(row["component"]) for row in rows}
+        for component in sorted(serving | await _waiting(store, one)):
+            queued[f"{one}.{component}"] = await _queued(store, one, component)
     return {
         "redis_url": mask_url(store.address.url),
         "namespaces": namespaces,
@@ -74,7 +83,7 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         "instance_id": first.instance_id,
         "host": first.host,
         "pid": first.pid,
-        "state": "running",
+        "state": load.state.lower(),
         "in_flight": load.in_flight,
         "load": {
             "capacity": load.capacity or first.capacity, "tokens": load.tokens, "waiting": load.waiting,

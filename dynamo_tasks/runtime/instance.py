@@ -9,8 +9,11 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable, Iterable
+from typing import Any
 
-from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+import msgspec
+
+from dynamo_tasks.errors import AlreadyRegisteredError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
@@ -22,6 +25,7 @@ from dynamo_tasks.store.wire import ReplyError, Wire
 
 __all__ = ["Instance"]
 
+_STATS = b"stats "
 _RECONCILE_EVERY = round(2.0 / RENEW_EVERY)
 
 
@@ -35,6 +39,7 @@ class Instance:
         load: Asked for the current load at each renewal.
         on_order: Takes what is published on its alive channel.
         running: Ids of the requests that it really runs.
+        stats: Asked for the stats of a component of this instance, by its service name.
     """
 
     def __init__(
@@ -46,6 +51,7 @@ class Instance:
         load: Callable[[], Load],
         on_order: Callable[[bytes, bytes], None],
         running: Callable[[], Iterable[str]],
+        stats: Callable[[str], dict[str, Any]],
     ):
         self._registry = Registry(store)
         self._namespace = namespace
@@ -54,30 +60,63 @@ class Instance:
         self._infos: list[InstanceInfo] = []
         self._counter = 0
         self._running = running
+        self._stats = stats
+        self._on_order = on_order
+        self._commands = store.commands
         self._recovery = Recovery(store)
         self._unaccounted: set[str] = set()
         self._registered = False
         self._task: asyncio.Task[None] | None = None
         self._channel = store.keys(namespace).alive_channel(lease)
         self._presence = Link(
-            store.address, name="dynamo-tasks:presence", on_ready=self._subscribe, on_message=on_order
+            store.address, name="dynamo-tasks:presence", on_ready=self._subscribe, on_message=self._ordered
         )
+
+    @property
+    def registered(self) -> bool:
+        """Whether it can be found."""
+        return self._registered
 
     async def _subscribe(self, wire: Wire) -> None:
         await wire.execute("SUBSCRIBE", self._channel)
+
+    def _ordered(self, channel: bytes, payload: bytes) -> None:
+        if not payload.startswith(_STATS):
+            self._on_order(channel, payload)
+            return
+        _, service_name, _, reply_to = payload.decode().split(" ", 3)
+        answer = msgspec.json.encode([f"{self.lease:x}", self._stats(service_name)], enc_hook=str)
+        self._commands.post("PUBLISH", reply_to, answer)
 
     async def start(self, infos: list[InstanceInfo]) -> None:
         """Be present, then register and keep the lease."""
         self._infos = infos
         await self._presence.start()
-        await self._registry.register(self._namespace, self.lease, infos)
-        self._registered = True
+        await self.register()
         self._task = asyncio.create_task(self._renew(), name="lease")
-        for info in infos:
+
+    async def register(self) -> None:
+        """Enter the registry, for the first time or again; a second call does nothing.
+
+        Raises:
+            AlreadyRegisteredError: another instance has this lease.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        if self._registered:
+            return
+        await self._registry.register(self._namespace, self.lease, self._infos)
+        self._registered = True
+        for info in self._infos:
             event(
                 "instance.registered", endpoint=str(info.id), instance_id=info.instance_id,
                 queue=info.transport["celery"], model=info.model.name if info.model else None,
             )  # fmt: skip
+
+    async def add(self, info: InstanceInfo) -> None:
+        """Serve one more endpoint."""
+        self._infos.append(info)
+        self._registered = False
+        await self.register()
 
     async def _renew(self) -> None:
         renewed = time.monotonic()
@@ -89,11 +128,11 @@ class Instance:
                 infos = self._infos if self._registered else []
                 if not await self._registry.renew(
                     self._namespace, self.lease, self._counter, infos, self._load()
-                ):
+                ) and (self._registered or not infos):
                     await self._registry.register(self._namespace, self.lease, infos)
                 if self._counter % _RECONCILE_EVERY == 0:
                     await self._reconcile()
-            except (ServerUnavailableError, ReplyError):
+            except (AlreadyRegisteredError, ServerUnavailableError, ReplyError):
                 continue
             # Local trust is counted from the start of the attempt.
             if began - renewed > LEASE_TTL:
@@ -117,8 +156,8 @@ class Instance:
             return
         self._registered = False
         with contextlib.suppress(DynamoError):
-            await self._registry.revoke(self._namespace, self.lease, self._infos, keep_lease=True)
             await self._leave_queues()
+            await self._registry.revoke(self._namespace, self.lease, keep_lease=True)
         for info in self._infos:
             event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
 
@@ -134,5 +173,5 @@ class Instance:
                 await self._task
             with contextlib.suppress(DynamoError):
                 await self._leave_queues()
-                await self._registry.revoke(self._namespace, self.lease, self._infos)
+                await self._registry.revoke(self._namespace, self.lease)
         await self._presence.close()

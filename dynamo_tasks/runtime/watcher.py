@@ -18,6 +18,8 @@ from dynamo_tasks.store.wire import Wire
 __all__ = ["Watcher"]
 
 _RELIST = 1.0
+_EXPIRED = 0.01
+"""Seconds after the end of a lease at which its keys are gone for sure."""
 
 
 class Watcher:
@@ -35,6 +37,7 @@ class Watcher:
         self._task: asyncio.Task[None] | None = None
         self.instances: list[InstanceInfo] = []
         self.loads: dict[int, Load] = {}
+        self._relist_in = _RELIST
         self._gauges = FleetGauges()
 
     async def _subscribe(self, wire: Wire) -> None:
@@ -61,7 +64,7 @@ class Watcher:
     async def _run(self) -> None:
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RELIST):
+                async with asyncio.timeout(self._relist_in):
                     await self._poke.wait()
             self._poke.clear()
             with contextlib.suppress(DynamoError):
@@ -69,7 +72,11 @@ class Watcher:
 
     async def _list(self) -> None:
         instances = await self._registry.instances(self.namespace)
-        self.loads = await self._registry.loads(self.namespace, {info.lease_id for info in instances})
+        leases = {info.lease_id for info in instances}
+        self.loads = await self._registry.loads(self.namespace, leases)
+        # Whoever dies without a word is missed when its lease has run out, and not at the next round.
+        left = await self._registry.time_left(self.namespace, leases)
+        self._relist_in = min(_RELIST, left + _EXPIRED)
         self.instances = instances
         self._gauges.update(instances, self.loads)
         self._changed.set()

@@ -6,12 +6,14 @@ import inspect
 from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
+from dynamo_tasks.errors import RequestCancelledError
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint
 from dynamo_tasks.sdk.payloads import to_plain
 
 if TYPE_CHECKING:
     import asyncio
 
+    from dynamo_tasks.sdk.context import Context
     from dynamo_tasks.sdk.service import DynamoService
 
 __all__ = ["Call", "LocalClient", "LocalEndpoint", "open_values"]
@@ -31,12 +33,19 @@ class Call:
     """
 
     def __init__(
-        self, endpoint: DynamoEndpoint, instance: object, payload: Any, *, streaming: bool = False
+        self,
+        endpoint: DynamoEndpoint,
+        instance: object,
+        payload: Any,
+        *,
+        streaming: bool = False,
+        context: Context | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._instance = instance
         self._payload = payload
         self._streaming = streaming
+        self._context = context
         self._source: AsyncIterator[Any] | None = None
 
     def __aiter__(self) -> Call:
@@ -45,6 +54,11 @@ class Call:
     async def __anext__(self) -> Any:
         if self._source is None:
             self._source = open_values(self._endpoint, self._instance, self._payload)
+        if self._context is not None and self._context.is_stopped:
+            await self.aclose()
+            if self._context.is_killed:
+                raise RequestCancelledError("the context of the call was killed")
+            raise StopAsyncIteration
         return to_plain(await self._source.__anext__())
 
     def __await__(self) -> Generator[Any, None, Any]:
@@ -142,19 +156,19 @@ class LocalEndpoint:
         """The endpoint's name."""
         return self.endpoint.name
 
-    def __call__(self, request: Any = None) -> Call:
+    def __call__(self, request: Any = None, *, context: Context | None = None) -> Call:
         """Call it; ``await`` gives the result."""
-        return Call(self.endpoint, self._instance, request)
+        return Call(self.endpoint, self._instance, request, context=context)
 
-    def generate(self, request: Any = None) -> Call:
-        """Call it; can be iterated directly and after ``await``."""
-        return Call(self.endpoint, self._instance, request, streaming=True)
+    def generate(self, request: Any = None, *, context: Context | None = None) -> Call:
+        """Call it; can be iterated directly and after ``await``. Stops where ``context`` is stopped."""
+        return Call(self.endpoint, self._instance, request, streaming=True, context=context)
 
     random = round_robin = power_of_two = least_loaded = static = generate
 
-    def direct(self, request: Any, instance_id: int | str) -> Call:
+    def direct(self, request: Any, instance_id: int | str, *, context: Context | None = None) -> Call:
         """Call it; ``instance_id`` can only mean this one."""
-        return self.generate(request)
+        return self.generate(request, context=context)
 
 
 class LocalClient:

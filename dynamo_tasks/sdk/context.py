@@ -1,13 +1,15 @@
-"""What an endpoint may ask about the request that it is serving."""
+"""A request as its endpoint sees it, and as a caller holds it: identity, cancellation, deadline, trace."""
 
 from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NoReturn
 
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.trace import TRACE_HEADERS, TraceParent
 
 __all__ = ["Context", "ForwardRequested", "RetryRequested", "current_context"]
 
@@ -48,7 +50,10 @@ class ForwardRequested(Exception):  # noqa: N818 - a request, not an error
 
 
 class Context:
-    """A request as its endpoint sees it.
+    """A request as its endpoint sees it; or a caller's handle on the calls that it makes with it.
+
+    Calls made inside an endpoint, or with ``client.generate(request, context=…)``, belong to it: they end with it,
+    inherit its deadline and carry on its trace.
 
     Attributes:
         id: Request id (= Celery task id).
@@ -56,15 +61,27 @@ class Context:
         attempt: 1 for the first claim.
         retries: Celery's retry number.
         deadline: Unix time by which it must have ended; 0 = none.
-        headers: Headers of the message.
+        headers: Headers of the message: ``traceparent``, ``tracestate``, ``baggage``, where they came with it.
         logged: What earlier attempts have put out, for an endpoint with policy ``continue`` to go on behind.
+
+    Example:
+        >>> context = Context()
+        >>> context.stop_generating()
+        >>> context.is_stopped, context.is_killed
+        (True, False)
     """
 
     def __init__(
-        self, request_id: str, endpoint: str = "", *, attempt: int = 1, retries: int = 0, deadline: float = 0.0,
+        self,
+        request_id: str | None = None,
+        endpoint: str = "",
+        *,
+        attempt: int = 1,
+        retries: int = 0,
+        deadline: float = 0.0,
         headers: dict[str, Any] | None = None,
-    ):  # fmt: skip
-        self.id = request_id
+    ):
+        self.id = request_id or str(uuid.uuid4())
         self.endpoint = endpoint
         self.attempt = attempt
         self.retries = retries
@@ -72,20 +89,67 @@ class Context:
         self.headers = headers or {}
         self.logged: list[Any] = []
         self._stopped = asyncio.Event()
+        self._killed = False
         self._calls = 0
+        self._listeners: list[Callable[[], None]] = []
+        self._trace: TraceParent | None = None
 
     @property
     def is_stopped(self) -> bool:
         """Whether the request was cancelled; long-running plain functions should look at it."""
         return self._stopped.is_set()
 
+    @property
+    def is_killed(self) -> bool:
+        """Whether :meth:`kill` was called."""
+        return self._killed
+
     def stop(self) -> None:
         """Note that the request was cancelled."""
         self._stopped.set()
 
+    def stop_generating(self) -> None:
+        """End the calls that belong to it: their streams end with what there is, without an error."""
+        self._stopped.set()
+        for listener in list(self._listeners):
+            listener()
+
+    def kill(self) -> None:
+        """End the calls that belong to it at once: who reads them gets ``RequestCancelledError``."""
+        self._killed = True
+        self.stop_generating()
+
+    def on_stop(self, listener: Callable[[], None]) -> Callable[[], None]:
+        """Call ``listener`` at :meth:`stop_generating` and :meth:`kill`; returns what takes it back."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
     async def stopped(self) -> None:
         """Wait until the request is cancelled."""
         await self._stopped.wait()
+
+    async def async_killed_or_stopped(self) -> bool:
+        """Wait until the request is cancelled, in either way; Dynamo's name."""
+        await self._stopped.wait()
+        return True
+
+    @property
+    def trace(self) -> TraceParent:
+        """Its span: a child of the one that came with the request, else the root of a trace of its own."""
+        if self._trace is None:
+            parent = TraceParent.parse(self.headers.get("traceparent"))
+            self._trace = parent.child() if parent is not None else TraceParent.new()
+        return self._trace
+
+    @property
+    def traceparent(self) -> str:
+        """The same as a W3C header."""
+        return str(self.trace)
+
+    def child_headers(self) -> dict[str, str]:
+        """Headers for calls that belong to it."""
+        kept = {name: str(self.headers[name]) for name in TRACE_HEADERS if self.headers.get(name)}
+        return kept | {"traceparent": self.traceparent}
 
     def child_id(self) -> str:
         """Id of the next queued call that this request makes: the same when the request is run again."""

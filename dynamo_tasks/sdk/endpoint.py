@@ -57,6 +57,7 @@ class DynamoEndpoint(Declared):
             yielded; ``None`` = the list of values.
         policy: ``continue``, ``replay``, ``restart`` or ``fail``.
         options: Celery task options.
+        health_check_payload: A request that shows whether it works, sent when it has long been idle.
         service: The service it belongs to, once its class is decorated.
 
     Example:
@@ -71,6 +72,7 @@ class DynamoEndpoint(Declared):
         aggregate: type | None = None,
         policy: str = "restart",
         options: Mapping[str, Any] | None = None,
+        health_check_payload: Any = None,
     ) -> None:
         """Declare ``func``.
 
@@ -83,6 +85,7 @@ class DynamoEndpoint(Declared):
         self.policy = cast(Policy, _check_policy(policy))
         self.aggregate = _check_aggregate(aggregate)
         self.options = _check_options(options or {})
+        self.health_check_payload = health_check_payload
         self.service: DynamoService[Any] | None = None
 
     def of(self, service: DynamoService[Any]) -> DynamoEndpoint:
@@ -148,7 +151,7 @@ def _check_aggregate(aggregate: Any) -> type | None:
 def _check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name not in CELERY_OPTIONS:
-            known = {*CELERY_OPTIONS, "name", "aggregate", "policy"}
+            known = {*CELERY_OPTIONS, "name", "aggregate", "policy", "health_check_payload"}
             raise ConfigError(f"endpoint option {name!r}{suggest(name, known, label='allowed')}")
     return dict(options)
 
@@ -157,13 +160,19 @@ def _check_options(options: Mapping[str, Any]) -> dict[str, Any]:
 def dynamo_endpoint(name: Callable[..., Any], /) -> DynamoEndpoint: ...
 @overload
 def dynamo_endpoint(
-    name: str | None = None, *, aggregate: type | None = None, policy: str = "restart", **celery_options: Any
+    name: str | None = None,
+    *,
+    aggregate: type | None = None,
+    policy: str = "restart",
+    health_check_payload: Any = None,
+    **celery_options: Any,
 ) -> Callable[[Callable[..., Any]], DynamoEndpoint]: ...
 def dynamo_endpoint(
     name: str | Callable[..., Any] | None = None,
     *,
     aggregate: type | None = None,
     policy: str = "restart",
+    health_check_payload: Any = None,
     **celery_options: Any,
 ) -> DynamoEndpoint | Callable[[Callable[..., Any]], DynamoEndpoint]:
     """Make a method an endpoint: an async generator, coroutine, plain function or plain generator.
@@ -175,6 +184,8 @@ def dynamo_endpoint(
         aggregate: Class with ``add(value)`` and ``result()``: what ``.get()`` returns for a generator.
         policy: What happens when the owner of a request is lost: ``continue``, ``replay``, ``restart``
             (only while nothing was streamed) or ``fail``.
+        health_check_payload: A request that is run now and then while no other comes; where it fails, the
+            instance takes no work until it succeeds.
         **celery_options: Celery task options such as ``time_limit`` (seconds) or ``max_retries``.
 
     Raises:
@@ -193,7 +204,14 @@ def dynamo_endpoint(
         return DynamoEndpoint(name)
 
     def decorate(func: Callable[..., Any]) -> DynamoEndpoint:
-        return DynamoEndpoint(func, name, aggregate=aggregate, policy=policy, options=celery_options)
+        return DynamoEndpoint(
+            func,
+            name,
+            aggregate=aggregate,
+            policy=policy,
+            options=celery_options,
+            health_check_payload=health_check_payload,
+        )
 
     return decorate
 

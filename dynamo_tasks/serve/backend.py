@@ -10,7 +10,7 @@ import os
 from collections.abc import AsyncIterable, Iterable
 from typing import Any, Protocol, cast
 
-__all__ = ["Client", "Item", "Runtime", "Stream", "connect", "open_stream", "snapshot"]
+__all__ = ["Client", "Item", "Runtime", "Stream", "connect", "open_stream", "purge_namespace", "snapshot"]
 
 
 class Item(Protocol):
@@ -63,14 +63,25 @@ class Stream(Protocol):
         ...
 
 
-def snapshot(url: str) -> dict[str, Any]:
-    """What runs at a Redis URL, in the shape of ``status --json``.
+def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
+    """What runs at a Redis URL (in one namespace), in the shape of ``status --json``.
 
     Raises:
         ServerUnavailableError: the server cannot be reached.
     """
-    found = importlib.import_module("dynamo_tasks.runtime.inspect").snapshot(url)
+    found = importlib.import_module("dynamo_tasks.runtime.inspect").snapshot(url, namespace)
     return cast("dict[str, Any]", found)
+
+
+def purge_namespace(url: str, namespace: str, *, force: bool = False) -> int:
+    """Erase a namespace; returns the number of keys.
+
+    Raises:
+        NamespaceInUseError: instances are registered in it.
+        ServerUnavailableError: the server cannot be reached.
+    """
+    inspect = importlib.import_module("dynamo_tasks.runtime.inspect")
+    return cast("int", inspect.purge(url, namespace, force=force))
 
 
 async def connect(url: str) -> Runtime:

@@ -108,7 +108,12 @@ class RuntimeGateway:
 
     def _new_request(self, submission: Submission, endpoint: EndpointId, payload: Any) -> NewRequest:
         message, body = build(
-            endpoint, submission.request_id, payload, queue=endpoint.queue, priority=submission.priority
+            endpoint,
+            submission.request_id,
+            payload,
+            queue=endpoint.queue,
+            priority=submission.priority,
+            more=submission.headers,
         )
         key = submission.idempotency_key or ""
         return NewRequest(

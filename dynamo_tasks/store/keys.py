@@ -21,6 +21,7 @@ key                            type    content
 ``dt:<ns>:inst:<c>:<e>:<l>``   string  JSON of a registration, with TTL
 ``dt:<ns>:reads:<client>``     set     ids that a client process reads
 ``dt:<ns>:clients``            set     channels of client processes
+``dt:<ns>:events:<subject>``   stream  events of a component or namespace (see ``store/events.py``)
 ``dt:<ns>:idem:<tenant>:<k>``  string  ``<id> <digest>`` of an idempotency key
 =============================  ======  ==================================================================
 """
@@ -36,6 +37,8 @@ __all__ = [
     "Keys",
     "client_channel",
     "consumer_name",
+    "glob_escape",
+    "namespace_patterns",
     "namespaces_key",
     "priority_suffix",
 ]
@@ -55,6 +58,16 @@ def namespaces_key(prefix: str = "") -> str:
 def client_channel(client: str, *, db: int = 0, prefix: str = "") -> str:
     """The channel on which a client process receives the events of all requests that it reads."""
     return f"{prefix}dt:@client:{db}:{client}"
+
+
+def glob_escape(text: str) -> str:
+    """Text that a pattern of SCAN takes literally."""
+    return "".join(f"\\{char}" if char in "*?[]\\^-" else char for char in text)
+
+
+def namespace_patterns(prefix: str, namespace: str) -> list[str]:
+    """Patterns of all keys of a namespace: its own, its queues, and kombu's bindings of these."""
+    return [f"{prefix}dt:{namespace}:*", f"{prefix}{namespace}|*", f"{prefix}_kombu.binding.{namespace}|*"]
 
 
 def consumer_name(lease: int) -> str:
@@ -146,3 +159,15 @@ class Keys:
     def registry_channel(self) -> str:
         """Where joins and leaves of instances are announced."""
         return f"{self.base}registry:{self.db}"
+
+    def events(self, subject: str) -> str:
+        """The log of a subject's events."""
+        return f"{self.base}events:{subject}"
+
+    def events_channel(self, subject: str) -> str:
+        """Where a subject's subscribers are woken up."""
+        return f"{self.base}news:{self.db}:{subject}"
+
+    def answers_channel(self, nonce: str) -> str:
+        """Where instances answer one question of one client."""
+        return f"{self.base}answers:{self.db}:{nonce}"

@@ -7,9 +7,11 @@ from collections.abc import Iterable
 
 import msgspec
 
+from dynamo_tasks.errors import AlreadyRegisteredError
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.scripts import script
 
 __all__ = ["LEASE_TTL", "RENEW_EVERY", "Registry", "new_lease"]
 
@@ -36,19 +38,21 @@ class Registry:
         self.store = store
 
     async def register(self, namespace: str, lease: int, infos: Iterable[InstanceInfo]) -> None:
-        """Take the lease and announce what the instance serves; repeating it is harmless."""
+        """Take the lease and announce what the instance serves; the same instance may repeat it.
+
+        Raises:
+            AlreadyRegisteredError: another instance holds one of the registrations; nothing was changed.
+        """
         keys = self.store.keys(namespace)
-        commands: list[list[str | bytes | int]] = [
-            ["SADD", self.store.namespaces_key, namespace],
-            ["SET", keys.lease(lease), secrets.token_hex(4), "PX", _TTL_MS],
-            ["SADD", keys.leases, f"{lease:x}"],
-        ]
-        for info in infos:
-            commands.append(["SET", keys.registration(_member(info)), info.encode(), "PX", _TTL_MS])
-            commands.append(["SADD", keys.instances, _member(info)])
-        commands.append(["PUBLISH", keys.registry_channel, f"+{lease:x}"])
-        wire = await self.store.commands.wire()
-        await wire.pipeline(commands)
+        entries = [part for info in infos for part in (_member(info), info.encode())]
+        reply = await script("register").run(
+            self.store.commands, [keys.lease(lease), keys.instances], keys.base, f"{lease:x}",
+            secrets.token_hex(4), _TTL_MS, self.store.namespaces_key, namespace, keys.registry_channel, *entries,
+        )  # fmt: skip
+        if reply[0] == b"TAKEN":
+            raise AlreadyRegisteredError(
+                f"{keys.registration(reply[1].decode())} is held by another instance; use a lease of your own"
+            )
 
     async def renew(
         self, namespace: str, lease: int, counter: int, infos: list[InstanceInfo], load: Load
@@ -74,24 +78,14 @@ class Registry:
         replies = await wire.pipeline(commands)
         return all(reply == 1 for reply in replies[2 : 2 + len(infos)]) and (not infos or replies[-1] == 0)
 
-    async def revoke(
-        self, namespace: str, lease: int, infos: Iterable[InstanceInfo], *, keep_lease: bool = False
-    ) -> None:
-        """Take registrations back at once, and the lease too unless requests still run on it."""
+    async def revoke(self, namespace: str, lease: int, *, keep_lease: bool = False) -> None:
+        """Take all registrations of a lease back at once, and the lease too unless requests still run on it."""
         keys = self.store.keys(namespace)
-        commands: list[list[str | bytes | int]] = []
-        for info in infos:
-            commands.append(["DEL", keys.registration(_member(info))])
-            commands.append(["SREM", keys.instances, _member(info)])
-        wire = await self.store.commands.wire(timeout=1.0)
-        if not keep_lease and await wire.execute("SCARD", keys.owned(lease)):
-            # Something was not handed over: observers shall find it.
-            commands.append(["DEL", keys.lease(lease), keys.load(lease)])
-        elif not keep_lease:
-            commands.append(["DEL", keys.lease(lease), keys.load(lease)])
-            commands.append(["SREM", keys.leases, f"{lease:x}"])
-        commands.append(["PUBLISH", keys.registry_channel, f"-{lease:x}"])
-        await wire.pipeline(commands)
+        await self.store.commands.wire(timeout=1.0)
+        await script("revoke").run(
+            self.store.commands, [keys.lease(lease), keys.instances], keys.base, f"{lease:x}", int(keep_lease),
+            keys.registry_channel,
+        )  # fmt: skip
 
     async def instances(self, namespace: str, component: str | None = None) -> list[InstanceInfo]:
         """Live registrations of a namespace, or of one component of it."""
@@ -122,3 +116,13 @@ class Registry:
             for lease, value in zip(wanted, found, strict=True)
             if value is not None
         }
+
+    async def time_left(self, namespace: str, leases: Iterable[int]) -> float:
+        """Seconds until the first of these leases runs out, unless it is renewed; the whole TTL for none."""
+        wanted = list(leases)
+        if not wanted:
+            return LEASE_TTL
+        keys = self.store.keys(namespace)
+        wire = await self.store.commands.wire()
+        left = await wire.pipeline([["PTTL", keys.lease(lease)] for lease in wanted])
+        return max(0, min(int(ms) for ms in left)) / 1000

@@ -18,33 +18,34 @@ __all__ = ["status"]
 
 
 @click.command(short_help="Show what runs, and how busy it is.")
+@click.argument("namespace", required=False)
 @click.option("--watch", is_flag=True, help="Refresh until Ctrl-C.")
 @click.option(
     "--interval", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Seconds; --watch."
 )
 @click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON document.")
-def status(watch: bool, interval: float, as_json: bool) -> None:
-    """Show namespaces, components, endpoints and instances with their load."""
+def status(namespace: str | None, watch: bool, interval: float, as_json: bool) -> None:
+    """Show namespaces (or NAMESPACE alone), components, endpoints and instances with their load."""
     if watch and as_json:
         raise click.UsageError("--watch and --json exclude each other")
     url = resolve_redis_url()
     if as_json:
-        click.echo(json.dumps(snapshot(url), indent=2, default=str))
+        click.echo(json.dumps(snapshot(url, namespace), indent=2, default=str))
     elif watch:
-        _watch(plain_console(), url, interval)
+        _watch(plain_console(), url, interval, namespace)
     else:
-        plain_console().print(render_status(snapshot(url)))
+        plain_console().print(render_status(snapshot(url, namespace)))
 
 
-def _watch(console: Console, url: str, interval: float) -> None:
+def _watch(console: Console, url: str, interval: float, namespace: str | None) -> None:
     try:
         if not console.is_terminal:
             while True:
-                console.print(render_status(snapshot(url)))
+                console.print(render_status(snapshot(url, namespace)))
                 time.sleep(interval)
-        with Live(render_status(snapshot(url)), console=console, auto_refresh=False) as live:
+        with Live(render_status(snapshot(url, namespace)), console=console, auto_refresh=False) as live:
             while True:
                 time.sleep(interval)
-                live.update(render_status(snapshot(url)), refresh=True)
+                live.update(render_status(snapshot(url, namespace)), refresh=True)
     except KeyboardInterrupt:
         return

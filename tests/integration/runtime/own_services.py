@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks import api, async_on_start, depends, dynamo_endpoint, on_shutdown, service
+from dynamo_tasks.sdk import liveness, readiness
 from dynamo_tasks.sdk.context import current_context
 
 
@@ -39,6 +40,11 @@ class Child:
     options: dict[str, Any] = {}  # noqa: RUF012 - as a user writes it
     config_extras = "options"
 
+    def stats(self, endpoint: str) -> dict[str, Any]:
+        if endpoint == "letters":
+            raise LookupError("not counted")
+        return {"told": endpoint}
+
     @dynamo_endpoint(policy="replay")
     async def count(self, request: Count) -> AsyncIterator[dict[str, int]]:
         _note(request.note)
@@ -50,7 +56,8 @@ class Child:
 
     @dynamo_endpoint
     async def hold(self, note: str) -> None:
-        """Run until stopped, and note when that was."""
+        """Run until stopped, and note when that was; the note is empty until then."""
+        Path(note).touch()
         try:
             await asyncio.sleep(60)
         finally:
@@ -205,3 +212,55 @@ class Shop:
     @api
     async def wrong(self) -> Any:
         return await self.child.double("many")
+
+
+@service(dynamo={"namespace": "own"})
+class Patient:
+    """Its health is what the files in ``folder`` say: ``unready``, ``dead``, ``mute``; ``lag`` blocks the loop."""
+
+    folder: str = ""
+    health_check: dict[str, float] = {"interval": 0.05, "max_lag": 0.3, "canary_after": 0.2}  # noqa: RUF012
+
+    def _is(self, what: str) -> bool:
+        return (Path(self.folder) / what).exists()
+
+    @readiness
+    async def ready(self) -> bool:
+        return not self._is("unready")
+
+    @liveness
+    def alive(self) -> bool:
+        if self._is("lag"):
+            (Path(self.folder) / "lag").unlink()
+            asyncio.get_running_loop().call_later(0.01, time.sleep, 0.5)
+        return not self._is("dead")
+
+    @dynamo_endpoint(health_check_payload={"n": 1}, policy="replay")
+    async def work(self, request: Count) -> AsyncIterator[int]:
+        if self._is("mute"):
+            raise RuntimeError("the engine does not answer")
+        for number in range(request.n):
+            yield number
+            await asyncio.sleep(request.pause)
+
+
+@service(dynamo={"namespace": "own"})
+class Traced:
+    """Tells what it knows of the call chain; ``deep`` asks itself once more through the queue."""
+
+    again = depends("dyn://own-context.Traced.tell")
+
+    @dynamo_endpoint
+    async def tell(self, request: Any = None) -> dict[str, Any]:
+        context = current_context()
+        return {"trace": context.traceparent, "deadline": context.deadline, "headers": context.headers}
+
+    @dynamo_endpoint
+    async def deep(self, request: Any = None) -> list[dict[str, Any]]:
+        return [await self.tell(), *[told async for told in self.again.tell()]]
+
+    @dynamo_endpoint(policy="replay")
+    async def long(self, request: Count) -> AsyncIterator[int]:
+        for number in range(request.n):
+            yield number
+            await asyncio.sleep(request.pause)

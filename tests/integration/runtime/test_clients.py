@@ -198,7 +198,7 @@ def test_join_and_leave_are_seen_within_100_ms(with_runtime: Run, redis_server: 
             await registry.register("own-joins", lease, [info])
             async with asyncio.timeout(0.1):
                 assert await waiting == [info]
-            await registry.revoke("own-joins", lease, [info])
+            await registry.revoke("own-joins", lease)
             async with asyncio.timeout(0.1):
                 while client.instance_ids():
                     await runtime.watcher("own-joins")._changed.wait()

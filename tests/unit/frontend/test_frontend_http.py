@@ -111,6 +111,13 @@ def test_a_chat_completion() -> None:
     assert gateway.streams[0].closed.is_set()
 
 
+def test_the_trace_of_an_http_request_goes_on_with_it() -> None:
+    gateway = FakeGateway()
+    trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "a=b"}
+    ask("POST", CHAT, gateway, json=chat(), headers={**trace, "x-other": "1"})
+    assert gateway.submissions[0].headers == trace
+
+
 def test_a_chat_stream() -> None:
     gateway = FakeGateway()
     response = ask("POST", CHAT, gateway, json=chat(stream=True, stream_options={"include_usage": True}))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -12,7 +12,7 @@ import msgspec
 import pydantic
 import pytest
 
-from dynamo_tasks.errors import InvalidRequestError, UnknownEndpointError
+from dynamo_tasks.errors import InvalidRequestError, RequestCancelledError, UnknownEndpointError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 from dynamo_tasks.sdk import (
@@ -26,6 +26,7 @@ from dynamo_tasks.sdk import (
     set_resolver,
     to_plain,
 )
+from dynamo_tasks.sdk.context import Context
 
 
 class Message(msgspec.Struct):
@@ -413,3 +414,27 @@ def test_endpoint_on_an_instance_is_the_method(worker):
     assert worker.slow(1) == Point(1)
     assert Worker.double.request_type is int
     assert asyncio.run(Worker.double(worker, 3)) == 6
+
+
+@pytest.mark.parametrize("how", ["stop_generating", "kill"])
+def test_a_context_ends_a_call_in_the_same_process(how: str) -> None:
+    class Numbers:
+        @dynamo_endpoint
+        async def count(self) -> AsyncIterator[int]:
+            for number in range(10):
+                yield number
+
+    async def main() -> list[int]:
+        context, values = Context(), []
+        call = LocalEndpoint(Numbers.count, Numbers()).direct(None, 1, context=context)
+        async for value in call:
+            values.append(value)
+            if value == 2:
+                getattr(context, how)()
+        return values
+
+    if how == "kill":
+        with pytest.raises(RequestCancelledError):
+            asyncio.run(main())
+    else:
+        assert asyncio.run(main()) == [0, 1, 2]

@@ -95,7 +95,9 @@ SHOWN = {"redis_url": "redis://:pw@h:1/0", "namespaces": ["dynamo"], "instances"
 
 
 def test_status(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(status_module, "snapshot", lambda url: SHOWN if url == "redis://:pw@h:1/0" else {})
+    monkeypatch.setattr(
+        status_module, "snapshot", lambda url, namespace=None: SHOWN if url == "redis://:pw@h:1/0" else {}
+    )
     result = run(environ, "status")
     assert result.exit_code == 0, result.output
     assert result.stdout == "redis://:***@h:1/0\n└── dynamo\n"
@@ -105,7 +107,7 @@ def test_status(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Non
 def test_status_watch_ends_with_ctrl_c(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     shown = iter([SHOWN, SHOWN])
 
-    def snapshot(url: str) -> dict[str, Any]:
+    def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
         found = next(shown, None)
         if found is None:
             raise KeyboardInterrupt

@@ -1,0 +1,41 @@
+"""Whether this process takes messages: an instance that is not healthy leaves them to others."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+__all__ = ["Intake"]
+
+
+class _Source(Protocol):
+    def interrupt(self) -> None: ...
+
+    def proceed(self) -> None: ...
+
+
+class Intake:
+    """The valve between a worker's queues and its slots; what runs is not concerned.
+
+    Attributes:
+        paused: Whether it is closed.
+    """
+
+    def __init__(self) -> None:
+        self.paused = False
+        self._source: _Source | None = None
+
+    def attach(self, source: _Source) -> None:
+        """Messages come from here (again, after a reconnect)."""
+        self._source = source
+
+    def pause(self) -> None:
+        """Take no more messages; one that is just arriving goes back to its queue."""
+        self.paused = True
+        if self._source is not None:
+            self._source.interrupt()
+
+    def resume(self) -> None:
+        """Take messages again."""
+        self.paused = False
+        if self._source is not None:
+            self._source.proceed()

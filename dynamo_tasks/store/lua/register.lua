@@ -1,0 +1,27 @@
+-- register: an instance takes its lease and announces what it serves, or does neither.
+--
+-- KEYS   1 lease, 2 index of registrations
+-- ARGV   1 base, 2 lease hex, 3 counter, 4 TTL ms, 5 key of the set of namespaces, 6 namespace,
+--        7 registry channel, 8... member, registration (JSON)
+-- returns {'OK'}             registered; again, where the same instance had done so before
+--         {'TAKEN', member}  another instance holds this registration; nothing was changed
+local lease, ttl = ARGV[2], ARGV[4]
+
+local function holder(json)
+  local info = cjson.decode(json)
+  return table.concat({ info.host or '', tostring(info.pid), tostring(info.started) }, ' ')
+end
+
+for i = 8, #ARGV, 2 do
+  local known = redis.call('GET', base .. 'inst:' .. ARGV[i])
+  if known and holder(known) ~= holder(ARGV[i + 1]) then return { 'TAKEN', ARGV[i] } end
+end
+redis.call('SADD', ARGV[5], ARGV[6])
+redis.call('SET', KEYS[1], ARGV[3], 'PX', ttl)
+redis.call('SADD', base .. 'leases', lease)
+for i = 8, #ARGV, 2 do
+  redis.call('SET', base .. 'inst:' .. ARGV[i], ARGV[i + 1], 'PX', ttl)
+  redis.call('SADD', KEYS[2], ARGV[i])
+end
+redis.call('PUBLISH', ARGV[7], '+' .. lease)
+return { 'OK' }

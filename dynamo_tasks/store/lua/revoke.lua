@@ -1,0 +1,21 @@
+-- revoke: everything that was registered under a lease goes at once, and the lease too unless it is kept.
+--
+-- KEYS   1 lease, 2 index of registrations
+-- ARGV   1 base, 2 lease hex, 3 '1' to keep the lease (requests still run on it), 4 registry channel
+-- returns number of registrations that were taken back
+local lease, gone = ARGV[2], 0
+local ending = ':' .. lease
+for _, member in ipairs(redis.call('SMEMBERS', KEYS[2])) do
+  if string.sub(member, -#ending) == ending then
+    redis.call('DEL', base .. 'inst:' .. member)
+    redis.call('SREM', KEYS[2], member)
+    gone = gone + 1
+  end
+end
+if ARGV[3] ~= '1' then
+  redis.call('DEL', KEYS[1], base .. 'load:' .. lease)
+  -- Something was not handed over: observers shall find it.
+  if redis.call('SCARD', base .. 'owned:' .. lease) == 0 then redis.call('SREM', base .. 'leases', lease) end
+end
+redis.call('PUBLISH', ARGV[4], '-' .. lease)
+return gone

@@ -1,0 +1,48 @@
+"""A namespace as a whole: erased alone, without a trace in the others."""
+
+from __future__ import annotations
+
+from dynamo_tasks.errors import NamespaceInUseError
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.keys import glob_escape, namespace_patterns
+from dynamo_tasks.store.registry import Registry
+
+__all__ = ["purge_namespace"]
+
+_BATCH = 500
+
+
+async def purge_namespace(store: Store, namespace: str, *, force: bool = False) -> int:
+    """Erase everything that a namespace has on the server: records, streams, queues, events, registrations.
+
+    Args:
+        store: The server.
+        namespace: Its name.
+        force: Also where instances are registered; what they run ends with an error, and they register again.
+
+    Returns:
+        Number of keys that were deleted.
+
+    Raises:
+        NamespaceInUseError: instances are registered in it.
+    """
+    keys = store.keys(namespace)
+    alive = {info.instance_id for info in await Registry(store).instances(namespace)}
+    if alive and not force:
+        raise NamespaceInUseError(
+            f"{len(alive)} instances are registered in namespace {namespace!r}; stop them first, or use --force"
+        )
+    await store.commands.execute("SREM", store.namespaces_key, namespace)
+    return sum(
+        [await _erase(store, pattern) for pattern in namespace_patterns(glob_escape(keys.prefix), namespace)]
+    )
+
+
+async def _erase(store: Store, pattern: str) -> int:
+    deleted, cursor = 0, b"0"
+    while True:
+        cursor, found = await store.commands.execute("SCAN", cursor, "MATCH", pattern, "COUNT", _BATCH)
+        if found:
+            deleted += int(await store.commands.execute("UNLINK", *found))
+        if cursor == b"0":
+            return deleted

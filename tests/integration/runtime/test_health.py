@@ -1,0 +1,132 @@
+"""An instance's life: states, checks, leaving and coming back, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dynamo_tasks import DistributedRuntime
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.runtime import Client
+from dynamo_tasks.runtime.health import HealthSettings
+from dynamo_tasks.runtime.lifecycle import InstanceState, Lifecycle
+from tests.integration.runtime.conftest import OWN, Session
+from tests.support.processes import Worker, until
+from tests.support.server import RedisServer
+
+Run = Callable[[Session], Any]
+
+
+def _worker(server: RedisServer, namespace: str, folder: Path, **env: str) -> Worker:
+    return Worker(
+        server.url, service=f"{OWN}:Patient", env={"DYNAMO_NAMESPACE": namespace, **env}, name=namespace,
+        settings=(f"Patient.folder={folder}",),
+    )  # fmt: skip
+
+
+async def _client(runtime: DistributedRuntime, namespace: str) -> Client:
+    client = await runtime.namespace(namespace).component("Patient").endpoint("work").client(annotated=False)
+    await client.wait_for_instances(1, timeout=5)
+    return client
+
+
+def _states(worker: Worker) -> list[str]:
+    lines = [line for line in worker.output.splitlines() if "instance.state " in line]
+    return [line.split("new=")[1].split()[0] for line in lines]
+
+
+def test_an_unhealthy_instance_takes_no_work_and_comes_back(
+    with_runtime: Run, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async def session(runtime: DistributedRuntime) -> None:
+        client = await _client(runtime, "own-health")
+        for trouble, said in [
+            ("unready", "readiness: no"),
+            ("mute", "canary of work"),
+            ("lag", "was blocked"),
+        ]:
+            (tmp_path / trouble).touch()
+            async with asyncio.timeout(3):
+                while client.instance_ids():
+                    await runtime.watcher("own-health")._changed.wait()
+            call = client.generate({"n": 2})
+            sub = await call._submit()
+            if trouble != "lag":
+                await asyncio.sleep(0.1)
+                assert (await runtime.client.ledger.get(call.id)).state == "QUEUED"
+                (tmp_path / trouble).unlink()
+            await client.wait_for_instances(1, timeout=3)
+            async with asyncio.timeout(3):
+                assert [event.kind async for event in sub][-1] == "e"
+            until(lambda said=said: said in worker.output, what=said)
+        assert len(client.instance_ids()) == 1
+
+    with _worker(redis_server, "own-health", tmp_path) as worker:
+        with_runtime(session)
+        assert worker.terminate() == 0
+        states = _states(worker)
+    assert states[:4] == ["Registered", "Running", "Healthy", "Running"]
+    assert states[-3:] == ["Healthy", "Stopping", "Deregistered"]
+
+
+def test_an_instance_that_is_not_alive_hands_over_and_ends(
+    with_runtime: Run, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async def session(runtime: DistributedRuntime) -> None:
+        client = await _client(runtime, "own-dead")
+        call = client.generate({"n": 40, "pause": 0.02})
+        values = [await anext(call) for _ in range(3)]
+        (tmp_path / "dead").touch()
+        await asyncio.to_thread(worker.popen.wait, 10)
+        (tmp_path / "dead").unlink()
+        with await asyncio.to_thread(_worker, redis_server, "own-dead", tmp_path):
+            values += [value async for value in call]
+        assert values == list(range(40))
+
+    with _worker(redis_server, "own-dead", tmp_path) as worker:
+        with_runtime(session)
+        assert "instance.dead" in worker.output
+
+
+def test_after_the_grace_period_what_runs_is_handed_over(
+    with_runtime: Run, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async def session(runtime: DistributedRuntime) -> None:
+        client = await _client(runtime, "own-grace")
+        short, long = client.generate({"n": 10, "pause": 0.02}), client.generate({"n": 80, "pause": 0.02})
+        values = [[await anext(call)] for call in (short, long)]
+        first.signal(signal.SIGTERM)
+        async with asyncio.timeout(5):
+            while client.instance_ids():
+                await runtime.watcher("own-grace")._changed.wait()
+        values[0] += [value async for value in short]
+        assert await asyncio.to_thread(first.popen.wait, 10) == 0
+        with await asyncio.to_thread(_worker, redis_server, "own-grace", tmp_path):
+            values[1] += [value async for value in long]
+        assert values == [list(range(10)), list(range(80))]
+
+    with _worker(redis_server, "own-grace", tmp_path, DYNAMO_GRACE_PERIOD="0.5") as first:
+        with_runtime(session)
+
+
+def test_only_the_transitions_of_the_diagram_exist() -> None:
+    lifecycle = Lifecycle("Worker", 1)
+    for state in ("Registered", "Running", "Healthy", "Running", "Running", "Stopping", "Deregistered"):
+        lifecycle.advance(InstanceState(state))
+    with pytest.raises(ConfigError, match="is Deregistered; it cannot become Running"):
+        lifecycle.advance(InstanceState.RUNNING)
+
+
+def test_health_settings_are_checked() -> None:
+    class Own:
+        health_check = {"interval": "2", "canary_after": 30}  # noqa: RUF012
+
+    assert HealthSettings.of(Own) == HealthSettings(interval=2.0, canary_after=30.0)
+    Own.health_check = {"intervall": 1}
+    with pytest.raises(ConfigError, match="intervall"):
+        HealthSettings.of(Own)

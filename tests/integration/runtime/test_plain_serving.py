@@ -1,0 +1,106 @@
+"""Endpoints that a plain program serves: a function, no service class, no worker command."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from dynamo_tasks import DistributedRuntime
+from dynamo_tasks.errors import AlreadyRegisteredError, ConfigError, InvalidRequestError
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.app import create_app
+from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.runtime import Client
+from tests.integration.runtime.conftest import Session
+from tests.support.processes import Process, environment, until
+from tests.support.server import RedisServer
+
+Run = Callable[[Session], Any]
+NAMESPACE = "own-plain"
+
+
+@pytest.fixture(scope="module")
+def program(redis_server: RedisServer) -> Iterator[Process]:
+    argv = [sys.executable, "-m", "tests.integration.runtime.plain_server", NAMESPACE]
+    with Process(argv, environment(redis_server.url), name="plain") as process:
+        until(lambda: "serving" in process.output or not process.alive, what="it serves")
+        assert process.alive, process.output
+        yield process
+
+
+async def _client(runtime: DistributedRuntime, component: str, endpoint: str) -> Client:
+    found = runtime.namespace(NAMESPACE).component(component).endpoint(endpoint)
+    client = await found.client(annotated=False)
+    await client.wait_for_instances(1, timeout=5)
+    return client
+
+
+def test_handlers_of_every_kind_are_served_by_one_consumer(with_runtime: Run, program: Process) -> None:
+    async def session(runtime: DistributedRuntime) -> None:
+        count = await _client(runtime, "First", "count")
+        call = count.generate({"n": 3})
+        assert [value async for value in call] == [{"number": n, "id": call.id} for n in range(3)]
+        square = await _client(runtime, "First", "square")
+        assert [value async for value in square.direct(7, square.instance_ids()[0])] == [49]
+        with pytest.raises(InvalidRequestError):
+            await square("seven")
+        whoami = await _client(runtime, "Second", "whoami")
+        assert await whoami() == [program.pid]
+        assert count.instance_ids() == square.instance_ids() == whoami.instance_ids()
+        stats = await runtime.namespace(NAMESPACE).component("First").scrape_stats()
+        assert stats[count.instance_ids()[0]]["count"]["told"] == 7
+        listed = (await runtime.client.store.commands.execute("CLIENT", "LIST")).decode().splitlines()
+        consumer = f"name=dynamo-tasks:consumer:{count.instance_ids()[0]:x} "
+        assert sum(consumer in row and "cmd=blmpop" in row for row in listed) == 1
+
+    with_runtime(session)
+
+
+@pytest.mark.usefixtures("program")
+def test_celery_keeps_results_of_plain_handlers(redis_server: RedisServer) -> None:
+    app = create_app("own_plain", server_url=redis_server.url, make_host=lambda *_, **__: None)
+    square = make_task(app, EndpointId(NAMESPACE, "First", "square"))
+    assert square.delay(5).get(timeout=5) == 25
+    app.close()
+
+
+def test_what_cannot_be_served_is_refused(redis_server: RedisServer) -> None:
+    async def session() -> None:
+        async with await DistributedRuntime.create(redis_server.url) as runtime:
+            endpoint = runtime.namespace("own-refused").component("Here").endpoint("double")
+            with pytest.raises(ConfigError, match="has no handler"):
+                await endpoint.endpoint_builder().start()
+            info = await endpoint.endpoint_builder().handler(lambda number: number * 2).start()
+            assert [one.lease_id for one in await endpoint.component.instances()] == [info.lease_id]
+            with pytest.raises(AlreadyRegisteredError):
+                await endpoint.endpoint_builder().handler(lambda number: number * 3).start()
+            client = await endpoint.client(annotated=False)
+            assert await client(4) == [8]
+        async with await DistributedRuntime.create(redis_server.url) as runtime:
+            assert await runtime.client.registry.instances("own-refused") == []
+            # A second runtime of the process may serve once the first one is closed.
+            endpoint = runtime.namespace("own-refused").component("Here").endpoint("double")
+            await endpoint.endpoint_builder().handler(lambda number: number * 4).start()
+            assert await (await endpoint.client(annotated=False))(4) == [16]
+
+    asyncio.run(session())
+
+
+def test_a_program_that_ends_finishes_what_runs(with_runtime: Run, program: Process) -> None:
+    async def session(runtime: DistributedRuntime) -> None:
+        client = await _client(runtime, "First", "count")
+        call = client.generate({"n": 20, "pause": 0.02})
+        values = [await anext(call)]
+        ending = asyncio.create_task(asyncio.to_thread(program.terminate))
+        values += [value async for value in call]
+        assert [value["number"] for value in values] == list(range(20))
+        assert await ending == 0, program.output
+        assert await runtime.client.registry.instances(NAMESPACE) == []
+        assert await runtime.client.store.commands.execute("KEYS", f"dt:{NAMESPACE}:lease*") == []
+
+    with_runtime(session)
+    assert "ended" in program.output
