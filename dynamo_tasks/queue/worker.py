@@ -21,7 +21,7 @@ from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
-from dynamo_tasks.store.keys import consumer_name
+from dynamo_tasks.store.keys import consumer_name, unacked_index_key, unacked_key
 
 __all__ = ["Host", "ServiceStep", "Worker"]
 
@@ -125,8 +125,8 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         self.app.conf.broker_transport_options = {
             **self.app.conf.broker_transport_options,
             "client_name": consumer_name(self.host.lease),
-            "unacked_key": f"dt:@unacked:{self.host.lease:x}",
-            "unacked_index_key": f"dt:@unacked_index:{self.host.lease:x}",
+            "unacked_key": unacked_key(self.host.lease),
+            "unacked_index_key": unacked_index_key(self.host.lease),
             "unacked_mutex_key": f"dt:@unacked_mutex:{self.host.lease:x}",
         }
         if not kwargs.get("queues"):

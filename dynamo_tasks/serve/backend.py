@@ -10,7 +10,18 @@ import os
 from collections.abc import AsyncIterable, Iterable
 from typing import Any, Protocol, cast
 
-__all__ = ["Client", "Item", "Runtime", "Stream", "connect", "open_stream", "snapshot"]
+__all__ = [
+    "Client",
+    "Item",
+    "Runtime",
+    "Stream",
+    "connect",
+    "dead_list",
+    "dead_request",
+    "open_stream",
+    "retry_dead",
+    "snapshot",
+]
 
 
 class Item(Protocol):
@@ -71,6 +82,35 @@ def snapshot(url: str) -> dict[str, Any]:
     """
     found = importlib.import_module("dynamo_tasks.runtime.inspect").snapshot(url)
     return cast("dict[str, Any]", found)
+
+
+def dead_list(url: str, namespace: str | None = None) -> list[dict[str, Any]]:
+    """Requests that used up their attempts, the oldest first.
+
+    Raises:
+        ServerUnavailableError: the server cannot be reached.
+    """
+    found = importlib.import_module("dynamo_tasks.runtime.graveyard").listed(url, namespace)
+    return cast("list[dict[str, Any]]", found)
+
+
+def dead_request(url: str, request_id: str) -> dict[str, Any]:
+    """One of them, with its message.
+
+    Raises:
+        RequestNotFoundError: it is in no dead list.
+    """
+    found = importlib.import_module("dynamo_tasks.runtime.graveyard").shown(url, request_id)
+    return cast("dict[str, Any]", found)
+
+
+def retry_dead(url: str, request_ids: Iterable[str]) -> None:
+    """Queue some of them again.
+
+    Raises:
+        RequestNotFoundError: one is in no dead list.
+    """
+    importlib.import_module("dynamo_tasks.runtime.graveyard").retried(url, list(request_ids))
 
 
 async def connect(url: str) -> Runtime:

@@ -6,6 +6,7 @@ import click
 
 from dynamo_tasks.serve.commands.call import call
 from dynamo_tasks.serve.commands.common import OneLineGroup
+from dynamo_tasks.serve.commands.dead import dead
 from dynamo_tasks.serve.commands.serve import serve
 from dynamo_tasks.serve.commands.status import status
 from dynamo_tasks.serve.commands.tail import tail
@@ -38,7 +39,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (serve, call, status, tail, version):
+for _command in (serve, call, status, tail, dead, version):
     cli.add_command(_command)
 
 

@@ -38,6 +38,8 @@ __all__ = [
     "consumer_name",
     "namespaces_key",
     "priority_suffix",
+    "unacked_index_key",
+    "unacked_key",
 ]
 
 PRIORITY_SEPARATOR = "\x06\x16"
@@ -60,6 +62,16 @@ def client_channel(client: str, *, db: int = 0, prefix: str = "") -> str:
 def consumer_name(lease: int) -> str:
     """Name of the connections on which an instance takes messages, as ``CLIENT LIST`` shows it."""
     return f"dynamo-tasks:consumer:{lease:x}"
+
+
+def unacked_key(lease: int, prefix: str = "") -> str:
+    """Plain tasks' messages that an instance has fetched and not acknowledged (kombu writes it)."""
+    return f"{prefix}dt:@unacked:{lease:x}"
+
+
+def unacked_index_key(lease: int, prefix: str = "") -> str:
+    """Their delivery tags by time."""
+    return f"{prefix}dt:@unacked_index:{lease:x}"
 
 
 def priority_suffix(priority: int) -> str:
@@ -111,6 +123,11 @@ class Keys:
     def leases(self) -> str:
         """Lease ids (hex) of all instances that may own requests."""
         return f"{self.base}leases"
+
+    @property
+    def dead(self) -> str:
+        """Ids of requests that used up their attempts."""
+        return f"{self.base}dead"
 
     def load(self, lease: int) -> str:
         """The load of an instance."""

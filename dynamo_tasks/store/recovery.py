@@ -10,6 +10,7 @@ from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, consumer_name, priority_suffix
 from dynamo_tasks.store.scripts import script
+from dynamo_tasks.store.unacked import restore_unacked
 
 __all__ = ["MAX_ATTEMPTS", "MAX_BARREN", "Recovery"]
 
@@ -26,6 +27,7 @@ class Recovery:
 
     def __init__(self, store: Store):
         self._store = store
+        self._offsets: dict[str, int] = {}
 
     async def owners(self, namespace: str) -> list[int]:
         """Lease ids of all instances that may own requests."""
@@ -75,7 +77,7 @@ class Recovery:
             name = {"OK": "requeued", "DEAD": "dead", "SETTLE": "settle"}.get(outcome)
             if name is not None:
                 moved[name] += 1
-        moved["restored"] = await self._inherit(keys, lease)
+        moved["restored"] = await self._inherit(keys, lease) + await restore_unacked(self._store, keys, lease)
         await self._bury(keys, lease)
         await self._store.commands.execute("DEL", lock)
         return moved
@@ -93,11 +95,10 @@ class Recovery:
     async def requeue(self, namespace: str, request_id: str, lease: int) -> str:
         """Give back one request of a lost owner. Returns ``OK``, ``DEAD``, ``SETTLE`` or ``NOT``."""
         keys = self._store.keys(namespace)
-        error = ErrorInfo.of(WorkerLostError(f"the request lost its worker {MAX_BARREN} times"))
-        end = End(State.FAILED, "worker_lost", error=error)
         reply = await script("requeue").run(
             self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
-            f"{lease:x}", self._store.address.db, MAX_BARREN, MAX_ATTEMPTS, end.encode(), msgspec.json.encode(error),
+            f"{lease:x}", self._store.address.db, MAX_BARREN, MAX_ATTEMPTS, *_lost(MAX_BARREN),
+            *_lost(MAX_ATTEMPTS),
         )  # fmt: skip
         return str(reply.decode())
 
@@ -112,7 +113,9 @@ class Recovery:
             for step in PRIORITY_STEPS:
                 suffix = priority_suffix(step)
                 moved += await script("inherit").run(
-                    self._store.commands, [f"{shared}.{endpoint}-{lease:x}{suffix}", shared + suffix], keys.base
+                    self._store.commands,
+                    [f"{shared}.{endpoint}-{lease:x}{suffix}", shared + suffix],
+                    keys.base,
                 )
         return moved
 
@@ -128,24 +131,42 @@ class Recovery:
         await commands.execute("DEL", keys.lease(lease), keys.load(lease))
         await commands.execute("PUBLISH", keys.registry_channel, f"-{lease:x}")
 
-    async def lost_messages(self, namespace: str, suspects: set[str], limit: int = 100) -> set[str]:
+    async def lost_messages(
+        self, namespace: str, suspects: set[str], limit: int = 200
+    ) -> tuple[set[str], int]:
         """Find QUEUED requests whose message is gone; those that were suspects before are sent again.
 
+        Looks at the suspects and at the next ``limit`` requests: round after round at all of them.
+
         Returns:
-            The suspects for the next call, at least two seconds later.
+            The suspects for the next call, at least two seconds later, and how many messages were sent again.
         """
         keys = self._store.keys(namespace)
-        now = await self._store.commands.execute("TIME")
-        latest = int(now[0]) * 1000 - _ORPHAN_AGE_MS
-        ids = await self._store.commands.execute(
-            "ZRANGE", keys.queued, "-inf", latest, "BYSCORE", "LIMIT", 0, limit
-        )
         found: set[str] = set()
-        for request_id in (raw.decode() for raw in ids):
+        sent = 0
+        for request_id in suspects | await self._waiting(keys, limit):
             reply = await script("orphan").run(
                 self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
                 int(request_id in suspects),
             )  # fmt: skip
+            sent += reply == b"OK"
             if reply == b"LOST":
                 found.add(request_id)
-        return found
+        return found, sent
+
+    async def _waiting(self, keys: Keys, limit: int) -> set[str]:
+        """The next ids of those that wait for longer than a message takes from a queue to its claim."""
+        now = await self._store.commands.execute("TIME")
+        latest = int(now[0]) * 1000 - _ORPHAN_AGE_MS
+        offset = self._offsets.get(keys.namespace, 0)
+        ids = await self._store.commands.execute(
+            "ZRANGE", keys.queued, "-inf", latest, "BYSCORE", "LIMIT", offset, limit
+        )
+        self._offsets[keys.namespace] = offset + limit if len(ids) == limit else 0
+        return {raw.decode() for raw in ids}
+
+
+def _lost(times: int) -> tuple[bytes, bytes]:
+    """The end event, and the error as JSON, of a request that lost its worker too often."""
+    error = ErrorInfo.of(WorkerLostError(f"the request lost its worker {times} times"))
+    return End(State.FAILED, "worker_lost", error=error).encode(), msgspec.json.encode(error)
