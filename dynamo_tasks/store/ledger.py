@@ -241,11 +241,8 @@ class Ledger:
     async def settle(self, namespace: str, request_id: str) -> None:
         """Note that Celery's tail has run to its end."""
         await script("settle").run(
-            self.store.commands,
-            self._keys(namespace, request_id),
-            self.store.keys(namespace).base,
-            request_id,
-        )
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+        )  # fmt: skip
 
     async def release(
         self, attempt: Attempt, *, retries: int, not_before: float = 0.0, message: bytes = b"",
@@ -301,11 +298,8 @@ class Ledger:
     async def purge(self, namespace: str, request_id: str) -> str:
         """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``."""
         reply = await script("purge").run(
-            self.store.commands,
-            self._keys(namespace, request_id),
-            self.store.keys(namespace).base,
-            request_id,
-        )
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+        )  # fmt: skip
         return str(reply.decode())
 
     async def get(self, request_id: str, namespace: str | None = None) -> Record:
