@@ -16,6 +16,7 @@ key                            type    content
 ``dt:<ns>:leases``             set     lease ids of all instances that may own requests
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
 ``dt:<ns>:recover:<lease>``    string  who gives back what a dead instance held, for 5 s
+``dt:<ns>:queues:<lease>``     set     ``<component>:<endpoint>`` of its own queues, as long as it may own requests
 ``dt:<ns>:load:<lease>``       string  JSON of its load, with TTL
 ``dt:<ns>:instances``          set     ``<component>:<endpoint>:<lease>`` of all registrations
 ``dt:<ns>:inst:<c>:<e>:<l>``   string  JSON of a registration, with TTL
@@ -118,6 +119,10 @@ class Keys:
     def lease(self, lease: int) -> str:
         """The lease of an instance."""
         return f"{self.base}lease:{lease:x}"
+
+    def own_queues(self, lease: int) -> str:
+        """Whose queues an instance has for itself; without a TTL, unlike its registrations."""
+        return f"{self.base}queues:{lease:x}"
 
     @property
     def leases(self) -> str:

@@ -77,7 +77,7 @@ class Recovery:
             name = {"OK": "requeued", "DEAD": "dead", "SETTLE": "settle"}.get(outcome)
             if name is not None:
                 moved[name] += 1
-        moved["restored"] = await self._inherit(keys, lease) + await restore_unacked(self._store, keys, lease)
+        moved["restored"] = await restore_unacked(self._store, keys, lease) + await self._inherit(keys, lease)
         await self._bury(keys, lease)
         await self._store.commands.execute("DEL", lock)
         return moved
@@ -104,11 +104,9 @@ class Recovery:
 
     async def _inherit(self, keys: Keys, lease: int) -> int:
         """Messages in the queues of the instance itself."""
-        members = [m.decode() for m in await self._store.commands.execute("SMEMBERS", keys.instances)]
+        members = await self._store.commands.execute("SMEMBERS", keys.own_queues(lease))
         moved = 0
-        for component, endpoint, owner in (member.split(":") for member in members):
-            if int(owner, 16) != lease:
-                continue
+        for component, endpoint in (member.decode().split(":") for member in members):
             shared = f"{keys.prefix}{keys.namespace}|{component}"
             for step in PRIORITY_STEPS:
                 suffix = priority_suffix(step)
@@ -128,7 +126,7 @@ class Recovery:
             await commands.execute("DEL", *(keys.registration(member) for member in own))
             await commands.execute("SREM", keys.instances, *own)
         await commands.execute("SREM", keys.leases, f"{lease:x}")
-        await commands.execute("DEL", keys.lease(lease), keys.load(lease))
+        await commands.execute("DEL", keys.lease(lease), keys.load(lease), keys.own_queues(lease))
         await commands.execute("PUBLISH", keys.registry_channel, f"-{lease:x}")
 
     async def lost_messages(

@@ -46,6 +46,7 @@ class Registry:
         for info in infos:
             commands.append(["SET", keys.registration(_member(info)), info.encode(), "PX", _TTL_MS])
             commands.append(["SADD", keys.instances, _member(info)])
+            commands.append(["SADD", keys.own_queues(lease), f"{info.component}:{info.endpoint}"])
         commands.append(["PUBLISH", keys.registry_channel, f"+{lease:x}"])
         wire = await self.store.commands.wire()
         await wire.pipeline(commands)
@@ -90,7 +91,7 @@ class Registry:
             # Something was not handed over: observers shall find it.
             commands.append(["DEL", keys.lease(lease), keys.load(lease)])
         elif not keep_lease:
-            commands.append(["DEL", keys.lease(lease), keys.load(lease)])
+            commands.append(["DEL", keys.lease(lease), keys.load(lease), keys.own_queues(lease)])
             commands.append(["SREM", keys.leases, f"{lease:x}"])
         commands.append(["PUBLISH", keys.registry_channel, f"-{lease:x}"])
         await wire.pipeline(commands)
