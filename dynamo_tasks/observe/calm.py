@@ -21,7 +21,7 @@ class Calm:
         self._clock = clock
         self._next = float("-inf")
         self.count = 0
-        """Occurrences since :meth:`reset`."""
+        """Occurrences so far."""
 
     def due(self) -> bool:
         """Note an occurrence; whether it is to be told."""
@@ -31,7 +31,3 @@ class Calm:
             return False
         self._next = now + self._every
         return True
-
-    def reset(self) -> None:
-        """The trouble is over: the next occurrence is a first one."""
-        self.count, self._next = 0, float("-inf")
