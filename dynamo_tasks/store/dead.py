@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.ledger import Ledger, Record
+from dynamo_tasks.store.ledger import Ledger
+from dynamo_tasks.store.record import Record
 from dynamo_tasks.store.scripts import script
 
 __all__ = ["DeadList", "DeadRequest"]
