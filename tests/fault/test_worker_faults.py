@@ -12,7 +12,15 @@ import pytest
 
 from dynamo_tasks.runtime.inspect import snapshot
 from dynamo_tasks.store.client import close_shared
-from tests.support.faults import freeze_worker, kill_frontend, kill_worker, restart_redis, thaw_worker
+from tests.support.faults import (
+    Line,
+    cut_redis,
+    freeze_worker,
+    kill_frontend,
+    kill_worker,
+    restart_redis,
+    thaw_worker,
+)
 from tests.support.processes import Frontend, Worker, until
 from tests.support.readers import PACED, check, start
 from tests.support.server import RedisServer
@@ -24,13 +32,14 @@ class Stack:
 
     server: RedisServer
     entered: ExitStack
+    line: Line
     workers: list[Worker] = field(default_factory=list)
     one: Frontend = field(init=False)
     two: Frontend = field(init=False)
 
-    def add(self, name: str) -> None:
+    def add(self, name: str, url: str = "") -> None:
         """One more worker; does not wait for it."""
-        worker = Worker(self.server.url, settings=PACED, name=name, wait=False)
+        worker = Worker(url or self.server.url, settings=PACED, name=name, wait=False)
         self.workers.append(self.entered.enter_context(worker))
 
     def by_load(self, n: int) -> list[Worker]:
@@ -48,7 +57,7 @@ class Stack:
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     server = RedisServer(tmp_path_factory.mktemp("workers")).start()
     with ExitStack() as entered:
-        made = Stack(server, entered)
+        made = Stack(server, entered, entered.enter_context(Line(server.url)))
         made.add("a")
         made.add("b")
         settings = ("Worker.ServiceArgs.workers=2",)
@@ -63,12 +72,25 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def test_kill_worker(stack: Stack) -> None:
     readers = start(stack.one, n=8)
     at = kill_worker(stack.by_load(8)[0])
-    stack.add("c")
+    stack.add("c", stack.line.url)
     check(readers)
     gaps = sorted(reader.gap(at) for reader in readers)
     assert statistics.median(gaps) <= 1.0, gaps
     assert gaps[-1] > 0.2, "nobody was hit"
     stack.workers[-1].wait_ready()
+
+
+def test_cut_worker(stack: Stack) -> None:
+    """Only this worker cannot reach the server: its streams go on elsewhere; when it is back, it is fenced."""
+    until(lambda: stack.two.get("/ready")[0] == 200, what="both workers")
+    cut_off = stack.workers[-1]
+    readers = start(stack.one, n=16)
+    at = cut_redis(stack.line)
+    check(readers)
+    assert max(reader.gap(at) for reader in readers) > 0.2, "nobody was hit"
+    stack.line.refuse(False)
+    until(lambda: stack.two.get("/ready")[0] == 200, 2.0, "registered again")
+    assert cut_off.alive, cut_off.output
 
 
 def test_several_faults_in_one_stream(stack: Stack) -> None:
