@@ -15,6 +15,7 @@ from typing import Any
 
 from celery.backends.redis import RedisBackend
 
+from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
 
@@ -40,11 +41,15 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             return super()._ensure_retryable(func, *args, **kwargs)
         for unused in ("fallback_exc", "fallback_msg", "max_retries"):
             kwargs.pop(unused, None)
+        failures = Calm()
         while True:
             try:
                 return func(*args, **kwargs)
             except self.connection_errors as exc:
-                event("store.reconnect_failed", connection="results", server=self.as_uri(), error=str(exc))
+                if failures.due():
+                    event(
+                        "store.reconnect_failed", connection="results", server=self.as_uri(), error=str(exc)
+                    )
                 self._sleep(_RETRY)
 
     def _sleep(self, amount: float) -> None:

@@ -11,6 +11,7 @@ from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 from celery.worker.state import maybe_shutdown, reserved_requests
 
 from dynamo_tasks.errors import InvalidRequestError, UnknownEndpointError
+from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import control
@@ -89,13 +90,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Connect; while the broker is away, the loop goes on."""
         if not in_greenlet():
             return super().ensure_connected(conn)
-        delay = _FIRST_DELAY
+        delay, failures = _FIRST_DELAY, Calm()
         while True:
             maybe_shutdown()
             try:
                 conn.connect()
             except self.connection_errors as exc:
-                event("store.reconnect_failed", connection="broker", server=conn.as_uri(), error=str(exc))
+                if failures.due():
+                    event("store.reconnect_failed", connection="broker", server=conn.as_uri(), error=str(exc))
                 await_(asyncio.sleep(delay * random.uniform(0.5, 1.0)))
                 delay = min(delay * 2, _MAX_DELAY)
             else:

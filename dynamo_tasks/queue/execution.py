@@ -83,7 +83,7 @@ class Execution:
         self._finish_reason: str | None = None
         self._usage: dict[str, int] | None = None
         self._log: OpenLog | None = None
-        self._to_settle = False
+        self._to_settle = self._only_tail = False
         self.context = Context(call.id, self._meters.name, retries=call.retries, headers=call.headers)
 
     async def run(self) -> Any:
@@ -126,6 +126,8 @@ class Execution:
         if self._log is not None:
             self._executor.leave(self, self._log)
         self._log = None
+        if self._only_tail:
+            self._executor.leave_tail(self._call.id)
 
     async def fail(self, exc: BaseException) -> None:
         """End the request with an error: the endpoint's, or that its retries are used up."""
@@ -163,7 +165,8 @@ class Execution:
 
     def _outcome_again(self, refusal: ClaimRefused) -> Any:
         """It ended, but Celery's tail did not run to its end: run it again with the stored outcome."""
-        self._to_settle = True
+        self._to_settle = self._only_tail = True
+        self._executor.enter_tail(self._call.id)
         if refusal.state is State.SUCCEEDED:
             return msgspec.json.decode(refusal.result) if refusal.result else None
         if refusal.state in (State.CANCELLED, State.EXPIRED):

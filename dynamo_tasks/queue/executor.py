@@ -58,6 +58,7 @@ class Executor:
         self.writer = Writer(store)
         self.tokens = 0
         self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}
+        self._tails: set[str] = set()
         self._early: dict[str, tuple[float, list[Orders]]] = {}
 
     async def start(self) -> None:
@@ -93,11 +94,11 @@ class Executor:
 
     def runs(self, request_id: str) -> bool:
         """Whether a request runs here, or its Celery tail does."""
-        return request_id in self._running
+        return request_id in self._running or request_id in self._tails
 
     def running_ids(self) -> list[str]:
         """Ids of the requests that run now, or whose Celery tail does."""
-        return list(self._running)
+        return [*self._running, *self._tails]
 
     async def settle(self, namespace: str, request_id: str) -> None:
         """Note that Celery's tail is done; asked again until the server answers."""
@@ -113,6 +114,14 @@ class Executor:
         metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
         for order in self._early.pop(attempt.id, (0.0, []))[1]:
             self._apply(order)
+
+    def enter_tail(self, request_id: str) -> None:
+        """Only Celery's tail of a request is run (again)."""
+        self._tails.add(request_id)
+
+    def leave_tail(self, request_id: str) -> None:
+        """It is done."""
+        self._tails.discard(request_id)
 
     def leave(self, execution: Running, log: OpenLog) -> None:
         """An attempt is over."""

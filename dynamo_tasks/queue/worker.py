@@ -21,7 +21,7 @@ from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
-from dynamo_tasks.store.keys import consumer_name
+from dynamo_tasks.store.keys import consumer_name, unacked_index_key, unacked_key
 
 __all__ = ["Host", "ServiceStep", "Worker", "refuse", "transport_options"]
 
@@ -169,8 +169,8 @@ def transport_options(app: Any, lease: int) -> dict[str, Any]:
     return {
         **app.conf.broker_transport_options,
         "client_name": consumer_name(lease),
-        "unacked_key": f"dt:@unacked:{lease:x}",
-        "unacked_index_key": f"dt:@unacked_index:{lease:x}",
+        "unacked_key": unacked_key(lease),
+        "unacked_index_key": unacked_index_key(lease),
         "unacked_mutex_key": f"dt:@unacked_mutex:{lease:x}",
     }
 

@@ -22,6 +22,8 @@ __all__ = ["Recoverer"]
 _EVERY = 0.2
 _NAMESPACES_EVERY = 2.0
 _ORPHANS_EVERY = 2.0
+_STALL = 1.5
+"""Seconds between two polls, or for the answer to one, after which what was seen says nothing of the others."""
 
 
 class Recoverer:
@@ -36,6 +38,7 @@ class Recoverer:
         self._task: asyncio.Task[None] | None = None
         self._seen = (0, "")
         self._namespaces_at = self._orphans_at = 0.0
+        self._looked_at: dict[str, float] = {}
 
     async def start(self) -> None:
         """Begin to watch; a second call does nothing."""
@@ -68,10 +71,15 @@ class Recoverer:
             await self._watch(namespace, detector)
         if now >= self._orphans_at:
             for namespace in self._detectors:
-                self._suspects[namespace] = await self._recovery.lost_messages(
-                    namespace, self._suspects.get(namespace, set())
-                )
+                await self._find_lost(namespace)
             self._orphans_at = now + _ORPHANS_EVERY
+
+    async def _find_lost(self, namespace: str) -> None:
+        suspects = self._suspects.get(namespace, set())
+        self._suspects[namespace], sent = await self._recovery.lost_messages(namespace, suspects)
+        if sent:
+            metrics.counter("sweeper_moves_total", kind="republished").inc(sent)
+            event("sweeper.moved", kind="republished", count=sent, namespace=namespace)
 
     def _notice_disturbance(self, now: float) -> None:
         seen = (self._store.commands.reconnects, self._store.run_id)
@@ -86,8 +94,13 @@ class Recoverer:
         if not leases:
             return
         seen = await self._recovery.sightings(namespace, leases)
+        now = asyncio.get_running_loop().time()
+        if now - self._looked_at.get(namespace, now) > _STALL:
+            # We hung, or the server did: nobody could renew a lease that we could have seen.
+            detector.disturbed(now)
+        self._looked_at[namespace] = now
         sightings = {lease: Sighting(*one) for lease, one in zip(leases, seen, strict=True)}
-        dead = detector.observe(sightings, asyncio.get_running_loop().time())
+        dead = detector.observe(sightings, now)
         for lease, by in dead.items():
             moved = await self._recovery.take_over(namespace, lease, self._observer)
             detector.forget(lease)

@@ -10,7 +10,19 @@ import os
 from collections.abc import AsyncIterable, Iterable
 from typing import Any, Protocol, cast
 
-__all__ = ["Client", "Item", "Runtime", "Stream", "connect", "open_stream", "purge_namespace", "snapshot"]
+__all__ = [
+    "Client",
+    "Item",
+    "Runtime",
+    "Stream",
+    "connect",
+    "dead_list",
+    "dead_request",
+    "open_stream",
+    "purge_namespace",
+    "retry_dead",
+    "snapshot",
+]
 
 
 class Item(Protocol):
@@ -82,6 +94,35 @@ def purge_namespace(url: str, namespace: str, *, force: bool = False) -> int:
     """
     inspect = importlib.import_module("dynamo_tasks.runtime.inspect")
     return cast("int", inspect.purge(url, namespace, force=force))
+
+
+def dead_list(url: str, namespace: str | None = None) -> list[dict[str, Any]]:
+    """Requests that used up their attempts, the oldest first.
+
+    Raises:
+        ServerUnavailableError: the server cannot be reached.
+    """
+    found = importlib.import_module("dynamo_tasks.runtime.graveyard").listed(url, namespace)
+    return cast("list[dict[str, Any]]", found)
+
+
+def dead_request(url: str, request_id: str) -> dict[str, Any]:
+    """One of them, with its message.
+
+    Raises:
+        RequestNotFoundError: it is in no dead list.
+    """
+    found = importlib.import_module("dynamo_tasks.runtime.graveyard").shown(url, request_id)
+    return cast("dict[str, Any]", found)
+
+
+def retry_dead(url: str, request_ids: Iterable[str]) -> None:
+    """Queue some of them again.
+
+    Raises:
+        RequestNotFoundError: one is in no dead list.
+    """
+    importlib.import_module("dynamo_tasks.runtime.graveyard").retried(url, list(request_ids))
 
 
 async def connect(url: str) -> Runtime:

@@ -6,6 +6,7 @@ import click
 
 from dynamo_tasks.serve.commands.call import call
 from dynamo_tasks.serve.commands.common import OneLineGroup
+from dynamo_tasks.serve.commands.dead import dead
 from dynamo_tasks.serve.commands.purge import purge
 from dynamo_tasks.serve.commands.serve import serve
 from dynamo_tasks.serve.commands.status import status
@@ -39,7 +40,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (serve, call, status, tail, purge, version):
+for _command in (serve, call, status, tail, dead, purge, version):
     cli.add_command(_command)
 
 

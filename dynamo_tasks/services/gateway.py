@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -13,6 +16,7 @@ from dynamo_tasks.errors import (
     NoInstancesError,
     QueueFullError,
     RequestNotFoundError,
+    ServerUnavailableError,
 )
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
 from dynamo_tasks.observe import metrics
@@ -32,6 +36,8 @@ from dynamo_tasks.store.subscription import Subscription
 __all__ = ["RuntimeGateway"]
 
 _OPERATIONS = {"generate", "embed"}
+_PATIENCE = 3.0
+"""Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
 
 
 class RuntimeGateway:
@@ -81,7 +87,8 @@ class RuntimeGateway:
         """Put a request into its queue, and read it from its start."""
         endpoint, payload = self._target(submission)
         try:
-            return await self._submit(submission, endpoint, payload)
+            async with _patience():
+                return await self._submit(submission, endpoint, payload)
         except (NoInstancesError, QueueFullError, IdempotencyConflictError) as error:
             metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=error.code).inc()
             raise
@@ -137,7 +144,10 @@ class RuntimeGateway:
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
         """Read a request's log, from its start or after an event."""
-        return _stream(await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key))
+        async with _patience():
+            return _stream(
+                await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
+            )
 
     async def _record(self, request_id: str, owner_key: str) -> Record:
         record = await self._runtime.client.ledger.get(request_id)
@@ -147,7 +157,8 @@ class RuntimeGateway:
 
     async def status(self, request_id: str, owner_key: str) -> RequestInfo:
         """What is known of a request."""
-        return await self._info(await self._record(request_id, owner_key))
+        async with _patience():
+            return await self._info(await self._record(request_id, owner_key))
 
     async def _info(self, record: Record) -> RequestInfo:
         store = self._runtime.client.store
@@ -164,12 +175,13 @@ class RuntimeGateway:
 
     async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
         """Stop a request; with ``purge`` erase payload and log too."""
-        record = await self._record(request_id, owner_key)
         ledger = self._runtime.client.ledger
-        await ledger.cancel(record.namespace, request_id)
-        if purge:
-            await ledger.purge(record.namespace, request_id)
-        return await self._info(await ledger.get(request_id, record.namespace))
+        async with _patience():
+            record = await self._record(request_id, owner_key)
+            await ledger.cancel(record.namespace, request_id)
+            if purge:
+                await ledger.purge(record.namespace, request_id)
+            return await self._info(await ledger.get(request_id, record.namespace))
 
     async def healthy(self) -> bool:
         """Whether the server answers and an instance serves: a model, or what the service depends on."""
@@ -205,6 +217,16 @@ class RuntimeGateway:
             return body
         prepared: dict[str, Any] = self._processor.prepare(api, body, model.card)
         return prepared
+
+
+@contextlib.asynccontextmanager
+async def _patience() -> AsyncIterator[None]:
+    """Give up a server that holds the connection and does not answer."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            yield
+    except TimeoutError:
+        raise ServerUnavailableError("the Redis server does not answer", retry_after=1.0) from None
 
 
 def _stream(sub: Subscription) -> EventStream:

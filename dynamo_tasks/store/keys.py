@@ -16,6 +16,7 @@ key                            type    content
 ``dt:<ns>:leases``             set     lease ids of all instances that may own requests
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
 ``dt:<ns>:recover:<lease>``    string  who gives back what a dead instance held, for 5 s
+``dt:<ns>:queues:<lease>``     set     ``<component>:<endpoint>`` of its own queues, as long as it may own requests
 ``dt:<ns>:load:<lease>``       string  JSON of its load, with TTL
 ``dt:<ns>:instances``          set     ``<component>:<endpoint>:<lease>`` of all registrations
 ``dt:<ns>:inst:<c>:<e>:<l>``   string  JSON of a registration, with TTL
@@ -41,6 +42,8 @@ __all__ = [
     "namespace_patterns",
     "namespaces_key",
     "priority_suffix",
+    "unacked_index_key",
+    "unacked_key",
 ]
 
 PRIORITY_SEPARATOR = "\x06\x16"
@@ -73,6 +76,16 @@ def namespace_patterns(prefix: str, namespace: str) -> list[str]:
 def consumer_name(lease: int) -> str:
     """Name of the connections on which an instance takes messages, as ``CLIENT LIST`` shows it."""
     return f"dynamo-tasks:consumer:{lease:x}"
+
+
+def unacked_key(lease: int, prefix: str = "") -> str:
+    """Plain tasks' messages that an instance has fetched and not acknowledged (kombu writes it)."""
+    return f"{prefix}dt:@unacked:{lease:x}"
+
+
+def unacked_index_key(lease: int, prefix: str = "") -> str:
+    """Their delivery tags by time."""
+    return f"{prefix}dt:@unacked_index:{lease:x}"
 
 
 def priority_suffix(priority: int) -> str:
@@ -120,10 +133,19 @@ class Keys:
         """The lease of an instance."""
         return f"{self.base}lease:{lease:x}"
 
+    def own_queues(self, lease: int) -> str:
+        """Whose queues an instance has for itself; without a TTL, unlike its registrations."""
+        return f"{self.base}queues:{lease:x}"
+
     @property
     def leases(self) -> str:
         """Lease ids (hex) of all instances that may own requests."""
         return f"{self.base}leases"
+
+    @property
+    def dead(self) -> str:
+        """Ids of requests that used up their attempts."""
+        return f"{self.base}dead"
 
     def load(self, lease: int) -> str:
         """The load of an instance."""

@@ -7,7 +7,8 @@ frontend renders it, ``ok`` owner key, ``tn`` tenant, ``bg`` background, ``ab`` 
 ``rs`` retention of the log without a reader and after the last reader saw the end (ms), ``ig`` no result is
 kept, ``own`` lease of the owner, ``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att``
 attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` result and ``err`` error as JSON,
-``set`` settled, ``pur`` purged.
+``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message
+of a request in the dead list.
 """
 
 from __future__ import annotations
@@ -215,11 +216,8 @@ class Ledger:
     async def settle(self, namespace: str, request_id: str) -> None:
         """Note that Celery's tail has run to its end."""
         await script("settle").run(
-            self.store.commands,
-            self._keys(namespace, request_id),
-            self.store.keys(namespace).base,
-            request_id,
-        )
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+        )  # fmt: skip
 
     async def release(
         self, attempt: Attempt, *, retries: int, not_before: float = 0.0, message: bytes = b"",
@@ -275,11 +273,8 @@ class Ledger:
     async def purge(self, namespace: str, request_id: str) -> str:
         """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``."""
         reply = await script("purge").run(
-            self.store.commands,
-            self._keys(namespace, request_id),
-            self.store.keys(namespace).base,
-            request_id,
-        )
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+        )  # fmt: skip
         return str(reply.decode())
 
     async def get(self, request_id: str, namespace: str | None = None) -> Record:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import time
 from collections.abc import Awaitable, Callable
 
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.store.wire import Address, Reply, Wire
 
@@ -96,19 +98,26 @@ class Link:
             await self._reconnect()
 
     async def _reconnect(self) -> None:
-        delay = _FIRST_DELAY
+        delay, began, failures = _FIRST_DELAY, time.monotonic(), Calm()
         while not self._closing:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             try:
                 await self._connect()
             except DynamoError as exc:
-                event(
-                    "store.reconnect_failed", connection=self._name, server=str(self.address), error=str(exc)
-                )
+                if failures.due():
+                    event(
+                        "store.reconnect_failed",
+                        connection=self._name,
+                        server=str(self.address),
+                        error=str(exc),
+                    )
                 delay = min(delay * 2, _MAX_DELAY)
             else:
                 self.reconnects += 1
-                event("store.reconnected", connection=self._name, server=str(self.address))
+                event(
+                    "store.reconnected", connection=self._name, server=str(self.address),
+                    attempts=failures.count + 1, outage_s=time.monotonic() - began,
+                )  # fmt: skip
                 return
 
     async def wire(self, timeout: float | None = None) -> Wire:

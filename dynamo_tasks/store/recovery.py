@@ -13,6 +13,7 @@ from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, consumer_name, priority_suffix
 from dynamo_tasks.store.scripts import script
+from dynamo_tasks.store.unacked import restore_unacked
 
 __all__ = ["MAX_ATTEMPTS", "MAX_BARREN", "Recovery"]
 
@@ -29,6 +30,7 @@ class Recovery:
 
     def __init__(self, store: Store):
         self._store = store
+        self._offsets: dict[str, int] = {}
 
     async def owners(self, namespace: str) -> list[int]:
         """Lease ids of all instances that may own requests."""
@@ -78,7 +80,7 @@ class Recovery:
             name = {"OK": "requeued", "DEAD": "dead", "SETTLE": "settle"}.get(outcome)
             if name is not None:
                 moved[name] += 1
-        moved["restored"] = await self._inherit(keys, lease)
+        moved["restored"] = await restore_unacked(self._store, keys, lease) + await self._inherit(keys, lease)
         await self._bury(keys, lease)
         await self._store.commands.execute("DEL", lock)
         return moved
@@ -96,20 +98,18 @@ class Recovery:
     async def requeue(self, namespace: str, request_id: str, lease: int) -> str:
         """Give back one request of a lost owner. Returns ``OK``, ``DEAD``, ``SETTLE`` or ``NOT``."""
         keys = self._store.keys(namespace)
-        error = ErrorInfo.of(WorkerLostError(f"the request lost its worker {MAX_BARREN} times"))
-        end = End(State.FAILED, "worker_lost", error=error)
         reply = await script("requeue").run(
             self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
-            f"{lease:x}", self._store.address.db, MAX_BARREN, MAX_ATTEMPTS, end.encode(), msgspec.json.encode(error),
+            f"{lease:x}", self._store.address.db, MAX_BARREN, MAX_ATTEMPTS, *_lost(MAX_BARREN),
+            *_lost(MAX_ATTEMPTS),
         )  # fmt: skip
         return str(reply.decode())
 
     async def _inherit(self, keys: Keys, lease: int) -> int:
         """Messages in the queues of a dead instance."""
-        members = [m.decode() for m in await self._store.commands.execute("SMEMBERS", keys.instances)]
-        rows = [member.split(":") for member in members]
-        own = [EndpointId(keys.namespace, row[0], row[1]) for row in rows if int(row[2], 16) == lease]
-        return await self.inherit(own, lease)
+        members = await self._store.commands.execute("SMEMBERS", keys.own_queues(lease))
+        rows = [member.decode().split(":") for member in members]
+        return await self.inherit([EndpointId(keys.namespace, *row) for row in rows], lease)
 
     async def inherit(self, endpoints: Iterable[EndpointId], lease: int) -> int:
         """Move what waits in an instance's own queues to its components' queues.
@@ -139,27 +139,45 @@ class Recovery:
             await commands.execute("DEL", *(keys.registration(member) for member in own))
             await commands.execute("SREM", keys.instances, *own)
         await commands.execute("SREM", keys.leases, f"{lease:x}")
-        await commands.execute("DEL", keys.lease(lease), keys.load(lease))
+        await commands.execute("DEL", keys.lease(lease), keys.load(lease), keys.own_queues(lease))
         await commands.execute("PUBLISH", keys.registry_channel, f"-{lease:x}")
 
-    async def lost_messages(self, namespace: str, suspects: set[str], limit: int = 100) -> set[str]:
+    async def lost_messages(
+        self, namespace: str, suspects: set[str], limit: int = 200
+    ) -> tuple[set[str], int]:
         """Find QUEUED requests whose message is gone; those that were suspects before are sent again.
 
+        Looks at the suspects and at the next ``limit`` requests: round after round at all of them.
+
         Returns:
-            The suspects for the next call, at least two seconds later.
+            The suspects for the next call, at least two seconds later, and how many messages were sent again.
         """
         keys = self._store.keys(namespace)
-        now = await self._store.commands.execute("TIME")
-        latest = int(now[0]) * 1000 - _ORPHAN_AGE_MS
-        ids = await self._store.commands.execute(
-            "ZRANGE", keys.queued, "-inf", latest, "BYSCORE", "LIMIT", 0, limit
-        )
         found: set[str] = set()
-        for request_id in (raw.decode() for raw in ids):
+        sent = 0
+        for request_id in suspects | await self._waiting(keys, limit):
             reply = await script("orphan").run(
                 self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
                 int(request_id in suspects),
             )  # fmt: skip
+            sent += reply == b"OK"
             if reply == b"LOST":
                 found.add(request_id)
-        return found
+        return found, sent
+
+    async def _waiting(self, keys: Keys, limit: int) -> set[str]:
+        """The next ids of those that wait for longer than a message takes from a queue to its claim."""
+        now = await self._store.commands.execute("TIME")
+        latest = int(now[0]) * 1000 - _ORPHAN_AGE_MS
+        offset = self._offsets.get(keys.namespace, 0)
+        ids = await self._store.commands.execute(
+            "ZRANGE", keys.queued, "-inf", latest, "BYSCORE", "LIMIT", offset, limit
+        )
+        self._offsets[keys.namespace] = offset + limit if len(ids) == limit else 0
+        return {raw.decode() for raw in ids}
+
+
+def _lost(times: int) -> tuple[bytes, bytes]:
+    """The end event, and the error as JSON, of a request that lost its worker too often."""
+    error = ErrorInfo.of(WorkerLostError(f"the request lost its worker {times} times"))
+    return End(State.FAILED, "worker_lost", error=error).encode(), msgspec.json.encode(error)

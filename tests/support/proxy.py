@@ -28,6 +28,9 @@ class Proxy:
         self._cut_on: bytes | None = None
         self._armed: asyncio.StreamWriter | None = None
         self.cuts = 0
+        self._hold_on: bytes | None = None
+        self._never = asyncio.Event()
+        self.held = 0
 
     async def __aenter__(self) -> Proxy:
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -67,6 +70,10 @@ class Proxy:
     def flow(self) -> None:
         """Let what was kept back go."""
         self._flowing.set()
+
+    def hold_command(self, needle: bytes) -> None:
+        """Never pass on a command that contains ``needle``, nor anything behind it on its connection."""
+        self._hold_on = needle
 
     def lose_reply_of(self, needle: bytes) -> None:
         """Pass the next command that contains ``needle`` on, and break its connection instead of answering."""
@@ -109,6 +116,9 @@ class Proxy:
         while data := await reader.read(1 << 16):
             if self._cut_on is not None and self._cut_on in data:
                 self._cut_on, self._armed = None, down
+            if self._hold_on is not None and self._hold_on in data:
+                self.held += 1
+                await self._never.wait()
             up.write(data)
             await up.drain()
 

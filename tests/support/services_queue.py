@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import signal
 import threading
 import time
 from collections import Counter
@@ -44,6 +45,23 @@ class Lab:
             at = time.time() if request.get("wall") else time.monotonic() - began
             say("stopped", current_context().id, type(exc).__name__, at)
             raise
+
+    @dynamo_endpoint(policy="replay")
+    async def block(self, request: dict) -> AsyncIterator[int]:
+        """Yield 0 … n-1; the first attempt blocks the whole loop on its way."""
+        for i in range(request["n"]):
+            if i == request["n"] // 2 and current_context().attempt == 1:
+                time.sleep(request["seconds"])  # noqa: ASYNC251 - that is the fault
+            yield i
+            await asyncio.sleep(0.01)
+
+    @dynamo_endpoint(policy="replay")
+    async def poison(self, request: dict) -> AsyncIterator[int]:
+        """Yield ``n`` values and kill the worker; harmless once the file ``antidote`` is there."""
+        for i in range(request.get("n", 0)):
+            yield i
+        if not os.path.exists(request["antidote"]):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     @dynamo_endpoint()
     async def pace(self, request: dict) -> AsyncIterator[float]:

@@ -36,6 +36,10 @@ end
 if TERMINAL[r.st] then
   if r.set == '1' then return { 'DUPLICATE' } end
   if r.own and r.own ~= lease and redis.call('EXISTS', base .. 'lease:' .. r.own) == 1 then return { 'DUPLICATE' } end
+  -- Who runs the tail owns it: if it dies as well, the message is sent once more.
+  if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
+  redis.call('HSET', KEYS[1], 'own', lease)
+  redis.call('SADD', base .. 'owned:' .. lease, id)
   return { 'UNSETTLED', r.st, r.out or '', r.err or '' }
 end
 
@@ -48,6 +52,7 @@ if r.st == 'RUNNING' then
     return { 'DUPLICATE' }
   end
   redis.call('SREM', base .. 'owned:' .. r.own, id)
+  if top_of(KEYS[2]) == r.ep .. '-0' then redis.call('HINCRBY', KEYS[1], 'bar', 1) end
 end
 
 if retry < (tonumber(r.ret) or 0) then return { 'DUPLICATE' } end

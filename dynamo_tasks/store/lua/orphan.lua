@@ -1,6 +1,6 @@
 -- orphan: is the message of a QUEUED request gone from its queue? With `republish`, it is sent again.
---   It is gone when the request is older than the queue's head, or the queue is empty, or is that of an instance whose
---   lease is gone: then it goes on in the component's.
+--   It is gone when the request is older than the queue's head, or the queue is empty.
+--   What waits in the queue of an instance that is no more goes to the component's queue at once.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 '1' = republish
@@ -9,15 +9,15 @@ local id = ARGV[2]
 local r = fields(KEYS[1], 'st', 'q', 'qs', 'msg', 'nb')
 if r.st ~= 'QUEUED' or not r.msg or (tonumber(r.nb) or 0) > now_ms() then return 'NOT' end
 if redis.call('ZSCORE', base .. 'timers', 'm:' .. id) then return 'NOT' end
-local list = r.q .. (r.qs or '')
-local shared, lease = shared_queue(r.q)
-if lease and redis.call('EXISTS', base .. 'lease:' .. lease) == 0 then
-  if ARGV[3] ~= '1' then return 'LOST' end
-  redis.call('LREM', list, 1, r.msg)
+local shared, instance = string.match(r.q, '^(.*|[^.]*)%..*%-(%x+)$')
+if shared and redis.call('SISMEMBER', base .. 'leases', instance) == 0 then
+  redis.call('LREM', r.q .. (r.qs or ''), 0, r.msg)
   redis.call('HSET', KEYS[1], 'q', shared)
+  redis.call('LREM', shared .. (r.qs or ''), 0, r.msg)
   redis.call('RPUSH', shared .. (r.qs or ''), r.msg)
   return 'OK'
 end
+local list = r.q .. (r.qs or '')
 local head = redis.call('LINDEX', list, -1)
 if head then
   local head_id = string.match(head, '"id"%s*:%s*"([^"]+)"')

@@ -22,6 +22,7 @@ redis.call('SADD', base .. 'leases', lease)
 for i = 8, #ARGV, 2 do
   redis.call('SET', base .. 'inst:' .. ARGV[i], ARGV[i + 1], 'PX', ttl)
   redis.call('SADD', KEYS[2], ARGV[i])
+  redis.call('SADD', base .. 'queues:' .. lease, (string.gsub(ARGV[i], ':[^:]*$', '')))
 end
 redis.call('PUBLISH', ARGV[7], '+' .. lease)
 return { 'OK' }

@@ -3,10 +3,11 @@
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex of the dead owner, 4 database number, 5 most attempts without a token,
---        6 most attempts at all, 7 payload of the end event, 8 error JSON
+--        6 most attempts at all, 7 payload of the end event and 8 error JSON for attempts without a token,
+--        9 and 10 the same for too many attempts at all
 -- returns 'OK' queued again | 'DEAD' its attempts are used up | 'SETTLE' its message was sent again | 'NOT' not its owner
 local id, lease = ARGV[2], ARGV[3]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set')
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set', 'cr', 'ig')
 redis.call('SREM', base .. 'owned:' .. lease, id)
 if r.own ~= lease then return 'NOT' end
 -- An instance's own queue died with it.
@@ -20,16 +21,20 @@ if r.st ~= 'RUNNING' then return 'NOT' end
 local top = top_of(KEYS[2])
 local barren = (tonumber(r.bar) or 0) + (top == r.ep .. '-0' and 1 or 0)
 redis.call('HSET', KEYS[1], 'bar', int(barren))
-if barren >= tonumber(ARGV[5]) or (tonumber(r.att) or 0) >= tonumber(ARGV[6]) then
+local poison = barren >= tonumber(ARGV[5])
+if poison or (tonumber(r.att) or 0) >= tonumber(ARGV[6]) then
   redis.call('HDEL', KEYS[1], 'own')
-  local message = r.msg
-  end_unowned(KEYS[1], KEYS[2], id, ARGV[4], ARGV[7], 'FAILED', ARGV[8])
-  if message then redis.call('HSET', KEYS[1], 'msg', message) end
+  end_unowned(KEYS[1], KEYS[2], id, ARGV[4], ARGV[poison and 7 or 9], 'FAILED', ARGV[poison and 8 or 10])
+  redis.call('HSET', KEYS[1], 'dmsg', r.msg, 'q', queue)
   redis.call('ZADD', base .. 'dead', now_ms(), id)
+  redis.call('ZREMRANGEBYSCORE', base .. 'dead', '-inf', int(now_ms() - RECORD_TTL))
+  -- Celery's tail (errbacks, the chord that waits for it) runs at whoever receives the message; the body does not.
+  if r.ig ~= '1' then redis.call('RPUSH', queue .. (r.qs or ''), r.msg) end
   return 'DEAD'
 end
 redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue)
 redis.call('HDEL', KEYS[1], 'own', 'non')
-redis.call('ZADD', base .. 'queued', now_ms(), id)
+-- As old as it is: it stands in front of younger ones, and these must not seem to be missing.
+redis.call('ZADD', base .. 'queued', tonumber(r.cr) or now_ms(), id)
 redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
 return 'OK'

@@ -15,7 +15,10 @@ end
 if ARGV[3] ~= '1' then
   redis.call('DEL', KEYS[1], base .. 'load:' .. lease)
   -- Something was not handed over: observers shall find it.
-  if redis.call('SCARD', base .. 'owned:' .. lease) == 0 then redis.call('SREM', base .. 'leases', lease) end
+  if redis.call('SCARD', base .. 'owned:' .. lease) == 0 then
+    redis.call('SREM', base .. 'leases', lease)
+    redis.call('DEL', base .. 'queues:' .. lease)
+  end
 end
 redis.call('PUBLISH', ARGV[4], '-' .. lease)
 return gone

@@ -1,0 +1,206 @@
+"""What is harmed: a Redis server, workers and frontends as processes, and a supervisor that restarts what died."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from benchmarks.target import clean_environment, free_port, get_json
+from dynamo_tasks.serve.binary import find_binary
+
+__all__ = ["Fleet", "Member"]
+
+_ROOT = Path(__file__).resolve().parents[1]
+_LOOK_EVERY = 0.1
+
+
+class Member:
+    """One supervised process; the next one under the same name takes its place."""
+
+    def __init__(self, name: str, argv: Sequence[str], env: dict[str, str], folder: Path):
+        self.name = name
+        self.port = 0
+        self.frozen = False
+        self._argv, self._env, self._folder = argv, env, folder
+        self.popen = self._start()
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{self.name}.log").open("ab") as log:
+            return subprocess.Popen(
+                self._argv,
+                env=self._env,
+                cwd=_ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    @property
+    def alive(self) -> bool:
+        """Whether it runs (or is frozen)."""
+        return self.popen.poll() is None
+
+    def kill(self) -> None:
+        """``kill -9``."""
+        if self.alive:
+            self.popen.kill()
+        self.popen.wait()
+        self.frozen = False
+
+    def freeze(self) -> None:
+        """``SIGSTOP``."""
+        self.frozen = True
+        os.kill(self.popen.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """``SIGCONT``."""
+        if self.alive:
+            os.kill(self.popen.pid, signal.SIGCONT)
+        self.frozen = False
+
+    def revive(self) -> bool:
+        """Start it again if it died; whether it had."""
+        if self.alive:
+            return False
+        self.popen = self._start()
+        return True
+
+
+class Fleet:
+    """The whole system, up between ``with`` and its end.
+
+    Attributes:
+        faults: What was injected, by name.
+        log: When what was injected, in words.
+    """
+
+    def __init__(self, folder: Path, *, workers: int, frontends: int, delay_ms: float, rng: random.Random):
+        self._folder, self._rng, self._delay_ms = folder, rng, delay_ms
+        self._counts = (workers, frontends)
+        self._stop = threading.Event()
+        self._thaws: list[tuple[float, Member]] = []
+        self._server_port = free_port()
+        self.faults: Counter[str] = Counter()
+        self.log: list[tuple[float, str]] = []
+
+    def __enter__(self) -> Fleet:
+        """Start everything, and wait until requests can be served."""
+        self.server = Member("redis", self._server_argv(), clean_environment(), self._folder)
+        url = f"redis://127.0.0.1:{self._server_port}/0"
+        env = {
+            **clean_environment(),
+            "DYNAMO_REDIS_URL": url,
+            "PYTHONUNBUFFERED": "1",
+            "PYTHONPATH": str(_ROOT),
+        }
+        self.workers = [self._worker(i, env) for i in range(self._counts[0])]
+        self.frontends = [self._frontend(i, env) for i in range(self._counts[1])]
+        self._supervisor = threading.Thread(target=self._supervise, daemon=True)
+        self._supervisor.start()
+        self._wait_until_served(time.monotonic() + 60)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Stop everything."""
+        self._stop.set()
+        self._supervisor.join()
+        for member in (*self.frontends, *self.workers, self.server):
+            member.kill()
+
+    def _server_argv(self) -> list[str]:
+        return [
+            str(find_binary()), "--port", str(self._server_port), "--bind", "127.0.0.1", "--dir", str(self._folder),
+            "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning",
+        ]  # fmt: skip
+
+    def _worker(self, i: int, env: dict[str, str]) -> Member:
+        argv = [
+            sys.executable, "-m", "celery", "-A", "dynamo_tasks", "worker", "-n", f"w{i}@%h", "--loglevel", "info",
+            "--service", "dynamo_tasks.services.agg:Worker", "--set", "Worker.engine=mocker",
+            "--set", f"Worker.engine_args.token_delay_ms={self._delay_ms:g}",
+        ]  # fmt: skip
+        return Member(f"worker-{i}", argv, env, self._folder)
+
+    def _frontend(self, i: int, env: dict[str, str]) -> Member:
+        port = free_port()
+        argv = [
+            sys.executable, "-m", "dynamo_tasks.serve.host", "--service", "dynamo_tasks.services.agg:Frontend",
+            "--port", str(port),
+        ]  # fmt: skip
+        member = Member(f"frontend-{i}", argv, env, self._folder)
+        member.port = port
+        return member
+
+    def _wait_until_served(self, deadline: float) -> None:
+        for frontend in self.frontends:
+            while not self._serves(frontend):
+                if time.monotonic() > deadline:
+                    raise RuntimeError(f"{frontend.name} serves nothing; see {self._folder}")
+                time.sleep(_LOOK_EVERY)
+
+    @staticmethod
+    def _serves(frontend: Member) -> bool:
+        try:
+            return bool(get_json(f"http://127.0.0.1:{frontend.port}/v1/models")["data"])
+        except OSError:  # HTTPError, a 503, is one too
+            return False
+
+    def _supervise(self) -> None:
+        while not self._stop.wait(_LOOK_EVERY):
+            for due, member in list(self._thaws):
+                if time.monotonic() >= due:
+                    member.thaw()
+                    self._thaws.remove((due, member))
+            for member in (self.server, *self.workers, *self.frontends):
+                member.revive()
+
+    def harm(self) -> None:
+        """Inject one random fault that this moment allows."""
+        possible: list[Callable[[], str]] = [self._restart_redis]
+        if len(self._sound(self.workers)) > 1:
+            possible += [self._kill_worker] * 3 + [self._freeze_worker] * 2
+        if len(self._sound(self.frontends)) > 1:
+            possible += [self._kill_frontend] * 2
+        if not self.server.frozen:
+            possible.append(self._freeze_redis)
+        what = self._rng.choice(possible)()
+        self.faults[what.split()[0]] += 1
+        self.log.append((time.monotonic(), what))
+
+    @staticmethod
+    def _sound(members: list[Member]) -> list[Member]:
+        return [member for member in members if member.alive and not member.frozen]
+
+    def _kill_worker(self) -> str:
+        member = self._rng.choice(self._sound(self.workers))
+        member.kill()
+        return f"kill_worker {member.name}"
+
+    def _freeze_worker(self) -> str:
+        member = self._rng.choice(self._sound(self.workers))
+        return self._freeze(member, "freeze_worker", self._rng.uniform(1.0, 8.0))
+
+    def _freeze(self, member: Member, name: str, seconds: float) -> str:
+        member.freeze()
+        self._thaws.append((time.monotonic() + seconds, member))
+        return f"{name} {member.name} {seconds:.1f} s"
+
+    def _kill_frontend(self) -> str:
+        member = self._rng.choice(self._sound(self.frontends))
+        member.kill()
+        return f"kill_frontend {member.name}"
+
+    def _restart_redis(self) -> str:
+        self.server.kill()
+        return "restart_redis"
+
+    def _freeze_redis(self) -> str:
+        return self._freeze(self.server, "freeze_redis", self._rng.uniform(0.5, 10.0))

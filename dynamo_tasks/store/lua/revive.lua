@@ -1,0 +1,21 @@
+-- revive: FAILED -> QUEUED for a request that had used up its attempts: from its beginning, all attempts anew.
+--   Its log goes with its end; the epochs go on, so that no former owner can write.
+--
+-- KEYS   1 record, 2 log
+-- ARGV   1 base, 2 id
+-- returns 'OK' | 'NOT' it is not in the dead list | 'GONE' its record, or its message, is past its retention
+local id = ARGV[2]
+if not redis.call('ZSCORE', base .. 'dead', id) then return 'NOT' end
+redis.call('ZREM', base .. 'dead', id)
+local r = fields(KEYS[1], 'st', 'q', 'qs', 'dmsg')
+if r.st ~= 'FAILED' or not r.dmsg then return 'GONE' end
+local list = r.q .. (r.qs or '')
+redis.call('DEL', KEYS[2])
+redis.call('LREM', list, 0, r.dmsg)
+redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'msg', r.dmsg, 'att', '0', 'bar', '0', 'nb', '0', 'dl', '0', 'ex', '0',
+  'cr', int(now_ms()), 'set', '0')
+redis.call('HDEL', KEYS[1], 'dmsg', 'own', 'non', 'end', 'err', 'out', 'fin', 'stt')
+redis.call('PERSIST', KEYS[1])
+redis.call('ZADD', base .. 'queued', now_ms(), id)
+redis.call('LPUSH', list, r.dmsg)
+return 'OK'

@@ -1,0 +1,138 @@
+"""What observers do with the requests and messages of instances that are no more."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import replace
+
+import pytest
+
+from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.protocol.events import End, Kind
+from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.dead import DeadList
+from dynamo_tasks.store.ledger import ClaimRefused
+from dynamo_tasks.store.recovery import Recovery
+from tests.support.server import RedisServer
+from tests.support.streams import Owner, Place, on_loop
+
+
+async def _refusal(owner: Owner, request_id: str) -> str:
+    with pytest.raises(ClaimRefused) as refused:
+        await owner.claim(request_id)
+    return refused.value.reason
+
+
+async def _lose(place: Place, owner: Owner, request_id: str) -> str:
+    await owner.die()
+    return await Recovery(place.store).requeue(place.namespace, request_id, owner.lease)
+
+
+@on_loop
+async def test_a_tail_whose_second_worker_dies_too_is_run_once_more(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        request_id = await place.submit(ignore_result=False)
+        first, second, third = [await place.owner() for _ in range(3)]
+        log = await first.run(request_id)
+        await log.finish(End(State.SUCCEEDED, "stop"), b'"result"', settled=False)
+        assert await _lose(place, first, request_id) == "SETTLE"
+        assert await _refusal(second, request_id) == "UNSETTLED"
+        assert await _refusal(third, request_id) == "DUPLICATE", "the second one is at it"
+        assert await _lose(place, second, request_id) == "SETTLE"
+        assert await _refusal(third, request_id) == "UNSETTLED"
+        await third.ledger.settle(place.namespace, request_id)
+        assert await Recovery(place.store).owned(place.namespace, third.lease) == set()
+        assert await _refusal(first, request_id) == "DUPLICATE"
+
+
+async def _poisoned(place: Place) -> str:
+    request_id = await place.submit()
+    outcomes = []
+    for _ in range(3):
+        owner = await place.owner()
+        await owner.run(request_id)
+        outcomes.append(await _lose(place, owner, request_id))
+    assert outcomes == ["OK", "OK", "DEAD"]
+    return request_id
+
+
+@on_loop
+async def test_three_attempts_without_a_token_and_a_retry(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        dead = DeadList(place.store)
+        request_id = await _poisoned(place)
+        (row,) = await dead.all(place.namespace)
+        assert (row.record.id, row.record.attempts, row.message) == (request_id, 3, b"message")
+        former = (await place.log(request_id))[-1]
+        await dead.retry(request_id)
+        assert await dead.all(place.namespace) == []
+        with pytest.raises(RequestNotFoundError, match="dead list"):
+            await dead.retry(request_id)
+        owner = await place.owner()
+        log = await owner.run(request_id)
+        await owner.write(log, 1)
+        await owner.finish(log)
+        events = await place.log(request_id)
+        assert [event.kind for event in events] == [Kind.CLAIM, Kind.VALUES, Kind.END]
+        assert events[0].id > former.id, "no former owner can write"
+
+
+@on_loop
+async def test_an_attempt_with_a_token_is_not_barren(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        request_id = await place.submit()
+        outcomes = []
+        for n in range(10):
+            owner = await place.owner()
+            await owner.write(await owner.run(request_id), n)
+            outcomes.append(await _lose(place, owner, request_id))
+        assert outcomes == ["OK"] * 9 + ["DEAD"]
+        assert "lost its worker 10 times" in (await place.field(request_id, "err") or "")
+
+
+@on_loop
+async def test_lost_messages_are_found_behind_many_that_wait(redis_server: RedisServer) -> None:
+    """Requests that nobody serves must not hide one that is lost."""
+    async with Place(redis_server.url) as place:
+        recovery = Recovery(place.store)
+        waiting = [await place.submit() for _ in range(5)]
+        lost = replace(place.new(), queue=f"{place.namespace}|Other")
+        await place.ledger.submit(lost)
+        await place.do("DEL", lost.queue)
+        long_ago = 1000
+        for n, request_id in enumerate([*waiting, lost.id]):
+            await place.do("ZADD", place.keys.queued, long_ago + n, request_id)
+        suspects: set[str] = set()
+        sent = 0
+        for _ in range(5):
+            suspects, now = await recovery.lost_messages(place.namespace, suspects, limit=2)
+            sent += now
+        assert sent == 1
+        assert await place.do("LLEN", lost.queue) == 1
+        assert await place.do("LLEN", place.queue) == 5
+
+
+async def _with_message(place: Place) -> str:
+    request_id = uuid.uuid4().hex
+    await place.ledger.submit(
+        place.new(request_id, message=f'{{"headers": {{"id": "{request_id}"}}}}'.encode())
+    )
+    return request_id
+
+
+@on_loop
+async def test_a_request_that_was_given_back_does_not_make_younger_ones_look_lost(
+    redis_server: RedisServer,
+) -> None:
+    async with Place(redis_server.url) as place:
+        recovery = Recovery(place.store)
+        first = await _with_message(place)
+        owner = await place.owner()
+        await owner.run(first)
+        await place.do("DEL", place.queue)
+        second = await _with_message(place)
+        assert await _lose(place, owner, first) == "OK"
+        for request_id in (first, second):
+            score = float(await place.do("ZSCORE", place.keys.queued, request_id))
+            await place.do("ZADD", place.keys.queued, score - 3000, request_id)
+        assert await recovery.lost_messages(place.namespace, set()) == (set(), 0)

@@ -1,0 +1,139 @@
+"""Named faults over real processes. Each returns the monotonic time at which it struck."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Coroutine
+from typing import Any
+
+from tests.support.processes import Frontend, Process, Worker
+from tests.support.proxy import Proxy
+from tests.support.server import RedisServer
+
+__all__ = [
+    "Line",
+    "cut_redis",
+    "delete_leases",
+    "freeze_redis",
+    "freeze_worker",
+    "kill_frontend",
+    "kill_redis",
+    "kill_worker",
+    "restart_redis",
+    "thaw_worker",
+]
+
+
+class Line:
+    """A :class:`Proxy` for processes whose test is synchronous: its loop runs in a thread.
+
+    Use as ``with Line(server.url) as line: Worker(line.url)``.
+    """
+
+    def __init__(self, url: str):
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._proxy = Proxy(url)
+
+    def __enter__(self) -> Line:
+        self._thread.start()
+        self._on_loop(self._proxy.__aenter__())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._on_loop(self._proxy.__aexit__())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _on_loop(self, coro: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coro, self._loop).result(10)
+
+    @property
+    def url(self) -> str:
+        """Where the server seems to be."""
+        return self._proxy.url
+
+    @property
+    def held(self) -> int:
+        """Number of commands that are held; see :meth:`hold_command`."""
+        return self._proxy.held
+
+    def hold_command(self, needle: str) -> None:
+        """Never pass on a command that contains ``needle``: its sender waits, and can be killed in that state."""
+        self._proxy.hold_command(needle.encode())
+
+    def refuse(self, refusing: bool = True) -> None:
+        """Break every connection, and accept none until told otherwise."""
+
+        async def switch() -> None:
+            self._proxy.refuse(refusing)
+
+        self._on_loop(switch())
+
+
+def kill_worker(worker: Worker) -> float:
+    """``kill -9``; an OOM kill is the same."""
+    at = time.monotonic()
+    worker.kill()
+    return at
+
+
+def freeze_worker(worker: Worker) -> float:
+    """``SIGSTOP``: its sockets stay open, its lease runs out."""
+    worker.signal(signal.SIGSTOP)
+    return time.monotonic()
+
+
+def thaw_worker(worker: Worker) -> float:
+    """``SIGCONT``: a zombie that believes it still owns what it ran."""
+    worker.signal(signal.SIGCONT)
+    return time.monotonic()
+
+
+def kill_frontend(frontend: Frontend) -> float:
+    """``kill -9``: its clients are to go on elsewhere."""
+    at = time.monotonic()
+    _kill(frontend)
+    return at
+
+
+def _kill(process: Process) -> None:
+    process.kill()
+
+
+def kill_redis(server: RedisServer) -> float:
+    """``kill -9`` of the server."""
+    at = time.monotonic()
+    server.kill()
+    return at
+
+
+def restart_redis(server: RedisServer) -> float:
+    """``kill -9`` of the server, and a start on its AOF."""
+    at = kill_redis(server)
+    server.start()
+    return at
+
+
+def freeze_redis(server: RedisServer) -> float:
+    """``SIGSTOP`` of the server: connections stay open, nothing is answered. ``server.thaw()`` ends it."""
+    server.freeze()
+    return time.monotonic()
+
+
+def cut_redis(line: Line) -> float:
+    """The server cannot be reached over this line. ``line.refuse(False)`` ends it."""
+    line.refuse()
+    return time.monotonic()
+
+
+def delete_leases(server: RedisServer, namespace: str) -> float:
+    """The lease keys and registrations are lost, and nothing else."""
+    erase = "for _, p in ipairs(ARGV) do for _, k in ipairs(redis.call('KEYS', p)) do redis.call('DEL', k) end end"
+    base = f"dt:{namespace}:"
+    server.command("EVAL", erase, "0", f"{base}lease:*", f"{base}leases", f"{base}inst:*", f"{base}instances")
+    return time.monotonic()
