@@ -12,7 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from dynamo_tasks.queue.result import StreamResult
     from dynamo_tasks.runtime.component import DistributedRuntime
-    from dynamo_tasks.sdk import api, async_on_start, depends, dynamo_endpoint, endpoint, on_shutdown, service
+    from dynamo_tasks.sdk import (
+        ServiceConfig,
+        api,
+        async_on_start,
+        depends,
+        dynamo_endpoint,
+        endpoint,
+        on_shutdown,
+        service,
+    )
     from dynamo_tasks.sdk.context import Context, current_context
 
     app: Any
@@ -22,6 +31,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Context",
     "DistributedRuntime",
+    "ServiceConfig",
     "StreamResult",
     "api",
     "app",
@@ -37,6 +47,7 @@ __all__ = [
 _WHERE = {
     "StreamResult": "queue.result",
     "DistributedRuntime": "runtime.component",
+    "ServiceConfig": "sdk",
     "Context": "sdk.context",
     "current_context": "sdk.context",
     "api": "sdk",

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 from dynamo_tasks.config import ServiceSchema, ServiceSettings, resolve, suggest
 from dynamo_tasks.errors import ConfigError, UnknownEndpointError
+from dynamo_tasks.observe import event
 from dynamo_tasks.protocol.names import EndpointId, check_component, check_namespace
 from dynamo_tasks.sdk.api import ApiMethod
 from dynamo_tasks.sdk.attributes import collect_annotations, collect_attributes, config_extras
@@ -22,8 +22,6 @@ from dynamo_tasks.sdk.lifecycle import ServiceState, check_step
 __all__ = ["DynamoService", "service"]
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 
 class _Default(int):
@@ -260,7 +258,7 @@ class DynamoService(Generic[T]):
         """
         check_step(self.name, self.state, state)
         if state is not self.state:
-            log.debug("service %s: %s -> %s", self.name, self.state, state)
+            event("service.state", service=self.name, before=str(self.state), state=str(state))
             self.state = state
 
     async def on_startup(self, instance: object) -> None:
