@@ -16,9 +16,8 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dynamo_tasks.store.client import close_shared  # noqa: E402
+from dynamo_tasks.store.client import close_shared
 from tests.support.server import RedisServer
-
 
 # Loaded here and not at the end of the session, where Python 3.11.7 may fail to rewrite its modules.
 settings.register_profile("project", deadline=None)

@@ -74,7 +74,9 @@ class Detector:
         for lease, seen in sightings.items():
             self._note(lease, seen, now)
         absent = [lease for lease, track in self._tracks.items() if track.absent]
-        believable = now >= self._trust_presence_at and (len(absent) == 1 or 2 * len(absent) <= len(self._tracks))
+        believable = now >= self._trust_presence_at and (
+            len(absent) == 1 or 2 * len(absent) <= len(self._tracks)
+        )
         dead = {}
         for lease, track in self._tracks.items():
             if now - track.moved_at >= self._ttl:

@@ -134,7 +134,8 @@ class ServiceHost:
             if pool is not None:
                 self.capacity = pool.limit
             await self._register()
-        assert self._sweeper is not None and self._recoverer is not None
+        assert self._sweeper is not None
+        assert self._recoverer is not None
         await self._sweeper.start()
         await self._recoverer.start()
         self.service.advance(ServiceState.RUNNING)

@@ -39,7 +39,8 @@ async def gather(store: Store) -> dict[str, Any]:
     for namespace in namespaces:
         rows = await _instances(store, namespace)
         instances += rows
-        for component in sorted({row["component"] for row in rows}):
+        serving = {row["component"] for row in rows}
+        for component in sorted(serving | await _waiting(store, namespace)):
             queued[f"{namespace}.{component}"] = await _queued(store, namespace, component)
     return {
         "redis_url": mask_url(store.address.url),
@@ -83,6 +84,17 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         "tokens_per_s": round(load.tokens_per_s, 1),
         "model": first.model.name if first.model else None,
     }  # fmt: skip
+
+
+async def _waiting(store: Store, namespace: str) -> set[str]:
+    """Components that requests wait for, whether anybody serves them or not; of the oldest thousand."""
+    keys = store.keys(namespace)
+    ids = [raw.decode() for raw in await store.commands.execute("ZRANGE", keys.queued, 0, 999)]
+    if not ids:
+        return set()
+    wire = await store.commands.wire()
+    endpoints = await wire.pipeline([["HGET", keys.record(request_id), "en"] for request_id in ids])
+    return {endpoint.decode().split(".")[1] for endpoint in endpoints if endpoint}
 
 
 async def _queued(store: Store, namespace: str, component: str) -> int:

@@ -38,9 +38,15 @@ class Instance:
     """
 
     def __init__(
-        self, store: Store, namespace: str, lease: int, *, load: Callable[[], Load], on_order: Callable[[bytes, bytes], None],
+        self,
+        store: Store,
+        namespace: str,
+        lease: int,
+        *,
+        load: Callable[[], Load],
+        on_order: Callable[[bytes, bytes], None],
         running: Callable[[], Iterable[str]],
-    ):  # fmt: skip
+    ):
         self._registry = Registry(store)
         self._namespace = namespace
         self.lease = lease

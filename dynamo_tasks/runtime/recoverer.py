@@ -99,4 +99,6 @@ class Recoverer:
         for kind, count in moved.items():
             if count:
                 metrics.counter("sweeper_moves_total", kind=kind).inc(count)
-                event("sweeper.moved", kind=kind, count=count, namespace=namespace, lost_instance=f"{lease:x}")
+                event(
+                    "sweeper.moved", kind=kind, count=count, namespace=namespace, lost_instance=f"{lease:x}"
+                )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sys
 import threading
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeVar
@@ -10,6 +12,7 @@ from typing import Any, TypeVar
 __all__ = ["Bridge", "bridge"]
 
 T = TypeVar("T")
+_CLOSE_TIMEOUT = 5.0
 
 
 class Bridge:
@@ -51,13 +54,25 @@ class Bridge:
                 except StopAsyncIteration:
                     return
         finally:
-            close = getattr(source, "aclose", None)
-            if close is not None:
-                self.call(close())
+            # At the end of the interpreter the loop's thread is gone: nobody would answer.
+            if not sys.is_finalizing():
+                with contextlib.suppress(TimeoutError):
+                    self.call(_close(source), _CLOSE_TIMEOUT)
 
 
 async def _next(source: AsyncIterator[T]) -> T:
     return await source.__anext__()
+
+
+async def _close(source: AsyncIterator[Any]) -> None:
+    """Close a generator; one whose last step was interrupted is still on its way out."""
+    close = getattr(source, "aclose", None)
+    while close is not None:
+        try:
+            await close()
+            return
+        except RuntimeError:
+            await asyncio.sleep(0.01)
 
 
 _lock = threading.Lock()

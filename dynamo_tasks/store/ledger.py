@@ -240,7 +240,10 @@ class Ledger:
     async def settle(self, namespace: str, request_id: str) -> None:
         """Note that Celery's tail has run to its end."""
         await script("settle").run(
-            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id
+            self.store.commands,
+            self._keys(namespace, request_id),
+            self.store.keys(namespace).base,
+            request_id,
         )
 
     async def release(

@@ -112,7 +112,9 @@ class Recovery:
             for step in PRIORITY_STEPS:
                 suffix = priority_suffix(step)
                 moved += await script("inherit").run(
-                    self._store.commands, [f"{shared}.{endpoint}-{lease:x}{suffix}", shared + suffix], keys.base
+                    self._store.commands,
+                    [f"{shared}.{endpoint}-{lease:x}{suffix}", shared + suffix],
+                    keys.base,
                 )
         return moved
 

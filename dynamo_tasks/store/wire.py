@@ -49,6 +49,8 @@ class Address:
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     tls: bool = False
+    verify: bool = True
+    ca_certs: str | None = None
 
     @classmethod
     def parse(cls, url: str) -> Address:
@@ -73,7 +75,19 @@ class Address:
             username=found.get("username"),
             password=found.get("password"),
             tls=urlsplit(url).scheme == "rediss",
+            verify=str(found.get("ssl_cert_reqs", "required")).lower() != "none",
+            ca_certs=found.get("ssl_ca_certs"),
         )
+
+    def context(self) -> ssl_module.SSLContext | None:
+        """How TLS is spoken; ``None`` without TLS."""
+        if not self.tls:
+            return None
+        context = ssl_module.create_default_context(cafile=self.ca_certs)
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl_module.CERT_NONE
+        return context
 
     def __str__(self) -> str:
         return f"unix:{self.path}/{self.db}" if self.path else f"{self.host}:{self.port}/{self.db}"
@@ -97,6 +111,7 @@ class Wire(asyncio.Protocol):
         self._waiting: deque[tuple[asyncio.Future[Reply], int]] = deque()
         self._gathered: list[Reply] = []
         self._outgoing: list[bytes] = []
+        self._lost_because = ""
         self._on_message = on_message
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -125,7 +140,7 @@ class Wire(asyncio.Protocol):
                         lambda: cls(on_message, on_lost), address.path
                     )
                 else:
-                    tls = ssl_module.create_default_context() if address.tls else None
+                    tls = address.context()
                     _, wire = await loop.create_connection(
                         lambda: cls(on_message, on_lost), address.host, address.port, ssl=tls
                     )
@@ -162,6 +177,15 @@ class Wire(asyncio.Protocol):
         """Asyncio callback."""
         reader = self._reader
         reader.feed(data)
+        try:
+            self._take_replies()
+        except hiredis.ProtocolError as exc:
+            # Not a Redis server, or not in step any more: nothing that follows can be trusted.
+            self._lost_because = f"not a Redis server: {exc}"
+            self.abort()
+
+    def _take_replies(self) -> None:
+        reader = self._reader
         while (reply := reader.gets()) is not _MORE:
             if self._on_message is not None and type(reply) is list and reply[0] == b"message":
                 self._on_message(reply[1], reply[2])
@@ -188,7 +212,10 @@ class Wire(asyncio.Protocol):
             return
         self.closed = True
         self._transport = None
-        error = ServerUnavailableError(f"connection to the Redis server lost{f': {exc}' if exc else ''}")
+        reason = self._lost_because or exc
+        error = ServerUnavailableError(
+            f"connection to the Redis server lost{f': {reason}' if reason else ''}"
+        )
         while self._waiting:
             future, _ = self._waiting.popleft()
             if not future.done():
@@ -268,7 +295,12 @@ class Wire(asyncio.Protocol):
 def _notice_loss(sock: Any) -> None:
     """Make the kernel give up a peer that vanished without a word within seconds, not hours."""
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (("TCP_KEEPIDLE", 3), ("TCP_KEEPINTVL", 1), ("TCP_KEEPCNT", 3), ("TCP_USER_TIMEOUT", 5000)):
+    for option, value in (
+        ("TCP_KEEPIDLE", 3),
+        ("TCP_KEEPINTVL", 1),
+        ("TCP_KEEPCNT", 3),
+        ("TCP_USER_TIMEOUT", 5000),
+    ):
         if hasattr(socket, option):
             sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
 

@@ -76,7 +76,7 @@ def _check(readers: list[Reader]) -> None:
     texts = _whole([reader.prompt for reader in readers])
     for i, reader in enumerate(readers):
         reader.join(30)
-        assert reader.done and reader.finish == "length", (i, reader.finish, reader.text)
+        assert (reader.done, reader.finish) == (True, "length"), (i, reader.text)
         assert reader.text == texts[i]
         parsed = [tuple(map(int, event_id.split("-"))) for event_id in reader.ids if event_id]
         assert parsed == sorted(set(parsed))
@@ -84,7 +84,11 @@ def _check(readers: list[Reader]) -> None:
 
 def test_kill_worker(own_server: RedisServer) -> None:
     url = own_server.url
-    with Worker(url, settings=PACED, name="a") as one, Worker(url, settings=PACED, name="b"), Frontend(url) as http:
+    with (
+        Worker(url, settings=PACED, name="a") as one,
+        Worker(url, settings=PACED, name="b"),
+        Frontend(url) as http,
+    ):
         readers = _start(http, 8)
         at = time.monotonic()
         one.kill()
@@ -96,7 +100,11 @@ def test_kill_worker(own_server: RedisServer) -> None:
 
 def test_freeze_worker(own_server: RedisServer) -> None:
     url = own_server.url
-    with Worker(url, settings=PACED, name="a") as one, Worker(url, settings=PACED, name="b"), Frontend(url) as http:
+    with (
+        Worker(url, settings=PACED, name="a") as one,
+        Worker(url, settings=PACED, name="b"),
+        Frontend(url) as http,
+    ):
         readers = _start(http, 8)
         at = time.monotonic()
         os.kill(one.pid, signal.SIGSTOP)

@@ -46,7 +46,9 @@ def test_the_default_graph_and_its_options(redis_server: RedisServer, tmp_path: 
     with Worker(
         redis_server.url, *arguments, service=service, settings=settings, env=env, name=how, wait=False
     ) as worker:
-        until(lambda: "ready." in (log.read_text() if log.exists() else worker.output) or not worker.alive, 20)
+        until(
+            lambda: "ready." in (log.read_text() if log.exists() else worker.output) or not worker.alive, 20
+        )
         stats = app.control.inspect(destination=[node(app, how)], timeout=5).stats()
         assert next(iter(stats.values()))["pool"]["max-concurrency"] == 3
         queues = app.control.inspect(destination=[node(app, how)], timeout=5).active_queues()
@@ -59,7 +61,9 @@ def test_the_default_graph_and_its_options(redis_server: RedisServer, tmp_path: 
 
 def node(app: Any, name: str) -> str:
     """The full name of a worker."""
-    return until(lambda: next((n for n in app.control.inspect(timeout=0.5).ping() or {} if n.startswith(name)), None))
+    return until(
+        lambda: next((n for n in app.control.inspect(timeout=0.5).ping() or {} if n.startswith(name)), None)
+    )
 
 
 def test_queues_are_chosen_with_q(lab: Lab) -> None:
@@ -84,7 +88,18 @@ def test_beat_fires_an_entry_at_an_endpoint(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "scheduled.py").write_text(BEAT)
     env = environment(lab.server.url, LAB_NAMESPACE=lab.namespace)
     env["PYTHONPATH"] += f":{tmp_path}"
-    argv = [sys.executable, "-m", "celery", "-A", "scheduled", "beat", "-s", str(tmp_path / "beat"), "-l", "info"]
+    argv = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "scheduled",
+        "beat",
+        "-s",
+        str(tmp_path / "beat"),
+        "-l",
+        "info",
+    ]
     argv += ["--max-interval", "1"]
     with lab.worker(name="beaten") as worker, Process(argv, env, name="beat") as beat:
         until(lambda: worker.output.count("signal task_postrun") >= 2 or not beat.alive, what="two runs")

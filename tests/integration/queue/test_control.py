@@ -103,10 +103,18 @@ def test_events_of_every_outcome(lab: Lab, worker: Worker, events: list[dict[str
     again, gone = lab.call("flaky", {"until": 1}), lab.call("count", {"n": 1000, "delay": 0.02})
     lab.reaches(gone.id, "RUNNING")
     gone.cancel()
-    until(lambda: kinds(good.id) == ["task-received", "task-started", "task-succeeded"], what=str(kinds(good.id)))
+    until(
+        lambda: kinds(good.id) == ["task-received", "task-started", "task-succeeded"],
+        what=str(kinds(good.id)),
+    )
     until(lambda: kinds(bad.id) == ["task-received", "task-started", "task-failed"], what=str(kinds(bad.id)))
-    until(lambda: kinds(gone.id) == ["task-received", "task-started", "task-revoked"], what=str(kinds(gone.id)))
-    until(lambda: "task-retried" in kinds(again.id) and kinds(again.id)[-1] == "task-succeeded", what="the retry")
+    until(
+        lambda: kinds(gone.id) == ["task-received", "task-started", "task-revoked"], what=str(kinds(gone.id))
+    )
+    until(
+        lambda: "task-retried" in kinds(again.id) and kinds(again.id)[-1] == "task-succeeded",
+        what="the retry",
+    )
     received = next(event for event in events if event.get("uuid") == good.id)
     assert received["name"] == f"{lab.namespace}.Lab.echo"
 

@@ -90,7 +90,10 @@ def test_the_server_is_killed_and_restarted_on_its_aof(
         plain = lab.plain("doze").delay(0.5)
         until(lambda: lab.unacked() == 1, what="the plain task to run")
         own_server.kill()
-        until(lambda: worker.output.count("reconnect_failed connection=broker") > 1, what="the outage to be seen")
+        until(
+            lambda: worker.output.count("reconnect_failed connection=broker") > 1,
+            what="the outage to be seen",
+        )
         own_server.start()
         assert [head + list(one) for head, one in zip(heads, iterators, strict=True)] == [
             list(range(120))

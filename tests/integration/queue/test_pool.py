@@ -62,9 +62,26 @@ def test_sequential_calls_are_quick(lab: Lab, worker: Worker) -> None:
 
 
 def test_other_pools_are_refused_in_one_line(lab: Lab) -> None:
-    command = [sys.executable, "-m", "celery", "-A", "dynamo_tasks", "worker", "-P", "threads", "--service", SERVICE]
+    command = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "dynamo_tasks",
+        "worker",
+        "-P",
+        "threads",
+        "--service",
+        SERVICE,
+    ]
     done = subprocess.run(
-        command, env=environment(lab.server.url), cwd=ROOT, capture_output=True, text=True, timeout=20, check=False
+        command,
+        env=environment(lab.server.url),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
     )
     assert done.returncode == 2
     assert "asyncio pool" in done.stderr

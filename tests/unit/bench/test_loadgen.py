@@ -4,11 +4,11 @@ import json
 import socket
 
 import pytest
-from fake_server import fake_server
 
 from benchmarks import loadgen
 from benchmarks.load import Load, percentile
 from benchmarks.loadgen import run_load
+from tests.support.sse_server import fake_server
 
 
 def run(url, **changes):

@@ -6,11 +6,11 @@ import asyncio
 import hashlib
 
 import pytest
-from frontend_fakes import FakeGateway, chat, in_process
 
 from dynamo_tasks.errors import AuthenticationError, ConfigError
 from dynamo_tasks.frontend.auth import ApiKeys, keys_from
 from dynamo_tasks.frontend.settings import FrontendSettings
+from tests.support.frontend_fakes import FakeGateway, chat, in_process
 
 
 def test_without_keys_everybody_may() -> None:

@@ -12,7 +12,6 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
-from frontend_fakes import USAGE, FakeGateway, chat, claim, end, failed, in_process, sse, text, tokens
 
 from dynamo_tasks.errors import (
     ConfigError,
@@ -28,6 +27,18 @@ from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta
+from tests.support.frontend_fakes import (
+    USAGE,
+    FakeGateway,
+    chat,
+    claim,
+    end,
+    failed,
+    in_process,
+    sse,
+    text,
+    tokens,
+)
 
 CHAT = "/v1/chat/completions"
 EMBEDDINGS = "/v1/embeddings"

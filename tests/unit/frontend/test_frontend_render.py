@@ -6,7 +6,6 @@ from typing import Any
 
 import msgspec
 import pytest
-from frontend_fakes import EPOCH, USAGE, claim, end, failed, hello, sse, text, tokens, values
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,6 +15,7 @@ from dynamo_tasks.frontend.values import Position, ValueRenderer, parse_position
 from dynamo_tasks.protocol.events import Event, EventId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta
+from tests.support.frontend_fakes import EPOCH, USAGE, claim, end, failed, hello, sse, text, tokens, values
 
 CHAT = Render("chat", "r1", 'ti"ny', 1234)
 COMPLETION = Render("completions", "r1", "tiny", 1234)

@@ -12,11 +12,23 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from frontend_fakes import EPOCH, USAGE, FakeGateway, chat, claim, end, failed, hello, served, sse, text
 
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.frontend.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
+from tests.support.frontend_fakes import (
+    EPOCH,
+    USAGE,
+    FakeGateway,
+    chat,
+    claim,
+    end,
+    failed,
+    hello,
+    served,
+    sse,
+    text,
+)
 
 CHAT = "/v1/chat/completions"
 PATIENCE = 10

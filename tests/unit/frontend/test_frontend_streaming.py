@@ -6,7 +6,6 @@ import asyncio
 from typing import Any
 
 import pytest
-from frontend_fakes import FakeGateway, Log, ScriptedStream, claim, hello, text
 from starlette.requests import ClientDisconnect
 
 from dynamo_tasks.errors import InvalidRequestError, PayloadTooLargeError
@@ -18,6 +17,7 @@ from dynamo_tasks.frontend.metrics import RequestMeter
 from dynamo_tasks.frontend.render import CompletionRenderer, Render
 from dynamo_tasks.frontend.sse import KEEP_ALIVE, EventStreamResponse, KeepAlive
 from dynamo_tasks.observe import metrics
+from tests.support.frontend_fakes import FakeGateway, Log, ScriptedStream, claim, hello, text
 
 
 class Channel:

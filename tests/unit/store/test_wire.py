@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 
+import pytest
+
+from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.store.wire import Address, Wire
 from tests.support.server import RedisServer
 
@@ -28,3 +32,30 @@ def test_the_password_of_an_address_is_not_shown() -> None:
     address = Address.parse("redis://user:secret@127.0.0.1:6379/2")
     assert "secret" not in repr(address) + str(address)
     assert (address.username, address.password, address.db) == ("user", "secret", 2)
+
+
+def test_a_server_of_another_kind_is_told_in_one_line() -> None:
+    async def connect() -> str:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(10)
+            writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+            await writer.drain()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        with pytest.raises(ServerUnavailableError) as caught:
+            await Wire.connect(Address.parse(f"redis://127.0.0.1:{port}"))
+        server.close()
+        return caught.value.message
+
+    assert "not a Redis server" in asyncio.run(connect())
+
+
+def test_tls_options_of_the_url_are_honoured() -> None:
+    context = Address.parse("rediss://h/0?ssl_cert_reqs=none").context()
+    assert context is not None
+    assert context.verify_mode == ssl.CERT_NONE
+    strict = Address.parse("rediss://h/0").context()
+    assert strict is not None
+    assert strict.verify_mode == ssl.CERT_REQUIRED
+    assert Address.parse("redis://h/0").context() is None
