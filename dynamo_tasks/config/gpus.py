@@ -20,7 +20,17 @@ from dynamo_tasks.config.home import Home, file_lock, private_dir, read_json, wr
 from dynamo_tasks.config.identity import ProcessId
 from dynamo_tasks.errors import ConfigError
 
-__all__ = ["ALLOCATION", "FAKE", "MASK", "MODES", "GpuClaims", "allocate", "allocation_mode", "visible_gpus"]
+__all__ = [
+    "ALLOCATION",
+    "FAKE",
+    "MASK",
+    "MODES",
+    "GpuClaims",
+    "allocate",
+    "allocation_mode",
+    "missing",
+    "visible_gpus",
+]
 
 MASK = "CUDA_VISIBLE_DEVICES"
 
@@ -66,6 +76,18 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
             break
         found.append(name)
     return list(dict.fromkeys(found))
+
+
+def missing(names: Iterable[str], mode: str) -> str:
+    """What to say where processes need GPUs and none can be seen.
+
+    Raises:
+        ConfigError: ``mode`` is ``require``.
+    """
+    needy = ", ".join(names)
+    if mode == "require":
+        raise ConfigError(f"no GPU can be seen on this host, and {needy} needs one")
+    return f"no GPU can be seen on this host: {needy} starts unpinned"
 
 
 def _count(environ: Mapping[str, str]) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 from dynamo_tasks.config.server import resolve_redis_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.queue.app import DynamoApp, create_app, set_default_app
+from dynamo_tasks.runtime.gpus import pin_process
 from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configured_graph
 from dynamo_tasks.runtime.host import ServiceHost
 from dynamo_tasks.runtime.resolver import RuntimeResolver
@@ -44,6 +45,7 @@ def make_host(
     graph = configured_graph(target, config=config, settings=settings or [])
     if service is None:
         graph = _only_component(graph)
+    pin_process(graph.entry.name, graph.entry.settings.resources.get("gpu", 0))
     wait = int(os.environ.get("DYNAMO_RESTARTS") or 0) > 0
     host = ServiceHost(app, graph, wait=wait)
     if not host.is_component:

@@ -142,7 +142,7 @@ class ServiceHost:
         _calm_collector()
         event(
             "worker.start", component=self.service.component_name, instance_id=f"{self.lease:x}", pid=os.getpid(),
-            capacity=self.capacity, queues=",".join(self.queues),
+            capacity=self.capacity, queues=",".join(self.queues), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )  # fmt: skip
 
     def _here(self) -> list[Service]:

@@ -95,6 +95,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
         config=config,
         http=http.name if http is not None else None,
         components=_expected(components, config),
+        graph=options.graph,
     )
 
 
@@ -154,6 +155,7 @@ def _workers(
                 *("--loglevel", options.loglevel, "--without-gossip", "--without-mingle"),
             ),
             env=settings.envs,
+            gpus=settings.resources.get("gpu", 0),
         )
         for index in range(settings.workers)
     ]
@@ -180,6 +182,7 @@ def _hosts(
                 *("--host", options.host, "--port", str(options.port), "--loglevel", options.loglevel),
             ),
             env=settings.envs,
+            gpus=settings.resources.get("gpu", 0),
         )
         for name in names
     ]
