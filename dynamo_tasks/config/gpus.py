@@ -157,7 +157,9 @@ def _take(used: dict[str, float], need: float) -> list[str]:
     return chosen
 
 
-def _too_few(wanted: Mapping[str, float], used: Mapping[str, float], taken: Mapping[str, float]) -> ConfigError:
+def _too_few(
+    wanted: Mapping[str, float], used: Mapping[str, float], taken: Mapping[str, float]
+) -> ConfigError:
     asked = ", ".join(f"{name}: {need:g}" for name, need in wanted.items())
     others = [f"{device} ({taken[device]:g})" for device in used if taken.get(device)]
     held = f"; in use by other processes: {', '.join(others)}" if others else ""

@@ -77,7 +77,9 @@ class ServiceConfig(dict[str, dict[str, Any]]):
             ``["--enable-prefix-caching", "--model", "tiny"]``: true values are flags, false ones are left
             out, lists become several values, mappings JSON.
         """
-        return [argument for key, value in self._given(service_name, prefix) for argument in _flag(key, value)]
+        return [
+            argument for key, value in self._given(service_name, prefix) for argument in _flag(key, value)
+        ]
 
     def _given(self, service_name: str, prefix: str) -> Iterator[tuple[str, Any]]:
         prefix = prefix.replace("-", "_")
