@@ -50,7 +50,16 @@ def make_host(
     host = ServiceHost(app, graph, wait=wait)
     if not host.is_component:
         raise ConfigError(f"{graph.name} is no component with endpoints: a worker has nothing to serve")
+    if address := os.environ.get("DYNAMO_HTTP"):
+        host.http = _http_server(host, address)
     return host
+
+
+def _http_server(host: ServiceHost, address: str) -> Any:
+    # by name: the services stand above the runtime
+    module: Any = importlib.import_module("dynamo_tasks.services.http_host")
+    name, _, port = address.rpartition(":")
+    return module.ApiServer(host, name, int(port), reuse_port=host.service.settings.workers > 1)
 
 
 def _only_component(graph: Graph) -> Graph:

@@ -7,7 +7,7 @@ import gc
 import os
 import socket
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe.log import event
@@ -24,10 +24,20 @@ from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.sdk import DynamoService, Graph, ServiceState, set_resolver
 from dynamo_tasks.store.registry import new_lease
 
-__all__ = ["ServiceHost"]
+__all__ = ["Listener", "ServiceHost"]
 
 DEFAULT_CAPACITY = 256
 Service = DynamoService[Any]
+
+
+class Listener(Protocol):
+    """What serves HTTP beside the queue."""
+
+    async def start(self) -> None:
+        """Listen."""
+
+    async def stop(self) -> None:
+        """Stop listening; harmless when repeated."""
 
 
 class ServiceHost:
@@ -37,6 +47,10 @@ class ServiceHost:
         app: The Celery application.
         graph: Configured; its entry is the service to host.
         wait: Whether to wait for a server that cannot be reached yet.
+
+    Attributes:
+        http: Serves the HTTP methods of a component; ``None`` where it does not, or where they are served by
+            a process of their own.
     """
 
     def __init__(self, app: DynamoApp, graph: Graph, *, wait: bool = False):
@@ -54,6 +68,7 @@ class ServiceHost:
         self._sweeper: Sweeper | None = None
         self._recoverer: Recoverer | None = None
         self._tokens = (0, 0.0)
+        self.http: Listener | None = None
         self.queues = self._queue_names()
         for endpoint in self.service.get_dynamo_endpoints().values() if self.is_component else ():
             task_of(app, endpoint.id, endpoint)
@@ -128,6 +143,9 @@ class ServiceHost:
         """Make the instances, dependencies first; run their hooks; fill the handler table; register."""
         for service in self._here():
             await self._start_service(service)
+        if self.http is not None:
+            # Before it is registered: a port that is taken must leave nothing behind.
+            await self.http.start()
         if self.is_component:
             endpoints = self.service.get_dynamo_endpoints().values()
             self._handlers.update({str(e.id): EndpointHandler(e, self.instance) for e in endpoints})
@@ -210,6 +228,8 @@ class ServiceHost:
         if self._recoverer is not None:
             await self._recoverer.stop()
         await self.deregister()
+        if self.http is not None:
+            await self.http.stop()
         for service in reversed(self._here()):
             if service.name in self.instances and service.state != ServiceState.STOPPING:
                 await service.on_shutdown(self.instances[service.name])

@@ -12,6 +12,7 @@ from dynamo_tasks.observe import event
 from dynamo_tasks.protocol.names import EndpointId, check_component, check_namespace
 from dynamo_tasks.sdk.api import ApiMethod
 from dynamo_tasks.sdk.attributes import collect_annotations, collect_attributes, config_extras
+from dynamo_tasks.sdk.bento import bento_apis, make_bento
 from dynamo_tasks.sdk.declared import collect
 from dynamo_tasks.sdk.depends import collect_dependencies
 from dynamo_tasks.sdk.dynamo_config import DynamoConfig, as_dynamo_config
@@ -44,7 +45,7 @@ class DynamoService(Generic[T]):
         name: The service's name: its section in a configuration file.
         config: ``resources``, ``workers``, ``traffic``, ``labels``, … as given to ``@service`` or configured.
         image: Container image, for deployment tools.
-        apis: HTTP methods by name.
+        apis: HTTP methods by name, those of ``@bentoml.api`` too.
         dependencies: ``depends()`` attributes by name.
         state: See :mod:`dynamo_tasks.sdk.lifecycle`.
     """
@@ -70,9 +71,10 @@ class DynamoService(Generic[T]):
         self.state = ServiceState.CREATED
         self._linked = False
         self._links: list[DynamoService[Any]] = []
+        self._bento: Any = None
         self._schema = self._make_schema(envs, dynamo_config)
         self._apply(resolve({self.name: self._schema}, [])[self.name])
-        self.apis = collect(inner, ApiMethod)
+        self.apis: dict[str, Any] = {**bento_apis(inner), **collect(inner, ApiMethod)}
         self.dependencies = collect_dependencies(inner)
         self._dynamo_endpoints = self._bind_endpoints()
         self.__doc__ = inner.__doc__
@@ -271,6 +273,17 @@ class DynamoService(Generic[T]):
         """Run the shutdown hooks of an instance."""
         self.advance(ServiceState.STOPPING)
         await run_hooks(instance, "shutdown")
+
+    @property
+    def bento(self) -> Any:
+        """A real ``bentoml.Service`` of the same class, for ``bentoml serve`` and ``bentoml build``.
+
+        Raises:
+            ConfigError: BentoML is not installed.
+        """
+        if self._bento is None:
+            self._bento = make_bento(self)
+        return self._bento
 
     # -- the class behind it ------------------------------------------------------------------------
 
