@@ -16,6 +16,7 @@ from dynamo_tasks.queue.app import DynamoApp
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.dependencies import start_service, together
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.instance import Instance
 from dynamo_tasks.runtime.recoverer import Recoverer
@@ -141,8 +142,8 @@ class ServiceHost:
 
     async def start(self, pool: Any = None) -> None:
         """Make the instances, dependencies first; run their hooks; fill the handler table; register."""
-        for service in self._here():
-            await self._start_service(service)
+        for service in together(self.service):
+            await start_service(self.runtime, service, self.instances)
         if self.http is not None:
             # Before it is registered: a port that is taken must leave nothing behind.
             await self.http.start()
@@ -162,22 +163,6 @@ class ServiceHost:
             "worker.start", component=self.service.component_name, instance_id=f"{self.lease:x}", pid=os.getpid(),
             capacity=self.capacity, queues=",".join(self.queues), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )  # fmt: skip
-
-    def _here(self) -> list[Service]:
-        """The hosted service and the plain services that live with it."""
-        found: dict[str, Service] = {}
-        _collect(self.service, found, entry=True)
-        return list(found.values())
-
-    async def _start_service(self, service: Service) -> None:
-        for dependency in service.dependencies.values():
-            if dependency.endpoint_id is not None:
-                await self.runtime.watch(dependency.endpoint_id.namespace)
-            elif dependency.service is not None and dependency.service.is_dynamo_component():
-                await self.runtime.watch(dependency.service.namespace_name)
-        service.link()
-        instance = self.instances[service.name] = service()
-        await service.on_startup(instance)
 
     async def _register(self) -> None:
         assert self._executor is not None
@@ -230,7 +215,7 @@ class ServiceHost:
         await self.deregister()
         if self.http is not None:
             await self.http.stop()
-        for service in reversed(self._here()):
+        for service in reversed(together(self.service)):
             if service.name in self.instances and service.state != ServiceState.STOPPING:
                 await service.on_shutdown(self.instances[service.name])
         if self._executor is not None:
@@ -252,16 +237,6 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-
-
-def _collect(service: Service, found: dict[str, Service], *, entry: bool = False) -> None:
-    """Dependencies first; components other than the entry live elsewhere."""
-    if service.name in found or (service.is_dynamo_component() and not entry):
-        return
-    for dependency in service.dependencies.values():
-        if dependency.service is not None:
-            _collect(dependency.service, found)
-    found[service.name] = service
 
 
 def _capacity(service: Service) -> int:

@@ -46,7 +46,7 @@ def make_bento(service: DynamoService[Any]) -> Any:
         bentoml: Any = importlib.import_module("bentoml")
     except ModuleNotFoundError as exc:
         raise ConfigError("this needs BentoML: pip install 'dynamo-tasks[bentoml]'") from exc
-    _add_hooks(service.inner)
+    _add_hooks(service)
     given = {key: service.config[key] for key in _TO_SERVICE if key in service.config}
     made = bentoml.service(
         name=service.name,
@@ -94,19 +94,30 @@ def _service_class() -> Any:
     return BentoService
 
 
-def _add_hooks(cls: type[Any]) -> None:
-    """Let BentoML run the start and shutdown hooks of instances that it makes itself."""
+def _add_hooks(service: DynamoService[Any]) -> None:
+    """Let BentoML run the hooks of instances that it makes itself, and connect their dependencies."""
+    visitors: dict[int, Any] = {}
 
     async def start(self: Any) -> None:
-        if not _is_hosted(self):
-            await run_hooks(self, "start")
+        if _is_hosted(self):
+            return
+        if service.dependencies:
+            # by name: the runtime stands above the sdk
+            module: Any = importlib.import_module("dynamo_tasks.runtime.visitor")
+            visitor = visitors[id(self)] = module.Visitor(service, self)
+            await visitor.start()
+        await run_hooks(self, "start")
 
     async def shutdown(self: Any) -> None:
-        if not _is_hosted(self):
-            await run_hooks(self, "shutdown")
+        if _is_hosted(self):
+            return
+        await run_hooks(self, "shutdown")
+        if id(self) in visitors:
+            await visitors.pop(id(self)).stop()
 
     start.__bentoml_startup_hook__ = True  # type: ignore[attr-defined]
     shutdown.__bentoml_shutdown_hook__ = True  # type: ignore[attr-defined]
+    cls: Any = service.inner
     cls._dynamo_start, cls._dynamo_shutdown = start, shutdown
 
 

@@ -19,6 +19,7 @@ from dynamo_tasks.sdk.dynamo_config import DynamoConfig, as_dynamo_config
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint
 from dynamo_tasks.sdk.hooks import run_hooks
 from dynamo_tasks.sdk.lifecycle import ServiceState, check_step
+from dynamo_tasks.sdk.resolver import get_resolver
 
 __all__ = ["DynamoService", "service"]
 
@@ -263,16 +264,23 @@ class DynamoService(Generic[T]):
             event("service.state", service=self.name, before=str(self.state), state=str(state))
             self.state = state
 
-    async def on_startup(self, instance: object) -> None:
-        """Run the start hooks of an instance."""
-        await run_hooks(instance, "start")
+    async def on_startup(self, instance: object | None = None) -> None:
+        """Run the start hooks of an instance, by default of the one that lives in this process."""
+        await run_hooks(self._live(instance), "start")
         if self.state is not ServiceState.RUNNING:  # a second instance beside one that runs
             self.advance(ServiceState.INITIALIZED)
 
-    async def on_shutdown(self, instance: object) -> None:
-        """Run the shutdown hooks of an instance."""
+    async def on_shutdown(self, instance: object | None = None) -> None:
+        """Run the shutdown hooks of an instance, by default of the one that lives in this process."""
+        instance = self._live(instance)
         self.advance(ServiceState.STOPPING)
         await run_hooks(instance, "shutdown")
+
+    def _live(self, instance: object | None) -> object:
+        found = instance if instance is not None else get_resolver().local(self)
+        if found is None:
+            raise ConfigError(f"no instance of {self.name} lives in this process")
+        return found
 
     @property
     def bento(self) -> Any:

@@ -20,6 +20,7 @@ def main(url: str, token: str) -> dict:
             "greet": client.greet(name="Ada"),
             "order": client.order(order={"item": "tea", "count": 2}),
             "size": client.size(file=path),
+            "twice": client.twice(number=4),
             "letters": list(client.letters(text="abc")),
             "batch": client.batch(texts=["0", "1", "2", "3"]),
         }

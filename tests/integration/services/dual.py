@@ -9,12 +9,27 @@ from pathlib import Path
 import bentoml
 import pydantic
 
-from dynamo_tasks import api, async_on_start, dynamo_endpoint, on_shutdown, service
+from dynamo_tasks import api, async_on_start, depends, dynamo_endpoint, on_shutdown, service
 
 
 class Order(pydantic.BaseModel):
     item: str
     count: int = 1
+
+
+@service(dynamo={"namespace": "dual"})
+class Helper:
+    @dynamo_endpoint()
+    async def double(self, number: int) -> int:
+        return number * 2
+
+
+@service()
+class Plain:
+    helper = depends(Helper)
+
+    async def quadruple(self, number: int) -> int:
+        return await self.helper.double(await self.helper.double(number))
 
 
 @service(
@@ -26,6 +41,8 @@ class Order(pydantic.BaseModel):
     labels={"team": "x"},
 )
 class Dual:
+    helper = depends(Helper)
+    plain = depends(Plain)
     greeting: str = "hello"
 
     def __init__(self) -> None:
@@ -70,6 +87,10 @@ class Dual:
     def raw(self, ctx: bentoml.Context) -> str:
         ctx.response.headers["x-answer"] = ctx.request.headers["x-what"]
         return "seen"
+
+    @bentoml.api
+    async def twice(self, number: int) -> int:
+        return await self.helper.double(number) + await self.plain.quadruple(number)
 
     @bentoml.api
     def fail(self) -> str:

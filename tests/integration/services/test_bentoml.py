@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
-from tests.support.processes import ROOT, Process, environment, until
+from tests.support.processes import ROOT, Process, Worker, environment, until
 from tests.support.serve import Serve
 from tests.support.server import RedisServer, free_port
 
-DUAL = "tests.integration.services.dual:Dual"
+MODULE = "tests.integration.services.dual"
+DUAL = f"{MODULE}:Dual"
 CLIENT = Path(__file__).with_name("bento_client.py")
 
 pytest.importorskip("_bentoml_sdk", reason="the extra bentoml is not installed")
@@ -34,6 +37,7 @@ def ask(url: str, token: str = "") -> dict[str, Any]:
 
 EXPECTED = {
     "greet": "moin Ada", "order": {"item": "TEA", "count": 3}, "size": 5, "letters": ["a", "b", "c"],
+    "twice": 24,
     "fail": 500, "async": "moin Bob",
 }  # fmt: skip
 
@@ -53,7 +57,7 @@ def test_bentomls_client_and_the_queue_reach_the_same_instance(dual: Serve) -> N
     state = json.loads(dual.cli("call", "dual.Dual.report", "{}").stdout)
     # One process: our start hook ran once, and BentoML's once.
     assert (state["calls"], state["started"], state["greeting"]) == (2, 11, "moin")
-    assert [one["pid"] for one in dual.instances()] == [state["pid"]]
+    assert [one["pid"] for one in dual.instances() if one["component"] == "Dual"] == [state["pid"]]
 
 
 def test_http_of_both_kinds(dual: Serve) -> None:
@@ -73,8 +77,28 @@ def test_bentoml_serves_the_same_class(redis_server: RedisServer, tmp_path: Path
     port = free_port()
     argv = [sys.executable, "-m", "bentoml", "serve", f"{DUAL}.bento", "--port", str(port)]
     env = environment(redis_server.url, BENTOML_HOME=str(tmp_path), BENTOML_DO_NOT_TRACK="True")
-    with Process(argv, env, name="bentoml") as served:
+    helper = Worker(redis_server.url, service=f"{MODULE}:Helper", name="helper", wait=False)
+    with helper, Process(argv, env, name="bentoml") as served:
         until(lambda: "Completed async startup hook" in served.output or not served.alive, 40, "it serves")
         answers = ask(f"http://127.0.0.1:{port}")
-        assert answers["greet"] == "hello Ada"
+        assert {**answers, "batch": []} == {
+            **EXPECTED,
+            "greet": "hello Ada",
+            "async": "hello Bob",
+            "batch": [],
+        }
         served.terminate(15)
+
+
+def test_bentoml_builds_the_same_class(tmp_path: Path) -> None:
+    shutil.copy(CLIENT.with_name("dual.py"), tmp_path / "shop.py")
+    env = environment("", BENTOML_HOME=str(tmp_path / "home"), BENTOML_DO_NOT_TRACK="True")
+    argv = [sys.executable, "-m", "bentoml", "build", "shop:Dual.bento"]
+    done = subprocess.run(argv, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=60)
+    assert "Successfully built Bento" in done.stdout, done.stderr
+    (bento,) = (tmp_path / "home").glob("bentos/dual/*/bento.yaml")
+    built = yaml.safe_load(bento.read_text())
+    (config,) = [row["config"] for row in built["services"]]
+    assert config["traffic"] == {"timeout": 30, "concurrency": 64, "max_concurrency": 64}
+    assert (config["resources"], config["workers"], built["labels"]) == ({"cpu": "1"}, 1, {"team": "x"})
+    assert built["envs"] == [{"name": "TONE", "value": "dry", "stage": "all"}]

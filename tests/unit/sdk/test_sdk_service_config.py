@@ -102,3 +102,28 @@ def test_steps_and_failed_hooks_are_told(caplog: pytest.LogCaptureFixture) -> No
     with pytest.raises(OSError, match="no weights"):
         asyncio.run(run_hooks(bad(), "start"))
     assert caplog.records[-1].fields["hook"] == "start load"  # type: ignore[attr-defined]
+
+
+def test_startup_and_shutdown_of_the_instance_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    @service()
+    class Good:
+        @async_on_start
+        def load(self) -> None:
+            self.loaded = True
+
+    good: Any = Good
+    instances: dict[str, Any] = {}
+
+    class Local:
+        def local(self, one: Any) -> Any:
+            return instances.get(one.name)
+
+    monkeypatch.setattr("dynamo_tasks.sdk.resolver._resolver", Local())
+    with pytest.raises(ConfigError, match="no instance of Good lives in this process"):
+        asyncio.run(good.on_startup())
+    instances["Good"] = good()
+    asyncio.run(good.on_startup())
+    assert instances["Good"].loaded
+    assert good.state is ServiceState.INITIALIZED
+    asyncio.run(good.on_shutdown())
+    assert good.state is ServiceState.STOPPING
