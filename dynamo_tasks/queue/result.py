@@ -18,7 +18,7 @@ from dynamo_tasks.protocol.states import CELERY_STATES, TERMINAL, State
 from dynamo_tasks.protocol.tokens import CompletionAggregate, decode_deltas
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.client import StoreClient, shared_client
-from dynamo_tasks.store.ledger import Record
+from dynamo_tasks.store.record import Record
 
 __all__ = ["StreamResult", "values_of"]
 

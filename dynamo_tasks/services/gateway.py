@@ -24,7 +24,8 @@ from dynamo_tasks.runtime.client import submit
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.sdk import DynamoService
-from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest, Record
+from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.record import Record
 from dynamo_tasks.store.streams import decode_row
 from dynamo_tasks.store.subscription import Subscription
 

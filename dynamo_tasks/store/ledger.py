@@ -39,9 +39,10 @@ from dynamo_tasks.store.keys import (
     namespaces_key,
     priority_suffix,
 )
+from dynamo_tasks.store.record import Record, read_record
 from dynamo_tasks.store.scripts import script
 
-__all__ = ["Attempt", "ClaimRefused", "Ledger", "NewRequest", "Record", "Refusal"]
+__all__ = ["Attempt", "ClaimRefused", "Ledger", "NewRequest", "Refusal"]
 
 BACKGROUND_RETENTION = 3600.0
 READ_RETENTION = 60.0
@@ -135,32 +136,6 @@ class Attempt:
     def claim(self) -> Claim:
         """Its ``k`` event."""
         return Claim(self.previous, self.number, self.lease)
-
-
-@dataclass(kw_only=True)
-class Record:
-    """A request as the ledger knows it. Times are Unix seconds."""
-
-    id: str
-    namespace: str
-    state: State
-    endpoint: str
-    created: float
-    started: float | None
-    finished: float | None
-    attempts: int
-    retries: int
-    epoch: int
-    owner: int | None
-    readers: list[str]
-    background: bool
-    settled: bool
-    ignore_result: bool
-    owner_key: str
-    render: bytes
-    error: ErrorInfo | None
-    end: EventId | None
-    purged: bool
 
 
 class Ledger:
@@ -317,7 +292,7 @@ class Ledger:
         raw = await self.store.commands.execute("HGETALL", self.store.keys(namespace).record(request_id))
         if not raw:
             raise RequestNotFoundError(f"no request {request_id!r} is known")
-        return _record(request_id, namespace, dict(zip(raw[::2], raw[1::2], strict=True)))
+        return read_record(request_id, namespace, dict(zip(raw[::2], raw[1::2], strict=True)))
 
 
 def submit_call(keys: Keys, new: NewRequest) -> Call:
@@ -370,34 +345,3 @@ def _refused(reply: list[Any]) -> ClaimRefused:
         error = msgspec.json.decode(reply[3], type=ErrorInfo) if reply[3] else None
         return ClaimRefused(reason, state=State(reply[1].decode()), result=reply[2], error=error)
     return ClaimRefused(reason)
-
-
-def _record(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
-    def text(name: bytes) -> str:
-        return raw.get(name, b"").decode()
-
-    def seconds(name: bytes) -> float | None:
-        return int(raw[name]) / 1000 if raw.get(name) else None
-
-    return Record(
-        id=request_id,
-        namespace=namespace,
-        state=State(text(b"st")),
-        endpoint=text(b"en"),
-        created=seconds(b"cr") or 0.0,
-        started=seconds(b"stt"),
-        finished=seconds(b"fin"),
-        attempts=int(raw.get(b"att", 0)),
-        retries=int(raw.get(b"ret", 0)),
-        epoch=int(raw.get(b"ep", 0)),
-        owner=int(text(b"own"), 16) if raw.get(b"own") else None,
-        readers=text(b"rd").split(),
-        background=text(b"bg") == "1",
-        settled=text(b"set") == "1",
-        ignore_result=text(b"ig") == "1",
-        owner_key=text(b"ok"),
-        render=raw.get(b"rnd", b""),
-        error=msgspec.json.decode(raw[b"err"], type=ErrorInfo) if raw.get(b"err") else None,
-        end=EventId.parse(text(b"end")) if raw.get(b"end") else None,
-        purged=text(b"pur") == "1",
-    )
