@@ -205,7 +205,8 @@ class Session:
         await supervisor.wait_ready()
         address = http.base_url(self._host, self._port)
         self._output.say("ready", f"{address} ({time.monotonic() - start:.1f} s)", style="bold green")
-        self._output.say("try", await self._example(address))
+        if example := await self._example(address):
+            self._output.say("try", example)
 
     async def _registered(self, supervisor: Supervisor, url: str) -> None:
         """Wait until the registry lists every process of ours."""
@@ -217,12 +218,15 @@ class Session:
             await asyncio.sleep(_REGISTRY_S)
 
     async def _example(self, address: str) -> str:
+        """A line to paste; empty where no model is served."""
         keys = self._api_key or self._environ.get("DYNAMO_API_KEYS", "")
         first = keys.partition(",")[0].strip()
         _, listed = await http.get(self._host, self._port, "/v1/models", api_key=first or None)
         models = [item["id"] for item in (listed or {}).get("data", [])]
+        if not models:
+            return ""
         body = {
-            "model": models[0] if models else "MODEL",
+            "model": models[0],
             "messages": [{"role": "user", "content": "Hello!"}],
             "stream": True,
         }

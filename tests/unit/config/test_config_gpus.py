@@ -34,6 +34,25 @@ def test_devices_through_an_outer_mask(mask: str | None, devices: list[str]) -> 
     assert visible_gpus(environ) == devices
 
 
+class Driver:
+    """A driver's library that knows three GPUs, unless it cannot be started."""
+
+    def __init__(self, broken: int = 0) -> None:
+        self.nvmlInit_v2 = lambda: broken
+        self.nvmlShutdown = lambda: 0
+
+    def nvmlDeviceGetCount_v2(self, count: Any) -> int:
+        count._obj.value = 3
+        return 0
+
+
+def test_the_driver_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Driver())
+    assert visible_gpus({}) == ["0", "1", "2"]
+    monkeypatch.setattr("ctypes.CDLL", lambda name: Driver(broken=9))
+    assert visible_gpus({}) == []
+
+
 def test_a_host_without_gpus_has_none() -> None:
     assert visible_gpus({"DYNAMO_FAKE_GPUS": "0", "CUDA_VISIBLE_DEVICES": "0,1"}) == []
     with pytest.raises(ConfigError, match="DYNAMO_FAKE_GPUS must be a number"):
