@@ -195,7 +195,7 @@ class ServiceHost:
         load = Load(in_flight=self._executor.in_flight, capacity=self.capacity, tokens=total)
         if at:
             load.tokens_per_s = (total - before) / elapsed
-        own = getattr(self.instance, "load", None)
+        own = getattr(self.instance, "engine_load", None)
         if callable(own):
             stats = own()
             load.waiting, load.kv_usage = stats.waiting, stats.kv_usage

@@ -57,7 +57,14 @@ def test_bentomls_client_and_the_queue_reach_the_same_instance(dual: Serve) -> N
     state = json.loads(dual.cli("call", "dual.Dual.report", "{}").stdout)
     # One process: our start hook ran once, and BentoML's once.
     assert (state["calls"], state["started"], state["greeting"]) == (2, 11, "moin")
-    assert [one["pid"] for one in dual.instances() if one["component"] == "Dual"] == [state["pid"]]
+    (shown,) = [one for one in dual.instances() if one["component"] == "Dual"]
+    assert shown["pid"] == state["pid"]
+    # Its lease is renewed, although it has a method `load` (not the engine's load).
+    until(lambda: _lease(dual) > 2, 5.0, "a renewed lease")
+
+
+def _lease(serve: Serve) -> float:
+    return max((one["lease"] for one in serve.instances() if one["component"] == "Dual"), default=0.0)
 
 
 def test_http_of_both_kinds(dual: Serve) -> None:
