@@ -13,7 +13,16 @@ if TYPE_CHECKING:
     from dynamo_tasks.queue.result import StreamResult
     from dynamo_tasks.runtime.component import DistributedRuntime
     from dynamo_tasks.runtime.guest import install
-    from dynamo_tasks.sdk import api, async_on_start, depends, dynamo_endpoint, endpoint, on_shutdown, service
+    from dynamo_tasks.sdk import (
+        ServiceConfig,
+        api,
+        async_on_start,
+        depends,
+        dynamo_endpoint,
+        endpoint,
+        on_shutdown,
+        service,
+    )
     from dynamo_tasks.sdk.context import Context, current_context
 
     app: Any
@@ -23,6 +32,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Context",
     "DistributedRuntime",
+    "ServiceConfig",
     "StreamResult",
     "api",
     "app",
@@ -40,6 +50,7 @@ _WHERE = {
     "StreamResult": "queue.result",
     "DistributedRuntime": "runtime.component",
     "install": "runtime.guest",
+    "ServiceConfig": "sdk",
     "Context": "sdk.context",
     "current_context": "sdk.context",
     "api": "sdk",

@@ -34,7 +34,10 @@ _HEADER = REQUEST_ID.encode()
 
 
 def create_app(
-    gateway: Gateway, settings: FrontendSettings | None = None, routes: Sequence[ApiRoute] = ()
+    gateway: Gateway,
+    settings: FrontendSettings | None = None,
+    routes: Sequence[ApiRoute] = (),
+    fallback: ASGIApp | None = None,
 ) -> FrontendApp:
     """Make the application.
 
@@ -42,17 +45,24 @@ def create_app(
         gateway: The way to the queue.
         settings: How it behaves.
         routes: The ``@api`` methods that it serves, too.
+        fallback: Another application, which answers what is at no path of ours.
 
     Raises:
         ConfigError: Two routes have the same path and method.
     """
-    return FrontendApp(gateway, settings or FrontendSettings(), routes)
+    return FrontendApp(gateway, settings or FrontendSettings(), routes, fallback)
 
 
 class FrontendApp:
     """The ASGI application; see :func:`create_app`."""
 
-    def __init__(self, gateway: Gateway, settings: FrontendSettings, routes: Sequence[ApiRoute] = ()):
+    def __init__(
+        self,
+        gateway: Gateway,
+        settings: FrontendSettings,
+        routes: Sequence[ApiRoute] = (),
+        fallback: ASGIApp | None = None,
+    ):
         openai = OpenAIAPI(gateway, settings)
         self._settings = settings
         self._keys = ApiKeys(settings.api_keys)
@@ -64,7 +74,7 @@ class FrontendApp:
         own = _routes(openai, RequestsAPI(gateway, settings), HealthAPI(gateway))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive) for route in routes]
-        self._router = Router([*own, *extra], redirect_slashes=False)
+        self._router = Router([*own, *extra], redirect_slashes=False, default=fallback)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

@@ -256,7 +256,10 @@ _LOG_EVENTS = (
              ("name", "pid", "exit_code", "restart_in_s")),
     LogEvent("process.given_up", ERROR, "A child process failed too often.",
              ("name", "failures", "exit_code")),
-    LogEvent("hook.failed", ERROR, "A start or shutdown hook raised.", ("service", "hook", "error")),
+    LogEvent("service.state", INFO,
+             "A service took a step: Created, Configured, Linked, Initialized, Running, Stopping.",
+             ("service", "before", "state")),
+    LogEvent("hook.failed", ERROR, "A hook of a service raised.", ("service", "hook", "error")),
 )  # fmt: skip
 
 LOG_EVENTS: dict[str, LogEvent] = {entry.name: entry for entry in _LOG_EVENTS}

@@ -12,6 +12,7 @@ from dynamo_tasks.config.server import resolve_redis_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.queue.app import DynamoApp, create_app, set_default_app
 from dynamo_tasks.runtime.eager import EagerServices
+from dynamo_tasks.runtime.gpus import pin_process
 from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configured_graph
 from dynamo_tasks.runtime.host import ServiceHost
 from dynamo_tasks.runtime.resolver import RuntimeResolver
@@ -45,11 +46,21 @@ def make_host(
     graph = configured_graph(target, config=config, settings=settings or [])
     if service is None:
         graph = _only_component(graph)
+    pin_process(graph.entry.name, graph.entry.settings.resources.get("gpu", 0))
     wait = int(os.environ.get("DYNAMO_RESTARTS") or 0) > 0
     host = ServiceHost(app, graph, wait=wait)
     if not host.is_component:
         raise ConfigError(f"{graph.name} is no component with endpoints: a worker has nothing to serve")
+    if address := os.environ.get("DYNAMO_HTTP"):
+        host.http = _http_server(host, address)
     return host
+
+
+def _http_server(host: ServiceHost, address: str) -> Any:
+    # by name: the services stand above the runtime
+    module: Any = importlib.import_module("dynamo_tasks.services.http_host")
+    name, _, port = address.rpartition(":")
+    return module.ApiServer(host, name, int(port), reuse_port=host.service.settings.workers > 1)
 
 
 def _only_component(graph: Graph) -> Graph:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo_tasks.config import Layer, env_layer, flags_layer, load_yaml, resolve
-from dynamo_tasks.sdk import DynamoService, Graph, ServiceState, load_graph
+from dynamo_tasks.sdk import DynamoService, Graph, ServiceConfig, ServiceState, load_graph
 
 __all__ = ["DEFAULT_GRAPH", "configure_alone", "configured_graph"]
 
@@ -52,9 +52,9 @@ def configure_alone(service: DynamoService[Any], environ: Mapping[str, str] | No
         return
     environ = os.environ if environ is None else environ
     layers = _shared_layers(environ.get("DYNAMO_CONFIG"), environ)
-    service.configure(
-        resolve({service.name: service.schema()}, layers, allow_unknown_services=True)[service.name]
-    )
+    resolved = resolve({service.name: service.schema()}, layers, allow_unknown_services=True)
+    service.configure(resolved[service.name])
+    ServiceConfig.note(resolved, service.name, service.schema().extras)
 
 
 def _shared_layers(config: str | None, environ: Mapping[str, str]) -> list[Layer]:

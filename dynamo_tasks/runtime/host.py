@@ -10,7 +10,7 @@ import signal
 import socket
 import time
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe.log import event
@@ -20,6 +20,7 @@ from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.dependencies import start_service, together
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.health import HealthMonitor, HealthSettings
 from dynamo_tasks.runtime.instance import Instance
@@ -30,10 +31,20 @@ from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, set_resolver
 from dynamo_tasks.store.registry import new_lease
 
-__all__ = ["ServiceHost"]
+__all__ = ["Listener", "ServiceHost"]
 
 DEFAULT_CAPACITY = 256
 Service = DynamoService[Any]
+
+
+class Listener(Protocol):
+    """What serves HTTP beside the queue."""
+
+    async def start(self) -> None:
+        """Listen."""
+
+    async def stop(self) -> None:
+        """Stop listening; harmless when repeated."""
 
 
 class ServiceHost:
@@ -43,6 +54,10 @@ class ServiceHost:
         app: The Celery application.
         graph: Configured; its entry is the service to host.
         wait: Whether to wait for a server that cannot be reached yet.
+
+    Attributes:
+        http: Serves the HTTP methods of a component; ``None`` where it does not, or where they are served by
+            a process of their own.
     """
 
     def __init__(self, app: DynamoApp, graph: Graph, *, wait: bool = False):
@@ -63,6 +78,7 @@ class ServiceHost:
         self._sweeper: Sweeper | None = None
         self._recoverer: Recoverer | None = None
         self._tokens = (0, 0.0)
+        self.http: Listener | None = None
         self.queues = self._queue_names()
         for endpoint in self.service.get_dynamo_endpoints().values() if self.is_component else ():
             task_of(app, endpoint.id, endpoint)
@@ -133,8 +149,11 @@ class ServiceHost:
 
     async def start(self, pool: Any = None) -> None:
         """Make the instances, dependencies first; run their hooks; fill the handler table; register."""
-        for service in self._here():
-            await self._start_service(service)
+        for service in together(self.service):
+            await start_service(self.runtime, service, self.instances)
+        if self.http is not None:
+            # Before it is registered: a port that is taken must leave nothing behind.
+            await self.http.start()
         if self.is_component:
             declared = self.service.get_dynamo_endpoints().values()
             self._endpoints = [EndpointHandler(one, self.instance) for one in declared]
@@ -153,24 +172,8 @@ class ServiceHost:
         _calm_collector()
         event(
             "worker.start", component=self.service.component_name, instance_id=f"{self.lease:x}", pid=os.getpid(),
-            capacity=self.capacity, queues=",".join(self.queues),
+            capacity=self.capacity, queues=",".join(self.queues), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )  # fmt: skip
-
-    def _here(self) -> list[Service]:
-        """The hosted service and the plain services that live with it."""
-        found: dict[str, Service] = {}
-        _collect(self.service, found, entry=True)
-        return list(found.values())
-
-    async def _start_service(self, service: Service) -> None:
-        for dependency in service.dependencies.values():
-            if dependency.endpoint_id is not None:
-                await self.runtime.watch(dependency.endpoint_id.namespace)
-            elif dependency.service is not None and dependency.service.is_dynamo_component():
-                await self.runtime.watch(dependency.service.namespace_name)
-        service.link()
-        instance = self.instances[service.name] = service()
-        await service.on_startup(instance)
 
     async def _register(self) -> None:
         assert self._executor is not None
@@ -247,7 +250,7 @@ class ServiceHost:
         )
         if at:
             load.tokens_per_s = (total - before) / elapsed
-        own = getattr(self.instance, "load", None)
+        own = getattr(self.instance, "engine_load", None)
         if callable(own):
             stats = own()
             load.waiting, load.kv_usage = stats.waiting, stats.kv_usage
@@ -268,7 +271,9 @@ class ServiceHost:
         if self._recoverer is not None:
             await self._recoverer.stop()
         await self.deregister()
-        for service in reversed(self._here()):
+        if self.http is not None:
+            await self.http.stop()
+        for service in reversed(together(self.service)):
             if service.name in self.instances and service.state != ServiceState.STOPPING:
                 await service.on_shutdown(self.instances[service.name])
         if self._executor is not None:
@@ -291,16 +296,6 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
-
-
-def _collect(service: Service, found: dict[str, Service], *, entry: bool = False) -> None:
-    """Dependencies first; components other than the entry live elsewhere."""
-    if service.name in found or (service.is_dynamo_component() and not entry):
-        return
-    for dependency in service.dependencies.values():
-        if dependency.service is not None:
-            _collect(dependency.service, found)
-    found[service.name] = service
 
 
 def _capacity(service: Service) -> int:

@@ -29,6 +29,7 @@ from dynamo_tasks.sdk.lifecycle import ServiceState
 from dynamo_tasks.sdk.payloads import to_plain
 from dynamo_tasks.sdk.resolver import Resolver, TaskLike, get_resolver, set_resolver
 from dynamo_tasks.sdk.service import DynamoService, service
+from dynamo_tasks.sdk.service_config import ServiceConfig
 
 __all__ = [
     "ApiMethod",
@@ -41,6 +42,7 @@ __all__ = [
     "LocalClient",
     "LocalEndpoint",
     "Resolver",
+    "ServiceConfig",
     "ServiceState",
     "TaskLike",
     "api",

@@ -14,6 +14,7 @@ from typing import Any
 from dynamo_tasks.config import ResolvedConfig, ServiceSchema, suggest
 from dynamo_tasks.errors import ConfigError, InvalidNameError
 from dynamo_tasks.sdk.service import DynamoService
+from dynamo_tasks.sdk.service_config import ServiceConfig
 
 __all__ = ["Graph", "load_graph", "load_service"]
 
@@ -75,6 +76,7 @@ class Graph:
                 key = "name" if "component" in exc.message else "namespace"
                 where = resolved.origins.get(f"{service.name}.dynamo.{key}", service.name)
                 raise InvalidNameError(f"{where}: {service.name}: {exc.message}") from exc
+            ServiceConfig.note(resolved, service.name, service.schema().extras)
         self._check_addresses()
 
     def _check_addresses(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.observe import event
 
 __all__ = [
     "Hook",
@@ -90,9 +91,17 @@ async def run_hooks(instance: object, hook: Hook) -> list[Any]:
     """
     results = []
     for name in collect_hooks(type(instance), hook):
-        result = getattr(instance, name)()
-        results.append(await result if inspect.isawaitable(result) else result)
+        results.append(await _run(instance, hook, name))
     return results
+
+
+async def _run(instance: object, hook: Hook, name: str) -> Any:
+    try:
+        result = getattr(instance, name)()
+        return await result if inspect.isawaitable(result) else result
+    except Exception as exc:
+        event("hook.failed", service=type(instance).__name__, hook=f"{hook} {name}", error=repr(exc))
+        raise
 
 
 async def probe(instance: object, hook: Hook) -> bool:

@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, Generic, TypeVar
 
 from dynamo_tasks.config import ServiceSchema, ServiceSettings, resolve, suggest
 from dynamo_tasks.errors import ConfigError, UnknownEndpointError
+from dynamo_tasks.observe import event
 from dynamo_tasks.protocol.names import EndpointId, check_component, check_namespace
 from dynamo_tasks.sdk.api import ApiMethod
 from dynamo_tasks.sdk.attributes import collect_annotations, collect_attributes, config_extras
+from dynamo_tasks.sdk.bento import bento_apis, make_bento
 from dynamo_tasks.sdk.declared import collect
 from dynamo_tasks.sdk.depends import collect_dependencies
 from dynamo_tasks.sdk.dynamo_config import DynamoConfig, as_dynamo_config
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint
 from dynamo_tasks.sdk.hooks import run_hooks
 from dynamo_tasks.sdk.lifecycle import ServiceState, check_step
+from dynamo_tasks.sdk.resolver import get_resolver
 
 __all__ = ["DynamoService", "service"]
 
 T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 
 class _Default(int):
@@ -46,7 +46,7 @@ class DynamoService(Generic[T]):
         name: The service's name: its section in a configuration file.
         config: ``resources``, ``workers``, ``traffic``, ``labels``, … as given to ``@service`` or configured.
         image: Container image, for deployment tools.
-        apis: HTTP methods by name.
+        apis: HTTP methods by name, those of ``@bentoml.api`` too.
         dependencies: ``depends()`` attributes by name.
         state: See :mod:`dynamo_tasks.sdk.lifecycle`.
     """
@@ -72,9 +72,10 @@ class DynamoService(Generic[T]):
         self.state = ServiceState.CREATED
         self._linked = False
         self._links: list[DynamoService[Any]] = []
+        self._bento: Any = None
         self._schema = self._make_schema(envs, dynamo_config)
         self._apply(resolve({self.name: self._schema}, [])[self.name])
-        self.apis = collect(inner, ApiMethod)
+        self.apis: dict[str, Any] = {**bento_apis(inner), **collect(inner, ApiMethod)}
         self.dependencies = collect_dependencies(inner)
         self._dynamo_endpoints = self._bind_endpoints()
         self.__doc__ = inner.__doc__
@@ -260,19 +261,37 @@ class DynamoService(Generic[T]):
         """
         check_step(self.name, self.state, state)
         if state is not self.state:
-            log.debug("service %s: %s -> %s", self.name, self.state, state)
+            event("service.state", service=self.name, before=str(self.state), state=str(state))
             self.state = state
 
-    async def on_startup(self, instance: object) -> None:
-        """Run the start hooks of an instance."""
-        await run_hooks(instance, "start")
+    async def on_startup(self, instance: object | None = None) -> None:
+        """Run the start hooks of an instance, by default of the one that lives in this process."""
+        await run_hooks(self._live(instance), "start")
         if self.state is not ServiceState.RUNNING:  # a second instance beside one that runs
             self.advance(ServiceState.INITIALIZED)
 
-    async def on_shutdown(self, instance: object) -> None:
-        """Run the shutdown hooks of an instance."""
+    async def on_shutdown(self, instance: object | None = None) -> None:
+        """Run the shutdown hooks of an instance, by default of the one that lives in this process."""
+        instance = self._live(instance)
         self.advance(ServiceState.STOPPING)
         await run_hooks(instance, "shutdown")
+
+    def _live(self, instance: object | None) -> object:
+        found = instance if instance is not None else get_resolver().local(self)
+        if found is None:
+            raise ConfigError(f"no instance of {self.name} lives in this process")
+        return found
+
+    @property
+    def bento(self) -> Any:
+        """A real ``bentoml.Service`` of the same class, for ``bentoml serve`` and ``bentoml build``.
+
+        Raises:
+            ConfigError: BentoML is not installed.
+        """
+        if self._bento is None:
+            self._bento = make_bento(self)
+        return self._bento
 
     # -- the class behind it ------------------------------------------------------------------------
 

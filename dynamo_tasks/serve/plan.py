@@ -2,6 +2,7 @@
 
 - A component that is enabled and has endpoints: ``workers`` Celery workers.
 - The entry service, if it is not such a component: ``workers`` processes that serve HTTP on one port.
+- The entry service, if it is both a component and has HTTP methods: its workers serve HTTP themselves.
 - A service without ``dynamo=`` lives inside the processes of those that depend on it.
 """
 
@@ -84,8 +85,8 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
         _check(service)
     # Dependencies come first in a graph, so that a component is up before those who call it.
     specs = [spec for service in components for spec in _workers(service, config, options, flags)]
-    http = graph.entry if graph.entry in chosen and graph.entry not in components else None
-    if http is not None:
+    http = graph.entry if graph.entry in chosen and _serves_http(graph.entry, components) else None
+    if http is not None and http not in components:
         specs += _hosts(http, config, options, flags)
     if not specs:
         names = ", ".join(service.name for service in chosen)
@@ -95,6 +96,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
         config=config,
         http=http.name if http is not None else None,
         components=_expected(components, config),
+        graph=options.graph,
     )
 
 
@@ -138,11 +140,17 @@ def _is_worker(service: Service, config: ResolvedConfig) -> bool:
     return config[service.name].enabled and bool(service.get_dynamo_endpoints())
 
 
+def _serves_http(entry: Service, components: Sequence[Service]) -> bool:
+    return entry not in components or bool(entry.apis)
+
+
 def _workers(
     service: Service, config: ResolvedConfig, options: PlanOptions, flags: Sequence[str]
 ) -> list[ProcessSpec]:
     settings = config[service.name]
     head = (sys.executable, "-m", "celery", "-A", "dynamo_tasks", "--quiet", "worker")
+    is_http = bool(service.apis) and _reference(service, options.graph) == options.graph
+    http = {"DYNAMO_HTTP": f"{options.host}:{options.port}"} if is_http else {}
     return [
         ProcessSpec(
             name=f"{service.name}-{index}",
@@ -153,7 +161,8 @@ def _workers(
                 *("-n", f"{service.name}-{index}{options.node_suffix}@%h"),
                 *("--loglevel", options.loglevel, "--without-gossip", "--without-mingle"),
             ),
-            env=settings.envs,
+            env={**settings.envs, **http},
+            gpus=settings.resources.get("gpu", 0),
         )
         for index in range(settings.workers)
     ]
@@ -180,6 +189,7 @@ def _hosts(
                 *("--host", options.host, "--port", str(options.port), "--loglevel", options.loglevel),
             ),
             env=settings.envs,
+            gpus=settings.resources.get("gpu", 0),
         )
         for name in names
     ]

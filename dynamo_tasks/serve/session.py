@@ -18,10 +18,12 @@ from dynamo_tasks.config.home import Home
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.serve import http, server
+from dynamo_tasks.serve.gpus import GpuPins
 from dynamo_tasks.serve.output import Output
 from dynamo_tasks.serve.resp import ping
 from dynamo_tasks.serve.server import EmbeddedServer
-from dynamo_tasks.serve.spec import Plan, ProcessSpec
+from dynamo_tasks.serve.spec import Notice, Plan, ProcessSpec
+from dynamo_tasks.serve.state import StateFile
 from dynamo_tasks.serve.supervisor import Supervisor
 
 __all__ = ["Session", "Snapshot"]
@@ -48,6 +50,7 @@ class Session:
         output: Output | None = None,
         snapshot: Snapshot | None = None,
         environ: Mapping[str, str] | None = None,
+        gpu_mode: str | None = None,
     ) -> None:
         """Prepare; :meth:`run` does it all.
 
@@ -59,6 +62,7 @@ class Session:
             output: Where lines go.
             snapshot: Tells when the components are up where no HTTP process says so.
             environ: ``os.environ`` by default.
+            gpu_mode: One of :data:`~dynamo_tasks.config.gpus.MODES`; ``DYNAMO_GPU_ALLOCATION`` by default.
         """
         self._make = make
         self._host = host
@@ -67,6 +71,9 @@ class Session:
         self._output = output or Output()
         self._snapshot = snapshot
         self._environ = os.environ if environ is None else environ
+        self._home = Home.from_environ(self._environ)
+        self._gpus = GpuPins(self._home, self._environ, gpu_mode)
+        self._state: StateFile | None = None
         self._stop = asyncio.Event()
         self._server: EmbeddedServer | None = None
         self._supervisor: Supervisor | None = None
@@ -94,6 +101,8 @@ class Session:
         try:
             # Before the server: a mistake in the graph or its settings must not start anything.
             plan = self._make("")
+            if problem := self._gpus.claim(plan.processes):
+                self._output.say("gpu", problem, style="yellow")
             url = await self._connect()
             return 0 if self._stop.is_set() else await self._serve(plan, url, start)
         finally:
@@ -119,15 +128,14 @@ class Session:
                 )
             self._output.say("server", f"{mask_url(url)} (DYNAMO_REDIS_URL)")
             return url
-        home = Home.from_environ(self._environ)
-        self._server = EmbeddedServer(home)
+        self._server = EmbeddedServer(self._home)
         try:
             url = await asyncio.to_thread(self._server.join)
         except ServerUnavailableError:
             if self._stop.is_set():
                 return ""
             raise
-        self._output.say("server", f"{mask_url(url)} (embedded, data in {home.server})")
+        self._output.say("server", f"{mask_url(url)} (embedded, data in {self._home.server})")
         return url
 
     async def _serve(self, plan: Plan, url: str, start: float) -> int:
@@ -136,9 +144,10 @@ class Session:
         specs = [self._complete(spec, url, spec.service == plan.http) for spec in plan.processes]
         self._output.names([spec.name for spec in specs])
         supervisor = Supervisor(
-            specs, on_line=self._output.log, on_notice=self._output.notice, last_will=self._last_will()
+            specs, on_line=self._output.log, on_notice=self._noticed, last_will=self._last_will()
         )
         self._supervisor = supervisor
+        self._state = StateFile(self._home, plan, url, self._host, self._port)
         await supervisor.start()
         watch = asyncio.create_task(self._watch_server())
         try:
@@ -152,6 +161,11 @@ class Session:
         self._output.say("failed", reason, style="bold red")
         return 1
 
+    def _noticed(self, notice: Notice) -> None:
+        self._output.notice(notice)
+        if self._state is not None and self._supervisor is not None:
+            self._state.write(self._supervisor.processes)
+
     def _last_will(self) -> list[str]:
         """What gives the embedded server up for us if we are killed."""
         if self._server is None:
@@ -160,7 +174,7 @@ class Session:
 
     def _complete(self, spec: ProcessSpec, url: str, is_http: bool) -> ProcessSpec:
         """Add what only a run knows: the server's URL, the API key, how to ask for readiness."""
-        env = {**spec.env, "DYNAMO_REDIS_URL": url}
+        env = {**spec.env, **self._gpus.environment(spec.name), "DYNAMO_REDIS_URL": url}
         if is_http and self._api_key:
             env["DYNAMO_API_KEYS"] = self._api_key
         return dataclasses.replace(spec, env=env, ready=self._http_ready if is_http else None)
@@ -191,7 +205,8 @@ class Session:
         await supervisor.wait_ready()
         address = http.base_url(self._host, self._port)
         self._output.say("ready", f"{address} ({time.monotonic() - start:.1f} s)", style="bold green")
-        self._output.say("try", await self._example(address))
+        if example := await self._example(address):
+            self._output.say("try", example)
 
     async def _registered(self, supervisor: Supervisor, url: str) -> None:
         """Wait until the registry lists every process of ours."""
@@ -203,12 +218,15 @@ class Session:
             await asyncio.sleep(_REGISTRY_S)
 
     async def _example(self, address: str) -> str:
+        """A line to paste; empty where no model is served."""
         keys = self._api_key or self._environ.get("DYNAMO_API_KEYS", "")
         first = keys.partition(",")[0].strip()
         _, listed = await http.get(self._host, self._port, "/v1/models", api_key=first or None)
         models = [item["id"] for item in (listed or {}).get("data", [])]
+        if not models:
+            return ""
         body = {
-            "model": models[0] if models else "MODEL",
+            "model": models[0],
             "messages": [{"role": "user", "content": "Hello!"}],
             "stream": True,
         }
@@ -245,6 +263,9 @@ class Session:
             if self._stop.is_set():
                 self._output.say("stop", "stopping")
             await self._supervisor.stop(_GRACE_S)
+        if self._state is not None:
+            self._state.remove()
+        self._gpus.release()
         if self._server is not None:
             self._server.abort()
             try:

@@ -49,6 +49,7 @@ class ProcessSpec:
         argv: Program and arguments.
         env: Variables on top of the supervisor's own environment.
         service: Name of the service that it serves; several processes may serve one.
+        gpus: How many it needs; below 1 a share of one.
         restart: When it is started again.
         ready: Asked about ten times a second after a start, until it says True. ``None``: a process is ready
             as soon as it runs.
@@ -57,6 +58,7 @@ class ProcessSpec:
     name: str
     argv: tuple[str, ...]
     service: str
+    gpus: float = 0
     env: Mapping[str, str] = field(default_factory=dict)
     restart: RestartPolicy = RestartPolicy()
     ready: Callable[[], Awaitable[bool]] | None = None
@@ -99,9 +101,11 @@ class Plan:
         config: The resolved settings with their origins.
         http: Name of the service that serves HTTP; ``None`` when none is started.
         components: ``namespace.Component`` → number of instances to expect.
+        graph: ``module:Class`` of the entry service.
     """
 
     processes: tuple[ProcessSpec, ...]
     config: ResolvedConfig
     http: str | None = None
     components: Mapping[str, int] = field(default_factory=dict)
+    graph: str = ""

@@ -1,11 +1,15 @@
-"""The HTTP server of a service that has ``@api`` methods but is no Frontend."""
+"""The HTTP server of a service that has ``@api`` or ``@bentoml.api`` methods but is no Frontend."""
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
+from dynamo_tasks.frontend.auth import keys_from
 from dynamo_tasks.frontend.server import HttpServer
+from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.runtime.host import ServiceHost
+from dynamo_tasks.sdk.bento import MountedBento, bento_apis
 from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.http import api_routes
 
@@ -13,18 +17,21 @@ __all__ = ["ApiServer"]
 
 
 class ApiServer:
-    """Serves the ``@api`` methods of a hosted service; does nothing for one that serves HTTP by itself.
+    """Serves the HTTP methods of a hosted service; does nothing for one that serves HTTP by itself.
 
     Args:
         host: The service host.
         address: Address to listen at.
         port: Its port.
+        reuse_port: Share it with other processes of the service.
     """
 
-    def __init__(self, host: ServiceHost, address: str, port: int):
+    def __init__(self, host: ServiceHost, address: str, port: int, *, reuse_port: bool = False):
         self._host = host
         self._address = address
         self._port = port
+        self._reuse_port = reuse_port
+        self._bento: MountedBento | None = None
         self._server: HttpServer | None = None
 
     async def start(self) -> None:
@@ -33,15 +40,23 @@ class ApiServer:
 
         instance: Any = self._host.instance
         routes = api_routes(instance)
-        if not routes or hasattr(instance, "url"):
+        if not self._host.service.apis or hasattr(instance, "url"):
             return
+        if bento_apis(self._host.service.inner):
+            self._bento = MountedBento(self._host.service, instance)
+            await self._bento.start()
         namespace = self._host.service.namespace_name
         await self._host.runtime.watch(namespace)
         gateway = RuntimeGateway(self._host.runtime, namespace, None, self._host.expected, {})
-        self._server = HttpServer(create_app(gateway, None, routes), self._address, self._port)
+        settings = FrontendSettings(api_keys=keys_from(None, os.environ))
+        app = create_app(gateway, settings, routes, self._bento.app if self._bento else None)
+        self._server = HttpServer(app, self._address, self._port, reuse_port=self._reuse_port)
         await self._server.start()
 
     async def stop(self) -> None:
         """Stop listening."""
         if self._server is not None:
             await self._server.stop()
+        if self._bento is not None:
+            await self._bento.stop()
+        self._server = self._bento = None

@@ -87,7 +87,7 @@ class Worker:
         """What frontends must know of the model."""
         return self._engine.card
 
-    def load(self) -> EngineStats:
+    def engine_load(self) -> EngineStats:
         """The engine's own load."""
         return self._engine.stats()
 

@@ -78,7 +78,12 @@ class _ServeCommand(click.Command):
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve HTTP on.")
 @click.option("--model", metavar="M", help="Model to serve; short for --Worker.model=M.")
 @click.option(
-    "--service", "services", multiple=True, metavar="NAME", help="Start only this service (repeatable)."
+    "--service",
+    "--service-name",
+    "services",
+    multiple=True,
+    metavar="NAME",
+    help="Start only this service (repeatable).",
 )
 @click.option(
     "--api-key", metavar="KEY", help="Ask every HTTP request for this key (comma list for several)."
@@ -86,6 +91,12 @@ class _ServeCommand(click.Command):
 @click.option(
     "--loglevel", type=click.Choice(_LEVELS), default="warning", show_default=True, help="Of the processes."
 )
+@click.option(
+    "--gpu-allocation/--no-gpu-allocation",
+    default=None,
+    help="Give each worker GPUs of its own, as many as it asks for (the default).",
+)
+@click.option("--require-gpu", is_flag=True, help="Refuse to start where no GPU can be seen.")
 @click.option(
     "--dry-run", is_flag=True, help="Show settings with their origins, and processes; start nothing."
 )
@@ -100,6 +111,8 @@ def serve(
     services: tuple[str, ...],
     api_key: str | None,
     loglevel: str,
+    gpu_allocation: bool | None,
+    require_gpu: bool,
     dry_run: bool,
 ) -> None:
     """Serve GRAPH (module:Class of its entry service) until Ctrl-C.
@@ -126,10 +139,19 @@ def serve(
         _show(options)
         return
     options = dataclasses.replace(options, port=check_port(host, port))
-    ctx.exit(_run(options, api_key))
+    ctx.exit(_run(options, api_key, _gpu_mode(gpu_allocation, require_gpu)))
 
 
-def _run(options: PlanOptions, api_key: str | None) -> int:
+def _gpu_mode(allocation: bool | None, require: bool) -> str | None:
+    """What the command line says; ``None`` leaves it to the environment."""
+    if require and allocation is False:
+        raise click.UsageError("--require-gpu and --no-gpu-allocation exclude each other")
+    if require:
+        return "require"
+    return None if allocation is None else "auto" if allocation else "off"
+
+
+def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int:
     from dynamo_tasks.serve.backend import snapshot
     from dynamo_tasks.serve.plan import make_plan
     from dynamo_tasks.serve.session import Session
@@ -142,6 +164,7 @@ def _run(options: PlanOptions, api_key: str | None) -> int:
             api_key=api_key,
             output=Output(),
             snapshot=snapshot,
+            gpu_mode=gpu_mode,
         )
         return await session.run()
 

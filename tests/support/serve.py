@@ -1,0 +1,97 @@
+"""``dynamo-tasks serve`` as a process, with a home of its own."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tests.support.processes import ROOT, Process, until
+
+__all__ = ["COMMAND", "Serve", "environ_of", "processes_of"]
+
+COMMAND = [sys.executable, "-m", "dynamo_tasks"]
+
+
+def environ_of(home: Path, **more: str) -> dict[str, str]:
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("DYNAMO_")}
+    return {**kept, "DYNAMO_HOME": str(home), "DYNAMO_STRICT_TELEMETRY": "1", **more}
+
+
+def processes_of(home: Path) -> list[int]:
+    """Everything that was started with this home, however it is related to us."""
+    mark, found = f"DYNAMO_HOME={home}".encode(), []
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            # The server writes its title over its environment, but it lives in the home.
+            mine = (entry / "cwd").readlink().is_relative_to(home)
+            if mine or mark in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+class Serve(Process):
+    """A ``serve`` on a port that it chooses itself."""
+
+    def __init__(self, home: Path, *arguments: str, wait: bool = True, **env: str):
+        self.home = home
+        argv = [*COMMAND, "serve", "--port", "0", *arguments]
+        super().__init__(argv, environ_of(home, **env), name="serve")
+        if wait:
+            self.line("ready ")
+
+    def line(self, start: str) -> str:
+        """The first line that starts so."""
+        pattern = re.compile(rf"^{re.escape(start)}.*$", re.MULTILINE)
+        found = until(lambda: pattern.search(self.output) or not self.alive, 30.0, f"a line {start!r}")
+        assert found is not True, self.output
+        return str(found.group())
+
+    @property
+    def port(self) -> int:
+        found = re.search(r"http://127\.0\.0\.1:(\d+)", self.line("ready "))
+        assert found
+        return int(found.group(1))
+
+    def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """A command beside it."""
+        return subprocess.run(
+            [*COMMAND, *arguments],
+            env=environ_of(self.home),
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=30,
+        )
+
+    def instances(self) -> list[dict[str, Any]]:
+        found = self.cli("status", "--json")
+        assert found.returncode == 0, found.stderr
+        return list(json.loads(found.stdout)["instances"])
+
+    def post(self, path: str, body: Any, **headers: str) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        connection.request("POST", path, json.dumps(body), {"Content-Type": "application/json", **headers})
+        return connection.getresponse()
+
+    def interrupt(self) -> float:
+        """Ctrl-C; seconds until the end."""
+        start = time.monotonic()
+        self.signal(signal.SIGINT)
+        assert self.popen.wait(20) == 0, self.output
+        return time.monotonic() - start
+
+    def __exit__(self, *exc: object) -> None:
+        if self.alive:
+            self.signal(signal.SIGINT)
+            self.popen.wait(20)
+        super().__exit__(*exc)
