@@ -34,6 +34,7 @@ from dynamo_tasks.queue.app import (
     add_worker_options,
 )
 from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.task import EndpointTask
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 
@@ -209,7 +210,7 @@ def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
         # What was made before would go on to publish without a ledger.
         guest.__dict__.pop(name, None)
     guest.amqp_cls, guest.host_factory, guest._executor, guest.is_worker = _Amqp, make_host, None, False
-    guest.eager_handler = None
+    guest.eager_handler, guest.intake = None, Intake()
     add_worker_options(guest)
     made: GuestApp = guest
     return made

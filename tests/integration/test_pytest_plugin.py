@@ -11,6 +11,8 @@ import pytest
 from tests.support.processes import ROOT
 
 pytest_plugins = ["pytester"]
+# The session of a user without these; hypothesis would be loaded at its end, see tests/conftest.py.
+PLAIN = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
 PLUGIN = "dynamo_tasks.serve.pytest_plugin"
 
 SERVICE = """
@@ -67,7 +69,7 @@ def test_a_worker_that_cannot_start(dynamo_worker):
 def test_the_fixtures_serve_a_users_tests(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DYNAMO_STRICT_TELEMETRY")
     pytester.makepyfile(speller=SERVICE, test_user=TESTS)
-    done = pytester.runpytest_subprocess("-p", PLUGIN, "-s", "-p", "no:cacheprovider", timeout=60)
+    done = pytester.runpytest_subprocess("-p", PLUGIN, *PLAIN, "-s", timeout=60)
     done.assert_outcomes(passed=5)
     pid = re.search(r"pid (\d+) end", done.stdout.str())
     assert pid is not None
@@ -84,7 +86,7 @@ def test_the_plugin_costs_nothing_until_it_is_used(pytester: pytest.Pytester) ->
             assert not {"celery", "redis", "dynamo_tasks.serve.server"} & set(sys.modules)
         """
     )
-    pytester.runpytest_subprocess("-p", PLUGIN, timeout=30).assert_outcomes(passed=1)
+    pytester.runpytest_subprocess("-p", PLUGIN, *PLAIN, timeout=30).assert_outcomes(passed=1)
 
 
 def test_it_is_an_entry_point_of_the_wheel() -> None:
