@@ -11,12 +11,13 @@ from tests.support.queue import SERVICE, Lab
 
 
 def test_256_streams_in_one_process(lab: Lab, worker: Worker) -> None:
-    began = time.monotonic()
     results = [lab.call("count", {"n": 20, "delay": 0.1}) for _ in range(256)]
     until(lambda: lab.redis.scard(f"{lab.keys.base}owned:{owner(lab)}") > 200, what="most of them at once")
     assert all(list(result) == list(range(20)) for result in results)
-    assert time.monotonic() - began < 20
     until(lambda: lab.unacked() == 0, what="all acked")
+    # What the worker did, whatever else this process was busy with: 256 times 2 s, side by side.
+    records = [lab.record(result.id) for result in results]
+    assert max(int(r["fin"]) for r in records) - min(int(r["stt"]) for r in records) < 15_000
 
 
 def owner(lab: Lab) -> str:
