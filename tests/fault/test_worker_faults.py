@@ -89,7 +89,7 @@ def test_cut_worker(stack: Stack) -> None:
     check(readers)
     assert max(reader.gap(at) for reader in readers) > 0.2, "nobody was hit"
     stack.line.refuse(False)
-    until(lambda: stack.two.get("/ready")[0] == 200, 2.0, "registered again")
+    until(lambda: stack.two.get("/ready")[0] == 200, 5.0, "registered again, and seen by a frontend")
     assert cut_off.alive, cut_off.output
 
 

@@ -105,7 +105,7 @@ def test_no_hoarding_after_a_reconnect(lab: Lab) -> None:
     """What runs still counts: a new broker connection doesn't double the number of slots."""
     with lab.worker("--concurrency", "2") as worker:
         for found in range(5):
-            lab.call("count", {"n": 200, "delay": 0.02}, task_id=f"long-{found}")
+            lab.call("count", {"n": 200, "delay": 0.02}, task_id=f"long-{found}", ignore_result=True)
         until(lambda: lab.length() == 3, what="two that run")
         cut(lab, only="broker")
         pings = until(lambda: lab.app.control.inspect(timeout=1, limit=1).ping(), what="remote control again")
