@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -12,6 +11,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.runtime.actor import Actor
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.sdk.context import Context, enter_context
 from dynamo_tasks.sdk.hooks import Hook, probe
@@ -53,7 +53,7 @@ class HealthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigError(f"{service.__name__}.health_check: {exc}") from None
 
 
-class HealthMonitor:
+class HealthMonitor(Actor):
     """Checks one instance, round after round.
 
     Args:
@@ -64,6 +64,8 @@ class HealthMonitor:
         on_result: Told of each round: ``""`` where all is well, else what is wrong.
         on_dead: Told once when liveness failed twice in a row.
     """
+
+    name = "health"
 
     def __init__(
         self,
@@ -83,20 +85,6 @@ class HealthMonitor:
         self._on_dead = on_dead
         self._failures = 0
         self._lag = 0.0
-        self._task: asyncio.Task[None] | None = None
-
-    async def start(self) -> None:
-        """Begin; a second call does nothing."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="health")
-
-    async def stop(self) -> None:
-        """End; idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
 
     async def _run(self) -> None:
         loop, interval = asyncio.get_running_loop(), self._settings.interval

@@ -6,13 +6,13 @@ Runs in every worker and every frontend; whoever comes first takes a short lock 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 import secrets
 
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
+from dynamo_tasks.runtime.actor import Actor
 from dynamo_tasks.runtime.detector import Detector, Sighting
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.recovery import Recovery
@@ -26,8 +26,10 @@ _STALL = 1.5
 """Seconds between two polls, or for the answer to one, after which what was seen says nothing of the others."""
 
 
-class Recoverer:
+class Recoverer(Actor):
     """One per process that serves."""
+
+    name = "recoverer"
 
     def __init__(self, store: Store):
         self._store = store
@@ -35,23 +37,9 @@ class Recoverer:
         self._observer = secrets.token_hex(4)
         self._detectors: dict[str, Detector] = {}
         self._suspects: dict[str, set[str]] = {}
-        self._task: asyncio.Task[None] | None = None
         self._seen = (0, "")
         self._namespaces_at = self._orphans_at = 0.0
         self._looked_at: dict[str, float] = {}
-
-    async def start(self) -> None:
-        """Begin to watch; a second call does nothing."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="recoverer")
-
-    async def stop(self) -> None:
-        """End; idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
 
     async def _run(self) -> None:
         while True:

@@ -7,7 +7,6 @@ run side by side.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import random
 
 from dynamo_tasks.errors import DeadlineExceededError, DynamoError
@@ -15,6 +14,7 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import State
+from dynamo_tasks.runtime.actor import Actor
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.ledger import Ledger, cancelled
 from dynamo_tasks.store.presence import ReaderPresence
@@ -26,28 +26,16 @@ _NAMESPACES_EVERY = 2.0
 _READERS_EVERY = 1.0
 
 
-class Sweeper:
+class Sweeper(Actor):
     """The actor; one per process that serves."""
+
+    name = "sweeper"
 
     def __init__(self, store: Store):
         self._store = store
         self._ledger = Ledger(store)
         self._readers = ReaderPresence(store)
-        self._task: asyncio.Task[None] | None = None
         self._namespaces: list[str] = []
-
-    async def start(self) -> None:
-        """Begin to sweep; a second call does nothing."""
-        if self._task is None:
-            self._task = asyncio.create_task(self._run(), name="sweeper")
-
-    async def stop(self) -> None:
-        """End; idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
