@@ -17,9 +17,11 @@
     │   ├── IdempotencyConflictError   409  idempotency_conflict   same key, another payload
     │   ├── StreamExpiredError         410  stream_expired         the log is past its retention
     │   ├── PayloadTooLargeError       413  payload_too_large
-    │   └── QueueFullError             429  queue_full             `retry_after` seconds
+    │   ├── QueueFullError             429  queue_full             `retry_after` seconds
+    │   └── RateLimitError             429  rate_limit_exceeded    of one API key; `retry_after` seconds
     ├── UnavailableError               503  unavailable            `retry_after` seconds
     │   ├── ServerUnavailableError     503  server_unavailable     Redis cannot be reached
+    │   ├── DeadlineUnreachableError   503  deadline_unreachable   it would wait past its deadline
     │   └── NoInstancesError           503  no_instances           nobody serves the endpoint
     ├── RequestFailedError             500  the request ended without success
     │   ├── EndpointError              500  endpoint_error         the endpoint raised
@@ -45,6 +47,7 @@ __all__ = [
     "AuthenticationError",
     "ConfigError",
     "DeadlineExceededError",
+    "DeadlineUnreachableError",
     "DynamoError",
     "EndpointError",
     "EngineDeadError",
@@ -60,6 +63,7 @@ __all__ = [
     "NotResumableError",
     "PayloadTooLargeError",
     "QueueFullError",
+    "RateLimitError",
     "RequestCancelledError",
     "RequestError",
     "RequestExpiredError",
@@ -211,6 +215,13 @@ class QueueFullError(RequestError):
     http_status = 429
 
 
+class RateLimitError(RequestError):
+    """The API key is at its limit of requests."""
+
+    code = "rate_limit_exceeded"
+    http_status = 429
+
+
 class UnavailableError(DynamoError):
     """The service cannot answer at the moment."""
 
@@ -222,6 +233,12 @@ class ServerUnavailableError(UnavailableError, ConnectionError):
     """The Redis server cannot be reached."""
 
     code = "server_unavailable"
+
+
+class DeadlineUnreachableError(UnavailableError):
+    """The component is busy for longer than the request may wait."""
+
+    code = "deadline_unreachable"
 
 
 class NoInstancesError(UnavailableError):

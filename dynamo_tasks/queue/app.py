@@ -22,6 +22,7 @@ from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.transport import Transport
 from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
+from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_STEPS
 
 __all__ = [
     "AMQP",
@@ -54,6 +55,8 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     "visibility_timeout": _NEVER,
     "socket_keepalive": True,
     "health_check_interval": 25,
+    # For Flower, which adds the lengths of these lists up; our channels know the last one themselves.
+    "priority_steps": [*PRIORITY_STEPS, LINE_STEP],
 }
 
 

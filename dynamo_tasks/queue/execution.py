@@ -176,7 +176,7 @@ class Execution:
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
         self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
-        self._meters.claimed.inc()
+        self._meters.started(attempt.number, attempt.waited)
         self._started = time.monotonic()
         try:
             with self._deadline(attempt.deadline):

@@ -34,7 +34,6 @@ class RuntimeResolver:
 
     Attributes:
         expected: Component address → number of instances that the graph is configured with.
-        limits: Component address → most requests that its queue may hold.
     """
 
     def __init__(
@@ -47,7 +46,6 @@ class RuntimeResolver:
         self.runtime = runtime
         self.instances = instances if instances is not None else {}
         self.expected: dict[tuple[str, str], int] = {}
-        self.limits: dict[tuple[str, str], int] = {}
 
     def remote(self, target: DynamoService[Any] | EndpointId) -> RemoteClient:
         """A client of a service in another process."""

@@ -75,7 +75,6 @@ class Frontend:
             namespace,
             processor if local is None else local,
             resolver.expected,
-            resolver.limits,
             router=router,
         )
 

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import (
+    DeadlineUnreachableError,
     IdempotencyConflictError,
     NoInstancesError,
     QueueFullError,
@@ -36,6 +37,7 @@ from dynamo_tasks.store.subscription import Subscription
 __all__ = ["RuntimeGateway"]
 
 _OPERATIONS = {"generate", "embed"}
+_REFUSALS = (NoInstancesError, QueueFullError, DeadlineUnreachableError, IdempotencyConflictError)
 _PATIENCE = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
 
@@ -48,7 +50,6 @@ class RuntimeGateway:
         namespace: Where the models are served.
         processor: The Processor: its instance in this process, or its service where it is a component.
         expected: Component address → number of instances that the graph is configured with.
-        limits: Component address → most requests that its queue may hold.
         router: The service that chooses the Worker, if one stands in between; it has the Worker's endpoints.
     """
 
@@ -58,7 +59,6 @@ class RuntimeGateway:
         namespace: str,
         processor: Any,
         expected: dict[tuple[str, str], int],
-        limits: dict[tuple[str, str], int] | None = None,
         *,
         router: DynamoService[Any] | None = None,
     ):
@@ -67,7 +67,6 @@ class RuntimeGateway:
         self._processor = processor
         self._remote = isinstance(processor, DynamoService)
         self._expected = expected
-        self._limits = limits or {}
         self._router = router
         self._models: dict[str, ServedModel] = {}
         self._models_of: list[InstanceInfo] | None = None
@@ -89,7 +88,7 @@ class RuntimeGateway:
         try:
             async with _patience():
                 return await self._submit(submission, endpoint, payload)
-        except (NoInstancesError, QueueFullError, IdempotencyConflictError) as error:
+        except _REFUSALS as error:
             metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=error.code).inc()
             raise
 
@@ -137,7 +136,8 @@ class RuntimeGateway:
             abandon_after=ABANDON_AFTER if submission.abandon_after is None else submission.abandon_after,
             retention=submission.retention,
             ignore_result=True,
-            max_queue=self._limits.get((endpoint.namespace, endpoint.component), 0),
+            # Behind a Processor or Router of its own, the Worker's queue is what fills up.
+            through=() if endpoint == submission.endpoint else (submission.endpoint.component,),
             idempotency_key=key,
             digest=hashlib.blake2b(body, digest_size=16).hexdigest() if key else "",
         )

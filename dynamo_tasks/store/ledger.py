@@ -3,8 +3,8 @@
 Fields of a record (a hash): ``v`` protocol version, ``st`` state, ``en`` endpoint, ``q`` queue key,
 ``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created, ``nb`` not before,
 ``dl`` deadline, ``stt`` started, ``fin`` finished (all ms), ``rd`` channels of its readers, ``rnd`` how a
-frontend renders it, ``ok`` owner key, ``tn`` tenant, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and
-``rs`` retention of the log without a reader and after the last reader saw the end (ms), ``ig`` no result is
+frontend renders it, ``ok`` owner key, ``tn`` tenant, ``tw`` its weight, ``bg`` background, ``ab`` abandon after (ms),
+``rt`` and ``rs`` retention of the log without a reader and after the last reader saw the end (ms), ``ig`` no result is
 kept, ``own`` lease of the owner, ``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att``
 attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` result and ``err`` error as JSON,
 ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message
@@ -14,6 +14,7 @@ of a request in the dead list.
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +22,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import (
+    DeadlineUnreachableError,
     FencedError,
     IdempotencyConflictError,
     QueueFullError,
@@ -33,13 +35,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.keys import (
-    PRIORITY_SEPARATOR,
-    PRIORITY_STEPS,
-    Keys,
-    namespaces_key,
-    priority_suffix,
-)
+from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
 from dynamo_tasks.store.record import Record, read_record
 from dynamo_tasks.store.scripts import script
 
@@ -49,7 +45,6 @@ BACKGROUND_RETENTION = 3600.0
 READ_RETENTION = 60.0
 ABANDON_AFTER = 5.0
 Call = tuple[Any, ...]
-_STEPS = " ".join(map(str, PRIORITY_STEPS))
 
 
 @dataclass(kw_only=True)
@@ -73,21 +68,27 @@ class NewRequest:
     render: bytes = b""
     owner_key: str = ""
     tenant: str = ""
+    weight: float = 1.0
+    """Of the tenant: its share of a component that is not enough for all."""
+    through: tuple[str, ...] = ()
+    """Components that it passes on later: their queues must not be full either."""
     background: bool = False
     abandon_after: float = ABANDON_AFTER
     retention: float | None = None
     """Of the log; default 60 s after the last reader saw the end, one hour where nobody did."""
     ignore_result: bool = False
     max_queue: int = 0
+    """Most requests that may wait for the component; 0 = only what its workers have told the server."""
     idempotency_key: str = ""
     digest: str = ""
 
-    def fields(self) -> list[str | bytes | int]:
+    def fields(self) -> list[str | bytes | int | float]:
         """Fields of the record that stay as they are."""
         unread = BACKGROUND_RETENTION if self.retention is None else self.retention
         read = READ_RETENTION if self.retention is None else self.retention
         return [
             "v", PROTOCOL, "en", str(self.endpoint), "rnd", self.render, "ok", self.owner_key, "tn", self.tenant,
+            "tw", self.weight,
             "bg", int(self.background), "ab", int(self.abandon_after * 1000), "rt", int(unread * 1000),
             "rs", int(read * 1000), "ig", int(self.ignore_result), "ret", 0, "att", 0,
             "ex", int(self.expires * 1000),
@@ -102,6 +103,7 @@ class Refusal:
     EXPIRED = "EXPIRED"
     WAIT = "WAIT"
     UNSETTLED = "UNSETTLED"
+    FULL = "FULL"
 
 
 @dataclass
@@ -128,6 +130,8 @@ class Attempt:
     number: int
     readers: list[str]
     deadline: float
+    waited: float = 0.0
+    """Seconds from its submit (or its time) to this claim."""
     fields: list[bytes] = field(repr=False)
     """Fields of the record to restore it from, should the server forget it."""
     message: Callable[[], bytes] | None = field(default=None, repr=False)
@@ -157,7 +161,8 @@ class Ledger:
 
         Raises:
             IdempotencyConflictError: the key was used with another payload.
-            QueueFullError: the queue holds ``max_queue`` requests.
+            QueueFullError: as many requests wait for the component as may.
+            DeadlineUnreachableError: it would not be ready by its deadline.
         """
         call = submit_call(self.store.keys(new.endpoint.namespace), new)
         return submitted(new, await script("submit").run(self.store.commands, *call))
@@ -183,21 +188,22 @@ class Ledger:
         """
         nonce = nonce or secrets.token_hex(8)
         keys = self.store.keys(endpoint.namespace)
-        extra: list[str | bytes | int] = []
+        extra: list[str | bytes | int | float] = []
         if not tracked:
             new = NewRequest(id=request_id, endpoint=endpoint, queue=queue, message=message)
             extra = [*new.fields(), "q", queue, "qs", "", "msg", message]
         reply = await script("claim").run(
             self.store.commands, self._keys(endpoint.namespace, request_id), keys.base, request_id,
-            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, *extra,
+            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace,
+            endpoint.component, *extra,
         )  # fmt: skip
         if reply[0] != b"OK":
             raise _refused(reply)
-        _, epoch, previous, number, readers, deadline, fields = reply
+        _, epoch, previous, number, readers, deadline, fields, waited = reply
         return Attempt(
             namespace=endpoint.namespace, id=request_id, lease=lease, nonce=nonce, epoch=int(epoch),
             previous=EventId.parse(previous.decode()), number=int(number), readers=readers.decode().split(),
-            deadline=int(deadline) / 1000, fields=fields,
+            deadline=int(deadline) / 1000, fields=fields, waited=int(waited) / 1000,
         )  # fmt: skip
 
     async def finish(
@@ -270,6 +276,10 @@ class Ledger:
         found = await script("due").run(self.store.commands, [keys.timers], keys.base, limit)
         return [(member[:1].decode(), member[2:].decode()) for member in found]
 
+    async def admit(self, namespace: str) -> None:
+        """Let those step up who stand in line where there is room."""
+        await script("admit").run(self.store.commands, [], self.store.keys(namespace).base)
+
     async def purge(self, namespace: str, request_id: str) -> str:
         """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``."""
         reply = await script("purge").run(
@@ -296,24 +306,36 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
     args: list[str | bytes | int | float] = [
         keys.base, namespaces_key(keys.prefix), new.endpoint.namespace, new.id, new.queue,
         priority_suffix(new.priority), int(new.not_before * 1000), int(new.deadline * 1000), new.reader,
-        new.max_queue, idem, new.digest, new.message, PRIORITY_SEPARATOR, _STEPS, keys.db,
-        *new.fields(),
+        new.max_queue, idem, new.digest, new.message, " ".join((new.endpoint.component, *new.through)),
+        int(new.expires * 1000), keys.db, str(new.endpoint), new.tenant, new.weight, *new.fields(),
     ]  # fmt: skip
     return [keys.record(new.id), keys.log(new.id)], *args
 
 
 def submitted(new: NewRequest, reply: list[bytes]) -> str:
     """The id that the ``submit`` script answered with; raises as :meth:`Ledger.submit`."""
-    code, value = reply
+    code, value, *more = reply
     if code == b"CONFLICT":
         raise IdempotencyConflictError(
             f"idempotency key {new.idempotency_key!r} was used with another payload"
         )
     if code == b"FULL":
         raise QueueFullError(
-            f"the queue of {new.endpoint.component} holds {int(value)} requests, its limit", retry_after=1.0
+            f"the queue of {more[0].decode()} holds {int(value)} requests, its limit", retry_after=1.0
         )
+    if code == b"LATE":
+        raise _late(new, int(value) / 1000, int(more[0]) / 1000)
     return value.decode()
+
+
+def _late(new: NewRequest, wait: float, least: float) -> DeadlineUnreachableError:
+    """Why a request is refused that would wait ``wait`` seconds and run for ``least`` at the least."""
+    left = min(limit for limit in (new.deadline - least, new.expires) if limit > 0) - time.time()
+    return DeadlineUnreachableError(
+        f"{new.endpoint.component} is busy: the request would wait {wait:.1f} s, and then run for {least:.1f} s or "
+        "more, which is past its deadline",
+        retry_after=max(1.0, wait - left),
+    )
 
 
 def release_call(

@@ -7,7 +7,7 @@
 --        9 and 10 the same for too many attempts at all
 -- returns 'OK' queued again | 'DEAD' its attempts are used up | 'SETTLE' its message was sent again | 'NOT' not its owner
 local id, lease = ARGV[2], ARGV[3]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set', 'cr', 'ig')
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set', 'cr', 'ig', 'en')
 redis.call('SREM', base .. 'owned:' .. lease, id)
 if r.own ~= lease then return 'NOT' end
 -- An instance's own queue died with it.
@@ -37,4 +37,7 @@ redis.call('HDEL', KEYS[1], 'own', 'non')
 -- As old as it is: it stands in front of younger ones, and these must not seem to be missing.
 redis.call('ZADD', base .. 'queued', tonumber(r.cr) or now_ms(), id)
 redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
+redis.call('SREM', running_of(component_of(r.en)), id)
+redis.call('SADD', waiting_of(component_of(r.en)), id)
+admit(component_of(r.en))
 return 'OK'
