@@ -217,10 +217,11 @@ class RealServer:
             1,
             "dt:@namespaces",
             NAMESPACE,
+            "Worker",
         )
         if reply[0] != b"OK":
             return None
-        _, epoch, previous, number, readers, _, fields = reply
+        _, epoch, previous, number, readers, _, fields, _ = reply
         previous_id = EventId.parse(previous.decode())
         return _attempt(lease, nonce, int(epoch), previous_id, int(number), readers.decode().split(), fields)
 
