@@ -176,6 +176,7 @@ class Execution:
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
         self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
+        self.context.tenant, self.context.weight = attempt.tenant, attempt.weight
         self._meters.started(attempt.number, attempt.waited)
         self._started = time.monotonic()
         try:

@@ -160,6 +160,8 @@ class RemoteCall:
             message=message,
             ignore_result=True,
             deadline=context.deadline if context is not None else 0.0,
+            tenant=context.tenant if context is not None else "",
+            weight=context.weight if context is not None else 1.0,
             abandon_after=ABANDON_AFTER if context is None else _CHILD_ABANDON_AFTER,
         )
         return await submit(self._client.store, new)

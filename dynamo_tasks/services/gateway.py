@@ -16,6 +16,7 @@ from dynamo_tasks.errors import (
     IdempotencyConflictError,
     NoInstancesError,
     QueueFullError,
+    RateLimitError,
     RequestNotFoundError,
     ServerUnavailableError,
 )
@@ -23,6 +24,7 @@ from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel,
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.instances import InstanceInfo
+from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.envelope import build
 from dynamo_tasks.runtime.client import submit
@@ -30,6 +32,7 @@ from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.quota import Quota
 from dynamo_tasks.store.record import Record
 from dynamo_tasks.store.streams import decode_row
 from dynamo_tasks.store.subscription import Subscription
@@ -37,7 +40,13 @@ from dynamo_tasks.store.subscription import Subscription
 __all__ = ["RuntimeGateway"]
 
 _OPERATIONS = {"generate", "embed"}
-_REFUSALS = (NoInstancesError, QueueFullError, DeadlineUnreachableError, IdempotencyConflictError)
+_REFUSALS = (
+    NoInstancesError,
+    RateLimitError,
+    QueueFullError,
+    DeadlineUnreachableError,
+    IdempotencyConflictError,
+)
 _PATIENCE = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
 
@@ -63,6 +72,7 @@ class RuntimeGateway:
         router: DynamoService[Any] | None = None,
     ):
         self._runtime = runtime
+        self._quota = Quota(runtime.client.store)
         self._namespace = namespace
         self._processor = processor
         self._remote = isinstance(processor, DynamoService)
@@ -87,10 +97,31 @@ class RuntimeGateway:
         endpoint, payload = self._target(submission)
         try:
             async with _patience():
+                await self._take(submission, endpoint)
                 return await self._submit(submission, endpoint, payload)
         except _REFUSALS as error:
             metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=error.code).inc()
+            await self._give_back(submission, endpoint)
             raise
+
+    async def _take(self, submission: Submission, endpoint: EndpointId) -> None:
+        """Count it for its API key."""
+        if submission.limits.counted:
+            allowance = await self._quota.take(
+                endpoint.namespace, submission.owner_key, submission.limits, submission.request_id
+            )
+            submission.rate_headers = allowance.headers()
+            allowance.check()
+
+    async def _give_back(self, submission: Submission, endpoint: EndpointId) -> None:
+        if submission.limits.concurrent_requests:
+            async with _patience():
+                await self._quota.give_back(endpoint.namespace, submission.owner_key, submission.request_id)
+
+    async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
+        """Count a request that is not submitted."""
+        async with _patience():
+            return await self._quota.take(self._namespace, owner_key, limits)
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
         for needed in {submission.endpoint, endpoint}:
@@ -132,6 +163,7 @@ class RuntimeGateway:
             render=submission.render or b"",
             owner_key=submission.owner_key,
             tenant=submission.tenant,
+            weight=submission.limits.weight,
             background=submission.background,
             abandon_after=ABANDON_AFTER if submission.abandon_after is None else submission.abandon_after,
             retention=submission.retention,

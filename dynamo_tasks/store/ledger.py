@@ -138,6 +138,19 @@ class Attempt:
     """Makes the Celery message, for the same."""
 
     @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self._kept(b"tn").decode()
+
+    @property
+    def weight(self) -> float:
+        """The tenant's share."""
+        return float(self._kept(b"tw") or 1)
+
+    def _kept(self, name: bytes) -> bytes:
+        return dict(zip(self.fields[::2], self.fields[1::2], strict=True)).get(name, b"")
+
+    @property
     def claim(self) -> Claim:
         """Its ``k`` event."""
         return Claim(self.previous, self.number, self.lease)

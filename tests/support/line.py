@@ -26,9 +26,7 @@ class Line:
 
     async def limits(self, **limits: int | None) -> None:
         """Tell the server, as a worker that registers does."""
-        await Registry(self.place.store).register(
-            self.place.namespace, 1 << 40, [], {self.component: limits}
-        )
+        await Registry(self.place.store).register(self.place.namespace, 1 << 40, [], {self.component: limits})
 
     async def submit(self, *, count: int = 1, **options: Any) -> list[str]:
         """Queue requests whose messages can be told apart."""

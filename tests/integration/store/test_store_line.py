@@ -148,7 +148,9 @@ async def test_whatever_ends_a_run_or_a_wait_gives_its_place_back(redis_server: 
 
 
 @on_loop
-async def test_a_worker_that_died_between_pop_and_claim_does_not_stop_the_line(redis_server: RedisServer) -> None:
+async def test_a_worker_that_died_between_pop_and_claim_does_not_stop_the_line(
+    redis_server: RedisServer,
+) -> None:
     async with Place(redis_server.url) as place:
         line = Line(place)
         ids = await line.submit(count=WINDOW + 5)
@@ -176,7 +178,9 @@ async def test_who_stands_in_line_is_not_taken_for_lost(redis_server: RedisServe
 
 
 @on_loop
-async def test_the_bound_holds_for_many_publishers_and_is_the_workers_to_set(redis_server: RedisServer) -> None:
+async def test_the_bound_holds_for_many_publishers_and_is_the_workers_to_set(
+    redis_server: RedisServer,
+) -> None:
     async with Place(redis_server.url) as place:
         line = Line(place)
         await line.limits(max_queue=WINDOW + 3)
@@ -218,7 +222,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(redis_server: Re
         line = Line(place)
         await _busy(line, seconds=1)  # 20 are ahead, 2 at a time, 1 s each
         for too_short in ({"deadline": time.time() + 9}, {"expires": time.time() + 9}):
-            with pytest.raises(DeadlineUnreachableError, match="would wait 10.0 s") as refused:
+            with pytest.raises(DeadlineUnreachableError, match=r"would wait 10\.0 s") as refused:
                 await line.submit(priority=9, **too_short)
             assert refused.value.retry_after == pytest.approx(1, abs=0.3)
         await line.submit(priority=9, deadline=time.time() + 12)
