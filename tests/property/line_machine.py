@@ -60,6 +60,9 @@ class LineMachine(RuleBasedStateMachine):
         self.ask(self.line.limits(concurrency=self.limit or None))
         for lease in LEASES:
             self.do("SET", self.place.keys.lease(lease), "1")
+        # Enough for a line from the start on.
+        self.submit(6, "a", 0, 1.0)
+        self.submit(14 if limited else 24, "b", 3, 1.0)
 
     @rule(
         count=st.integers(1, 9),
@@ -69,6 +72,14 @@ class LineMachine(RuleBasedStateMachine):
     )
     def submit(self, count: int, tenant: str, priority: int, weight: float) -> None:
         self.ids += self.ask(self.line.submit(count=count, tenant=tenant, priority=priority, weight=weight))
+
+    @rule(lease=st.sampled_from(LEASES), count=st.integers(1, 4))
+    def take(self, lease: int, count: int) -> None:
+        """What a worker does as long as all goes well."""
+        for _ in range(count):
+            self.pop()
+            if self.popped:
+                self.claim(-1, lease, False)
 
     @rule()
     def pop(self) -> None:
