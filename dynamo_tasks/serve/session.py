@@ -31,6 +31,8 @@ __all__ = ["Session", "Snapshot"]
 _GRACE_S = 3.0
 _WATCH_S = 0.5
 _REGISTRY_S = 0.2
+_TWICE_S = 1.0
+"""Signals closer together are one: `timeout` and terminals send them to a process and to its group."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Snapshot = Callable[[str], Mapping[str, Any]]
@@ -75,6 +77,7 @@ class Session:
         self._gpus = GpuPins(self._home, self._environ, gpu_mode)
         self._state: StateFile | None = None
         self._stop = asyncio.Event()
+        self._asked_at = 0.0
         self._server: EmbeddedServer | None = None
         self._supervisor: Supervisor | None = None
 
@@ -111,7 +114,10 @@ class Session:
                 loop.remove_signal_handler(number)
 
     def _signalled(self) -> None:
-        if self._stop.is_set() and self._supervisor is not None:
+        now = time.monotonic()
+        if not self._stop.is_set():
+            self._asked_at = now
+        elif now - self._asked_at >= _TWICE_S and self._supervisor is not None:
             # Asked twice: no more patience.
             for process in self._supervisor.processes:
                 process.kill()
