@@ -69,6 +69,8 @@ class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):
     capacity: int = 0
     model: ModelCard | None = None
     extra: dict[str, Any] = {}
+    http: str | None = None
+    """Where this instance serves its HTTP methods, e.g. ``http://127.0.0.1:8001``."""
 
     @property
     def id(self) -> EndpointId:

@@ -40,6 +40,10 @@ Service = DynamoService[Any]
 class Listener(Protocol):
     """What serves HTTP beside the queue."""
 
+    @property
+    def url(self) -> str | None:
+        """Where others reach it; ``None`` while it does not listen."""
+
     async def start(self) -> None:
         """Listen."""
 
@@ -181,6 +185,7 @@ class ServiceHost:
         common: dict[str, Any] = {
             "component": component, "namespace": namespace, "lease_id": self.lease, "host": socket.gethostname(),
             "pid": os.getpid(), "started": time.time(), "capacity": self.capacity, "model": self._model(),
+            "http": self.http.url if self.http is not None else None,
         }  # fmt: skip
         infos = [
             InstanceInfo(endpoint=e.name, transport={"celery": e.id.instance_queue(self.lease)}, **common)

@@ -91,6 +91,7 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         },
         "lease": max(0, ttl_ms) / 1000,
         "tokens_per_s": round(load.tokens_per_s, 1),
+        "http": first.http,
         "model": first.model.name if first.model else None,
     }  # fmt: skip
 

@@ -181,7 +181,7 @@ class Session:
     def _complete(self, spec: ProcessSpec, url: str, is_http: bool) -> ProcessSpec:
         """Add what only a run knows: the server's URL, the API key, how to ask for readiness."""
         env = {**spec.env, **self._gpus.environment(spec.name), "DYNAMO_REDIS_URL": url}
-        if is_http and self._api_key:
+        if self._api_key and spec.port is not None:
             env["DYNAMO_API_KEYS"] = self._api_key
         return dataclasses.replace(spec, env=env, ready=self._http_ready if is_http else None)
 

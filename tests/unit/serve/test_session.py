@@ -44,14 +44,14 @@ from dynamo_tasks.serve.session import Session
 from dynamo_tasks.serve.spec import Plan, ProcessSpec, RestartPolicy
 port, http, worker, *more = sys.argv[1:]
 def make(suffix):
-    def spec(name, code, *arguments):
+    def spec(name, code, *arguments, port=None):
         quick = RestartPolicy(base_s=0.01, max_quick_failures=3)
         policy = quick if "QUICK" in os.environ else RestartPolicy()
         argv = (sys.executable, "-c", code, *arguments)
-        return ProcessSpec(name=name, service=name, argv=argv, restart=policy)
+        return ProcessSpec(name=name, service=name, argv=argv, restart=policy, port=port)
     specs = [spec("Worker-0", worker, "node" + suffix, *more)]
     if http:
-        specs.append(spec("Frontend", http, port))
+        specs.append(spec("Frontend", http, port, port=int(port)))
     return Plan(processes=tuple(specs), config=ResolvedConfig({}), http="Frontend" if http else None,
                 components={"dynamo.Worker": 1})
 seen = []
