@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from dynamo_tasks.config.server import resolve_redis_url
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, Subject, check_component, check_endpoint, check_namespace
 from dynamo_tasks.runtime.client import Client
+from dynamo_tasks.runtime.health import HealthSettings
 from dynamo_tasks.runtime.registry import Registry, StatsHandler
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.events import EventSubscription
 
 if TYPE_CHECKING:
-    from dynamo_tasks.runtime.serving import EndpointConfigBuilder, ServiceGroup
+    from dynamo_tasks.runtime.endpoint_config import EndpointConfig, EndpointConfigBuilder
+    from dynamo_tasks.runtime.serving import ServiceGroup
 
 __all__ = ["Component", "DistributedRuntime", "Endpoint", "Namespace"]
 
@@ -32,23 +35,33 @@ class DistributedRuntime:
             print(item.data())
     """
 
-    def __init__(self, client: StoreClient):
+    def __init__(self, client: StoreClient, *, health_check: Mapping[str, float] | None = None):
         self.client = client
+        self._health = HealthSettings.parse(health_check or {}, "DistributedRuntime")
         self.registry = Registry(client)
         self._serving: ServiceGroup | None = None
 
     @classmethod
-    async def create(cls, url: str | None = None, *, prefix: str = "") -> Self:
+    async def create(
+        cls, url: str | None = None, *, prefix: str = "", health_check: Mapping[str, float] | None = None
+    ) -> Self:
         """Connect.
 
         Args:
             url: Of the server; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
             prefix: The application's ``global_keyprefix``.
+            health_check: Times of the checks of what this process serves, as ``health_check`` of a service class.
 
         Raises:
+            ConfigError: an unknown key in ``health_check``.
             ServerUnavailableError: it cannot be reached, or none is configured.
         """
-        return cls(await StoreClient.connect(url or resolve_redis_url(), prefix=prefix))
+        client = await StoreClient.connect(url or resolve_redis_url(), prefix=prefix)
+        try:
+            return cls(client, health_check=health_check)
+        except ConfigError:
+            await client.close()
+            raise
 
     async def aclose(self) -> None:
         """Give all connections back."""
@@ -74,7 +87,7 @@ class DistributedRuntime:
             # Clients need nothing of Celery's worker, which takes long to import.
             from dynamo_tasks.runtime.serving import ServiceGroup
 
-            self._serving = ServiceGroup(self.client, self.registry)
+            self._serving = ServiceGroup(self.client, self.registry, self._health)
         return self._serving
 
     def namespace(self, name: str) -> Namespace:
@@ -207,11 +220,21 @@ class Endpoint:
         """Add to what this process answers when the stats of the endpoint are gathered."""
         self.component.drt.registry.add_stats(self.id, handler)
 
-    def endpoint_builder(self) -> EndpointConfigBuilder:
-        """Serve it from plain code: ``await endpoint.endpoint_builder().handler(function).start()``."""
-        from dynamo_tasks.runtime.serving import EndpointConfigBuilder
+    @property
+    def endpoint_config(self) -> EndpointConfig | None:
+        """How this process serves it from plain code; ``None`` where it does not."""
+        serving = self.component.drt._serving
+        return None if serving is None else serving.configs.get(self.id)
 
-        return EndpointConfigBuilder(self)
+    def endpoint_builder(self, config: EndpointConfig | None = None) -> EndpointConfigBuilder:
+        """Serve it from plain code: ``await endpoint.endpoint_builder().handler(function).start()``.
+
+        Args:
+            config: What to begin with, e.g. the ``endpoint_config`` of another endpoint.
+        """
+        from dynamo_tasks.runtime.endpoint_config import EndpointConfigBuilder
+
+        return EndpointConfigBuilder(self, config)
 
     async def serve_endpoint(self, handler: Callable[..., Any]) -> None:
         """Serve it with a function until the runtime is closed; Dynamo's name.
@@ -219,6 +242,7 @@ class Endpoint:
         Raises:
             AlreadyRegisteredError: this process serves the endpoint already.
             ConfigError: the handler is no function.
+            InstanceDeadError: a liveness probe said no.
         """
         await self.endpoint_builder().handler(handler).start()
         await self.component.drt.serving.wait_closed()

@@ -154,10 +154,7 @@ def test_every_component_with_http_methods_serves_them(http_graph: str) -> None:
         "Entry-0": "127.0.0.1:8005",
     }  # fmt: skip
     assert found.http == "Entry"
-    assert (
-        f" --host 127.0.0.1 --port {specs['Alone'].port} "
-        in commands(found)["Alone"]
-    )
+    assert f" --host 127.0.0.1 --port {specs['Alone'].port} " in commands(found)["Alone"]
     assert specs["Alone"].port not in (0, 8005, None)
 
 
