@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynamo_tasks.config.server import resolve_redis_url
+from dynamo_tasks.config.server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, Subject, check_component, check_endpoint, check_namespace
@@ -43,19 +43,25 @@ class DistributedRuntime:
 
     @classmethod
     async def create(
-        cls, url: str | None = None, *, prefix: str = "", health_check: Mapping[str, float] | None = None
+        cls,
+        url: str | None = None,
+        *,
+        prefix: str | None = None,
+        health_check: Mapping[str, float] | None = None,
     ) -> Self:
         """Connect.
 
         Args:
             url: Of the server; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
-            prefix: The application's ``global_keyprefix``.
+            prefix: What all keys start with, a Celery application's ``global_keyprefix``; ``DYNAMO_KEY_PREFIX`` by
+                default.
             health_check: Times of the checks of what this process serves, as ``health_check`` of a service class.
 
         Raises:
             ConfigError: an unknown key in ``health_check``.
             ServerUnavailableError: it cannot be reached, or none is configured.
         """
+        prefix = key_prefix() if prefix is None else prefix
         client = await StoreClient.connect(url or resolve_redis_url(), prefix=prefix)
         try:
             return cls(client, health_check=health_check)

@@ -80,10 +80,11 @@ class ServiceGroup:
         self._dying: asyncio.Task[None] | None = None
         address = client.store.address
         self._app = create_app(
-            "dynamo_tasks_serving", server_url=address.url, make_host=lambda *_, **__: self
+            "dynamo_tasks_serving",
+            server_url=address.url,
+            make_host=lambda *_, **__: self,
+            key_prefix=client.store.prefix,
         )
-        if client.store.prefix:
-            self._app.conf.broker_transport_options["global_keyprefix"] = client.store.prefix
         checkup = Checkup(self.lifecycle, self._app.intake, self._instances.values)
         self._health = HealthMonitor(
             health, self._ask, lambda: self._checked, busy=lambda: self._executor.in_flight > 0,
