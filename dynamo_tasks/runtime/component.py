@@ -15,7 +15,8 @@ from dynamo_tasks.runtime.health import HealthSettings
 from dynamo_tasks.runtime.registry import Registry, StatsHandler
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
-from dynamo_tasks.store.events import EventSubscription
+from dynamo_tasks.store.event_groups import ACK_WAIT
+from dynamo_tasks.store.event_subscription import EventSubscription
 
 if TYPE_CHECKING:
     from dynamo_tasks.runtime.endpoint_config import EndpointConfig, EndpointConfigBuilder
@@ -132,9 +133,17 @@ class Namespace:
         """Publish an event of the namespace; see :meth:`Component.publish`."""
         return await self.runtime.registry.events.publish(self.subject(topic), payload)
 
-    def subscribe(self, topic: str, since: str | float | None = None) -> EventSubscription:
+    def subscribe(
+        self,
+        topic: str,
+        since: str | float | None = None,
+        *,
+        group: str | None = None,
+        ack_wait: float = ACK_WAIT,
+    ) -> EventSubscription:
         """Read events of the namespace; see :meth:`Component.subscribe`."""
-        return self.runtime.registry.events.subscribe(self.subject(topic), since)
+        events = self.runtime.registry.events
+        return events.subscribe(self.subject(topic), since, group=group, ack_wait=ack_wait)
 
 
 class Component:
@@ -185,18 +194,31 @@ class Component:
         """
         return await self.drt.registry.events.publish(self.subject(topic), payload)
 
-    def subscribe(self, topic: str, since: str | float | None = None) -> EventSubscription:
+    def subscribe(
+        self,
+        topic: str,
+        since: str | float | None = None,
+        *,
+        group: str | None = None,
+        ack_wait: float = ACK_WAIT,
+    ) -> EventSubscription:
         """Read events: ``async for event in component.subscribe("kv_events"): event.data()``.
 
         Args:
             topic: As published.
             since: Id of the last event seen, or a Unix time: what came later is replayed. Only new ones by
                 default, counted from the first iteration, or from ``await component.subscribe(...)``.
+            group: Name of a durable group: the server keeps how far it is, its members share the events, and each
+                is dealt with at least once. ``since`` is where a new group begins; with the oldest event by default.
+            ack_wait: Seconds after which an event that a member took and did not deal with goes to another one.
 
         Raises:
             InvalidEventIdError: ``since`` is neither.
+            InvalidNameError: a bad group name.
+            InvalidRequestError: ``ack_wait`` is not above 0.
         """
-        return self.drt.registry.events.subscribe(self.subject(topic), since)
+        events = self.drt.registry.events
+        return events.subscribe(self.subject(topic), since, group=group, ack_wait=ack_wait)
 
     async def scrape_stats(self, timeout: float = 1.0) -> dict[int, dict[str, Any]]:
         """Gather the stats of every instance: lease id → endpoint → numbers.
