@@ -189,7 +189,12 @@ class ServiceHost:
             "http": self.http.url if self.http is not None else None,
         }  # fmt: skip
         infos = [
-            InstanceInfo(endpoint=e.name, transport={"celery": e.id.instance_queue(self.lease)}, **common)
+            InstanceInfo(
+                endpoint=e.name,
+                streaming=e.is_stream,
+                transport={"celery": e.id.instance_queue(self.lease)},
+                **common,
+            )
             for e in self.service.get_dynamo_endpoints().values()
         ]
         for declared in self.service.get_dynamo_endpoints().values():

@@ -106,7 +106,7 @@ class ServiceGroup:
             self._registry.add_stats(endpoint, meters_of(endpoint).stats)
             if config.stats_handler is not None:
                 self._registry.add_stats(endpoint, config.stats_handler)
-            info = self._info(endpoint, config)
+            info = self._info(endpoint, config, declared)
             await asyncio.gather(self._register(info), self._listen(endpoint))
             if self.lifecycle.state is InstanceState.REGISTERED:
                 self.lifecycle.advance(InstanceState.RUNNING)
@@ -128,11 +128,11 @@ class ServiceGroup:
         self._died_of = reason
         self._dying = asyncio.create_task(self.close(hand_over=True), name="dying")
 
-    def _info(self, endpoint: EndpointId, config: EndpointConfig) -> InstanceInfo:
+    def _info(self, endpoint: EndpointId, config: EndpointConfig, declared: PlainEndpoint) -> InstanceInfo:
         return InstanceInfo(
             endpoint=endpoint.name, component=endpoint.component, namespace=endpoint.namespace, lease_id=self.lease,
             transport={"celery": endpoint.instance_queue(self.lease)}, host=socket.gethostname(), pid=os.getpid(),
-            started=time.time(), capacity=self.capacity, model=config.model,
+            started=time.time(), streaming=declared.is_stream, capacity=self.capacity, model=config.model,
         )  # fmt: skip
 
     async def _register(self, info: InstanceInfo) -> None:

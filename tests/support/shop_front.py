@@ -15,4 +15,4 @@ class Front:
 
     @api
     async def ask(self) -> str:
-        return str([value async for value in self.teller.who(None)])
+        return str(await self.teller.who(None))
