@@ -191,6 +191,7 @@ def _hosts(
             env=settings.envs,
             gpus=settings.resources.get("gpu", 0),
             port=port,
+            registers=False,
         )
         for name in names
     ]

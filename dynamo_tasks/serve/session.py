@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from dynamo_tasks.config.home import Home
@@ -183,10 +184,13 @@ class Session:
         env = {**spec.env, **self._gpus.environment(spec.name), "DYNAMO_REDIS_URL": url}
         if self._api_key and spec.port is not None:
             env["DYNAMO_API_KEYS"] = self._api_key
-        return dataclasses.replace(spec, env=env, ready=self._http_ready if is_http else None)
+        # The entry's answer speaks for the whole graph.
+        port, path = (self._port, "/ready") if is_http else (spec.port, "/live")
+        ready = partial(self._answers, port, path) if port else None
+        return dataclasses.replace(spec, env=env, ready=ready)
 
-    async def _http_ready(self) -> bool:
-        status, _ = await http.get(self._host, self._port, "/ready")
+    async def _answers(self, port: int, path: str) -> bool:
+        status, _ = await http.get(self._host, port, path)
         return status == 200
 
     async def _unless_stopped(self, work: Awaitable[None]) -> bool:
@@ -206,7 +210,8 @@ class Session:
     async def _ready(self, supervisor: Supervisor, plan: Plan, url: str, start: float) -> None:
         if plan.http is None:
             await supervisor.wait_ready(lambda: self._registered(supervisor, url))
-            self._output.say("ready", f"{', '.join(plan.components)} ({time.monotonic() - start:.1f} s)")
+            names = plan.components or dict.fromkeys(spec.service for spec in plan.processes)
+            self._output.say("ready", f"{', '.join(names)} ({time.monotonic() - start:.1f} s)")
             return
         await supervisor.wait_ready()
         address = http.base_url(self._host, self._port)
@@ -215,10 +220,10 @@ class Session:
             self._output.say("try", example)
 
     async def _registered(self, supervisor: Supervisor, url: str) -> None:
-        """Wait until the registry lists every process of ours."""
+        """Wait until the registry lists every process of ours that enters it."""
         while self._snapshot is not None:
             shown = await asyncio.to_thread(self._snapshot, url)
-            ours = {process.pid for process in supervisor.processes}
+            ours = {process.pid for process in supervisor.processes if process.spec.registers}
             if ours <= {item["pid"] for item in shown["instances"]}:
                 return
             await asyncio.sleep(_REGISTRY_S)

@@ -84,6 +84,7 @@ def test_a_component_that_is_not_the_entry_serves_its_http_methods_too(tmp_path:
     port = free_port()
     arguments = (f"--Right.ServiceArgs.http.port={port}", "--api-key", "k1")
     with Serve(tmp_path, f"{HERE}.graph_namespaces:Both", *arguments, **FAKE) as serve:
+        assert "Right-0  * ready" in serve.output
         instances = serve.instances()
         key = {"Authorization": "Bearer k1"}
         right, *left = sorted(instances, key=lambda one: one["namespace"], reverse=True)
@@ -97,6 +98,15 @@ def test_a_component_that_is_not_the_entry_serves_its_http_methods_too(tmp_path:
         for one in left:
             assert _post(f"{one['http']}/left", **key) == (200, {"pid": one["pid"]})
         assert right["http"] in serve.cli("status").stdout
+
+
+def test_a_component_without_endpoints_serves_http_alone(tmp_path: Path) -> None:
+    with Serve(tmp_path, f"{HERE}.graph_http:Entry", "--service", "Alone") as serve:
+        assert serve.line("ready ").startswith("ready      Alone (")
+        (path,) = (tmp_path / "serve").iterdir()
+        (row,) = json.loads(path.read_text())["processes"]
+        assert _post(f"http://127.0.0.1:{row['port']}/ask") == (200, "alone")
+        assert serve.instances() == []
 
 
 @pytest.mark.parametrize(
