@@ -100,6 +100,7 @@ def test_a_component_that_is_not_the_entry_serves_its_http_methods_too(tmp_path:
         assert right["http"] in serve.cli("status").stdout
 
 
+@pytest.mark.slow
 def test_a_component_without_endpoints_serves_http_alone(tmp_path: Path) -> None:
     with Serve(tmp_path, f"{HERE}.graph_http:Entry", "--service", "Alone") as serve:
         assert serve.line("ready ").startswith("ready      Alone (")
