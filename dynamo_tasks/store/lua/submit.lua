@@ -21,6 +21,7 @@ local r = { en = ARGV[17], q = queue, qs = suffix, msg = message, tn = ARGV[18],
 local component, list = component_of(r.en), queue .. suffix
 -- A list whose head waits for longer than this has no worker with a free slot.
 local STUCK = 250
+local FEW = 32
 
 -- A known request; nil for a new one.
 local function known()
@@ -35,13 +36,30 @@ local function known()
   end
 end
 
+-- Whether anybody of the tenant waits for a component. Where few wait, all of them are looked at; else those in line.
+local function tenant_waits(one)
+  if redis.call('SCARD', waiting_of(one)) <= FEW then
+    for _, other in ipairs(redis.call('SMEMBERS', waiting_of(one))) do
+      if (redis.call('HGET', base .. 'req:' .. other, 'tn') or '') == r.tn then return true end
+    end
+    return false
+  end
+  for _, line in ipairs(lines_of(one)) do
+    if redis.call('HEXISTS', tags_of(line[1], line[2]), 't:' .. r.tn) == 1 then return true end
+  end
+  return false
+end
+
+-- At the limit, a tenant of whom nobody waits still gets a place, up to a tenth more: else a flood that fills the queue
+-- would keep all others out of it.
 local function full()
   for one in string.gmatch(ARGV[14], '%S+') do
     local limit, own = limit_of(one, 'max_queue') or math.huge, tonumber(ARGV[10])
     if one == component and own > 0 then limit = math.min(limit, own) end
     if limit < math.huge then
       local length = redis.call('SCARD', waiting_of(one))
-      if length >= limit then return { 'FULL', tostring(length), one } end
+      local most = limit + math.max(1, math.floor(limit / 10))
+      if length >= limit and (length >= most or tenant_waits(one)) then return { 'FULL', tostring(length), one } end
     end
   end
 end

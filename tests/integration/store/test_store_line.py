@@ -193,6 +193,26 @@ async def test_the_bound_holds_for_many_publishers_and_is_the_workers_to_set(
 
 
 @on_loop
+async def test_a_queue_that_one_tenant_filled_has_a_place_for_another(redis_server: RedisServer) -> None:
+    for limit in (2, 60):
+        async with Place(redis_server.url) as place:
+            line = Line(place)
+            await line.limits(max_queue=limit)
+            await line.submit(count=limit, tenant="flood")
+            for name in ("flood", "single", "single", "flood"):
+                known = name in [await place.field(one, "tn") for one in await line.waiting()]
+                if known:
+                    with pytest.raises(QueueFullError):
+                        await line.submit(tenant=name)
+                else:
+                    await line.submit(tenant=name)
+            for n in range(max(1, limit // 10) - 1):
+                await line.submit(tenant=f"other{n}")
+            with pytest.raises(QueueFullError):  # a tenth more, and no more than that
+                await line.submit(tenant="last")
+
+
+@on_loop
 async def test_a_queue_that_is_passed_on_the_way_counts(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         line = Line(place)
