@@ -24,7 +24,7 @@ from dynamo_tasks.errors import (
     ServerUnavailableError,
     StreamDivergedError,
 )
-from dynamo_tasks.observe.log import event
+from dynamo_tasks.observe.log import enabled, event
 from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo, Kind
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
@@ -149,6 +149,11 @@ class Execution:
     async def _refused(self, refusal: ClaimRefused) -> Any:
         namespace, request_id = self._handler.endpoint.namespace, self._call.id
         self._meters.refused(refusal.reason)
+        if enabled("request.duplicate"):
+            event(
+                "request.duplicate", request_id=request_id, endpoint=self._meters.name,
+                reason=refusal.reason.lower(),
+            )  # fmt: skip
         if refusal.reason == "UNSETTLED" and not self._executor.runs(request_id):
             return self._outcome_again(refusal)
         if refusal.reason == "EXPIRED":
@@ -177,6 +182,11 @@ class Execution:
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
         self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
         self._meters.claimed.inc()
+        if enabled("request.claimed"):
+            event(
+                "request.claimed", request_id=attempt.id, endpoint=self._meters.name, attempt=attempt.number,
+                epoch=attempt.epoch,
+            )  # fmt: skip
         self._started = time.monotonic()
         try:
             with self._deadline(attempt.deadline):
@@ -358,7 +368,19 @@ class Execution:
         except DynamoError as exc:
             raise Dropped(exc.code) from None
         self._to_settle = self._call.has_tail
-        self._meters.finished(end.state.value, time.monotonic() - self._started)
+        self._tell_end(log, end)
+
+    def _tell_end(self, log: OpenLog, end: End) -> None:
+        seconds = time.monotonic() - self._started
+        self._meters.finished(end.state.value, seconds)
+        if end.usage is not None:
+            self._meters.spent(end.usage)
+        if enabled("request.finished"):
+            event(
+                "request.finished", request_id=log.attempt.id, endpoint=self._meters.name, state=end.state.value,
+                finish_reason=end.finish_reason, tokens=(end.usage or {}).get("completion_tokens"),
+                duration_s=seconds,
+            )  # fmt: skip
         if end.error is not None:
             event(
                 "request.failed", request_id=log.attempt.id, endpoint=self._meters.name,
@@ -384,6 +406,10 @@ class Execution:
             self.stop(Stop("abort", order.argument))
 
     def _log_died(self, reason: DynamoError) -> None:
+        if isinstance(reason, FencedError) and self._stop is None and self._log is not None:
+            self._meters.fenced()
+            attempt = self._log.attempt
+            event("request.fenced", request_id=attempt.id, endpoint=self._meters.name, epoch=attempt.epoch)
         self.stop(Stop("abort", reason.code))
 
 

@@ -11,6 +11,7 @@ from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly
@@ -172,7 +173,11 @@ class EndpointTask(Task):  # type: ignore[misc]
             self.retry(exc=wanted.cause, countdown=wanted.countdown, max_retries=wanted.max_retries)
         except Reject as exc:
             raise Ignore(f"the retry was refused: {exc.reason}") from None
-        except Retry:
+        except Retry as exc:
+            event(
+                "request.retried", request_id=request.id, endpoint=self.name, retries=request.retries,
+                delay_s=exc.when if isinstance(exc.when, int | float) else None, error=repr(wanted.cause),
+            )  # fmt: skip
             raise
         except Exception as exc:
             await_(execution.fail(exc))

@@ -122,6 +122,10 @@ class ServiceHost:
         Raises:
             ServerUnavailableError: it cannot be reached.
         """
+        event(
+            "config.loaded", graph=self.graph.name, services=",".join(one.name for one in self.graph.services),
+            redis_url=self.app.server_url,
+        )  # fmt: skip
         runtime = await self._connect_runtime()
         self._runtime = runtime
         self._sweeper = Sweeper(runtime.client.store)
@@ -253,7 +257,8 @@ class ServiceHost:
         own = getattr(self.instance, "engine_load", None)
         if callable(own):
             stats = own()
-            load.waiting, load.kv_usage = stats.waiting, stats.kv_usage
+            load.running, load.waiting = stats.running, stats.waiting
+            load.kv_usage, load.prefix_hits = stats.kv_usage, stats.prefix_hit_rate
         return load
 
     async def deregister(self) -> None:

@@ -98,7 +98,6 @@ class RuntimeGateway:
             if not self._runtime.watcher(needed.namespace).of(needed):
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
         new = self._new_request(submission, endpoint, payload)
-        metrics.counter("requests_submitted_total", endpoint=str(endpoint)).inc()
         sub = await submit(self._runtime.client, new)
         sub.render = sub.render or new.render
         return _stream(sub)

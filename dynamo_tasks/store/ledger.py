@@ -42,6 +42,7 @@ from dynamo_tasks.store.keys import (
 )
 from dynamo_tasks.store.record import Record, read_record
 from dynamo_tasks.store.scripts import script
+from dynamo_tasks.store.telling import tell_end, tell_submitted
 
 __all__ = ["Attempt", "ClaimRefused", "Ledger", "NewRequest", "Refusal"]
 
@@ -245,6 +246,8 @@ class Ledger:
             self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
             self.store.address.db, end.encode(), end.state, msgspec.json.encode(end.error), guard,
         )  # fmt: skip
+        if reply == b"OK":
+            await tell_end(self.store, namespace, request_id, end)
         return str(reply.decode())
 
     async def expire(self, namespace: str, request_id: str, reason: str) -> str:
@@ -254,6 +257,8 @@ class Ledger:
             self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
             self.store.address.db, end.encode(), msgspec.json.encode(end.error),
         )  # fmt: skip
+        if reply == b"OK":
+            await tell_end(self.store, namespace, request_id, end)
         return str(reply.decode())
 
     async def defer(self, namespace: str, request_id: str, wait_ms: int, message: bytes) -> bool:
@@ -313,7 +318,10 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
         raise QueueFullError(
             f"the queue of {new.endpoint.component} holds {int(value)} requests, its limit", retry_after=1.0
         )
-    return value.decode()
+    request_id = value.decode()
+    if request_id == new.id:
+        tell_submitted(new.id, new.endpoint, new.queue, new.priority)
+    return request_id
 
 
 def release_call(
