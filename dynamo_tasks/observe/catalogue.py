@@ -266,16 +266,16 @@ LOG_EVENTS: dict[str, LogEvent] = {entry.name: entry for entry in _LOG_EVENTS}
 """All log events by name."""
 
 _SPANS = (
-    Span("dynamo.http", "frontend", "From an HTTP request to the end of its answer.",
+    Span("dynamo.http", "frontend", "server", "From an HTTP request to the end of its answer.",
          ("http.route", "http.response.status_code", "gen_ai.request.model", "dynamo.request_id")),
-    Span("dynamo.submit", "client", "Ledger record and message are written.",
+    Span("dynamo.submit", "client", "producer", "Ledger record and message are written.",
          ("dynamo.request_id", "dynamo.endpoint", "messaging.destination.name")),
-    Span("dynamo.run", "worker", "One attempt, from claim to end; linked to its predecessor.",
+    Span("dynamo.run", "worker", "consumer", "One attempt, from claim to end; linked to its predecessor.",
          ("dynamo.request_id", "dynamo.endpoint", "dynamo.attempt", "dynamo.epoch", "dynamo.state")),
-    Span("dynamo.generate", "worker", "The engine's part of an attempt.",
+    Span("dynamo.generate", "worker", "internal", "The engine's part of an attempt.",
          ("gen_ai.request.model", "gen_ai.usage.input_tokens", "gen_ai.usage.output_tokens",
           "gen_ai.response.finish_reasons")),
-    Span("dynamo.recover", "worker", "A sweep that gives back what a dead instance held.",
+    Span("dynamo.recover", "worker", "internal", "A sweep that gives back what a dead instance held.",
          ("dynamo.lost_instance", "dynamo.moved")),
 )  # fmt: skip
 

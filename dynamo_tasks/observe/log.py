@@ -16,7 +16,7 @@ from dynamo_tasks.observe.catalogue import LOG_EVENTS
 from dynamo_tasks.observe.schema import LogEvent
 from dynamo_tasks.observe.secrets import mask_url
 
-__all__ = ["STRICT_VARIABLE", "JsonFormatter", "enabled", "event", "set_strict"]
+__all__ = ["STRICT_VARIABLE", "JsonFormatter", "enabled", "event", "set_strict", "strict"]
 
 STRICT_VARIABLE = "DYNAMO_STRICT_TELEMETRY"
 """Set to ``1`` (tests do, for child processes too) to make names outside the catalogue an error."""
@@ -30,6 +30,11 @@ def set_strict(strict: bool) -> bool:
     global _strict
     before, _strict = _strict, strict
     return before
+
+
+def strict() -> bool:
+    """Whether names outside of the catalogue are an error."""
+    return _strict
 
 
 def enabled(name: str, /) -> bool:

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
+from dynamo_tasks.observe import tracing
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
 from dynamo_tasks.queue.app import DynamoApp
@@ -122,6 +123,7 @@ class ServiceHost:
         Raises:
             ServerUnavailableError: it cannot be reached.
         """
+        tracing.configure(self.service.component_name)
         event(
             "config.loaded", graph=self.graph.name, services=",".join(one.name for one in self.graph.services),
             redis_url=self.app.server_url,

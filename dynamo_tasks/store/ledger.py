@@ -8,11 +8,12 @@ frontend renders it, ``ok`` owner key, ``tn`` tenant, ``bg`` background, ``ab`` 
 kept, ``own`` lease of the owner, ``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att``
 attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` result and ``err`` error as JSON,
 ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message
-of a request in the dead list.
+of a request in the dead list, ``tp`` ``traceparent`` of the last attempt, while spans are recorded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from dynamo_tasks.errors import (
     RequestCancelledError,
     RequestExpiredError,
     RequestNotFoundError,
+    ServerUnavailableError,
 )
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
 from dynamo_tasks.protocol.names import EndpointId
@@ -213,6 +215,17 @@ class Ledger:
             result, error, int(settled),
         )  # fmt: skip
         return str(reply.decode())
+
+    async def trace(self, attempt: Attempt, traceparent: str) -> str:
+        """Note the span of an attempt; returns that of the attempt before, or ``""``: also when nobody answers."""
+        keys = self._keys(attempt.namespace, attempt.id)
+        with contextlib.suppress(ServerUnavailableError):
+            reply = await script("trace").run(
+                self.store.commands, keys, self.store.keys(attempt.namespace).base, f"{attempt.lease:x}",
+                attempt.epoch, traceparent,
+            )  # fmt: skip
+            return str(reply.decode())
+        return ""
 
     async def settle(self, namespace: str, request_id: str) -> None:
         """Note that Celery's tail has run to its end."""
