@@ -8,7 +8,7 @@ from typing import Any
 from dynamo_tasks.config.layers import Origin, Path
 from dynamo_tasks.config.schema import RESERVED, ServiceSchema, ServiceSettings
 from dynamo_tasks.config.tree import Leaf, Node, find, leaves, plain
-from dynamo_tasks.config.types import as_gpus, as_number, as_string, check_type, type_of
+from dynamo_tasks.config.types import as_gpus, as_number, as_port, as_string, check_type, type_of
 from dynamo_tasks.errors import ConfigError
 
 __all__ = ["read_settings"]
@@ -44,6 +44,7 @@ _CHECKS: dict[Path, Check] = {
     ("dynamo", "enabled"): _flag,
     ("ServiceArgs", "workers"): _count,
     ("ServiceArgs", "concurrency"): _count,
+    ("ServiceArgs", "system_port"): as_port,
     ("ServiceArgs", "resources", "gpu"): as_gpus,
     ("ServiceArgs", "resources", "gpu_type"): _name,
     ("ServiceArgs", "resources", "cpu"): as_string,
@@ -79,6 +80,7 @@ def read_settings(schema: ServiceSchema, tree: Node) -> tuple[ServiceSettings, d
         concurrency=get("ServiceArgs", "concurrency"),
         resources=_group(schema.name, tree, ("ServiceArgs", "resources")),
         traffic=_group(schema.name, tree, ("ServiceArgs", "traffic")),
+        system_port=get("ServiceArgs", "system_port"),
         envs=_envs(schema.name, tree),
         attributes=_attributes(schema, tree),
     )

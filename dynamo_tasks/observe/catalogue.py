@@ -155,10 +155,20 @@ _FLEET = (
         "Requests moved by this process; kind is requeued, dead, settle, restored, republished or abandoned.",
         ("kind",),
     ),
-    Metric("engine_running", "gauge", "sequences", "Sequences in the engine's running batch.", ("model",)),
-    Metric("engine_waiting", "gauge", "sequences", "Sequences waiting inside the engine.", ("model",)),
-    Metric("engine_kv_usage", "gauge", "ratio", "Used share of the KV cache, 0 to 1.", ("model",)),
-    Metric("engine_prefix_hits", "gauge", "ratio", "Share of prompt tokens found in the cache.", ("model",)),
+    Metric(
+        "engine_running", "gauge", "sequences", "Running batches of all instances of a model.", ("model",)
+    ),
+    Metric("engine_waiting", "gauge", "sequences", "Sequences waiting inside their engines.", ("model",)),
+    Metric("engine_kv_usage", "gauge", "ratio", "Used share of their KV caches, 0 to 1 (mean).", ("model",)),
+    Metric(
+        "engine_prefix_hits", "gauge", "ratio", "Share of prompt tokens in their caches (mean).", ("model",)
+    ),
+    Metric(
+        "instance_running", "gauge", "sequences", "Running batch of this process's engine.", ("component",)
+    ),
+    Metric("instance_waiting", "gauge", "sequences", "Sequences waiting inside of it.", ("component",)),
+    Metric("instance_kv_usage", "gauge", "ratio", "Used share of its KV cache, 0 to 1.", ("component",)),
+    Metric("instance_prefix_hits", "gauge", "ratio", "Share of prompt tokens in its cache.", ("component",)),
 )
 
 _HTTP = (

@@ -16,7 +16,8 @@ Written by `python -m dynamo_tasks.observe > docs/telemetry.md`; don't edit it b
 
 ## Metrics
 
-Each process has its own; a frontend shows its own at `GET /metrics`. Every name begins with `{PREFIX}`
+Each process has its own: a frontend at `GET /metrics`, any process at its system port
+([observability.md](observability.md)). Every name begins with `{PREFIX}`
 (left out here). `endpoint` is `namespace.Component.endpoint`, `state` a terminal state of a request.
 """
 

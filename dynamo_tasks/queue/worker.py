@@ -65,6 +65,11 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
             # No new start can mend it: one line and exit code 2, as for settings that are refused earlier.
             refuse(exc)
 
+    def info(self, worker: Any) -> dict[str, Any]:
+        """Celery callback: what ``inspect stats`` and Flower show of the instance."""
+        facts = getattr(worker.host, "facts", None)  # not every host is an instance of a service
+        return {"dynamo": facts()} if facts is not None else {}
+
     def stop(self, worker: Any) -> None:
         """Warm: leave the registry, finish what runs, stop the service."""
         greenlets.await_(worker.shutdown.warm())

@@ -93,6 +93,7 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         "lease": max(0, ttl_ms) / 1000,
         "tokens_per_s": round(load.tokens_per_s, 1),
         "model": first.model.name if first.model else None,
+        "system_port": first.extra.get("system_port"),
     }  # fmt: skip
 
 

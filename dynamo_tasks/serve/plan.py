@@ -20,6 +20,7 @@ from dynamo_tasks.config import Layer, ResolvedConfig, env_layer, flags_layer, l
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
 from dynamo_tasks.serve.spec import Plan, ProcessSpec
+from dynamo_tasks.serve.system_ports import with_system_ports
 
 __all__ = ["Plan", "PlanOptions", "default_graph", "make_plan"]
 
@@ -41,6 +42,7 @@ class PlanOptions:
         host: Address that HTTP is served on.
         port: Its port, already chosen (not 0).
         loglevel: Of the workers and the HTTP process.
+        system_port: Where processes serve metrics and probes: the first one's port, 0 = any; ``None`` = they don't.
         node_suffix: Makes Celery node names unique where several ``serve`` share a server.
     """
 
@@ -52,6 +54,7 @@ class PlanOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     loglevel: str = "warning"
+    system_port: int | None = None
     node_suffix: str = ""
 
 
@@ -92,7 +95,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
         names = ", ".join(service.name for service in chosen)
         raise ConfigError(f"nothing to start: {names} has no process of its own (it lives in its callers')")
     return Plan(
-        processes=tuple(specs),
+        processes=tuple(with_system_ports(specs, config, options.system_port)),
         config=config,
         http=http.name if http is not None else None,
         components=_expected(components, config),
