@@ -15,7 +15,7 @@ def ports(*flags: str, first: int | None = None) -> dict[str, str | None]:
     plan: Plan = make_plan(PlanOptions(graph=GRAPH, flags=flags, system_port=first), {})
     found = {}
     for spec in plan.processes:
-        given = [arg for arg in spec.argv if ".ServiceArgs.system_port=" in arg]
+        given = [arg for arg in spec.argv if arg.startswith(f"{spec.service}.ServiceArgs.system_port=")]
         found[spec.name] = given[-1].partition("=")[2] if given else None
     return found
 
