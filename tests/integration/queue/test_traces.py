@@ -102,6 +102,7 @@ def test_a_call_outside_of_any_trace_is_the_root_of_one(lab: Lab, worker: Worker
     assert run["parent_id"] is None
 
 
+@pytest.mark.slow
 def test_an_attempt_that_takes_over_is_linked_to_the_dead_one(
     lab: Lab, worker: Worker, spans_file: Path, exporter: InMemorySpanExporter
 ) -> None:

@@ -5,8 +5,10 @@ import logging
 
 import pytest
 
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe import JsonFormatter, event, set_strict
 from dynamo_tasks.observe import log as log_module
+from dynamo_tasks.observe.log import choose_format
 from dynamo_tasks.observe.schema import LogEvent
 
 
@@ -116,3 +118,14 @@ def test_json_lines(caplog):
         "WARNING",
         "dynamo_tasks.other",
     )
+
+
+def test_the_format_is_chosen_by_the_environment():
+    logger, handler = logging.Logger("test"), logging.StreamHandler()
+    logger.addHandler(handler)
+    choose_format(logger, {})
+    assert handler.formatter is None
+    choose_format(logger, {"DYNAMO_LOG_FORMAT": "json"})
+    assert isinstance(handler.formatter, JsonFormatter)
+    with pytest.raises(ConfigError, match="DYNAMO_LOG_FORMAT=xml: must be json or text"):
+        choose_format(logger, {"DYNAMO_LOG_FORMAT": "xml"})
