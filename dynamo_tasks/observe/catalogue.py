@@ -258,6 +258,7 @@ _LOG_EVENTS = (
              ("kind", "count", "namespace", "lost_instance")),
     LogEvent("http.start", INFO, "The HTTP server listens.", ("host", "port", "models")),
     LogEvent("http.stop", INFO, "The HTTP server ends.", ("host", "port", "open_streams")),
+    LogEvent("system.start", INFO, "The system port of a process listens.", ("host", "port")),
     LogEvent("http.request", DEBUG, "An HTTP request was answered.",
              ("request_id", "api", "status", "model", "duration_s", "tokens")),
     LogEvent("http.error", ERROR, "An HTTP request failed for a reason of our own.",

@@ -206,12 +206,23 @@ def configure(service: str, environ: Mapping[str, str] = os.environ) -> None:
     named = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": service}
     provider = TracerProvider(resource=Resource.create(named))
     for name in names:
-        found = entry_points(group="opentelemetry_traces_exporter", name=name)
+        found = entry_points(group="opentelemetry_traces_exporter", name=_entry_point(name, environ))
         if found:
             provider.add_span_processor(BatchSpanProcessor(next(iter(found)).load()()))
         else:
             _warn(f"no installed package has a span exporter named {name!r}")
     trace.set_tracer_provider(provider)
+
+
+def _entry_point(name: str, environ: Mapping[str, str]) -> str:
+    """Under which name packages offer an exporter: ``otlp`` is one per protocol.
+
+    https://opentelemetry.io/docs/specs/otel/protocol/exporter/#specify-protocol
+    """
+    if name != "otlp":
+        return name
+    protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
+    return "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
 
 
 def _warn(problem: str) -> None:

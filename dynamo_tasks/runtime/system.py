@@ -22,7 +22,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe import event, metrics
 from dynamo_tasks.runtime.actor import Actor
 
 __all__ = ["HOST_VARIABLE", "PORT_VARIABLE", "SystemServer", "system_port"]
@@ -92,6 +92,7 @@ class SystemServer(Actor):
         )
         self._thread.start()
         await super().start()
+        event("system.start", host=self.host, port=self.port)
 
     def _listen(self) -> ThreadingHTTPServer:
         try:
