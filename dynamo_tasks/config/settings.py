@@ -49,6 +49,7 @@ _CHECKS: dict[Path, Check] = {
     ("ServiceArgs", "resources", "gpu_type"): _name,
     ("ServiceArgs", "resources", "cpu"): as_string,
     ("ServiceArgs", "resources", "memory"): as_string,
+    ("ServiceArgs", "http", "port"): as_port,
     ("ServiceArgs", "traffic", "timeout"): _seconds,
     ("ServiceArgs", "traffic", "concurrency"): _count,
     ("ServiceArgs", "traffic", "max_queue"): _size,
@@ -81,6 +82,7 @@ def read_settings(schema: ServiceSchema, tree: Node) -> tuple[ServiceSettings, d
         resources=_group(schema.name, tree, ("ServiceArgs", "resources")),
         traffic=_group(schema.name, tree, ("ServiceArgs", "traffic")),
         system_port=get("ServiceArgs", "system_port"),
+        http_port=get("ServiceArgs", "http", "port", default=0),
         envs=_envs(schema.name, tree),
         attributes=_attributes(schema, tree),
     )

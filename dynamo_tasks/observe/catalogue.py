@@ -152,7 +152,7 @@ _FLEET = (
         "sweeper_moves_total",
         "counter",
         "requests",
-        "Requests moved by this process; kind is requeued, dead, settle, restored, republished or abandoned.",
+        "Requests moved by this process; kind is requeued, dead, settle, restored, republished, abandoned or disowned.",
         ("kind",),
     ),
     Metric(
