@@ -21,32 +21,25 @@ from dynamo_tasks.errors import (
     ServerUnavailableError,
 )
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
-from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.envelope import build
+from dynamo_tasks.queue.envelope import build, submit_span
 from dynamo_tasks.runtime.client import submit
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.sdk import DynamoService
-from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
 from dynamo_tasks.store.quota import Quota
 from dynamo_tasks.store.record import Record
 from dynamo_tasks.store.streams import decode_row
+from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
 from dynamo_tasks.store.subscription import Subscription
+from dynamo_tasks.store.telling import tell_rejected
 
 __all__ = ["RuntimeGateway"]
 
 _OPERATIONS = {"generate", "embed"}
-_REFUSALS = (
-    NoInstancesError,
-    RateLimitError,
-    QueueFullError,
-    DeadlineUnreachableError,
-    IdempotencyConflictError,
-)
 _PATIENCE = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
 
@@ -99,8 +92,11 @@ class RuntimeGateway:
             async with _patience():
                 await self._take(submission, endpoint)
                 return await self._submit(submission, endpoint, payload)
-        except _REFUSALS as error:
-            metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=error.code).inc()
+        except (NoInstancesError, RateLimitError) as error:
+            tell_rejected(endpoint, error.code)
+            await self._give_back(submission, endpoint)
+            raise
+        except (QueueFullError, DeadlineUnreachableError, IdempotencyConflictError):
             await self._give_back(submission, endpoint)
             raise
 
@@ -127,9 +123,10 @@ class RuntimeGateway:
         for needed in {submission.endpoint, endpoint}:
             if not self._runtime.watcher(needed.namespace).of(needed):
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
-        new = self._new_request(submission, endpoint, payload)
-        metrics.counter("requests_submitted_total", endpoint=str(endpoint)).inc()
-        sub = await submit(self._runtime.client, new)
+        with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
+            submission.headers = span.carry(submission.headers)
+            new = self._new_request(submission, endpoint, payload)
+            sub = await submit(self._runtime.client, new)
         sub.render = sub.render or new.render
         return _stream(sub)
 

@@ -8,13 +8,13 @@ frontend renders it, ``ok`` owner key, ``tn`` tenant, ``tw`` its weight, ``bg`` 
 kept, ``own`` lease of the owner, ``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att``
 attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` result and ``err`` error as JSON,
 ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message
-of a request in the dead list.
+of a request in the dead list, ``tp`` ``traceparent`` of the last attempt, while spans are recorded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,77 +22,25 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import (
-    DeadlineUnreachableError,
     FencedError,
-    IdempotencyConflictError,
-    QueueFullError,
     RequestCancelledError,
     RequestExpiredError,
     RequestNotFoundError,
+    ServerUnavailableError,
 )
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
+from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.record import Record, read_record
 from dynamo_tasks.store.scripts import script
+from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
+from dynamo_tasks.store.telling import tell_end
 
-__all__ = ["Attempt", "ClaimRefused", "Ledger", "NewRequest", "Refusal"]
+__all__ = ["Attempt", "ClaimRefused", "Ledger", "Refusal", "cancelled", "release_call"]
 
-BACKGROUND_RETENTION = 3600.0
-READ_RETENTION = 60.0
-ABANDON_AFTER = 5.0
 Call = tuple[Any, ...]
-
-
-@dataclass(kw_only=True)
-class NewRequest:
-    """A request that is to be queued. Times are seconds; ``not_before`` and ``deadline`` are Unix times."""
-
-    id: str
-    endpoint: EndpointId
-    queue: str
-    """Redis key of the queue, without priority."""
-    message: bytes
-    """The Celery message as kombu would push it."""
-    priority: int = 0
-    not_before: float = 0.0
-    deadline: float = 0.0
-    """It must have ended by then."""
-    expires: float = 0.0
-    """A worker must have started it by then."""
-    reader: str = ""
-    """Channel of the client process that reads it from the start."""
-    render: bytes = b""
-    owner_key: str = ""
-    tenant: str = ""
-    weight: float = 1.0
-    """Of the tenant: its share of a component that is not enough for all."""
-    through: tuple[str, ...] = ()
-    """Components that it passes on later: their queues must not be full either."""
-    background: bool = False
-    abandon_after: float = ABANDON_AFTER
-    retention: float | None = None
-    """Of the log; default 60 s after the last reader saw the end, one hour where nobody did."""
-    ignore_result: bool = False
-    max_queue: int = 0
-    """Most requests that may wait for the component; 0 = only what its workers have told the server."""
-    idempotency_key: str = ""
-    digest: str = ""
-
-    def fields(self) -> list[str | bytes | int | float]:
-        """Fields of the record that stay as they are."""
-        unread = BACKGROUND_RETENTION if self.retention is None else self.retention
-        read = READ_RETENTION if self.retention is None else self.retention
-        return [
-            "v", PROTOCOL, "en", str(self.endpoint), "rnd", self.render, "ok", self.owner_key, "tn", self.tenant,
-            "tw", self.weight,
-            "bg", int(self.background), "ab", int(self.abandon_after * 1000), "rt", int(unread * 1000),
-            "rs", int(read * 1000), "ig", int(self.ignore_result), "ret", 0, "att", 0,
-            "ex", int(self.expires * 1000),
-        ]  # fmt: skip
 
 
 class Refusal:
@@ -232,6 +180,17 @@ class Ledger:
         )  # fmt: skip
         return str(reply.decode())
 
+    async def trace(self, attempt: Attempt, traceparent: str) -> str:
+        """Note the span of an attempt; returns that of the attempt before, or ``""``: also when nobody answers."""
+        keys = self._keys(attempt.namespace, attempt.id)
+        with contextlib.suppress(ServerUnavailableError):
+            reply = await script("trace").run(
+                self.store.commands, keys, self.store.keys(attempt.namespace).base, f"{attempt.lease:x}",
+                attempt.epoch, traceparent,
+            )  # fmt: skip
+            return str(reply.decode())
+        return ""
+
     async def settle(self, namespace: str, request_id: str) -> None:
         """Note that Celery's tail has run to its end."""
         await script("settle").run(
@@ -264,6 +223,8 @@ class Ledger:
             self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
             self.store.address.db, end.encode(), end.state, msgspec.json.encode(end.error), guard,
         )  # fmt: skip
+        if reply == b"OK":
+            await tell_end(self.store, namespace, request_id, end)
         return str(reply.decode())
 
     async def expire(self, namespace: str, request_id: str, reason: str) -> str:
@@ -273,6 +234,8 @@ class Ledger:
             self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
             self.store.address.db, end.encode(), msgspec.json.encode(end.error),
         )  # fmt: skip
+        if reply == b"OK":
+            await tell_end(self.store, namespace, request_id, end)
         return str(reply.decode())
 
     async def defer(self, namespace: str, request_id: str, wait_ms: int, message: bytes) -> bool:
@@ -311,44 +274,6 @@ class Ledger:
         if not raw:
             raise RequestNotFoundError(f"no request {request_id!r} is known")
         return read_record(request_id, namespace, dict(zip(raw[::2], raw[1::2], strict=True)))
-
-
-def submit_call(keys: Keys, new: NewRequest) -> Call:
-    """Keys and arguments of the ``submit`` script."""
-    idem = keys.idempotency(new.tenant, new.idempotency_key) if new.idempotency_key else ""
-    args: list[str | bytes | int | float] = [
-        keys.base, namespaces_key(keys.prefix), new.endpoint.namespace, new.id, new.queue,
-        priority_suffix(new.priority), int(new.not_before * 1000), int(new.deadline * 1000), new.reader,
-        new.max_queue, idem, new.digest, new.message, " ".join((new.endpoint.component, *new.through)),
-        int(new.expires * 1000), keys.db, str(new.endpoint), new.tenant, new.weight, *new.fields(),
-    ]  # fmt: skip
-    return [keys.record(new.id), keys.log(new.id)], *args
-
-
-def submitted(new: NewRequest, reply: list[bytes]) -> str:
-    """The id that the ``submit`` script answered with; raises as :meth:`Ledger.submit`."""
-    code, value, *more = reply
-    if code == b"CONFLICT":
-        raise IdempotencyConflictError(
-            f"idempotency key {new.idempotency_key!r} was used with another payload"
-        )
-    if code == b"FULL":
-        raise QueueFullError(
-            f"the queue of {more[0].decode()} holds {int(value)} requests, its limit", retry_after=1.0
-        )
-    if code == b"LATE":
-        raise _late(new, int(value) / 1000, int(more[0]) / 1000)
-    return value.decode()
-
-
-def _late(new: NewRequest, wait: float, least: float) -> DeadlineUnreachableError:
-    """Why a request is refused that would wait ``wait`` seconds and run for ``least`` at the least."""
-    left = min(limit for limit in (new.deadline - least, new.expires) if limit > 0) - time.time()
-    return DeadlineUnreachableError(
-        f"{new.endpoint.component} is busy: the request would wait {wait:.1f} s, and then run for {least:.1f} s or "
-        "more, which is past its deadline",
-        retry_after=max(1.0, wait - left),
-    )
 
 
 def release_call(
