@@ -36,34 +36,6 @@ local function known()
   end
 end
 
--- Whether anybody of the tenant waits for a component. Where few wait, all of them are looked at; else those in line.
-local function tenant_waits(one)
-  if redis.call('SCARD', waiting_of(one)) <= FEW then
-    for _, other in ipairs(redis.call('SMEMBERS', waiting_of(one))) do
-      if (redis.call('HGET', base .. 'req:' .. other, 'tn') or '') == r.tn then return true end
-    end
-    return false
-  end
-  for _, line in ipairs(lines_of(one)) do
-    if redis.call('HEXISTS', tags_of(line[1], line[2]), 't:' .. r.tn) == 1 then return true end
-  end
-  return false
-end
-
--- At the limit, a tenant of whom nobody waits still gets a place, up to a tenth more: else a flood that fills the queue
--- would keep all others out of it.
-local function full()
-  for one in string.gmatch(ARGV[14], '%S+') do
-    local limit, own = limit_of(one, 'max_queue') or math.huge, tonumber(ARGV[10])
-    if one == component and own > 0 then limit = math.min(limit, own) end
-    if limit < math.huge then
-      local length = redis.call('SCARD', waiting_of(one))
-      local most = limit + math.max(1, math.floor(limit / 10))
-      if length >= limit and (length >= most or tenant_waits(one)) then return { 'FULL', tostring(length), one } end
-    end
-  end
-end
-
 local function steps_up_to_mine()
   local _, mine = split_list(list)
   local out = {}
@@ -72,6 +44,45 @@ local function steps_up_to_mine()
     if step == mine then return out end
   end
   return out
+end
+
+local function in_line_before(one, where)
+  return redis.call('ZCOUNT', line_of(one, where), '-inf', real(tag_for(one, where, r.tn, r.tw)))
+end
+
+-- Whether the request would be among the first tenth of those who wait. Where few wait, whether it is its tenant's first.
+local function early(one, limit)
+  if limit <= FEW then
+    for _, other in ipairs(redis.call('SMEMBERS', waiting_of(one))) do
+      if (redis.call('HGET', base .. 'req:' .. other, 'tn') or '') == r.tn then return false end
+    end
+    return true
+  end
+  if one ~= component then
+    for _, line in ipairs(lines_of(one)) do
+      if in_line_before(one, line[2]) <= limit / 10 then return true end
+    end
+    return false
+  end
+  local before = 0
+  for _, where in ipairs(steps_up_to_mine()) do
+    before = before + (where == list and in_line_before(one, where) or redis.call('ZCARD', line_of(one, where)))
+  end
+  return before <= limit / 10
+end
+
+-- At the limit there is a place for who would be served soon, up to a tenth more: else a flood that fills the queue would
+-- keep all others out of it.
+local function full()
+  for one in string.gmatch(ARGV[14], '%S+') do
+    local limit, own = limit_of(one, 'max_queue') or math.huge, tonumber(ARGV[10])
+    if one == component and own > 0 then limit = math.min(limit, own) end
+    if limit < math.huge then
+      local length = redis.call('SCARD', waiting_of(one))
+      local most = limit + math.max(1, math.floor(limit / 10))
+      if length >= limit and (length >= most or not early(one, limit)) then return { 'FULL', tostring(length), one } end
+    end
+  end
 end
 
 -- Whether who comes now must wait for somebody else to end.
@@ -91,9 +102,7 @@ local function ahead()
   local n = 0
   for _, one in ipairs(steps_up_to_mine()) do
     n = n + redis.call('LLEN', one)
-    local line = line_of(component, one)
-    n = n + (one == list and redis.call('ZCOUNT', line, '-inf', real(tag_for(component, list, r.tn, r.tw)))
-      or redis.call('ZCARD', line))
+    n = n + (one == list and in_line_before(component, one) or redis.call('ZCARD', line_of(component, one)))
   end
   return n
 end
