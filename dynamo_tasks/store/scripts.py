@@ -28,7 +28,8 @@ class Script:
         """Read ``lua/<name>.lua`` behind the common part."""
         folder = files(__package__) / "lua"
         self.name = name
-        self.source = (folder / "_lib.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
+        common, rules, own = ((folder / f"{one}.lua").read_text() for one in ("_lib", "_line", name))
+        self.source = f"{common}\nline_rules = function()\n{rules}\nend\n{own}"
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, on: Runner, keys: list[str], *args: str | bytes | int | float) -> Reply:

@@ -5,9 +5,14 @@ local base = ARGV[1]
 local TERMINAL = { SUCCEEDED = true, FAILED = true, CANCELLED = true, EXPIRED = true }
 local RECORD_TTL = 24 * 3600 * 1000
 
+-- Time stands still inside of a script, so it is asked once.
+local asked_at
 local function now_ms()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+  if not asked_at then
+    local t = redis.call('TIME')
+    asked_at = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+  end
+  return asked_at
 end
 
 local function int(n) return string.format('%.0f', n) end
@@ -71,15 +76,17 @@ local function naming(data, previous)
   return string.char(string.byte(data, 1) + 1) .. string.sub(data, 2) .. mp_str('previous') .. mp_str(previous)
 end
 
--- The line: what waits for a component. Its invariants are in docs/overload.md.
---
--- A queue is kombu's list, from which workers pop, and behind it a line for each component, ordered by fairness: a zset
--- of ids by tag. At most WINDOW messages are in a list before others stand in line, so a list stays short, and who is
--- next is decided as late as possible. Recovery pushes to the front of the list itself.
+local function real(n) return string.format('%.17g', n) end
+
+-- What waits for a component and what it runs. The invariants are in docs/overload.md; the rules of the lines, which most
+-- scripts do not need most of the time, in _line.lua: a table of functions that is made when it is asked for.
 local WINDOW = 16
-local FRONT = -4503599627370496
-local SEP = '\6\22'
-local STEPS = { '0', '3', '6', '9' }
+local line_rules
+local rules
+local function the_line()
+  rules = rules or line_rules()
+  return rules
+end
 
 local function component_of(endpoint) return string.match(endpoint or '', '^[^.]*%.([^.]*)%.') or '' end
 
@@ -89,126 +96,45 @@ local function running_of(component) return base .. 'running:' .. component end
 
 local function waiting_of(component) return base .. 'waiting:' .. component end
 
-local function line_of(component, list) return base .. 'line:' .. component .. ':' .. list end
-
-local function tags_of(component, list) return base .. 'tags:' .. component .. ':' .. list end
-
-local function split_list(list)
-  local queue, step = string.match(list, '^(.*)' .. SEP .. '(%d+)$')
-  return queue or list, step or '0'
+-- Whether nobody stands in any line of the namespace, and no component has a limit: then there is nothing to look at.
+local calm
+local function all_calm()
+  if calm == nil then calm = redis.call('EXISTS', base .. 'lines', base .. 'traffic') == 0 end
+  return calm
 end
 
-local function list_of(queue, step) return step == '0' and queue or (queue .. SEP .. step) end
-
--- As long as the lines of a queue: kombu and Flower add the lengths of a queue's lists, and this is one of them.
-local function shadow_of(list) return (split_list(list)) .. SEP .. '10' end
-
-local function real(n) return string.format('%.17g', n) end
+local somebody
+local function anybody_in_line()
+  if somebody == nil then somebody = not all_calm() and redis.call('EXISTS', base .. 'lines') == 1 end
+  return somebody
+end
 
 -- A limit of the component as a whole: 'concurrency' or 'max_queue'; nil where it has none.
-local function limit_of(component, name) return tonumber(redis.call('HGET', base .. 'traffic', component .. ':' .. name) or nil) end
-
--- How many more messages may be in the component's list so that whoever takes one may also claim it.
-local function room_of(component, list)
-  local limit = limit_of(component, 'concurrency')
-  if not limit then return math.huge end
-  local queue, room = split_list(list), limit - redis.call('SCARD', running_of(component))
-  for _, step in ipairs(STEPS) do room = room - redis.call('LLEN', list_of(queue, step)) end
-  return room
-end
-
--- Start-time fair queueing: a tenant's requests are 1/weight apart, and one that comes anew starts at the present.
-local function tag_for(component, list, tenant, weight)
-  local known = redis.call('HMGET', tags_of(component, list), 'now', 't:' .. tenant)
-  return math.max(tonumber(known[1] or nil) or 0, tonumber(known[2] or nil) or 0) + 1 / (tonumber(weight or nil) or 1)
-end
-
-local function stand(component, list, id, tag)
-  if redis.call('ZADD', line_of(component, list), 'NX', real(tag), id) == 0 then return end
-  redis.call('LPUSH', shadow_of(list), '')
-  redis.call('SADD', base .. 'lines', component .. ':' .. list)
-end
-
-local function clear_line(component, list)
-  if redis.call('EXISTS', line_of(component, list)) == 1 then return end
-  redis.call('DEL', tags_of(component, list))
-  redis.call('SREM', base .. 'lines', component .. ':' .. list)
-end
-
--- Somebody leaves the line without having been its first: the next one of its tenant takes the place.
-local function leave_line(id, r)
-  if redis.call('EXISTS', base .. 'lines') == 0 then return end
-  local component, list = component_of(r.en), (r.q or '') .. (r.qs or '')
-  if redis.call('ZREM', line_of(component, list), id) == 0 then return end
-  redis.call('LPOP', shadow_of(list))
-  if redis.call('HEXISTS', tags_of(component, list), 't:' .. (r.tn or '')) == 1 then
-    redis.call('HINCRBYFLOAT', tags_of(component, list), 't:' .. (r.tn or ''), real(-1 / (tonumber(r.tw) or 1)))
-  end
-  clear_line(component, list)
+local function limit_of(component, name)
+  if all_calm() then return nil end
+  return tonumber(redis.call('HGET', base .. 'traffic', component .. ':' .. name) or nil)
 end
 
 -- A request comes to its queue: into the list, or into the line where others wait. r: en, q, qs, msg, tn, tw.
 local function enter(id, r)
   local component, list = component_of(r.en), r.q .. (r.qs or '')
   redis.call('SADD', waiting_of(component), id)
-  if redis.call('EXISTS', line_of(component, list)) == 0 and redis.call('LLEN', list) < WINDOW
-    and room_of(component, list) > 0 then
-    redis.call('LPUSH', list, r.msg)
-    return
+  if anybody_in_line() or limit_of(component, 'concurrency') then return the_line().enter(id, r, component, list) end
+  -- The usual case takes no look of its own at the length.
+  if redis.call('LPUSH', list, r.msg) > WINDOW then
+    redis.call('LPOP', list)
+    the_line().enter(id, r, component, list)
   end
-  local tenant = r.tn or ''
-  local tag = tag_for(component, list, tenant, r.tw)
-  redis.call('HSET', tags_of(component, list), 't:' .. tenant, real(tag))
-  stand(component, list, id, tag)
 end
 
--- The first of a line steps into the list. Returns whether a message was pushed; nil where nobody stands there.
-local function step_up(component, list)
-  local first = redis.call('ZPOPMIN', line_of(component, list))
-  if #first == 0 then return nil end
-  redis.call('LPOP', shadow_of(list))
-  local id, tag = first[1], tonumber(first[2])
-  local r = fields(base .. 'req:' .. id, 'st', 'msg', 'tn')
-  if tag > 0 then
-    local tags, tenant = tags_of(component, list), 't:' .. (r.tn or '')
-    redis.call('HSET', tags, 'now', real(tag))
-    if (tonumber(redis.call('HGET', tags, tenant) or nil) or 0) <= tag then redis.call('HDEL', tags, tenant) end
-  end
-  if r.st ~= 'QUEUED' or not r.msg then return false end
-  redis.call('LPUSH', list, r.msg)
-  return true
+-- It does not wait any more, and was not the first in its line.
+local function leave_line(id, r)
+  if anybody_in_line() then the_line().leave(id, r) end
 end
 
--- The lists behind which somebody stands in line for a component (all of them for nil), higher priorities first.
-local function lines_of(component)
-  local found = {}
-  for _, member in ipairs(redis.call('SMEMBERS', base .. 'lines')) do
-    local whose, list = string.match(member, '^([^:]*):(.*)$')
-    if not component or whose == component then
-      local _, step = split_list(list)
-      found[#found + 1] = { whose, list, tonumber(step) }
-    end
-  end
-  table.sort(found, function(a, b)
-    if a[3] ~= b[3] then return a[3] < b[3] end
-    return a[2] < b[2]
-  end)
-  return found
-end
-
--- Room was made: the first in line step up. Called by whatever takes from a list or ends a run.
+-- Room was made: the first in line step up (of all components for nil). Called by whatever takes from a list or ends a run.
 local function admit(component)
-  if redis.call('EXISTS', base .. 'lines') == 0 then return end
-  for _, line in ipairs(lines_of(component)) do
-    local whose, list = line[1], line[2]
-    local room = math.min(WINDOW - redis.call('LLEN', list), room_of(whose, list))
-    while room > 0 do
-      local pushed = step_up(whose, list)
-      if pushed == nil then break end
-      if pushed then room = room - 1 end
-    end
-    clear_line(whose, list)
-  end
+  if anybody_in_line() then the_line().admit(component) end
 end
 
 -- Adds a reader's channel to a record; the running owner is told. Returns all channels, separated by spaces.

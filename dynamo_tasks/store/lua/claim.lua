@@ -74,7 +74,7 @@ local function too_many()
   if not limit or r.st == 'RUNNING' or redis.call('SCARD', running) < limit then return nil end
   redis.call('ZADD', base .. 'queued', 'NX', tonumber(r.cr) or now, id)
   redis.call('SADD', waiting_of(component), id)
-  stand(component, r.q .. (r.qs or ''), id, FRONT + (tonumber(r.cr) or now))
+  the_line().stand_in_front(component, r.q .. (r.qs or ''), id, tonumber(r.cr) or now)
   return { 'FULL' }
 end
 
@@ -89,8 +89,10 @@ local function start()
   redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'non', nonce, 'ep', epoch, 'att', attempt,
     'ret', int(retry), 'prev', previous, 'stt', int(now))
   redis.call('SADD', base .. 'owned:' .. lease, id)
-  redis.call('SADD', running_of(component), id)
-  redis.call('SREM', waiting_of(component), id)
+  -- A message that had no record, or whose owner was dead, did not wait.
+  if redis.call('SMOVE', waiting_of(component), running_of(component), id) == 0 then
+    redis.call('SADD', running_of(component), id)
+  end
   redis.call('ZREM', base .. 'queued', id)
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'd:' .. id)
   leave_line(id, r)

@@ -11,7 +11,7 @@ local function note_service(component, ms)
   local known = redis.call('HMGET', key, 'mean', 'least')
   local mean, least = tonumber(known[1] or nil) or ms, tonumber(known[2] or nil) or ms
   redis.call('HSET', key, 'mean', real(mean + (ms - mean) / 10), 'least', real(math.min(ms, least + (ms - least) / 20)))
-  redis.call('PEXPIRE', key, 3600000)
+  if not known[1] then redis.call('PEXPIRE', key, 3600000) end
 end
 
 local id, lease, epoch = ARGV[2], ARGV[3], ARGV[4]

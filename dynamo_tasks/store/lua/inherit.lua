@@ -5,7 +5,7 @@
 -- KEYS   1 list of the instance, 2 list of the component
 -- ARGV   1 base, 2 queue key of the instance, 3 of the component (both without priority), 4 component
 -- returns number of requests
-local component, n = ARGV[4], 0
+local component, n, line = ARGV[4], 0, the_line()
 
 local function follow(id)
   local record = base .. 'req:' .. id
@@ -19,12 +19,13 @@ while message do
   follow(string.match(message, '"id"%s*:%s*"([^"]+)"') or '')
   message = redis.call('LPOP', KEYS[1])
 end
-for _, id in ipairs(redis.call('ZRANGE', line_of(component, KEYS[1]), 0, -1)) do
-  stand(component, KEYS[2], id, tonumber(redis.call('ZSCORE', line_of(component, KEYS[1]), id)))
-  redis.call('LPOP', shadow_of(KEYS[1]))
+local standing = line.line_of(component, KEYS[1])
+for _, id in ipairs(redis.call('ZRANGE', standing, 0, -1)) do
+  line.stand(component, KEYS[2], id, tonumber(redis.call('ZSCORE', standing, id)))
+  redis.call('LPOP', line.shadow_of(KEYS[1]))
   follow(id)
 end
-redis.call('DEL', line_of(component, KEYS[1]))
-clear_line(component, KEYS[1])
+redis.call('DEL', standing)
+line.clear(component, KEYS[1])
 admit(component)
 return n

@@ -41,7 +41,7 @@ local function found()
   return false
 end
 
-if redis.call('ZSCORE', line_of(component_of(r.en), list), id) or found() then return 'THERE' end
+if redis.call('ZSCORE', the_line().line_of(component_of(r.en), list), id) or found() then return 'THERE' end
 if ARGV[3] ~= '1' then return 'LOST' end
 redis.call('RPUSH', list, r.msg)
 return 'OK'

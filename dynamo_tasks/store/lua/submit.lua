@@ -19,10 +19,6 @@ local idem, digest, message, expires = ARGV[11], ARGV[12], ARGV[13], tonumber(AR
 local now = now_ms()
 local r = { en = ARGV[17], q = queue, qs = suffix, msg = message, tn = ARGV[18], tw = ARGV[19] }
 local component, list = component_of(r.en), queue .. suffix
--- A list whose head waits for longer than this has no worker with a free slot.
-local STUCK = 250
-local FEW = 32
-
 -- A known request; nil for a new one.
 local function known()
   local owner = idem ~= '' and redis.call('GET', idem)
@@ -36,89 +32,91 @@ local function known()
   end
 end
 
-local function steps_up_to_mine()
-  local _, mine = split_list(list)
-  local out = {}
-  for _, step in ipairs(STEPS) do
-    out[#out + 1] = list_of(queue, step)
-    if step == mine then return out end
-  end
-  return out
-end
+-- Why it is refused: nil where there is room, and time.
+local function refusal()
+  -- A list whose head waits for longer than this has no worker with a free slot.
+  local STUCK = 250
+  local FEW = 32
+  local line = the_line()
 
-local function in_line_before(one, where)
-  return redis.call('ZCOUNT', line_of(one, where), '-inf', real(tag_for(one, where, r.tn, r.tw)))
-end
+  local function in_line_before(one, where) return line.before(one, where, r.tn, r.tw) end
 
--- Whether the request would be among the first tenth of those who wait. Where few wait, whether it is its tenant's first.
-local function early(one, limit)
-  if limit <= FEW then
-    for _, other in ipairs(redis.call('SMEMBERS', waiting_of(one))) do
-      if (redis.call('HGET', base .. 'req:' .. other, 'tn') or '') == r.tn then return false end
+  -- Whether the request would be among the first tenth of those who wait. Where few wait, whether it is its tenant's
+  -- first.
+  local function early(one, limit)
+    if limit <= FEW then
+      for _, other in ipairs(redis.call('SMEMBERS', waiting_of(one))) do
+        if (redis.call('HGET', base .. 'req:' .. other, 'tn') or '') == r.tn then return false end
+      end
+      return true
     end
-    return true
+    if one ~= component then
+      for _, other in ipairs(line.lines_of(one)) do
+        if in_line_before(one, other[2]) <= limit / 10 then return true end
+      end
+      return false
+    end
+    local before = 0
+    for _, where in ipairs(line.lists_up_to(list)) do
+      before = before
+        + (where == list and in_line_before(one, where) or redis.call('ZCARD', line.line_of(one, where)))
+    end
+    return before <= limit / 10
   end
-  if one ~= component then
-    for _, line in ipairs(lines_of(one)) do
-      if in_line_before(one, line[2]) <= limit / 10 then return true end
+
+  -- At the limit there is a place for who would be served soon, up to a tenth more: else a flood that fills the queue
+  -- would keep all others out of it.
+  local function full()
+    for one in string.gmatch(ARGV[14], '%S+') do
+      local limit, own = limit_of(one, 'max_queue') or math.huge, tonumber(ARGV[10])
+      if one == component and own > 0 then limit = math.min(limit, own) end
+      if limit < math.huge then
+        local length = redis.call('SCARD', waiting_of(one))
+        local most = limit + math.max(1, math.floor(limit / 10))
+        if length >= limit and (length >= most or not early(one, limit)) then return { 'FULL', tostring(length), one } end
+      end
+    end
+  end
+
+  -- Whether who comes now must wait for somebody else to end.
+  local function busy(running)
+    local limit = limit_of(component, 'concurrency')
+    if limit and running >= limit then return true end
+    for _, one in ipairs(line.lists_up_to(list)) do
+      local head = redis.call('LINDEX', one, -1)
+      local head_id = head and string.match(head, '"id"%s*:%s*"([^"]+)"')
+      local since = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
+      if since and now - tonumber(since) >= STUCK then return true end
     end
     return false
   end
-  local before = 0
-  for _, where in ipairs(steps_up_to_mine()) do
-    before = before + (where == list and in_line_before(one, where) or redis.call('ZCARD', line_of(one, where)))
-  end
-  return before <= limit / 10
-end
 
--- At the limit there is a place for who would be served soon, up to a tenth more: else a flood that fills the queue would
--- keep all others out of it.
-local function full()
-  for one in string.gmatch(ARGV[14], '%S+') do
-    local limit, own = limit_of(one, 'max_queue') or math.huge, tonumber(ARGV[10])
-    if one == component and own > 0 then limit = math.min(limit, own) end
-    if limit < math.huge then
-      local length = redis.call('SCARD', waiting_of(one))
-      local most = limit + math.max(1, math.floor(limit / 10))
-      if length >= limit and (length >= most or not early(one, limit)) then return { 'FULL', tostring(length), one } end
+  local function ahead()
+    local n = 0
+    for _, one in ipairs(line.lists_up_to(list)) do
+      n = n + redis.call('LLEN', one)
+      n = n + (one == list and in_line_before(component, one) or redis.call('ZCARD', line.line_of(component, one)))
+    end
+    return n
+  end
+
+  -- Little's law: what is ahead, times how long each takes, by how many run side by side.
+  local function late()
+    if (deadline == 0 and expires == 0) or not_before > now then return nil end
+    local running = redis.call('SCARD', running_of(component))
+    if running == 0 or not busy(running) then return nil end
+    local pace = redis.call('HMGET', base .. 'pace:' .. component, 'mean', 'least')
+    if not pace[1] then return nil end
+    local wait, least = ahead() * tonumber(pace[1]) / running, tonumber(pace[2])
+    if (deadline > 0 and now + wait + least > deadline) or (expires > 0 and now + wait > expires) then
+      return { 'LATE', int(wait), int(least) }
     end
   end
+
+  return full() or late()
 end
 
--- Whether who comes now must wait for somebody else to end.
-local function busy(running)
-  local limit = limit_of(component, 'concurrency')
-  if limit and running >= limit then return true end
-  for _, one in ipairs(steps_up_to_mine()) do
-    local head = redis.call('LINDEX', one, -1)
-    local head_id = head and string.match(head, '"id"%s*:%s*"([^"]+)"')
-    local since = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
-    if since and now - tonumber(since) >= STUCK then return true end
-  end
-  return false
-end
-
-local function ahead()
-  local n = 0
-  for _, one in ipairs(steps_up_to_mine()) do
-    n = n + redis.call('LLEN', one)
-    n = n + (one == list and in_line_before(component, one) or redis.call('ZCARD', line_of(component, one)))
-  end
-  return n
-end
-
--- Little's law: what is ahead, times how long each takes, by how many run side by side.
-local function late()
-  if (deadline == 0 and expires == 0) or not_before > now then return nil end
-  local running = redis.call('SCARD', running_of(component))
-  if running == 0 or not busy(running) then return nil end
-  local pace = redis.call('HMGET', base .. 'pace:' .. component, 'mean', 'least')
-  if not pace[1] then return nil end
-  local wait, least = ahead() * tonumber(pace[1]) / running, tonumber(pace[2])
-  if (deadline > 0 and now + wait + least > deadline) or (expires > 0 and now + wait > expires) then
-    return { 'LATE', int(wait), int(least) }
-  end
-end
+local limited = deadline > 0 or expires > 0 or tonumber(ARGV[10]) > 0 or not all_calm()
 
 local function queue_it()
   redis.call('SADD', ARGV[2], ARGV[3])
@@ -140,4 +138,4 @@ local function queue_it()
   return { 'OK', id }
 end
 
-return known() or full() or late() or queue_it()
+return known() or (limited and refusal()) or queue_it()
