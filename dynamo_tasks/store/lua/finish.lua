@@ -5,8 +5,10 @@
 --        7 its payload, 8 state, 9 result JSON ('' = none), 10 error JSON ('' = none), 11 '1' = nothing follows (settled)
 -- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
 
--- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it.
+-- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it, where somebody
+-- waits or a component has limits; else nobody asks.
 local function note_service(component, ms)
+  if all_calm() then return end
   local key = base .. 'pace:' .. component
   local known = redis.call('HMGET', key, 'mean', 'least')
   local mean, least = tonumber(known[1] or nil) or ms, tonumber(known[2] or nil) or ms

@@ -275,6 +275,7 @@ async def test_a_burst_onto_free_slots_is_not_judged(redis_server: RedisServer) 
 async def test_runs_are_measured(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         line = Line(place)
+        await line.limits(max_queue=100)
         (request_id,) = await line.submit()
         attempt = await line.claim(request_id, LEASE)
         assert attempt is not None
