@@ -71,6 +71,13 @@ local function naming(data, previous)
   return string.char(string.byte(data, 1) + 1) .. string.sub(data, 2) .. mp_str('previous') .. mp_str(previous)
 end
 
+-- Notes who owns a request, and that observers must watch it: one that was taken for dead by mistake is not watched
+-- until it renews its lease, and may die before.
+local function own(lease, id)
+  redis.call('SADD', base .. 'owned:' .. lease, id)
+  redis.call('SADD', base .. 'leases', lease)
+end
+
 -- Adds a reader's channel to a record; the running owner is told. Returns all channels, separated by spaces.
 local function add_reader(record, id, db, reader)
   local r = fields(record, 'st', 'rd', 'own', 'ep')

@@ -38,8 +38,9 @@ if TERMINAL[r.st] then
   if r.own and r.own ~= lease and redis.call('EXISTS', base .. 'lease:' .. r.own) == 1 then return { 'DUPLICATE' } end
   -- Who runs the tail owns it: if it dies as well, the message is sent once more.
   if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
+  redis.call('ZREM', base .. 'queued', id)
   redis.call('HSET', KEYS[1], 'own', lease)
-  redis.call('SADD', base .. 'owned:' .. lease, id)
+  own(lease, id)
   return { 'UNSETTLED', r.st, r.out or '', r.err or '' }
 end
 
@@ -69,7 +70,7 @@ redis.call('XADD', KEYS[2], event_id, 'k', data)
 redis.call('PERSIST', KEYS[2])
 redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'non', nonce, 'ep', epoch, 'att', attempt,
   'ret', int(retry), 'prev', previous, 'stt', int(now))
-redis.call('SADD', base .. 'owned:' .. lease, id)
+own(lease, id)
 redis.call('ZREM', base .. 'queued', id)
 redis.call('ZREM', base .. 'timers', 'm:' .. id, 'd:' .. id)
 if (tonumber(r.dl) or 0) > 0 then redis.call('ZADD', base .. 'timers', tonumber(r.dl) + 1000, 'd:' .. id) end

@@ -12,9 +12,19 @@ redis.call('SREM', base .. 'owned:' .. lease, id)
 if r.own ~= lease then return 'NOT' end
 -- An instance's own queue died with it.
 local queue = r.q and shared_queue(r.q)
+
+-- To the front, as old as it is: it stands before younger ones, which must not seem to be missing. It is looked for
+-- as any message is, until somebody claims it.
+local function send_again()
+  redis.call('HSET', KEYS[1], 'q', queue, 'msg', r.msg)
+  redis.call('ZADD', base .. 'queued', tonumber(r.cr) or now_ms(), id)
+  redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
+end
+
 if TERMINAL[r.st] then
   if r.set == '1' or not r.msg then return 'NOT' end
-  redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
+  redis.call('HDEL', KEYS[1], 'own')
+  send_again()
   return 'SETTLE'
 end
 if r.st ~= 'RUNNING' then return 'NOT' end
@@ -29,12 +39,10 @@ if poison or (tonumber(r.att) or 0) >= tonumber(ARGV[6]) then
   redis.call('ZADD', base .. 'dead', now_ms(), id)
   redis.call('ZREMRANGEBYSCORE', base .. 'dead', '-inf', int(now_ms() - RECORD_TTL))
   -- Celery's tail (errbacks, the chord that waits for it) runs at whoever receives the message; the body does not.
-  if r.ig ~= '1' then redis.call('RPUSH', queue .. (r.qs or ''), r.msg) end
+  if r.ig ~= '1' then send_again() end
   return 'DEAD'
 end
-redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue)
+redis.call('HSET', KEYS[1], 'st', 'QUEUED')
 redis.call('HDEL', KEYS[1], 'own', 'non')
--- As old as it is: it stands in front of younger ones, and these must not seem to be missing.
-redis.call('ZADD', base .. 'queued', tonumber(r.cr) or now_ms(), id)
-redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
+send_again()
 return 'OK'

@@ -34,7 +34,7 @@ if not known then
   redis.call('ZREM', base .. 'queued', id)
   redis.call('ZREM', base .. 'timers', 'm:' .. id)
 end
-redis.call('SADD', base .. 'owned:' .. lease, id)
+own(lease, id)
 if top_epoch < epoch then
   local data = ARGV[7] .. '|' .. ARGV[6] .. '|' .. lease
   top = ARGV[4] .. '-0'

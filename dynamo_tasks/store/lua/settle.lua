@@ -7,5 +7,6 @@ local r = fields(KEYS[1], 'st', 'own')
 if not r.st then return 0 end
 redis.call('HSET', KEYS[1], 'set', '1')
 redis.call('HDEL', KEYS[1], 'out', 'msg', 'non')
+redis.call('ZREM', base .. 'queued', ARGV[2])
 if r.own then redis.call('SREM', base .. 'owned:' .. r.own, ARGV[2]) end
 return 1
