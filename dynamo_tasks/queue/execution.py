@@ -79,6 +79,7 @@ class Execution:
         self._started = 0.0
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
+        self._stop_asked = 0.0
         self._value: list[Any] | None = None
         self._finish_reason: str | None = None
         self._usage: dict[str, int] | None = None
@@ -306,6 +307,11 @@ class Execution:
                 timer.cancel()
 
     async def _stopped(self, stop: Stop, attempt: Attempt, log: OpenLog) -> Any:
+        event(
+            "request.stopped", request_id=attempt.id, endpoint=self._meters.name, attempt=attempt.number,
+            reason=str(stop) if stop.reason == "abort" else stop.reason,
+            after_s=time.monotonic() - self._stop_asked,
+        )  # fmt: skip
         if stop.reason == "abort":
             if isinstance(log.dead, StreamDivergedError):
                 await self._fail_elsewhere(attempt, log.dead)
@@ -368,7 +374,7 @@ class Execution:
     def stop(self, stop: Stop) -> None:
         """Stop the endpoint; callable at any time, the first reason counts."""
         if self._stop is None:
-            self._stop = stop
+            self._stop, self._stop_asked = stop, time.monotonic()
             self.context.stop()
             if self._body is not None:
                 self._body.interrupt(stop)

@@ -392,7 +392,7 @@ class World:
             for one in self.instances:
                 await self._work_off(one)
             dump = self.verify()
-            if not dump.open and not any(dump.queues.values()):
+            if not dump.open and not dump.queued and not any(dump.queues.values()):
                 return
         raise AssertionError(f"not at rest after 12 hours: {dump.open} {dump.queues}")
 

@@ -97,7 +97,8 @@ end
 
 -- A request that no owner will end (any more): its last event is written here.
 -- Creates the stream where there is none. The epoch that it takes fences the owner.
--- Celery's tail is left to the owner, or to whoever receives the message, unless no result is kept.
+-- Celery's tail, unless no result is kept, is left to the owner (if it dies, the message is sent again), or to whoever
+-- receives the message (it is looked for as long as that has not happened).
 local function end_unowned(record, log, id, db, data, state, outcome_error)
   local r = fields(record, 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'ig')
   local previous, top = top_of(log)
@@ -108,14 +109,17 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
   redis.call('XADD', log, event_id, 'e', data)
   redis.call('HSET', record, 'st', state, 'ep', int(epoch), 'end', event_id, 'err', outcome_error,
     'fin', int(now_ms()), 'set', r.ig == '1' and '1' or '0')
-  redis.call('HDEL', record, 'msg', 'own', 'non')
+  redis.call('HDEL', record, 'non')
+  if r.ig == '1' then
+    redis.call('HDEL', record, 'msg', 'own')
+    redis.call('ZREM', base .. 'queued', id)
+    if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
+  end
   redis.call('PEXPIRE', record, RECORD_TTL)
   redis.call('PEXPIRE', log, tonumber(r.rt) or 3600000)
-  redis.call('ZREM', base .. 'queued', id)
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
   push(r.rd, id, event_id, 'e', data)
   if r.own then
-    redis.call('SREM', base .. 'owned:' .. r.own, id)
     redis.call('PUBLISH', alive_channel(db, r.own), 'abort ' .. id .. ' ' .. (r.ep or '0') .. ' ' .. state)
   end
   return event_id

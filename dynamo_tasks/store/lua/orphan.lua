@@ -9,6 +9,7 @@
 local id = ARGV[2]
 local r = fields(KEYS[1], 'st', 'q', 'qs', 'msg', 'nb')
 local since = redis.call('ZSCORE', base .. 'queued', id)
+if not r.st then redis.call('ZREM', base .. 'queued', id) end
 if not r.st or not since or not r.msg then return 'NOT' end
 if r.st == 'QUEUED' and (tonumber(r.nb) or 0) > now_ms() then return 'NOT' end
 if redis.call('ZSCORE', base .. 'timers', 'm:' .. id) then return 'NOT' end

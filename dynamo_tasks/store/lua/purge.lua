@@ -7,6 +7,8 @@ local state = redis.call('HGET', KEYS[1], 'st')
 if not state then return 'GONE' end
 if not TERMINAL[state] then return 'ACTIVE' end
 redis.call('DEL', KEYS[2])
-redis.call('HDEL', KEYS[1], 'msg', 'out', 'err', 'rnd')
+redis.call('HDEL', KEYS[1], 'msg', 'dmsg', 'out', 'err', 'rnd')
+redis.call('ZREM', base .. 'queued', ARGV[2])
+redis.call('ZREM', base .. 'dead', ARGV[2])
 redis.call('HSET', KEYS[1], 'pur', '1')
 return 'OK'

@@ -22,8 +22,8 @@ local function send_again()
 end
 
 if TERMINAL[r.st] then
-  if r.set == '1' or not r.msg then return 'NOT' end
   redis.call('HDEL', KEYS[1], 'own')
+  if r.set == '1' or not r.msg then return 'NOT' end
   send_again()
   return 'SETTLE'
 end
