@@ -183,8 +183,8 @@ _LOG_EVENTS = (
              ("request_id", "endpoint", "attempt", "code", "error")),
     LogEvent("request.cancelled", INFO, "A request was stopped; reason is cancel, revoke, abandoned, …",
              ("request_id", "endpoint", "reason")),
-    LogEvent("request.stopped", INFO, "A running endpoint, and its engine, was stopped; after_s from when its process was "
-             "told so until it had stopped; reason is CANCELLED, FAILED, deadline, time_limit, handover, fenced, …",
+    LogEvent("request.stopped", INFO, "A running endpoint, and its engine, was stopped; after_s from when its "
+             "process was told so until it had stopped; reason is CANCELLED, FAILED, deadline, time_limit, handover, …",
              ("request_id", "endpoint", "attempt", "reason", "after_s")),
     LogEvent("request.expired", INFO, "A request's time was over before it was started.",
              ("request_id", "endpoint")),

@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import RequestCancelledError
-from dynamo_tasks.sdk.context import current_context
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint
 from dynamo_tasks.sdk.payloads import to_plain
 
@@ -144,6 +143,8 @@ async def _threaded(values: Iterator[Any]) -> AsyncIterator[Any]:
 
 def _leave(step: asyncio.Future[Any]) -> None:
     """Whoever waited for a thread does so no more; if it runs on, the request's slot stays taken."""
+    from dynamo_tasks.sdk.context import current_context  # not needed to declare services, and it imports asyncio
+
     context = current_context()
     if step.done():
         return

@@ -163,8 +163,8 @@ def _check_state(dump: Dump, request_id: str, record: dict[str, str]) -> None:
         assert owner in dump.leases, f"2: nobody watches {owner}, which runs {request_id}"
         assert record.get("non"), f"1: {request_id} runs without a nonce"
     elif state == "QUEUED":
-        assert not owner and not owners, f"1: {request_id} is queued and owned by {owner or owners}"
-        assert record.get("msg") and record.get("q"), f"2: {request_id} is queued and has no message"
+        assert (owner, owners) == ("", set()), f"1: {request_id} is queued and owned by {owner or owners}"
+        assert all(record.get(name) for name in ("msg", "q")), f"2: {request_id} is queued and has no message"
         assert request_id in dump.queued, f"2: nobody looks for the message of {request_id}"
     else:
         assert state in TERMINAL, record
@@ -203,7 +203,9 @@ def _check_log(dump: Dump, request_id: str, record: dict[str, str]) -> None:
     assert values == [str(n) for n in range(len(values))], f"3: the log of {request_id} says {values}"
     assert int(record["ep"]) >= log[-1][0].epoch, f"3: the epoch of {request_id} is behind its log"
     ends = [str(event_id) for event_id, kind, _ in log if kind == "e"]
-    assert ends == ([record["end"]] if ended else []), f"4: {request_id} is {record['st']}, its log has {ends}"
+    assert ends == ([record["end"]] if ended else []), (
+        f"4: {request_id} is {record['st']}, its log has {ends}"
+    )
     assert not ends or log[-1][1] == "e", f"4: {request_id} goes on behind its end"
 
 

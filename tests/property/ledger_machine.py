@@ -193,9 +193,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def release(self, n: int, retry: bool, wait_ms: int, again: bool) -> None:
         if request_id := self._held(n, 0):
             world = self.world
-            self.run_(
-                world.release(self._instance(n), request_id, retry=retry, wait_ms=wait_ms, again=again)
-            )
+            self.run_(world.release(self._instance(n), request_id, retry=retry, wait_ms=wait_ms, again=again))
 
     @rule(n=st.integers(1, 2), again=st.booleans())
     def forward(self, n: int, again: bool) -> None:

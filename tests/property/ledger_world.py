@@ -303,7 +303,9 @@ class World:
         else:
             await self._aborted(one, request_id)
 
-    async def release(self, one: Instance, request_id: str, *, retry: bool, wait_ms: int, again: bool) -> None:
+    async def release(
+        self, one: Instance, request_id: str, *, retry: bool, wait_ms: int, again: bool
+    ) -> None:
         """Celery's retry, or a hand-over at drain."""
         held = one.held.pop(request_id)
         retries = held.retries + 1 if retry else held.retries
@@ -422,7 +424,10 @@ class World:
 
     def erase(self) -> None:
         """Nothing is left on the server."""
-        found = [*self.client.scan_iter(f"dt:{self.namespace}:*"), *self.client.scan_iter(f"{self.namespace}|*")]
+        found = [
+            *self.client.scan_iter(f"dt:{self.namespace}:*"),
+            *self.client.scan_iter(f"{self.namespace}|*"),
+        ]
         if found:
             self.client.delete(*found)
         self.client.srem("dt:@namespaces", self.namespace)
