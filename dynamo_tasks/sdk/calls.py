@@ -143,7 +143,8 @@ async def _threaded(values: Iterator[Any]) -> AsyncIterator[Any]:
 
 def _leave(step: asyncio.Future[Any]) -> None:
     """Whoever waited for a thread does so no more; if it runs on, the request's slot stays taken."""
-    from dynamo_tasks.sdk.context import current_context  # not needed to declare services, and it imports asyncio
+    # Not needed to declare services: keeps the import of the sdk light.
+    from dynamo_tasks.sdk.context import current_context
 
     context = current_context()
     if step.done():
