@@ -145,7 +145,7 @@ class CompletionRenderer:
         deltas: list[TokenDelta] = []
         for value in values_of(event):
             merge_delta(deltas, as_delta(value))
-        return self._chunk(event, deltas)
+        return self._chunk(event, deltas) if deltas else b""
 
     def _event(self, event: Event, choices: bytes) -> bytes:
         return b"id: %d-%d\ndata: %b%b%b" % (*event.id, self._head, choices, self._close)
@@ -197,8 +197,8 @@ class CompletionRenderer:
 
 
 def values_of(event: Event) -> list[Any]:
-    """The values of a ``c`` event."""
-    return _decode_values(event.data)
+    """The values of a ``c`` event; none of a kind that only a newer release knows."""
+    return _decode_values(event.data) if event.kind == Kind.VALUES else []
 
 
 def attempt_comment(claim: Claim) -> bytes:

@@ -83,7 +83,7 @@ class Claim(NamedTuple):
     @classmethod
     def decode(cls, data: bytes) -> Claim:
         """Read the payload of a ``k`` event."""
-        previous, attempt, lease = data.decode().split("|")
+        previous, attempt, lease, *_ = data.decode().split("|")
         return cls(EventId.parse(previous), int(attempt), int(lease, 16))
 
     def encode(self) -> bytes:
