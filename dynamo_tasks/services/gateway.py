@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -23,7 +22,7 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.envelope import build
+from dynamo_tasks.queue.envelope import build, digest
 from dynamo_tasks.runtime.client import submit
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.watcher import Watcher
@@ -139,7 +138,7 @@ class RuntimeGateway:
             ignore_result=True,
             max_queue=self._limits.get((endpoint.namespace, endpoint.component), 0),
             idempotency_key=key,
-            digest=hashlib.blake2b(body, digest_size=16).hexdigest() if key else "",
+            digest=digest(endpoint, body) if key else "",
         )
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:

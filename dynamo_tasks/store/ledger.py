@@ -1,14 +1,15 @@
 """The ledger: one record per request, one verb per transition.
 
-Fields of a record (a hash): ``v`` protocol version that its worker must speak, ``st`` state, ``en`` endpoint, ``q`` queue key,
-``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created, ``nb`` not before,
-``dl`` deadline, ``stt`` started, ``fin`` finished (all ms), ``rd`` channels of its readers, ``rnd`` how a
-frontend renders it, ``ok`` owner key, ``tn`` tenant, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and
-``rs`` retention of the log without a reader and after the last reader saw the end (ms), ``ig`` no result is
-kept, ``own`` lease of the owner, ``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att``
-attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` result and ``err`` error as JSON,
-``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message
-of a request in the dead list.
+Fields of a record (a hash): ``v`` protocol version that its worker must speak, ``st`` state, ``en`` endpoint,
+``q`` queue key, ``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created,
+``nb`` not before, ``dl`` deadline, ``ex`` when a worker must have started it, ``stt`` started, ``fin``
+finished (all ms), ``rd`` channels of its readers, ``rnd`` how a frontend renders it, ``ok`` owner key, ``tn``
+tenant, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and ``rs`` retention of the log without a reader
+and after the last reader saw the end (ms), ``ig`` no result is kept, ``own`` lease of the owner, ``non``
+nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att`` attempts, ``ret`` Celery retry number,
+``end`` id of the end event, ``out`` result and ``err`` error as JSON, ``set`` settled, ``pur`` purged,
+``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message of a request in the
+dead list.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from dynamo_tasks.store.record import read_record
 
 NEWS = Event(EventId(5, 2), "x", b"\xc1 no msgpack")
 TOKENS = Event(EventId(5, 1), "t", encode_deltas([TokenDelta("hi", [1])]))
-RENDER = Render("completions", "m", 1, "cmpl-1")
+RENDER = Render("completions", "1", "m", 1)
 
 
 def test_unknown_fields_of_messages() -> None:
