@@ -10,6 +10,7 @@ from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
+from dynamo_tasks.errors import IdempotencyConflictError
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
 
