@@ -19,7 +19,7 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
 from dynamo_tasks.observe import metrics
-from dynamo_tasks.protocol.events import End, EventId, Kind
+from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.envelope import build, digest
@@ -163,12 +163,11 @@ class RuntimeGateway:
         store = self._runtime.client.store
         key = store.keys(record.namespace).log(record.id)
         rows = await store.commands.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
-        last = decode_row(rows[0]) if rows else None
-        end = End.decode(last.data) if last is not None and last.kind == Kind.END else None
+        last = decode_row(rows[0]).id if rows else record.end
         return RequestInfo(
             id=record.id, state=record.state, endpoint=record.endpoint, created=record.created,
-            attempts=record.attempts, last_event=str(last.id) if last else "0-0", error=record.error,
-            finish_reason=end.finish_reason if end else None, usage=end.usage if end else None,
+            attempts=record.attempts, last_event=str(last) if last else "0-0", error=record.error,
+            finish_reason=record.finish_reason, usage=record.usage,
             render=record.render or None,
         )  # fmt: skip
 

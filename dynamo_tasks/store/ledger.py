@@ -7,9 +7,10 @@ finished (all ms), ``rd`` channels of its readers, ``rnd`` how a frontend render
 tenant, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and ``rs`` retention of the log without a reader
 and after the last reader saw the end (ms), ``ig`` no result is kept, ``own`` lease of the owner, ``non``
 nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att`` attempts, ``ret`` Celery retry number,
-``end`` id of the end event, ``out`` result and ``err`` error as JSON, ``set`` settled, ``pur`` purged,
-``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message of a request in the
-dead list.
+``end`` id of the end event, ``fr`` why the text ended, ``us`` prompt, completion and cached tokens, ``out``
+result and ``err`` error as JSON, ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their
+worker and added no token, ``dmsg`` the message of a request in the dead list. Once a request is settled, its
+record keeps only what is asked for afterwards (``settled`` in ``lua/_lib.lua``).
 """
 
 from __future__ import annotations

@@ -95,6 +95,47 @@ local function add_reader(record, id, db, reader)
   return readers
 end
 
+-- Why a text ended, and its usage, for those who ask when the log is gone. A long end is that of an endpoint which
+-- returns a value: it has neither.
+local function summary(data)
+  local found = {}
+  if #data > 2048 then return found end
+  local e = cmsgpack.unpack(data)
+  if e.finish_reason then
+    found[#found + 1] = 'fr'
+    found[#found + 1] = e.finish_reason
+  end
+  local u = e.usage
+  if u then
+    found[#found + 1] = 'us'
+    found[#found + 1] = string.format('%.0f %.0f %.0f', u.prompt_tokens or 0, u.completion_tokens or 0, u.cached_tokens or 0)
+  end
+  return found
+end
+
+-- What nobody asks for once a request has ended and Celery's tail is done.
+local SPENT = {
+  msg = true, out = true, non = true, q = true, qs = true, nb = true, dl = true, ex = true, prev = true, tn = true,
+  ab = true, rt = true, ret = true, bar = true, stt = true,
+}
+
+-- A request is over: what is left of its record is written anew, since a hash that once had a long field keeps the large
+-- encoding. One in the dead list stays whole, for somebody may want to run it again.
+local function settled(record)
+  local all, left = redis.call('HGETALL', record), {}
+  for i = 1, #all, 2 do
+    if all[i] == 'dmsg' then return redis.call('HDEL', record, 'msg', 'out', 'non') end
+    if not SPENT[all[i]] and all[i + 1] ~= '' then
+      left[#left + 1] = all[i]
+      left[#left + 1] = all[i + 1]
+    end
+  end
+  local ttl = redis.call('PTTL', record)
+  redis.call('DEL', record)
+  redis.call('HSET', record, unpack(left))
+  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
+end
+
 -- A request that no owner will end (any more): its last event is written here.
 -- Creates the stream where there is none. The epoch that it takes fences the owner.
 -- Celery's tail, unless no result is kept, is left to the owner (if it dies, the message is sent again), or to whoever
@@ -108,14 +149,15 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
   local event_id = int(epoch) .. '-0'
   redis.call('XADD', log, event_id, 'e', data)
   redis.call('HSET', record, 'st', state, 'ep', int(epoch), 'end', event_id, 'err', outcome_error,
-    'fin', int(now_ms()), 'set', r.ig == '1' and '1' or '0')
+    'fin', int(now_ms()), 'set', r.ig == '1' and '1' or '0', unpack(summary(data)))
   redis.call('HDEL', record, 'non')
+  redis.call('PEXPIRE', record, RECORD_TTL)
   if r.ig == '1' then
-    redis.call('HDEL', record, 'msg', 'own')
+    redis.call('HDEL', record, 'own')
     redis.call('ZREM', base .. 'queued', id)
     if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
+    settled(record)
   end
-  redis.call('PEXPIRE', record, RECORD_TTL)
   redis.call('PEXPIRE', log, tonumber(r.rt) or 3600000)
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
   push(r.rd, id, event_id, 'e', data)

@@ -34,8 +34,8 @@ redis.call('HSET', KEYS[1], 'bar', int(barren))
 local poison = barren >= tonumber(ARGV[5])
 if poison or (tonumber(r.att) or 0) >= tonumber(ARGV[6]) then
   redis.call('HDEL', KEYS[1], 'own')
-  end_unowned(KEYS[1], KEYS[2], id, ARGV[4], ARGV[poison and 7 or 9], 'FAILED', ARGV[poison and 8 or 10])
   redis.call('HSET', KEYS[1], 'dmsg', r.msg, 'q', queue)
+  end_unowned(KEYS[1], KEYS[2], id, ARGV[4], ARGV[poison and 7 or 9], 'FAILED', ARGV[poison and 8 or 10])
   redis.call('ZADD', base .. 'dead', now_ms(), id)
   redis.call('ZREMRANGEBYSCORE', base .. 'dead', '-inf', int(now_ms() - RECORD_TTL))
   -- Celery's tail (errbacks, the chord that waits for it) runs at whoever receives the message; the body does not.
