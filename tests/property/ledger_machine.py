@@ -97,11 +97,12 @@ class LedgerMachine(RuleBasedStateMachine):
         assert stands == (known if digest == payload else None)
         assert request_id not in world.history.keeps
 
-    @rule(n=REQUESTS)
-    def a_message_is_repeated(self, n: int) -> None:
-        """Delivered twice, or delivered after the end."""
+    @rule(n=REQUESTS, retries=st.sampled_from([0, 0, 1]))
+    def a_message_is_repeated(self, n: int, retries: int) -> None:
+        """Delivered twice, or delivered after the end: to whoever takes the next one."""
         endpoint = self.world.worker
-        self.client.lpush(endpoint.queue, self.world.message(f"r{n}", endpoint))
+        if f"r{n}" in self.world.history.keeps:
+            self.client.rpush(endpoint.queue, self.world.message(f"r{n}", endpoint, retries))
 
     @rule()
     def a_foreign_message(self) -> None:
@@ -168,6 +169,14 @@ class LedgerMachine(RuleBasedStateMachine):
         self.claim(n, False)
         if append:
             self.append(n, 0)
+
+    @rule(n=INSTANCES, settle=st.booleans())
+    def work(self, n: int, settle: bool) -> None:
+        """The whole life of whatever comes next."""
+        self.serve(n, False, True)
+        self.finish(n, 0, True, False)
+        if settle:
+            self.settle(n)
 
     @rule(n=INSTANCES, k=st.integers(0, 2))
     def append(self, n: int, k: int) -> None:
@@ -245,6 +254,16 @@ class LedgerMachine(RuleBasedStateMachine):
         """Killed, and given back: what a fault does if nothing comes in between."""
         self.kill(n)
         self.bury_the_dead()
+
+    @rule(n=st.integers(1, 2), revive=st.booleans())
+    def poison(self, n: int, revive: bool) -> None:
+        """What comes next kills whoever takes it."""
+        for _ in range(3):
+            self.serve(n, False, False)
+            self.fail_over(n)
+        if revive:
+            for request in range(4):
+                self.revive(request)
 
     @rule()
     def sweep(self) -> None:

@@ -43,7 +43,7 @@ _EDITS: list[tuple[str, str, str]] = [
     ("queue/envelope.py", "PROTOCOL}, **(more or {}),", 'PROTOCOL, "news": 1}, "x-news": 1, **(more or {}),'),
     ("store/ledger.py", '"ex", int(self.expires * 1000),', '"ex", int(self.expires * 1000), "news", "1",'),
     ("store/lua/_lib.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
-    ("store/lua/claim.lua", "'ret', int(retry),", "'ret', int(retry), 'by', ARGV[9],"),
+    ("store/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),
     (
         "store/log.py",
         "        for kind, values in self._pending:\n            data =",

@@ -70,6 +70,7 @@ if r.st == 'RUNNING' then
   if top_of(KEYS[2]) == r.ep .. '-0' then redis.call('HINCRBY', KEYS[1], 'bar', 1) end
 end
 
+-- Only a release raises the number: it must stay that of the message which the record keeps to be sent again.
 if retry < (tonumber(r.ret) or 0) then return { 'DUPLICATE' } end
 if (tonumber(r.dl) or 0) > 0 and now >= tonumber(r.dl) then return { 'EXPIRED' } end
 if (tonumber(r.ex) or 0) > 0 and now >= tonumber(r.ex) and (tonumber(r.att) or 0) == 0 then return { 'EXPIRED' } end
@@ -83,7 +84,7 @@ local data = previous .. '|' .. attempt .. '|' .. lease
 redis.call('XADD', KEYS[2], event_id, 'k', data)
 redis.call('PERSIST', KEYS[2])
 redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'non', nonce, 'ep', epoch, 'att', attempt,
-  'ret', int(retry), 'prev', previous, 'stt', int(now))
+  'prev', previous, 'stt', int(now))
 own(lease, id)
 redis.call('ZREM', base .. 'queued', id)
 redis.call('ZREM', base .. 'timers', 'm:' .. id, 'd:' .. id)
