@@ -16,7 +16,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dynamo_tasks.store.base import Store
 from tests.property.ledger_invariants import check_rest
-from tests.property.ledger_world import Instance, World
+from tests.property.ledger_parts import Instance
+from tests.property.ledger_world import World
 
 __all__ = ["LedgerMachine"]
 
@@ -103,6 +104,20 @@ class LedgerMachine(RuleBasedStateMachine):
         endpoint = self.world.worker
         if f"r{n}" in self.world.history.keeps:
             self.client.rpush(endpoint.queue, self.world.message(f"r{n}", endpoint, retries))
+
+    @rule(n=REQUESTS, to=st.integers(1, 2), first=st.sampled_from(["", "death", "hang", "retry", "time"]))
+    def a_message_is_late(self, n: int, to: int, first: str) -> None:
+        """It is delivered once more, to somebody in particular, behind what may have happened to who knew of it."""
+        if first == "death":
+            self.fail_over(3 - to)
+        elif first == "hang":
+            self.lapse(3 - to)
+        elif first == "retry":
+            self.release(3 - to, True, 0, False)
+        elif first == "time":
+            self.time_passes(10_000)
+        self.a_message_is_repeated(n, 0)
+        self.serve(to, False, False)
 
     @rule()
     def a_foreign_message(self) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -19,7 +17,7 @@ import redis
 
 from dynamo_tasks.errors import FencedError, IdempotencyConflictError, RequestNotFoundError
 from dynamo_tasks.protocol.events import End, ErrorInfo, EventId
-from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.protocol.instances import Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.runtime.sweeper import Sweeper
@@ -31,70 +29,12 @@ from dynamo_tasks.store.ledger import Attempt, ClaimRefused, Ledger, NewRequest
 from dynamo_tasks.store.presence import ReaderPresence
 from dynamo_tasks.store.recovery import Recovery
 from dynamo_tasks.store.registry import Registry, new_lease
-from dynamo_tasks.store.scripts import Script, script
+from dynamo_tasks.store.scripts import script
 from dynamo_tasks.store.wire import ReplyError
 from tests.property.ledger_invariants import Dump, History, check, read_dump
+from tests.property.ledger_parts import CLOCK, START, Held, Instance
 
-__all__ = ["CLOCK", "Held", "Instance", "World", "simulated_clock"]
-
-CLOCK = "dt:@test_clock"
-START = 1_000_000
-_NOW = """local function now_ms()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
-end"""
-_SIMULATED = f"local function now_ms() return tonumber(redis.call('GET', '{CLOCK}')) end"
-
-
-@contextlib.contextmanager
-def simulated_clock(names: list[str], mutant: tuple[str, str, str] | None = None) -> Iterator[None]:
-    """The scripts take the time from a key; one of them may be mutated: ``(script, text, its replacement)``."""
-    originals = {name: (script(name).source, script(name).sha) for name in names}
-    for name in names:
-        made = script(name)
-        assert _NOW in made.source
-        made.source = made.source.replace(_NOW, _SIMULATED)
-        if mutant is not None and mutant[0] in (name, "_lib"):
-            assert mutant[1] in made.source, f"{mutant[0]} does not say {mutant[1]!r}"
-            made.source = made.source.replace(mutant[1], mutant[2])
-        made.sha = Script.digest(made.source)
-    try:
-        yield
-    finally:
-        for name, (source, sha) in originals.items():
-            script(name).source, script(name).sha = source, sha
-
-
-@dataclass
-class Held:
-    """An attempt that a process believes to own."""
-
-    attempt: Attempt
-    top: EventId
-    values: int
-    retries: int
-    tail: bool
-
-
-@dataclass
-class Instance:
-    """A process: dead once it is replaced; a zombie while others take it for dead."""
-
-    endpoint: EndpointId
-    lease: int
-    hand: list[dict[str, Any]] = field(default_factory=list)
-    held: dict[str, Held] = field(default_factory=dict)
-    tails: set[str] = field(default_factory=set)
-    unaccounted: set[str] = field(default_factory=set)
-    counter: int = 0
-
-    @property
-    def info(self) -> InstanceInfo:
-        """Its registration."""
-        return InstanceInfo(
-            component=self.endpoint.component, endpoint=self.endpoint.name, namespace=self.endpoint.namespace,
-            lease_id=self.lease, transport={}, host="h", pid=self.lease % 1000, started=1.0,
-        )  # fmt: skip
+__all__ = ["World"]
 
 
 class World:
@@ -209,15 +149,42 @@ class World:
             await self.ledger.defer(self.namespace, request_id, reply.wait_ms, told["raw"])
 
     async def _ask(self, one: Instance, told: dict[str, Any], nonce: str) -> Attempt | ClaimRefused:
+        before, now = await self.record(told["id"]), self.now
+        lease = self.keys.lease(int(before.get("own") or "0", 16))
+        alive = bool(await self.store.commands.execute("EXISTS", lease))
         try:
             claimed = await self.ledger.claim(
                 one.endpoint, told["id"], one.lease, retries=told["retries"], tracked=told["tracked"],
                 queue=one.endpoint.queue, message=told["raw"], nonce=nonce,
             )  # fmt: skip
         except ClaimRefused as refused:
+            if refused.reason == "UNSETTLED":
+                await self._check_tail(one, told["id"], before)
             return refused
         self.history.claimed(told["id"])
+        self._check_claim(before, told["retries"], now, alive, claimed)
         return claimed
+
+    async def _check_tail(self, one: Instance, request_id: str, before: dict[str, str]) -> None:
+        """Celery's tail is run by one process that is known to live, and not behind its end."""
+        assert before["set"] == "0", f"6: {request_id} is settled, and its tail runs again"
+        for other in self.instances:
+            if other is not one and request_id in other.tails and before.get("own") == f"{other.lease:x}":
+                alive = await self.store.commands.execute("EXISTS", self.keys.lease(other.lease))
+                assert not alive, f"1: two run the tail of {request_id}"
+
+    @staticmethod
+    def _check_claim(before: dict[str, str], retries: int, now: int, alive: bool, claimed: Attempt) -> None:
+        """It was granted: no earlier, no later and no other message than its record allows."""
+        if not before or (before["st"] == "RUNNING" and before["non"] == claimed.nonce):
+            return
+        assert before["st"] == "QUEUED" or not alive, "1: it is taken from an owner that lives"
+        assert claimed.epoch > int(before.get("ep", 0)), "3: an epoch does not ascend"
+        assert retries >= int(before.get("ret", 0)), "a message that a retry has superseded is run"
+        due = {name: int(before.get(name) or 0) for name in ("dl", "ex", "nb")}
+        assert due["nb"] <= now, "it runs before its time"
+        assert not due["dl"] or now < due["dl"], "it runs past its deadline"
+        assert not due["ex"] or now < due["ex"] or int(before.get("att", 0)), "it is started past its expiry"
 
     async def _hold(self, attempt: Attempt, retries: int) -> Held:
         log = await self.log(attempt.id)

@@ -13,7 +13,7 @@ from hypothesis.stateful import run_state_machine_as_test
 
 from dynamo_tasks.store.base import Store
 from tests.property.ledger_machine import LedgerMachine
-from tests.property.ledger_world import simulated_clock
+from tests.property.ledger_parts import simulated_clock
 from tests.support.server import RedisServer
 
 NAMES = sorted(

@@ -1,4 +1,5 @@
 -- claim: QUEUED -> RUNNING by one attempt of one instance. Idempotent by nonce.
+-- Keeps 1, 2, 3, 5, 9 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex, 4 nonce, 5 retry number of the message, 6 '1' if the message carries our header,
@@ -82,7 +83,6 @@ local attempt = int((tonumber(r.att) or 0) + 1)
 local event_id = epoch .. '-0'
 local data = previous .. '|' .. attempt .. '|' .. lease
 redis.call('XADD', KEYS[2], event_id, 'k', data)
-redis.call('PERSIST', KEYS[2])
 redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'non', nonce, 'ep', epoch, 'att', attempt,
   'prev', previous, 'stt', int(now))
 own(lease, id)

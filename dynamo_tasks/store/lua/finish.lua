@@ -1,4 +1,5 @@
 -- finish: RUNNING -> SUCCEEDED | FAILED by the owner: last event, state and push in one.
+-- Keeps 1, 4, 5, 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 id that must be on top of the log, 6 id of the end event,

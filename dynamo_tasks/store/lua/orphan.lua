@@ -2,6 +2,7 @@
 --   request which has ended, if it was sent again for Celery's tail.
 --   It is gone when the request is older than the queue's head, or the queue is empty.
 --   What waits in the queue of an instance that is no more goes to the component's queue at once.
+-- Keeps 2, 6 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 '1' = republish

@@ -1,4 +1,5 @@
 -- purge: erases payload and log of a request that has ended; the bare record stays.
+-- Keeps 6 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id

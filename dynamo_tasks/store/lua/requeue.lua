@@ -1,5 +1,6 @@
 -- requeue: what a dead instance held goes back to the front of its queue.
 --   RUNNING -> QUEUED, or FAILED once its attempts are used up; ended but not settled: the message is sent again.
+-- Keeps 1, 2, 4 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex of the dead owner, 4 database number, 5 most attempts without a token,

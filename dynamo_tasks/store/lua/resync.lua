@@ -1,4 +1,5 @@
 -- resync: what does the server know of an open request of mine? Restores a claim that it forgot.
+-- Keeps 1, 2, 3 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 nonce, 6 attempt, 7 previous id (of the claim),

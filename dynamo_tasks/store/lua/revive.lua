@@ -1,5 +1,6 @@
 -- revive: FAILED -> QUEUED for a request that had used up its attempts: from its beginning, all attempts anew.
 --   Its log goes with its end; the epochs go on, so that no former owner can write.
+-- Keeps 4, 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id

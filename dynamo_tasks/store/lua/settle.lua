@@ -1,4 +1,5 @@
 -- settle: Celery's tail (result, links, chord) is done; a redelivery has nothing left to do.
+-- Keeps 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id
