@@ -15,7 +15,6 @@ import redis
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import Keys
-from dynamo_tasks.store.recovery import MAX_ATTEMPTS, MAX_BARREN
 
 __all__ = ["Dump", "History", "check", "check_rest", "read_dump"]
 
@@ -178,8 +177,6 @@ def _check_state(dump: Dump, request_id: str, record: dict[str, str]) -> None:
             assert owner in dump.leases, f"2: nobody watches {owner}, which ends {request_id}"
         elif record.get("msg"):
             assert request_id in dump.queued, f"2: nobody looks for the tail of {request_id}"
-    assert int(record.get("att", 0)) <= MAX_ATTEMPTS
-    assert int(record.get("bar", 0)) <= MAX_BARREN
 
 
 def _check_log(dump: Dump, request_id: str, record: dict[str, str]) -> None:

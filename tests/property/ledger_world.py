@@ -27,7 +27,7 @@ from dynamo_tasks.store.forwarding import forward
 from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, Ledger, NewRequest
 from dynamo_tasks.store.presence import ReaderPresence
-from dynamo_tasks.store.recovery import Recovery
+from dynamo_tasks.store.recovery import MAX_ATTEMPTS, MAX_BARREN, Recovery
 from dynamo_tasks.store.registry import Registry, new_lease
 from dynamo_tasks.store.scripts import script
 from dynamo_tasks.store.wire import ReplyError
@@ -320,8 +320,14 @@ class World:
 
     async def take_over(self, lease: int) -> None:
         """An observer takes an instance for dead, rightly or not."""
-        if f"{lease:x}".encode() in await self.store.commands.execute("SMEMBERS", self.keys.leases):
-            await self.recovery.take_over(self.namespace, lease, "me")
+        if f"{lease:x}".encode() not in await self.store.commands.execute("SMEMBERS", self.keys.leases):
+            return
+        ids = await self.recovery.owned(self.namespace, lease)
+        running = [one for one in ids if (await self.record(one))["st"] == "RUNNING"]
+        await self.recovery.take_over(self.namespace, lease, "me")
+        for record in [await self.record(one) for one in running]:
+            used_up = int(record.get("bar", 0)) >= MAX_BARREN or int(record["att"]) >= MAX_ATTEMPTS
+            assert record["st"] == ("FAILED" if used_up else "QUEUED"), record
 
     async def sweep(self) -> None:
         """What falls due, and messages that were lost."""
