@@ -116,7 +116,7 @@ end
 -- What nobody asks for once a request has ended and Celery's tail is done.
 local SPENT = {
   msg = true, out = true, non = true, q = true, qs = true, nb = true, dl = true, ex = true, prev = true, tn = true,
-  ab = true, rt = true, bar = true,
+  ab = true, rt = true, bar = true, tp = true,
 }
 
 -- A request is over: what is left of its record is written anew, since a hash that once had a long field keeps the large

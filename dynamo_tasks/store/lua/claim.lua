@@ -19,7 +19,7 @@ local now = now_ms()
 -- Everything but what attempts change: a field that only a newer release knows is kept as well.
 local CHANGING = {
   st = true, msg = true, nb = true, rd = true, own = true, non = true, ep = true, att = true, prev = true, stt = true,
-  bar = true, ['end'] = true, fin = true, set = true, out = true, err = true, ex = true,
+  bar = true, tp = true, ['end'] = true, fin = true, set = true, out = true, err = true, ex = true,
 }
 
 local function restorable()
