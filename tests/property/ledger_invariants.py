@@ -16,7 +16,7 @@ from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import Keys
 
-__all__ = ["Dump", "History", "check", "check_rest", "read_dump"]
+__all__ = ["Dump", "History", "check", "check_claim", "check_rest", "check_sweep", "read_dump"]
 
 _DUMP = """
 local out = {}
@@ -257,6 +257,29 @@ def _check_readers(dump: Dump, history: History) -> None:
         unread = record["st"] not in TERMINAL and not channels and record.get("bg") != "1"
         if unread and request_id in history.read:
             assert f"a:{request_id}" in dump.timers, f"9: nobody abandons {request_id}"
+
+
+def check_claim(before: dict[str, str], retries: int, now: int, alive: bool, epoch: int) -> None:
+    """A claim was granted: no earlier, no later, of no other message and to nobody else than the record allows."""
+    assert before["st"] == "QUEUED" or not alive, "1: it is taken from an owner that lives"
+    assert epoch > int(before.get("ep", 0)), "3: an epoch does not ascend"
+    assert retries >= int(before.get("ret", 0)), "a message that a retry has superseded is run"
+    due = {name: int(before.get(name) or 0) for name in ("dl", "ex", "nb")}
+    assert due["nb"] <= now, "it runs before its time"
+    assert not due["dl"] or now < due["dl"], "it runs past its deadline"
+    assert not due["ex"] or now < due["ex"] or int(before.get("att", 0)), "it is started past its expiry"
+
+
+def check_sweep(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]], now: int) -> None:
+    """A sweep ended only what was overdue or abandoned, and expired nothing that had been started in time."""
+    for request_id, was in before.items():
+        state = after[request_id]["st"]
+        if was["st"] != "RUNNING" or state == "RUNNING":
+            continue
+        overdue = 0 < int(was.get("dl") or 0) <= now
+        unread = not was.get("rd") and was.get("bg") != "1"
+        allowed = {name for name, may in (("FAILED", overdue), ("CANCELLED", unread)) if may}
+        assert state in allowed, f"a sweep made {request_id} {state}: {was}"
 
 
 def check_rest(dump: Dump) -> None:

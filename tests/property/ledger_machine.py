@@ -193,6 +193,17 @@ class LedgerMachine(RuleBasedStateMachine):
         if settle:
             self.settle(n)
 
+    @rule(to=st.integers(1, 2), started=st.booleans())
+    def a_deadline_passes(self, to: int, started: bool) -> None:
+        """Of a new request, in the queue or while it runs; and nobody but the sweeper cares."""
+        world = self.world
+        deadline = world.now / 1000 + 5
+        self.run_(world.submit(f"d{world.history.number()}", world.worker, deadline=deadline))
+        if started:
+            self.serve(to, False, False)
+        self.time_passes(10_000)
+        self.sweep()
+
     @rule(n=INSTANCES, k=st.integers(0, 2))
     def append(self, n: int, k: int) -> None:
         if request_id := self._held(n, k):

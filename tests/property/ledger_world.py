@@ -31,7 +31,14 @@ from dynamo_tasks.store.recovery import MAX_ATTEMPTS, MAX_BARREN, Recovery
 from dynamo_tasks.store.registry import Registry, new_lease
 from dynamo_tasks.store.scripts import script
 from dynamo_tasks.store.wire import ReplyError
-from tests.property.ledger_invariants import Dump, History, check, read_dump
+from tests.property.ledger_invariants import (
+    Dump,
+    History,
+    check,
+    check_claim,
+    check_sweep,
+    read_dump,
+)
 from tests.property.ledger_parts import CLOCK, START, Held, Instance
 
 __all__ = ["World"]
@@ -137,9 +144,10 @@ class World:
         request_id, nonce = told["id"], f"n{self.history.number()}"
         replies = [await self._ask(one, told, nonce) for _ in range(1 + again)]
         reply = replies[-1]
+        if isinstance(replies[0], Attempt):
+            same = isinstance(reply, Attempt) and reply.epoch == replies[0].epoch
+            assert same, f"a claim asked again is another claim: {reply}"
         if isinstance(reply, Attempt):
-            if again and isinstance(replies[0], Attempt):
-                assert replies[0].epoch == reply.epoch, "a claim asked again is another claim"
             one.held[request_id] = await self._hold(reply, told["retries"])
         elif reply.reason == "UNSETTLED" and request_id not in one.held and request_id not in one.tails:
             one.tails.add(request_id)
@@ -162,7 +170,8 @@ class World:
                 await self._check_tail(one, told["id"], before)
             return refused
         self.history.claimed(told["id"])
-        self._check_claim(before, told["retries"], now, alive, claimed)
+        if before and (before["st"], before.get("non")) != ("RUNNING", claimed.nonce):
+            check_claim(before, told["retries"], now, alive, claimed.epoch)
         return claimed
 
     async def _check_tail(self, one: Instance, request_id: str, before: dict[str, str]) -> None:
@@ -172,19 +181,6 @@ class World:
             if other is not one and request_id in other.tails and before.get("own") == f"{other.lease:x}":
                 alive = await self.store.commands.execute("EXISTS", self.keys.lease(other.lease))
                 assert not alive, f"1: two run the tail of {request_id}"
-
-    @staticmethod
-    def _check_claim(before: dict[str, str], retries: int, now: int, alive: bool, claimed: Attempt) -> None:
-        """It was granted: no earlier, no later and no other message than its record allows."""
-        if not before or (before["st"] == "RUNNING" and before["non"] == claimed.nonce):
-            return
-        assert before["st"] == "QUEUED" or not alive, "1: it is taken from an owner that lives"
-        assert claimed.epoch > int(before.get("ep", 0)), "3: an epoch does not ascend"
-        assert retries >= int(before.get("ret", 0)), "a message that a retry has superseded is run"
-        due = {name: int(before.get(name) or 0) for name in ("dl", "ex", "nb")}
-        assert due["nb"] <= now, "it runs before its time"
-        assert not due["dl"] or now < due["dl"], "it runs past its deadline"
-        assert not due["ex"] or now < due["ex"] or int(before.get("att", 0)), "it is started past its expiry"
 
     async def _hold(self, attempt: Attempt, retries: int) -> Held:
         log = await self.log(attempt.id)
@@ -331,7 +327,9 @@ class World:
 
     async def sweep(self) -> None:
         """What falls due, and messages that were lost."""
+        before, now = read_dump(self.client, self.keys).records, self.now
         await self.sweeper._due(self.namespace)
+        check_sweep(before, read_dump(self.client, self.keys).records, now)
         self.suspects, _ = await self.recovery.lost_messages(self.namespace, self.suspects)
 
     async def revive(self, request_id: str) -> None:

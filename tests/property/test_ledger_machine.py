@@ -35,7 +35,7 @@ def connected(redis_server: RedisServer) -> Iterator[None]:
     LedgerMachine.client.close()
 
 
-def _run(examples: int, steps: int, *, seeded: bool = True, shrink: bool = True) -> None:
+def run_machine(examples: int, steps: int, *, seeded: bool = True, shrink: bool = True) -> None:
     phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
     run_state_machine_as_test(
         LedgerMachine,
@@ -50,7 +50,7 @@ def _run(examples: int, steps: int, *, seeded: bool = True, shrink: bool = True)
 @pytest.mark.usefixtures("connected")
 def test_the_invariants_hold() -> None:
     with simulated_clock(NAMES):
-        _run(25, 40)
+        run_machine(25, 40)
 
 
 @pytest.mark.slow
@@ -58,4 +58,4 @@ def test_the_invariants_hold() -> None:
 @pytest.mark.usefixtures("connected")
 def test_the_invariants_hold_in_long_runs() -> None:
     with simulated_clock(NAMES):
-        _run(600, 80, seeded=False)
+        run_machine(600, 80, seeded=False)

@@ -83,6 +83,7 @@ local attempt = int((tonumber(r.att) or 0) + 1)
 local event_id = epoch .. '-0'
 local data = previous .. '|' .. attempt .. '|' .. lease
 redis.call('XADD', KEYS[2], event_id, 'k', data)
+redis.call('PERSIST', KEYS[2])
 redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'non', nonce, 'ep', epoch, 'att', attempt,
   'prev', previous, 'stt', int(now))
 own(lease, id)
