@@ -13,6 +13,7 @@ from celery.backends.redis import RedisBackend
 from kombu import Connection as KombuConnection
 from kombu.connection import ConnectionPool, PooledConnection
 
+from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import ResultBackend
@@ -129,7 +130,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
             DynamoError: none is configured, and none runs.
         """
         try:
-            url = self._server_url if isinstance(self._server_url, str) else self._server_url()
+            url = complete_url(self._server_url if isinstance(self._server_url, str) else self._server_url())
         except DynamoError as exc:
             if click.get_current_context(silent=True) is not None:
                 raise _CommandError(exc.message) from None

@@ -24,6 +24,7 @@ from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
+from dynamo_tasks.config.tls import with_options
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.envelope import HEADER, release_of, request_of
@@ -150,11 +151,16 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         if self._puller is None:
             self._hub = hub
             self._puller = Puller(
-                Address.parse(self.connection.client.as_uri(include_password=True)),
+                self._address(),
                 queues=self._queue_keys, free=self._free_slots, deliver=self._arrived,
                 name=self.client_name or "dynamo-tasks:consumer",
             )  # fmt: skip
         self._puller.want()
+
+    def _address(self) -> Address:
+        client = self.connection.client
+        # The URL that kombu gives back is without its query.
+        return Address.parse(with_options(client.as_uri(include_password=True), client.ssl))
 
     def _queue_keys(self) -> list[str]:
         return [] if self.closed else [f"{self.global_keyprefix}{queue}" for queue in self.active_queues]
