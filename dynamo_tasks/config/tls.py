@@ -74,7 +74,9 @@ class TlsOptions:
                 )
             return None
         if unknown := given.keys() - _VARIABLES.keys():
-            raise ConfigError(f"{min(unknown)} in the Redis URL is not known; allowed: {', '.join(_VARIABLES)}")
+            raise ConfigError(
+                f"{min(unknown)} in the Redis URL is not known; allowed: {', '.join(_VARIABLES)}"
+            )
         for key, variable in _VARIABLES.items():
             if key not in given and environ.get(variable):
                 given[key] = environ[variable]

@@ -65,7 +65,10 @@ def test_celery_s_options_go_into_the_url() -> None:
         ("rediss://h/0?ssl_check_hostname=x", "ssl_check_hostname: 'x' is not true or false"),
         ("rediss://h/0?ssl_ca_cert=/x", "ssl_ca_cert in the Redis URL is not known; allowed: ssl_cert_reqs,"),
         ("rediss://h/0?ssl_keyfile=/x", "ssl_keyfile needs ssl_certfile"),
-        ("redis://h/0?ssl_ca_certs=/x", "ssl_ca_certs is for TLS, and the Redis URL is redis://; use rediss://"),
+        (
+            "redis://h/0?ssl_ca_certs=/x",
+            "ssl_ca_certs is for TLS, and the Redis URL is redis://; use rediss://",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(url: str, message: str) -> None:
