@@ -113,6 +113,17 @@ class TlsOptions:
         context.verify_mode = _MODES[self.cert_reqs]
         return context
 
+    def settings(self) -> dict[str, Any]:
+        """As Celery's ``broker_use_ssl``, for what reads that instead of the URL (Flower)."""
+        found = {
+            "ssl_cert_reqs": _MODES[self.cert_reqs],
+            "ssl_ca_certs": self.ca_certs,
+            "ssl_certfile": self.certfile,
+            "ssl_keyfile": self.keyfile,
+            "ssl_check_hostname": self.check_hostname,
+        }
+        return {key: value for key, value in found.items() if value is not None}
+
     def query(self) -> dict[str, str]:
         """All of it as parameters of a URL; what is by default as it is, is said too, since Celery wants that."""
         found = {

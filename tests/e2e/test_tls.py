@@ -90,19 +90,17 @@ def test_without_the_ca_or_our_certificate_there_is_no_connection(
         "ca_certs": certificates.ca, "certfile": certificates.client, "keyfile": certificates.client_key
     }  # fmt: skip
     assert ping(url_of(door.port, **options)) == "PONG"
-    left = {
-        key: value
-        for key, value in options.items()
-        if key != option and not (option, key) == ("certfile", "keyfile")
-    }
+    del options[option]
+    if option == "certfile":
+        del options["keyfile"]
     with pytest.raises(ServerUnavailableError):
-        ping(url_of(door.port, **left))
+        ping(url_of(door.port, **options))
 
 
 def test_a_certificate_for_another_host_is_refused(redis_server: RedisServer, tmp_path: Path) -> None:
     foreign = make_certificates(tmp_path, host="127.0.0.2")
     with TlsDoor(redis_server.port, foreign, client_certificate=False) as door:
-        with pytest.raises(ServerUnavailableError, match="127.0.0.1"):
+        with pytest.raises(ServerUnavailableError, match="certificate is not valid"):
             ping(url_of(door.port, ca_certs=foreign.ca))
         assert ping(url_of(door.port, ca_certs=foreign.ca, check_hostname="false")) == "PONG"
         assert ping(url_of(door.port, cert_reqs="none")) == "PONG"
