@@ -245,6 +245,8 @@ _LOG_EVENTS = (
              ("request_id", "api", "status", "model", "duration_s", "tokens")),
     LogEvent("http.error", ERROR, "An HTTP request failed for a reason of our own.",
              ("request_id", "api", "error")),
+    LogEvent("http.cut_off", INFO, "A client went beyond a limit of its connection, which was closed.",
+             ("reason", "client")),
     LogEvent("http.disconnected", DEBUG, "An HTTP client left before the end.", ("request_id", "api")),
     LogEvent("config.loaded", INFO, "The configuration was resolved.",
              ("graph", "file", "services", "redis_url", "namespace")),
