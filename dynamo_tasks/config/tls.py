@@ -22,7 +22,7 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from dynamo_tasks.errors import ConfigError
 
@@ -65,7 +65,7 @@ class TlsOptions:
         Raises:
             ConfigError: an option that is not known, or a value that is not allowed; names both.
         """
-        parts = urlsplit(url)
+        parts = _split(url)
         given = {key: value for key, value in parse_qsl(parts.query) if key.startswith("ssl_")}
         if parts.scheme != TLS_SCHEME:
             if given:
@@ -149,7 +149,7 @@ def complete_url(url: str, environ: Mapping[str, str] = os.environ) -> str:
     options = TlsOptions.of(url, environ)
     if options is None:
         return url
-    parts = urlsplit(url)
+    parts = _split(url)
     others = [(key, value) for key, value in parse_qsl(parts.query) if not key.startswith("ssl_")]
     return urlunsplit(parts._replace(query=urlencode([*others, *options.query().items()])))
 
@@ -163,11 +163,18 @@ def with_options(url: str, options: Any) -> str:
     """
     if not isinstance(options, Mapping):
         return url
-    parts = urlsplit(url)
+    parts = _split(url)
     query = dict(parse_qsl(parts.query)) | {
         key: _text(value) for key, value in options.items() if value is not None or key == "ssl_cert_reqs"
     }
     return urlunsplit(parts._replace(scheme=TLS_SCHEME, query=urlencode(query)))
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        return urlsplit(url)
+    except ValueError as exc:
+        raise ConfigError(f"the Redis URL is not valid: {exc}") from None
 
 
 def _text(value: Any) -> str:

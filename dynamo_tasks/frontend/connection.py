@@ -16,7 +16,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Literal
 
-import httptools
 import msgspec
 import uvicorn
 from msgspec import Struct

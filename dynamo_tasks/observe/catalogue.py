@@ -205,6 +205,8 @@ _LOG_EVENTS = (
     LogEvent("stream.truncated", WARNING, "A stream reached its byte cap.", ("request_id", "bytes", "limit")),
     LogEvent("store.connection_lost", WARNING, "A connection to the server ended.",
              ("connection", "server", "error")),
+    LogEvent("store.unreadable", WARNING, "Something on the server is in no protocol that this release knows; "
+             "it is passed over.", ("name", "error")),
     LogEvent("store.reconnect_failed", WARNING, "A lost connection could not be made again yet.",
              ("connection", "server", "error")),
     LogEvent("store.refused", WARNING,

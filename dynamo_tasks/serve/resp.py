@@ -49,6 +49,7 @@ class Address:
         Raises:
             ConfigError: another scheme, no host, a port that is none, TLS options that are wrong.
         """
+        tls = TlsOptions.of(url)
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES:
             raise ConfigError(f"Redis URL {mask_url(url)!r}: scheme must be one of {', '.join(_SCHEMES)}")
@@ -66,7 +67,7 @@ class Address:
             port=0 if unix else port,
             username=unquote(parts.username or ""),
             password=unquote(parts.password or ""),
-            tls=TlsOptions.of(url),
+            tls=tls,
         )
 
     def __repr__(self) -> str:

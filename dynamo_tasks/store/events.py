@@ -8,6 +8,7 @@ that falls behind by more than the log holds goes on with the oldest event, and 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import deque
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ from dynamo_tasks.errors import (
     ServerUnavailableError,
 )
 from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.events import UNREADABLE, EventId
 from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.pubsub import Channels
@@ -38,6 +40,7 @@ KEPT_MS = 24 * 3600 * 1000
 _PAGE = 256
 _CHECK_EVERY = 1.0
 _RETRY = 0.2
+_LATEST = 2**53 / 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,13 +123,14 @@ def _position(since: str | float | None) -> str:
     if since is None:
         return ""
     if isinstance(since, int | float):
+        if not math.isfinite(since) or since > _LATEST:
+            raise InvalidEventIdError(f"{since!r} is no Unix time in seconds")
         return f"{max(0, int(since * 1000))}-0"
-    parts = since.split("-")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise InvalidEventIdError(
-            f"{since!r} is no event id; expected <ms>-<seq>, or a Unix time as a number"
-        )
-    return f"({since}"
+    try:
+        return f"({EventId.parse(since)}"
+    except InvalidEventIdError:
+        text = f"{since[:100]!r} is no event id; expected <ms>-<seq>, or a Unix time as a number"
+        raise InvalidEventIdError(text) from None
 
 
 class EventSubscription:
@@ -205,9 +209,16 @@ class EventSubscription:
         except ServerUnavailableError:
             await asyncio.sleep(_RETRY)
             return
-        self._pending.extend(
-            Event(row_id.decode(), self.subject, msgspec.json.decode(fields[1])) for row_id, fields in rows
-        )
+        for row_id, fields in rows:
+            self._take(row_id.decode(), fields[1])
+
+    def _take(self, row_id: str, data: bytes) -> None:
+        try:
+            self._pending.append(Event(row_id, self.subject, msgspec.json.decode(data)))
+        except UNREADABLE as exc:
+            event("store.unreadable", name=f"{self.subject} {row_id}", error=str(exc))
+            if not self._pending:
+                self._start = f"({row_id}"  # not to be read again
 
     async def aclose(self) -> None:
         """End; a waiting iteration ends too."""

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-from dynamo_tasks.errors import DynamoError, RequestNotFoundError, StreamDivergedError
+from dynamo_tasks.errors import DynamoError, ProtocolError, RequestNotFoundError, StreamDivergedError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.cursor import Cursor, Verdict
 from dynamo_tasks.protocol.events import Event, EventId
@@ -85,7 +85,10 @@ class Subscription:
             self.behind = self._lagging = True
             self._hold(event)
             return
-        verdict = self.cursor.pushed(event)
+        try:
+            verdict = self.cursor.pushed(event)
+        except ProtocolError:  # anybody may publish anything: the log has what was meant
+            verdict = Verdict.GAP
         if verdict is Verdict.APPLY:
             self._keep(event, now)
         elif verdict is Verdict.GAP:
