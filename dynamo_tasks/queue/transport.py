@@ -185,16 +185,30 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         if self.closed or self.intake.paused or queue not in self.connection._callbacks:
             self._push_back(key, raw)
             return
+        assert self._hub is not None
         try:
             self.connection._deliver(decode(raw), queue)
         except MalformedMessageError as exc:
-            event("message.malformed", queue=queue, error=str(exc), raw=raw[:200].decode(errors="replace"))
-        except Exception as exc:  # noqa: BLE001 - what kombu would raise inside the consumer's loop is raised there
-            assert self._hub is not None
-            self._hub.fail(exc)
+            self._drop(raw, queue, exc)
+        except self.connection_errors as exc:
+            # kombu counts KeyError in; what is wrong with the connection is an OSError or an error of redis-py.
+            if isinstance(exc, KeyError):
+                self._drop(raw, queue, exc)
+            else:
+                self._hub.fail(exc)  # raised inside of the consumer's loop, which connects again
+        except Exception as exc:  # noqa: BLE001 - Celery trusts messages; one that it trips over must not end the worker
+            self._drop(raw, queue, exc)
         else:
-            assert self._hub is not None
             self._hub.wake()
+
+    def _drop(self, raw: bytes, queue: str, exc: Exception) -> None:
+        """A message that nobody can read: forget it, wherever it is noted."""
+        text = f"{type(exc).__name__}: {exc}"
+        event("message.malformed", queue=queue, error=text, raw=raw[:200].decode(errors="replace"))
+        with contextlib.suppress(MalformedMessageError):
+            tag = Message(decode(raw)).delivery_tag
+            if tag in self.qos._delivered:
+                self.qos.ack(tag)
 
     def _push_back(self, key: str, raw: bytes | str) -> None:
         with self.conn_or_acquire() as client:
