@@ -206,7 +206,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         text = f"{type(exc).__name__}: {exc}"
         event("message.malformed", queue=queue, error=text, raw=raw[:200].decode(errors="replace"))
         with contextlib.suppress(MalformedMessageError):
-            tag = Message(decode(raw)).delivery_tag
+            tag = Message(decode(raw), channel=self).delivery_tag
             if tag in self.qos._delivered:
                 self.qos.ack(tag)
 

@@ -135,8 +135,10 @@ URLS = st.builds(
     st.tuples(
         st.sampled_from(["redis://", "rediss://", "unix://", "http://", "sentinel://", "", "redis:"]),
         st.text(max_size=20) | st.sampled_from(["[::1]:6379", "u:p@h:1", "h:99999", "h:x", "[", "@", "h:-1"]),
-        st.sampled_from(["", "/0", "/x", "/99999999999999999999", "?db=x", "?db=1", "/0?ssl_cert_reqs=x", "?ssl_cert_reqs=none",
-                         "?socket_timeout=x", "?ssl_ca_certs=%00", "?password=%ff"]),
+        st.sampled_from([
+            "", "/0", "/x", "/99999999999999999999", "?db=x", "?db=1", "/0?ssl_cert_reqs=x", "?ssl_cert_reqs=none",
+            "?socket_timeout=x", "?ssl_ca_certs=%00", "?password=%ff",
+        ]),
     ),
 )  # fmt: skip
 
