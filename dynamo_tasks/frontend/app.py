@@ -23,6 +23,8 @@ from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.metrics import RequestMeter, count_request
 from dynamo_tasks.frontend.openai_api import OpenAIAPI
+from dynamo_tasks.frontend.openapi import PATH as OPENAPI_PATH
+from dynamo_tasks.frontend.openapi import OpenApi
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe import log
@@ -72,6 +74,7 @@ class FrontendApp:
             "/v1/embeddings": ("embeddings", openai.embeddings),
         }
         own = _routes(openai, RequestsAPI(gateway, settings), HealthAPI(gateway))
+        own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive) for route in routes]
         self._router = Router([*own, *extra], redirect_slashes=False, default=fallback)

@@ -57,6 +57,7 @@ def test_the_default_user_is_off_and_nobody_has_a_password_yet() -> None:
     assert all(f">@{line.split()[1].upper()}_PASSWORD@" in line and " -@all " in line for line in lines[1:])
 
 
+@pytest.mark.slow
 def test_the_whole_path_under_least_privileges(server: RedisServer) -> None:
     """Serve, complete, resume, cancel, kill a worker, Celery results, inspect, status: and nothing was refused."""
     work, http = url_of(server, "worker"), url_of(server, "frontend")
@@ -134,6 +135,7 @@ def _output(url: str, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_flower_under_its_own_user(server: RedisServer) -> None:
     port = free_port()
     argv = [
