@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
-from dynamo_tasks.frontend.auth import OPEN_PATHS, ApiKeys
+from dynamo_tasks.frontend.auth import OPEN_PATHS, ApiKeys, key_id
 from dynamo_tasks.frontend.call import Call, new_id
 from dynamo_tasks.frontend.errors import REQUEST_ID, error_payload, error_response, json_response
 from dynamo_tasks.frontend.gateway import Gateway
@@ -119,7 +119,7 @@ class FrontendApp:
             meter.done(status, *_counts(response))
             log.event(
                 "http.request", request_id=call.request_id, api=api, status=status, model=meter.model,
-                duration_s=meter.seconds,
+                duration_s=meter.seconds, key=key_id(call.owner_key),
             )  # fmt: skip
 
     async def _answer_cold(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:

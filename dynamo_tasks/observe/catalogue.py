@@ -244,7 +244,7 @@ _LOG_EVENTS = (
     LogEvent("http.start", INFO, "The HTTP server listens.", ("host", "port", "models")),
     LogEvent("http.stop", INFO, "The HTTP server ends.", ("host", "port", "open_streams")),
     LogEvent("http.request", DEBUG, "An HTTP request was answered.",
-             ("request_id", "api", "status", "model", "duration_s", "tokens")),
+             ("request_id", "api", "status", "model", "duration_s", "tokens", "key")),
     LogEvent("http.error", ERROR, "An HTTP request failed for a reason of our own.",
              ("request_id", "api", "error")),
     LogEvent("http.cut_off", INFO, "A client went beyond a limit of its connection, which was closed.",
