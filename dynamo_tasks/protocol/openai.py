@@ -18,7 +18,6 @@ from msgspec import Meta, Struct
 from dynamo_tasks.errors import InvalidRequestError
 
 __all__ = [
-    "MAX_DEPTH",
     "MAX_INPUTS",
     "MAX_MESSAGES",
     "MAX_STOPS",
@@ -31,8 +30,6 @@ __all__ = [
     "Message",
     "OpenAIRequest",
     "StreamOptions",
-    "decode_json",
-    "decode_object",
     "known_fields",
     "parse_request",
 ]
@@ -43,8 +40,6 @@ MAX_INPUTS = 2048
 """Inputs of one embeddings request, as at OpenAI."""
 MAX_MESSAGES = 4096
 """Messages of one chat."""
-MAX_DEPTH = 64
-"""How deeply the JSON of a body may be nested."""
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles of chat messages."""
 
@@ -212,55 +207,6 @@ _MISSING_FIELD = re.compile(r"missing required field `([^`]+)`")
 _FORMATS = ("text", "json_object", "json_schema")
 
 
-def decode_json(raw: bytes) -> Any:
-    """Parse the JSON of a request body.
-
-    Raises:
-        InvalidRequestError: Not JSON, not UTF-8, or nested too deeply.
-    """
-    try:
-        body = msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidRequestError(f"the body is not valid JSON: {exc}") from None
-    except RecursionError:
-        raise _too_deep() from None
-    # Only a body with that many brackets can be that deep; counting them costs nothing.
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deeper_than(body, MAX_DEPTH):
-        raise _too_deep()
-    return body
-
-
-def _too_deep() -> InvalidRequestError:
-    return InvalidRequestError(f"the body is nested more than {MAX_DEPTH} levels deep")
-
-
-def _deeper_than(value: Any, levels: int) -> bool:
-    """Whether JSON is nested more deeply; level by level, so that nothing here is recursive."""
-    layer = [value] if isinstance(value, dict | list) else []
-    for _ in range(levels):
-        layer = [
-            inner
-            for outer in layer
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not layer:
-            return False
-    return True
-
-
-def decode_object(raw: bytes) -> dict[str, Any]:
-    """Parse the JSON object of a request body.
-
-    Raises:
-        InvalidRequestError: As :func:`decode_json`, or it is no object.
-    """
-    body = decode_json(raw)
-    if not isinstance(body, dict):
-        raise InvalidRequestError(f"the body must be a JSON object, not {_json_type(body)}")
-    return body
-
-
 def parse_request(kind: type[_Request], body: dict[str, Any]) -> _Request:
     """Check a body against one of the request types.
 
@@ -394,8 +340,3 @@ def _check_tokens(param: str, value: str | list[Any]) -> None:
         numbers = item if isinstance(item, list) else [item] if isinstance(item, int) else ()
         if any(not 0 <= number <= _INT32 for number in numbers):
             raise _refuse(f"{param}[{index}]", "token ids are 0 or more")
-
-
-def _json_type(value: object) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return names.get(type(value), "null")

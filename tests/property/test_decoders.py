@@ -17,17 +17,12 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.frontend.render import CompletionRenderer, Render
 from dynamo_tasks.frontend.values import ValueRenderer, parse_position
 from dynamo_tasks.observe import mask_url
+from dynamo_tasks.protocol.bodies import decode_object
 from dynamo_tasks.protocol.cursor import Cursor
 from dynamo_tasks.protocol.events import Claim, End, Event, EventId, Kind, decode_pushed, decode_values
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.protocol.openai import (
-    ChatRequest,
-    CompletionRequest,
-    EmbeddingRequest,
-    decode_object,
-    parse_request,
-)
+from dynamo_tasks.protocol.openai import ChatRequest, CompletionRequest, EmbeddingRequest, parse_request
 from dynamo_tasks.protocol.tokens import decode_deltas
 from dynamo_tasks.protocol.trace import TraceParent
 from dynamo_tasks.queue.message import MalformedMessageError, Message
