@@ -27,6 +27,7 @@ def command_lines(home: Path) -> str:
     return "\n".join(found)
 
 
+@pytest.mark.slow
 def test_a_served_stack_at_debug_level(tmp_path: Path) -> None:
     with Serve(tmp_path, "--loglevel", "debug", DYNAMO_API_KEYS=KEY) as serve:
         password = (tmp_path / "server" / "password").read_text().strip()

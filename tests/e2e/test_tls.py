@@ -38,6 +38,7 @@ def url_of(port: int, **options: Path | str) -> str:
     )
 
 
+@pytest.mark.slow
 def test_the_whole_path(door: TlsDoor, certificates: Certificates) -> None:
     """Worker, frontend, a resumed stream, a Celery result and ``status``; the client's key is in the environment."""
     url = url_of(door.port, ca_certs=certificates.ca)

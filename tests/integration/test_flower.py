@@ -44,6 +44,7 @@ def test_without_a_login_it_does_not_start(redis_server: RedisServer) -> None:
         assert "Traceback" not in flower.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("env", "expected"), [({"FLOWER_BASIC_AUTH": "me:x"}, 401), ({"FLOWER_UNAUTHENTICATED_API": "true"}, 200)]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
 from collections.abc import Callable
 from typing import Any
@@ -32,6 +33,8 @@ from dynamo_tasks.store.record import read_record
 from dynamo_tasks.store.streams import decode_row
 from dynamo_tasks.store.wire import Address
 
+EXAMPLES = int(os.environ.get("DECODER_EXAMPLES", 40))
+"""Of each kind; more are a matter of minutes: `DECODER_EXAMPLES=5000`."""
 JSON = st.recursive(
     st.none()
     | st.booleans()
@@ -86,6 +89,7 @@ BOMB = pickle.dumps(Exception("boom"))
 def test_bytes(name: str) -> None:
     decode, valid = BYTES[name]
 
+    @settings(max_examples=EXAMPLES)
     @given(st.binary(max_size=200) | MSGPACK | JSON.map(msgspec.json.encode) | nearly(valid))
     @example(DEEP)
     @example(b"[" * 5000)
@@ -110,6 +114,7 @@ ID_LIKE = st.builds(
     ids=lambda decode: decode.__qualname__,
 )
 def test_texts(decode: Callable[[str], Any]) -> None:
+    @settings(max_examples=EXAMPLES)
     @given(st.text(max_size=50) | ID_LIKE)
     def check(text: str) -> None:
         valid_or_ours(decode, text)
@@ -117,6 +122,7 @@ def test_texts(decode: Callable[[str], Any]) -> None:
     check()
 
 
+@settings(max_examples=EXAMPLES)
 @given(ID_LIKE)
 def test_an_event_id_is_one_that_the_server_takes(text: str) -> None:
     found = valid_or_ours(EventId.parse, text)
@@ -138,8 +144,8 @@ URLS = st.builds(
 )  # fmt: skip
 
 
+@settings(max_examples=EXAMPLES)
 @given(URLS)
-@settings(max_examples=300)
 def test_urls(url: str) -> None:
     for parse in (Address.parse, PingAddress.parse, complete_url):
         valid_or_ours(parse, url)
@@ -151,6 +157,7 @@ FIELDS = st.sampled_from(
 )
 
 
+@settings(max_examples=EXAMPLES)
 @given(
     st.dictionaries(
         FIELDS, st.binary(max_size=20) | st.sampled_from([b"QUEUED", b"1", b"{}", b"1-0"]), max_size=12
@@ -160,6 +167,7 @@ def test_records(raw: dict[bytes, bytes]) -> None:
     valid_or_ours(read_record, "id", "ns", {b"st": b"QUEUED", **raw})
 
 
+@settings(max_examples=EXAMPLES)
 @given(st.binary(max_size=20), st.lists(st.binary(max_size=20), max_size=4))
 def test_rows_of_a_log(event_id: bytes, fields: list[bytes]) -> None:
     valid_or_ours(decode_row, [event_id, fields])
@@ -169,6 +177,7 @@ KINDS = st.sampled_from([*Kind, "x", ""])
 PAYLOADS = st.binary(max_size=60) | MSGPACK | nearly(END) | nearly(b"0-0|1|a")
 
 
+@settings(max_examples=EXAMPLES)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), KINDS, PAYLOADS), max_size=5))
 def test_readers_and_renderers(rows: list[tuple[int, int, str, bytes]]) -> None:
     """A log that holds anything: judged by a cursor, rendered for a client."""
@@ -181,6 +190,7 @@ def test_readers_and_renderers(rows: list[tuple[int, int, str, bytes]]) -> None:
         valid_or_ours(renderer.render, events)
 
 
+@settings(max_examples=EXAMPLES)
 @given(st.binary(max_size=100) | JSON.map(msgspec.json.encode))
 @example(BOMB)
 def test_entries_of_a_queue(raw: bytes) -> None:
@@ -199,6 +209,7 @@ BODIES = st.dictionaries(
 
 @pytest.mark.parametrize("kind", [ChatRequest, CompletionRequest, EmbeddingRequest])
 def test_bodies_of_requests(kind: type[Any]) -> None:
+    @settings(max_examples=EXAMPLES)
     @given(BODIES)
     def check(body: dict[str, Any]) -> None:
         valid_or_ours(parse_request, kind, body)

@@ -18,6 +18,8 @@ from kombu.exceptions import ContentDisallowed, DecodeError
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
 
+pytestmark = pytest.mark.slow
+
 
 class Bomb:
     """Makes a folder where it is unpickled."""
