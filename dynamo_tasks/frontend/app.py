@@ -27,6 +27,7 @@ from dynamo_tasks.frontend.openapi import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi import OpenApi
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.tracing import end_http_span, http_span
 from dynamo_tasks.observe import log
 
 __all__ = ["FrontendApp", "create_app"]
@@ -100,6 +101,7 @@ class FrontendApp:
         call.meter = meter = RequestMeter(api)
         response: Any = None
         status = 500
+        span = http_span(call, scope)
         try:
             self._admit(call, scope)
             if scope["method"] != "POST":
@@ -117,6 +119,7 @@ class FrontendApp:
             await failure(scope, receive, send)
         finally:
             meter.done(status, *_counts(response))
+            end_http_span(span, status, meter.model)
             log.event(
                 "http.request", request_id=call.request_id, api=api, status=status, model=meter.model,
                 duration_s=meter.seconds, key=key_id(call.owner_key),
