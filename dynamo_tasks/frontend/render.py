@@ -129,10 +129,9 @@ class CompletionRenderer:
                 out.append(self._other(event))
                 continue
             deltas = decode(event[2])
-            delta = deltas[0]
             if (
                 len(deltas) == 1
-                and delta.finish_reason is None
+                and (delta := deltas[0]).finish_reason is None
                 and not delta.index
                 and delta.logprobs is None
             ):

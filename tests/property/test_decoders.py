@@ -179,6 +179,7 @@ PAYLOADS = st.binary(max_size=60) | MSGPACK | nearly(END) | nearly(b"0-0|1|a")
 
 @settings(max_examples=EXAMPLES)
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3), KINDS, PAYLOADS), max_size=5))
+@example([(1, 1, Kind.TOKENS, b"\x90")])
 def test_readers_and_renderers(rows: list[tuple[int, int, str, bytes]]) -> None:
     """A log that holds anything: judged by a cursor, rendered for a client."""
     events = [Event(EventId(epoch, seq), kind, data) for epoch, seq, kind, data in rows]
