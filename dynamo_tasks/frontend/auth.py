@@ -1,6 +1,7 @@
 """API keys, and the limits of each.
 
-Only hashes of the keys are kept, and all of them are compared in constant time.
+Only hashes of the keys are kept, and all of them are compared in constant time. A key can be given as its hash,
+``sha256:<64 hex digits>``, so that no configuration holds it: ``printf %s "$KEY" | sha256sum``.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -16,7 +18,7 @@ import msgspec
 from dynamo_tasks.errors import AuthenticationError, ConfigError
 from dynamo_tasks.protocol.limits import KeyLimits
 
-__all__ = ["API_KEYS_VARIABLE", "OPEN_PATHS", "ApiKey", "ApiKeys", "keys_from"]
+__all__ = ["API_KEYS_VARIABLE", "OPEN_PATHS", "ApiKey", "ApiKeys", "key_id", "keys_from", "stored_digest"]
 
 API_KEYS_VARIABLE = "DYNAMO_API_KEYS"
 """Keys, separated by commas."""
@@ -24,11 +26,16 @@ OPEN_PATHS = frozenset({"/health", "/live", "/ready", "/metrics"})
 """What probes and scrapers read without a key."""
 
 
+_HASHED = "sha256:"
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+_ID_LENGTH = 12
+
+
 class ApiKey(msgspec.Struct, frozen=True):
     """One key and what it may.
 
     Attributes:
-        key: The key itself.
+        key: The key itself, or ``sha256:`` and its hash.
         limits: Its limits.
     """
 
@@ -93,7 +100,7 @@ class ApiKeys:
 
     def __init__(self, keys: Iterable[ApiKey | str]):
         known = [key if isinstance(key, ApiKey) else ApiKey(key) for key in keys]
-        self._digests = [_digest(one.key.encode()) for one in known]
+        self._digests = [stored_digest(one.key) for one in known]
         self._limits = {digest.hex(): one.limits for digest, one in zip(self._digests, known, strict=True)}
 
     def __repr__(self) -> str:
@@ -128,6 +135,25 @@ class ApiKeys:
 
 
 _FREE = KeyLimits()
+
+
+def key_id(owner: str) -> str:
+    """The name of a key in logs: the beginning of its hash."""
+    return owner[:_ID_LENGTH]
+
+
+def stored_digest(key: str) -> bytes:
+    """The SHA-256 of a key that is given as text, or as its hash.
+
+    Raises:
+        ConfigError: ``sha256:`` is not followed by 64 hex digits.
+    """
+    prefix, found, text = key.partition(_HASHED)
+    if prefix or not found:
+        return _digest(key.encode())
+    if not _HEX.fullmatch(text):
+        raise ConfigError(f"an API key that begins with {_HASHED} must go on with 64 hex digits, its SHA-256")
+    return bytes.fromhex(text)
 
 
 def _digest(key: bytes) -> bytes:

@@ -12,8 +12,8 @@ from starlette.types import Message, Scope, Send
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.limits import read_body
 from dynamo_tasks.frontend.metrics import RequestMeter
+from dynamo_tasks.protocol.bodies import decode_object
 from dynamo_tasks.protocol.limits import KeyLimits
-from dynamo_tasks.protocol.openai import decode_object
 
 __all__ = ["Call", "call_of", "json_body", "new_id"]
 

@@ -1,14 +1,17 @@
 """The ledger: one record per request, one verb per transition.
 
-Fields of a record (a hash): ``v`` protocol version, ``st`` state, ``en`` endpoint, ``q`` queue key,
-``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created, ``nb`` not before,
-``dl`` deadline, ``stt`` started, ``fin`` finished (all ms), ``rd`` channels of its readers, ``rnd`` how a
-frontend renders it, ``ok`` owner key, ``tn`` tenant, ``tw`` its weight, ``bg`` background, ``ab`` abandon after (ms),
-``rt`` and ``rs`` retention of the log without a reader and after the last reader saw the end (ms), ``ig`` no result is
-kept, ``own`` lease of the owner, ``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att``
-attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` result and ``err`` error as JSON,
-``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message
-of a request in the dead list, ``tp`` ``traceparent`` of the last attempt, while spans are recorded.
+Fields of a record (a hash): ``v`` protocol version that its worker must speak, ``st`` state, ``en`` endpoint,
+``q`` queue key, ``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created,
+``nb`` not before, ``dl`` deadline, ``ex`` when a worker must have started it, ``stt`` started, ``fin``
+finished (all ms), ``rd`` channels of its readers, ``rnd`` how a frontend renders it, ``ok`` owner key, ``tn``
+tenant, ``tw`` its weight, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and ``rs`` retention of the log
+without a reader and after the last reader saw the end (ms), ``ig`` no result is kept, ``own`` lease of the owner,
+``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att`` attempts, ``ret`` Celery retry number,
+``end`` id of the end event, ``fr`` why the text ended, ``us`` prompt, completion and cached tokens, ``out``
+result and ``err`` error as JSON, ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their
+worker and added no token, ``dmsg`` the message of a request in the dead list, ``tp`` ``traceparent`` of the
+last attempt, while spans are recorded. Once a request is settled, its record keeps only what is asked for
+afterwards (``settled`` in ``lua/_lib.lua``).
 """
 
 from __future__ import annotations
@@ -31,6 +34,7 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
+from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.record import Record, read_record
@@ -50,6 +54,7 @@ class Refusal:
     GONE = "GONE"
     EXPIRED = "EXPIRED"
     WAIT = "WAIT"
+    NEWER = "NEWER"
     UNSETTLED = "UNSETTLED"
     FULL = "FULL"
 
@@ -155,7 +160,7 @@ class Ledger:
             extra = [*new.fields(), "q", queue, "qs", "", "msg", message]
         reply = await script("claim").run(
             self.store.commands, self._keys(endpoint.namespace, request_id), keys.base, request_id,
-            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace,
+            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, PROTOCOL,
             endpoint.component, *extra,
         )  # fmt: skip
         if reply[0] != b"OK":

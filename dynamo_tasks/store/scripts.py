@@ -30,7 +30,12 @@ class Script:
         self.name = name
         common, rules, own = ((folder / f"{one}.lua").read_text() for one in ("_lib", "_line", name))
         self.source = f"{common}\nline_rules = function()\n{rules}\nend\n{own}"
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        self.sha = self.digest(self.source)
+
+    @staticmethod
+    def digest(source: str) -> str:
+        """What a server calls a script by."""
+        return hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, on: Runner, keys: list[str], *args: str | bytes | int | float) -> Reply:
         """Run the script; loads it where the server does not know it (any more).

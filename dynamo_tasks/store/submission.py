@@ -13,7 +13,7 @@ from dynamo_tasks.errors import (
     QueueFullError,
 )
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.protocol.versions import PROTOCOL
+from dynamo_tasks.protocol.versions import NEEDED
 from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
 from dynamo_tasks.store.telling import tell_rejected, tell_submitted
 
@@ -59,13 +59,15 @@ class NewRequest:
     """Most requests that may wait for the component; 0 = only what its workers have told the server."""
     idempotency_key: str = ""
     digest: str = ""
+    needs: int = NEEDED
+    """Protocol version that its worker must speak."""
 
     def fields(self) -> list[str | bytes | int | float]:
         """Fields of the record that stay as they are."""
         unread = BACKGROUND_RETENTION if self.retention is None else self.retention
         read = READ_RETENTION if self.retention is None else self.retention
         return [
-            "v", PROTOCOL, "en", str(self.endpoint), "rnd", self.render, "ok", self.owner_key, "tn", self.tenant,
+            "v", self.needs, "en", str(self.endpoint), "rnd", self.render, "ok", self.owner_key, "tn", self.tenant,
             "tw", self.weight,
             "bg", int(self.background), "ab", int(self.abandon_after * 1000), "rt", int(unread * 1000),
             "rs", int(read * 1000), "ig", int(self.ignore_result), "ret", 0, "att", 0,

@@ -218,6 +218,7 @@ class RealServer:
             1,
             "dt:@namespaces",
             NAMESPACE,
+            1,
             "Worker",
         )
         if reply[0] != b"OK":

@@ -81,13 +81,13 @@ local function step_up(component, list)
   if #first == 0 then return nil end
   redis.call('LPOP', shadow_of(list))
   local id, tag = first[1], tonumber(first[2])
-  local r = fields(base .. 'req:' .. id, 'st', 'msg', 'tn')
+  local r = fields(base .. 'req:' .. id, 'msg', 'tn')
   if tag > 0 then
     local tags, tenant = tags_of(component, list), 't:' .. (r.tn or '')
     redis.call('HSET', tags, 'now', real(tag))
     if (tonumber(redis.call('HGET', tags, tenant) or nil) or 0) <= tag then redis.call('HDEL', tags, tenant) end
   end
-  if r.st ~= 'QUEUED' or not r.msg then return false end
+  if not r.msg then return false end
   redis.call('LPUSH', list, r.msg)
   return true
 end

@@ -1,29 +1,36 @@
 -- claim: QUEUED -> RUNNING by one attempt of one instance. Idempotent by nonce.
+-- Keeps 1, 2, 3, 5, 9 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex, 4 nonce, 5 retry number of the message, 6 '1' if the message carries our header,
---        7 key of the set of namespaces, 8 namespace, 9 component,
---        10... field, value for the record of a message without one
+--        7 key of the set of namespaces, 8 namespace, 9 protocol version that the instance speaks, 10 component,
+--        11... field, value for the record of a message without one
 -- returns {'OK', epoch, previous id, attempt, readers, deadline ms, {field, value, ... to restore the record from},
 --          ms that it waited}
 --         {'UNSETTLED', state, result JSON, error JSON}  ended, but Celery's tail did not run to its end
 --         {'DUPLICATE'}     owned by a live instance, ended, or superseded by a retry: ack and drop
 --         {'GONE'}          it has our header, but its record is gone: drop
 --         {'EXPIRED'}       its deadline has passed: the caller ends it
+--         {'NEWER'}         it needs a newer worker: kept for one, drop the message
 --         {'WAIT', ms}      not yet: before its time, or a retry that overtook the end of the last attempt
 --         {'FULL'}          the component runs as many as it may: it stands at the front of the line; ack and drop
-local id, lease, nonce, retry, component = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[9]
-local r = fields(KEYS[1], 'st', 'own', 'non', 'ep', 'att', 'ret', 'nb', 'dl', 'ex', 'rd', 'set', 'out', 'err', 'prev',
+local id, lease, nonce, retry, component = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[10]
+local r = fields(KEYS[1], 'v', 'st', 'own', 'non', 'ep', 'att', 'ret', 'nb', 'dl', 'ex', 'rd', 'set', 'out', 'err', 'prev',
   'en', 'q', 'qs', 'cr', 'tn', 'tw')
 local now = now_ms()
 
+-- Everything but what attempts change: a field that only a newer release knows is kept as well.
+local CHANGING = {
+  st = true, msg = true, nb = true, rd = true, own = true, non = true, ep = true, att = true, prev = true, stt = true,
+  bar = true, tp = true, ['end'] = true, fin = true, set = true, out = true, err = true, ex = true,
+}
+
 local function restorable()
-  local names = { 'v', 'en', 'q', 'qs', 'cr', 'dl', 'rnd', 'ok', 'tn', 'tw', 'bg', 'ab', 'rt', 'rs', 'ig', 'ret' }
-  local out = {}
-  for i, value in ipairs(redis.call('HMGET', KEYS[1], unpack(names))) do
-    if value then
-      out[#out + 1] = names[i]
-      out[#out + 1] = value
+  local all, out = redis.call('HGETALL', KEYS[1]), {}
+  for i = 1, #all, 2 do
+    if not CHANGING[all[i]] then
+      out[#out + 1] = all[i]
+      out[#out + 1] = all[i + 1]
     end
   end
   return out
@@ -36,7 +43,7 @@ end
 -- A message without a record gets one.
 local function record_it()
   redis.call('SADD', ARGV[7], ARGV[8])
-  redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'cr', int(now), 'rd', '', 'ret', ARGV[5], unpack(ARGV, 10))
+  redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'cr', int(now), 'rd', '', 'ret', ARGV[5], unpack(ARGV, 11))
   r = fields(KEYS[1], 'st', 'own', 'ep', 'att', 'ret', 'nb', 'dl', 'rd', 'en', 'q', 'qs', 'cr')
 end
 
@@ -45,8 +52,9 @@ local function tail_again()
   if r.own and r.own ~= lease and redis.call('EXISTS', base .. 'lease:' .. r.own) == 1 then return { 'DUPLICATE' } end
   -- Who runs the tail owns it: if it dies as well, the message is sent once more.
   if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
+  redis.call('ZREM', base .. 'queued', id)
   redis.call('HSET', KEYS[1], 'own', lease)
-  redis.call('SADD', base .. 'owned:' .. lease, id)
+  own(lease, id)
   return { 'UNSETTLED', r.st, r.out or '', r.err or '' }
 end
 
@@ -61,6 +69,15 @@ local function of_running()
   if top_of(KEYS[2]) == r.ep .. '-0' then redis.call('HINCRBY', KEYS[1], 'bar', 1) end
 end
 
+-- Whoever takes it next may be a newer one; never an instance that was chosen without regard to that.
+local function too_new()
+  if r.st ~= 'QUEUED' or (tonumber(r.v) or 0) <= tonumber(ARGV[9]) then return nil end
+  redis.call('HSET', KEYS[1], 'q', (shared_queue(r.q)))
+  redis.call('ZADD', base .. 'timers', now + 200, 'm:' .. id)
+  return { 'NEWER' }
+end
+
+-- Only a release raises the retry number: it must stay that of the message which the record keeps to be sent again.
 local function too_early_or_late()
   if retry < (tonumber(r.ret) or 0) then return { 'DUPLICATE' } end
   if (tonumber(r.dl) or 0) > 0 and now >= tonumber(r.dl) then return { 'EXPIRED' } end
@@ -87,8 +104,8 @@ local function start()
   redis.call('XADD', KEYS[2], event_id, 'k', data)
   redis.call('PERSIST', KEYS[2])
   redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'non', nonce, 'ep', epoch, 'att', attempt,
-    'ret', int(retry), 'prev', previous, 'stt', int(now))
-  redis.call('SADD', base .. 'owned:' .. lease, id)
+    'prev', previous, 'stt', int(now))
+  own(lease, id)
   -- A message that had no record, or whose owner was dead, did not wait.
   if redis.call('SMOVE', waiting_of(component), running_of(component), id) == 0 then
     redis.call('SADD', running_of(component), id)
@@ -108,7 +125,7 @@ local function answer()
   end
   if TERMINAL[r.st] then return tail_again() end
   local refused = r.st == 'RUNNING' and of_running() or nil
-  return refused or too_early_or_late() or too_many() or start()
+  return refused or too_new() or too_early_or_late() or too_many() or start()
 end
 
 local reply = answer()

@@ -1,6 +1,7 @@
 -- inherit: what waits for an instance that is gone goes to the component: messages in its own queue to the front of the
 --   component's, in their order; who stands in line behind that one keeps its tag in the component's line. Their records
 --   follow.
+-- Keeps 2 of docs/ledger.md.
 --
 -- KEYS   1 list of the instance, 2 list of the component
 -- ARGV   1 base, 2 queue key of the instance, 3 of the component (both without priority), 4 component

@@ -1,7 +1,9 @@
--- orphan: is the message of a QUEUED request gone from its queue? With `republish`, it is sent again.
---   It is neither in its list nor in the line. A long list (foreign messages, a mass recovery) is not searched: there
---   it is gone when the request is older than the list's head.
+-- orphan: is the message of a QUEUED request gone from its queue? With `republish`, it is sent again. So is that of a
+--   request which has ended, if it was sent again for Celery's tail.
+--   It is gone when it is neither in its list nor in the line. A long list (foreign messages, a mass recovery) is not
+--   searched: there it is gone when the request is older than the list's head.
 --   What waits in the queue of an instance that is no more goes to the component's queue at once.
+-- Keeps 2, 6 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 '1' = republish
@@ -9,7 +11,10 @@
 local id = ARGV[2]
 local r = fields(KEYS[1], 'st', 'en', 'q', 'qs', 'msg', 'nb', 'tn', 'tw')
 local SEARCHED = 128
-if r.st ~= 'QUEUED' or not r.msg or (tonumber(r.nb) or 0) > now_ms() then return 'NOT' end
+local since = redis.call('ZSCORE', base .. 'queued', id)
+if not r.st then redis.call('ZREM', base .. 'queued', id) end
+if not r.st or not since or not r.msg then return 'NOT' end
+if r.st == 'QUEUED' and (tonumber(r.nb) or 0) > now_ms() then return 'NOT' end
 if redis.call('ZSCORE', base .. 'timers', 'm:' .. id) then return 'NOT' end
 local shared, instance = string.match(r.q, '^(.*|[^.]*)%..*%-(%x+)$')
 if shared and redis.call('SISMEMBER', base .. 'leases', instance) == 0 then
@@ -28,7 +33,7 @@ local function found()
   if redis.call('LLEN', list) > SEARCHED then
     local head_id = id_of(redis.call('LINDEX', list, -1))
     if head_id == id then return true end
-    local mine = tonumber(redis.call('ZSCORE', base .. 'queued', id) or '0')
+    local mine = tonumber(since)
     local its = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
     -- A head that the ledger does not know says nothing of ages.
     return not its or tonumber(its) <= mine

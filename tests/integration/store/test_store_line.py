@@ -284,3 +284,38 @@ async def test_runs_are_measured(redis_server: RedisServer) -> None:
         await line.finish(attempt)
         mean, least = await place.do("HMGET", f"{line.keys.base}pace:Worker", "mean", "least")
         assert 4000 <= float(mean) == float(least) < 9000
+
+
+@on_loop
+async def test_a_count_that_is_not_true_is_mended(redis_server: RedisServer) -> None:
+    """E.g. another release ended the request, and knew of no counts."""
+    async with Place(redis_server.url) as place:
+        line = Line(place)
+        await line.limits(concurrency=1)
+        for key in (line.keys.running("Worker"), line.keys.waiting("Worker")):
+            await place.do("SADD", key, "gone")
+        (request_id,) = await line.submit()
+        assert await line.pop() is None
+        await line.admit()
+        assert (await line.running(), await line.waiting()) == (set(), {request_id})
+        assert await line.pop() == request_id
+
+
+@on_loop
+async def test_who_is_cancelled_in_line_still_gets_celerys_tail_in_its_turn(
+    redis_server: RedisServer,
+) -> None:
+    async with Place(redis_server.url) as place:
+        line, owner = Line(place), await place.owner()
+        await line.limits(concurrency=1)
+        first, owed, last = await line.submit(count=3, ignore_result=False)
+        running = await owner.claim(str(await line.pop()))
+        await place.ledger.cancel(place.namespace, owed)
+        assert await line.waiting() == {last}
+        await line.finish(running)
+        assert running.id == first
+        assert await line.pop() == owed
+        with pytest.raises(ClaimRefused) as refused:
+            await owner.claim(owed)
+        assert refused.value.reason == "UNSETTLED"
+        assert await line.pop() == last
