@@ -24,8 +24,8 @@ local component, list = component_of(r.en), queue .. suffix
 local function known()
   local owner = idem ~= '' and redis.call('GET', idem)
   if owner then
-    local owner_id, owner_digest = string.match(owner, '^(%S+) (%S*)$')
-    return { owner_digest == digest and 'JOINED' or 'CONFLICT', owner_id }
+    local known_id, known_digest = string.match(owner, '^(%S+) (%S*)$')
+    return { known_digest == digest and 'JOINED' or 'CONFLICT', known_id }
   end
   if redis.call('EXISTS', KEYS[1]) == 1 then
     if reader ~= '' then add_reader(KEYS[1], id, ARGV[16], reader) end
