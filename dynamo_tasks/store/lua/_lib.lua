@@ -88,6 +88,19 @@ local function add_reader(record, id, db, reader)
   return readers
 end
 
+-- A job of a pipeline is over: what waits is dropped, the rest is kept for a day.
+local function end_job(job, state, err)
+  redis.call('HSET', job, 'st', state, 'fin', int(now_ms()), 'err', err)
+  redis.call('PEXPIRE', job, RECORD_TTL)
+  for task in string.gmatch(redis.call('HGET', job, 'tasks') or '', '%S+') do
+    redis.call('DEL', job .. ':in:' .. task)
+    redis.call('PEXPIRE', job .. ':at:' .. task, RECORD_TTL)
+  end
+  redis.call('PEXPIRE', job .. ':results', RECORD_TTL)
+  redis.call('PEXPIRE', job .. ':dead', RECORD_TTL)
+  redis.call('ZREMRANGEBYSCORE', base .. 'jobs', '-inf', int(now_ms() - 7 * RECORD_TTL))
+end
+
 -- A request that no owner will end (any more): its last event is written here.
 -- Creates the stream where there is none. The epoch that it takes fences the owner.
 -- Celery's tail is left to the owner, or to whoever receives the message, unless no result is kept.
