@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
+    from dynamo_tasks.pipelines.celery_service_task import CeleryServiceTask
     from dynamo_tasks.pipelines.connection import Connection, connect
     from dynamo_tasks.pipelines.context import BaseRuntimeContext, ServiceContext, TaskContext
     from dynamo_tasks.pipelines.datastream import DataStream
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from dynamo_tasks.pipelines.local_service_task import LocalServiceTask
     from dynamo_tasks.pipelines.messages import ServiceRequest, ServiceResponse
     from dynamo_tasks.pipelines.proxy import ProxyManager
+    from dynamo_tasks.pipelines.remote_environment import RemoteEnvironment
+    from dynamo_tasks.pipelines.remote_job import RemoteJob
     from dynamo_tasks.pipelines.service_caller import ServiceManager
 
 _WHERE = {
@@ -37,6 +40,7 @@ _WHERE = {
     "BaseService": "factory",
     "BaseServiceTask": "base_service_task",
     "BatchFunction": "functions",
+    "CeleryServiceTask": "celery_service_task",
     "Connection": "connection",
     "DataStream": "datastream",
     "FilterFunction": "functions",
@@ -49,6 +53,8 @@ _WHERE = {
     "LocalServiceTask": "local_service_task",
     "MapFunction": "functions",
     "ProxyManager": "proxy",
+    "RemoteEnvironment": "remote_environment",
+    "RemoteJob": "remote_job",
     "ServiceContext": "context",
     "ServiceFactory": "factory",
     "ServiceManager": "service_caller",
@@ -67,6 +73,7 @@ __all__ = [
     "BaseService",
     "BaseServiceTask",
     "BatchFunction",
+    "CeleryServiceTask",
     "Connection",
     "DataStream",
     "FilterFunction",
@@ -79,6 +86,8 @@ __all__ = [
     "LocalServiceTask",
     "MapFunction",
     "ProxyManager",
+    "RemoteEnvironment",
+    "RemoteJob",
     "ServiceContext",
     "ServiceFactory",
     "ServiceManager",

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
-from dynamo_tasks.config import suggest
-from dynamo_tasks.errors import UnknownMethodError
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.pipelines.context import Calls, ServiceContext
-from dynamo_tasks.pipelines.factory import BaseService, ServiceFactory
+from dynamo_tasks.pipelines.context import ServiceContext
+from dynamo_tasks.pipelines.factory import ServiceFactory
+from dynamo_tasks.pipelines.service_methods import method_names, refuse_method
 from dynamo_tasks.pipelines.statistics import CallStatistics
 
 __all__ = ["BaseServiceTask"]
-
-_HOOKS = {"setup", "close"}
 
 
 class BaseServiceTask(ABC):
@@ -34,6 +30,7 @@ class BaseServiceTask(ABC):
 
     Attributes:
         service: The instance.
+        methods: Names of what can be called.
         is_running: Whether it takes calls.
     """
 
@@ -44,6 +41,7 @@ class BaseServiceTask(ABC):
         self.ctx = ctx
         self.service = factory.create_service(ctx)
         self.statistics = CallStatistics(factory.name)
+        self.methods = method_names(type(self.service))
         self.is_running = False
         self._closed = False
 
@@ -113,20 +111,9 @@ class BaseServiceTask(ABC):
             UnknownMethodError: it has none of that name; lists those that it has.
             Exception: what the method raises.
         """
-        found = None if method.startswith("_") or method in _HOOKS else getattr(self.service, method, None)
-        if not callable(found):
-            raise UnknownMethodError(
-                f"service {self.name!r} has no method {method!r}"
-                f"{suggest(method, self.methods(), label='available')}"
-            )
-        return found(*args, **kwargs)
-
-    def methods(self) -> list[str]:
-        """Names of the methods that can be called."""
-        cls = type(self.service)
-        common = {*dir(Calls), *dir(BaseService)}
-        names = (name for name in dir(cls) if not name.startswith("_") and name not in common | _HOOKS)
-        return [name for name in names if callable(inspect.getattr_static(cls, name).__get__(None, cls))]
+        if method not in self.methods:
+            refuse_method(self.name, method, self.methods)
+        return getattr(self.service, method)(*args, **kwargs)
 
     # -- numbers ------------------------------------------------------------------------------------
 

@@ -14,7 +14,7 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.datastream import DataStream
 from dynamo_tasks.pipelines.factory import ServiceFactory
-from dynamo_tasks.pipelines.functions import BatchFunction, FunctionSpec, SourceFunction
+from dynamo_tasks.pipelines.functions import BatchFunction, FunctionSpec, Items, SourceFunction
 from dynamo_tasks.pipelines.job import Job
 from dynamo_tasks.pipelines.job_services import JobServices
 from dynamo_tasks.pipelines.local_job import LocalJob
@@ -92,8 +92,8 @@ class BaseEnvironment(ABC):
         check_component(name)
         if name in self.service_factories:
             raise ConfigError(f"service {name!r} is registered already: {self.service_factories[name]!r}")
-        if not callable(getattr(factory, "create_service", None)):
-            raise ConfigError(f"a service factory has create_service(ctx), unlike {factory!r}")
+        if not isinstance(factory, ServiceFactory):
+            raise ConfigError(f"expected a ServiceFactory, not {factory!r}")
         self.service_factories[name] = factory
         return factory
 
@@ -117,7 +117,7 @@ class BaseEnvironment(ABC):
             if isinstance(batch, str | bytes):
                 raise ConfigError("from_batch takes a list of records, not one text")
             items: Iterable[Any] = batch
-            return self._source("batch", FunctionSpec(_Items(items)))
+            return self._source("batch", FunctionSpec(Items(items)))
         return self._source("batch", FunctionSpec(_checked(batch, BatchFunction), args, kwargs))
 
     def from_source(self, source: Any, *args: Any, **kwargs: Any) -> DataStream:
@@ -207,7 +207,9 @@ class BaseEnvironment(ABC):
             if not job.status().state.is_over:
                 job.stop()
 
-    close = stop
+    def close(self) -> None:
+        """The same."""
+        self.stop()
 
     def __enter__(self) -> Self:
         return self
@@ -215,7 +217,7 @@ class BaseEnvironment(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.stop()
+        self.close()
 
 
 class LocalEnvironment(BaseEnvironment):
@@ -243,16 +245,6 @@ class LocalEnvironment(BaseEnvironment):
         services = JobServices(self.name, job_id, self.service_factories, self.config)
         services.start()
         return Connection(services.task_context("connection"), services.stop)
-
-
-class _Items:
-    """The records of a list, or of another iterable."""
-
-    def __init__(self, items: Iterable[Any]):
-        self.items = items
-
-    def __call__(self) -> Iterable[Any]:
-        return self.items
 
 
 def _checked(given: Any, base: type) -> Any:

@@ -17,6 +17,7 @@ __all__ = [
     "FilterFunction",
     "FlatMapFunction",
     "FunctionSpec",
+    "Items",
     "KeyByFunction",
     "MapFunction",
     "SinkFunction",
@@ -101,6 +102,24 @@ class SourceFunction(BaseFunction):
     def execute(self) -> Any:
         """The next record; ``None`` = nothing at the moment."""
         raise NotImplementedError
+
+    def position(self) -> Any:
+        """Where to go on behind the last record, JSON; kept with the records that it belongs to."""
+        return None
+
+    def seek(self, position: Any) -> None:
+        """Go on behind a position: another worker has taken the source over."""
+
+
+class Items:
+    """The records of a list, or of another iterable, as a source."""
+
+    def __init__(self, items: Iterable[Any]):
+        self.items = items
+
+    def __call__(self) -> Iterable[Any]:
+        """The records."""
+        return self.items
 
 
 @dataclass(frozen=True)

@@ -172,7 +172,6 @@ class LocalJob(Job):
     def _make(self, stage: Stage, index: int) -> _Task:
         ctx = self.services.task_context(stage.name, index, stage.parallelism)
         if stage.kind in SOURCES:
-            assert stage.function is not None
             return _Source(stage, stage.function.make(ctx), self._stopping)
         return _Worker(Operator(stage, ctx, self.name), self._channels[stage][index], self)
 

@@ -67,7 +67,7 @@ class Stage:
 
     name: str
     kind: StageKind
-    function: FunctionSpec | None = None
+    function: FunctionSpec
     parallelism: int = 1
     on_error: ErrorPolicy = "fail"
     inputs: list[Stage] = field(default_factory=list)
@@ -118,7 +118,6 @@ class Operator:
     """
 
     def __init__(self, stage: Stage, ctx: TaskContext, pipeline: str):
-        assert stage.function is not None
         self.stage = stage
         self.ctx = ctx
         self.function = stage.function.make(ctx)

@@ -109,6 +109,26 @@ class Channel(Generic[T]):
             self._emptied.notify_all()
             return items
 
+    def take_nowait(self) -> tuple[list[T], bool]:
+        """Everything that waits, and whether more can come."""
+        with self._lock:
+            items = list(self._items)
+            self._items.clear()
+            self._emptied.notify_all()
+            return items, bool(self._producers) and not self._closed
+
+    def pause(self, seconds: float) -> None:
+        """Let a producer sleep, until it is closed at the latest.
+
+        Raises:
+            ChannelClosed: it was closed.
+        """
+        with self._lock:
+            if not self._closed:
+                self._emptied.wait(seconds)
+            if self._closed:
+                raise ChannelClosed
+
     def done(self) -> None:
         """A producer has put its last item."""
         with self._lock:

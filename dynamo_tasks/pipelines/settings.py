@@ -21,6 +21,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """What ``config=`` of an environment may hold.
 
     Attributes:
+        namespace: Where a remote job runs; its workers are the component ``Operators`` of that namespace.
+        redis_url: Of the server, for a remote job; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
         queue_size: Records that may wait for a task of an operator; whoever has more waits.
         on_error: Error policy of operators that name none.
         dead_letter_limit: Dead letters that a job keeps; one more fails it.
@@ -29,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_in_flight: Asynchronous calls that may wait for their response at once.
     """
 
+    namespace: str = "pipelines"
+    redis_url: str | None = None
     queue_size: Positive = 256
     on_error: Literal["fail", "skip", "dead_letter"] = "fail"
     dead_letter_limit: Positive = 10_000

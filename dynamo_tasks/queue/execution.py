@@ -75,7 +75,7 @@ class Execution:
         self._call = call
         self._payload = payload
         self._aggregate = handler.aggregate()
-        self._meters = meters_of(handler.endpoint)
+        self._meters = meters_of(handler.meter)
         self._started = 0.0
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
@@ -176,6 +176,7 @@ class Execution:
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
         self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
+        self.context.claim = attempt.lease, attempt.epoch
         self._meters.claimed.inc()
         self._started = time.monotonic()
         try:

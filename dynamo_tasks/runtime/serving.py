@@ -38,7 +38,7 @@ from dynamo_tasks.store.registry import new_lease
 if TYPE_CHECKING:
     from dynamo_tasks.runtime.component import Endpoint
 
-__all__ = ["EndpointConfig", "EndpointConfigBuilder", "ServiceGroup"]
+__all__ = ["EndpointConfig", "EndpointConfigBuilder", "ServiceGroup", "plain_endpoint"]
 
 CAPACITY = 256
 
@@ -53,12 +53,14 @@ class EndpointConfig:
         stats_handler: Adds to the numbers that :meth:`Component.scrape_stats` gathers.
         policy: What happens to a request whose owner was lost, as for ``@dynamo_endpoint``.
         model: Model card, for a frontend to find.
+        meter: What its metrics are labelled with; the endpoint by default. One name for many short-lived endpoints.
     """
 
     handler: Callable[..., Any]
     stats_handler: StatsHandler | None = None
     policy: str = "restart"
     model: ModelCard | None = None
+    meter: EndpointId | None = None
 
 
 class EndpointConfigBuilder:
@@ -125,6 +127,7 @@ class _PlainEndpoint(DynamoEndpoint):
             getattr(config.handler, "__func__", config.handler), endpoint.name, policy=config.policy
         )
         self._id = endpoint
+        self.meter = config.meter
         self._target = config.handler
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = inspect.signature(self._target).parameters.values()
@@ -143,6 +146,11 @@ class _PlainEndpoint(DynamoEndpoint):
     def call(self, instance: object, payload: Any) -> Any:
         """Call the function with a validated request, and the context where it takes one."""
         return self._target(*(payload, current_context())[: len(self._parameters)])
+
+
+def plain_endpoint(endpoint: EndpointId, config: EndpointConfig) -> DynamoEndpoint:
+    """The declaration of an endpoint that a function serves."""
+    return _PlainEndpoint(endpoint, config)
 
 
 class ServiceGroup:

@@ -1,7 +1,8 @@
 """Jobs of pipelines: their state, the checkpoints of their tasks, and the records on their way.
 
 Fields of a job (a hash): ``st`` state, ``name`` of its environment, ``plan`` JSON, ``tasks`` names of all tasks of its
-operators, ``left`` how many of these have not ended, ``cr`` started and ``fin`` ended (ms), ``err`` what it failed with.
+operators, ``left`` how many of these have not ended, ``cr`` started and ``fin`` ended (ms), ``err`` its error,
+``service:<name>`` statistics of a service as JSON.
 
 Fields of a task's checkpoint (a hash): ``n`` number of its last commit, ``pos`` position of a source, ``open`` number
 of tasks that may still send it records, ``wait`` records in its input, ``in``, ``out``, ``skipped``, ``dead`` numbers
@@ -208,13 +209,15 @@ class Jobs:
     async def checkpoints(self, job_id: str, tasks: Iterable[str]) -> list[Checkpoint]:
         """How far tasks have come."""
         wire = await self.store.commands.wire()
-        rows = await wire.pipeline([["HGETALL", self._keys.job_task(job_id, task)] for task in tasks])
+        commands = [["HGETALL", self._keys.job_task(job_id, task)] for task in tasks]
+        rows = await wire.pipeline(commands) if commands else []
         return [_checkpoint(dict(zip(row[::2], row[1::2], strict=True))) for row in rows]
 
     async def request_states(self, request_ids: Iterable[str]) -> list[tuple[str, str]]:
         """State and error (JSON) of the requests that run a job's tasks and services."""
         wire = await self.store.commands.wire()
-        rows = await wire.pipeline([["HMGET", self._keys.record(one), "st", "err"] for one in request_ids])
+        commands = [["HMGET", self._keys.record(one), "st", "err"] for one in request_ids]
+        rows = await wire.pipeline(commands) if commands else []
         return [((state or b"").decode(), (error or b"").decode()) for state, error in rows]
 
     async def input(self, job_id: str, task: str, most: int) -> tuple[list[tuple[bytes, Chunk]], bool]:
@@ -228,6 +231,24 @@ class Jobs:
             ]
         )
         return [(entry, _decode(fields[1])) for entry, fields in entries], int(open_ or 0) > 0
+
+    async def note_service(self, job_id: str, service: str, numbers: dict[str, Any]) -> None:
+        """Keep the statistics of a service with its job, unless that is gone."""
+        await script("job_note").run(
+            self.store.commands,
+            [self._keys.job(job_id)],
+            self._keys.base,
+            service,
+            msgspec.json.encode(numbers),
+        )
+
+    async def service_notes(self, job_id: str, services: list[str]) -> list[dict[str, Any]]:
+        """The statistics of services, as last noted; of those that have begun."""
+        if not services:
+            return []
+        fields = [f"service:{name}" for name in services]
+        found = await self.store.commands.execute("HMGET", self._keys.job(job_id), *fields)
+        return [msgspec.json.decode(value) for value in found if value]
 
     async def results(self, job_id: str, first: int, most: int = 1000) -> list[Any]:
         """What was collected, from a position on."""
