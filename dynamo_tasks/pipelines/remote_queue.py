@@ -20,6 +20,9 @@ from dynamo_tasks.sdk.context import Context
 
 __all__ = ["CeleryQueueDescriptor", "Remote"]
 
+_GRACE = 1.0
+"""Seconds that a request may outlive its caller: who waits says first that it took too long."""
+
 
 @dataclass(frozen=True)
 class Remote:
@@ -97,7 +100,7 @@ class CeleryQueueDescriptor:
             client = _Client(self._remote.runtime, self._endpoint(method), annotated=False)
             self._clients[method] = client
         payload = {"args": list(request.args), "kwargs": request.kwargs}
-        return client.static(payload, context=Context(deadline=request.deadline))
+        return client.static(payload, context=Context(deadline=request.deadline + _GRACE))
 
     async def _answer(self, request: ServiceRequest) -> None:
         began = time.monotonic()

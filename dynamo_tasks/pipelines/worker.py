@@ -96,6 +96,9 @@ class Operators:
         finally:
             if task is not None:
                 await asyncio.to_thread(task.cleanup)
+            if session.watch.over:
+                with contextlib.suppress(ServerUnavailableError):
+                    await session.watch.jobs.forget_queue(task_queue(session.plan, plan))
 
     async def _enter(self, job_id: str) -> JobSession:
         if self._sessions is None:
@@ -112,6 +115,11 @@ class Operators:
     async def _leave(self, session: JobSession) -> None:
         assert self._sessions is not None
         await self._sessions.leave(session)
+
+
+def task_queue(plan: Plan, service: ServicePlan) -> str:
+    """The queue of a service's component."""
+    return plan.endpoint(service.name, "process").queue
 
 
 async def _tell(session: JobSession, task: CeleryServiceTask) -> None:

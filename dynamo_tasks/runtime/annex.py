@@ -93,15 +93,13 @@ class Annex:
                 self.app.tasks.unregister(str(endpoint))
 
     def _queues(self, endpoints: Iterable[EndpointId]) -> list[str]:
-        """The component's queue, and those of this instance alone."""
-        lease = self.instance.lease
-        shared = dict.fromkeys(one.queue for one in endpoints)
-        return [*shared, *(one.instance_queue(lease) for one in endpoints)]
+        """The component's queue; nobody calls an instance of it by name, so there are none of its own."""
+        return list(dict.fromkeys(one.queue for one in endpoints))
 
     def _info(self, endpoint: EndpointId) -> InstanceInfo:
         lease = self.instance.lease
         return InstanceInfo(
             endpoint=endpoint.name, component=endpoint.component, namespace=endpoint.namespace, lease_id=lease,
-            transport={"celery": endpoint.instance_queue(lease)}, host=socket.gethostname(), pid=os.getpid(),
+            transport={"celery": endpoint.queue}, host=socket.gethostname(), pid=os.getpid(),
             started=time.time(), capacity=self.capacity,
         )  # fmt: skip

@@ -19,6 +19,7 @@ import msgspec
 
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.keys import queue_keys
 from dynamo_tasks.store.scripts import script
 
 __all__ = ["COUNTERS", "Checkpoint", "Commit", "JobRecord", "Jobs", "Output"]
@@ -249,6 +250,10 @@ class Jobs:
         fields = [f"service:{name}" for name in services]
         found = await self.store.commands.execute("HMGET", self._keys.job(job_id), *fields)
         return [msgspec.json.decode(value) for value in found if value]
+
+    async def forget_queue(self, queue: str) -> None:
+        """Delete a queue that nobody serves any more, and what waits in it."""
+        await self.store.commands.execute("UNLINK", *queue_keys(self.store.prefix, queue))
 
     async def results(self, job_id: str, first: int, most: int = 1000) -> list[Any]:
         """What was collected, from a position on."""

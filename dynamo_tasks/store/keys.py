@@ -48,6 +48,7 @@ __all__ = [
     "namespace_patterns",
     "namespaces_key",
     "priority_suffix",
+    "queue_keys",
     "unacked_index_key",
     "unacked_key",
 ]
@@ -57,6 +58,9 @@ PRIORITY_SEPARATOR = "\x06\x16"
 
 PRIORITY_STEPS = (0, 3, 6, 9)
 """kombu's steps; a priority belongs to the highest step that is not above it, 0 is served first."""
+
+
+_BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
 
 
 def namespaces_key(prefix: str = "") -> str:
@@ -76,7 +80,18 @@ def glob_escape(text: str) -> str:
 
 def namespace_patterns(prefix: str, namespace: str) -> list[str]:
     """Patterns of all keys of a namespace: its own, its queues, and kombu's bindings of these."""
-    return [f"{prefix}dt:{namespace}:*", f"{prefix}{namespace}|*", f"{prefix}_kombu.binding.{namespace}|*"]
+    queues = f"{namespace}|"
+    return [
+        f"{prefix}dt:{namespace}:*",
+        f"{prefix}{queues}*",
+        *(f"{prefix}{one}{queues}*" for one in _BINDINGS),
+    ]
+
+
+def queue_keys(prefix: str, queue: str) -> list[str]:
+    """All keys of a queue: what waits in it by priority, and kombu's bindings."""
+    lists = [f"{prefix}{queue}{priority_suffix(step)}" for step in PRIORITY_STEPS]
+    return [*lists, *(f"{prefix}{one}{queue}" for one in _BINDINGS)]
 
 
 def consumer_name(lease: int) -> str:

@@ -98,7 +98,10 @@ local function end_job(job, state, err)
   end
   redis.call('PEXPIRE', job .. ':results', RECORD_TTL)
   redis.call('PEXPIRE', job .. ':dead', RECORD_TTL)
-  redis.call('ZREMRANGEBYSCORE', base .. 'jobs', '-inf', int(now_ms() - 7 * RECORD_TTL))
+  -- The index forgets those that are gone, a few at a time.
+  for _, known in ipairs(redis.call('ZRANGE', base .. 'jobs', 0, 19)) do
+    if redis.call('EXISTS', base .. 'job:' .. known) == 0 then redis.call('ZREM', base .. 'jobs', known) end
+  end
 end
 
 -- A request that no owner will end (any more): its last event is written here.
