@@ -38,6 +38,7 @@
     │   ├── ServiceTimeoutError        504  service_timeout        it did not answer in time (TimeoutError)
     │   └── JobFailedError             500  job_failed             a job of a pipeline; its cause is chained
     ├── FencedError                    500  fenced                 another attempt owns the request (internal)
+    ├── InstanceDeadError              500  instance_dead          its liveness probe said no (plain serving)
     └── LeaseLostError                 500  lease_lost
 """
 
@@ -56,6 +57,7 @@ __all__ = [
     "EngineError",
     "FencedError",
     "IdempotencyConflictError",
+    "InstanceDeadError",
     "InvalidEventIdError",
     "InvalidNameError",
     "InvalidRequestError",
@@ -346,6 +348,12 @@ class FencedError(DynamoError):
     """Another attempt owns the request now."""
 
     code = "fenced"
+
+
+class InstanceDeadError(DynamoError):
+    """A liveness probe of what this process serves said no."""
+
+    code = "instance_dead"
 
 
 class LeaseLostError(DynamoError):

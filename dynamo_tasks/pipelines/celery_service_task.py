@@ -17,7 +17,7 @@ from dynamo_tasks.pipelines.factory import ServiceFactory
 from dynamo_tasks.pipelines.plan import Plan
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.runtime.annex import Annex
-from dynamo_tasks.runtime.serving import EndpointConfig
+from dynamo_tasks.runtime.endpoint_config import EndpointConfig
 
 __all__ = ["CeleryServiceTask"]
 

@@ -88,7 +88,7 @@ class RemoteEnvironment(BaseEnvironment):
 
     def connect(self) -> Connection:
         """See :func:`dynamo_tasks.pipelines.connection.connect`."""
-        running = bridge().call(self._running(self._remote))
+        running = self.running()
         job = running or self._start(self._plan([]))
         manager = ServiceManager(
             queues_of(job.plan, self._remote), name=job.id, max_in_flight=self.config.max_in_flight
@@ -106,8 +106,11 @@ class RemoteEnvironment(BaseEnvironment):
             BaseRuntimeContext("connection", env_name=self.name, job_id=job.id, proxy=proxy), close
         )
 
-    async def _running(self, remote: Remote) -> RemoteJob | None:
+    def running(self) -> RemoteJob | None:
         """The newest job of this environment that runs, whoever submitted it."""
+        return bridge().call(self._running(self._remote))
+
+    async def _running(self, remote: Remote) -> RemoteJob | None:
         jobs = Jobs(remote.runtime.client.store, self.config.namespace)
         for job_id in await jobs.ids():
             if job_id.rpartition("-")[0] != self.name or await jobs.state(job_id) != JobState.RUNNING:

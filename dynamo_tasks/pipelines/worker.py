@@ -72,23 +72,24 @@ class Operators:
         finally:
             await self._leave(session)
 
-    @dynamo_endpoint()
-    async def serve(self, request: ServeRequest) -> dict[str, Any]:
-        """Host a service; returns its statistics."""
+    @dynamo_endpoint(policy="continue")
+    async def serve(self, request: ServeRequest) -> AsyncIterator[dict[str, Any]]:
+        """Host a service; yields once it can be called, so that the attempt counts as fruitful."""
         session = await self._enter(request.job)
         try:
             [plan] = [one for one in session.plan.services if one.name == request.service]
-            return await self._serve(session, plan)
+            async for started in self._serve(session, plan):
+                yield started
         finally:
             await self._leave(session)
 
-    async def _serve(self, session: JobSession, plan: ServicePlan) -> dict[str, Any]:
+    async def _serve(self, session: JobSession, plan: ServicePlan) -> AsyncIterator[dict[str, Any]]:
         task: CeleryServiceTask | None = None
         try:
             task = await asyncio.to_thread(_make_service, session, plan, _annex())
             await asyncio.to_thread(task.start_running)
+            yield {"service": plan.name}
             await _tell(session, task)
-            return task.get_statistics()
         except Exception as exc:
             message = f"service {plan.name}: {describe_error(exc)}"
             await session.watch.jobs.end(session.plan.id, JobState.FAILED, message)

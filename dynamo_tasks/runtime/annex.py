@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from dynamo_tasks.errors import AlreadyRegisteredError, ConfigError
 from dynamo_tasks.protocol.instances import InstanceInfo
@@ -16,12 +15,10 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import DynamoApp
 from dynamo_tasks.queue.consuming import abandon, consume
 from dynamo_tasks.queue.handlers import Handler
+from dynamo_tasks.runtime.endpoint_config import EndpointConfig, PlainEndpoint
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.instance import Instance
 from dynamo_tasks.runtime.resolver import task_of
-
-if TYPE_CHECKING:
-    from dynamo_tasks.runtime.serving import EndpointConfig
 
 __all__ = ["Annex"]
 
@@ -74,10 +71,7 @@ class Annex:
             raise AlreadyRegisteredError(f"this process serves {endpoint} already")
 
     def _handle(self, endpoint: EndpointId, config: EndpointConfig) -> None:
-        # Whoever serves nothing of the kind need not import what serves it.
-        from dynamo_tasks.runtime.serving import plain_endpoint
-
-        declared = plain_endpoint(endpoint, config)
+        declared = PlainEndpoint(endpoint, config)
         task_of(self.app, endpoint, declared)
         self.handlers[str(endpoint)] = EndpointHandler(declared, None)
 

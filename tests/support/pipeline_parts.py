@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import sqlite3
 import time
 from typing import Any
 
-from dynamo_tasks.pipelines import BaseService, FlatMapFunction, MapFunction, SourceFunction
+from dynamo_tasks.pipelines import BaseService, FlatMapFunction, MapFunction, SinkFunction, SourceFunction
 
 __all__ = [
-    "AskAll", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Profile", "Ticker", "evens", "fails_on", "halves",
-    "key_of", "plus",
+    "AskAll", "Count", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Profile", "Table", "Ticker", "evens",
+    "fails_on", "halves", "key_of", "plus",
 ]  # fmt: skip
 
 
@@ -137,3 +138,47 @@ class HeldBack(MapFunction):
         if self.ctx.task_index % 2 == 0:
             time.sleep(0.001)
         return record
+
+
+class Table(SinkFunction):
+    """Writes each record under its id: a repeated write changes nothing. Every write is counted, too."""
+
+    def __init__(self, path: str, pause: float = 0.0) -> None:
+        self.path = path
+        self.pause = pause
+
+    def setup(self) -> None:
+        self.table = sqlite3.connect(self.path, timeout=30, isolation_level=None)
+        self.table.execute("CREATE TABLE IF NOT EXISTS records (id TEXT PRIMARY KEY, value INTEGER)")
+        self.table.execute("CREATE TABLE IF NOT EXISTS writes (id TEXT)")
+
+    def execute(self, record: Any) -> None:
+        time.sleep(self.pause)
+        self.table.execute("BEGIN IMMEDIATE")
+        self.table.execute("INSERT OR IGNORE INTO records VALUES (?, ?)", (self.record_id, record))
+        self.table.execute("INSERT INTO writes VALUES (?)", (self.record_id,))
+        self.table.execute("COMMIT")
+
+    def close(self) -> None:
+        self.table.close()
+
+
+class Count(SourceFunction):
+    """Counts up to an end; goes on where it was."""
+
+    def __init__(self, end: int) -> None:
+        self.next = 0
+        self.end = end
+
+    def execute(self) -> int:
+        if self.next == self.end:
+            raise StopIteration
+        self.next += 1
+        time.sleep(0.001)
+        return self.next - 1
+
+    def position(self) -> int:
+        return self.next
+
+    def seek(self, position: int) -> None:
+        self.next = position
