@@ -13,14 +13,15 @@ from typing import Any, Self, TypeVar, overload
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.datastream import DataStream
-from dynamo_tasks.pipelines.factory import ServiceFactory
+from dynamo_tasks.pipelines.factory import ServiceEndpoint, ServiceFactory
 from dynamo_tasks.pipelines.functions import BatchFunction, FunctionSpec, Items, SourceFunction
 from dynamo_tasks.pipelines.job import Job
 from dynamo_tasks.pipelines.job_services import JobServices
 from dynamo_tasks.pipelines.local_job import LocalJob
 from dynamo_tasks.pipelines.operators import SINKS, Stage, StageKind
 from dynamo_tasks.pipelines.settings import Settings
-from dynamo_tasks.protocol.names import check_component
+from dynamo_tasks.protocol.names import EndpointId, check_component
+from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 
 __all__ = ["BaseEnvironment", "LocalEnvironment"]
 
@@ -48,6 +49,7 @@ class BaseEnvironment(ABC):
         self.name = check_component(name)
         self.config = Settings.of(config)
         self.service_factories: dict[str, ServiceFactory] = {}
+        self.service_endpoints: dict[str, ServiceEndpoint] = {}
         self.stages: list[Stage] = []
         self.jobs: list[Job] = []
         self._numbers: Counter[str] = Counter()
@@ -66,7 +68,9 @@ class BaseEnvironment(ABC):
 
         Args:
             name: What callers name it by.
-            cls: Its class; without one this is a decorator.
+            cls: Its class; without one this is a decorator. Or an endpoint that other workers serve, as an address
+                (``dyn://dynamo.Worker.generate``) or as ``Worker.generate``: ``call_service("llm", "hi")`` then
+                iterates over its stream.
             *args: Of the class's ``__init__``.
             **kwargs: The same.
 
@@ -78,8 +82,12 @@ class BaseEnvironment(ABC):
             ConfigError: a name that is taken, or no class.
         """
         if cls is None:
-            check_component(name)
+            self._check_service_name(name)
             return lambda decorated: self.register_service(name, decorated, *args, **kwargs)
+        if isinstance(cls, str | EndpointId | DynamoEndpoint):
+            self._check_service_name(name)
+            self.service_endpoints[name] = ServiceEndpoint.of(name, cls)
+            return cls
         self.register_service_factory(name, ServiceFactory(name, cls, args, kwargs))
         return cls
 
@@ -89,13 +97,17 @@ class BaseEnvironment(ABC):
         Raises:
             InvalidNameError, ConfigError: as :meth:`register_service`.
         """
-        check_component(name)
-        if name in self.service_factories:
-            raise ConfigError(f"service {name!r} is registered already: {self.service_factories[name]!r}")
+        self._check_service_name(name)
         if not isinstance(factory, ServiceFactory):
             raise ConfigError(f"expected a ServiceFactory, not {factory!r}")
         self.service_factories[name] = factory
         return factory
+
+    def _check_service_name(self, name: str) -> None:
+        check_component(name)
+        known = self.service_factories.get(name) or self.service_endpoints.get(name)
+        if known is not None:
+            raise ConfigError(f"service {name!r} is registered already: {known!r}")
 
     # -- sources ------------------------------------------------------------------------------------
 
@@ -133,6 +145,32 @@ class BaseEnvironment(ABC):
             ConfigError: none of these.
         """
         return self._source("source", FunctionSpec(_checked(source, SourceFunction), args, kwargs))
+
+    def from_requests(self) -> DataStream:
+        """Records that come as requests, one each: for :meth:`as_service`."""
+        return self._source("requests", FunctionSpec(Items(())))
+
+    def as_service(self, name: str, *, parallelism: int = 1) -> DynamoService[Any]:
+        """Make the whole pipeline an endpoint: a request is a record, the list of what it collects is the answer.
+
+        Assign it to a name of a module and serve it like any service (``celery -A dynamo_tasks worker --service
+        module:Name``, ``dynamo-tasks serve module:Name``): its endpoint is ``<namespace>.<name>.process``, with
+        ``.delay()``; over HTTP it is ``POST /<name>``. Operators and services run inside of its workers, one request
+        at a time.
+
+        Args:
+            name: Of the component.
+            parallelism: Requests at a time, each with operators of its own.
+
+        Raises:
+            ConfigError: it does not begin with ``from_requests()`` alone, or collects nothing.
+        """
+        from dynamo_tasks.pipelines.pipeline_service import make_service
+
+        if parallelism < 1:
+            raise ConfigError(f"parallelism must be at least 1, not {parallelism}")
+        self.check()
+        return make_service(self, name, parallelism)
 
     def _source(self, kind: StageKind, function: FunctionSpec) -> DataStream:
         return DataStream(self, [self.add_stage(kind, function)])
@@ -188,6 +226,10 @@ class BaseEnvironment(ABC):
             JobFailedError: with ``autostop``: it failed.
         """
         self.check()
+        if any(stage.kind == "requests" for stage in self.stages):
+            raise ConfigError(
+                "the records of from_requests() come with requests: serve as_service() instead of submit()"
+            )
         job = self._launch()
         self.jobs = [known for known in self.jobs if not known.status().state.is_over] + [job]
         if autostop:
@@ -242,7 +284,7 @@ class LocalEnvironment(BaseEnvironment):
             if isinstance(job, LocalJob) and not job.status().state.is_over:
                 return Connection(job.services.task_context("connection"), lambda: None)
         job_id = f"{self.name}-{secrets.token_hex(4)}"
-        services = JobServices(self.name, job_id, self.service_factories, self.config)
+        services = JobServices(self, job_id)
         services.start()
         return Connection(services.task_context("connection"), services.stop)
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines.context import BaseRuntimeContext, Calls, ServiceContext
-from dynamo_tasks.protocol.names import check_component
+from dynamo_tasks.protocol.names import EndpointId, check_component
 
-__all__ = ["BaseService", "ServiceFactory", "make_instance"]
+__all__ = ["BaseService", "ServiceEndpoint", "ServiceFactory", "make_instance"]
 
 
 class BaseService(Calls):
@@ -48,6 +49,32 @@ def make_instance(
         raise ConfigError(f"{cls.__qualname__} has __slots__ without a place for its context: {exc}") from exc
     instance.__init__(*args, **kwargs)
     return instance
+
+
+@dataclass(frozen=True)
+class ServiceEndpoint:
+    """A service that other workers serve already.
+
+    Attributes:
+        name: What callers name it by.
+        endpoint: Its address.
+        streams: Whether it yields values; else it returns one.
+    """
+
+    name: str
+    endpoint: EndpointId
+    streams: bool = True
+
+    @classmethod
+    def of(cls, name: str, target: Any) -> ServiceEndpoint:
+        """Read an address (it streams), or an endpoint of a service class (it is known whether it does).
+
+        Raises:
+            InvalidNameError: a malformed address.
+        """
+        if isinstance(target, str | EndpointId):
+            return cls(name, EndpointId.parse(str(target)))
+        return cls(name, target.id, target.is_stream)
 
 
 class ServiceFactory:

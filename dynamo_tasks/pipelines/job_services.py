@@ -2,52 +2,73 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
 from dynamo_tasks.pipelines.context import ServiceContext, TaskContext
-from dynamo_tasks.pipelines.factory import ServiceFactory
+from dynamo_tasks.pipelines.factory import ServiceEndpoint, ServiceFactory
 from dynamo_tasks.pipelines.local_service_task import LocalServiceTask
 from dynamo_tasks.pipelines.proxy import ProxyManager
 from dynamo_tasks.pipelines.queues import LocalQueueDescriptor, QueueDescriptor
 from dynamo_tasks.pipelines.service_caller import ServiceManager
-from dynamo_tasks.pipelines.settings import Settings
+
+if TYPE_CHECKING:
+    from dynamo_tasks.pipelines.environment import BaseEnvironment
+    from dynamo_tasks.pipelines.remote_queue import Remote
 
 __all__ = ["JobServices", "create_service_task"]
 
-TaskMaker = Callable[[ServiceFactory, ServiceContext], BaseServiceTask]
 
+def create_service_task(factory: ServiceFactory, ctx: ServiceContext, **where: Any) -> BaseServiceTask:
+    """The service task of a factory, of the kind that its context's request queue is of.
 
-def create_service_task(factory: ServiceFactory, ctx: ServiceContext) -> BaseServiceTask:
-    """The service task of a factory, of the kind that its context's request queue is of."""
-    return LocalServiceTask(factory, ctx)
+    Args:
+        factory: Makes the service.
+        ctx: Its context.
+        **where: What :class:`~dynamo_tasks.pipelines.celery_service_task.CeleryServiceTask` needs besides.
+    """
+    if ctx.request_qd.kind == LocalServiceTask.kind:
+        return LocalServiceTask(factory, ctx)
+    from dynamo_tasks.pipelines.celery_service_task import CeleryServiceTask
+
+    return CeleryServiceTask(factory, ctx, **where)
 
 
 class JobServices:
     """All services of one job in this process.
 
     Args:
-        env_name: Of the environment.
+        environment: Where they were registered.
         job_id: Of the job.
-        factories: By service name.
-        settings: Of the environment.
     """
 
-    def __init__(
-        self, env_name: str, job_id: str, factories: Mapping[str, ServiceFactory], settings: Settings
-    ):
-        self._env_name = env_name
+    def __init__(self, environment: BaseEnvironment, job_id: str):
+        self._env_name = environment.name
         self._job_id = job_id
-        self._settings = settings
+        self._settings = environment.config
+        self._factories = dict(environment.service_factories)
+        self._remote: Remote | None = None
         queues: dict[str, QueueDescriptor] = {
-            name: LocalQueueDescriptor(f"{job_id}.{name}.requests") for name in factories
+            name: LocalQueueDescriptor(f"{job_id}.{name}.requests") for name in self._factories
         }
-        self.manager = ServiceManager(queues, name=job_id, max_in_flight=settings.max_in_flight)
-        self._factories = dict(factories)
+        queues |= self._endpoint_queues(environment.service_endpoints)
+        self.manager = ServiceManager(queues, name=job_id, max_in_flight=self._settings.max_in_flight)
         self._proxies: list[ProxyManager] = []
         self.tasks: dict[str, BaseServiceTask] = {}
+
+    def _endpoint_queues(self, endpoints: Mapping[str, ServiceEndpoint]) -> dict[str, QueueDescriptor]:
+        """Services that other workers serve: the only ones here that need a server."""
+        if not endpoints:
+            return {}
+        from dynamo_tasks.pipelines.remote_queue import EndpointQueueDescriptor, Remote
+
+        remote = self._remote = Remote.open(self._settings.redis_url)
+        return {
+            name: EndpointQueueDescriptor(name, remote, one.endpoint, one.streams)
+            for name, one in endpoints.items()
+        }
 
     def _common(self) -> dict[str, Any]:
         settings = self._settings
@@ -83,6 +104,9 @@ class JobServices:
         self.manager.shutdown()
         for proxy in self._proxies:
             proxy.reset()
+        remote, self._remote = self._remote, None
+        if remote is not None:
+            remote.close()
 
     def statistics(self) -> list[dict[str, Any]]:
         """Numbers of each service."""

@@ -114,13 +114,11 @@ class JobWatch:
                 event.set()
 
     async def _check_requests(self) -> None:
-        plan = self._plan
-        what = [task for one in plan.operators for task in one.tasks]
-        what += [f"@{service.name}" for service in plan.services]
-        states = await self.jobs.request_states(plan.request_id(one) for one in what)
-        for name, (state, error) in zip(what, states, strict=True):
+        requests = self._plan.requests
+        states = await self.jobs.request_states(requests.values())
+        for name, (state, error) in zip(requests, states, strict=True):
             if state in _DEAD:
                 message = msgspec.json.decode(error)["message"] if error else state.lower()
-                await self.jobs.end(plan.id, JobState.FAILED, f"{name.lstrip('@')}: {message}")
+                await self.jobs.end(self._plan.id, JobState.FAILED, f"{name.lstrip('@')}: {message}")
                 self.state = JobState.FAILED
                 return

@@ -120,7 +120,7 @@ class LocalJob(Job):
         self.id = f"{environment.name}-{secrets.token_hex(4)}"
         self._settings = environment.config
         self._stages = list(environment.stages)
-        self.services = JobServices(self.name, self.id, environment.service_factories, environment.config)
+        self.services = JobServices(environment, self.id)
         self._channels: dict[Stage, list[Channel[Record]]] = {}
         self._tasks: list[_Task] = []
         self._threads: list[threading.Thread] = []

@@ -23,9 +23,11 @@ __all__ = ["DeadLetter", "ErrorPolicy", "Operator", "Record", "Stage", "check_po
 ErrorPolicy: TypeAlias = Literal["fail", "skip", "dead_letter"]
 """What becomes of a record that an operator cannot handle, and of its job."""
 
-StageKind: TypeAlias = Literal["batch", "source", "map", "filter", "flatmap", "keyby", "sink", "collect"]
+StageKind: TypeAlias = Literal[
+    "batch", "source", "requests", "map", "filter", "flatmap", "keyby", "sink", "collect"
+]
 
-SOURCES = ("batch", "source")
+SOURCES = ("batch", "source", "requests")
 SINKS = ("sink", "collect")
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from dynamo_tasks.pipelines.factory import ServiceFactory
+from dynamo_tasks.pipelines.factory import ServiceEndpoint, ServiceFactory
 from dynamo_tasks.pipelines.functions import FunctionSpec
 from dynamo_tasks.pipelines.operators import SOURCES, ErrorPolicy, Stage, StageKind
 from dynamo_tasks.pipelines.portable import Reference, load, refer
@@ -49,13 +49,17 @@ class ServicePlan(msgspec.Struct, frozen=True):
         parallelism: Calls at once.
         methods: What can be called.
         streams: Those of them that are generators.
+        endpoint: Address of a service that other workers serve; then nothing is hosted for it.
+        endpoint_streams: Whether that yields values.
     """
 
     name: str
-    function: Reference
-    parallelism: int
-    methods: list[str]
-    streams: list[str]
+    function: Reference = Reference()
+    parallelism: int = 1
+    methods: list[str] = []
+    streams: list[str] = []
+    endpoint: str = ""
+    endpoint_streams: bool = True
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -76,6 +80,18 @@ class Plan(msgspec.Struct, frozen=True):
     settings: Settings
     operators: list[OperatorPlan]
     services: list[ServicePlan]
+
+    @property
+    def hosted(self) -> list[ServicePlan]:
+        """The services that live with the job."""
+        return [one for one in self.services if not one.endpoint]
+
+    @property
+    def requests(self) -> dict[str, str]:
+        """What runs on workers (a task, or ``@`` and a service), and the id of the request that it is."""
+        names = [task for one in self.operators for task in one.tasks]
+        names += [f"@{one.name}" for one in self.hosted]
+        return {name: self.request_id(name) for name in names}
 
     def encode(self) -> bytes:
         """As JSON."""
@@ -132,6 +148,7 @@ def make_plan(
     settings: Settings,
     stages: Iterable[Stage],
     factories: Iterable[ServiceFactory],
+    endpoints: Iterable[ServiceEndpoint] = (),
 ) -> Plan:
     """Describe a job.
 
@@ -139,7 +156,11 @@ def make_plan(
         ConfigError: something cannot travel to a worker; says what to do.
     """
     operators = [_operator(stage) for stage in stages]
-    return Plan(job_id, name, settings.namespace, settings, operators, [_service(one) for one in factories])
+    services = [_service(one) for one in factories]
+    services += [
+        ServicePlan(one.name, endpoint=str(one.endpoint), endpoint_streams=one.streams) for one in endpoints
+    ]
+    return Plan(job_id, name, settings.namespace, settings, operators, services)
 
 
 def _operator(stage: Stage) -> OperatorPlan:

@@ -8,7 +8,7 @@ from typing import Any
 
 from dynamo_tasks.pipelines.service_caller import ASYNC_TIMEOUT, SYNC_TIMEOUT, ServiceManager
 
-__all__ = ["ProxyManager", "ServiceProxy", "Services"]
+__all__ = ["DEFAULT_METHOD", "ProxyManager", "ServiceProxy", "Services"]
 
 DEFAULT_METHOD = "process"
 

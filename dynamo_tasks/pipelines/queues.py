@@ -93,6 +93,21 @@ class Channel(Generic[T]):
             self._items.append(item)
             self._filled.notify()
 
+    def offer(self, item: T) -> bool:
+        """Append if there is room; returns whether there was.
+
+        Raises:
+            ChannelClosed: it was closed.
+        """
+        with self._lock:
+            if self._closed:
+                raise ChannelClosed
+            if len(self._items) >= self._size:
+                return False
+            self._items.append(item)
+            self._filled.notify()
+            return True
+
     def take(self) -> list[T]:
         """Everything that waits; waits for the first. ``[]`` once all producers are done.
 

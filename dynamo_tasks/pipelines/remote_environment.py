@@ -10,7 +10,6 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.config import suggest
-from dynamo_tasks.config.server import resolve_redis_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.context import BaseRuntimeContext
@@ -24,7 +23,6 @@ from dynamo_tasks.pipelines.remote_queue import Remote
 from dynamo_tasks.pipelines.service_caller import ServiceManager
 from dynamo_tasks.pipelines.session import queues_of
 from dynamo_tasks.protocol.names import check_namespace
-from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.jobs import Jobs
 
@@ -62,13 +60,13 @@ class RemoteEnvironment(BaseEnvironment):
     @cached_property
     def _remote(self) -> Remote:
         """The way to the server, from the first use on."""
-        url = self.config.redis_url or resolve_redis_url()
-        return Remote(bridge().call(DistributedRuntime.create(url)), bridge().loop)
+        return Remote.open(self.config.redis_url)
 
     def _plan(self, stages: list[Stage]) -> Plan:
         settings = msgspec.structs.replace(self.config, redis_url=None)
         job_id = f"{self.name}-{secrets.token_hex(4)}"
-        return make_plan(job_id, self.name, settings, stages, self.service_factories.values())
+        factories, endpoints = self.service_factories.values(), self.service_endpoints.values()
+        return make_plan(job_id, self.name, settings, stages, factories, endpoints)
 
     def _launch(self) -> Job:
         return self._start(self._plan(self.stages))
@@ -122,4 +120,4 @@ class RemoteEnvironment(BaseEnvironment):
         """Stop all jobs that were submitted here and still run, and disconnect."""
         self.stop()
         if "_remote" in self.__dict__:
-            bridge().call(self.__dict__.pop("_remote").runtime.aclose())
+            self.__dict__.pop("_remote").close()

@@ -3,26 +3,26 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import msgspec
 
 from dynamo_tasks.errors import JobFailedError, RequestNotFoundError
-from dynamo_tasks.pipelines.job import Job, JobState, JobStatus, OperatorStatus
+from dynamo_tasks.pipelines.job import Job, JobState, JobStatus
+from dynamo_tasks.pipelines.job_status import status_of
 from dynamo_tasks.pipelines.job_watch import JobWatch
-from dynamo_tasks.pipelines.operators import SOURCES, DeadLetter
-from dynamo_tasks.pipelines.plan import COMPONENT, OperatorPlan, Plan
+from dynamo_tasks.pipelines.operators import DeadLetter
+from dynamo_tasks.pipelines.plan import COMPONENT, Plan
 from dynamo_tasks.pipelines.remote_queue import Remote
 from dynamo_tasks.pipelines.worker import ServeRequest, TaskRequest
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.envelope import build
 from dynamo_tasks.store.bridge import bridge
-from dynamo_tasks.store.jobs import COUNTERS, Checkpoint, Jobs
+from dynamo_tasks.store.jobs import Jobs
 from dynamo_tasks.store.ledger import NewRequest
 
-__all__ = ["RemoteJob", "launch", "status_of"]
+__all__ = ["RemoteJob", "launch"]
 
 _POLL = 0.5
 
@@ -33,7 +33,7 @@ async def launch(plan: Plan, remote: Remote) -> None:
     jobs = Jobs(store, plan.namespace)
     await jobs.start(plan.id, plan.name, plan.encode(), plan.producers())
     try:
-        for service in plan.services:
+        for service in plan.hosted:
             await _submit(plan, remote, "serve", f"@{service.name}", ServeRequest(plan.id, service.name))
         for one in plan.operators:
             for index, task in enumerate(one.tasks):
@@ -99,8 +99,7 @@ class RemoteJob(Job):
     async def _cleared(self) -> None:
         """Its requests end just behind it: wait until they have."""
         plan = self.plan
-        what = [task for one in plan.operators for task in one.tasks] + [f"@{s.name}" for s in plan.services]
-        ids = [plan.request_id(one) for one in what]
+        ids = list(plan.requests.values())
         while True:
             states = [state for state, _ in await self._jobs.request_states(ids)]
             if "QUEUED" not in states and "RUNNING" not in states:
@@ -146,36 +145,3 @@ class RemoteJob(Job):
     def dead_letters(self) -> list[DeadLetter]:
         """See :meth:`Job.dead_letters`."""
         return [DeadLetter(*row) for row in bridge().call(self._jobs.dead_letters(self.id))]
-
-
-async def status_of(jobs: Jobs, plan: Plan) -> JobStatus:
-    """How a job stands.
-
-    Raises:
-        RequestNotFoundError: the server does not know it any more.
-    """
-    record = await jobs.get(plan.id)
-    tasks = [task for one in plan.operators for task in one.tasks]
-    found = dict(zip(tasks, await jobs.checkpoints(plan.id, tasks), strict=True))
-    elapsed = max((record.finished or time.time()) - record.started, 1e-3)
-    operators = [_operator(one, [found[task] for task in one.tasks], elapsed) for one in plan.operators]
-    services = await jobs.service_notes(plan.id, [one.name for one in plan.services])
-    return JobStatus(
-        plan.id,
-        plan.name,
-        "celery",
-        JobState(record.state),
-        record.started,
-        record.error,
-        operators,
-        services,
-    )
-
-
-def _operator(plan: OperatorPlan, tasks: list[Checkpoint], elapsed: float) -> OperatorStatus:
-    total = {name: sum(task.counts[name] for task in tasks) for name in COUNTERS}
-    taken = total["out"] if plan.kind in SOURCES else total["in"]
-    return OperatorStatus(
-        plan.name, plan.kind, plan.parallelism, total["in"], total["out"], total["skipped"], total["dead"],
-        sum(task.waiting for task in tasks), round(taken / elapsed, 3),
-    )  # fmt: skip

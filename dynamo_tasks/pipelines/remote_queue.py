@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 import builtins
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
-from dynamo_tasks.errors import DynamoError, EndpointError
+from dynamo_tasks.config.server import resolve_redis_url
+from dynamo_tasks.errors import DynamoError, EndpointError, InvalidRequestError
 from dynamo_tasks.pipelines.messages import ServiceRequest, ServiceResponse
+from dynamo_tasks.pipelines.proxy import DEFAULT_METHOD
 from dynamo_tasks.pipelines.service_methods import refuse_method
 from dynamo_tasks.pipelines.value_stream import ValueStream
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.runtime.client import Client, RemoteCall
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.sdk.context import Context
+from dynamo_tasks.store.bridge import bridge
 
-__all__ = ["CeleryQueueDescriptor", "Remote"]
+__all__ = ["CeleryQueueDescriptor", "EndpointQueueDescriptor", "Remote"]
 
 _GRACE = 1.0
 """Seconds that a request may outlive its caller: who waits says first that it took too long."""
@@ -40,9 +44,18 @@ class Remote:
         """Start a coroutine on the loop, from any thread."""
         self.loop.call_soon_threadsafe(lambda: _hold(self.loop.create_task(make())))
 
-    def run(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        """Run a coroutine on the loop and wait for it, from another thread."""
-        return asyncio.run_coroutine_threadsafe(coro, self.loop).result()
+    @classmethod
+    def open(cls, url: str | None) -> Remote:
+        """Connect a process that is no worker; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
+
+        Raises:
+            ServerUnavailableError: the server cannot be reached, or none is configured.
+        """
+        return cls(bridge().call(DistributedRuntime.create(url or resolve_redis_url())), bridge().loop)
+
+    def close(self) -> None:
+        """Disconnect."""
+        bridge().call(self.runtime.aclose())
 
 
 _running: set[asyncio.Task[None]] = set()
@@ -54,8 +67,45 @@ def _hold(task: asyncio.Task[None]) -> None:
     task.add_done_callback(_running.discard)
 
 
-class CeleryQueueDescriptor:
-    """The queue of a service that is a component; it is at the same time the queue.
+class _RemoteQueue(ABC):
+    """Sends requests through Celery; it is its own descriptor."""
+
+    kind = "celery"
+    name: str
+
+    def __init__(self, remote: Remote):
+        self._remote = remote
+
+    def get_queue(self) -> Self:
+        """The queue."""
+        return self
+
+    def put(self, request: ServiceRequest) -> None:
+        """Send a request; its response is put where it says."""
+        self._remote.spawn(lambda: self._answer(request))
+
+    @abstractmethod
+    def _open(self, request: ServiceRequest) -> tuple[Client, Any, bool]:
+        """Whom to call, with what, and whether it streams."""
+
+    async def _answer(self, request: ServiceRequest) -> None:
+        began = time.monotonic()
+        try:
+            client, payload, streams = self._open(request)
+            if streams:
+                return await _stream(request, client.static(payload, context=Context()))
+            context = Context(deadline=request.deadline + _GRACE)
+            values = [value async for value in client.static(payload, context=context)]
+        except (DynamoError, TypeError, TimeoutError) as exc:
+            request.response_queue.put(_failure(request, exc))
+            return
+        elapsed = time.monotonic() - began
+        result = values[0] if values else None
+        request.response_queue.put(ServiceResponse(True, result, None, elapsed, request.request_id))
+
+
+class CeleryQueueDescriptor(_RemoteQueue):
+    """The queue of a service that is a component.
 
     Args:
         service: Name of the service.
@@ -65,8 +115,6 @@ class CeleryQueueDescriptor:
         streams: Those of them that are generators.
     """
 
-    kind = "celery"
-
     def __init__(
         self,
         service: str,
@@ -75,23 +123,15 @@ class CeleryQueueDescriptor:
         methods: list[str],
         streams: list[str],
     ):
-        self.name = endpoint(methods[0] if methods else "process").queue
+        super().__init__(remote)
+        self.name = endpoint(DEFAULT_METHOD).queue
         self._service = service
-        self._remote = remote
         self._endpoint = endpoint
         self._methods = methods
         self._streams = frozenset(streams)
         self._clients: dict[str, Client] = {}
 
-    def get_queue(self) -> CeleryQueueDescriptor:
-        """The queue."""
-        return self
-
-    def put(self, request: ServiceRequest) -> None:
-        """Send a request; its response is put where it says."""
-        self._remote.spawn(lambda: self._answer(request))
-
-    def _call(self, request: ServiceRequest) -> RemoteCall:
+    def _open(self, request: ServiceRequest) -> tuple[Client, Any, bool]:
         method = request.method_name
         if method not in self._methods:
             refuse_method(self._service, method, self._methods)
@@ -99,62 +139,68 @@ class CeleryQueueDescriptor:
         if client is None:
             client = _Client(self._remote.runtime, self._endpoint(method), annotated=False)
             self._clients[method] = client
-        payload = {"args": list(request.args), "kwargs": request.kwargs}
-        return client.static(payload, context=Context(deadline=request.deadline + _GRACE))
+        return client, {"args": list(request.args), "kwargs": request.kwargs}, method in self._streams
 
-    async def _answer(self, request: ServiceRequest) -> None:
-        began = time.monotonic()
-        try:
-            call = self._call(request)
-            if request.method_name in self._streams:
-                return await self._stream(request, call)
-            values = [value async for value in call]
-        except (DynamoError, TypeError) as exc:
-            request.response_queue.put(_failure(request, exc))
-            return
-        elapsed = time.monotonic() - began
-        result = values[0] if values else None
-        request.response_queue.put(ServiceResponse(True, result, None, elapsed, request.request_id))
 
-    async def _stream(self, request: ServiceRequest, call: RemoteCall) -> None:
-        """The first value answers the call; a thread of the loop's moves the rest as the reader takes it."""
-        source = aiter(call)
-        first = [value async for value in _first(source)]
-        stream = ValueStream()
-        pump = stream.pump
-        request.response_queue.put(ServiceResponse(True, stream, None, 0.0, request.request_id))
-        del stream
-        await asyncio.to_thread(pump, _blocking(first, source, self._remote))
+class EndpointQueueDescriptor(_RemoteQueue):
+    """The queue of a component that other workers serve: an LLM, say.
+
+    A call takes one argument: a text is the ``prompt``, a mapping the request; keyword arguments are added to it.
+
+    Args:
+        service: Name of the service.
+        remote: The way to the server.
+        endpoint: Whom to call.
+        streams: Whether it yields values; else it returns one.
+    """
+
+    def __init__(self, service: str, remote: Remote, endpoint: EndpointId, streams: bool):
+        super().__init__(remote)
+        self.name = endpoint.queue
+        self._service = service
+        self._streams = streams
+        self._client = _Client(remote.runtime, endpoint, annotated=False)
+
+    def _open(self, request: ServiceRequest) -> tuple[Client, Any, bool]:
+        known = [DEFAULT_METHOD, self._client.id.name]
+        if request.method_name not in known:
+            refuse_method(self._service, request.method_name, known)
+        return self._client, _payload(request.args, request.kwargs), self._streams
+
+
+def _payload(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    if len(args) > 1:
+        raise InvalidRequestError(f"an endpoint takes one argument, not {len(args)}")
+    given = args[0] if args else {}
+    if isinstance(given, str):
+        given = {"prompt": given}
+    if kwargs and not isinstance(given, dict):
+        raise InvalidRequestError("keyword arguments are added to a mapping or a prompt only")
+    return {**given, **kwargs} if isinstance(given, dict) else given
 
 
 class _Client(Client):
     """A client that asks nobody what is registered: a service may just be moving to another worker."""
 
     def check(self) -> None:
-        """Its methods are known from the plan of the job."""
+        """What can be called is known."""
 
 
-async def _first(source: AsyncIterator[Any]) -> AsyncIterator[Any]:
-    async for value in source:
-        yield value
-        return
-
-
-def _blocking(first: list[Any], source: AsyncIterator[Any], remote: Remote) -> Any:
-    """Iterate over a stream of the loop from a thread."""
+async def _stream(request: ServiceRequest, call: RemoteCall) -> None:
+    """The first value answers the call; the rest goes to the reader as it takes it."""
     try:
-        yield from first
-        while first:
-            try:
-                yield remote.run(_next(source))
-            except StopAsyncIteration:
-                return
+        async with asyncio.timeout(request.deadline - time.time()):
+            first = [await anext(call)]
+    except StopAsyncIteration:
+        first = []
+    stream = ValueStream()
+    feed = stream.feed
+    request.response_queue.put(ServiceResponse(True, stream, None, 0.0, request.request_id))
+    del stream
+    try:
+        await feed(first, call)
     finally:
-        remote.run(source.aclose())  # type: ignore[attr-defined]
-
-
-async def _next(source: AsyncIterator[Any]) -> Any:
-    return await anext(source)
+        await call.aclose()
 
 
 def _failure(request: ServiceRequest, exc: Exception) -> ServiceResponse:

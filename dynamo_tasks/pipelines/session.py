@@ -7,11 +7,12 @@ from typing import Any
 
 from dynamo_tasks.pipelines.context import ServiceContext, TaskContext
 from dynamo_tasks.pipelines.job_watch import JobWatch
-from dynamo_tasks.pipelines.plan import Plan
+from dynamo_tasks.pipelines.plan import Plan, ServicePlan
 from dynamo_tasks.pipelines.proxy import ProxyManager
 from dynamo_tasks.pipelines.queues import QueueDescriptor
-from dynamo_tasks.pipelines.remote_queue import CeleryQueueDescriptor, Remote
+from dynamo_tasks.pipelines.remote_queue import CeleryQueueDescriptor, EndpointQueueDescriptor, Remote
 from dynamo_tasks.pipelines.service_caller import ServiceManager
+from dynamo_tasks.protocol.names import EndpointId
 
 __all__ = ["JobSession", "Sessions", "queues_of"]
 
@@ -19,12 +20,17 @@ __all__ = ["JobSession", "Sessions", "queues_of"]
 def queues_of(plan: Plan, remote: Remote) -> dict[str, QueueDescriptor]:
     """The request queues of a job's services."""
 
-    def describe(name: str, methods: list[str], streams: list[str]) -> QueueDescriptor:
-        return CeleryQueueDescriptor(
-            name, remote, lambda method: plan.endpoint(name, method), methods, streams
-        )
+    return {one.name: _queue_of(plan, one, remote) for one in plan.services}
 
-    return {one.name: describe(one.name, one.methods, one.streams) for one in plan.services}
+
+def _queue_of(plan: Plan, service: ServicePlan, remote: Remote) -> QueueDescriptor:
+    name = service.name
+    if service.endpoint:
+        endpoint = EndpointId.parse(service.endpoint)
+        return EndpointQueueDescriptor(name, remote, endpoint, service.endpoint_streams)
+    return CeleryQueueDescriptor(
+        name, remote, lambda method: plan.endpoint(name, method), service.methods, service.streams
+    )
 
 
 class JobSession:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any
 
-from dynamo_tasks.errors import ServiceCallError
+from dynamo_tasks.errors import DynamoError, ServiceCallError
 from dynamo_tasks.pipelines.messages import describe_error
 from dynamo_tasks.pipelines.queues import Channel, ChannelClosed
 
 __all__ = ["ValueStream"]
 
 _MOST_WAITING = 256
+_LOOK = 0.01
 
 
 class _Failure:
@@ -47,6 +50,11 @@ class ValueStream:
         """What moves the values of a generator into the stream; holds no reference to the stream itself."""
         return _Pump(self._channel)
 
+    @property
+    def feed(self) -> Callable[[list[Any], AsyncIterator[Any]], Coroutine[Any, Any, None]]:
+        """The same for an asynchronous iterator, and values that were taken from it before."""
+        return _Pump(self._channel).feed
+
     @staticmethod
     def _read(channel: Channel[Any]) -> Iterator[Any]:
         try:
@@ -73,6 +81,27 @@ class _Pump:
         finally:
             values.close()  # type: ignore[attr-defined]
             self._channel.done()
+
+    async def feed(self, first: list[Any], rest: AsyncIterator[Any]) -> None:
+        try:
+            for value in first:
+                await self._offer(value)
+            async for value in rest:
+                await self._offer(value)
+        except ChannelClosed:
+            pass
+        except DynamoError as exc:
+            with contextlib.suppress(ChannelClosed):
+                await self._offer(_Failure(exc))
+        finally:
+            self._channel.done()
+
+    async def _offer(self, value: Any) -> None:
+        """A thread reads, so there is no signal for this loop: a slow reader is looked at now and then."""
+        while True:
+            if self._channel.offer(value):
+                return
+            await asyncio.sleep(_LOOK)
 
     def _fail(self, exc: Exception) -> None:
         try:

@@ -13,9 +13,10 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
-from dynamo_tasks.pipelines.celery_service_task import CeleryServiceTask
+from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
 from dynamo_tasks.pipelines.factory import ServiceFactory
 from dynamo_tasks.pipelines.job import JobState
+from dynamo_tasks.pipelines.job_services import create_service_task
 from dynamo_tasks.pipelines.messages import describe_error
 from dynamo_tasks.pipelines.operator_task import OperatorTask, TaskRunner
 from dynamo_tasks.pipelines.operators import SOURCES
@@ -84,7 +85,7 @@ class Operators:
             await self._leave(session)
 
     async def _serve(self, session: JobSession, plan: ServicePlan) -> AsyncIterator[dict[str, Any]]:
-        task: CeleryServiceTask | None = None
+        task: BaseServiceTask | None = None
         try:
             task = await asyncio.to_thread(_make_service, session, plan, _annex())
             await asyncio.to_thread(task.start_running)
@@ -123,7 +124,7 @@ def task_queue(plan: Plan, service: ServicePlan) -> str:
     return plan.endpoint(service.name, "process").queue
 
 
-async def _tell(session: JobSession, task: CeleryServiceTask) -> None:
+async def _tell(session: JobSession, task: BaseServiceTask) -> None:
     """Note the service's numbers with the job, every second and at its end."""
     watch = session.watch
     while True:
@@ -141,11 +142,11 @@ def _runner(session: JobSession, request: TaskRequest, claim: tuple[int, int]) -
     return kind(session, plan, request.index, claim)
 
 
-def _make_service(session: JobSession, plan: ServicePlan, annex: Annex) -> CeleryServiceTask:
+def _make_service(session: JobSession, plan: ServicePlan, annex: Annex) -> BaseServiceTask:
     spec = load(plan.function)
     factory = ServiceFactory(plan.name, spec.target, spec.args, spec.kwargs, parallelism=plan.parallelism)
     ctx = session.service_context(plan.name, plan.parallelism)
-    return CeleryServiceTask(factory, ctx, plan=session.plan, annex=annex, loop=session.remote.loop)
+    return create_service_task(factory, ctx, plan=session.plan, annex=annex, loop=session.remote.loop)
 
 
 def _resolver() -> RuntimeResolver:

@@ -11,6 +11,7 @@ import redis
 
 from dynamo_tasks.errors import ConfigError, InvalidNameError, JobFailedError
 from dynamo_tasks.pipelines import JobState, LocalEnvironment, RemoteEnvironment, connect
+from dynamo_tasks.serve.backend import snapshot
 from tests.support import pipeline_parts as parts
 from tests.support.processes import Worker, until
 from tests.support.server import RedisServer
@@ -244,3 +245,21 @@ def test_services_are_counted(env: Any) -> None:
     assert len(list(job.results())) == 1
     [profile] = job.wait(30).services
     assert (profile["service"], profile["requests"], profile["errors"]) == ("profile", 3, 0)
+
+
+def test_status_shows_remote_jobs(redis_server: RedisServer, operators: Worker) -> None:
+    env = RemoteEnvironment("watched", {"redis_url": redis_server.url})
+    env.register_service("doubler", parts.Doubler)
+    env.from_source(parts.Ticker).map(parts.plus, name="plus", parallelism=2).sink(parts.plus)
+    with env:
+        job = env.submit()
+        until(lambda: job.status().operators[1].records_in > 10, 30)
+        until(lambda: job.status().services, 30)
+        [shown] = [one for one in snapshot(redis_server.url)["jobs"] if one["id"] == job.id]
+        assert (shown["namespace"], shown["state"]) == ("pipelines", "RUNNING")
+        assert [one["name"] for one in shown["operators"]] == ["source-1", "plus", "sink-1"]
+        assert shown["operators"][1]["rate"] > 0
+        assert shown["services"][0]["service"] == "doubler"
+        again = env.job(job.id)
+        assert again.status().state is JobState.RUNNING
+        assert again.stop(timeout=30).state is JobState.STOPPED

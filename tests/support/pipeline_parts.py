@@ -9,7 +9,7 @@ from typing import Any
 from dynamo_tasks.pipelines import BaseService, FlatMapFunction, MapFunction, SinkFunction, SourceFunction
 
 __all__ = [
-    "AskAll", "Count", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Profile", "Table", "Ticker", "evens",
+    "Ask", "AskAll", "Count", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Profile", "Table", "Ticker", "evens",
     "fails_on", "halves", "key_of", "plus",
 ]  # fmt: skip
 
@@ -182,3 +182,11 @@ class Count(SourceFunction):
 
     def seek(self, position: int) -> None:
         self.next = position
+
+
+class Ask(MapFunction):
+    """Puts the stream of an LLM together."""
+
+    def execute(self, record: str) -> str:
+        chunks = self.call_service("llm", record, max_tokens=len(record))
+        return "".join(chunk["text"] for chunk in chunks)
