@@ -77,17 +77,14 @@ class CeleryServiceTask(BaseServiceTask):
         return self._plan.endpoint(self.name, method)
 
     async def _register(self) -> None:
-        configs = {self._endpoint(method): self._config(method) for method in self.methods}
+        configs = {
+            self._endpoint(method): EndpointConfig(handler=self._handler(method)) for method in self.methods
+        }
         while True:
             try:
                 return await self._annex.add(configs)
             except AlreadyRegisteredError:
                 await asyncio.sleep(_RETRY)  # an attempt before this one is still on its way out
-
-    def _config(self, method: str) -> EndpointConfig:
-        # One label for all jobs of the environment.
-        meter = EndpointId(self._plan.namespace, f"{self._plan.name}-{self.name}", method)
-        return EndpointConfig(handler=self._handler(method), meter=meter)
 
     async def _withdraw(self) -> None:
         await self._annex.remove([self._endpoint(method) for method in self.methods])

@@ -14,7 +14,7 @@ from dynamo_tasks.pipelines.operators import SOURCES, ErrorPolicy, Stage, StageK
 from dynamo_tasks.pipelines.portable import Reference, load, refer
 from dynamo_tasks.pipelines.service_methods import method_names
 from dynamo_tasks.pipelines.settings import Settings
-from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.names import RUN, EndpointId
 
 __all__ = ["COMPONENT", "OperatorPlan", "Plan", "ServicePlan", "make_plan"]
 
@@ -135,7 +135,7 @@ class Plan(msgspec.Struct, frozen=True):
 
     def component(self, service: str) -> str:
         """The component that a service is."""
-        return f"{self.id}-{service}"
+        return f"{self.name}-{service}{RUN}{self.id.rpartition('-')[2]}"
 
     def endpoint(self, service: str, method: str) -> EndpointId:
         """Where a method of a service is called."""

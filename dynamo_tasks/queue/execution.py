@@ -74,7 +74,7 @@ class Execution:
         self._call = call
         self._payload = payload
         self._aggregate = handler.aggregate()
-        self._account = Account(handler.meter)
+        self._account = Account(handler.endpoint)
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
         self._value: list[Any] | None = None

@@ -25,9 +25,6 @@ class Handler(Protocol):
     """One endpoint of the service that this process hosts; the service host fills the table."""
 
     endpoint: EndpointId
-    meter: EndpointId
-    """What its metrics are labelled with: its endpoint, or one that stands for several of a kind."""
-
     streaming: bool
     """Whether it is a generator; else it yields exactly one value, its return value."""
     policy: str

@@ -37,7 +37,6 @@ class EndpointConfig:
         health_check_payload: A request that shows whether it works, sent when it has long been idle.
         liveness: Whether the process is alive; if not, twice in a row, what it runs is handed over.
         readiness: Whether it can take work; if not, it leaves the registry until it can.
-        meter: What its metrics are labelled with; the endpoint by default. One name for many short-lived endpoints.
     """
 
     handler: Callable[..., Any]
@@ -47,7 +46,6 @@ class EndpointConfig:
     health_check_payload: Any = None
     liveness: Probe | None = None
     readiness: Probe | None = None
-    meter: EndpointId | None = None
 
 
 class EndpointConfigBuilder:
@@ -132,7 +130,6 @@ class PlainEndpoint(DynamoEndpoint):
             health_check_payload=config.health_check_payload,
         )
         self._id = endpoint
-        self.meter = config.meter
         self._target = config.handler
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         parameters = inspect.signature(self._target).parameters.values()

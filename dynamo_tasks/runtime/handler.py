@@ -30,7 +30,6 @@ class EndpointHandler:
 
     def __init__(self, declared: DynamoEndpoint, instance: object):
         self.endpoint: EndpointId = declared.id
-        self.meter: EndpointId = getattr(declared, "meter", None) or declared.id
         self.streaming = declared.is_stream
         self.policy: str = declared.policy
         self.retry = RetryPolicy(declared.options)

@@ -85,3 +85,11 @@ def test_a_plan_survives_the_wire() -> None:
 def test_a_backend_that_does_not_exist() -> None:
     with pytest.raises(ConfigError, match=r"has no backend 'ray' \(known: celery\)"):
         RemoteEnvironment("shop", backend="ray")
+
+
+def test_jobs_of_one_environment_share_the_labels_of_their_metrics() -> None:
+    env = RemoteEnvironment("shop")
+    env.register_service("profile", parts.Profile)
+    first, second = (env._plan([]).endpoint("profile", "process") for _ in range(2))
+    assert first.queue != second.queue
+    assert first.label == second.label == "pipelines.shop-profile.process"
