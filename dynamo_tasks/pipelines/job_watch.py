@@ -5,19 +5,32 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import defaultdict
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
 
 import msgspec
 
-from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.pipelines.job import JobState
 from dynamo_tasks.pipelines.plan import Plan
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.store.jobs import Jobs
 
-__all__ = ["JobWatch"]
+__all__ = ["JobWatch", "insist"]
 
+T = TypeVar("T")
 _POLL = 1.0
+_RETRY = 0.1
 _DEAD = ("FAILED", "CANCELLED", "EXPIRED")
+
+
+async def insist(ask: Callable[[], Awaitable[T]]) -> T:
+    """Ask the server until it answers: an outage must not end what lasts as long as a job."""
+    while True:
+        try:
+            return await ask()
+        except ServerUnavailableError:
+            await asyncio.sleep(_RETRY)
 
 
 class JobWatch:

@@ -8,14 +8,16 @@ next attempt, wherever it runs, begins with the same input.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from itertools import cycle
 from typing import Any
 
-from dynamo_tasks.errors import FencedError, JobFailedError, ServerUnavailableError
+from dynamo_tasks.errors import FencedError, JobFailedError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.job import JobState
+from dynamo_tasks.pipelines.job_watch import insist
 from dynamo_tasks.pipelines.messages import describe_error
 from dynamo_tasks.pipelines.operators import Operator, Record, partition
 from dynamo_tasks.pipelines.plan import OperatorPlan
@@ -28,7 +30,6 @@ CHUNK = 64
 """Most records of one chunk."""
 _ENTRIES = 8
 """Most chunks of one round."""
-_RETRY = 0.1
 
 
 class JobOver(Exception):  # noqa: N818 - a state, not an error
@@ -86,7 +87,8 @@ class TaskRunner:
 
     async def checkpoint(self) -> Checkpoint:
         """How far the task has come."""
-        [found] = await self.session.watch.jobs.checkpoints(self.session.plan.id, [self.name])
+        jobs, job = self.session.watch.jobs, self.session.plan.id
+        [found] = await insist(lambda: jobs.checkpoints(job, [self.name]))
         self.number = found.number
         return found
 
@@ -116,15 +118,14 @@ class TaskRunner:
             raise JobFailedError(f"more than {limit} dead letters (dead_letter_limit)")
 
     async def _try(self, commit: Commit) -> str:
-        settings, watch = self.session.plan.settings, self.session.watch
-        while True:
-            try:
-                return await watch.jobs.commit(
-                    self.session.plan.id, self._request, self._claim, commit,
-                    most_waiting=settings.queue_size, most_dead=settings.dead_letter_limit,
-                )  # fmt: skip
-            except ServerUnavailableError:
-                await asyncio.sleep(_RETRY)  # whether it was done, the number tells
+        plan, jobs = self.session.plan, self.session.watch.jobs
+        # Where the reply is lost, its number tells whether it was done.
+        return await insist(
+            lambda: jobs.commit(
+                plan.id, self._request, self._claim, commit,
+                most_waiting=plan.settings.queue_size, most_dead=plan.settings.dead_letter_limit,
+            )
+        )  # fmt: skip
 
     async def run(self) -> AsyncIterator[dict[str, Any]]:
         """Work until the end; yields once something was committed, so that the attempt counts as fruitful.
@@ -137,9 +138,10 @@ class TaskRunner:
             if (await self.checkpoint()).done:
                 return
             first = self.number
-            async for _ in self.rounds():
-                if self.number == first + 1:
-                    yield {"task": self.name, "from": first}
+            async with aclosing(self.rounds()) as rounds:
+                async for _ in rounds:
+                    if self.number == first + 1:
+                        yield {"task": self.name, "from": first}
         except JobOver:
             return
         except FencedError:
@@ -154,9 +156,9 @@ class TaskRunner:
     async def _fail(self, exc: Exception) -> None:
         job = self.session.plan.id
         event("job.failed", job=job, operator=self.plan.name, error=exc)
-        await self.session.watch.jobs.end(job, JobState.FAILED, describe_error(exc))
+        await insist(lambda: self.session.watch.jobs.end(job, JobState.FAILED, describe_error(exc)))
 
-    def rounds(self) -> AsyncIterator[None]:
+    def rounds(self) -> AsyncGenerator[None, None]:
         """One turn per commit."""
         raise NotImplementedError
 
@@ -177,18 +179,14 @@ class OperatorTask(TaskRunner):
         operator.function.hook("setup")
         return operator
 
-    async def rounds(self) -> AsyncIterator[None]:
+    async def rounds(self) -> AsyncGenerator[None, None]:
         """Take, handle, commit."""
         self._operator = await self.in_thread(self._make)
         watch, job = self.session.watch, self.session.plan.id
         while not watch.over:
             news = watch.news(self.name)
             news.clear()
-            try:
-                entries, more = await watch.jobs.input(job, self.name, _ENTRIES)
-            except ServerUnavailableError:
-                await asyncio.sleep(_RETRY)
-                continue
+            entries, more = await insist(lambda: watch.jobs.input(job, self.name, _ENTRIES))
             if entries:
                 await self.commit(await self.in_thread(self._handle, entries))
                 yield

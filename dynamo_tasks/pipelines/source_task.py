@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
@@ -42,7 +42,7 @@ class SourceTask(TaskRunner):
     _closed = False
     _error: Exception | None = None
 
-    async def rounds(self) -> AsyncIterator[None]:
+    async def rounds(self) -> AsyncGenerator[None, None]:
         """Read, commit."""
         loop = asyncio.get_running_loop()
         self._channel: Channel[_Read] = Channel(2 * CHUNK)

@@ -17,6 +17,7 @@ from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
 from dynamo_tasks.pipelines.factory import ServiceFactory
 from dynamo_tasks.pipelines.job import JobState
 from dynamo_tasks.pipelines.job_services import create_service_task
+from dynamo_tasks.pipelines.job_watch import insist
 from dynamo_tasks.pipelines.messages import describe_error
 from dynamo_tasks.pipelines.operator_task import OperatorTask, TaskRunner
 from dynamo_tasks.pipelines.operators import SOURCES
@@ -93,7 +94,7 @@ class Operators:
             await _tell(session, task)
         except Exception as exc:
             message = f"service {plan.name}: {describe_error(exc)}"
-            await session.watch.jobs.end(session.plan.id, JobState.FAILED, message)
+            await insist(lambda: session.watch.jobs.end(session.plan.id, JobState.FAILED, message))
             raise
         finally:
             if task is not None:
@@ -107,11 +108,14 @@ class Operators:
             runtime = _resolver().runtime
             assert runtime is not None
             self._sessions = Sessions(Remote(runtime, asyncio.get_running_loop()))
-        jobs = Jobs(self._sessions.remote.runtime.client.store, _annex().namespace)
+        sessions = self._sessions
+        jobs = Jobs(sessions.remote.runtime.client.store, _annex().namespace)
+        plan = Plan.decode((await insist(lambda: jobs.get(job_id))).plan)
         try:
-            return await self._sessions.enter(Plan.decode((await jobs.get(job_id)).plan))
+            return await insist(lambda: sessions.enter(plan))
         except ConfigError as exc:
-            await jobs.end(job_id, JobState.FAILED, exc.message)
+            message = exc.message
+            await insist(lambda: jobs.end(job_id, JobState.FAILED, message))
             raise
 
     async def _leave(self, session: JobSession) -> None:
