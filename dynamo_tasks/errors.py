@@ -37,6 +37,7 @@
     │   ├── ServiceCallError           500  service_call_failed    a service of a pipeline raised (RuntimeError)
     │   ├── ServiceTimeoutError        504  service_timeout        it did not answer in time (TimeoutError)
     │   └── JobFailedError             500  job_failed             a job of a pipeline; its cause is chained
+    ├── ProtocolError                  500  protocol_error         what was read is not what a peer writes
     ├── FencedError                    500  fenced                 another attempt owns the request (internal)
     ├── InstanceDeadError              500  instance_dead          its liveness probe said no (plain serving)
     └── LeaseLostError                 500  lease_lost
@@ -67,6 +68,7 @@ __all__ = [
     "NoInstancesError",
     "NotResumableError",
     "PayloadTooLargeError",
+    "ProtocolError",
     "QueueFullError",
     "RequestCancelledError",
     "RequestError",
@@ -342,6 +344,12 @@ class JobFailedError(RequestFailedError):
     """A job of a pipeline failed; what it failed with is chained as the cause."""
 
     code = "job_failed"
+
+
+class ProtocolError(DynamoError):
+    """What was read from the server is not what this release, or a peer of it, writes."""
+
+    code = "protocol_error"
 
 
 class FencedError(DynamoError):

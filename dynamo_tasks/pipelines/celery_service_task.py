@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -55,12 +56,13 @@ class CeleryServiceTask(BaseServiceTask):
         self._loop = loop
         self._slots = asyncio.Semaphore(ctx.parallelism)
         self._threads = ThreadPoolExecutor(ctx.parallelism, thread_name_prefix=f"{ctx.job_id}.{self.name}")
-        self._waiting = 0
+        self._all_plain = all(_kind(type(self.service), method) == "plain" for method in self.methods)
+        self._active = 0
 
     @property
     def queued(self) -> int:
-        """Calls that wait for a slot in this process."""
-        return self._waiting
+        """Calls that wait for their turn in this process."""
+        return max(0, self._active - self.ctx.parallelism)
 
     def _start(self) -> None:
         """Called from a thread."""
@@ -91,30 +93,57 @@ class CeleryServiceTask(BaseServiceTask):
 
     def _handler(self, method: str) -> Callable[..., Any]:
         """What serves one method."""
-        found = getattr(type(self.service), method)
+        kind = _kind(type(self.service), method)
 
         async def answer(request: Any) -> Any:
-            async with self._slot():
-                return await self._call(method, request, asynchronous=inspect.iscoroutinefunction(found))
+            call = self._bound(method, request)
+            with self._counted():
+                if (
+                    self._all_plain
+                ):  # its threads take turns: those that wait are handled without a switch between
+                    return await self._in_thread(self._timed, call)
+                async with self._slots:
+                    with self._measured():
+                        return await (call() if kind == "coroutine" else self._in_thread(call))
 
         async def stream(request: Any) -> AsyncIterator[Any]:
-            async with self._slot():
-                values = await self._call(method, request, asynchronous=False)
-                async for value in values if inspect.isasyncgen(values) else self._threaded(values):
-                    yield value
+            call = self._bound(method, request)
+            with self._counted():
+                async with self._slots:
+                    with self._measured():
+                        values = await self._in_thread(call)
+                        async for value in values if kind == "async_gen" else self._threaded(values):
+                            yield value
 
-        streaming = inspect.isgeneratorfunction(found) or inspect.isasyncgenfunction(found)
-        return stream if streaming else answer
+        return stream if kind in ("generator", "async_gen") else answer
 
-    def _slot(self) -> _Slot:
-        return _Slot(self, self._slots)
-
-    async def _call(self, method: str, request: Any, *, asynchronous: bool) -> Any:
+    def _bound(self, method: str, request: Any) -> Callable[[], Any]:
         args, kwargs = _arguments(request)
-        call = partial(self.call_method, method, tuple(args), kwargs)
-        if asynchronous:
-            return await call()
-        return await self._loop.run_in_executor(self._threads, call)
+        return partial(self.call_method, method, tuple(args), kwargs)
+
+    def _in_thread(self, call: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+        return self._loop.run_in_executor(self._threads, call, *args)
+
+    def _timed(self, call: Callable[[], Any]) -> Any:
+        with self._measured():
+            return call()
+
+    @contextlib.contextmanager
+    def _counted(self) -> Iterator[None]:
+        self._active += 1
+        try:
+            yield
+        finally:
+            self._active -= 1
+
+    @contextlib.contextmanager
+    def _measured(self) -> Iterator[None]:
+        began, ok = time.perf_counter(), False
+        try:
+            yield
+            ok = True
+        finally:
+            self.statistics.add(time.perf_counter() - began, ok=ok)
 
     async def _threaded(self, values: Iterator[Any]) -> AsyncIterator[Any]:
         """Iterate over a plain generator in a thread of the service's."""
@@ -125,25 +154,13 @@ class CeleryServiceTask(BaseServiceTask):
             self._threads.submit(values.close)  # type: ignore[attr-defined]
 
 
-class _Slot:
-    """A place among the calls that run at once, and in the statistics."""
-
-    def __init__(self, task: CeleryServiceTask, slots: asyncio.Semaphore):
-        self._task = task
-        self._slots = slots
-        self._began = 0.0
-
-    async def __aenter__(self) -> None:
-        self._task._waiting += 1
-        try:
-            await self._slots.acquire()
-        finally:
-            self._task._waiting -= 1
-        self._began = time.perf_counter()
-
-    async def __aexit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        self._slots.release()
-        self._task.statistics.add(time.perf_counter() - self._began, ok=kind in (None, GeneratorExit))
+def _kind(cls: type, method: str) -> str:
+    found = getattr(cls, method)
+    if inspect.iscoroutinefunction(found):
+        return "coroutine"
+    if inspect.isasyncgenfunction(found):
+        return "async_gen"
+    return "generator" if inspect.isgeneratorfunction(found) else "plain"
 
 
 def _arguments(request: Any) -> tuple[list[Any], dict[str, Any]]:

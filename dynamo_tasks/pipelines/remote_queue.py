@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from dynamo_tasks.config.server import resolve_redis_url
@@ -39,10 +40,23 @@ class Remote:
 
     runtime: DistributedRuntime
     loop: asyncio.AbstractEventLoop
+    _made: list[Callable[[], Coroutine[Any, Any, None]]] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def spawn(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        """Start a coroutine on the loop, from any thread."""
-        self.loop.call_soon_threadsafe(lambda: _hold(self.loop.create_task(make())))
+        """Start a coroutine on the loop, from any thread; the loop is woken up once for all that gathers."""
+        with self._lock:
+            first = not self._made
+            self._made.append(make)
+        if first:
+            self.loop.call_soon_threadsafe(self._begin)
+
+    def _begin(self) -> None:
+        with self._lock:
+            made = list(self._made)
+            self._made.clear()
+        for make in made:
+            _hold(self.loop.create_task(make()))
 
     @classmethod
     def open(cls, url: str | None) -> Remote:
