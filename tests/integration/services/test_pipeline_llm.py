@@ -25,6 +25,7 @@ def workers(redis_server: RedisServer) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [LocalEnvironment, RemoteEnvironment])
 def test_an_llm_is_called_like_any_service_and_streams(
     workers: None, redis_server: RedisServer, kind: Any
