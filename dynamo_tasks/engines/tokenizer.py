@@ -47,11 +47,11 @@ class Tokenizer(Protocol):
         """The ids of ``text``; ``add_special_tokens`` puts, for example, a BOS in front."""
         ...
 
-    def decode(self, ids: list[int]) -> str:
-        """The text of ``ids``, without special tokens."""
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``, without special tokens unless they are asked for."""
         ...
 
-    def stream(self) -> Detokenizer:
+    def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
         ...
 
@@ -96,11 +96,11 @@ class ByteTokenizer:
                 f"text is not valid Unicode: lone surrogate at position {error.start}"
             ) from error
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """The text; bytes that are no UTF-8 become U+FFFD."""
         return bytes(ids).decode("utf-8", "replace")
 
-    def stream(self) -> Detokenizer:
+    def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
         return _ByteStream()
 
@@ -111,10 +111,11 @@ class _FileStream:
     ``_shown`` is the text of the window's first ``_read`` ids, which was given out before.
     """
 
-    __slots__ = ("_ids", "_read", "_shown", "_tokenizer")
+    __slots__ = ("_ids", "_read", "_shown", "_skip_special", "_tokenizer")
 
-    def __init__(self, tokenizer: FileTokenizer) -> None:
+    def __init__(self, tokenizer: FileTokenizer, skip_special: bool) -> None:
         self._tokenizer = tokenizer
+        self._skip_special = skip_special
         self._ids: list[int] = []
         self._read = 0
         self._shown = ""
@@ -124,7 +125,7 @@ class _FileStream:
 
     def _one(self, token: int) -> str:
         self._ids.append(token)
-        text = self._tokenizer.decode(self._ids)
+        text = self._text()
         if text.endswith(_UNFINISHED) and len(self._ids) - self._read < _MOST_HELD:
             return ""
         return self._slide(text)
@@ -133,11 +134,14 @@ class _FileStream:
         new = text[len(self._shown) :]
         self._ids = self._ids[self._read :]
         self._read = len(self._ids)
-        self._shown = self._tokenizer.decode(self._ids)
+        self._shown = self._text()
         return new
 
+    def _text(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special_tokens=self._skip_special)
+
     def flush(self) -> str:
-        return self._slide(self._tokenizer.decode(self._ids)) if len(self._ids) > self._read else ""
+        return self._slide(self._text()) if len(self._ids) > self._read else ""
 
 
 class FileTokenizer:
@@ -170,13 +174,13 @@ class FileTokenizer:
         """The ids of ``text``."""
         return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def decode(self, ids: list[int]) -> str:
-        """The text of ``ids``, without special tokens."""
-        return str(self._rust.decode(ids, skip_special_tokens=True))
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``, without special tokens unless they are asked for."""
+        return str(self._rust.decode(ids, skip_special_tokens=skip_special_tokens))
 
-    def stream(self) -> Detokenizer:
+    def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
-        return _FileStream(self)
+        return _FileStream(self, skip_special_tokens)
 
 
 def _read_rust(file: Path) -> Any:

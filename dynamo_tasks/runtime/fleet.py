@@ -38,8 +38,8 @@ class FleetGauges:
 
 
 def _show(model: str, loads: list[Load]) -> None:
-    waiting = sum(load.waiting for load in loads)
-    metrics.gauge("engine_running", model=model).set(max(0, sum(load.in_flight for load in loads) - waiting))
-    metrics.gauge("engine_waiting", model=model).set(waiting)
-    usage = sum(load.kv_usage for load in loads) / len(loads) if loads else 0.0
-    metrics.gauge("engine_kv_usage", model=model).set(usage)
+    count = len(loads) or 1
+    metrics.gauge("engine_running", model=model).set(sum(load.running for load in loads))
+    metrics.gauge("engine_waiting", model=model).set(sum(load.waiting for load in loads))
+    metrics.gauge("engine_kv_usage", model=model).set(sum(load.kv_usage for load in loads) / count)
+    metrics.gauge("engine_prefix_hits", model=model).set(sum(load.prefix_hits for load in loads) / count)

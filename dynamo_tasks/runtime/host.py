@@ -253,7 +253,8 @@ class ServiceHost:
         own = getattr(self.instance, "engine_load", None)
         if callable(own):
             stats = own()
-            load.waiting, load.kv_usage = stats.waiting, stats.kv_usage
+            load.running, load.waiting = stats.running, stats.waiting
+            load.kv_usage, load.prefix_hits = stats.kv_usage, stats.prefix_hit_rate
         return load
 
     async def deregister(self) -> None:
