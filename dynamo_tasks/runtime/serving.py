@@ -159,6 +159,7 @@ class ServiceGroup:
         self._registry = registry
         self.capacity = capacity
         self.lease = new_lease()
+        self.failed = False
         self.queues: list[str] = []
         self._handlers: dict[str, Handler] = {}
         self._executor = Executor(client.store, self.lease, self._handlers)
