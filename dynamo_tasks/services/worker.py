@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -75,6 +76,8 @@ class Worker:
     @async_on_start
     async def start_engine(self) -> None:
         """Load the model."""
+        # That may take minutes: what the engine tells meanwhile is shown at every log level.
+        logging.getLogger("dynamo_tasks.engine").setLevel(logging.INFO)
         await self._engine.start()
 
     @on_shutdown
