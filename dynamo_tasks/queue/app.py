@@ -15,7 +15,7 @@ from kombu.connection import ConnectionPool, PooledConnection
 
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.queue.backend import PrefixedResultBackend, ResultBackend
 from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
@@ -141,7 +141,8 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self.server_url  # noqa: B018 - finds the server, where that was not done yet
         made = super()._get_backend()
         if type(made) is RedisBackend:
-            made = ResultBackend(app=self, url=self.conf.result_backend)
+            kind = PrefixedResultBackend if self.key_prefix else ResultBackend
+            made = kind(app=self, url=self.conf.result_backend)
             made.waits = self.is_worker
         return made
 
@@ -204,9 +205,22 @@ def add_worker_options(app: Celery) -> None:
 
 
 def create_app(
-    name: str = "dynamo_tasks", *, server_url: str | Callable[[], str], make_host: HostFactory, **conf: Any
+    name: str = "dynamo_tasks",
+    *,
+    server_url: str | Callable[[], str],
+    make_host: HostFactory,
+    key_prefix: str = "",
+    **conf: Any,
 ) -> DynamoApp:
-    """Make an application with the settings that the runtime relies on."""
+    """Make an application with the settings that the runtime relies on.
+
+    Args:
+        name: Its name.
+        server_url: See :class:`DynamoApp`.
+        make_host: See :class:`DynamoApp`.
+        key_prefix: What all keys start with, results among them.
+        **conf: Celery settings.
+    """
     app = DynamoApp(name, server_url=server_url, make_host=make_host, set_as_current=False)
     app.conf.update(
         task_serializer="json",
@@ -219,7 +233,7 @@ def create_app(
         task_acks_late=True,
         task_track_started=False,
         worker_hijack_root_logger=True,
-        broker_transport_options=dict(TRANSPORT_OPTIONS),
+        broker_transport_options=TRANSPORT_OPTIONS | ({"global_keyprefix": key_prefix} if key_prefix else {}),
         **WORKER_SETTINGS,
         **conf,
     )

@@ -19,7 +19,7 @@ from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
 
-__all__ = ["ResultBackend"]
+__all__ = ["PrefixedResultBackend", "ResultBackend"]
 
 _RETRY = 0.2
 
@@ -57,3 +57,11 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             await_(asyncio.sleep(amount))
         else:
             time.sleep(amount)
+
+
+class PrefixedResultBackend(ResultBackend):
+    """The same under the application's own prefix; Celery's option for that would add an underscore to some."""
+
+    def _add_global_keyprefix(self) -> None:
+        for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
+            setattr(self, name, self.app.key_prefix + getattr(self, name))

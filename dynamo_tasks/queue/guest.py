@@ -33,7 +33,7 @@ from dynamo_tasks.queue.app import (
     HostFactory,
     add_worker_options,
 )
-from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.queue.backend import PrefixedResultBackend, ResultBackend
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.task import EndpointTask
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
@@ -59,14 +59,6 @@ class _Amqp(AMQP):
         if not isinstance(known, EndpointTask) or options.get("queue") or options.get("routing_key"):
             return None
         return {"queue": self.app.queue_for(known.endpoint)}
-
-
-class _EndpointResults(ResultBackend):
-    """Results of endpoints in the broker's database, under its prefix."""
-
-    def _add_global_keyprefix(self) -> None:
-        for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
-            setattr(self, name, self.app.key_prefix + getattr(self, name))
 
 
 class GuestApp(DynamoApp):
@@ -99,7 +91,7 @@ class GuestApp(DynamoApp):
         # Per thread, as Celery keeps its own.
         made = getattr(self._local, "endpoint_results", None)
         if made is None:
-            made = self._local.endpoint_results = _EndpointResults(app=self, url=self.server_url)
+            made = self._local.endpoint_results = PrefixedResultBackend(app=self, url=self.server_url)
             made.waits = self.is_worker
         return made
 
