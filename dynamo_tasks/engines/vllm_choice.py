@@ -53,16 +53,23 @@ class Choice:
         self.output = ChoiceOutput(request, index, tokenizer, max_tokens, ends)
         self.arguments = sampling_arguments(request, limits, index)
         self.cached_tokens = 0
+        self._tokenizer = tokenizer
         emitted = request.output_token_ids.get(index, [])
+        self._offset = self._begin(request, emitted)
         self._expected: list[int] = []
         if is_replayed(self.arguments):
             self._expected = list(emitted)
             emitted = []
-        self._tokenizer = tokenizer
         self._prompt_size = len(request.prompt_token_ids)
         self.prompt = [*request.prompt_token_ids, *emitted]
         self.arguments["max_tokens"] = max_tokens - len(emitted)
         self.arguments["min_tokens"] = max(0, request.min_tokens - len(emitted))
+
+    def _begin(self, request: GenerateRequest, emitted: list[int]) -> int:
+        """Characters in front of the first new token, where log probabilities tell that."""
+        if request.logprobs is None:
+            return 0
+        return sum(len(self._text(token)) for token in emitted)
 
     @property
     def finished(self) -> bool:
@@ -116,11 +123,17 @@ class Choice:
         """A token's entry of OpenAI's chat ``logprobs.content``."""
         ranked = sorted(row.items(), key=lambda item: item[1].rank)
         wanted = self.arguments["logprobs"]
+        offset, chosen = self._offset, self._entry(token, row[token].logprob)
+        self._offset += len(chosen["token"])
         return {
-            **self._entry(token, row[token].logprob),
+            **chosen,
             "top_logprobs": [self._entry(other, found.logprob) for other, found in ranked[:wanted]],
+            "text_offset": offset,
         }
 
+    def _text(self, token: int) -> str:
+        return self._tokenizer.decode([token], skip_special_tokens=False)
+
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        text = self._tokenizer.decode([token], skip_special_tokens=False)
+        text = self._text(token)
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}

@@ -194,6 +194,25 @@ def test_prefix_cache_hits_are_in_the_usage(fleet: Fleet) -> None:
     until(lambda: any(row["load"]["prefix_hits"] > 0 for row in fleet.instances()), what="hits are reported")
 
 
+def test_logprobs_in_both_apis(fleet: Fleet) -> None:
+    body = {**GREEDY, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3}
+    chat = {**body, "logprobs": True, "top_logprobs": 2}
+    content = fleet.ask(CHAT, chat)["choices"][0]["logprobs"]["content"]
+    assert [sorted(entry) for entry in content] == [["bytes", "logprob", "token", "top_logprobs"]] * 3
+    assert all(len(entry["top_logprobs"]) == 2 for entry in content)
+    plain = {**GREEDY, "prompt": PROMPT, "max_tokens": 3, "logprobs": 2}
+    found = fleet.ask(COMPLETIONS, plain)["choices"][0]["logprobs"]
+    assert [len(found[name]) for name in sorted(found)] == [3, 3, 3, 3]
+    first, second = found["tokens"][:2]
+    assert found["text_offset"] == [0, len(first), len(first) + len(second)]
+    assert found["top_logprobs"][0][first] == found["token_logprobs"][0]
+    streamed: list[str] = []
+    for _, data in fleet.frontend.events("POST", COMPLETIONS, {**plain, "stream": True}):
+        if data != "[DONE]":
+            streamed += (json.loads(data)["choices"][0]["logprobs"] or {}).get("tokens", [])
+    assert streamed == found["tokens"]
+
+
 def test_a_client_that_leaves_frees_the_engine(fleet: Fleet) -> None:
     body = {**GREEDY, "prompt": PROMPT, "max_tokens": 900, "stream": True, "abandon_after": 0}
     events = fleet.frontend.events("POST", COMPLETIONS, body)

@@ -144,6 +144,25 @@ def test_an_unfinished_character_is_given_at_the_end() -> None:
     assert (delta.text, delta.finish_reason) == ("\ufffd", "length")
 
 
+@pytest.mark.parametrize("seed", [None, 1])
+def test_logprobs_tell_where_their_tokens_begin(seed: int | None) -> None:
+    def row(token: int) -> dict[int, Any]:
+        return {token: SimpleNamespace(logprob=-1.0, rank=2), 90: SimpleNamespace(logprob=-0.5, rank=1)}
+
+    one = choice(request(output_token_ids={0: [65, 66]}, logprobs=1, seed=seed))
+    given = result([65, 66, 67, 68] if seed else [67, 68])
+    given.outputs[0].logprobs = [row(token) for token in given.outputs[0].token_ids]
+    delta = one.take(given)
+    assert delta
+    assert delta.logprobs == [
+        {
+            "token": text, "logprob": -1.0, "bytes": [ord(text)], "text_offset": offset,
+            "top_logprobs": [{"token": "Z", "logprob": -0.5, "bytes": [90]}],
+        }
+        for text, offset in (("C", 2), ("D", 3))
+    ]  # fmt: skip
+
+
 def test_cached_tokens_are_those_of_the_prompt() -> None:
     one = choice(request(output_token_ids={0: [65, 66, 67]}))
     one.take(result([68], cached=6))
