@@ -191,7 +191,9 @@ def prompt_ids(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard
 
 
 def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> str:
-    template = card.chat_template if card.chat_template is not None else tokenizer.chat_template
+    template = card.chat_template
+    if template is None:
+        template = (tokenizer.tool_template if payload.get("tools") else None) or tokenizer.chat_template
     more = payload.get("chat_template_kwargs") or {}
     if not isinstance(more, Mapping):
         raise InvalidRequestError("chat_template_kwargs must be an object", param="chat_template_kwargs")

@@ -14,6 +14,15 @@ from dynamo_tasks.errors import ConfigError, InvalidRequestError
 __all__ = ["ByteTokenizer", "Detokenizer", "FileTokenizer", "Tokenizer", "load_tokenizer"]
 
 _UNFINISHED = "\ufffd"
+_SPECIAL_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 _MOST_HELD = 16
 """Tokens after which a text that still ends in U+FFFD is taken for broken, not for unfinished."""
 
@@ -36,11 +45,13 @@ class Tokenizer(Protocol):
     Attributes:
         vocab_size: Ids go from 0 to below it.
         chat_template: Jinja source that came with the tokenizer, if any.
+        tool_template: One of its own for requests with tools, if any.
         special_tokens: Variables of the template such as ``bos_token``.
     """
 
     vocab_size: int
     chat_template: str | None
+    tool_template: str | None
     special_tokens: dict[str, str]
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -81,6 +92,7 @@ class ByteTokenizer:
 
     vocab_size = 256
     chat_template: str | None = None
+    tool_template: str | None = None
     special_tokens: dict[str, str] = {}  # noqa: RUF012 - the protocol declares an instance attribute
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -166,9 +178,11 @@ class FileTokenizer:
         self.vocab_size = int(self._rust.get_vocab_size(with_added_tokens=True))
         config = _read_config(file.parent / "tokenizer_config.json")
         self.special_tokens = {
-            name: text for name in ("bos_token", "eos_token") if (text := _token_text(config.get(name)))
+            name: text for name in _SPECIAL_TOKENS if (text := _token_text(config.get(name)))
         }
-        self.chat_template = _chat_template(file.parent, config)
+        templates = _chat_templates(file.parent, config)
+        self.chat_template = templates.get("default")
+        self.tool_template = templates.get("tool_use")
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of ``text``."""
@@ -215,15 +229,17 @@ def _token_text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+def _chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Templates by name; one without a name is the default one."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text()
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several named ones
-        named = {item["name"]: item["template"] for item in template if isinstance(item, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+        return {"default": file.read_text()}
+    given = config.get("chat_template")
+    if isinstance(given, list):
+        given = {item["name"]: item["template"] for item in given if isinstance(item, dict)}
+    if isinstance(given, dict):
+        return given
+    return {"default": given} if isinstance(given, str) else {}
 
 
 @lru_cache(maxsize=16)

@@ -10,15 +10,17 @@ from __future__ import annotations
 import asyncio
 import gc
 import time
+import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import aclosing
+from contextlib import aclosing, contextmanager
 from typing import Any, Self
 
 import msgspec
 
 from dynamo_tasks.engines.args import EngineArgs
-from dynamo_tasks.engines.base import Engine, EngineStats, usage
+from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
+from dynamo_tasks.engines.embedding import encode_inputs
 from dynamo_tasks.engines.merge import merged
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import load_tokenizer
@@ -108,7 +110,10 @@ class VllmEngine(Engine):
         """What is known of the model once it is loaded."""
         model = vllm.config.model_config
         self.card = msgspec.structs.replace(
-            self.card, tokenizer=str(vllm.tokenizer.absolute()), max_model_len=model.max_model_len
+            self.card,
+            kind="embeddings" if vllm.api.makes_embeddings(model) else "chat",
+            tokenizer=str(vllm.tokenizer.absolute()),
+            max_model_len=model.max_model_len,
         )
         self.tokenizer = load_tokenizer(self.card.tokenizer)
         self._limits = ModelLimits(
@@ -157,7 +162,29 @@ class VllmEngine(Engine):
             tokens=self._tokens,
         )
 
+    async def embed(self, inputs: list[str | list[int]], dimensions: int | None = None) -> EmbeddingResult:
+        """One vector per input, all of them in vLLM's batch at once."""
+        self.check_health()
+        if self.card.kind != "embeddings":
+            return await super().embed(inputs, dimensions)
+        prompts = encode_inputs(inputs, self.tokenizer, self.card.max_model_len)
+        vectors = await asyncio.gather(*[self._vector(prompt, dimensions) for prompt in prompts])
+        return EmbeddingResult(vectors, sum(map(len, prompts)))
+
+    async def _vector(self, prompt: list[int], dimensions: int | None) -> list[float]:
+        vllm = self._vllm
+        assert vllm is not None
+        params = vllm.api.embedding_params(dimensions)
+        with self._at_work(vllm):
+            source = vllm.llm.encode(vllm.api.tokens_input(prompt), params, uuid.uuid4().hex)
+            async with aclosing(source):
+                async for result in source:
+                    return [float(number) for number in result.outputs.data.tolist()]
+        raise EngineError("vLLM gave no vector")
+
     def _check_features(self, request: GenerateRequest) -> None:
+        if self.card.kind == "embeddings":
+            raise InvalidRequestError(f"model {self.card.name!r} makes embeddings, not text", param="model")
         super()._check_features(request)
         check_request(request, self._limits)
 
@@ -203,8 +230,7 @@ class VllmEngine(Engine):
     async def _run(self, request: GenerateRequest, choice: Choice) -> AsyncGenerator[TokenDelta, None]:
         vllm = self._vllm
         assert vllm is not None
-        self._live += 1
-        try:
+        with self._at_work(vllm):
             async with aclosing(self._ask(vllm, request, choice)) as source:
                 async for result in source:
                     delta = choice.take(result)
@@ -213,6 +239,13 @@ class VllmEngine(Engine):
                         yield delta
                     if choice.finished:
                         return
+
+    @contextmanager
+    def _at_work(self, vllm: Started) -> Iterator[None]:
+        """Count one sequence; say vLLM's errors as ours."""
+        self._live += 1
+        try:
+            yield
         except vllm.api.EngineDeadError as error:
             raise self._died("its process ended") from error
         except vllm.api.VLLMClientError as error:

@@ -11,6 +11,7 @@ from typing import Any
 from vllm import __version__ as version
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
+from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -26,7 +27,9 @@ __all__ = [
     "SamplingParams",
     "StructuredOutputsParams",
     "VLLMClientError",
+    "embedding_params",
     "end_ids",
+    "makes_embeddings",
     "sampling_params",
     "stop_outputs",
     "tokens_input",
@@ -46,6 +49,16 @@ def sampling_params(arguments: Mapping[str, Any]) -> SamplingParams:
     if structured := given.get("structured_outputs"):
         given["structured_outputs"] = StructuredOutputsParams(**structured)
     return SamplingParams(**given, detokenize=False, output_kind=RequestOutputKind.DELTA, skip_clone=True)
+
+
+def embedding_params(dimensions: int | None) -> PoolingParams:
+    """Parameters of an embedding: a unit vector, where the model does not say otherwise."""
+    return PoolingParams(task="embed", dimensions=dimensions)
+
+
+def makes_embeddings(model_config: Any) -> bool:
+    """Whether the model gives vectors and no text."""
+    return bool(model_config.runner_type == "pooling")
 
 
 def stop_outputs(llm: AsyncLLM) -> None:

@@ -22,7 +22,7 @@ __all__ = ["Started", "check_arguments", "import_vllm", "start_vllm"]
 
 _TOKENIZER_FILES = ["*.json", "*.jinja"]
 Tell = Callable[[str], None]
-_DEFAULTS: dict[str, Any] = {"disable_log_stats": True, "enable_prefix_caching": True}
+_DEFAULTS: dict[str, Any] = {"disable_log_stats": True}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dynamo_tasks.engines import Engine
+from dynamo_tasks.engines.payload import prompt_ids
 from dynamo_tasks.errors import InvalidRequestError
 from tests.vllm.conftest import Bench
 
@@ -184,3 +186,26 @@ def test_bad_requests(bench: Bench, change: dict[str, Any], param: str | None, s
         bench.answer({"prompt": PROMPT, **change})
     assert caught.value.param == param
     assert bench.engine.stats().running == 0
+
+
+def test_the_prompt_is_that_of_transformers(bench: Bench, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(tiny_model)
+    call = {"name": "get_weather", "arguments": {"city": "Köln"}}
+    tools: list[dict[str, Any]] = [
+        {"type": "function", "function": {"name": "get_weather", "parameters": {}}}
+    ]
+    messages: list[dict[str, Any]] = [
+        {"role": "system", "content": "Be brief. 🙂"},
+        {"role": "user", "content": "Wie ist das Wetter?"},
+        {"role": "assistant", "content": None, "tool_calls": [{"type": "function", "function": call}]},
+        {"role": "tool", "content": "12 °C", "tool_call_id": "1"},
+    ]
+    for given in (None, tools):
+        expected = theirs.apply_chat_template(
+            messages, tools=given, add_generation_prompt=True, tokenize=True, return_dict=False
+        )
+        payload = {"messages": messages, "tools": given}
+        assert prompt_ids(payload, bench.engine.tokenizer, bench.engine.card) == expected
+    assert prompt_ids({"prompt": PROMPT}, bench.engine.tokenizer, bench.engine.card) == theirs.encode(PROMPT)
