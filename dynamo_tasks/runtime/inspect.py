@@ -95,6 +95,7 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         "tokens_per_s": round(load.tokens_per_s, 1),
         "http": first.http,
         "model": first.model.name if first.model else None,
+        "system_port": first.extra.get("system_port"),
     }  # fmt: skip
 
 
