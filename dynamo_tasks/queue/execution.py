@@ -32,7 +32,7 @@ from dynamo_tasks.queue.account import Account
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.forwarding import hand_on
 from dynamo_tasks.queue.handlers import Handler
-from dynamo_tasks.queue.interrupt import Interruptible
+from dynamo_tasks.queue.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
@@ -41,23 +41,10 @@ from dynamo_tasks.store.log import OpenLog
 from dynamo_tasks.store.recovery import Recovery
 from dynamo_tasks.store.streams import read_all
 
-__all__ = ["Execution", "Stop"]
+__all__ = ["Execution"]
 
 _RETRY_CLAIM = 0.2
 _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
-
-
-class Stop(BaseException):
-    """Raised inside an endpoint to stop it; ``reason`` says why.
-
-    Attributes:
-        reason: ``abort`` (ended or fenced by others: write nothing), ``cancel`` (we end it), ``deadline``,
-            ``time_limit`` or ``handover``.
-    """
-
-    def __init__(self, reason: str, message: str = ""):
-        super().__init__(message or reason)
-        self.reason = reason
 
 
 class Execution:

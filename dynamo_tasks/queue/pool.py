@@ -19,7 +19,8 @@ from celery import signals
 from celery.concurrency.base import BasePool
 
 from dynamo_tasks.queue import greenlets
-from dynamo_tasks.queue.execution import Execution, Stop
+from dynamo_tasks.queue.execution import Execution
+from dynamo_tasks.queue.interrupt import Stop
 
 __all__ = ["Job", "TaskPool", "current_job"]
 

@@ -16,7 +16,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.queue.envelope import build, submit_span
-from dynamo_tasks.queue.execution import Stop
+from dynamo_tasks.queue.interrupt import Stop
 from dynamo_tasks.queue.result import values_of
 from dynamo_tasks.router import Router, make_router
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
