@@ -66,6 +66,7 @@ class Execution:
         self._account = Account(handler.endpoint)
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
+        self._stop_asked = 0.0
         self._value: list[Any] | None = None
         self._finish_reason: str | None = None
         self._usage: dict[str, int] | None = None
@@ -298,6 +299,8 @@ class Execution:
                 timer.cancel()
 
     async def _stopped(self, stop: Stop, attempt: Attempt, log: OpenLog) -> Any:
+        reason = str(stop) if stop.reason == "abort" else stop.reason
+        self._account.stopped(attempt, reason, time.monotonic() - self._stop_asked)
         if stop.reason == "abort":
             if isinstance(log.dead, StreamDivergedError):
                 await self._fail_elsewhere(attempt, log.dead)
@@ -364,7 +367,7 @@ class Execution:
     def stop(self, stop: Stop) -> None:
         """Stop the endpoint; callable at any time, the first reason counts."""
         if self._stop is None:
-            self._stop = stop
+            self._stop, self._stop_asked = stop, time.monotonic()
             self.context.stop()
             if self._body is not None:
                 self._body.interrupt(stop)

@@ -1,4 +1,4 @@
-"""Throwing an exception of our choice into a running asyncio task."""
+"""Stopping an endpoint: throwing an exception of our choice into a running asyncio task."""
 
 from __future__ import annotations
 

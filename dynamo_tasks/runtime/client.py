@@ -113,8 +113,9 @@ class RemoteCall:
                     yield Item(str(event.id), value) if annotated else value
                 if event.kind == Kind.END:
                     self._check(End.decode(event.data))
-        except (GeneratorExit, asyncio.CancelledError, Stop) as exc:
-            if context is not None and _ends_children(exc, context):
+        except BaseException as exc:
+            # What ended the stream itself leaves nothing to cancel.
+            if context is not None and not isinstance(exc, DynamoError) and _ends_children(exc, context):
                 await self._cancel()
             raise
         finally:
