@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
@@ -19,6 +19,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from dynamo_tasks.errors import (
     DeadlineExceededError,
     DynamoError,
+    EngineDeadError,
     FencedError,
     NotResumableError,
     ServerUnavailableError,
@@ -37,6 +38,7 @@ from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
 from dynamo_tasks.store.log import OpenLog
+from dynamo_tasks.store.recovery import Recovery
 from dynamo_tasks.store.streams import read_all
 
 __all__ = ["Execution"]
@@ -182,6 +184,8 @@ class Execution:
         except Ignore:
             await self._end(log, End(State.SUCCEEDED, "ignored"), None)
             raise
+        except EngineDeadError as exc:
+            await self._engine_died(exc, attempt, log)
         except Exception as exc:
             if isinstance(exc, Reject) and exc.requeue:
                 await self._give_back(attempt, log, front=False, counts=True)
@@ -332,6 +336,15 @@ class Execution:
             await self._executor.ledger.release(
                 attempt, retries=self._call.retries, front=front, counts=counts
             )
+        raise HandedOver
+
+    async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, log: OpenLog) -> NoReturn:
+        """What ran it is gone, as if this process were: another attempt continues, if it has any left."""
+        self._executor.on_engine_died(exc.message)
+        await self._executor.writer.drain(log)
+        # Where the server is away, its owner's death is noticed by others once it is back.
+        with contextlib.suppress(ServerUnavailableError):
+            await Recovery(self._executor.store).requeue(attempt.namespace, attempt.id, attempt.lease)
         raise HandedOver
 
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:

@@ -77,6 +77,7 @@ class ServiceHost:
         self.service: Service = graph.entry
         self.lease = new_lease()
         self.capacity = _capacity(self.service)
+        self.failed = False
         self.instances: dict[str, Any] = {}
         self._wait = wait
         self.lifecycle = Lifecycle(self.service.component_name, self.lease)
@@ -252,10 +253,18 @@ class ServiceHost:
             busy=lambda: executor.in_flight > 0, on_result=checkup.result, on_dead=self._dead,
         )  # fmt: skip
         await self._health.start()
+        executor.on_engine_died = self._engine_died
+
+    def _engine_died(self, reason: str) -> None:
+        """An endpoint says so: take nothing more before that is cleared up."""
+        self.app.intake.pause()
+        if self._health is not None:
+            self._health.suspect()
 
     def _dead(self, reason: str) -> None:
         """It must be started anew: what runs is handed over, and the process ends."""
         self.lifecycle.tell("instance.dead", reason)
+        self.failed = True
         signal.raise_signal(signal.SIGQUIT)
 
     def _add_stats(self, declared: DynamoEndpoint) -> None:
