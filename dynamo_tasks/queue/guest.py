@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from celery import Celery
 from celery.app import routes
 from celery.backends.base import DisabledBackend
-from celery.backends.redis import RedisBackend
 from celery.concurrency import get_implementation
 from kombu import Connection as StockConnection
 from kombu import Exchange, Queue
@@ -33,14 +32,15 @@ from dynamo_tasks.queue.app import (
     HostFactory,
     add_worker_options,
 )
-from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.queue.backend import ResultBackend, SentinelResultBackend, ours
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.task import EndpointTask
+from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 
 __all__ = ["GuestApp", "adopt", "check_settings"]
 
-_SCHEMES = ("redis", "rediss")
+_SCHEMES = ("redis", "rediss", "sentinel")
 _LOCAL = ("amqp", "executor", "Worker", "WorkController")
 _OURS = ("service", "config", "set")
 
@@ -61,12 +61,24 @@ class _Amqp(AMQP):
         return {"queue": self.app.queue_for(known.endpoint)}
 
 
-class _EndpointResults(ResultBackend):
+class _InBroker:
     """Results of endpoints in the broker's database, under its prefix."""
 
-    def _add_global_keyprefix(self) -> None:
+    def _add_global_keyprefix(self: Any) -> None:
         for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
             setattr(self, name, self.app.key_prefix + getattr(self, name))
+
+
+class _EndpointResults(_InBroker, ResultBackend):
+    """The same."""
+
+
+class _SentinelEndpointResults(_InBroker, SentinelResultBackend):
+    """The same, for a broker behind Sentinels."""
+
+    @property
+    def _transport_options(self) -> dict[str, Any]:
+        return Address.parse(self.app.server_url).broker_options
 
 
 class GuestApp(DynamoApp):
@@ -81,26 +93,25 @@ class GuestApp(DynamoApp):
         Raises:
             ConfigError: it is none that can hold streams, or a setting is in the way.
         """
-        url = _first(self.conf.broker_write_url or self.conf.broker_url or "amqp://")
+        url = _broker(self.conf.broker_write_url or self.conf.broker_url or "amqp://")
         if url != self._checked:
             check_settings(self.main or "celery", url, self.conf)
             self._checked = url
-        return url
+        return Address.parse(url, self.conf.broker_transport_options).url
 
     def _get_backend(self) -> Any:
-        made = super(DynamoApp, self)._get_backend()
-        if type(made) is RedisBackend:
-            made = ResultBackend(app=self, url=self.conf.result_backend)
-            made.waits = self.is_worker
-        return made
+        return ours(super(DynamoApp, self)._get_backend(), waits=self.is_worker)
 
     @property
     def _own_results(self) -> Any:
         # Per thread, as Celery keeps its own.
         made = getattr(self._local, "endpoint_results", None)
         if made is None:
-            made = self._local.endpoint_results = _EndpointResults(app=self, url=self.server_url)
-            made.waits = self.is_worker
+            address = Address.parse(self.server_url)
+            kind = _EndpointResults if address.sentinels is None else _SentinelEndpointResults
+            made = self._local.endpoint_results = kind(
+                app=self, url=address.broker_url, waits=self.is_worker
+            )
         return made
 
     @property
@@ -221,9 +232,10 @@ def _check_known(app: Celery) -> None:
     conf = app.conf if app.configured else app._preconf
     url = conf.get("broker_write_url") or conf.get("broker_url")
     if url and not conf.get("task_always_eager"):
-        check_settings(app.main or "celery", _first(url), conf)
+        check_settings(app.main or "celery", _broker(url), conf)
 
 
-def _first(url: Any) -> str:
-    """Of several brokers, as a list or in one text."""
-    return str(url[0] if isinstance(url, list | tuple) else url).split(";")[0]
+def _broker(url: Any) -> str:
+    """Of several brokers, as a list or in one text, the first; Sentinels, which are one broker together, all."""
+    urls = list(url) if isinstance(url, list | tuple) else str(url).split(";")
+    return ";".join(urls) if urls[0].startswith("sentinel://") else str(urls[0])

@@ -207,14 +207,14 @@ class EndpointTask(Task):  # type: ignore[misc]
         context = current_context()
         trace = context.child_headers() if context is not None else {}
         headers = {**trace, **(options.pop("headers", None) or {}), HEADER: header.header()}
-        token = submitted_as.set(None)
+        token = submitted_as.set("")
         try:
             result = super().apply_async(args, kwargs, task_id=task_id, headers=headers, **options)
             known = submitted_as.get()
         finally:
             submitted_as.reset(token)
         # An idempotency key that is known stands for the request that it was first used with.
-        return result if known in (None, result.id) else self.AsyncResult(known)
+        return self.AsyncResult(known) if known and known != result.id else result
 
     def _apply_here(self, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]) -> Any:
         self._validate(args, kwargs, options)

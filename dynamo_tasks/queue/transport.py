@@ -31,14 +31,17 @@ from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.message import MalformedMessageError, Message, decode
 from dynamo_tasks.queue.puller import Puller
+from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR
 from dynamo_tasks.store.sync import SyncLedger
-from dynamo_tasks.store.wire import Address
 
-__all__ = ["Channel", "Transport", "submitted_as"]
+__all__ = ["Channel", "SentinelTransport", "Transport", "submitted_as"]
 
 submitted_as: ContextVar[str | None] = ContextVar("dynamo_submitted_as", default=None)
-"""Id of the request that the last publish in this context stands for."""
+"""Id of the request that the last publish in this context stands for.
+
+Empty while a call of an endpoint is being published, ``None`` otherwise.
+"""
 
 
 class QoS(kombu_redis.QoS):  # type: ignore[misc]
@@ -150,11 +153,18 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         if self._puller is None:
             self._hub = hub
             self._puller = Puller(
-                Address.parse(self.connection.client.as_uri(include_password=True)),
+                self.address,
                 queues=self._queue_keys, free=self._free_slots, deliver=self._arrived,
                 name=self.client_name or "dynamo-tasks:consumer",
             )  # fmt: skip
         self._puller.want()
+
+    @property
+    def address(self) -> Address:
+        """The broker."""
+        broker = self.connection.client
+        url = ";".join(broker.alt) or broker.as_uri(include_password=True)
+        return Address.parse(url, broker.transport_options)
 
     def _queue_keys(self) -> list[str]:
         return [] if self.closed else [f"{self.global_keyprefix}{queue}" for queue in self.active_queues]
@@ -267,3 +277,14 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]
         if isinstance(loop, AsyncioHub):
             self.cycle.hub = loop
         super().register_with_event_loop(connection, loop)
+
+
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):  # type: ignore[misc]
+    """The same on the master that Sentinels name."""
+
+
+class SentinelTransport(Transport):
+    """The transport of ``sentinel://`` brokers."""
+
+    default_port = 26379
+    Channel = SentinelChannel

@@ -15,7 +15,9 @@ from collections.abc import Awaitable, Callable
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.store.wire import Address, Reply, Wire
+from dynamo_tasks.store import sentinel
+from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.wire import Reply, Wire
 
 __all__ = ["Link"]
 
@@ -73,10 +75,13 @@ class Link:
 
     async def _connect(self) -> None:
         self._lost.clear()
+        found = await sentinel.locate(self.address)
         wire = await Wire.connect(
-            self.address, name=self._name, on_message=self._on_message, on_lost=self._on_lost
+            found, name=self._name, on_message=self._on_message, on_lost=self._on_lost
         )
         try:
+            if found is not self.address:
+                await sentinel.check_master(wire)
             if self._on_ready is not None:
                 await self._on_ready(wire)
         except BaseException:

@@ -10,23 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl as ssl_module
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import hiredis
-import redis
 
-from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
+from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.store.address import Address
 
-__all__ = ["Address", "ReplyError", "Wire", "pack"]
+__all__ = ["ReplyError", "Wire", "notice_loss", "pack"]
 
 Command = Sequence[str | bytes | int | float]
 Reply = Any
-_CONNECT_TIMEOUT = 5.0
+_CONNECT_TIMEOUT = 2.0
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """A command as the server reads it; hiredis declares tuples of one."""
 
@@ -35,62 +32,6 @@ class ReplyError(DynamoError):
     """The server answered a command with an error."""
 
     code = "server_error"
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a server is, parsed from a ``redis://``, ``rediss://`` or ``unix://`` URL."""
-
-    url: str = field(repr=False)
-    host: str = "127.0.0.1"
-    port: int = 6379
-    path: str = ""
-    db: int = 0
-    username: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-    tls: bool = False
-    verify: bool = True
-    ca_certs: str | None = None
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """Parse a Redis URL.
-
-        Raises:
-            ConfigError: the URL is not one that redis-py understands.
-        """
-        try:
-            found = redis.ConnectionPool.from_url(url).connection_kwargs
-        except ValueError as exc:
-            scheme = urlsplit(url).scheme or "no scheme"
-            raise ConfigError(
-                f"not a Redis URL ({scheme}); expected redis://, rediss:// or unix:// as in redis://127.0.0.1:6379/0"
-            ) from exc
-        return cls(
-            url=url,
-            host=found.get("host") or "127.0.0.1",
-            port=int(found.get("port") or 6379),
-            path=found.get("path") or "",
-            db=int(found.get("db") or 0),
-            username=found.get("username"),
-            password=found.get("password"),
-            tls=urlsplit(url).scheme == "rediss",
-            verify=str(found.get("ssl_cert_reqs", "required")).lower() != "none",
-            ca_certs=found.get("ssl_ca_certs"),
-        )
-
-    def context(self) -> ssl_module.SSLContext | None:
-        """How TLS is spoken; ``None`` without TLS."""
-        if not self.tls:
-            return None
-        context = ssl_module.create_default_context(cafile=self.ca_certs)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl_module.CERT_NONE
-        return context
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}/{self.db}" if self.path else f"{self.host}:{self.port}/{self.db}"
 
 
 class Wire(asyncio.Protocol):
@@ -129,7 +70,7 @@ class Wire(asyncio.Protocol):
         """Open a connection, authenticate, choose the database.
 
         Raises:
-            ServerUnavailableError: nobody listens, or no answer within 5 s.
+            ServerUnavailableError: nobody listens, or no answer within 2 s.
             ReplyError: the server refuses the credentials or the database.
         """
         loop = asyncio.get_running_loop()
@@ -171,7 +112,9 @@ class Wire(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            _notice_loss(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in notice_loss().items():
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
         """Asyncio callback."""
@@ -187,6 +130,11 @@ class Wire(asyncio.Protocol):
     def _take_replies(self) -> None:
         reader = self._reader
         while (reply := reader.gets()) is not _MORE:
+            if type(reply) is hiredis.ReplyError and str(reply).startswith("READONLY"):
+                # A failover made it a replica: what waits here will not be done; the next one finds the master.
+                self._lost_because = "the server has become a replica"
+                self.abort()
+                return
             if self._on_message is not None and type(reply) is list and reply[0] == b"message":
                 self._on_message(reply[1], reply[2])
             else:
@@ -292,17 +240,10 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
 
-def _notice_loss(sock: Any) -> None:
-    """Make the kernel give up a peer that vanished without a word within seconds, not hours."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", 3),
-        ("TCP_KEEPINTVL", 1),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 5000),
-    ):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+def notice_loss() -> dict[int, int]:
+    """TCP options by which the kernel gives up a peer that vanished without a word within seconds, not hours."""
+    wanted = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 5000}
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 _MORE: Any = object()

@@ -9,7 +9,8 @@ import ssl
 import pytest
 
 from dynamo_tasks.errors import ServerUnavailableError
-from dynamo_tasks.store.wire import Address, Wire
+from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.wire import Wire
 from tests.support.server import RedisServer
 
 
