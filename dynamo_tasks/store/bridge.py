@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures
 import contextlib
 import os
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from typing import Any, TypeVar
 
@@ -14,6 +16,7 @@ __all__ = ["Bridge", "bridge"]
 
 T = TypeVar("T")
 _CLOSE_TIMEOUT = 5.0
+_SLICE = 1.0
 
 
 class Bridge:
@@ -41,7 +44,7 @@ class Bridge:
             raise RuntimeError("a synchronous call inside the event loop would wait for itself; use await")
         future = asyncio.run_coroutine_threadsafe(coro, self._loop)
         try:
-            return future.result(timeout)
+            return _wait(future, timeout)
         except BaseException:
             future.cancel()
             raise
@@ -59,6 +62,24 @@ class Bridge:
             if not sys.is_finalizing():
                 with contextlib.suppress(TimeoutError):
                     self.call(_close(source), _CLOSE_TIMEOUT)
+
+
+def _wait(future: concurrent.futures.Future[T], timeout: float | None) -> T:
+    """The result, waited for in slices.
+
+    A signal that another thread received, or that came just before the wait, does not end a wait on a
+    lock: Ctrl-C is noticed between two slices.
+    """
+    deadline = None if timeout is None else time.monotonic() + timeout
+    while True:
+        left = _SLICE if deadline is None else min(_SLICE, deadline - time.monotonic())
+        try:
+            return future.result(max(left, 0))
+        except TimeoutError:
+            if future.done():  # the time-out was the coroutine's own, or it ended just after the slice
+                return future.result()
+            if deadline is not None and time.monotonic() >= deadline:
+                raise
 
 
 async def _next(source: AsyncIterator[T]) -> T:

@@ -56,6 +56,7 @@ def test_block_loop(lab: Lab, workers: list[Worker]) -> None:
     assert lab.events(result.id) == log
 
 
+@pytest.mark.slow
 def test_a_poison_request_ends_and_can_be_tried_again(
     lab: Lab, workers: list[Worker], tmp_path: Path
 ) -> None:

@@ -93,6 +93,7 @@ def test_cut_worker(stack: Stack) -> None:
     assert cut_off.alive, cut_off.output
 
 
+@pytest.mark.slow
 def test_several_faults_in_one_stream(stack: Stack) -> None:
     """One worker hangs and the other takes over; the zombie wakes and the other dies; so do frontend and server."""
     readers = start(stack.one, stack.two, n=8, tokens=240)

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from tests.support.processes import ROOT, Worker, environment, until
 from tests.support.queue import SERVICE, Lab
 
@@ -25,6 +27,7 @@ def owner(lab: Lab) -> str:
     return leases[0].rpartition(":")[2] if leases else ""
 
 
+@pytest.mark.slow
 def test_memory_and_slots_are_flat_over_many_short_tasks(lab: Lab, worker: Worker) -> None:
     def burst(count: int) -> None:
         results = [lab.call("echo", i, ignore_result=True) for i in range(count)]

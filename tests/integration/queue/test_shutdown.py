@@ -62,7 +62,14 @@ def test_warm_gives_back_what_was_not_started(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "signals", [("SIGQUIT",), ("SIGTERM", "SIGTERM"), ("SIGTERM", "SIGQUIT"), ("SIGINT", "SIGINT")]
+    "signals",
+    [
+        ("SIGTERM", "SIGTERM"),
+        *(
+            pytest.param(signals, marks=pytest.mark.slow)
+            for signals in [("SIGQUIT",), ("SIGTERM", "SIGQUIT"), ("SIGINT", "SIGINT")]
+        ),
+    ],
 )
 def test_cold_hands_over_and_another_worker_continues(lab: Lab, signals: tuple[str, ...]) -> None:
     with lab.worker(name="one") as one:

@@ -93,7 +93,15 @@ next(values)
 """
 
 
-@pytest.mark.parametrize("last", ["", _INTERRUPTED], ids=["open", "interrupted"])
+# The signal is received by a thread that is not the one which waits.
+_INTERRUPTED_ELSEWHERE = _INTERRUPTED.replace(
+    "os.kill(os.getpid(), signal.SIGINT)", "signal.pthread_kill(threading.get_ident(), signal.SIGINT)"
+)
+
+
+@pytest.mark.parametrize(
+    "last", ["", _INTERRUPTED, _INTERRUPTED_ELSEWHERE], ids=["open", "interrupted", "interrupted-elsewhere"]
+)
 def test_a_script_ends_with_an_open_stream(last: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", _SCRIPT.format(last=last)],
