@@ -109,9 +109,7 @@ class GuestApp(DynamoApp):
         if made is None:
             address = Address.parse(self.server_url)
             kind = _EndpointResults if address.sentinels is None else _SentinelEndpointResults
-            made = self._local.endpoint_results = kind(
-                app=self, url=address.broker_url, waits=self.is_worker
-            )
+            made = self._local.endpoint_results = kind(app=self, url=address.broker_url, waits=self.is_worker)
         return made
 
     @property

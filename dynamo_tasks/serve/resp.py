@@ -54,7 +54,9 @@ class Address:
         """
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES:
-            raise ConfigError(f"Redis URL {mask_url(url)!r}: scheme must be one of {', '.join(_SCHEMES)}, sentinel")
+            raise ConfigError(
+                f"Redis URL {mask_url(url)!r}: scheme must be one of {', '.join(_SCHEMES)}, sentinel"
+            )
         try:
             port = parts.port or 6379
         except ValueError:

@@ -76,9 +76,7 @@ class Link:
     async def _connect(self) -> None:
         self._lost.clear()
         found = await sentinel.locate(self.address)
-        wire = await Wire.connect(
-            found, name=self._name, on_message=self._on_message, on_lost=self._on_lost
-        )
+        wire = await Wire.connect(found, name=self._name, on_message=self._on_message, on_lost=self._on_lost)
         try:
             if found is not self.address:
                 await sentinel.check_master(wire)

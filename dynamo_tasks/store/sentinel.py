@@ -66,7 +66,9 @@ async def _ask_all(sentinels: Sentinels) -> _Answer:
 
 async def _ask(sentinels: Sentinels, host: str, port: int) -> _Answer:
     """Configuration epoch, host and port that one Sentinel knows."""
-    at = Address(f"redis://{host}:{port}", host, port, username=sentinels.username, password=sentinels.password)
+    at = Address(
+        f"redis://{host}:{port}", host, port, username=sentinels.username, password=sentinels.password
+    )
     try:
         async with asyncio.timeout(SENTINEL_TIMEOUT):
             wire = await Wire.connect(at, name=_NAME)

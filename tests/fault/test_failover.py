@@ -41,7 +41,9 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
             entered.enter_context(Worker(group.url, settings=PACED, name=name, wait=False)) for name in "ab"
         ]
         env = {"LAB_NAMESPACE": "failover"}
-        workers.append(entered.enter_context(Worker(group.url, service=SERVICE, name="lab", env=env, wait=False)))
+        workers.append(
+            entered.enter_context(Worker(group.url, service=SERVICE, name="lab", env=env, wait=False))
+        )
         http = entered.enter_context(Frontend(group.url, settings=("Worker.ServiceArgs.workers=2",)))
         workers[-1].wait_ready()
         lab = Lab(group.master, "failover", url=group.url)
@@ -55,7 +57,7 @@ def test_failover(stack: Stack) -> None:
     group, lab, http = stack.group, stack.lab, stack.http
     assert ping(group.url) == "PONG"
     assert lab.call("echo", 1).get(timeout=10) == 1
-    plain = lab.plain("doze").delay(1.0)
+    plain = lab.plain("doze").apply_async((1.0,), queue=lab.queue)
     until(lambda: lab.unacked() == 1, what="the plain task runs")
     readers = start(http, n=16, tokens=300)
     group.kill_sentinel()

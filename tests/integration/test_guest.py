@@ -110,6 +110,20 @@ def test_a_broker_without_streams_is_refused_in_one_line(broker: str, own_proces
         dynamo_tasks.install(Celery("theirs", broker=broker, set_as_current=False))
 
 
+def test_a_broker_behind_sentinels_is_one_server(own_process: None) -> None:
+    app = Celery("theirs", broker="sentinel://:pw@h1:1;sentinel://:pw@h2:2", set_as_current=False)
+    app.conf.broker_transport_options = {"master_name": "m"}
+    guest: Any = dynamo_tasks.install(app, SERVICE)
+    assert guest.server_url == "sentinel://:pw@h1:1,h2:2/m/0"
+    assert guest.connection_for_write().transport_cls == "sentinel"
+    backend = guest.endpoint_backend
+    assert [(host["host"], host["port"]) for host in backend.connparams["hosts"]] == [("h1", 1), ("h2", 2)]
+    assert backend._transport_options["master_name"] == "m"
+    app.conf.broker_transport_options = {}
+    with pytest.raises(ConfigError, match="which master"):
+        guest.server_url  # noqa: B018 - a property that refuses
+
+
 def test_settings_that_come_later_are_refused_at_the_first_call(own_process: None) -> None:
     app = Celery("theirs", set_as_current=False)
     dynamo_tasks.install(app, SERVICE)

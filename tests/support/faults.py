@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
+import socket
 import threading
 import time
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from tests.support.processes import Frontend, Process, Worker
@@ -15,6 +17,7 @@ from tests.support.server import RedisServer
 
 __all__ = [
     "Line",
+    "black_hole",
     "cut_redis",
     "delete_leases",
     "freeze_redis",
@@ -73,6 +76,24 @@ class Line:
             self._proxy.refuse(refusing)
 
         self._on_loop(switch())
+
+
+@contextlib.contextmanager
+def black_hole() -> Iterator[int]:
+    """A port at which every connect waits for an answer that does not come: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        full = False
+        while not full:
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0.3)
+            try:
+                filler.connect(listener.getsockname())
+            except TimeoutError:
+                full = True
+        yield listener.getsockname()[1]
 
 
 def kill_worker(worker: Worker) -> float:

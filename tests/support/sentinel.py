@@ -33,7 +33,11 @@ class SentinelGroup:
         self._folder = folder
         self.master = RedisServer(self._make("one"))
         self.replica = RedisServer(
-            self._make("two"), "--replicaof", f"127.0.0.1 {self.master.port}", "--repl-diskless-sync-delay", "0"
+            self._make("two"),
+            "--replicaof",
+            f"127.0.0.1 {self.master.port}",
+            "--repl-diskless-sync-delay",
+            "0",
         )
         self._ports = [free_port() for _ in range(3)]
         self._sentinels: list[subprocess.Popen[bytes]] = []
@@ -46,7 +50,9 @@ class SentinelGroup:
     def __enter__(self) -> SentinelGroup:
         self.master.start()
         self.replica.start()
-        until(lambda: b"master_link_status:up" in self.replica.command("INFO", "replication"), what="a replica")
+        until(
+            lambda: b"master_link_status:up" in self.replica.command("INFO", "replication"), what="a replica"
+        )
         for port in self._ports:
             folder = self._make(f"sentinel-{port}")
             config = folder / "sentinel.conf"
@@ -54,7 +60,9 @@ class SentinelGroup:
             argv = [str(find_binary()), str(config), "--sentinel"]
             quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             self._sentinels.append(subprocess.Popen(argv, **quiet))
-        until(lambda: all(self._sees_all(port) for port in self._ports), 30.0, "Sentinels that know each other")
+        until(
+            lambda: all(self._sees_all(port) for port in self._ports), 30.0, "Sentinels that know each other"
+        )
         return self
 
     def _sees_all(self, port: int) -> bool:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from collections.abc import Iterator
 
 import pytest
+import redis
+from kombu.exceptions import OperationalError
 
+from dynamo_tasks.queue import greenlets
+from dynamo_tasks.queue.consumer import Consumer
+from tests.support.faults import black_hole
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
 from tests.support.server import RedisServer
@@ -112,3 +119,45 @@ def test_no_hoarding_after_a_reconnect(lab: Lab) -> None:
         assert len(pings) == 1
         assert lab.length() == 3
         alive(worker)
+
+
+def test_a_publisher_is_told_at_once_that_the_server_is_away(lab: Lab, own_server: RedisServer) -> None:
+    """Celery would first try twenty times, once a second, to subscribe to the result of the call."""
+    with lab.worker():
+        assert lab.call("echo", 1).get(timeout=10) == 1
+    own_server.kill()
+    asked = time.monotonic()
+    for _ in range(3):  # the first one may still find an open socket
+        with pytest.raises(OperationalError):
+            lab.call("echo", 2)
+    assert time.monotonic() - asked < 10.0
+    own_server.start()
+    assert lab.state(lab.call("echo", 3).id) == "QUEUED"
+
+
+def test_a_broker_that_swallows_packets_does_not_stop_the_loop(lab: Lab) -> None:
+    """It accepts nobody, so a connect gets no answer at all."""
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(black_hole())
+        connection = lab.app.connection_for_read(f"redis://127.0.0.1:{port}/0", connect_timeout=1)
+        gaps = asyncio.run(_connect(connection, 1.5))
+        assert len(gaps) > 20, "the loop ran"
+        assert max(gaps) < 0.5, max(gaps)
+
+
+async def _connect(connection: object, seconds: float) -> list[float]:
+    """Connect as a worker's consumer does; the turns of the loop meanwhile, seconds."""
+    loop = asyncio.get_running_loop()
+    consumer = Consumer.__new__(Consumer)
+    consumer.connection_errors = (OSError, redis.RedisError, OperationalError)
+    connecting = asyncio.create_task(greenlets.run(lambda: consumer.ensure_connected(connection)))
+    gaps, last, end = [], loop.time(), loop.time() + seconds
+    while last < end:
+        await asyncio.sleep(0.02)
+        gaps.append(loop.time() - last)
+        last = loop.time()
+    assert not connecting.done()
+    connecting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await connecting
+    return gaps
