@@ -37,6 +37,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def __init__(self, *args: Any, waits: bool = False, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.waits = waits
+        self._refusals = (self.redis.exceptions.OutOfMemoryError, self.redis.exceptions.ReadOnlyError)
         if waits:
             self.connparams |= {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
 
@@ -65,11 +66,12 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         while True:
             try:
                 return run(func, *args, **kwargs)
-            except self.connection_errors as exc:
+            except (*self.connection_errors, *self._refusals) as exc:
                 if failures.due():
-                    event(
-                        "store.reconnect_failed", connection="results", server=self.as_uri(), error=str(exc)
-                    )
+                    # What the server refuses it names with its arguments: the result has no place in a log.
+                    refused = isinstance(exc, self._refusals)
+                    error = f"refused: {type(exc).__name__}" if refused else str(exc)
+                    event("store.reconnect_failed", connection="results", server=self.as_uri(), error=error)
                 self._sleep(_RETRY)
                 # The server is away, maybe without a word: from here on the loop does not wait for it.
                 run = _call_aside

@@ -51,8 +51,12 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
         """A message was delivered."""
         if HEADER in message.headers:
             VirtualQoS.append(self, message, delivery_tag)
-        else:
+            return
+        try:
             super().append(message, delivery_tag)
+        except kombu_redis.redis.exceptions.OutOfMemoryError:
+            # It runs without a note: the server has no room for one, and none to take the message back either.
+            VirtualQoS.append(self, message, delivery_tag)
 
     def _tracked(self, delivery_tag: str) -> bool:
         message = self._delivered.get(delivery_tag)
@@ -91,6 +95,12 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
             super()._register_BRPOP(channel)
         else:
             channel.pull(self.hub)
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """kombu's timer; what the server refuses is tried again a second later, without a traceback each time."""
+        for channel in self._channels:
+            with contextlib.suppress(*channel.connection_errors, channel.ResponseError):
+                channel.maybe_refresh_binding_expiry()
 
 
 class Channel(kombu_redis.Channel):  # type: ignore[misc]

@@ -16,10 +16,10 @@ from typing import Any, cast
 
 import hiredis
 
-from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.errors import DynamoError, ServerFullError, ServerUnavailableError
 from dynamo_tasks.store.address import Address
 
-__all__ = ["ReplyError", "Wire", "notice_loss", "pack"]
+__all__ = ["ReplyError", "Wire", "notice_loss", "pack", "refusal"]
 
 Command = Sequence[str | bytes | int | float]
 Reply = Any
@@ -193,11 +193,12 @@ class Wire(asyncio.Protocol):
 
         Raises:
             ReplyError: the server answered with an error.
+            ServerFullError: its memory is full, and the command was not run.
             ServerUnavailableError: the connection was lost; whether the command ran is not known.
         """
         reply = await self._write(pack(tuple(command)), 1)
         if isinstance(reply, hiredis.ReplyError):
-            raise ReplyError(str(reply))
+            raise refusal(str(reply))
         return reply
 
     async def pipeline(self, commands: Iterable[Command]) -> list[Reply]:
@@ -211,13 +212,14 @@ class Wire(asyncio.Protocol):
 
         Raises:
             ReplyError: the server refused to run the transaction at all.
+            ServerFullError: because its memory is full.
         """
         data = b"".join((_MULTI, *packed, _EXEC))
         replies = await self._write(data, len(packed) + 2)
         result = replies[-1]
         if isinstance(result, hiredis.ReplyError):
             reasons = [str(r) for r in replies[:-1] if isinstance(r, hiredis.ReplyError)]
-            raise ReplyError("; ".join(reasons) or str(result))
+            raise refusal("; ".join(reasons) or str(result))
         return list(result)
 
     def post(self, *command: str | bytes | int | float) -> None:
@@ -238,6 +240,16 @@ class Wire(asyncio.Protocol):
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
+
+
+def refusal(text: str) -> DynamoError:
+    """The error for what the server answered in place of a reply."""
+    if text.startswith("OOM") or "because of: OOM" in text:
+        return ServerFullError(
+            "the memory of the Redis server is full (maxmemory); it takes no new requests until there is room",
+            retry_after=1.0,
+        )
+    return ReplyError(text)
 
 
 def notice_loss() -> dict[int, int]:

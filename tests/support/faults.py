@@ -20,6 +20,8 @@ __all__ = [
     "black_hole",
     "cut_redis",
     "delete_leases",
+    "fill_memory",
+    "free_memory",
     "freeze_redis",
     "freeze_worker",
     "kill_frontend",
@@ -149,6 +151,18 @@ def freeze_redis(server: RedisServer) -> float:
 def cut_redis(line: Line) -> float:
     """The server cannot be reached over this line. ``line.refuse(False)`` ends it."""
     line.refuse()
+    return time.monotonic()
+
+
+def fill_memory(server: RedisServer) -> float:
+    """The server is at its ``maxmemory``: it refuses every write that needs memory. ``free_memory`` ends it."""
+    server.command("CONFIG", "SET", "maxmemory", "1mb")
+    return time.monotonic()
+
+
+def free_memory(server: RedisServer) -> float:
+    """There is memory again."""
+    server.command("CONFIG", "SET", "maxmemory", "0")
     return time.monotonic()
 
 

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- cancel: QUEUED | RUNNING -> CANCELLED | FAILED by anybody. The running owner is fenced and told.
 --
 -- KEYS   1 record, 2 log

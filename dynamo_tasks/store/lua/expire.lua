@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- expire: QUEUED -> EXPIRED: the deadline or Celery's `expires` passed before a worker started it.
 --
 -- KEYS   1 record, 2 log

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- finish: RUNNING -> SUCCEEDED | FAILED by the owner: last event, state and push in one.
 --
 -- KEYS   1 record, 2 log

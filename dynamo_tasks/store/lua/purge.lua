@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- purge: erases payload and log of a request that has ended; the bare record stays.
 --
 -- KEYS   1 record, 2 log

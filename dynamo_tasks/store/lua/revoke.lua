@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- revoke: everything that was registered under a lease goes at once, and the lease too unless it is kept.
 --
 -- KEYS   1 lease, 2 index of registrations

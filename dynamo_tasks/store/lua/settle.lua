@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- settle: Celery's tail (result, links, chord) is done; a redelivery has nothing left to do.
 --
 -- KEYS   1 record, 2 log

@@ -13,7 +13,7 @@ from kombu.exceptions import OperationalError
 
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.consumer import Consumer
-from tests.support.faults import black_hole
+from tests.support.faults import black_hole, fill_memory, free_memory
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
 from tests.support.server import RedisServer
@@ -118,6 +118,32 @@ def test_no_hoarding_after_a_reconnect(lab: Lab) -> None:
         pings = until(lambda: lab.app.control.inspect(timeout=1, limit=1).ping(), what="remote control again")
         assert len(pings) == 1
         assert lab.length() == 3
+        alive(worker)
+
+
+def test_a_full_server_costs_neither_a_result_nor_the_worker(lab: Lab, own_server: RedisServer) -> None:
+    """A plain task that waits in its queue is even run; its result is kept for the server until there is room."""
+    with lab.worker("--concurrency", "1") as worker:
+        first = lab.call("count", {"n": 60, "delay": 0.02})
+        lab.reaches(first.id, "RUNNING")
+        plain = lab.plain("doze").delay(0.1)
+        fill_memory(own_server)
+        with pytest.raises(OperationalError, match="maxmemory"):
+            lab.call("echo", 1)
+        until(lambda: "store.refused" in worker.output, what="the stream to wait")
+        free_memory(own_server)
+        assert first.get(timeout=20) == list(range(60))
+        assert plain.get(timeout=10) is True
+        lab.plain("doze").apply_async((1.0,), ignore_result=True)
+        until(lambda: lab.unacked() == 1, what="a slot that is taken")
+        queued = lab.plain("plus").clone(args=(1,)).delay()
+        fill_memory(own_server)
+        until(lambda: f"signal task_prerun {queued.id}" in worker.output, what="the plain task to run")
+        until(lambda: "connection=results" in worker.output, what="its result to be refused")
+        free_memory(own_server)
+        assert queued.get(timeout=10) == 2
+        until(lambda: lab.unacked() == 0, what="all acked")
+        assert lab.call("echo", 2).get(timeout=10) == 2
         alive(worker)
 
 
