@@ -20,7 +20,14 @@ FIXED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("dynamo",): ("namespace", "name", "enabled"),
     ("ServiceArgs",): ("workers", "resources", "envs", "concurrency", "traffic"),
     ("ServiceArgs", "resources"): ("gpu", "gpu_type", "cpu", "memory"),
-    ("ServiceArgs", "traffic"): ("timeout", "concurrency", "max_queue", "max_concurrency", "external_queue"),
+    ("ServiceArgs", "traffic"): (
+        "timeout",
+        "concurrency",
+        "max_queue",
+        "max_stream_bytes",
+        "max_concurrency",
+        "external_queue",
+    ),
 }
 """Mappings with a closed set of keys."""
 
@@ -71,7 +78,8 @@ class ServiceSettings:
         envs: Environment variables of its processes.
         concurrency: Slots per process; ``None`` = what the engine says.
         traffic: ``timeout`` (seconds), ``concurrency`` and ``max_queue`` of the component as a whole,
-            as far as given; ``max_concurrency`` and ``external_queue`` are for BentoML.
+            ``max_stream_bytes`` (what the stream of one request may hold), as far as given;
+            ``max_concurrency`` and ``external_queue`` are for BentoML.
         attributes: Class attribute → value; attributes without default or value are left out.
     """
 

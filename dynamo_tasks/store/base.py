@@ -11,7 +11,7 @@ from dynamo_tasks.store.keys import Keys, namespaces_key
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.wire import Wire
 
-__all__ = ["Store"]
+__all__ = ["Store", "decode", "parse_info"]
 
 MIN_VERSION = (7, 0)
 
@@ -51,7 +51,7 @@ class Store:
     async def _learn(self, wire: Wire) -> None:
         info: dict[str, str] = {}
         for section in ("server", "memory", "replication"):
-            info |= _parse_info(await wire.execute("INFO", section))
+            info |= parse_info(await wire.execute("INFO", section))
         if info.get("role", "master") != "master":
             raise ServerUnavailableError(f"the Redis server at {self.address} is a replica", retry_after=1.0)
         self.run_id = info.get("run_id", "")
@@ -104,7 +104,8 @@ class Store:
         raise RequestNotFoundError(f"no request {request_id!r} is known")
 
 
-def _parse_info(raw: bytes) -> dict[str, str]:
+def parse_info(raw: bytes) -> dict[str, str]:
+    """Fields of an ``INFO`` reply."""
     rows = (line.partition(":") for line in raw.decode().splitlines() if ":" in line)
     return {name: value for name, _, value in rows}
 

@@ -149,8 +149,7 @@ def test_a_full_server_costs_neither_a_result_nor_the_worker(lab: Lab, own_serve
 
 def test_a_publisher_is_told_at_once_that_the_server_is_away(lab: Lab, own_server: RedisServer) -> None:
     """Celery would first try twenty times, once a second, to subscribe to the result of the call."""
-    with lab.worker():
-        assert lab.call("echo", 1).get(timeout=10) == 1
+    lab.call("echo", 1)
     own_server.kill()
     asked = time.monotonic()
     for _ in range(3):  # the first one may still find an open socket
@@ -161,6 +160,7 @@ def test_a_publisher_is_told_at_once_that_the_server_is_away(lab: Lab, own_serve
     assert lab.state(lab.call("echo", 3).id) == "QUEUED"
 
 
+@pytest.mark.slow
 def test_a_broker_that_swallows_packets_does_not_stop_the_loop(lab: Lab) -> None:
     """It accepts nobody, so a connect gets no answer at all."""
     with contextlib.ExitStack() as stack:
