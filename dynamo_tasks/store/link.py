@@ -22,7 +22,7 @@ from dynamo_tasks.store.wire import Reply, Wire
 __all__ = ["Link"]
 
 Ready = Callable[[Wire], Awaitable[None]]
-_FIRST_DELAY, _MAX_DELAY = 0.05, 1.0
+_FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
 
 
 class Link:

@@ -8,16 +8,18 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Coroutine, Iterator
+from collections.abc import Coroutine, Iterable, Iterator
 from typing import Any
 
-from tests.support.processes import Frontend, Process, Worker
+from dynamo_tasks.runtime.inspect import snapshot
+from tests.support.processes import Frontend, Process, Worker, until
 from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 
 __all__ = [
     "Line",
     "black_hole",
+    "by_load",
     "cut_redis",
     "delete_leases",
     "fill_memory",
@@ -152,6 +154,17 @@ def cut_redis(line: Line) -> float:
     """The server cannot be reached over this line. ``line.refuse(False)`` ends it."""
     line.refuse()
     return time.monotonic()
+
+
+def by_load(url: str, workers: Iterable[Worker], n: int) -> list[Worker]:
+    """The workers that live, once they run ``n`` requests, the busiest one first."""
+
+    def rows() -> list[dict[str, Any]]:
+        found = snapshot(url)["instances"]
+        return found if sum(row["in_flight"] for row in found) == n else []
+
+    load = {row["pid"]: row["in_flight"] for row in until(rows, what=f"{n} requests run")}
+    return sorted((one for one in workers if one.alive), key=lambda one: -load.get(one.pid, 0))
 
 
 def fill_memory(server: RedisServer) -> float:

@@ -29,6 +29,8 @@ class RedisServer:
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self.started_at = 0.0
+        """When it last began to answer, monotonic seconds."""
 
     @property
     def url(self) -> str:
@@ -45,6 +47,7 @@ class RedisServer:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError("the Redis server did not come up")
             time.sleep(0.01)
+        self.started_at = time.monotonic()
         return self
 
     def ping(self) -> bool:
