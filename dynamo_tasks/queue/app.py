@@ -15,6 +15,7 @@ from kombu.connection import ConnectionPool, PooledConnection
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import CONNECT_TIMEOUT, ours
+from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
@@ -57,7 +58,8 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     "socket_keepalive_options": notice_loss(),
     # What kombu does on a worker's loop stops its streams: longer than this would cost the lease.
     "socket_connect_timeout": CONNECT_TIMEOUT,
-    "health_check_interval": 25,
+    # The kernel tells, by the options above; kombu's own check would ask, and reconnect, on the loop.
+    "health_check_interval": 0,
 }
 
 
@@ -112,6 +114,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
     """
 
     amqp_cls = AMQP
+    events_cls = Events
 
     def __init__(
         self, *args: Any, server_url: str | Callable[[], str], make_host: HostFactory, **kwargs: Any
@@ -199,6 +202,8 @@ class DynamoApp(Celery):  # type: ignore[misc]
     def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
         """A connection to consume from."""
         self.server_url  # noqa: B018 - as in _get_backend
+        if self.is_worker:
+            kwargs.setdefault("transport_options", {"socket_timeout": CONNECT_TIMEOUT})
         return super().connection_for_read(url, **kwargs)
 
 

@@ -33,6 +33,7 @@ from dynamo_tasks.queue.app import (
     add_worker_options,
 )
 from dynamo_tasks.queue.backend import ResultBackend, SentinelResultBackend, ours
+from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.task import EndpointTask
 from dynamo_tasks.store.address import Address
@@ -41,7 +42,7 @@ from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 __all__ = ["GuestApp", "adopt", "check_settings"]
 
 _SCHEMES = ("redis", "rediss", "sentinel")
-_LOCAL = ("amqp", "executor", "Worker", "WorkController")
+_LOCAL = ("amqp", "events", "executor", "Worker", "WorkController")
 _OURS = ("service", "config", "set")
 
 
@@ -218,7 +219,8 @@ def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
     for name in _LOCAL:
         # What was made before would go on to publish without a ledger.
         guest.__dict__.pop(name, None)
-    guest.amqp_cls, guest.host_factory, guest._executor, guest.is_worker = _Amqp, make_host, None, False
+    guest.amqp_cls, guest.events_cls = _Amqp, Events
+    guest.host_factory, guest._executor, guest.is_worker = make_host, None, False
     guest.eager_handler, guest.intake = None, Intake()
     add_worker_options(guest)
     made: GuestApp = guest

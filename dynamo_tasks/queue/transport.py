@@ -98,9 +98,13 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
 
     def maybe_refresh_binding_expiry(self) -> None:
         """kombu's timer; what the server refuses is tried again a second later, without a traceback each time."""
-        for channel in self._channels:
+        for channel in list(self._channels):
             with contextlib.suppress(*channel.connection_errors, channel.ResponseError):
-                channel.maybe_refresh_binding_expiry()
+                if greenlets.in_greenlet():
+                    # kombu waits for the server then, and the loop does not.
+                    greenlets.await_(asyncio.to_thread(channel.maybe_refresh_binding_expiry))
+                else:
+                    channel.maybe_refresh_binding_expiry()
 
 
 class Channel(kombu_redis.Channel):  # type: ignore[misc]

@@ -88,7 +88,7 @@ class Wire(asyncio.Protocol):
                 await wire._hello(address, name)
         except (OSError, TimeoutError) as exc:
             raise ServerUnavailableError(
-                f"cannot reach the Redis server at {address}: {exc or 'no answer'}"
+                f"cannot reach the Redis server at {address}: {str(exc) or 'no answer'}"
             ) from exc
         return wire
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import threading
 import time
 from collections.abc import Coroutine, Iterable, Iterator
+from pathlib import Path
 from typing import Any
+
+import pytest
 
 from dynamo_tasks.runtime.inspect import snapshot
 from tests.support.processes import Frontend, Process, Worker, until
@@ -29,6 +33,7 @@ __all__ = [
     "kill_frontend",
     "kill_redis",
     "kill_worker",
+    "memory_cage",
     "restart_redis",
     "thaw_worker",
 ]
@@ -80,6 +85,29 @@ class Line:
             self._proxy.refuse(refusing)
 
         self._on_loop(switch())
+
+
+@contextlib.contextmanager
+def memory_cage(limit: int) -> Iterator[tuple[str, ...]]:
+    """What a process is started with to have ``limit`` bytes of memory: beyond that the kernel kills it.
+
+    A cgroup (version 1 or 2); the test is skipped where none can be made.
+    """
+    root = Path("/sys/fs/cgroup")
+    old = root / "memory"
+    cage = (old if old.is_dir() else root) / f"dt-{os.getpid()}"
+    try:
+        cage.mkdir()
+        (cage / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(limit))
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            cage.rmdir()
+        pytest.skip(f"no memory cgroup can be made here: {exc}")
+    try:
+        yield ("sh", "-c", f'echo $$ > {cage}/cgroup.procs; exec "$@"', "sh")
+    finally:
+        until(lambda: not (cage / "cgroup.procs").read_text(), what="the cage is empty")
+        cage.rmdir()
 
 
 @contextlib.contextmanager
