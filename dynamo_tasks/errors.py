@@ -34,6 +34,7 @@
     │   ├── StreamTooLargeError        500  stream_too_large       the byte cap of one stream
     │   └── NotResumableError          500  not_resumable          it had streamed, and its policy forbids another run
     ├── FencedError                    500  fenced                 another attempt owns the request (internal)
+    ├── InstanceDeadError              500  instance_dead          its liveness probe said no (plain serving)
     └── LeaseLostError                 500  lease_lost
 """
 
@@ -52,6 +53,7 @@ __all__ = [
     "EngineError",
     "FencedError",
     "IdempotencyConflictError",
+    "InstanceDeadError",
     "InvalidEventIdError",
     "InvalidNameError",
     "InvalidRequestError",
@@ -311,6 +313,12 @@ class FencedError(DynamoError):
     """Another attempt owns the request now."""
 
     code = "fenced"
+
+
+class InstanceDeadError(DynamoError):
+    """A liveness probe of what this process serves said no."""
+
+    code = "instance_dead"
 
 
 class LeaseLostError(DynamoError):

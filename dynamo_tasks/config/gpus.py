@@ -87,7 +87,7 @@ def missing(names: Iterable[str], mode: str) -> str:
     needy = ", ".join(names)
     if mode == "require":
         raise ConfigError(f"no GPU can be seen on this host, and {needy} needs one")
-    return f"no GPU can be seen on this host: {needy} starts unpinned"
+    return f"no GPU can be seen on this host: {needy} start{'' if ',' in needy else 's'} unpinned"
 
 
 def _count(environ: Mapping[str, str]) -> int:

@@ -18,8 +18,9 @@ RESERVED = ("dynamo", "ServiceArgs", COMMON_CONFIGS)
 
 FIXED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("dynamo",): ("namespace", "name", "enabled"),
-    ("ServiceArgs",): ("workers", "resources", "envs", "concurrency", "traffic"),
+    ("ServiceArgs",): ("workers", "resources", "envs", "concurrency", "traffic", "http"),
     ("ServiceArgs", "resources"): ("gpu", "gpu_type", "cpu", "memory"),
+    ("ServiceArgs", "http"): ("port",),
     ("ServiceArgs", "traffic"): (
         "timeout",
         "concurrency",
@@ -80,6 +81,7 @@ class ServiceSettings:
         traffic: ``timeout`` (seconds), ``concurrency`` and ``max_queue`` of the component as a whole,
             ``max_stream_bytes`` (what the stream of one request may hold), as far as given;
             ``max_concurrency`` and ``external_queue`` are for BentoML.
+        http_port: Where a component that is not the graph's entry serves its HTTP methods; 0 = any free port.
         attributes: Class attribute → value; attributes without default or value are left out.
     """
 
@@ -92,11 +94,13 @@ class ServiceSettings:
     envs: dict[str, str] = field(default_factory=dict)
     concurrency: int | None = None
     traffic: dict[str, Any] = field(default_factory=dict)
+    http_port: int = 0
     attributes: dict[str, Any] = field(default_factory=dict)
 
     def section(self) -> dict[str, Any]:
         """The settings in the shape of a section of a file."""
         args: dict[str, Any] = {"workers": self.workers, "concurrency": self.concurrency}
         args |= {"resources": self.resources, "envs": self.envs, "traffic": self.traffic}
+        args |= {"http": {"port": self.http_port}} if self.http_port else {}
         dynamo = {"namespace": self.namespace, "name": self.component, "enabled": self.enabled}
         return {"dynamo": dynamo, "ServiceArgs": args, **self.attributes}

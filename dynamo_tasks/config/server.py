@@ -13,7 +13,7 @@ from dynamo_tasks.config.home import Home, read_json
 from dynamo_tasks.config.identity import ProcessId
 from dynamo_tasks.errors import ServerUnavailableError
 
-__all__ = ["resolve_redis_url", "running_url", "server_id", "server_state"]
+__all__ = ["key_prefix", "resolve_redis_url", "running_url", "server_id", "server_state"]
 
 
 def server_state(home: Home) -> dict[str, Any]:
@@ -64,3 +64,14 @@ def resolve_redis_url(environ: Mapping[str, str] | None = None) -> str:
         f"no Redis server: DYNAMO_REDIS_URL is not set and no embedded server runs in {home.path}; "
         "start one with `dynamo-tasks serve`, or set DYNAMO_REDIS_URL=redis://host:6379/0"
     )
+
+
+def key_prefix(environ: Mapping[str, str] | None = None) -> str:
+    """What all keys and channels on the server start with: ``DYNAMO_KEY_PREFIX``, nothing by default.
+
+    An application that has a ``global_keyprefix`` of its own is found under that.
+
+    Args:
+        environ: ``os.environ`` by default.
+    """
+    return (os.environ if environ is None else environ).get("DYNAMO_KEY_PREFIX", "")

@@ -8,7 +8,7 @@ from typing import Any
 from dynamo_tasks.config.layers import Origin, Path
 from dynamo_tasks.config.schema import RESERVED, ServiceSchema, ServiceSettings
 from dynamo_tasks.config.tree import Leaf, Node, find, leaves, plain
-from dynamo_tasks.config.types import as_gpus, as_number, as_string, check_type, type_of
+from dynamo_tasks.config.types import as_gpus, as_number, as_port, as_string, check_type, type_of
 from dynamo_tasks.errors import ConfigError
 
 __all__ = ["read_settings"]
@@ -48,6 +48,7 @@ _CHECKS: dict[Path, Check] = {
     ("ServiceArgs", "resources", "gpu_type"): _name,
     ("ServiceArgs", "resources", "cpu"): as_string,
     ("ServiceArgs", "resources", "memory"): as_string,
+    ("ServiceArgs", "http", "port"): as_port,
     ("ServiceArgs", "traffic", "timeout"): _seconds,
     ("ServiceArgs", "traffic", "concurrency"): _count,
     ("ServiceArgs", "traffic", "max_queue"): _size,
@@ -80,6 +81,7 @@ def read_settings(schema: ServiceSchema, tree: Node) -> tuple[ServiceSettings, d
         concurrency=get("ServiceArgs", "concurrency"),
         resources=_group(schema.name, tree, ("ServiceArgs", "resources")),
         traffic=_group(schema.name, tree, ("ServiceArgs", "traffic")),
+        http_port=get("ServiceArgs", "http", "port", default=0),
         envs=_envs(schema.name, tree),
         attributes=_attributes(schema, tree),
     )

@@ -10,7 +10,7 @@ from dynamo_tasks.config.layers import Origin
 from dynamo_tasks.config.render import mask
 from dynamo_tasks.errors import ConfigError
 
-__all__ = ["as_gpus", "as_number", "as_string", "check_type", "type_of"]
+__all__ = ["as_gpus", "as_number", "as_port", "as_string", "check_type", "type_of"]
 
 
 def type_of(annotation: Any, default: Any) -> Any:
@@ -97,6 +97,18 @@ def as_gpus(key: str, value: Any, origin: Origin) -> int | float:
     if number > 1 and number != int(number):
         raise _fail(key, value, "a whole number, or a share below 1", origin)
     return int(number) if number == int(number) else number
+
+
+def as_port(key: str, value: Any, origin: Origin) -> int:
+    """Return a TCP port; 0 = any free one.
+
+    Raises:
+        ConfigError: names the origin and what is allowed.
+    """
+    number: int = as_number(key, value, origin, least=0)
+    if number > 65535:
+        raise _fail(key, value, "a port of at most 65535", origin)
+    return number
 
 
 def as_string(key: str, value: Any, origin: Origin) -> str:

@@ -69,6 +69,10 @@ class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):
     capacity: int = 0
     model: ModelCard | None = None
     extra: dict[str, Any] = {}
+    http: str | None = None
+    """Where this instance serves its HTTP methods, e.g. ``http://127.0.0.1:8001``."""
+    streaming: bool = True
+    """Whether the endpoint gives a stream; else it gives one value."""
 
     @property
     def id(self) -> EndpointId:

@@ -17,6 +17,7 @@ __all__ = [
     "Subject",
     "check_component",
     "check_endpoint",
+    "check_group",
     "check_namespace",
     "check_topic",
 ]
@@ -54,6 +55,11 @@ def check_component(name: object) -> str:
 def check_endpoint(name: object) -> str:
     """Return ``name``, or raise :class:`InvalidNameError` that says which character is wrong."""
     return _check("endpoint", name, _ENDPOINT, "A-Z a-z 0-9 _ - /")
+
+
+def check_group(name: object) -> str:
+    """Return a valid name of a group of subscribers; raises :class:`InvalidNameError`."""
+    return _check("group", name, _COMPONENT, "A-Z a-z 0-9 _ -")
 
 
 def check_topic(name: object) -> str:

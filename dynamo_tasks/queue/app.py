@@ -153,7 +153,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
 
     def _get_backend(self) -> Any:
         self.server_url  # noqa: B018 - finds the server, where that was not done yet
-        return ours(super()._get_backend(), waits=self.is_worker)
+        return ours(super()._get_backend(), waits=self.is_worker, prefix=self.key_prefix)
 
     @property
     def key_prefix(self) -> str:
@@ -218,9 +218,22 @@ def add_worker_options(app: Celery) -> None:
 
 
 def create_app(
-    name: str = "dynamo_tasks", *, server_url: str | Callable[[], str], make_host: HostFactory, **conf: Any
+    name: str = "dynamo_tasks",
+    *,
+    server_url: str | Callable[[], str],
+    make_host: HostFactory,
+    key_prefix: str = "",
+    **conf: Any,
 ) -> DynamoApp:
-    """Make an application with the settings that the runtime relies on."""
+    """Make an application with the settings that the runtime relies on.
+
+    Args:
+        name: Its name.
+        server_url: See :class:`DynamoApp`.
+        make_host: See :class:`DynamoApp`.
+        key_prefix: What all keys start with, results among them.
+        **conf: Celery settings.
+    """
     app = DynamoApp(name, server_url=server_url, make_host=make_host, set_as_current=False)
     app.conf.update(
         task_serializer="json",
@@ -233,7 +246,7 @@ def create_app(
         task_acks_late=True,
         task_track_started=False,
         worker_hijack_root_logger=True,
-        broker_transport_options=dict(TRANSPORT_OPTIONS),
+        broker_transport_options=TRANSPORT_OPTIONS | ({"global_keyprefix": key_prefix} if key_prefix else {}),
         **WORKER_SETTINGS,
         **conf,
     )

@@ -32,14 +32,33 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
 
     Args:
         waits: Whether this is a worker process, which must not lose a result, and whose loop must not stop.
+        prefix: What all keys start with; Celery's option for that would add an underscore to some.
+        transport_options: In place of the application's ``result_backend_transport_options``.
     """
 
-    def __init__(self, *args: Any, waits: bool = False, **kwargs: Any):
+    def __init__(
+        self,
+        *args: Any,
+        waits: bool = False,
+        prefix: str = "",
+        transport_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        self._prefix = prefix
         super().__init__(*args, **kwargs)
+        if transport_options is not None:
+            self._transport_options = transport_options
         self.waits = waits
         self._refusals = (self.redis.exceptions.OutOfMemoryError, self.redis.exceptions.ReadOnlyError)
         if waits:
             self.connparams |= {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+
+    def _add_global_keyprefix(self) -> None:
+        if not self._prefix:
+            super()._add_global_keyprefix()
+            return
+        for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
+            setattr(self, name, self._prefix + getattr(self, name))
 
     @property
     def retry_policy(self) -> dict[str, Any]:
@@ -99,12 +118,13 @@ def _call_aside(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 _KINDS = {RedisBackend: ResultBackend, SentinelBackend: SentinelResultBackend}
 
 
-def ours(backend: Any, *, waits: bool) -> Any:
+def ours(backend: Any, *, waits: bool, prefix: str = "") -> Any:
     """Our kind of a backend that Celery made from the settings; others stay as they are.
 
     Args:
         backend: What Celery made.
         waits: See :class:`ResultBackend`.
+        prefix: The same.
     """
     kind = _KINDS.get(type(backend))
-    return backend if kind is None else kind(app=backend.app, url=backend.url, waits=waits)
+    return backend if kind is None else kind(app=backend.app, url=backend.url, waits=waits, prefix=prefix)

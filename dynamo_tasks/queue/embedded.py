@@ -79,18 +79,19 @@ class EmbeddedWorker(WorkController):  # type: ignore[misc]
         for queue in queues:
             await greenlets.run(self.consumer.add_task_queue, queue)
 
-    async def end(self) -> None:
-        """Finish what runs, then stop; idempotent."""
+    async def end(self, *, hand_over: bool = False) -> None:
+        """Finish what runs, or hand it over, then stop; idempotent."""
         if self._task is None:
             return
         task, self._task = self._task, None
         state.should_stop = 0
+        state.should_terminate = 0 if hand_over else None
         if self.hub is not None:
             self.hub.wake()
         try:
             await task
         finally:
-            state.should_stop = None
+            state.should_stop = state.should_terminate = None
             set_event_loop(None)
             # The pool had lent its threads to the loop.
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor())

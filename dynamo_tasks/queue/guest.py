@@ -62,26 +62,6 @@ class _Amqp(AMQP):
         return {"queue": self.app.queue_for(known.endpoint)}
 
 
-class _InBroker:
-    """Results of endpoints in the broker's database, under its prefix."""
-
-    def _add_global_keyprefix(self: Any) -> None:
-        for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
-            setattr(self, name, self.app.key_prefix + getattr(self, name))
-
-
-class _EndpointResults(_InBroker, ResultBackend):
-    """The same."""
-
-
-class _SentinelEndpointResults(_InBroker, SentinelResultBackend):
-    """The same, for a broker behind Sentinels."""
-
-    @property
-    def _transport_options(self) -> dict[str, Any]:
-        return Address.parse(self.app.server_url).broker_options
-
-
 class GuestApp(DynamoApp):
     """What :func:`adopt` puts before the application's own class; never made by itself."""
 
@@ -109,8 +89,11 @@ class GuestApp(DynamoApp):
         made = getattr(self._local, "endpoint_results", None)
         if made is None:
             address = Address.parse(self.server_url)
-            kind = _EndpointResults if address.sentinels is None else _SentinelEndpointResults
-            made = self._local.endpoint_results = kind(app=self, url=address.broker_url, waits=self.is_worker)
+            kind = ResultBackend if address.sentinels is None else SentinelResultBackend
+            made = self._local.endpoint_results = kind(
+                app=self, url=address.broker_url, waits=self.is_worker, prefix=self.key_prefix,
+                transport_options=address.broker_options,
+            )  # fmt: skip
         return made
 
     @property

@@ -9,12 +9,14 @@ if TYPE_CHECKING:
     from dynamo_tasks.runtime.celeryapp import default_app, default_resolver
     from dynamo_tasks.runtime.client import Client, Item
     from dynamo_tasks.runtime.component import Component, DistributedRuntime, Endpoint, Namespace
+    from dynamo_tasks.runtime.endpoint_config import EndpointConfig
 
 __all__ = [
     "Client",
     "Component",
     "DistributedRuntime",
     "Endpoint",
+    "EndpointConfig",
     "Item",
     "Namespace",
     "default_app",
@@ -27,6 +29,7 @@ _WHERE = {
     "Component": "component",
     "DistributedRuntime": "component",
     "Endpoint": "component",
+    "EndpointConfig": "endpoint_config",
     "Namespace": "component",
     "default_app": "celeryapp",
     "default_resolver": "celeryapp",

@@ -8,7 +8,7 @@ import os
 from functools import cache
 from typing import Any
 
-from dynamo_tasks.config.server import resolve_redis_url
+from dynamo_tasks.config.server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.queue.app import DynamoApp, create_app, set_default_app
 from dynamo_tasks.runtime.eager import EagerServices
@@ -76,7 +76,7 @@ def _only_component(graph: Graph) -> Graph:
 @cache
 def default_app() -> DynamoApp:
     """The application; loads ``beat.schedule`` where it can be imported."""
-    app = create_app(server_url=resolve_redis_url, make_host=make_host)
+    app = create_app(server_url=resolve_redis_url, make_host=make_host, key_prefix=key_prefix())
     app.eager_handler = EagerServices().handler
     app.set_default()
     _load_schedule(app)

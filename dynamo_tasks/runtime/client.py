@@ -175,9 +175,9 @@ class RemoteCall:
 
     async def result(self) -> Any:
         """Run to the end: the value, the aggregate, or the list of values."""
-        declared = self._client.declared
         values = [value async for value in self._open(annotated=False)]
-        if declared is not None and not declared.is_stream:
+        declared = self._client.declared
+        if not self._client.streaming:
             return values[0] if values else None
         if declared is None or declared.aggregate is None:
             return values
@@ -218,6 +218,13 @@ class Client:
     def name(self) -> str:
         """The endpoint's name."""
         return self.id.name
+
+    @property
+    def streaming(self) -> bool:
+        """Whether the endpoint gives a stream: as declared, else as its live instances say."""
+        if self.declared is not None:
+            return self.declared.is_stream
+        return all(info.streaming for info in self._runtime.watcher(self.id.namespace).of(self.id))
 
     def __call__(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:
         """Call it; ``await`` gives the result."""

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynamo_tasks.config.server import resolve_redis_url
+from dynamo_tasks.config.server import key_prefix, resolve_redis_url
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, Subject, check_component, check_endpoint, check_namespace
 from dynamo_tasks.runtime.client import Client
+from dynamo_tasks.runtime.health import HealthSettings
 from dynamo_tasks.runtime.registry import Registry, StatsHandler
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
-from dynamo_tasks.store.events import EventSubscription
+from dynamo_tasks.store.event_groups import ACK_WAIT
+from dynamo_tasks.store.event_subscription import EventSubscription
 
 if TYPE_CHECKING:
-    from dynamo_tasks.runtime.serving import EndpointConfigBuilder, ServiceGroup
+    from dynamo_tasks.runtime.endpoint_config import EndpointConfig, EndpointConfigBuilder
+    from dynamo_tasks.runtime.serving import ServiceGroup
 
 __all__ = ["Component", "DistributedRuntime", "Endpoint", "Namespace"]
 
@@ -32,23 +36,39 @@ class DistributedRuntime:
             print(item.data())
     """
 
-    def __init__(self, client: StoreClient):
+    def __init__(self, client: StoreClient, *, health_check: Mapping[str, float] | None = None):
         self.client = client
+        self._health = HealthSettings.parse(health_check or {}, "DistributedRuntime")
         self.registry = Registry(client)
         self._serving: ServiceGroup | None = None
 
     @classmethod
-    async def create(cls, url: str | None = None, *, prefix: str = "") -> Self:
+    async def create(
+        cls,
+        url: str | None = None,
+        *,
+        prefix: str | None = None,
+        health_check: Mapping[str, float] | None = None,
+    ) -> Self:
         """Connect.
 
         Args:
             url: Of the server; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
-            prefix: The application's ``global_keyprefix``.
+            prefix: What all keys start with, a Celery application's ``global_keyprefix``; ``DYNAMO_KEY_PREFIX`` by
+                default.
+            health_check: Times of the checks of what this process serves, as ``health_check`` of a service class.
 
         Raises:
+            ConfigError: an unknown key in ``health_check``.
             ServerUnavailableError: it cannot be reached, or none is configured.
         """
-        return cls(await StoreClient.connect(url or resolve_redis_url(), prefix=prefix))
+        prefix = key_prefix() if prefix is None else prefix
+        client = await StoreClient.connect(url or resolve_redis_url(), prefix=prefix)
+        try:
+            return cls(client, health_check=health_check)
+        except ConfigError:
+            await client.close()
+            raise
 
     async def aclose(self) -> None:
         """Give all connections back."""
@@ -74,7 +94,7 @@ class DistributedRuntime:
             # Clients need nothing of Celery's worker, which takes long to import.
             from dynamo_tasks.runtime.serving import ServiceGroup
 
-            self._serving = ServiceGroup(self.client, self.registry)
+            self._serving = ServiceGroup(self.client, self.registry, self._health)
         return self._serving
 
     def namespace(self, name: str) -> Namespace:
@@ -113,9 +133,17 @@ class Namespace:
         """Publish an event of the namespace; see :meth:`Component.publish`."""
         return await self.runtime.registry.events.publish(self.subject(topic), payload)
 
-    def subscribe(self, topic: str, since: str | float | None = None) -> EventSubscription:
+    def subscribe(
+        self,
+        topic: str,
+        since: str | float | None = None,
+        *,
+        group: str | None = None,
+        ack_wait: float = ACK_WAIT,
+    ) -> EventSubscription:
         """Read events of the namespace; see :meth:`Component.subscribe`."""
-        return self.runtime.registry.events.subscribe(self.subject(topic), since)
+        events = self.runtime.registry.events
+        return events.subscribe(self.subject(topic), since, group=group, ack_wait=ack_wait)
 
 
 class Component:
@@ -166,18 +194,31 @@ class Component:
         """
         return await self.drt.registry.events.publish(self.subject(topic), payload)
 
-    def subscribe(self, topic: str, since: str | float | None = None) -> EventSubscription:
+    def subscribe(
+        self,
+        topic: str,
+        since: str | float | None = None,
+        *,
+        group: str | None = None,
+        ack_wait: float = ACK_WAIT,
+    ) -> EventSubscription:
         """Read events: ``async for event in component.subscribe("kv_events"): event.data()``.
 
         Args:
             topic: As published.
             since: Id of the last event seen, or a Unix time: what came later is replayed. Only new ones by
                 default, counted from the first iteration, or from ``await component.subscribe(...)``.
+            group: Name of a durable group: the server keeps how far it is, its members share the events, and each
+                is dealt with at least once. ``since`` is where a new group begins; with the oldest event by default.
+            ack_wait: Seconds after which an event that a member took and did not deal with goes to another one.
 
         Raises:
             InvalidEventIdError: ``since`` is neither.
+            InvalidNameError: a bad group name.
+            InvalidRequestError: ``ack_wait`` is not above 0.
         """
-        return self.drt.registry.events.subscribe(self.subject(topic), since)
+        events = self.drt.registry.events
+        return events.subscribe(self.subject(topic), since, group=group, ack_wait=ack_wait)
 
     async def scrape_stats(self, timeout: float = 1.0) -> dict[int, dict[str, Any]]:
         """Gather the stats of every instance: lease id → endpoint → numbers.
@@ -207,11 +248,21 @@ class Endpoint:
         """Add to what this process answers when the stats of the endpoint are gathered."""
         self.component.drt.registry.add_stats(self.id, handler)
 
-    def endpoint_builder(self) -> EndpointConfigBuilder:
-        """Serve it from plain code: ``await endpoint.endpoint_builder().handler(function).start()``."""
-        from dynamo_tasks.runtime.serving import EndpointConfigBuilder
+    @property
+    def endpoint_config(self) -> EndpointConfig | None:
+        """How this process serves it from plain code; ``None`` where it does not."""
+        serving = self.component.drt._serving
+        return None if serving is None else serving.configs.get(self.id)
 
-        return EndpointConfigBuilder(self)
+    def endpoint_builder(self, config: EndpointConfig | None = None) -> EndpointConfigBuilder:
+        """Serve it from plain code: ``await endpoint.endpoint_builder().handler(function).start()``.
+
+        Args:
+            config: What to begin with, e.g. the ``endpoint_config`` of another endpoint.
+        """
+        from dynamo_tasks.runtime.endpoint_config import EndpointConfigBuilder
+
+        return EndpointConfigBuilder(self, config)
 
     async def serve_endpoint(self, handler: Callable[..., Any]) -> None:
         """Serve it with a function until the runtime is closed; Dynamo's name.
@@ -219,6 +270,7 @@ class Endpoint:
         Raises:
             AlreadyRegisteredError: this process serves the endpoint already.
             ConfigError: the handler is no function.
+            InstanceDeadError: a liveness probe said no.
         """
         await self.endpoint_builder().handler(handler).start()
         await self.component.drt.serving.wait_closed()

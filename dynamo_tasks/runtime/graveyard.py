@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
+from dynamo_tasks.config.server import key_prefix
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.dead import DeadList, DeadRequest
 
@@ -48,7 +49,7 @@ def retried(url: str, request_ids: list[str]) -> None:
 
 def _asked(url: str, ask: Callable[[DeadList], Awaitable[T]]) -> T:
     async def run() -> T:
-        store = await Store.connect(url)
+        store = await Store.connect(url, prefix=key_prefix())
         try:
             return await ask(DeadList(store))
         finally:

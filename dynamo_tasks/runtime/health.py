@@ -14,7 +14,7 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.runtime.actor import Actor
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.sdk.context import Context, enter_context
-from dynamo_tasks.sdk.hooks import Hook, probe
+from dynamo_tasks.sdk.hooks import Hook
 
 __all__ = ["HealthMonitor", "HealthSettings"]
 
@@ -45,12 +45,23 @@ class HealthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             ConfigError: an unknown key, or no number.
         """
         given = getattr(service, "health_check", None)
-        if not isinstance(given, Mapping):
-            return cls()
+        return cls.parse(given, service.__name__) if isinstance(given, Mapping) else cls()
+
+    @classmethod
+    def parse(cls, given: Mapping[str, Any], owner: str) -> HealthSettings:
+        """From a mapping.
+
+        Args:
+            given: Seconds by name.
+            owner: Whose ``health_check`` it is, for the error.
+
+        Raises:
+            ConfigError: an unknown key, or no number.
+        """
         try:
             return msgspec.convert(dict(given), cls, strict=False)
         except msgspec.ValidationError as exc:
-            raise ConfigError(f"{service.__name__}.health_check: {exc}") from None
+            raise ConfigError(f"{owner}.health_check: {exc}") from None
 
 
 class HealthMonitor(Actor):
@@ -58,7 +69,7 @@ class HealthMonitor(Actor):
 
     Args:
         settings: Times.
-        instance: The live object of the service.
+        ask: Asks the hooks of a kind, ``liveness`` or ``readiness``.
         handlers: Its endpoints; asked each round.
         busy: Whether requests run: then no canary is sent.
         on_result: Told of each round: ``""`` where all is well, else what is wrong.
@@ -70,7 +81,7 @@ class HealthMonitor(Actor):
     def __init__(
         self,
         settings: HealthSettings,
-        instance: object,
+        ask: Callable[[Hook], Awaitable[bool]],
         handlers: Callable[[], list[EndpointHandler]],
         *,
         busy: Callable[[], bool],
@@ -78,7 +89,7 @@ class HealthMonitor(Actor):
         on_dead: Callable[[str], None],
     ):
         self._settings = settings
-        self._instance = instance
+        self._ask_hooks = ask
         self._handlers = handlers
         self._busy = busy
         self._on_result = on_result
@@ -108,7 +119,7 @@ class HealthMonitor(Actor):
         return await self._within(hook, self._probe(hook))
 
     async def _probe(self, hook: Hook) -> str:
-        return "" if await probe(self._instance, hook) else f"{hook}: no"
+        return "" if await self._ask_hooks(hook) else f"{hook}: no"
 
     async def _within(self, what: str, check: Awaitable[str]) -> str:
         try:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gc
 import os
 import signal
@@ -19,6 +18,7 @@ from dynamo_tasks.queue.app import DynamoApp
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.meters import meters_of
+from dynamo_tasks.runtime.checkup import Checkup
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.dependencies import start_service, together
 from dynamo_tasks.runtime.handler import EndpointHandler
@@ -29,6 +29,7 @@ from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, set_resolver
+from dynamo_tasks.sdk.hooks import probe
 from dynamo_tasks.store.log import DEFAULT_CAP
 from dynamo_tasks.store.memory import memory_of
 from dynamo_tasks.store.registry import new_lease
@@ -41,6 +42,10 @@ Service = DynamoService[Any]
 
 class Listener(Protocol):
     """What serves HTTP beside the queue."""
+
+    @property
+    def url(self) -> str | None:
+        """Where others reach it; ``None`` while it does not listen."""
 
     async def start(self) -> None:
         """Listen."""
@@ -194,9 +199,15 @@ class ServiceHost:
         common: dict[str, Any] = {
             "component": component, "namespace": namespace, "lease_id": self.lease, "host": socket.gethostname(),
             "pid": os.getpid(), "started": time.time(), "capacity": self.capacity, "model": self._model(),
+            "http": self.http.url if self.http is not None else None,
         }  # fmt: skip
         infos = [
-            InstanceInfo(endpoint=e.name, transport={"celery": e.id.instance_queue(self.lease)}, **common)
+            InstanceInfo(
+                endpoint=e.name,
+                streaming=e.is_stream,
+                transport={"celery": e.id.instance_queue(self.lease)},
+                **common,
+            )
             for e in self.service.get_dynamo_endpoints().values()
         ]
         for declared in self.service.get_dynamo_endpoints().values():
@@ -210,28 +221,15 @@ class ServiceHost:
         self.lifecycle.advance(InstanceState.REGISTERED)
 
     async def _watch_health(self) -> None:
-        executor = self._executor
+        executor, registered = self._executor, self._registered
         assert executor is not None
+        assert registered is not None
+        checkup = Checkup(self.lifecycle, self.app.intake, lambda: [registered])
         self._health = HealthMonitor(
-            HealthSettings.of(self.service.inner), self.instance, lambda: self._endpoints,
-            busy=lambda: executor.in_flight > 0, on_result=self._checked, on_dead=self._dead,
+            HealthSettings.of(self.service.inner), partial(probe, self.instance), lambda: self._endpoints,
+            busy=lambda: executor.in_flight > 0, on_result=checkup.result, on_dead=self._dead,
         )  # fmt: skip
         await self._health.start()
-
-    async def _checked(self, reason: str) -> None:
-        """A round of checks is done: out of the registry and off the queues, or back."""
-        assert self._registered is not None
-        if not reason:
-            with contextlib.suppress(ServerUnavailableError):
-                await self._registered.register()
-                self.app.intake.resume()
-                self.lifecycle.advance(InstanceState.HEALTHY, "all checks passed")
-            return
-        self.app.intake.pause()
-        if self._registered.registered:
-            self.lifecycle.tell("instance.unhealthy", reason)
-            self.lifecycle.advance(InstanceState.RUNNING, reason)
-            await self._registered.deregister()
 
     def _dead(self, reason: str) -> None:
         """It must be started anew: what runs is handed over, and the process ends."""

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
+from dynamo_tasks.config.server import key_prefix
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.base import Store
@@ -34,7 +35,7 @@ def purge(url: str, namespace: str, *, force: bool = False) -> int:
 
 
 async def _with_store(url: str, use: Callable[[Store], Awaitable[T]]) -> T:
-    store = await Store.connect(url)
+    store = await Store.connect(url, prefix=key_prefix())
     try:
         return await use(store)
     finally:
@@ -93,6 +94,7 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         },
         "lease": max(0, ttl_ms) / 1000,
         "tokens_per_s": round(load.tokens_per_s, 1),
+        "http": first.http,
         "model": first.model.name if first.model else None,
     }  # fmt: skip
 

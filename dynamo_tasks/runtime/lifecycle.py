@@ -47,10 +47,15 @@ _EDGES = {
 
 
 class Lifecycle:
-    """The state of one instance; every transition is logged as ``instance.state``."""
+    """The state of one instance; every transition is logged as ``instance.state``.
+
+    Attributes:
+        component: Name of the component, or of several.
+        state: Where it is.
+    """
 
     def __init__(self, component: str, lease: int):
-        self._component = component
+        self.component = component
         self._lease = lease
         self.state = InstanceState.CREATED
 
@@ -67,10 +72,10 @@ class Lifecycle:
             raise ConfigError(f"instance {self._lease:x} is {old}; it cannot become {new}")
         self.state = new
         event(
-            "instance.state", component=self._component, instance_id=f"{self._lease:x}", old=old.value,
+            "instance.state", component=self.component, instance_id=f"{self._lease:x}", old=old.value,
             new=new.value, reason=reason,
         )  # fmt: skip
 
     def tell(self, name: str, reason: str) -> None:
         """Log an event of this instance."""
-        event(name, component=self._component, instance_id=f"{self._lease:x}", reason=reason)
+        event(name, component=self.component, instance_id=f"{self._lease:x}", reason=reason)

@@ -11,138 +11,33 @@ import inspect
 import os
 import socket
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
-from dynamo_tasks.errors import AlreadyRegisteredError, ConfigError
-from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
+from dynamo_tasks.errors import AlreadyRegisteredError, InstanceDeadError
+from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.embedded import EmbeddedWorker
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.meters import meters_of
+from dynamo_tasks.runtime.checkup import Checkup
+from dynamo_tasks.runtime.endpoint_config import EndpointConfig, PlainEndpoint
 from dynamo_tasks.runtime.handler import EndpointHandler
+from dynamo_tasks.runtime.health import HealthMonitor, HealthSettings
 from dynamo_tasks.runtime.instance import Instance
+from dynamo_tasks.runtime.lifecycle import InstanceState, Lifecycle
 from dynamo_tasks.runtime.recoverer import Recoverer
-from dynamo_tasks.runtime.registry import Registry, StatsHandler
+from dynamo_tasks.runtime.registry import Registry
 from dynamo_tasks.runtime.resolver import task_of
 from dynamo_tasks.runtime.sweeper import Sweeper
-from dynamo_tasks.sdk import DynamoEndpoint
-from dynamo_tasks.sdk.context import current_context
+from dynamo_tasks.sdk.hooks import Hook
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.registry import new_lease
 
-if TYPE_CHECKING:
-    from dynamo_tasks.runtime.component import Endpoint
-
-__all__ = ["EndpointConfig", "EndpointConfigBuilder", "ServiceGroup"]
+__all__ = ["ServiceGroup"]
 
 CAPACITY = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndpointConfig:
-    """How an endpoint is served.
-
-    Attributes:
-        handler: ``f(request)`` or ``f(request, context)``: an async generator, coroutine, plain function or plain
-            generator; its annotation is what requests are validated against.
-        stats_handler: Adds to the numbers that :meth:`Component.scrape_stats` gathers.
-        policy: What happens to a request whose owner was lost, as for ``@dynamo_endpoint``.
-        model: Model card, for a frontend to find.
-    """
-
-    handler: Callable[..., Any]
-    stats_handler: StatsHandler | None = None
-    policy: str = "restart"
-    model: ModelCard | None = None
-
-
-class EndpointConfigBuilder:
-    """Puts an :class:`EndpointConfig` together, and starts the endpoint.
-
-    Example::
-
-        await component.endpoint("generate").endpoint_builder().handler(generate).start()
-    """
-
-    def __init__(self, endpoint: Endpoint):
-        self._endpoint = endpoint
-        self._config = EndpointConfig(handler=_missing)
-
-    def handler(self, handler: Callable[..., Any]) -> Self:
-        """What serves the requests."""
-        self._config = replace(self._config, handler=handler)
-        return self
-
-    def stats_handler(self, handler: StatsHandler) -> Self:
-        """What adds to the endpoint's stats."""
-        self._config = replace(self._config, stats_handler=handler)
-        return self
-
-    def policy(self, policy: str) -> Self:
-        """``continue``, ``replay``, ``restart`` or ``fail``."""
-        self._config = replace(self._config, policy=policy)
-        return self
-
-    def model(self, card: ModelCard) -> Self:
-        """The model that it serves."""
-        self._config = replace(self._config, model=card)
-        return self
-
-    def build(self) -> EndpointConfig:
-        """The configuration.
-
-        Raises:
-            ConfigError: no handler was given.
-        """
-        if self._config.handler is _missing:
-            raise ConfigError(f"endpoint {self._endpoint.id} has no handler; call .handler(function) first")
-        return self._config
-
-    async def start(self) -> InstanceInfo:
-        """Serve until the runtime is closed; returns once requests are taken.
-
-        Raises:
-            AlreadyRegisteredError: this process serves the endpoint already.
-            ConfigError: no handler, or one that is no function.
-        """
-        return await self._endpoint.component.drt.serving.add(self._endpoint.id, self.build())
-
-
-def _missing() -> None:
-    """Stands for the handler that was not given."""
-
-
-class _PlainEndpoint(DynamoEndpoint):
-    """A function or bound method in the shape of a declared endpoint."""
-
-    def __init__(self, endpoint: EndpointId, config: EndpointConfig):
-        super().__init__(
-            getattr(config.handler, "__func__", config.handler), endpoint.name, policy=config.policy
-        )
-        self._id = endpoint
-        self._target = config.handler
-        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-        parameters = inspect.signature(self._target).parameters.values()
-        self._parameters = [one for one in parameters if one.kind in kinds]
-
-    @property
-    def id(self) -> EndpointId:
-        """Its address."""
-        return self._id
-
-    @cached_property
-    def argument(self) -> inspect.Parameter | None:
-        """The parameter that takes the request."""
-        return self._parameters[0] if self._parameters else None
-
-    def call(self, instance: object, payload: Any) -> Any:
-        """Call the function with a validated request, and the context where it takes one."""
-        return self._target(*(payload, current_context())[: len(self._parameters)])
 
 
 class ServiceGroup:
@@ -152,15 +47,28 @@ class ServiceGroup:
         queues: What the consumer takes messages from.
         capacity: Slots.
         lease: Id of the instance.
+        configs: What it serves, by endpoint.
+        lifecycle: State of the instance.
+
+    Args:
+        client: The server.
+        registry: The process's.
+        health: Times of the health checks.
+        capacity: Slots.
     """
 
-    def __init__(self, client: StoreClient, registry: Registry, *, capacity: int = CAPACITY):
+    def __init__(
+        self, client: StoreClient, registry: Registry, health: HealthSettings, *, capacity: int = CAPACITY
+    ):
         self._client = client
         self._registry = registry
         self.capacity = capacity
         self.lease = new_lease()
         self.queues: list[str] = []
+        self.configs: dict[EndpointId, EndpointConfig] = {}
+        self.lifecycle = Lifecycle("", self.lease)
         self._handlers: dict[str, Handler] = {}
+        self._checked: list[EndpointHandler] = []
         self._executor = Executor(client.store, self.lease, self._handlers)
         self._instances: dict[str, Instance] = {}
         self._infos: dict[str, list[InstanceInfo]] = {}
@@ -168,33 +76,63 @@ class ServiceGroup:
         self._worker: EmbeddedWorker | None = None
         self._adding = asyncio.Lock()
         self._ended = asyncio.Event()
+        self._died_of = ""
+        self._dying: asyncio.Task[None] | None = None
         address = client.store.address
         self._app = create_app(
-            "dynamo_tasks_serving", server_url=address.url, make_host=lambda *_, **__: self
+            "dynamo_tasks_serving",
+            server_url=address.url,
+            make_host=lambda *_, **__: self,
+            key_prefix=client.store.prefix,
         )
-        if client.store.prefix:
-            self._app.conf.broker_transport_options["global_keyprefix"] = client.store.prefix
+        checkup = Checkup(self.lifecycle, self._app.intake, self._instances.values)
+        self._health = HealthMonitor(
+            health, self._ask, lambda: self._checked, busy=lambda: self._executor.in_flight > 0,
+            on_result=checkup.result, on_dead=self._dead,
+        )  # fmt: skip
 
     async def add(self, endpoint: EndpointId, config: EndpointConfig) -> InstanceInfo:
         """Serve one more endpoint; see :meth:`EndpointConfigBuilder.start`."""
-        declared = _PlainEndpoint(endpoint, config)
+        declared = PlainEndpoint(endpoint, config)
         async with self._adding:
             if str(endpoint) in self._handlers:
                 raise AlreadyRegisteredError(f"this process serves {endpoint} already")
             task_of(self._app, endpoint, declared)
-            self._handlers[str(endpoint)] = EndpointHandler(declared, None)
+            handler = EndpointHandler(declared, None)
+            self._handlers[str(endpoint)] = handler
+            self._checked.append(handler)
+            self.configs[endpoint] = config
+            self.lifecycle.component = ",".join(sorted({one.component for one in self.configs}))
             self._registry.add_stats(endpoint, meters_of(endpoint).stats)
             if config.stats_handler is not None:
                 self._registry.add_stats(endpoint, config.stats_handler)
-            info = self._info(endpoint, config)
+            info = self._info(endpoint, config, declared)
             await asyncio.gather(self._register(info), self._listen(endpoint))
+            if self.lifecycle.state is InstanceState.REGISTERED:
+                self.lifecycle.advance(InstanceState.RUNNING)
+                await self._health.start()
             return info
 
-    def _info(self, endpoint: EndpointId, config: EndpointConfig) -> InstanceInfo:
+    async def _ask(self, hook: Hook) -> bool:
+        """Ask the probes of all endpoints."""
+        for config in list(self.configs.values()):
+            probe = config.liveness if hook == "liveness" else config.readiness
+            answer = probe() if probe is not None else None
+            if not _is_yes(await answer if inspect.isawaitable(answer) else answer):
+                return False
+        return True
+
+    def _dead(self, reason: str) -> None:
+        """What runs is handed over, and serving ends; the program is told where it waits for that."""
+        self.lifecycle.tell("instance.dead", reason)
+        self._died_of = reason
+        self._dying = asyncio.create_task(self.close(hand_over=True), name="dying")
+
+    def _info(self, endpoint: EndpointId, config: EndpointConfig, declared: PlainEndpoint) -> InstanceInfo:
         return InstanceInfo(
             endpoint=endpoint.name, component=endpoint.component, namespace=endpoint.namespace, lease_id=self.lease,
             transport={"celery": endpoint.instance_queue(self.lease)}, host=socket.gethostname(), pid=os.getpid(),
-            started=time.time(), capacity=self.capacity, model=config.model,
+            started=time.time(), streaming=declared.is_stream, capacity=self.capacity, model=config.model,
         )  # fmt: skip
 
     async def _register(self, info: InstanceInfo) -> None:
@@ -207,9 +145,14 @@ class ServiceGroup:
             running=self._executor.running_ids, stats=self._registry.stats,
         )  # fmt: skip
         await instance.start([info])
+        if self.lifecycle.state is InstanceState.CREATED:
+            self.lifecycle.advance(InstanceState.REGISTERED)
 
     def _load(self) -> Load:
-        return Load(in_flight=self._executor.in_flight, capacity=self.capacity, tokens=self._executor.tokens)
+        return Load(
+            in_flight=self._executor.in_flight, capacity=self.capacity, tokens=self._executor.tokens,
+            state=self.lifecycle.state,
+        )  # fmt: skip
 
     async def _listen(self, endpoint: EndpointId) -> None:
         wanted = [endpoint.queue, endpoint.instance_queue(self.lease)]
@@ -235,6 +178,8 @@ class ServiceGroup:
 
     async def deregister(self) -> None:
         """Leave the registry; what runs goes on."""
+        await self._health.stop()
+        self.lifecycle.advance(InstanceState.STOPPING)
         for instance in self._instances.values():
             await instance.deregister()
 
@@ -245,15 +190,30 @@ class ServiceGroup:
         await self._executor.close()
         for instance in self._instances.values():
             await instance.stop()
+        self.lifecycle.advance(InstanceState.DEREGISTERED)
 
-    async def close(self) -> None:
-        """Take no more requests, finish what runs, leave; idempotent."""
+    async def close(self, *, hand_over: bool = False) -> None:
+        """Take no more requests, finish what runs, leave; idempotent.
+
+        Args:
+            hand_over: What runs goes to other instances instead.
+        """
         worker, self._worker = self._worker, None
         if worker is not None:
-            await worker.end()
+            await worker.end(hand_over=hand_over)
             self._app.close()
         self._ended.set()
 
     async def wait_closed(self) -> None:
-        """Wait until the runtime is closed."""
+        """Wait until the runtime is closed.
+
+        Raises:
+            InstanceDeadError: a liveness probe said no.
+        """
         await self._ended.wait()
+        if self._died_of:
+            raise InstanceDeadError(f"this process serves no more: {self._died_of}")
+
+
+def _is_yes(answer: bool | None) -> bool:
+    return answer is None or bool(answer)

@@ -82,6 +82,8 @@ class DynamoService(Generic[T]):
 
     def _make_schema(self, envs: Any, dynamo: DynamoConfig | None) -> ServiceSchema:
         args = {key: self.config[key] for key in _ARGS if self.config.get(key) is not None}
+        if port := (self.config.get("http") or {}).get("port"):
+            args["http"] = {"port": port}
         if envs:
             args["envs"] = list(envs) if isinstance(envs, Sequence) else dict(envs)
         arguments: dict[str, Any] = {"ServiceArgs": args} if args else {}

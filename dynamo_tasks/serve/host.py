@@ -18,6 +18,8 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.runtime.celeryapp import default_app
 from dynamo_tasks.runtime.graphs import configured_graph
 from dynamo_tasks.runtime.host import ServiceHost
+from dynamo_tasks.sdk import Graph
+from dynamo_tasks.services.http import serves_http
 from dynamo_tasks.services.http_host import ApiServer
 
 __all__ = ["main"]
@@ -31,9 +33,16 @@ EX_USAGE = 2
 @click.option("--set", "settings", multiple=True, metavar="SERVICE.KEY=VALUE")
 @click.option("--host", default="127.0.0.1")
 @click.option("--port", type=int, default=8000)
+@click.option("--reuse-port", is_flag=True, help="Share the port with other processes of the service.")
 @click.option("--loglevel", default="warning")
 def main(
-    service: str, config: str | None, settings: tuple[str, ...], host: str, port: int, loglevel: str
+    service: str,
+    config: str | None,
+    settings: tuple[str, ...],
+    host: str,
+    port: int,
+    reuse_port: bool,
+    loglevel: str,
 ) -> None:
     """Host a service that serves HTTP."""
     logging.basicConfig(
@@ -42,7 +51,9 @@ def main(
     try:
         loop_factory = _loop_factory()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
-            runner.run(_serve(service, config, settings, host, port))
+            runner.run(
+                _serve(configured_graph(service, config=config, settings=settings), host, port, reuse_port)
+            )
     except DynamoError as exc:
         print(f"dynamo-tasks: {exc.message}", file=sys.stderr, flush=True)
         raise SystemExit(EX_USAGE) from None
@@ -56,18 +67,18 @@ def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
     return uvloop.new_event_loop
 
 
-async def _serve(service: str, config: str | None, settings: tuple[str, ...], host: str, port: int) -> None:
-    graph = configured_graph(service, config=config, settings=settings)
+async def _serve(graph: Graph, host: str, port: int, reuse_port: bool) -> None:
     entry = graph.entry
-    if {"host", "port"} <= set(entry.schema().names):
+    if serves_http(entry.inner):
         # The command line of `serve` chose them.
         entry.inner.host, entry.inner.port = host, port
+        entry.inner.reuse_port |= reuse_port
     hosted = ServiceHost(default_app(), graph, wait=int(os.environ.get("DYNAMO_RESTARTS") or 0) > 0)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    api = ApiServer(hosted, host, port)
+    api = ApiServer(hosted, host, port, reuse_port=reuse_port)
     try:
         await hosted.connect()
         await hosted.start()

@@ -1,8 +1,9 @@
 """From a graph and its settings to the processes that serve it.
 
 - A component that is enabled and has endpoints: ``workers`` Celery workers.
-- The entry service, if it is not such a component: ``workers`` processes that serve HTTP on one port.
-- The entry service, if it is both a component and has HTTP methods: its workers serve HTTP themselves.
+- The entry service, if it is not such a component, and a component that has HTTP methods alone: ``workers``
+  processes that serve HTTP on one port.
+- A component that has both: its workers serve HTTP, too (ports: :mod:`dynamo_tasks.serve.http_ports`).
 - A service without ``dynamo=`` lives inside the processes of those that depend on it.
 """
 
@@ -19,6 +20,7 @@ from typing import Any
 from dynamo_tasks.config import Layer, ResolvedConfig, env_layer, flags_layer, load_yaml, resolve
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
+from dynamo_tasks.serve.http_ports import http_ports
 from dynamo_tasks.serve.spec import Plan, ProcessSpec
 
 __all__ = ["Plan", "PlanOptions", "default_graph", "make_plan"]
@@ -84,17 +86,22 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     for service in components:
         _check(service)
     # Dependencies come first in a graph, so that a component is up before those who call it.
-    specs = [spec for service in components for spec in _workers(service, config, options, flags)]
-    http = graph.entry if graph.entry in chosen and _serves_http(graph.entry, components) else None
-    if http is not None and http not in components:
-        specs += _hosts(http, config, options, flags)
+    ports = http_ports(chosen, graph.entry, config, options.host, options.port)
+    specs = [
+        spec
+        for service in components
+        for spec in _workers(service, config, options, flags, ports.get(service.name))
+    ]
+    for service in chosen:
+        if service.name in ports and service not in components:
+            specs += _hosts(service, config, options, flags, ports[service.name])
     if not specs:
         names = ", ".join(service.name for service in chosen)
         raise ConfigError(f"nothing to start: {names} has no process of its own (it lives in its callers')")
     return Plan(
         processes=tuple(specs),
         config=config,
-        http=http.name if http is not None else None,
+        http=graph.entry.name if graph.entry.name in ports else None,
         components=_expected(components, config),
         graph=options.graph,
     )
@@ -140,17 +147,12 @@ def _is_worker(service: Service, config: ResolvedConfig) -> bool:
     return config[service.name].enabled and bool(service.get_dynamo_endpoints())
 
 
-def _serves_http(entry: Service, components: Sequence[Service]) -> bool:
-    return entry not in components or bool(entry.apis)
-
-
 def _workers(
-    service: Service, config: ResolvedConfig, options: PlanOptions, flags: Sequence[str]
+    service: Service, config: ResolvedConfig, options: PlanOptions, flags: Sequence[str], port: int | None
 ) -> list[ProcessSpec]:
     settings = config[service.name]
     head = (sys.executable, "-m", "celery", "-A", "dynamo_tasks", "--quiet", "worker")
-    is_http = bool(service.apis) and _reference(service, options.graph) == options.graph
-    http = {"DYNAMO_HTTP": f"{options.host}:{options.port}"} if is_http else {}
+    http = {} if port is None else {"DYNAMO_HTTP": f"{options.host}:{port}"}
     return [
         ProcessSpec(
             name=f"{service.name}-{index}",
@@ -163,22 +165,20 @@ def _workers(
             ),
             env={**settings.envs, **http},
             gpus=settings.resources.get("gpu", 0),
+            port=port,
         )
         for index in range(settings.workers)
     ]
 
 
 def _hosts(
-    service: Service, config: ResolvedConfig, options: PlanOptions, flags: Sequence[str]
+    service: Service, config: ResolvedConfig, options: PlanOptions, flags: Sequence[str], port: int
 ) -> list[ProcessSpec]:
     settings = config[service.name]
-    names = [service.name]
+    names, shared = [service.name], []
     if settings.workers > 1:
-        if "reuse_port" not in service.schema().names:
-            raise ConfigError(f"{service.name}.ServiceArgs.workers: it serves HTTP from one process")
         # The kernel spreads connections over all that listen on the port.
-        flags = [*flags, f"--{service.name}.reuse_port=true"]
-        names = [f"{service.name}-{index}" for index in range(settings.workers)]
+        names, shared = [f"{service.name}-{index}" for index in range(settings.workers)], ["--reuse-port"]
     return [
         ProcessSpec(
             name=name,
@@ -186,10 +186,12 @@ def _hosts(
             argv=(
                 *(sys.executable, "-m", "dynamo_tasks.serve.host"),
                 *_service_arguments(service, options, flags),
-                *("--host", options.host, "--port", str(options.port), "--loglevel", options.loglevel),
+                *("--host", options.host, "--port", str(port), *shared, "--loglevel", options.loglevel),
             ),
             env=settings.envs,
             gpus=settings.resources.get("gpu", 0),
+            port=port,
+            registers=False,
         )
         for name in names
     ]

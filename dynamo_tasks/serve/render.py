@@ -15,7 +15,7 @@ from dynamo_tasks.observe import mask_url
 
 __all__ = ["render_status"]
 
-_COLUMNS = ("instance", "lease", "process", "state", "in flight", "tokens/s")
+_COLUMNS = ("instance", "lease", "process", "state", "in flight", "tokens/s", "http")
 _NUMBERS = {"lease", "in flight", "tokens/s"}
 _LOW_RATE = 1000
 _STATES = {"ready": "green", "running": "green", "draining": "yellow", "starting": "yellow", "lost": "red"}
@@ -28,7 +28,7 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
         shown: In the shape of ``status --json``: ``redis_url``, ``memory``, ``namespaces`` (names), ``queued``
             (``namespace.Component`` → waiting requests) and ``instances``, each with ``namespace``,
             ``component``, ``endpoints``, ``instance_id``, ``host``, ``pid``, ``state``, ``in_flight``,
-            ``load`` and, where known, ``lease`` (seconds left) and ``tokens_per_s``.
+            ``load`` and, where known, ``lease`` (seconds left), ``tokens_per_s`` and ``http`` (an address).
 
     Returns:
         Something that a rich console prints.
@@ -90,18 +90,21 @@ def _endpoints(instances: Iterable[Mapping[str, Any]]) -> str:
 
 def _table(instances: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for column in _COLUMNS:
+    instances = list(instances)
+    with_http = any(item.get("http") for item in instances)
+    for column in _COLUMNS if with_http else _COLUMNS[:-1]:
         table.add_column(column, justify="right" if column in _NUMBERS else "left", no_wrap=True)
     for item in instances:
         state = str(item["state"])
-        table.add_row(
+        cells: list[RenderableType] = [
             str(item["instance_id"]),
             _lease(item.get("lease")),
             f"{item['pid']}@{item['host']}",
             Text(state, _STATES.get(state.lower(), "")),
             f"{item['in_flight']}/{_load(item).get('capacity') or '?'}",
             f"{_rate(item):.0f}",
-        )
+        ]
+        table.add_row(*cells, *[str(item.get("http") or "")] * with_http)
     return table
 
 

@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from dynamo_tasks.config.home import Home
@@ -31,6 +32,8 @@ __all__ = ["Session", "Snapshot"]
 _GRACE_S = 3.0
 _WATCH_S = 0.5
 _REGISTRY_S = 0.2
+_TWICE_S = 1.0
+"""Signals closer together are one: `timeout` and terminals send them to a process and to its group."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 Snapshot = Callable[[str], Mapping[str, Any]]
@@ -75,6 +78,7 @@ class Session:
         self._gpus = GpuPins(self._home, self._environ, gpu_mode)
         self._state: StateFile | None = None
         self._stop = asyncio.Event()
+        self._asked_at = 0.0
         self._server: EmbeddedServer | None = None
         self._supervisor: Supervisor | None = None
 
@@ -111,7 +115,10 @@ class Session:
                 loop.remove_signal_handler(number)
 
     def _signalled(self) -> None:
-        if self._stop.is_set() and self._supervisor is not None:
+        now = time.monotonic()
+        if not self._stop.is_set():
+            self._asked_at = now
+        elif now - self._asked_at >= _TWICE_S and self._supervisor is not None:
             # Asked twice: no more patience.
             for process in self._supervisor.processes:
                 process.kill()
@@ -175,12 +182,15 @@ class Session:
     def _complete(self, spec: ProcessSpec, url: str, is_http: bool) -> ProcessSpec:
         """Add what only a run knows: the server's URL, the API key, how to ask for readiness."""
         env = {**spec.env, **self._gpus.environment(spec.name), "DYNAMO_REDIS_URL": url}
-        if is_http and self._api_key:
+        if self._api_key and spec.port is not None:
             env["DYNAMO_API_KEYS"] = self._api_key
-        return dataclasses.replace(spec, env=env, ready=self._http_ready if is_http else None)
+        # The entry's answer speaks for the whole graph.
+        port, path = (self._port, "/ready") if is_http else (spec.port, "/live")
+        ready = partial(self._answers, port, path) if port else None
+        return dataclasses.replace(spec, env=env, ready=ready)
 
-    async def _http_ready(self) -> bool:
-        status, _ = await http.get(self._host, self._port, "/ready")
+    async def _answers(self, port: int, path: str) -> bool:
+        status, _ = await http.get(self._host, port, path)
         return status == 200
 
     async def _unless_stopped(self, work: Awaitable[None]) -> bool:
@@ -200,7 +210,8 @@ class Session:
     async def _ready(self, supervisor: Supervisor, plan: Plan, url: str, start: float) -> None:
         if plan.http is None:
             await supervisor.wait_ready(lambda: self._registered(supervisor, url))
-            self._output.say("ready", f"{', '.join(plan.components)} ({time.monotonic() - start:.1f} s)")
+            names = plan.components or dict.fromkeys(spec.service for spec in plan.processes)
+            self._output.say("ready", f"{', '.join(names)} ({time.monotonic() - start:.1f} s)")
             return
         await supervisor.wait_ready()
         address = http.base_url(self._host, self._port)
@@ -209,10 +220,10 @@ class Session:
             self._output.say("try", example)
 
     async def _registered(self, supervisor: Supervisor, url: str) -> None:
-        """Wait until the registry lists every process of ours."""
+        """Wait until the registry lists every process of ours that enters it."""
         while self._snapshot is not None:
             shown = await asyncio.to_thread(self._snapshot, url)
-            ours = {process.pid for process in supervisor.processes}
+            ours = {process.pid for process in supervisor.processes if process.spec.registers}
             if ours <= {item["pid"] for item in shown["instances"]}:
                 return
             await asyncio.sleep(_REGISTRY_S)

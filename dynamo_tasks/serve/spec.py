@@ -50,6 +50,8 @@ class ProcessSpec:
         env: Variables on top of the supervisor's own environment.
         service: Name of the service that it serves; several processes may serve one.
         gpus: How many it needs; below 1 a share of one.
+        port: What it serves HTTP on; 0 = a free port that it finds itself, ``None`` = no HTTP.
+        registers: Whether it enters the registry once it serves.
         restart: When it is started again.
         ready: Asked about ten times a second after a start, until it says True. ``None``: a process is ready
             as soon as it runs.
@@ -59,6 +61,8 @@ class ProcessSpec:
     argv: tuple[str, ...]
     service: str
     gpus: float = 0
+    port: int | None = None
+    registers: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
     restart: RestartPolicy = RestartPolicy()
     ready: Callable[[], Awaitable[bool]] | None = None

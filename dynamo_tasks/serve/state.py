@@ -34,8 +34,6 @@ class StateFile:
 
     def __init__(self, home: Home, plan: Plan, url: str, host: str, port: int) -> None:
         self.path = home.path / "serve" / f"{os.getpid()}.json"
-        self._http = plan.http
-        self._port = port
         self._head: dict[str, Any] = {
             "owner": list(ProcessId.current()),
             "started": time.time(),
@@ -65,8 +63,8 @@ class StateFile:
             "name": spec.name, "service": spec.service, "pid": process.pid, "restarts": process.restarts,
             "failure": process.failure,
         }  # fmt: skip
-        if spec.service == self._http:
-            row["port"] = self._port
+        if spec.port:
+            row["port"] = spec.port
         if spec.gpus:
             row["gpus"] = spec.env.get(MASK)
         return row

@@ -34,6 +34,8 @@ class Frontend:
         keep_alive: Seconds of silence on a stream after which a comment is sent.
     """
 
+    __serves_http__ = True  # nobody else listens for it
+
     processor = depends(Processor)
 
     host: str = "127.0.0.1"

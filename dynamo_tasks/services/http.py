@@ -8,7 +8,7 @@ from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.sdk import ApiMethod
 from dynamo_tasks.sdk.declared import collect
 
-__all__ = ["api_routes"]
+__all__ = ["api_routes", "serves_http"]
 
 
 def api_routes(instance: Any) -> list[ApiRoute]:
@@ -23,3 +23,8 @@ def api_routes(instance: Any) -> list[ApiRoute]:
         )
         for method in collect(type(instance), ApiMethod).values()
     ]
+
+
+def serves_http(service: type) -> bool:
+    """Whether a service class listens by itself, at its own ``host`` and ``port``, as the Frontend does."""
+    return bool(getattr(service, "__serves_http__", False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from typing import Any
 
 from dynamo_tasks.frontend.auth import keys_from
@@ -11,9 +12,11 @@ from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.runtime.host import ServiceHost
 from dynamo_tasks.sdk.bento import MountedBento, bento_apis
 from dynamo_tasks.services.gateway import RuntimeGateway
-from dynamo_tasks.services.http import api_routes
+from dynamo_tasks.services.http import api_routes, serves_http
 
 __all__ = ["ApiServer"]
+
+_EVERY = ("0.0.0.0", "::")
 
 
 class ApiServer:
@@ -34,13 +37,22 @@ class ApiServer:
         self._bento: MountedBento | None = None
         self._server: HttpServer | None = None
 
+    @property
+    def url(self) -> str | None:
+        """Where others reach it: at the host's name, if it listens on every address."""
+        if self._server is None:
+            return None
+        if self._address in _EVERY:
+            return f"http://{socket.gethostname()}:{self._server.port}"
+        return self._server.url
+
     async def start(self) -> None:
         """Listen, if there is something to serve."""
         from dynamo_tasks.frontend.app import create_app
 
         instance: Any = self._host.instance
         routes = api_routes(instance)
-        if not self._host.service.apis or hasattr(instance, "url"):
+        if not self._host.service.apis or serves_http(self._host.service.inner):
             return
         if bento_apis(self._host.service.inner):
             self._bento = MountedBento(self._host.service, instance)

@@ -7,12 +7,7 @@ that falls behind by more than the log holds goes on with the oldest event, and 
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import Generator
-from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -22,36 +17,18 @@ from dynamo_tasks.errors import (
     PayloadTooLargeError,
     ServerUnavailableError,
 )
-from dynamo_tasks.observe.log import event
-from dynamo_tasks.protocol.names import Subject
+from dynamo_tasks.protocol.names import Subject, check_group
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.event_groups import ACK_WAIT, GroupSubscription
+from dynamo_tasks.store.event_subscription import KEPT_MS, EventSubscription
 from dynamo_tasks.store.pubsub import Channels
 
-__all__ = ["MAX_PAYLOAD", "Event", "EventLog", "EventSubscription"]
+__all__ = ["MAX_PAYLOAD", "EventLog"]
 
 MAX_PAYLOAD = 1 << 20
 """Most bytes of one event."""
 KEPT = 10_000
 """Events of a subject that are kept, or a few more: Redis trims whole nodes of a stream."""
-KEPT_MS = 24 * 3600 * 1000
-"""Time after the last event of a subject after which its log goes."""
-_PAGE = 256
-_CHECK_EVERY = 1.0
-_RETRY = 0.2
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event."""
-
-    id: str
-    """``<ms>-<seq>`` by the server's clock; ``since=event.id`` goes on behind it."""
-    subject: str
-    payload: Any
-
-    def data(self) -> Any:
-        """What was published."""
-        return self.payload
 
 
 class EventLog:
@@ -92,17 +69,37 @@ class EventLog:
             raise ServerUnavailableError(f"the event was not taken: {added}")
         return str(added.decode())
 
-    def subscribe(self, subject: Subject, since: str | float | None = None) -> EventSubscription:
-        """Read events of a subject; see :class:`EventSubscription`.
+    def subscribe(
+        self,
+        subject: Subject,
+        since: str | float | None = None,
+        *,
+        group: str | None = None,
+        ack_wait: float = ACK_WAIT,
+    ) -> EventSubscription:
+        """Read events of a subject; see :class:`EventSubscription` and :class:`GroupSubscription`.
 
         Args:
             subject: Whose.
-            since: Id of the last event seen, or Unix time in seconds; only new events by default.
+            since: Id of the last event seen, or Unix time in seconds; only new events by default. For a group:
+                where it begins when it is new; with the oldest event by default.
+            group: Name of a durable group.
+            ack_wait: Seconds after which an event that a member of the group took and did not deal with goes to
+                another one.
 
         Raises:
             InvalidEventIdError: ``since`` is neither.
+            InvalidNameError: a bad group name.
+            InvalidRequestError: ``ack_wait`` is not above 0.
         """
-        return EventSubscription(self, subject, _position(since))
+        start = _position(since)
+        if group is None:
+            return EventSubscription(self.store, self.channels, subject, start)
+        if not ack_wait > 0:
+            raise InvalidRequestError(f"ack_wait must be above 0 seconds, not {ack_wait!r}", param="ack_wait")
+        return GroupSubscription(
+            self.store, self.channels, subject, start, group=check_group(group), ack_wait=ack_wait
+        )
 
 
 def _encode(payload: Any) -> bytes:
@@ -127,90 +124,3 @@ def _position(since: str | float | None) -> str:
             f"{since!r} is no event id; expected <ms>-<seq>, or a Unix time as a number"
         )
     return f"({since}"
-
-
-class EventSubscription:
-    """Events in their order: ``async for event in subscription``.
-
-    It begins with the first ``anext``, or earlier with ``await subscription`` or ``async with``. At least once:
-    who crashes after an event and comes back with the id of the one before gets it again.
-    """
-
-    def __init__(self, log: EventLog, subject: Subject, start: str):
-        self.subject = str(subject)
-        self._log = log
-        self._start = start
-        keys = log.store.keys(subject.namespace)
-        self._key = keys.events(self.subject)
-        self._channel = keys.events_channel(self.subject)
-        self._pending: deque[Event] = deque()
-        self._news = asyncio.Event()
-        self._begun = self._closed = False
-
-    def _wake(self, payload: bytes) -> None:
-        self._news.set()
-
-    async def start(self) -> Self:
-        """Begin: what is published after this returns will be seen."""
-        if not self._begun:
-            self._begun = True
-            await self._log.channels.listen(self._channel, self._wake)
-            if not self._start:
-                last = await self._log.store.commands.execute("XREVRANGE", self._key, "+", "-", "COUNT", 1)
-                self._start = f"({last[0][0].decode()}" if last else "0-0"
-        return self
-
-    def __await__(self) -> Generator[Any, None, Self]:
-        return self.start().__await__()
-
-    async def __aenter__(self) -> Self:
-        return await self.start()
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        await self.aclose()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Event:
-        await self.start()
-        while not self._pending:
-            if self._closed:
-                raise StopAsyncIteration
-            self._news.clear()
-            await self._read()
-            if not self._pending:
-                await self._wait()
-        found = self._pending.popleft()
-        self._start = f"({found.id}"
-        return found
-
-    async def _wait(self) -> None:
-        try:
-            async with asyncio.timeout(_CHECK_EVERY):
-                await self._news.wait()
-        except TimeoutError:
-            return
-
-    async def _read(self) -> None:
-        commands = self._log.store.commands
-        try:
-            rows = await commands.execute("XRANGE", self._key, self._start, "+", "COUNT", _PAGE)
-            if rows and self._start.startswith("("):
-                seen = self._start[1:]
-                if not await commands.execute("XRANGE", self._key, seen, seen):
-                    event("events.missed", subject=self.subject, after=seen, next=rows[0][0].decode())
-        except ServerUnavailableError:
-            await asyncio.sleep(_RETRY)
-            return
-        self._pending.extend(
-            Event(row_id.decode(), self.subject, msgspec.json.decode(fields[1])) for row_id, fields in rows
-        )
-
-    async def aclose(self) -> None:
-        """End; a waiting iteration ends too."""
-        self._closed = True
-        self._news.set()
-        self._log.channels.forget(self._channel, self._wake)

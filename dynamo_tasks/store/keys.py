@@ -70,7 +70,8 @@ def glob_escape(text: str) -> str:
 
 def namespace_patterns(prefix: str, namespace: str) -> list[str]:
     """Patterns of all keys of a namespace: its own, its queues, and kombu's bindings of these."""
-    return [f"{prefix}dt:{namespace}:*", f"{prefix}{namespace}|*", f"{prefix}_kombu.binding.{namespace}|*"]
+    bindings = [f"{prefix}_kombu.{kind}.{namespace}|*" for kind in ("binding", "binding_permanent")]
+    return [f"{prefix}dt:{namespace}:*", f"{prefix}{namespace}|*", *bindings]
 
 
 def consumer_name(lease: int) -> str:

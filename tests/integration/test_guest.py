@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,6 +22,7 @@ from dynamo_tasks.runtime import default_app
 from dynamo_tasks.sdk import set_resolver
 from dynamo_tasks.store.client import close_shared
 from tests.support.processes import Worker
+from tests.support.serve import Serve
 from tests.support.server import RedisServer
 
 SERVICE = "tests.support.shop_teller:Teller"
@@ -102,6 +108,25 @@ def test_a_prefork_worker_keeps_its_tasks_and_may_read_streams(shops: list[Shop]
 def test_an_endpoint_is_found_by_its_name_alone(shops: list[Shop]) -> None:
     sent = shops[1].app.send_task("shop.Teller.who", (None,))
     assert dynamo_tasks.StreamResult(sent.id, app=shops[1].app).get(timeout=10) == "two"
+
+
+def test_our_own_commands_and_http_are_told_its_prefix(shops: list[Shop], tmp_path: Path) -> None:
+    shop = shops[0]
+    env = {"DYNAMO_REDIS_URL": shop.broker, "DYNAMO_KEY_PREFIX": shop.prefix}
+
+    def cli(*arguments: str) -> str:
+        argv = [sys.executable, "-m", "dynamo_tasks", *arguments]
+        done = subprocess.run(argv, env={**os.environ, **env}, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (instance,) = json.loads(cli("status", "--json"))["instances"]
+    assert (instance["component"], instance["endpoints"]) == ("Teller", ["tell", "who"])
+    assert cli("call", "shop.Teller.who", "null").strip() == shop.name
+    result = shop.app.tasks["shop.Teller.tell"].delay(3)
+    assert "one-0one-1one-2" in cli("tail", result.id)
+    with Serve(tmp_path, "tests.support.shop_front:Front", **env) as serve:
+        assert serve.post("/ask", None).read() == b'"one"'
 
 
 @pytest.mark.parametrize("broker", ["amqp://localhost//", "memory://", "sqs://"])

@@ -166,6 +166,11 @@ def test_names_of_the_hierarchy(with_runtime: Run) -> None:
             component.endpoint("generate").id.instance_queue(0x1A2B3C4D)
             == "dynamo|processor.generate-1a2b3c4d"
         )
+        endpoint = component.endpoint("generate")
+        assert (endpoint.name, endpoint.component.name, component.namespace.name) == (
+            "generate", "processor", "dynamo",
+        )  # fmt: skip
+        assert component.drt is component.namespace.runtime is runtime
 
     with_runtime(session)
 

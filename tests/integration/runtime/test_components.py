@@ -21,6 +21,9 @@ from dynamo_tasks.errors import (
     PayloadTooLargeError,
 )
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.app import create_app
+from dynamo_tasks.queue.task import make_task
 from dynamo_tasks.runtime import Component
 from dynamo_tasks.store.events import EventLog
 from dynamo_tasks.store.registry import LEASE_TTL, new_lease
@@ -156,11 +159,17 @@ def test_one_namespace_is_listed_and_purged_alone(with_runtime: Run, redis_serve
     async def left(runtime: DistributedRuntime) -> dict[str, set[bytes]]:
         names = ("own-gone", "own-gone-not")
         keys = await runtime.client.store.commands.execute("KEYS", "*own-gone*")
-        return {n: {k for k in keys if k.startswith((f"dt:{n}:".encode(), f"{n}|".encode()))} for n in names}
+        return {n: {k for k in keys if f":{n}:".encode() in k or f"{n}|".encode() in k} for n in names}
 
     with_runtime(fill)
+    app = create_app("own_gone", server_url=redis_server.url, make_host=lambda *_, **__: None)
+    for name in ("own-gone", "own-gone-not"):
+        make_task(app, EndpointId(name, "Child", "show")).delay(None)
+        with app.connection_for_write() as connection:
+            app.amqp.queues.select_add(f"{name}|Child").bind(connection).declare()
+    app.close()
     before = with_runtime(left)
-    assert len(before["own-gone"]) > 2
+    assert b"_kombu.binding_permanent.own-gone|Child" in before["own-gone"]
     done = _command(redis_server, "purge", "own-gone", "--yes")
     assert done.returncode == 0, done.stderr
     assert f"own-gone: {len(before['own-gone'])} keys deleted" in done.stdout

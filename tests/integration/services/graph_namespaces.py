@@ -11,12 +11,22 @@ class Left:
     async def who(self, request: dict) -> dict:
         return {"side": "left", "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid()}
 
+    @api(route="/left")
+    async def left(self) -> dict:
+        return {"pid": os.getpid()}
+
 
 @service(dynamo={"namespace": "right", "name": "Left"}, resources={"gpu": 0.5})
 class Right:
+    url: str = "its own business"
+
     @dynamo_endpoint()
     async def who(self, request: dict) -> dict:
         return {"side": "right", "gpus": os.environ.get("CUDA_VISIBLE_DEVICES"), "pid": os.getpid()}
+
+    @api
+    async def right(self) -> dict:
+        return {"pid": os.getpid(), "url": self.url}
 
 
 @service()

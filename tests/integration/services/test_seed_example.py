@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from tests.support.processes import Worker, until
 from tests.support.serve import Serve, processes_of
-from tests.support.server import RedisServer
+from tests.support.server import RedisServer, free_port
 
 HERE = "tests.integration.services"
 FAKE = {"DYNAMO_FAKE_GPUS": "4", "CUDA_VISIBLE_DEVICES": "1,2,3"}
@@ -52,6 +54,15 @@ def test_the_state_file_says_what_runs(example: Serve) -> None:
     until(lambda: json.loads(path.read_text())["processes"][0]["restarts"] == 1, 10.0, "the state is renewed")
 
 
+def _post(url: str, **headers: str) -> tuple[int, Any]:
+    request = urllib.request.Request(url, data=b"{}", headers={"Content-Type": "application/json", **headers})
+    try:
+        with urllib.request.urlopen(request, timeout=10) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as error:
+        return error.code, None
+
+
 def test_namespaces_side_by_side_and_gpus_through_an_outer_mask(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with Serve(home, f"{HERE}.graph_namespaces:Both", **FAKE) as serve:
@@ -67,6 +78,36 @@ def test_namespaces_side_by_side_and_gpus_through_an_outer_mask(tmp_path: Path) 
     assert not list((home / "serve").iterdir())
     assert not list(home.glob("gpus-*.json"))
     until(lambda: not processes_of(home), 5.0, "no process left")
+
+
+def test_a_component_that_is_not_the_entry_serves_its_http_methods_too(tmp_path: Path) -> None:
+    port = free_port()
+    arguments = (f"--Right.ServiceArgs.http.port={port}", "--api-key", "k1")
+    with Serve(tmp_path, f"{HERE}.graph_namespaces:Both", *arguments, **FAKE) as serve:
+        assert "Right-0  * ready" in serve.output
+        instances = serve.instances()
+        key = {"Authorization": "Bearer k1"}
+        right, *left = sorted(instances, key=lambda one: one["namespace"], reverse=True)
+        assert right["http"] == f"http://127.0.0.1:{port}"
+        assert _post(f"{right['http']}/right", **key) == (
+            200,
+            {"pid": right["pid"], "url": "its own business"},
+        )
+        assert _post(f"{right['http']}/right") == (401, None)
+        assert len({one["http"] for one in left}) == 2
+        for one in left:
+            assert _post(f"{one['http']}/left", **key) == (200, {"pid": one["pid"]})
+        assert right["http"] in serve.cli("status").stdout
+
+
+@pytest.mark.slow
+def test_a_component_without_endpoints_serves_http_alone(tmp_path: Path) -> None:
+    with Serve(tmp_path, f"{HERE}.graph_http:Entry", "--service", "Alone") as serve:
+        assert serve.line("ready ").startswith("ready      Alone (")
+        (path,) = (tmp_path / "serve").iterdir()
+        (row,) = json.loads(path.read_text())["processes"]
+        assert _post(f"http://127.0.0.1:{row['port']}/ask") == (200, "alone")
+        assert serve.instances() == []
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,51 @@ def graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop("plan_graph", None)
 
 
+HTTP_GRAPH = """
+from dynamo_tasks.sdk import api, depends, dynamo_endpoint, service
+
+@service(dynamo={"namespace": "n"}, workers=2, http={"port": 3000})
+class Both:
+    @api
+    async def ask(self): ...
+    @dynamo_endpoint()
+    async def generate(self, request: dict): ...
+
+@service(dynamo={"namespace": "n"})
+class Free:
+    @api
+    async def ask(self): ...
+    @dynamo_endpoint()
+    async def generate(self, request: dict): ...
+
+@service(dynamo={"namespace": "n"})
+class Alone:
+    @api
+    async def ask(self): ...
+
+@service
+class Plain:
+    @api
+    async def ask(self): ...
+
+@service(dynamo={"namespace": "n"})
+class Entry:
+    both, free, alone, plain = depends(Both), depends(Free), depends(Alone), depends(Plain)
+    @api
+    async def ask(self): ...
+    @dynamo_endpoint()
+    async def generate(self, request: dict): ...
+"""
+
+
+@pytest.fixture
+def http_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    (tmp_path / "plan_http.py").write_text(HTTP_GRAPH)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "plan_http:Entry"
+    sys.modules.pop("plan_http", None)
+
+
 @pytest.fixture
 def agg() -> Iterator[str]:
     """The default graph; its classes get their own settings back."""
@@ -94,13 +139,37 @@ def test_settings_reach_every_process(graph: str, tmp_path: Path, monkeypatch: p
 
 
 def test_http_processes_share_their_port(graph: str, agg: str) -> None:
-    flags = ("--Frontend.ServiceArgs.workers=2",)
-    with pytest.raises(ConfigError, match=r"Frontend\.ServiceArgs\.workers: it serves HTTP from one process"):
-        plan(graph, flags=flags)
-    found = plan(agg, flags=flags)
-    http = [spec for spec in found.processes if spec.service == found.http]
-    assert [spec.name for spec in http] == ["Frontend-0", "Frontend-1"]
-    assert all("--set Frontend.reuse_port=true --host 127.0.0.1" in " ".join(spec.argv) for spec in http)
+    for target in (graph, agg):
+        found = plan(target, flags=("--Frontend.ServiceArgs.workers=2",))
+        http = [spec for spec in found.processes if spec.service == found.http]
+        assert [spec.name for spec in http] == ["Frontend-0", "Frontend-1"]
+        assert all("--port 8000 --reuse-port" in " ".join(spec.argv) for spec in http)
+
+
+def test_every_component_with_http_methods_serves_them(http_graph: str) -> None:
+    found = plan(http_graph, flags=("--Both.ServiceArgs.http.port=8100",), host="127.0.0.1", port=8005)
+    specs = {spec.name: spec for spec in found.processes}
+    assert {name: spec.env.get("DYNAMO_HTTP") for name, spec in specs.items()} == {
+        "Both-0": "127.0.0.1:8100", "Both-1": "127.0.0.1:8100", "Free-0": "127.0.0.1:0", "Alone": None,
+        "Entry-0": "127.0.0.1:8005",
+    }  # fmt: skip
+    assert found.http == "Entry"
+    assert f" --host 127.0.0.1 --port {specs['Alone'].port} " in commands(found)["Alone"]
+    assert specs["Alone"].port not in (0, 8005, None)
+
+
+@pytest.mark.parametrize(
+    ("flag", "text"),
+    [
+        ("--Both.ServiceArgs.http.port=8000", "Both.ServiceArgs.http.port: 8000 is the port of Entry"),
+        ("--Both.ServiceArgs.http.port=3001", "ServiceArgs.http.port: 3001 is the port of"),
+        ("--Both.ServiceArgs.http.port=70000", "must be a port of at most 65535, not 70000"),
+        ("--Both.ServiceArgs.http.address=x", "ServiceArgs.http has no key 'address'"),
+    ],
+)
+def test_ports_are_checked_before_anything_starts(http_graph: str, flag: str, text: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(text)):
+        plan(http_graph, flags=(flag, "--Alone.ServiceArgs.http.port=3001"))
 
 
 @pytest.mark.parametrize(

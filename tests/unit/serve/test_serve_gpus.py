@@ -38,6 +38,6 @@ def test_switched_off(tmp_path: Path, environ: dict[str, str], mode: str | None)
 
 def test_no_gpu_at_all(tmp_path: Path) -> None:
     none = {"DYNAMO_FAKE_GPUS": "0"}
-    assert "a, b starts unpinned" in GpuPins(Home(tmp_path), none).claim([spec("a", 1), spec("b", 1)])
+    assert "a, b start unpinned" in GpuPins(Home(tmp_path), none).claim([spec("a", 1), spec("b", 1)])
     with pytest.raises(ConfigError, match="no GPU can be seen"):
         GpuPins(Home(tmp_path), none, "require").claim([spec("a", 1)])
