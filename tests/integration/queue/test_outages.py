@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import redis
@@ -67,6 +69,42 @@ def test_all_connections_of_the_worker_are_cut_in_mid_stream(lab: Lab) -> None:
         assert worker.output.count(f"signal task_prerun {plain.id}") == 1
         alive(worker)
         assert [lab.record(result.id)["att"] for result in results] == ["1"] * 5
+
+
+@pytest.mark.slow
+def test_a_worker_never_stops_taking_requests(lab: Lab) -> None:
+    """† Cut after cut, of all connections or of the broker's alone, at any moment: the next request is served."""
+    assert lab.redis.ping()
+    lab.call("echo", 0, ignore_result=True)
+    with lab.worker() as worker:
+        assert lab.call("echo", -1, ignore_result=True).get(timeout=20) == -1
+        mine = {str(found["id"]) for found in lab.redis.client_list() if not _of_worker(found, worker)}
+        for i in range(12):
+            running = lab.call("count", {"n": 20, "delay": 0.01}, ignore_result=True)
+            if i % 3:
+                lab.reaches(running.id, "RUNNING")
+            cut(lab, keep=mine, only="broker" if i % 2 else "")
+            assert lab.call("echo", i, ignore_result=True).get(timeout=20) == i
+            assert lab.plain("plus").clone(args=(i,)).delay().get(timeout=20) == i + 1
+            assert running.get(timeout=20) == list(range(20))
+            mine = {str(found["id"]) for found in lab.redis.client_list() if not _of_worker(found, worker)}
+        alive(worker)
+
+
+def _of_worker(client: dict[str, str], worker: Worker) -> bool:
+    """Whether a row of ``CLIENT LIST`` is a connection of the worker's process."""
+    port = client["addr"].rpartition(":")[2]
+    return port in _ports(worker.pid)
+
+
+def _ports(pid: int) -> set[str]:
+    """Local TCP ports of a process."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {str(int(row[1].rpartition(":")[2], 16)) for row in rows if row[9] in inodes}
 
 
 def test_streams_keep_their_pace_while_only_the_broker_is_away(lab: Lab) -> None:
