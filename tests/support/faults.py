@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import signal
 import socket
-import threading
 import time
-from collections.abc import Coroutine, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +15,7 @@ import pytest
 
 from dynamo_tasks.runtime.inspect import snapshot
 from tests.support.processes import Frontend, Process, Worker, until
-from tests.support.proxy import Proxy
+from tests.support.proxy import Line
 from tests.support.server import RedisServer
 
 __all__ = [
@@ -37,54 +35,6 @@ __all__ = [
     "restart_redis",
     "thaw_worker",
 ]
-
-
-class Line:
-    """A :class:`Proxy` for processes whose test is synchronous: its loop runs in a thread.
-
-    Use as ``with Line(server.url) as line: Worker(line.url)``.
-    """
-
-    def __init__(self, url: str):
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._proxy = Proxy(url)
-
-    def __enter__(self) -> Line:
-        self._thread.start()
-        self._on_loop(self._proxy.__aenter__())
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._on_loop(self._proxy.__aexit__())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _on_loop(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coro, self._loop).result(10)
-
-    @property
-    def url(self) -> str:
-        """Where the server seems to be."""
-        return self._proxy.url
-
-    @property
-    def held(self) -> int:
-        """Number of commands that are held; see :meth:`hold_command`."""
-        return self._proxy.held
-
-    def hold_command(self, needle: str) -> None:
-        """Never pass on a command that contains ``needle``: its sender waits, and can be killed in that state."""
-        self._proxy.hold_command(needle.encode())
-
-    def refuse(self, refusing: bool = True) -> None:
-        """Break every connection, and accept none until told otherwise."""
-
-        async def switch() -> None:
-            self._proxy.refuse(refusing)
-
-        self._on_loop(switch())
 
 
 @contextlib.contextmanager

@@ -78,16 +78,15 @@ def test_a_worker_never_stops_taking_requests(lab: Lab) -> None:
     lab.call("echo", 0, ignore_result=True)
     with lab.worker() as worker:
         assert lab.call("echo", -1, ignore_result=True).get(timeout=20) == -1
-        mine = {str(found["id"]) for found in lab.redis.client_list() if not _of_worker(found, worker)}
         for i in range(12):
             running = lab.call("count", {"n": 20, "delay": 0.01}, ignore_result=True)
             if i % 3:
                 lab.reaches(running.id, "RUNNING")
+            mine = {str(found["id"]) for found in lab.redis.client_list() if not _of_worker(found, worker)}
             cut(lab, keep=mine, only="broker" if i % 2 else "")
             assert lab.call("echo", i, ignore_result=True).get(timeout=20) == i
             assert lab.plain("plus").clone(args=(i,)).delay().get(timeout=20) == i + 1
             assert running.get(timeout=20) == list(range(20))
-            mine = {str(found["id"]) for found in lab.redis.client_list() if not _of_worker(found, worker)}
         alive(worker)
 
 
