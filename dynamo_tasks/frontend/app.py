@@ -25,6 +25,7 @@ from dynamo_tasks.frontend.metrics import RequestMeter, count_request
 from dynamo_tasks.frontend.openai_api import OpenAIAPI
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.tracing import end_http_span, http_span
 from dynamo_tasks.observe import log
 
 __all__ = ["FrontendApp", "create_app"]
@@ -97,6 +98,7 @@ class FrontendApp:
         call.meter = meter = RequestMeter(api)
         response: Any = None
         status = 500
+        span = http_span(call, scope)
         try:
             self._admit(call, scope)
             if scope["method"] != "POST":
@@ -114,6 +116,7 @@ class FrontendApp:
             await failure(scope, receive, send)
         finally:
             meter.done(status, *_counts(response))
+            end_http_span(span, status, meter.model)
             log.event(
                 "http.request", request_id=call.request_id, api=api, status=status, model=meter.model,
                 duration_s=meter.seconds,

@@ -39,8 +39,10 @@ class Load(msgspec.Struct, omit_defaults=True):
         in_flight: Requests that it runs now.
         capacity: Its slots.
         tokens: Tokens that it has produced since its start.
-        waiting: Requests inside the engine that do not run yet.
+        running: Sequences in the engine's batch.
+        waiting: Sequences inside the engine that do not run yet.
         kv_usage: Used share of the KV cache, 0..1.
+        prefix_hits: Share of prompt tokens that the prefix cache had, 0..1.
         tokens_per_s: Over the last second or so.
         state: Of the instance, see ``runtime/lifecycle.py``.
     """
@@ -52,6 +54,8 @@ class Load(msgspec.Struct, omit_defaults=True):
     kv_usage: float = 0.0
     tokens_per_s: float = 0.0
     state: str = "Running"
+    running: int = 0
+    prefix_hits: float = 0.0
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):

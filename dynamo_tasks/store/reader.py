@@ -182,6 +182,9 @@ class StreamReader:
         )  # fmt: skip
 
     def _on_gap(self, sub: Subscription) -> None:
+        if sub.lagging:
+            self._read_log([sub], "slow")
+            return
         self._gaps.inc()
         self._read_log([sub], "gap")
 
