@@ -7,8 +7,8 @@ An instance is dead
   A forked child may keep the socket open; then the lease decides.
 
 After the observer's connection was lost or the server was replaced, a restarted server shows everyone as absent: for
-``GRACE`` seconds an absence is believed only of instances that have been seen there since. Nor is it believed when more
-than half of the instances vanish at once.
+``GRACE`` seconds an absence is believed only of instances that have been seen alive there since. Nor is it believed
+when more than half of the instances vanish at once.
 A wrong guess is harmless: the fence keeps the old owner from writing.
 """
 
@@ -44,7 +44,8 @@ class _Track:
     moved_at: float
     absent: int = 0
     seen: bool = False
-    """Present at least once since the last disturbance."""
+    """Present at a moment in which its counter moved, since the last disturbance. Its channel alone proves nothing: a
+    server may hold a connection for open whose other end is long gone."""
 
 
 class Detector:
@@ -92,7 +93,7 @@ class Detector:
             track = self._tracks[lease] = _Track(seen.counter, now)
         elif seen.counter is not None and seen.counter != track.counter:
             track.counter, track.moved_at, track.absent = seen.counter, now, 0
-        track.seen = track.seen or seen.present
+            track.seen = track.seen or seen.present
         track.absent = 0 if seen.present else track.absent + 1
 
     def forget(self, lease: int) -> None:

@@ -22,12 +22,12 @@ import redis
 
 from dynamo_tasks.errors import ConfigError
 
-__all__ = ["SENTINEL_TIMEOUT", "Address", "Sentinels"]
+__all__ = ["Address", "Sentinels"]
 
 _SENTINEL = "sentinel"
 _SENTINEL_PORT = 26379
-SENTINEL_TIMEOUT = 1.0
-"""Seconds that a Sentinel may take to accept, and to answer."""
+_SYNC_TIMEOUT = 1.0
+"""Seconds that a Sentinel may take to accept, and to answer, where it is asked synchronously."""
 _PARAMETERS = ("master_name", "sentinel_username", "sentinel_password")
 
 
@@ -116,8 +116,8 @@ class Address:
         # redis-py asks one Sentinel after the other, each up to four times with sleeps of seconds in between: where
         # one of them went with the master's machine, that would stop whoever asks.
         asked = {
-            "socket_connect_timeout": SENTINEL_TIMEOUT,
-            "socket_timeout": SENTINEL_TIMEOUT,
+            "socket_connect_timeout": _SYNC_TIMEOUT,
+            "socket_timeout": _SYNC_TIMEOUT,
             "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
             "username": self.sentinels.username,
             "password": self.sentinels.password,

@@ -13,8 +13,8 @@ import asyncio
 import dataclasses
 
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
-from dynamo_tasks.store.address import SENTINEL_TIMEOUT, Address, Sentinels
-from dynamo_tasks.store.wire import ReplyError, Wire
+from dynamo_tasks.store.address import Address, Sentinels
+from dynamo_tasks.store.wire import CONNECT_TIMEOUT, ReplyError, Wire
 
 __all__ = ["check_master", "locate", "ping"]
 
@@ -24,20 +24,24 @@ _NAME = "dynamo-tasks:sentinel"
 _Answer = tuple[int, str, int]
 
 
-async def locate(address: Address) -> Address:
+async def locate(address: Address, timeout: float = CONNECT_TIMEOUT) -> Address:
     """Where the server is now: the address itself, or the master's.
+
+    Args:
+        address: What the URL says.
+        timeout: Seconds that each Sentinel may take; all are asked at once.
 
     Raises:
         ServerUnavailableError: no Sentinel answers, or none knows the master.
     """
     if address.sentinels is None:
         return address
-    _, host, port = await _ask_all(address.sentinels)
+    _, host, port = await _ask_all(address.sentinels, timeout)
     return dataclasses.replace(address, host=host, port=port, sentinels=None)
 
 
-async def _ask_all(sentinels: Sentinels) -> _Answer:
-    asked = {asyncio.create_task(_ask(sentinels, *node)) for node in sentinels.nodes}
+async def _ask_all(sentinels: Sentinels, timeout: float) -> _Answer:
+    asked = {asyncio.create_task(_ask(sentinels, *node, timeout)) for node in sentinels.nodes}
     waiting, answers, errors = set(asked), list[_Answer](), list[str]()
     try:
         while waiting:
@@ -64,13 +68,13 @@ async def _ask_all(sentinels: Sentinels) -> _Answer:
     return max(answers)
 
 
-async def _ask(sentinels: Sentinels, host: str, port: int) -> _Answer:
+async def _ask(sentinels: Sentinels, host: str, port: int, timeout: float) -> _Answer:
     """Configuration epoch, host and port that one Sentinel knows."""
     at = Address(
         f"redis://{host}:{port}", host, port, username=sentinels.username, password=sentinels.password
     )
     try:
-        async with asyncio.timeout(SENTINEL_TIMEOUT):
+        async with asyncio.timeout(timeout):
             wire = await Wire.connect(at, name=_NAME)
             try:
                 row = await wire.execute("SENTINEL", "MASTER", sentinels.master)

@@ -19,11 +19,12 @@ import hiredis
 from dynamo_tasks.errors import DynamoError, ServerFullError, ServerUnavailableError
 from dynamo_tasks.store.address import Address
 
-__all__ = ["ReplyError", "Wire", "notice_loss", "pack", "refusal"]
+__all__ = ["CONNECT_TIMEOUT", "ReplyError", "Wire", "notice_loss", "pack", "refusal"]
 
 Command = Sequence[str | bytes | int | float]
 Reply = Any
-_CONNECT_TIMEOUT = 2.0
+CONNECT_TIMEOUT = 5.0
+"""Seconds for a connection, from the socket to the chosen database."""
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """A command as the server reads it; hiredis declares tuples of one."""
 
@@ -66,16 +67,17 @@ class Wire(asyncio.Protocol):
         name: str = "dynamo-tasks",
         on_message: Callable[[bytes, bytes], None] | None = None,
         on_lost: Callable[[Wire], None] | None = None,
+        timeout: float = CONNECT_TIMEOUT,
     ) -> Wire:
         """Open a connection, authenticate, choose the database.
 
         Raises:
-            ServerUnavailableError: nobody listens, or no answer within 2 s.
+            ServerUnavailableError: nobody listens, or no answer within ``timeout`` seconds.
             ReplyError: the server refuses the credentials or the database.
         """
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT):
+            async with asyncio.timeout(timeout):
                 if address.path:
                     _, wire = await loop.create_unix_connection(
                         lambda: cls(on_message, on_lost), address.path
