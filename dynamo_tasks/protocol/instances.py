@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from dynamo_tasks.errors import ProtocolError
+from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.versions import PROTOCOL
 
@@ -57,6 +59,18 @@ class Load(msgspec.Struct, omit_defaults=True):
     running: int = 0
     prefix_hits: float = 0.0
 
+    @classmethod
+    def decode(cls, data: bytes | str) -> Load:
+        """From JSON.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except UNREADABLE as exc:
+            raise ProtocolError(f"the load of an instance cannot be read: {exc}") from exc
+
 
 class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):
     """Registration of one endpoint of one instance (a JSON object in the registry)."""
@@ -94,5 +108,12 @@ class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):
 
     @classmethod
     def decode(cls, data: bytes | str) -> InstanceInfo:
-        """From JSON; unknown fields of a newer peer are ignored."""
-        return msgspec.json.decode(data, type=cls)
+        """From JSON; unknown fields of a newer peer are ignored.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except UNREADABLE as exc:
+            raise ProtocolError(f"a registration cannot be read: {exc}") from exc

@@ -12,12 +12,14 @@ from celery.app.amqp import AMQP as CeleryAMQP  # noqa: N811
 from kombu import Connection as KombuConnection
 from kombu.connection import ConnectionPool, PooledConnection
 
+from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import CONNECT_TIMEOUT, ours
 from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
+from dynamo_tasks.queue.flower import guard_flower
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.transport import SentinelTransport, Transport
@@ -136,7 +138,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
             DynamoError: none is configured, and none runs.
         """
         try:
-            url = self._server_url if isinstance(self._server_url, str) else self._server_url()
+            url = complete_url(self._server_url if isinstance(self._server_url, str) else self._server_url())
         except DynamoError as exc:
             if click.get_current_context(silent=True) is not None:
                 raise _CommandError(exc.message) from None
@@ -146,6 +148,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self.conf.update(
             broker_url=address.broker_url,
             result_backend=address.broker_url,
+            broker_use_ssl=address.tls.settings() if address.tls else None,
             broker_transport_options={**self.conf.broker_transport_options, **options},
             result_backend_transport_options={**self.conf.result_backend_transport_options, **options},
         )
@@ -250,6 +253,7 @@ def create_app(
         **WORKER_SETTINGS,
         **conf,
     )
+    guard_flower(app)
     return app
 
 

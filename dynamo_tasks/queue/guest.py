@@ -21,6 +21,7 @@ from celery.concurrency import get_implementation
 from kombu import Connection as StockConnection
 from kombu import Exchange, Queue
 
+from dynamo_tasks.config.tls import complete_url, with_options
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import worker as hosting
@@ -78,7 +79,8 @@ class GuestApp(DynamoApp):
         if url != self._checked:
             check_settings(self.main or "celery", url, self.conf)
             self._checked = url
-        return Address.parse(url, self.conf.broker_transport_options).url
+        complete = complete_url(with_options(url, self.conf.broker_use_ssl))
+        return Address.parse(complete, self.conf.broker_transport_options).url
 
     def _get_backend(self) -> Any:
         return ours(super(DynamoApp, self)._get_backend(), waits=self.is_worker)
@@ -169,6 +171,8 @@ def check_settings(name: str, url: str, conf: Any) -> None:
             f"the broker of Celery application {name!r} is {scheme}://, which cannot hold streams: dynamo-tasks needs "
             "Redis or Valkey 7.0 or newer as broker, broker_url = 'redis://host:6379/0' (or task_always_eager in tests)"
         )
+    if scheme == "sentinel" and conf.get("broker_use_ssl"):
+        raise ConfigError("broker_use_ssl: TLS is not supported together with sentinel:// brokers")
     options = conf.get("broker_transport_options") or {}
     if options.get("sep", PRIORITY_SEPARATOR) != PRIORITY_SEPARATOR:
         raise ConfigError("broker_transport_options: dynamo-tasks needs the default 'sep'")

@@ -12,7 +12,6 @@ Credentials are the master's; those of the Sentinels, where they differ, are the
 
 from __future__ import annotations
 
-import ssl as ssl_module
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,6 +19,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import redis
 
+from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.errors import ConfigError
 
 __all__ = ["Address", "Sentinels"]
@@ -59,9 +59,7 @@ class Address:
     db: int = 0
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
-    tls: bool = False
-    verify: bool = True
-    ca_certs: str | None = None
+    tls: TlsOptions | None = None
     sentinels: Sentinels | None = None
     """Who must be asked for host and port first."""
 
@@ -75,10 +73,11 @@ class Address:
                 where the URL does not say them.
 
         Raises:
-            ConfigError: the URL is not one of these; says which part.
+            ConfigError: the URL is not one of these, or its TLS options are wrong; says which part.
         """
         if urlsplit(url).scheme == _SENTINEL:
             return _parse_sentinel(url, options or {})
+        tls = TlsOptions.of(url)
         try:
             found = redis.ConnectionPool.from_url(url).connection_kwargs
         except ValueError as exc:
@@ -95,9 +94,7 @@ class Address:
             db=int(found.get("db") or 0),
             username=found.get("username"),
             password=found.get("password"),
-            tls=urlsplit(url).scheme == "rediss",
-            verify=str(found.get("ssl_cert_reqs", "required")).lower() != "none",
-            ca_certs=found.get("ssl_ca_certs"),
+            tls=tls,
         )
 
     @property
@@ -123,16 +120,6 @@ class Address:
             "password": self.sentinels.password,
         }
         return {"master_name": self.sentinels.master, "sentinel_kwargs": asked}
-
-    def context(self) -> ssl_module.SSLContext | None:
-        """How TLS is spoken; ``None`` without TLS."""
-        if not self.tls:
-            return None
-        context = ssl_module.create_default_context(cafile=self.ca_certs)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl_module.CERT_NONE
-        return context
 
     def __str__(self) -> str:
         if self.sentinels is not None:

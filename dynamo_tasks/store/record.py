@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dynamo_tasks.protocol.events import ErrorInfo, EventId
+from dynamo_tasks.errors import ProtocolError
+from dynamo_tasks.protocol.events import UNREADABLE, ErrorInfo, EventId
 from dynamo_tasks.protocol.states import State
 
 __all__ = ["Record", "read_record"]
@@ -35,12 +36,24 @@ class Record:
     render: bytes
     error: ErrorInfo | None
     end: EventId | None
+    finish_reason: str | None
+    usage: dict[str, int] | None
     purged: bool
 
 
 def read_record(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
-    """Read the hash of a record; the fields are listed in :mod:`dynamo_tasks.store.ledger`."""
+    """Read the hash of a record; the fields are listed in :mod:`dynamo_tasks.store.ledger`.
 
+    Raises:
+        ProtocolError: a field is not what it should be.
+    """
+    try:
+        return _read(request_id, namespace, raw)
+    except UNREADABLE as exc:
+        raise ProtocolError(f"the record of request {request_id} cannot be read: {exc}") from exc
+
+
+def _read(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
     def text(name: bytes) -> str:
         return raw.get(name, b"").decode()
 
@@ -67,5 +80,14 @@ def read_record(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Rec
         render=raw.get(b"rnd", b""),
         error=msgspec.json.decode(raw[b"err"], type=ErrorInfo) if raw.get(b"err") else None,
         end=EventId.parse(text(b"end")) if raw.get(b"end") else None,
+        finish_reason=text(b"fr") or None,
+        usage=_usage(text(b"us")),
         purged=text(b"pur") == "1",
     )
+
+
+def _usage(text: str) -> dict[str, int] | None:
+    if not text:
+        return None
+    names = ("prompt_tokens", "completion_tokens", "cached_tokens")
+    return dict(zip(names, map(int, text.split()), strict=False))

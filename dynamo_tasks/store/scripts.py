@@ -31,7 +31,12 @@ class Script:
         own = (folder / f"{name}.lua").read_text()
         flags, _, own = own.partition("\n") if own.startswith("#!") else ("", "", own)
         self.source = "\n".join(filter(None, (flags, (folder / "_lib.lua").read_text(), own)))
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        self.sha = self.digest(self.source)
+
+    @staticmethod
+    def digest(source: str) -> str:
+        """What a server calls a script by."""
+        return hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, on: Runner, keys: list[str], *args: str | bytes | int | float) -> Reply:
         """Run the script; loads it where the server does not know it (any more).

@@ -6,7 +6,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-from dynamo_tasks.errors import DynamoError, RequestNotFoundError, StreamDivergedError
+from dynamo_tasks.errors import DynamoError, ProtocolError, RequestNotFoundError, StreamDivergedError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event as log_event
 from dynamo_tasks.protocol.cursor import Cursor, Verdict
@@ -88,7 +88,10 @@ class Subscription:
             self._fall_back()
             self._hold(event)
             return
-        verdict = self.cursor.pushed(event)
+        try:
+            verdict = self.cursor.pushed(event)
+        except ProtocolError:  # anybody may publish anything: the log has what was meant
+            verdict = Verdict.GAP
         if verdict is Verdict.APPLY:
             self._keep(event, now)
         elif verdict is Verdict.GAP:

@@ -83,7 +83,7 @@ class Wire(asyncio.Protocol):
                         lambda: cls(on_message, on_lost), address.path
                     )
                 else:
-                    tls = address.context()
+                    tls = address.tls.context() if address.tls else None
                     _, wire = await loop.create_connection(
                         lambda: cls(on_message, on_lost), address.host, address.port, ssl=tls
                     )

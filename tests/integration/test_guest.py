@@ -163,6 +163,7 @@ def test_settings_that_come_later_are_refused_at_the_first_call(own_process: Non
         {"broker_transport_options": {"sep": ":"}},
         {"broker_transport_options": {"priority_steps": [0, 1]}},
         {"task_protocol": 1},
+        {"broker_url": "sentinel://h:1", "broker_use_ssl": True},
     ],
     ids=str,
 )

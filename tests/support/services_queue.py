@@ -18,7 +18,7 @@ from typing import Any
 from celery import current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-from dynamo_tasks import app, current_context, dynamo_endpoint, service
+from dynamo_tasks import app, current_context, depends, dynamo_endpoint, service
 
 NAMESPACE = os.environ.get("LAB_NAMESPACE", "lab")
 app.conf.worker_soft_shutdown_timeout = float(os.environ.get("LAB_SOFT", 0))
@@ -32,6 +32,23 @@ def say(*words: object) -> None:
 @service(dynamo={"namespace": NAMESPACE, "name": "Lab"})
 class Lab:
     """What the tests call."""
+
+    again = depends(f"dyn://{NAMESPACE}.Lab.nest")
+
+    @dynamo_endpoint(policy="replay")
+    async def nest(self, request: dict) -> AsyncIterator[int]:
+        """Call itself through the queue, ``levels`` deep; the deepest one yields until it is stopped."""
+        try:
+            if request["levels"] > 1:
+                async for i in self.again.nest({"levels": request["levels"] - 1}):
+                    yield i
+            else:
+                for i in range(10_000):
+                    yield i
+                    await asyncio.sleep(0.02)
+        except BaseException as exc:
+            say("stopped", current_context().id, type(exc).__name__, time.time())
+            raise
 
     @dynamo_endpoint(policy="replay")
     async def count(self, request: dict) -> AsyncIterator[int]:
