@@ -12,6 +12,7 @@ Credentials are the master's; those of the Sentinels, where they differ, are the
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,6 +29,7 @@ _SENTINEL = "sentinel"
 _SENTINEL_PORT = 26379
 _SYNC_TIMEOUT = 1.0
 """Seconds that a Sentinel may take to accept, and to answer, where it is asked synchronously."""
+_NUMBER = re.compile(r"[0-9]{1,9}")
 _PARAMETERS = ("master_name", "sentinel_username", "sentinel_password")
 
 
@@ -75,13 +77,13 @@ class Address:
         Raises:
             ConfigError: the URL is not one of these, or its TLS options are wrong; says which part.
         """
-        if urlsplit(url).scheme == _SENTINEL:
-            return _parse_sentinel(url, options or {})
         tls = TlsOptions.of(url)
+        scheme = urlsplit(url).scheme or "no scheme"
+        if scheme == _SENTINEL:
+            return _parse_sentinel(url, options or {})
         try:
             found = redis.ConnectionPool.from_url(url).connection_kwargs
         except ValueError as exc:
-            scheme = urlsplit(url).scheme or "no scheme"
             raise ConfigError(
                 f"not a Redis URL ({scheme}); expected redis://, rediss://, unix:// or sentinel:// "
                 "as in redis://127.0.0.1:6379/0"
@@ -103,7 +105,7 @@ class Address:
         if self.sentinels is None:
             return self.url
         login = _login(self.username, self.password)
-        return ";".join(f"sentinel://{login}{host}:{port}/{self.db}" for host, port in self.sentinels.nodes)
+        return ";".join(f"sentinel://{login}{_at(*node)}/{self.db}" for node in self.sentinels.nodes)
 
     @property
     def broker_options(self) -> dict[str, Any]:
@@ -123,13 +125,16 @@ class Address:
 
     def __str__(self) -> str:
         if self.sentinels is not None:
-            nodes = ",".join(f"{host}:{port}" for host, port in self.sentinels.nodes)
+            nodes = ",".join(_at(*node) for node in self.sentinels.nodes)
             return f"{self.sentinels.master}/{self.db} (Sentinels {nodes})"
         return f"unix:{self.path}/{self.db}" if self.path else f"{self.host}:{self.port}/{self.db}"
 
 
 def _parse_sentinel(url: str, options: Mapping[str, Any]) -> Address:
-    parts = [urlsplit(part) for part in url.split(";") if part]
+    try:
+        parts = [urlsplit(part) for part in url.split(";") if part]
+    except ValueError as exc:
+        raise ConfigError(f"sentinel:// URL: {exc}") from None
     query = {name: value for part in parts for name, value in parse_qsl(part.query)}
     if unknown := sorted(query.keys() - set(_PARAMETERS)):
         raise ConfigError(
@@ -162,9 +167,9 @@ def _name_and_db(paths: list[str]) -> tuple[str, int]:
     if len(said) > 1:
         raise ConfigError(f"sentinel:// URL: {said[0]!r} and {said[1]!r} contradict each other")
     name, _, db = said[0].rpartition("/") if said else ("", "", "0")
-    if not name and not db.isdigit():
+    if not name and not _NUMBER.fullmatch(db):
         name, db = db, "0"
-    if not db.isdigit() or "/" in name:
+    if not _NUMBER.fullmatch(db) or "/" in name:
         raise ConfigError(f"sentinel:// URL: the path {said[0]!r} must be DB, NAME or NAME/DB")
     return unquote(name), int(db)
 
@@ -172,14 +177,14 @@ def _name_and_db(paths: list[str]) -> tuple[str, int]:
 def _nodes(scheme: str, netloc: str) -> list[tuple[str, int]]:
     found = []
     for node in netloc.rpartition("@")[2].split(","):
-        one = urlsplit(f"//{node}")
         try:
-            port = one.port or _SENTINEL_PORT
+            one = urlsplit(f"//{node}")
+            host, port = one.hostname, one.port or _SENTINEL_PORT
         except ValueError:
-            port = 0
-        if scheme != _SENTINEL or not one.hostname or not port:
+            host, port = None, 0
+        if scheme != _SENTINEL or not host or not port:
             raise ConfigError(f"sentinel:// URL: {node!r} must be host or host:port of a Sentinel")
-        found.append((one.hostname, port))
+        found.append((host, port))
     return found
 
 
@@ -195,9 +200,13 @@ def _login(username: str | None, password: str | None) -> str:
     return f"{quote(username or '', safe='')}:{quote(password or '', safe='')}@"
 
 
+def _at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
 def _canonical(sentinels: Sentinels, db: int, username: str | None, password: str | None) -> str:
     """One form for all: it says everything, whatever came from options."""
-    nodes = ",".join(f"{host}:{port}" for host, port in sentinels.nodes)
+    nodes = ",".join(_at(*node) for node in sentinels.nodes)
     own = {"sentinel_username": sentinels.username, "sentinel_password": sentinels.password}
     query = urlencode({name: value for name, value in own.items() if value})
     url = f"sentinel://{_login(username, password)}{nodes}/{quote(sentinels.master, safe='')}/{db}"

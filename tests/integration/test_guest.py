@@ -18,6 +18,7 @@ from celery import Celery
 import dynamo_tasks
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.queue.app import set_default_app
+from dynamo_tasks.queue.guest import check_settings
 from dynamo_tasks.runtime import default_app
 from dynamo_tasks.sdk import set_resolver
 from dynamo_tasks.store.client import close_shared
@@ -144,6 +145,8 @@ def test_a_broker_behind_sentinels_is_one_server(own_process: None) -> None:
     backend = guest.endpoint_backend
     assert [(host["host"], host["port"]) for host in backend.connparams["hosts"]] == [("h1", 1), ("h2", 2)]
     assert backend._transport_options["master_name"] == "m"
+    with pytest.raises(ConfigError, match="broker_use_ssl"):
+        check_settings("theirs", "sentinel://h1:1", {"broker_use_ssl": True})
     app.conf.broker_transport_options = {}
     with pytest.raises(ConfigError, match="which master"):
         guest.server_url  # noqa: B018 - a property that refuses
@@ -163,7 +166,6 @@ def test_settings_that_come_later_are_refused_at_the_first_call(own_process: Non
         {"broker_transport_options": {"sep": ":"}},
         {"broker_transport_options": {"priority_steps": [0, 1]}},
         {"task_protocol": 1},
-        {"broker_url": "sentinel://h:1", "broker_use_ssl": True},
     ],
     ids=str,
 )
