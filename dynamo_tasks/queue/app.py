@@ -126,6 +126,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self._executor: Executor | None = None
         self.intake = Intake()
         self.is_worker = False
+        self.worker: Any = None
         self.eager_handler: HandlerFactory | None = None
         super().__init__(*args, **kwargs)
         add_worker_options(self)

@@ -165,6 +165,7 @@ class Execution:
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
         self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
+        self.context.claim = attempt.lease, attempt.epoch
         await self._account.claimed(attempt, self.context, self._executor.ledger)
         try:
             with self._deadline(attempt.deadline):

@@ -60,6 +60,7 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def start(self, worker: Any) -> None:
         """Start hooks, registration."""
+        worker.app.worker = worker
         try:
             greenlets.await_(worker.host.start(worker.pool))
         except ConfigError as exc:

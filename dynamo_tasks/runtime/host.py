@@ -21,6 +21,7 @@ from dynamo_tasks.queue.app import DynamoApp
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.meters import meters_of
+from dynamo_tasks.runtime.annex import Annex
 from dynamo_tasks.runtime.checkup import Checkup
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.dependencies import start_service, together
@@ -33,7 +34,7 @@ from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.runtime.system import SystemServer, system_port
-from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, set_resolver
+from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, get_resolver, set_resolver
 from dynamo_tasks.sdk.hooks import probe
 from dynamo_tasks.store.log import DEFAULT_CAP
 from dynamo_tasks.store.memory import memory_of
@@ -249,6 +250,9 @@ class ServiceHost:
             running=self._executor.running_ids, stats=self.runtime.registry.stats,
         )  # fmt: skip
         await self._registered.start(infos)
+        resolver = get_resolver()
+        if isinstance(resolver, RuntimeResolver):
+            resolver.annex = Annex(self.app, self._registered, namespace, self._handlers, self.capacity)
         self.lifecycle.advance(InstanceState.REGISTERED)
 
     async def _watch_health(self) -> None:

@@ -12,6 +12,7 @@ from rich.text import Text
 from rich.tree import Tree
 
 from dynamo_tasks.observe import mask_url
+from dynamo_tasks.serve.render_job import render_job
 
 __all__ = ["render_status"]
 
@@ -28,7 +29,8 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
         shown: In the shape of ``status --json``: ``redis_url``, ``memory``, ``namespaces`` (names), ``queued``
             (``namespace.Component`` → waiting requests) and ``instances``, each with ``namespace``,
             ``component``, ``endpoints``, ``instance_id``, ``host``, ``pid``, ``state``, ``in_flight``,
-            ``load`` and, where known, ``lease`` (seconds left), ``tokens_per_s`` and ``http`` (an address).
+            ``load`` and, where known, ``lease`` (seconds left), ``tokens_per_s`` and ``http`` (an address);
+            ``jobs`` of pipelines, as :class:`~dynamo_tasks.pipelines.job.JobStatus`.
 
     Returns:
         Something that a rich console prints.
@@ -43,6 +45,9 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
         for component in _components(shown, namespace):
             mine = [item for item in _instances(shown) if _address(item) == (namespace, component)]
             branch.add(_component(component, mine, int(queued.get(f"{namespace}.{component}", 0))))
+        for job in shown.get("jobs") or ():
+            if job["namespace"] == namespace:
+                branch.add(render_job(job))
     if not tree.children:
         return Group(tree, Text("no namespaces: nothing is served here", "dim"))
     return tree

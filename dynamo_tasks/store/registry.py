@@ -102,6 +102,14 @@ class Registry:
             keys.registry_channel,
         )  # fmt: skip
 
+    async def withdraw(self, namespace: str, lease: int, infos: Iterable[InstanceInfo]) -> None:
+        """Take some registrations of a lease back."""
+        keys = self.store.keys(namespace)
+        await script("withdraw").run(
+            self.store.commands, [keys.instances], keys.base, f"{lease:x}", keys.registry_channel,
+            *(_member(info) for info in infos),
+        )  # fmt: skip
+
     async def instances(self, namespace: str, component: str | None = None) -> list[InstanceInfo]:
         """Live registrations of a namespace, or of one component of it."""
         keys = self.store.keys(namespace)

@@ -23,6 +23,32 @@ def instance(component: str, number: int, **more: Any) -> dict[str, Any]:
     }
 
 
+def test_a_job_shows_its_operators_and_services() -> None:
+    row = {
+        "parallelism": 2,
+        "records_in": 10,
+        "records_out": 8,
+        "skipped": 1,
+        "dead": 1,
+        "lag": 5,
+        "rate": 2.5,
+    }
+    calls = {"service": "profile", "requests": 4, "errors": 1, "average_s": 0.0015, "queued": 2}
+    job = {
+        "namespace": "shop", "id": "demo-1", "state": "RUNNING", "error": None,
+        "operators": [{"name": "map-1", **row}], "services": [calls],
+    }  # fmt: skip
+    shown = {"redis_url": "redis://h/0", "namespaces": ["shop"], "instances": []}
+    lines = text({**shown, "jobs": [job]})
+    assert lines[2] == "    └── job demo-1  running"
+    assert lines[4].split() == ["map-1", "2", "10", "8", "1", "1", "5", "2.5"]
+    assert lines[5] == "        service profile  4 calls, 1 errors, 1.5 ms, 2 waiting"
+    over = {**job, "state": "FAILED", "error": "ValueError: x"}
+    assert text({**shown, "jobs": [over]})[2] == "    └── job demo-1  failed  ValueError: x"
+    ended = {**job, "state": "SUCCEEDED"}
+    assert text({**shown, "jobs": [ended]})[2:] == ["    └── job demo-1  succeeded"]
+
+
 SHOWN: dict[str, Any] = {
     "redis_url": "redis://:secret@127.0.0.1:6379/0",
     "namespaces": ["dynamo", "empty"],
