@@ -37,7 +37,7 @@ from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
-from dynamo_tasks.store.log import OpenLog
+from dynamo_tasks.store.log import ENTRY_BYTES, OpenLog
 from dynamo_tasks.store.recovery import Recovery
 from dynamo_tasks.store.streams import read_all
 
@@ -280,7 +280,10 @@ class Execution:
     async def _logged(self, attempt: Attempt) -> list[Any]:
         """Values that earlier attempts logged."""
         out: list[Any] = []
-        for entry in await read_all(self._executor.store, attempt.namespace, attempt.id):
+        entries = await read_all(self._executor.store, attempt.namespace, attempt.id)
+        if self._log is not None:
+            self._log.inherit(sum(len(entry.data) + ENTRY_BYTES for entry in entries))
+        for entry in entries:
             if entry.kind == Kind.TOKENS:
                 out += decode_deltas(entry.data)
             elif entry.kind == Kind.VALUES:

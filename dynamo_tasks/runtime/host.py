@@ -36,6 +36,8 @@ from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.runtime.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, get_resolver, set_resolver
 from dynamo_tasks.sdk.hooks import probe
+from dynamo_tasks.store.log import DEFAULT_CAP
+from dynamo_tasks.store.memory import memory_of
 from dynamo_tasks.store.registry import new_lease
 
 __all__ = ["Listener", "ServiceHost"]
@@ -160,8 +162,10 @@ class ServiceHost:
         self._runtime = runtime
         self._sweeper = Sweeper(runtime.client.store)
         self._recoverer = Recoverer(runtime.client.store)
-        self._executor = Executor(runtime.client.store, self.lease, self._handlers)
+        cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP
+        self._executor = Executor(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))
         await self._executor.start()
+        await self._check_memory(runtime)
         resolver = RuntimeResolver(self.app, runtime, self.instances)
         resolver.expected = self.expected
         resolver.limits = {
@@ -171,6 +175,15 @@ class ServiceHost:
         }
         set_resolver(resolver)
         return self._executor
+
+    async def _check_memory(self, runtime: DistributedRuntime) -> None:
+        """Tell early what would be told by refused requests later."""
+        memory = await memory_of(runtime.client.store)
+        if self.is_component and memory.is_tight(self.capacity):
+            event(
+                "store.memory_low", used=memory.used, limit=memory.limit, slots=self.capacity,
+                tokens_per_s=round(memory.tokens_per_s),
+            )  # fmt: skip
 
     async def _connect_runtime(self) -> DistributedRuntime:
         while True:

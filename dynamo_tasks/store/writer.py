@@ -25,10 +25,12 @@ from dynamo_tasks.errors import (
     FencedError,
     LeaseLostError,
     RequestNotFoundError,
+    ServerFullError,
     ServerUnavailableError,
     StreamDivergedError,
 )
 from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.store.base import Store
@@ -36,7 +38,7 @@ from dynamo_tasks.store.ledger import Attempt
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import DEFAULT_CAP, KEEP, OpenLog
 from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.wire import Reply, ReplyError, Wire, pack
+from dynamo_tasks.store.wire import Reply, ReplyError, Wire, pack, refusal
 
 __all__ = ["Writer"]
 
@@ -58,6 +60,7 @@ class Writer:
         self._unread: set[OpenLog] = set()
         self._unread_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
+        self._refusals = Calm()
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""
         self._scripts_missing = False
@@ -135,12 +138,13 @@ class Writer:
             try:
                 wire = await self._link.wire()
                 await self._flush(wire)
-            except ServerUnavailableError:
-                continue
-            except ReplyError as exc:
-                event("store.refused", connection="writer", error=str(exc))
+            except (ReplyError, ServerFullError) as exc:
+                if self._refusals.due():
+                    event("store.refused", connection="writer", error=exc.message)
                 self._wake.set()
                 await asyncio.sleep(_RETRY_DELAY)
+            except ServerUnavailableError:
+                continue
 
     async def _flush(self, wire: Wire) -> None:
         if self._scripts_missing:
@@ -163,6 +167,9 @@ class Writer:
         if self._flushed is not None:
             self._flushed.set_result(None)
             self._flushed = None
+        for reply in replies[len(replies) - len(ends) :]:
+            if isinstance(reply, Exception) and not self._scripts_missing:
+                raise refusal(str(reply))
 
     def _count(self, events: int, size: int, seconds: float) -> None:
         self.flushes += 1
@@ -233,7 +240,7 @@ class Writer:
         elif reply == b"GONE":
             log.die(RequestNotFoundError("the server forgot the request"))
         else:
-            self._scripts_missing = isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
+            self._scripts_missing |= isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
             self._doubt(log)
 
     def _doubt(self, log: OpenLog) -> None:
