@@ -19,6 +19,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from dynamo_tasks.errors import (
     DeadlineExceededError,
     DynamoError,
+    EndpointError,
     FencedError,
     NotResumableError,
     ServerUnavailableError,
@@ -43,6 +44,8 @@ from dynamo_tasks.store.streams import read_all
 __all__ = ["Execution", "Stop"]
 
 _RETRY_CLAIM = 0.2
+_UNWRITABLE = (StreamDivergedError, EndpointError)
+"""Reasons for which a log died that hold for every other attempt, too."""
 _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 
 
@@ -132,7 +135,7 @@ class Execution:
     async def fail(self, exc: BaseException) -> None:
         """End the request with an error: the endpoint's, or that its retries are used up."""
         assert self._log is not None
-        await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)), None)
+        await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)))
 
     async def _claim(self) -> Attempt:
         nonce = self._executor.nonce()
@@ -181,6 +184,8 @@ class Execution:
         try:
             with self._deadline(attempt.deadline):
                 await self._drive(attempt, log)
+            end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
+            result, encoded = self._result(end)
         except Stop as stop:
             return await self._stopped(stop, attempt, log)
         except RetryRequested:
@@ -191,20 +196,31 @@ class Execution:
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
-            await self._end(log, End(State.SUCCEEDED, "ignored"), None)
+            await self._end(log, End(State.SUCCEEDED, "ignored"))
             raise
         except Exception as exc:
             if isinstance(exc, Reject) and exc.requeue:
                 await self._give_back(attempt, log, front=False, counts=True)
             await self._failed(exc, log)
             raise
-        end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
-        result = self._result() if self._call.keeps_result else None
-        await self._end(log, end, result)
+        await self._end(log, end, encoded)
         return result
 
-    def _result(self) -> Any:
-        return self._value[0] if self._value is not None else self._aggregate.result()
+    def _result(self, end: End) -> tuple[Any, bytes]:
+        """What Celery keeps, and the same as JSON.
+
+        Raises:
+            TypeError: it cannot be written, or the end event with the returned value cannot.
+        """
+        result = None
+        if self._call.keeps_result:
+            result = self._value[0] if self._value is not None else self._aggregate.result()
+        try:
+            end.encode()
+            return result, msgspec.json.encode(result) if result is not None else b""
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            value = self._value[0] if self._value is not None else result
+            raise TypeError(_not_json(self._meters.name, value, exc)) from exc
 
     async def _failed(self, exc: Exception, log: OpenLog) -> None:
         try:
@@ -220,7 +236,9 @@ class Execution:
         self._body = Interruptible(self._consume(attempt, log))
         try:
             await self._body.task
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as exc:
+            if not _is_cancelled():
+                raise EndpointError("the endpoint raised CancelledError, but nobody cancelled it") from exc
             raise Stop("handover", "the worker is going down") from None
         finally:
             self._body = None
@@ -237,15 +255,19 @@ class Execution:
         if values is None:
             return
         streaming, append, take = self._handler.streaming, log.append, self._take
-        async with aclosing(values) as source:  # type: ignore[type-var]
-            async for value in source:
-                if type(value) is not TokenDelta:
-                    value = to_plain(value)
-                if streaming:
-                    append(value)
-                take(value)
-                if log.congested:
-                    await log.room()
+        try:
+            async with aclosing(values) as source:  # type: ignore[type-var]
+                async for value in source:
+                    if type(value) is not TokenDelta:
+                        value = to_plain(value)
+                    if streaming:
+                        append(value)
+                    take(value)
+                    if log.congested:
+                        await log.room()
+        except SystemExit as exc:
+            # It would end the process, and with it all requests beside this one.
+            raise EndpointError(f"the endpoint raised SystemExit: {exc.code}") from exc
 
     def _take(self, value: Any) -> None:
         if type(value) is TokenDelta:
@@ -307,7 +329,7 @@ class Execution:
 
     async def _stopped(self, stop: Stop, attempt: Attempt, log: OpenLog) -> Any:
         if stop.reason == "abort":
-            if isinstance(log.dead, StreamDivergedError):
+            if isinstance(log.dead, _UNWRITABLE):
                 await self._fail_elsewhere(attempt, log.dead)
             if str(stop) == State.CANCELLED:
                 self._to_settle = self._call.has_tail
@@ -318,12 +340,12 @@ class Execution:
         if stop.reason == "handover":
             await self._give_back(attempt, log, front=True, counts=False)
         if stop.reason == "cancel":
-            await self._end(log, cancelled(), None)
+            await self._end(log, cancelled())
             raise Revoked("cancelled")
         error = DeadlineExceededError(
             "the request ran past its deadline" if stop.reason == "deadline" else f"time limit: {stop}"
         )
-        await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)), None)
+        await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)))
         raise error
 
     async def _ended_elsewhere(self) -> Any:
@@ -347,14 +369,13 @@ class Execution:
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
         await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
-    async def _end(self, log: OpenLog, end: End, result: Any) -> None:
+    async def _end(self, log: OpenLog, end: End, result: bytes = b"") -> None:
         """Write the end; only its winner goes on to Celery's tail."""
-        encoded = msgspec.json.encode(result) if result is not None else b""
         try:
-            await log.finish(end, encoded, settled=not self._call.has_tail)
-        except StreamDivergedError as exc:
+            await log.finish(end, result, settled=not self._call.has_tail)
+        except _UNWRITABLE as exc:
             await self._fail_elsewhere(log.attempt, exc)
-            raise Dropped("DIVERGED") from None
+            raise Dropped(exc.code) from None
         except DynamoError as exc:
             raise Dropped(exc.code) from None
         self._to_settle = self._call.has_tail
@@ -385,6 +406,24 @@ class Execution:
 
     def _log_died(self, reason: DynamoError) -> None:
         self.stop(Stop("abort", reason.code))
+
+
+def _is_cancelled() -> bool:
+    """Whether the job itself is cancelled, and not something that its endpoint waited for."""
+    job = asyncio.current_task()
+    return job is not None and job.cancelling() > 0
+
+
+_HINTS = {
+    "coroutine": "; write `async def`, or await it",
+    "generator": "; an endpoint that streams has `yield` itself",
+    "async_generator": "; an endpoint that streams has `yield` itself",
+}
+
+
+def _not_json(endpoint: str, value: Any, exc: Exception) -> str:
+    kind = type(value).__name__
+    return f"{endpoint} returned {kind}, which is no JSON value ({exc}){_HINTS.get(kind, '')}"
 
 
 async def _skip(values: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:
