@@ -346,7 +346,7 @@ class Execution:
             "the request ran past its deadline" if stop.reason == "deadline" else f"time limit: {stop}"
         )
         await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)))
-        raise error
+        raise error from None
 
     async def _ended_elsewhere(self) -> Any:
         """Somebody else ended it (its deadline passed): Celery's tail is still ours."""
