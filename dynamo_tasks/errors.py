@@ -32,6 +32,7 @@
     │   ├── StreamDivergedError        500  stream_diverged        a reader is ahead of the log
     │   ├── StreamTooLargeError        500  stream_too_large       the byte cap of one stream
     │   └── NotResumableError          500  not_resumable          it had streamed, and its policy forbids another run
+    ├── ProtocolError                  500  protocol_error         what was read is not what a peer writes
     ├── FencedError                    500  fenced                 another attempt owns the request (internal)
     ├── InstanceDeadError              500  instance_dead          its liveness probe said no (plain serving)
     └── LeaseLostError                 500  lease_lost
@@ -61,6 +62,7 @@ __all__ = [
     "NoInstancesError",
     "NotResumableError",
     "PayloadTooLargeError",
+    "ProtocolError",
     "QueueFullError",
     "RequestCancelledError",
     "RequestError",
@@ -299,6 +301,12 @@ class NotResumableError(RequestFailedError):
     """Output was already streamed, and the endpoint's policy forbids to run it again."""
 
     code = "not_resumable"
+
+
+class ProtocolError(DynamoError):
+    """What was read from the server is not what this release, or a peer of it, writes."""
+
+    code = "protocol_error"
 
 
 class FencedError(DynamoError):

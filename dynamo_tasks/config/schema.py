@@ -18,7 +18,7 @@ RESERVED = ("dynamo", "ServiceArgs", COMMON_CONFIGS)
 
 FIXED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("dynamo",): ("namespace", "name", "enabled"),
-    ("ServiceArgs",): ("workers", "resources", "envs", "concurrency", "traffic", "http"),
+    ("ServiceArgs",): ("workers", "resources", "envs", "concurrency", "traffic", "http", "system_port"),
     ("ServiceArgs", "resources"): ("gpu", "gpu_type", "cpu", "memory"),
     ("ServiceArgs", "http"): ("port",),
     ("ServiceArgs", "traffic"): ("timeout", "concurrency", "max_queue", "max_concurrency", "external_queue"),
@@ -73,6 +73,7 @@ class ServiceSettings:
         concurrency: Slots per process; ``None`` = what the engine says.
         traffic: ``timeout`` (seconds), ``concurrency`` and ``max_queue`` of the component as a whole,
             as far as given; ``max_concurrency`` and ``external_queue`` are for BentoML.
+        system_port: Where each process serves its metrics and probes; 0 = any free port, ``None`` = not set here.
         http_port: Where a component that is not the graph's entry serves its HTTP methods; 0 = any free port.
         attributes: Class attribute → value; attributes without default or value are left out.
     """
@@ -86,6 +87,7 @@ class ServiceSettings:
     envs: dict[str, str] = field(default_factory=dict)
     concurrency: int | None = None
     traffic: dict[str, Any] = field(default_factory=dict)
+    system_port: int | None = None
     http_port: int = 0
     attributes: dict[str, Any] = field(default_factory=dict)
 
@@ -93,6 +95,7 @@ class ServiceSettings:
         """The settings in the shape of a section of a file."""
         args: dict[str, Any] = {"workers": self.workers, "concurrency": self.concurrency}
         args |= {"resources": self.resources, "envs": self.envs, "traffic": self.traffic}
+        args |= {"system_port": self.system_port} if self.system_port is not None else {}
         args |= {"http": {"port": self.http_port}} if self.http_port else {}
         dynamo = {"namespace": self.namespace, "name": self.component, "enabled": self.enabled}
         return {"dynamo": dynamo, "ServiceArgs": args, **self.attributes}

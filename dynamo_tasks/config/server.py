@@ -11,6 +11,7 @@ from typing import Any
 
 from dynamo_tasks.config.home import Home, read_json
 from dynamo_tasks.config.identity import ProcessId
+from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import ServerUnavailableError
 
 __all__ = ["key_prefix", "resolve_redis_url", "running_url", "server_id", "server_state"]
@@ -53,10 +54,11 @@ def resolve_redis_url(environ: Mapping[str, str] | None = None) -> str:
 
     Raises:
         ServerUnavailableError: there is neither; says what to do.
+        ConfigError: the TLS options are wrong, see :mod:`dynamo_tasks.config.tls`.
     """
     environ = os.environ if environ is None else environ
     if url := environ.get("DYNAMO_REDIS_URL"):
-        return url
+        return complete_url(url, environ)
     home = Home.from_environ(environ)
     if url := running_url(home):
         return url

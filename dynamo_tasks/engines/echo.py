@@ -11,6 +11,7 @@ from dynamo_tasks.engines.embedding import embed_all
 from dynamo_tasks.engines.output import ChoiceOutput
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.errors import EngineDeadError
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
 
@@ -54,10 +55,17 @@ class EchoEngine(Engine):
         self._running = self._waiting = self._tokens = 0
         self._life = 0
 
+    async def start(self) -> None:
+        """Nothing is loaded."""
+        if not self._started:
+            event("engine.start", engine=self.name, model=self.card.name)
+        await super().start()
+
     async def stop(self) -> None:
         """Stop; what runs ends with ``EngineDeadError`` at its next token."""
         if self._started:
             self._life += 1
+            event("engine.stop", engine=self.name, model=self.card.name)
         await super().stop()
 
     def stats(self) -> EngineStats:

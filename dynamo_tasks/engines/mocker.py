@@ -21,6 +21,7 @@ from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.scheduler import Scheduler, SchedulerArgs
 from dynamo_tasks.engines.sequence import Run, Sequence
 from dynamo_tasks.errors import ConfigError, EngineDeadError
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
 
@@ -69,6 +70,7 @@ class MockerEngine(Engine):
             self._scheduler = Scheduler(self._args)
             self._task = asyncio.create_task(self._scheduler.run(), name="mocker-scheduler")
             self._task.add_done_callback(self._ended)
+            event("engine.start", engine=self.name, model=self.card.name)
         await super().start()
 
     async def stop(self) -> None:
@@ -78,6 +80,7 @@ class MockerEngine(Engine):
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+            event("engine.stop", engine=self.name, model=self.card.name)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         cause = None if task.cancelled() else task.exception()
@@ -86,6 +89,7 @@ class MockerEngine(Engine):
         error.__cause__ = cause
         if cause is not None:
             self._death = error
+            event("engine.died", engine=self.name, model=self.card.name, error=message)
         self._scheduler.fail(error)
 
     def check_health(self) -> None:

@@ -22,8 +22,8 @@ from dynamo_tasks.frontend.limits import read_body
 from dynamo_tasks.frontend.render import DONE, error_event
 from dynamo_tasks.frontend.sse import SSE_HEADERS, KeepAlive
 from dynamo_tasks.observe import log
+from dynamo_tasks.protocol.bodies import decode_json
 from dynamo_tasks.protocol.events import ErrorInfo
-from dynamo_tasks.protocol.openai import decode_json
 
 __all__ = ["KINDS", "ApiRoute", "kind_of", "make_route"]
 

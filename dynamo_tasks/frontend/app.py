@@ -16,15 +16,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
-from dynamo_tasks.frontend.auth import OPEN_PATHS, ApiKeys
+from dynamo_tasks.frontend.auth import OPEN_PATHS, ApiKeys, key_id
 from dynamo_tasks.frontend.call import Call, new_id
 from dynamo_tasks.frontend.errors import REQUEST_ID, error_payload, error_response, json_response
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.metrics import RequestMeter, count_request
 from dynamo_tasks.frontend.openai_api import OpenAIAPI
+from dynamo_tasks.frontend.openapi import PATH as OPENAPI_PATH
+from dynamo_tasks.frontend.openapi import OpenApi
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.tracing import end_http_span, http_span
 from dynamo_tasks.observe import log
 
 __all__ = ["FrontendApp", "create_app"]
@@ -72,6 +75,7 @@ class FrontendApp:
             "/v1/embeddings": ("embeddings", openai.embeddings),
         }
         own = _routes(openai, RequestsAPI(gateway, settings), HealthAPI(gateway))
+        own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive) for route in routes]
         self._router = Router([*own, *extra], redirect_slashes=False, default=fallback)
@@ -97,6 +101,7 @@ class FrontendApp:
         call.meter = meter = RequestMeter(api)
         response: Any = None
         status = 500
+        span = http_span(call, scope)
         try:
             self._admit(call, scope)
             if scope["method"] != "POST":
@@ -114,9 +119,10 @@ class FrontendApp:
             await failure(scope, receive, send)
         finally:
             meter.done(status, *_counts(response))
+            end_http_span(span, status, meter.model)
             log.event(
                 "http.request", request_id=call.request_id, api=api, status=status, model=meter.model,
-                duration_s=meter.seconds,
+                duration_s=meter.seconds, key=key_id(call.owner_key),
             )  # fmt: skip
 
     async def _answer_cold(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:

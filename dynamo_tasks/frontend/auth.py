@@ -1,6 +1,7 @@
 """API keys.
 
-Only hashes of the keys are kept, and all of them are compared in constant time.
+Only hashes of the keys are kept, and all of them are compared in constant time. A key can be given as its hash,
+``sha256:<64 hex digits>``, so that no configuration holds it: ``printf %s "$KEY" | sha256sum``.
 """
 
 from __future__ import annotations
@@ -8,16 +9,22 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from collections.abc import Iterable, Mapping
 
 from dynamo_tasks.errors import AuthenticationError, ConfigError
 
-__all__ = ["API_KEYS_VARIABLE", "OPEN_PATHS", "ApiKeys", "keys_from"]
+__all__ = ["API_KEYS_VARIABLE", "OPEN_PATHS", "ApiKeys", "key_id", "keys_from", "stored_digest"]
 
 API_KEYS_VARIABLE = "DYNAMO_API_KEYS"
 """Keys, separated by commas."""
 OPEN_PATHS = frozenset({"/health", "/live", "/ready", "/metrics"})
 """What probes and scrapers read without a key."""
+
+
+_HASHED = "sha256:"
+_HEX = re.compile(r"[0-9a-fA-F]{64}")
+_ID_LENGTH = 12
 
 
 def keys_from(option: str | Iterable[str] | None, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
@@ -43,7 +50,7 @@ class ApiKeys:
     """Checks the ``Authorization`` header."""
 
     def __init__(self, keys: Iterable[str]):
-        self._digests = [_digest(key.encode()) for key in keys]
+        self._digests = [stored_digest(key) for key in keys]
 
     def __repr__(self) -> str:
         return f"ApiKeys(<{len(self._digests)} keys>)"
@@ -70,6 +77,25 @@ class ApiKeys:
         if not any([hmac.compare_digest(digest, known) for known in self._digests]):  # noqa: C419
             raise AuthenticationError("the API key is wrong")
         return digest.hex()
+
+
+def key_id(owner: str) -> str:
+    """The name of a key in logs: the beginning of its hash."""
+    return owner[:_ID_LENGTH]
+
+
+def stored_digest(key: str) -> bytes:
+    """The SHA-256 of a key that is given as text, or as its hash.
+
+    Raises:
+        ConfigError: ``sha256:`` is not followed by 64 hex digits.
+    """
+    prefix, found, text = key.partition(_HASHED)
+    if prefix or not found:
+        return _digest(key.encode())
+    if not _HEX.fullmatch(text):
+        raise ConfigError(f"an API key that begins with {_HASHED} must go on with 64 hex digits, its SHA-256")
+    return bytes.fromhex(text)
 
 
 def _digest(key: bytes) -> bytes:

@@ -12,7 +12,7 @@ from starlette.types import Scope
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.limits import read_body
 from dynamo_tasks.frontend.metrics import RequestMeter
-from dynamo_tasks.protocol.openai import decode_object
+from dynamo_tasks.protocol.bodies import decode_object
 
 __all__ = ["Call", "call_of", "json_body", "new_id"]
 

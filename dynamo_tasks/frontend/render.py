@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import msgspec
 from msgspec import Struct
 
-from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.errors import DynamoError, ProtocolError
 from dynamo_tasks.frontend.errors import end_error, error_body
-from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, Kind
+from dynamo_tasks.protocol.events import UNREADABLE, ZERO, Claim, End, Event, Kind, decode_values
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, merge_delta
 
 __all__ = [
@@ -34,7 +34,6 @@ DONE = b"data: [DONE]\n\n"
 """The last SSE event of every stream."""
 
 _json = msgspec.json.Encoder().encode
-_decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 _TOKENS, _CLAIM, _END = str(Kind.TOKENS), str(Kind.CLAIM), str(Kind.END)
 
 
@@ -68,8 +67,15 @@ class Render(Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Render:
-        """From msgpack; unknown fields of a newer peer are ignored."""
-        return msgspec.msgpack.decode(data, type=cls)
+        """From msgpack; unknown fields of a newer peer are ignored.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        try:
+            return msgspec.msgpack.decode(data, type=cls)
+        except UNREADABLE as exc:
+            raise ProtocolError(f"how to render a request cannot be read: {exc}") from exc
 
 
 class Renderer(Protocol):
@@ -123,10 +129,9 @@ class CompletionRenderer:
                 out.append(self._other(event))
                 continue
             deltas = decode(event[2])
-            delta = deltas[0]
             if (
                 len(deltas) == 1
-                and delta.finish_reason is None
+                and (delta := deltas[0]).finish_reason is None
                 and not delta.index
                 and delta.logprobs is None
             ):
@@ -198,7 +203,7 @@ class CompletionRenderer:
 
 def values_of(event: Event) -> list[Any]:
     """The values of a ``c`` event."""
-    return _decode_values(event.data)
+    return decode_values(event.data)
 
 
 def attempt_comment(claim: Claim) -> bytes:

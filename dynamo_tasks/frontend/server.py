@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import resource
 import socket
 from collections.abc import Iterator
 
@@ -12,9 +13,10 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.frontend.connection import ConnectionLimits, GuardedConfig, GuardedProtocol
 from dynamo_tasks.observe import log
 
-__all__ = ["HttpServer"]
+__all__ = ["HttpServer", "allow_many_files"]
 
 _BACKLOG = 2048
 
@@ -38,6 +40,7 @@ class HttpServer:
         *,
         reuse_port: bool = False,
         grace: float = 2.0,
+        limits: ConnectionLimits | None = None,
     ):
         """Make the server; nothing listens yet.
 
@@ -47,12 +50,14 @@ class HttpServer:
             port: 0 = a free one; see :attr:`port` after :meth:`start`.
             reuse_port: Share the port with other processes (``SO_REUSEPORT``).
             grace: Seconds that open streams get at :meth:`stop`. They can be resumed elsewhere, so few.
+            limits: What a connection may take.
         """
         self.host = host
         self.port = port
         self._app = app
         self._reuse_port = reuse_port
         self._grace = grace
+        self._limits = limits or ConnectionLimits()
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -71,6 +76,7 @@ class HttpServer:
         """
         if self._task is not None:
             raise RuntimeError("the HTTP server was started before")
+        allow_many_files()
         listener = _listen(self.host, self.port, self._reuse_port)
         self.port = listener.getsockname()[1]
         self._server = _Server(self._config())
@@ -95,9 +101,9 @@ class HttpServer:
         log.event("http.stop", host=self.host, port=self.port, open_streams=len(open_tasks))
 
     def _config(self) -> uvicorn.Config:
-        return uvicorn.Config(
+        config = GuardedConfig(
             self._app,
-            http="httptools",
+            http=GuardedProtocol,
             ws="none",
             lifespan="off",
             interface="asgi3",
@@ -110,6 +116,15 @@ class HttpServer:
             timeout_keep_alive=75,
             timeout_graceful_shutdown=self._grace,  # type: ignore[arg-type]  # it takes fractions as well
         )
+        config.limits = self._limits
+        return config
+
+
+def allow_many_files() -> None:
+    """Raise this process's soft limit of open files to its hard limit: each stream is a socket."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Server(uvicorn.Server):

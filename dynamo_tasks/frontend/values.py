@@ -20,6 +20,7 @@ from dynamo_tasks.protocol.tokens import decode_deltas
 
 __all__ = ["Position", "ValueRenderer", "parse_position"]
 
+_DIGITS = 10
 _json = msgspec.json.Encoder().encode
 
 
@@ -47,8 +48,8 @@ def parse_position(text: str | None) -> Position:
     event = EventId.parse(base)
     if not dot:
         return Position(None if event == ZERO else event)
-    if not (count.isascii() and count.isdigit()) or event.seq == 0:
-        raise InvalidEventIdError(f"event id {text!r} is not <epoch>-<seq> or <epoch>-<seq>.<number>")
+    if not (count.isascii() and count.isdigit() and len(count) <= _DIGITS) or event.seq == 0:
+        raise InvalidEventIdError(f"event id {text[:100]!r} is not <epoch>-<seq> or <epoch>-<seq>.<number>")
     return Position(EventId(event.epoch, event.seq - 1), int(count))
 
 

@@ -16,7 +16,8 @@ Written by `python -m dynamo_tasks.observe > docs/telemetry.md`; don't edit it b
 
 ## Metrics
 
-Each process has its own; a frontend shows its own at `GET /metrics`. Every name begins with `{PREFIX}`
+Each process has its own: a frontend at `GET /metrics`, any process at its system port
+([observability.md](observability.md)). Every name begins with `{PREFIX}`
 (left out here). `endpoint` is `namespace.Component.endpoint`, `state` a terminal state of a request.
 """
 
@@ -36,7 +37,7 @@ def telemetry_markdown() -> str:
     """The text of ``docs/telemetry.md``."""
     metrics = [(f"`{m.name}`", m.kind, m.unit, _code(m.labels), m.meaning) for m in METRICS.values()]
     events = [(f"`{e.name}`", e.level_name, _code(e.fields), e.meaning) for e in LOG_EVENTS.values()]
-    spans = [(f"`{s.name}`", s.process, _code(s.attributes), s.meaning) for s in SPANS.values()]
+    spans = [(f"`{s.name}`", s.process, s.kind, _code(s.attributes), s.meaning) for s in SPANS.values()]
     return (
         "\n".join(
             (
@@ -45,7 +46,7 @@ def telemetry_markdown() -> str:
                 _LOG,
                 _table(("event", "level", "fields", "meaning"), events),
                 _SPAN,
-                _table(("span", "process", "attributes", "meaning"), spans).rstrip("\n"),
+                _table(("span", "process", "kind", "attributes", "meaning"), spans).rstrip("\n"),
             )
         )
         + "\n"

@@ -10,16 +10,30 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe.catalogue import LOG_EVENTS
 from dynamo_tasks.observe.schema import LogEvent
 from dynamo_tasks.observe.secrets import mask_url
 
-__all__ = ["STRICT_VARIABLE", "JsonFormatter", "event", "set_strict"]
+__all__ = [
+    "FORMAT_VARIABLE",
+    "STRICT_VARIABLE",
+    "JsonFormatter",
+    "choose_format",
+    "enabled",
+    "event",
+    "set_strict",
+    "strict",
+]
 
 STRICT_VARIABLE = "DYNAMO_STRICT_TELEMETRY"
 """Set to ``1`` (tests do, for child processes too) to make names outside the catalogue an error."""
+
+FORMAT_VARIABLE = "DYNAMO_LOG_FORMAT"
+"""``json`` makes workers and HTTP processes write one JSON object per line; ``text`` is the default."""
 
 _strict = os.environ.get(STRICT_VARIABLE) == "1"
 _loggers = {entry.logger: logging.getLogger(entry.logger) for entry in LOG_EVENTS.values()}
@@ -30,6 +44,17 @@ def set_strict(strict: bool) -> bool:
     global _strict
     before, _strict = _strict, strict
     return before
+
+
+def strict() -> bool:
+    """Whether names outside of the catalogue are an error."""
+    return _strict
+
+
+def enabled(name: str, /) -> bool:
+    """Whether anybody would see an event; asked where its fields cost something, e.g. once per request."""
+    entry = LOG_EVENTS[name]
+    return _loggers[entry.logger].isEnabledFor(entry.level)
 
 
 def event(name: str, /, *, exc: BaseException | None = None, **fields: Any) -> None:
@@ -102,3 +127,16 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str, ensure_ascii=False)
+
+
+def choose_format(logger: logging.Logger, environ: Mapping[str, str] = os.environ) -> None:
+    """Let the handlers of a logger write what ``DYNAMO_LOG_FORMAT`` asks for.
+
+    Raises:
+        ConfigError: it is neither ``json`` nor ``text``.
+    """
+    wanted = environ.get(FORMAT_VARIABLE) or "text"
+    if wanted not in ("json", "text"):
+        raise ConfigError(f"{FORMAT_VARIABLE}={wanted}: must be json or text")
+    for handler in logger.handlers if wanted == "json" else ():
+        handler.setFormatter(JsonFormatter())

@@ -70,11 +70,13 @@ class Span(NamedTuple):
     Attributes:
         name: Its name.
         process: Where it is recorded: ``client``, ``frontend`` or ``worker``.
+        kind: OpenTelemetry's kind: ``server``, ``producer``, ``consumer`` or ``internal``.
         meaning: What lies between its start and its end.
         attributes: Names of its attributes.
     """
 
     name: str
     process: str
+    kind: str
     meaning: str
     attributes: tuple[str, ...] = ()

@@ -24,10 +24,33 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from dynamo_tasks.errors import DynamoError, EndpointError, InvalidEventIdError, error_for_code
+from dynamo_tasks.errors import (
+    DynamoError,
+    EndpointError,
+    InvalidEventIdError,
+    ProtocolError,
+    error_for_code,
+)
 from dynamo_tasks.protocol.states import State
 
-__all__ = ["ZERO", "Claim", "End", "ErrorInfo", "Event", "EventId", "Kind"]
+__all__ = [
+    "UNREADABLE",
+    "ZERO",
+    "Claim",
+    "End",
+    "ErrorInfo",
+    "Event",
+    "EventId",
+    "Kind",
+    "decode_pushed",
+    "decode_values",
+]
+
+UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
+"""What msgspec, ``int()`` and ``bytes.decode()`` raise over bytes that are something else."""
+_DIGITS = 20
+"""Of the largest 64 bit number."""
+_TOP = 2**64 - 1
 
 
 class EventId(NamedTuple):
@@ -41,15 +64,19 @@ class EventId(NamedTuple):
         """Parse ``<epoch>-<seq>``.
 
         Raises:
-            InvalidEventIdError: not two non-negative integers.
+            InvalidEventIdError: not two non-negative integers of 64 bit, which the server takes.
         """
         epoch, dash, seq = text.partition("-")
-        if not (dash and epoch.isascii() and epoch.isdigit() and seq.isascii() and seq.isdigit()):
-            raise InvalidEventIdError(f"event id {text!r} is not <epoch>-<seq>, e.g. 1763790000000-57")
+        if not (dash and _is_number(epoch) and _is_number(seq)):
+            raise InvalidEventIdError(f"event id {text[:100]!r} is not <epoch>-<seq>, e.g. 1763790000000-57")
         return cls(int(epoch), int(seq))
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.seq}"
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= _DIGITS and int(text) <= _TOP
 
 
 ZERO = EventId(0, 0)
@@ -82,9 +109,16 @@ class Claim(NamedTuple):
 
     @classmethod
     def decode(cls, data: bytes) -> Claim:
-        """Read the payload of a ``k`` event."""
-        previous, attempt, lease = data.decode().split("|")
-        return cls(EventId.parse(previous), int(attempt), int(lease, 16))
+        """Read the payload of a ``k`` event.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        try:
+            previous, attempt, lease = data.decode().split("|")
+            return cls(EventId.parse(previous), int(attempt), int(lease, 16))
+        except UNREADABLE as exc:
+            raise ProtocolError(f"a claim in a stream cannot be read: {exc}") from exc
 
     def encode(self) -> bytes:
         """Write the payload of a ``k`` event."""
@@ -133,8 +167,15 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def decode(cls, data: bytes) -> End:
-        """Read the payload of an ``e`` event."""
-        return _decode_end(data)
+        """Read the payload of an ``e`` event.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        try:
+            return _decode_end(data)
+        except UNREADABLE as exc:
+            raise ProtocolError(f"the end of a stream cannot be read: {exc}") from exc
 
     def encode(self) -> bytes:
         """Write the payload of an ``e`` event."""
@@ -151,5 +192,34 @@ def _text(message: str) -> str:
     return message.encode(errors="replace").decode()
 
 
+def decode_values(data: bytes) -> list[Any]:
+    """The values of a ``c`` event.
+
+    Raises:
+        ProtocolError: they are something else.
+    """
+    try:
+        return _decode_values(data)
+    except UNREADABLE as exc:
+        raise ProtocolError(f"values in a stream cannot be read: {exc}") from exc
+
+
+def decode_pushed(data: bytes) -> list[tuple[str, Event]]:
+    """The events of one pushed message, each with the id of its request.
+
+    Raises:
+        ProtocolError: it is something else.
+    """
+    try:
+        rows = _decode_pushed(data)
+        return [
+            (request, Event(EventId.parse(event), kind, payload)) for request, event, kind, payload in rows
+        ]
+    except UNREADABLE as exc:
+        raise ProtocolError(f"a pushed message cannot be read: {exc}") from exc
+
+
 _encode = msgspec.msgpack.Encoder().encode
+_decode_values = msgspec.msgpack.Decoder(list[Any]).decode
+_decode_pushed = msgspec.msgpack.Decoder(list[tuple[str, str, str, bytes]]).decode
 _decode_end = msgspec.msgpack.Decoder(End).decode

@@ -6,6 +6,8 @@ from typing import Any
 
 import msgspec
 
+from dynamo_tasks.errors import ProtocolError
+from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.versions import PROTOCOL
 
@@ -39,8 +41,10 @@ class Load(msgspec.Struct, omit_defaults=True):
         in_flight: Requests that it runs now.
         capacity: Its slots.
         tokens: Tokens that it has produced since its start.
-        waiting: Requests inside the engine that do not run yet.
+        running: Sequences in the engine's batch.
+        waiting: Sequences inside the engine that do not run yet.
         kv_usage: Used share of the KV cache, 0..1.
+        prefix_hits: Share of prompt tokens that the prefix cache had, 0..1.
         tokens_per_s: Over the last second or so.
         state: Of the instance, see ``runtime/lifecycle.py``.
     """
@@ -52,6 +56,20 @@ class Load(msgspec.Struct, omit_defaults=True):
     kv_usage: float = 0.0
     tokens_per_s: float = 0.0
     state: str = "Running"
+    running: int = 0
+    prefix_hits: float = 0.0
+
+    @classmethod
+    def decode(cls, data: bytes | str) -> Load:
+        """From JSON.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except UNREADABLE as exc:
+            raise ProtocolError(f"the load of an instance cannot be read: {exc}") from exc
 
 
 class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):
@@ -90,5 +108,12 @@ class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):
 
     @classmethod
     def decode(cls, data: bytes | str) -> InstanceInfo:
-        """From JSON; unknown fields of a newer peer are ignored."""
-        return msgspec.json.decode(data, type=cls)
+        """From JSON; unknown fields of a newer peer are ignored.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        try:
+            return msgspec.json.decode(data, type=cls)
+        except UNREADABLE as exc:
+            raise ProtocolError(f"a registration cannot be read: {exc}") from exc

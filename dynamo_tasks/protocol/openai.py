@@ -19,6 +19,7 @@ from dynamo_tasks.errors import InvalidRequestError
 
 __all__ = [
     "MAX_INPUTS",
+    "MAX_MESSAGES",
     "MAX_STOPS",
     "ROLES",
     "ChatRequest",
@@ -29,8 +30,6 @@ __all__ = [
     "Message",
     "OpenAIRequest",
     "StreamOptions",
-    "decode_json",
-    "decode_object",
     "known_fields",
     "parse_request",
 ]
@@ -39,6 +38,8 @@ MAX_STOPS = 16
 """Stop strings of one request (OpenAI allows 4, vLLM any number)."""
 MAX_INPUTS = 2048
 """Inputs of one embeddings request, as at OpenAI."""
+MAX_MESSAGES = 4096
+"""Messages of one chat."""
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles of chat messages."""
 
@@ -50,6 +51,11 @@ _Positive = Annotated[float, Meta(gt=0, le=10**9)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
 _Bias = Annotated[float, Meta(ge=-100, le=100)]
+# Of what is echoed in errors, compared, or kept as it is.
+_Name = Annotated[str, Meta(max_length=256)]
+_Stop = Annotated[str, Meta(max_length=1024)]
+_Role = Annotated[str, Meta(max_length=32, extra_json_schema={"enum": list(ROLES)})]
+_Format = Annotated[str, Meta(max_length=32, extra_json_schema={"enum": ["float", "base64"]})]
 _Tokens = str | list[str | int | list[int]]
 
 
@@ -62,18 +68,18 @@ class StreamOptions(Struct):
 class ContentPart(Struct):
     """A part of a message's content; other kinds than ``text`` are left to the engine."""
 
-    type: str
+    type: _Name
     text: str | None = None
 
 
 class Message(Struct):
     """A chat message; ``content`` may be null only where an assistant called tools."""
 
-    role: str
-    content: str | list[ContentPart] | None = None
-    name: str | None = None
-    tool_calls: list[dict[str, Any]] | None = None
-    tool_call_id: str | None = None
+    role: _Role
+    content: str | Annotated[list[ContentPart], Meta(max_length=1024)] | None = None
+    name: _Name | None = None
+    tool_calls: Annotated[list[dict[str, Any]], Meta(max_length=512)] | None = None
+    tool_call_id: _Name | None = None
 
 
 class OpenAIRequest(Struct, kw_only=True):
@@ -85,8 +91,8 @@ class OpenAIRequest(Struct, kw_only=True):
         priority: 0 (first) to 9.
     """
 
-    model: Annotated[str, Meta(min_length=1)]
-    user: str | None = None
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    user: Annotated[str, Meta(max_length=512)] | None = None
     timeout: _Positive | None = None
     priority: Annotated[int, Meta(ge=0, le=9)] | None = None
 
@@ -110,13 +116,13 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
     top_k: Annotated[int, Meta(ge=-1, le=_INT32)] | None = None
     min_p: _Share | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
-    stop: str | list[str] | None = None
-    stop_token_ids: list[_NotNegative] | None = None
+    stop: _Stop | list[_Stop] | None = None
+    stop_token_ids: Annotated[list[_NotNegative], Meta(max_length=1024)] | None = None
     ignore_eos: bool | None = None
     presence_penalty: _Penalty | None = None
     frequency_penalty: _Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
-    logit_bias: dict[str, _Bias] | None = None
+    logit_bias: Annotated[dict[_Name, _Bias], Meta(max_length=1024)] | None = None
     background: bool | None = None
     abandon_after: _Seconds | None = None
     retention: _Seconds | None = None
@@ -135,11 +141,11 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
 class ChatRequest(GenerationRequest, kw_only=True):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: _Count | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
-    tools: list[dict[str, Any]] | None = None
+    tools: Annotated[list[dict[str, Any]], Meta(max_length=512)] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
@@ -169,7 +175,7 @@ class EmbeddingRequest(OpenAIRequest, kw_only=True):
     """``POST /v1/embeddings``; one or several inputs, as text or token ids."""
 
     input: _Tokens
-    encoding_format: str | None = None
+    encoding_format: _Format | None = None
     dimensions: _Count | None = None
 
 
@@ -195,36 +201,10 @@ _PASSED = frozenset(
         "mm_processor_kwargs",
     }
 )  # fmt: skip
-# Each comparison costs some 0.1 ms; a body may hold a million unknown fields.
-_COMPARED = 32
+# Each comparison costs some 0.1 ms; a body may hold a million unknown fields, or one of ten million letters.
+_COMPARED, _COMPARED_LENGTH = 32, 64
 _MISSING_FIELD = re.compile(r"missing required field `([^`]+)`")
 _FORMATS = ("text", "json_object", "json_schema")
-
-
-def decode_json(raw: bytes) -> Any:
-    """Parse the JSON of a request body.
-
-    Raises:
-        InvalidRequestError: Not JSON, not UTF-8, or nested too deeply.
-    """
-    try:
-        return msgspec.json.decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidRequestError(f"the body is not valid JSON: {exc}") from None
-    except RecursionError:
-        raise InvalidRequestError("the body is not valid JSON: nested too deeply") from None
-
-
-def decode_object(raw: bytes) -> dict[str, Any]:
-    """Parse the JSON object of a request body.
-
-    Raises:
-        InvalidRequestError: As :func:`decode_json`, or it is no object.
-    """
-    body = decode_json(raw)
-    if not isinstance(body, dict):
-        raise InvalidRequestError(f"the body must be a JSON object, not {_json_type(body)}")
-    return body
 
 
 def parse_request(kind: type[_Request], body: dict[str, Any]) -> _Request:
@@ -270,7 +250,9 @@ _FIELDS: dict[type[OpenAIRequest], frozenset[str]] = {}
 
 def _refuse_misspelt(kind: type[OpenAIRequest], body: dict[str, Any]) -> None:
     known = known_fields(kind)
-    unknown = [name for name in body if name not in known and name not in _IGNORED]
+    unknown = [
+        name for name in body if name not in known and name not in _IGNORED and len(name) <= _COMPARED_LENGTH
+    ]
     for name in unknown[:_COMPARED]:
         if near := difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8):
             raise InvalidRequestError(f"unknown field {name!r}; did you mean {near[0]!r}?", param=name)
@@ -358,8 +340,3 @@ def _check_tokens(param: str, value: str | list[Any]) -> None:
         numbers = item if isinstance(item, list) else [item] if isinstance(item, int) else ()
         if any(not 0 <= number <= _INT32 for number in numbers):
             raise _refuse(f"{param}[{index}]", "token ids are 0 or more")
-
-
-def _json_type(value: object) -> str:
-    names = {list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
-    return names.get(type(value), "null")

@@ -11,6 +11,9 @@ from typing import Any
 
 import msgspec
 
+from dynamo_tasks.errors import ProtocolError
+from dynamo_tasks.protocol.events import UNREADABLE
+
 __all__ = [
     "CompletionAggregate",
     "TokenDelta",
@@ -99,8 +102,15 @@ def encode_deltas(deltas: Iterable[TokenDelta]) -> bytes:
 
 
 def decode_deltas(data: bytes) -> list[TokenDelta]:
-    """The deltas of one ``t`` event."""
-    return _decode(data)
+    """The deltas of one ``t`` event.
+
+    Raises:
+        ProtocolError: they are something else.
+    """
+    try:
+        return _decode(data)
+    except UNREADABLE as exc:
+        raise ProtocolError(f"tokens in a stream cannot be read: {exc}") from exc
 
 
 def merge_delta(pending: list[TokenDelta], delta: TokenDelta) -> None:

@@ -13,11 +13,13 @@ from celery.backends.redis import RedisBackend
 from kombu import Connection as KombuConnection
 from kombu.connection import ConnectionPool, PooledConnection
 
+from dynamo_tasks.config.tls import TlsOptions, complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import PrefixedResultBackend, ResultBackend
 from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
+from dynamo_tasks.queue.flower import guard_flower
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.transport import Transport
@@ -129,12 +131,13 @@ class DynamoApp(Celery):  # type: ignore[misc]
             DynamoError: none is configured, and none runs.
         """
         try:
-            url = self._server_url if isinstance(self._server_url, str) else self._server_url()
+            url = complete_url(self._server_url if isinstance(self._server_url, str) else self._server_url())
         except DynamoError as exc:
             if click.get_current_context(silent=True) is not None:
                 raise _CommandError(exc.message) from None
             raise
-        self.conf.update(broker_url=url, result_backend=url)
+        tls = TlsOptions.of(url)
+        self.conf.update(broker_url=url, result_backend=url, broker_use_ssl=tls.settings() if tls else None)
         return url
 
     def _get_backend(self) -> Any:
@@ -237,6 +240,7 @@ def create_app(
         **WORKER_SETTINGS,
         **conf,
     )
+    guard_flower(app)
     return app
 
 

@@ -11,6 +11,7 @@ from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 from celery.worker.state import maybe_shutdown, reserved_requests
 
 from dynamo_tasks.errors import InvalidRequestError, UnknownEndpointError
+from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
@@ -32,6 +33,8 @@ class _NoLimit:
 
 class Consumer(CeleryConsumer):  # type: ignore[misc]
     """``worker_consumer = "dynamo_tasks.queue.consumer:Consumer"``."""
+
+    first_connection_attempt: bool
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -101,6 +104,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
                 await_(asyncio.sleep(delay * random.uniform(0.5, 1.0)))
                 delay = min(delay * 2, _MAX_DELAY)
             else:
+                if not self.first_connection_attempt:
+                    metrics.counter("reconnects_total", connection="broker").inc()
                 self.first_connection_attempt = False
                 self.broker_connection_retry_attempt = 0
                 return conn

@@ -16,11 +16,12 @@ from typing import Any
 
 import msgspec
 
+from dynamo_tasks.observe import tracing
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
 
-__all__ = ["HEADER", "CallOptions", "build", "release_of", "request_of"]
+__all__ = ["HEADER", "CallOptions", "build", "release_of", "request_of", "submit_span"]
 
 HEADER = "dynamo"
 _json = msgspec.json.Encoder().encode
@@ -59,6 +60,18 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
         """The value of the header."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         return {"v": PROTOCOL} | fields
+
+
+def submit_span(
+    request_id: str, endpoint: EndpointId, queue: str, headers: Mapping[str, str]
+) -> tracing.Span:
+    """The span of a submit; its ``carry`` makes the headers of the message."""
+    span = tracing.span("dynamo.submit", headers)
+    if span is not tracing.OFF:
+        span.set("dynamo.request_id", request_id)
+        span.set("dynamo.endpoint", str(endpoint))
+        span.set("messaging.destination.name", queue)
+    return span
 
 
 def digest(payload: bytes) -> str:

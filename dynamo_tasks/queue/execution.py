@@ -25,15 +25,14 @@ from dynamo_tasks.errors import (
     ServerUnavailableError,
     StreamDivergedError,
 )
-from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo, Kind
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
+from dynamo_tasks.queue.account import Account
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.forwarding import hand_on
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible
-from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
@@ -78,8 +77,7 @@ class Execution:
         self._call = call
         self._payload = payload
         self._aggregate = handler.aggregate()
-        self._meters = meters_of(handler.endpoint)
-        self._started = 0.0
+        self._account = Account(handler.endpoint)
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
         self._value: list[Any] | None = None
@@ -87,7 +85,7 @@ class Execution:
         self._usage: dict[str, int] | None = None
         self._log: OpenLog | None = None
         self._to_settle = self._only_tail = False
-        self.context = Context(call.id, self._meters.name, retries=call.retries, headers=call.headers)
+        self.context = Context(call.id, self._account.name, retries=call.retries, headers=call.headers)
 
     async def run(self) -> Any:
         """Run the attempt; returns the endpoint's (aggregated) result.
@@ -107,7 +105,10 @@ class Execution:
         log = self._executor.writer.open(attempt, self._log_died, cap=self._executor.stream_cap)
         self._log = log
         self._executor.enter(self, attempt, log)
-        return await self._attempt(attempt, log)
+        try:
+            return await self._attempt(attempt, log)
+        finally:
+            self._account.span.end()
 
     @property
     def attempt(self) -> Attempt | None:
@@ -151,7 +152,7 @@ class Execution:
 
     async def _refused(self, refusal: ClaimRefused) -> Any:
         namespace, request_id = self._handler.endpoint.namespace, self._call.id
-        self._meters.refused(refusal.reason)
+        self._account.refused(request_id, refusal.reason)
         if refusal.reason == "UNSETTLED" and not self._executor.runs(request_id):
             return self._outcome_again(refusal)
         if refusal.reason == "EXPIRED":
@@ -179,8 +180,7 @@ class Execution:
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
         self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
-        self._meters.claimed.inc()
-        self._started = time.monotonic()
+        await self._account.claimed(attempt, self.context, self._executor.ledger)
         try:
             with self._deadline(attempt.deadline):
                 await self._drive(attempt, log)
@@ -251,6 +251,7 @@ class Execution:
 
     async def _consume(self, attempt: Attempt, log: OpenLog) -> None:
         enter_context(self.context)
+        self._account.span.enter()
         values = await self._values(attempt)
         if values is None:
             return
@@ -379,12 +380,7 @@ class Execution:
         except DynamoError as exc:
             raise Dropped(exc.code) from None
         self._to_settle = self._call.has_tail
-        self._meters.finished(end.state.value, time.monotonic() - self._started)
-        if end.error is not None:
-            event(
-                "request.failed", request_id=log.attempt.id, endpoint=self._meters.name,
-                attempt=log.attempt.number, code=end.error.code, error=end.error.message,
-            )  # fmt: skip
+        self._account.ended(log.attempt, end)
 
     def stop(self, stop: Stop) -> None:
         """Stop the endpoint; callable at any time, the first reason counts."""
@@ -405,6 +401,8 @@ class Execution:
             self.stop(Stop("abort", order.argument))
 
     def _log_died(self, reason: DynamoError) -> None:
+        if isinstance(reason, FencedError) and self._stop is None and self._log is not None:
+            self._account.fenced(self._log.attempt)
         self.stop(Stop("abort", reason.code))
 
 

@@ -22,6 +22,7 @@ from celery.concurrency import get_implementation
 from kombu import Connection as StockConnection
 from kombu import Exchange, Queue
 
+from dynamo_tasks.config.tls import complete_url, with_options
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import worker as hosting
@@ -77,7 +78,7 @@ class GuestApp(DynamoApp):
         if url != self._checked:
             check_settings(self.main or "celery", url, self.conf)
             self._checked = url
-        return url
+        return complete_url(with_options(url, self.conf.broker_use_ssl))
 
     def _get_backend(self) -> Any:
         made = super(DynamoApp, self)._get_backend()

@@ -23,6 +23,16 @@ class Meters:
         self._seconds: dict[str, Histogram] = {}
         self._finished: dict[str, Counter] = {}
 
+    def fenced(self) -> None:
+        """An attempt is not the request's any more."""
+        metrics.counter("requests_fenced_total", endpoint=self.name).inc()
+
+    def spent(self, usage: dict[str, int]) -> None:
+        """A request ended that took these tokens."""
+        for kind in ("prompt", "cached", "completion"):
+            if count := usage.get(f"{kind}_tokens"):
+                metrics.counter("tokens_total", endpoint=self.name, kind=kind).inc(count)
+
     def refused(self, reason: str) -> None:
         """A message was dropped."""
         metrics.counter("requests_duplicate_total", endpoint=self.name, reason=reason.lower()).inc()

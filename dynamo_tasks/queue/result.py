@@ -7,13 +7,12 @@ import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
 
-import msgspec
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult
 
 from dynamo_tasks.errors import DynamoError, RequestNotFoundError
-from dynamo_tasks.protocol.events import End, Event, EventId, Kind
+from dynamo_tasks.protocol.events import End, Event, EventId, Kind, decode_values
 from dynamo_tasks.protocol.states import CELERY_STATES, TERMINAL, State
 from dynamo_tasks.protocol.tokens import CompletionAggregate, decode_deltas
 from dynamo_tasks.store.bridge import bridge
@@ -26,7 +25,6 @@ _FIRST_LOOK, _LAST_LOOK = 0.05, 1.0
 """Seconds between looks into the ledger while Celery's backend is waited for."""
 _TAIL = 1.0
 """Seconds that a worker is given to write the result of a request that has ended."""
-_decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 def values_of(event: Event) -> list[Any]:
@@ -34,7 +32,7 @@ def values_of(event: Event) -> list[Any]:
     if event.kind == Kind.TOKENS:
         return [delta.as_dict() for delta in decode_deltas(event.data)]
     if event.kind == Kind.VALUES:
-        return _decode_values(event.data)
+        return decode_values(event.data)
     if event.kind == Kind.END:
         return End.decode(event.data).values or []
     return []
@@ -130,7 +128,7 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
                 for delta in decode_deltas(event.data):
                     completion.add(delta)
             elif event.kind == Kind.VALUES:
-                values += _decode_values(event.data)
+                values += decode_values(event.data)
             elif event.kind == Kind.END:
                 end = End.decode(event.data)
         if end is None:

@@ -9,12 +9,14 @@ import msgspec
 from celery import Task
 from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
+from celery.utils import uuid
 
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly
-from dynamo_tasks.queue.envelope import HEADER, CallOptions
+from dynamo_tasks.queue.envelope import HEADER, CallOptions, submit_span
 from dynamo_tasks.queue.execution import Execution
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
 from dynamo_tasks.queue.outcome import Dropped, EndedRevoked, HandedOver, Revoked
@@ -172,7 +174,11 @@ class EndpointTask(Task):  # type: ignore[misc]
             self.retry(exc=wanted.cause, countdown=wanted.countdown, max_retries=wanted.max_retries)
         except Reject as exc:
             raise Ignore(f"the retry was refused: {exc.reason}") from None
-        except Retry:
+        except Retry as exc:
+            event(
+                "request.retried", request_id=request.id, endpoint=self.name, retries=request.retries,
+                delay_s=exc.when if isinstance(exc.when, int | float) else None, error=repr(wanted.cause),
+            )  # fmt: skip
             raise
         except Exception as exc:
             await_(execution.fail(exc))
@@ -206,10 +212,17 @@ class EndpointTask(Task):  # type: ignore[misc]
             header = msgspec.structs.replace(header, rel=released)
         context = current_context()
         trace = context.child_headers() if context is not None else {}
-        headers = {**trace, **(options.pop("headers", None) or {}), HEADER: header.header()}
+        headers = {**trace, **(options.pop("headers", None) or {})}
+        task_id = task_id or uuid()
+        with submit_span(task_id, self.endpoint, self.endpoint.queue, headers) as span:
+            options["headers"] = {**span.carry(headers), HEADER: header.header()}
+            return self._publish(args, kwargs, task_id, options)
+
+    def _publish(self, args: Any, kwargs: Any, task_id: str, options: dict[str, Any]) -> Any:
+        """Let Celery publish the call."""
         token = submitted_as.set(None)
         try:
-            result = super().apply_async(args, kwargs, task_id=task_id, headers=headers, **options)
+            result = super().apply_async(args, kwargs, task_id=task_id, **options)
             known = submitted_as.get()
         finally:
             submitted_as.reset(token)

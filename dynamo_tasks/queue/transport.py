@@ -24,6 +24,7 @@ from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
+from dynamo_tasks.config.tls import with_options
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.envelope import HEADER, release_of, request_of
@@ -150,11 +151,16 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         if self._puller is None:
             self._hub = hub
             self._puller = Puller(
-                Address.parse(self.connection.client.as_uri(include_password=True)),
+                self._address(),
                 queues=self._queue_keys, free=self._free_slots, deliver=self._arrived,
                 name=self.client_name or "dynamo-tasks:consumer",
             )  # fmt: skip
         self._puller.want()
+
+    def _address(self) -> Address:
+        client = self.connection.client
+        # The URL that kombu gives back is without its query.
+        return Address.parse(with_options(client.as_uri(include_password=True), client.ssl))
 
     def _queue_keys(self) -> list[str]:
         return [] if self.closed else [f"{self.global_keyprefix}{queue}" for queue in self.active_queues]
@@ -179,16 +185,30 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         if self.closed or self.intake.paused or queue not in self.connection._callbacks:
             self._push_back(key, raw)
             return
+        assert self._hub is not None
         try:
             self.connection._deliver(decode(raw), queue)
         except MalformedMessageError as exc:
-            event("message.malformed", queue=queue, error=str(exc), raw=raw[:200].decode(errors="replace"))
-        except Exception as exc:  # noqa: BLE001 - what kombu would raise inside the consumer's loop is raised there
-            assert self._hub is not None
-            self._hub.fail(exc)
+            self._drop(raw, queue, exc)
+        except self.connection_errors as exc:
+            # kombu counts KeyError in; what is wrong with the connection is an OSError or an error of redis-py.
+            if isinstance(exc, KeyError):
+                self._drop(raw, queue, exc)
+            else:
+                self._hub.fail(exc)  # raised inside of the consumer's loop, which connects again
+        except Exception as exc:  # noqa: BLE001 - Celery trusts messages; one that it trips over must not end the worker
+            self._drop(raw, queue, exc)
         else:
-            assert self._hub is not None
             self._hub.wake()
+
+    def _drop(self, raw: bytes, queue: str, exc: Exception) -> None:
+        """A message that nobody can read: forget it, wherever it is noted."""
+        text = f"{type(exc).__name__}: {exc}"
+        event("message.malformed", queue=queue, error=text, raw=raw[:200].decode(errors="replace"))
+        with contextlib.suppress(MalformedMessageError):
+            tag = Message(decode(raw), channel=self).delivery_tag
+            if tag in self.qos._delivered:
+                self.qos.ack(tag)
 
     def _push_back(self, key: str, raw: bytes | str) -> None:
         with self.conn_or_acquire() as client:

@@ -16,6 +16,7 @@ from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import SecurityWarning
 
 from dynamo_tasks.errors import ConfigError, DynamoError
+from dynamo_tasks.observe.log import choose_format
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.hub import AsyncioHub
@@ -65,6 +66,11 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
             # No new start can mend it: one line and exit code 2, as for settings that are refused earlier.
             refuse(exc)
 
+    def info(self, worker: Any) -> dict[str, Any]:
+        """Celery callback: what ``inspect stats`` and Flower show of the instance."""
+        facts = getattr(worker.host, "facts", None)  # not every host is an instance of a service
+        return {"dynamo": facts()} if facts is not None else {}
+
     def stop(self, worker: Any) -> None:
         """Warm: leave the registry, finish what runs, stop the service."""
         greenlets.await_(worker.shutdown.warm())
@@ -98,6 +104,8 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         self.app.is_worker = True
         # It warns of pickle run as root; nothing is ever unpickled here.
         warnings.filterwarnings("ignore", category=SecurityWarning)
+        signals.after_setup_logger.connect(_choose_format, weak=False)
+        signals.after_setup_task_logger.connect(_choose_format, weak=False)
         try:
             self.host = self.app.make_host(service=service, config=config, settings=list(set or ()))
             if self.host is not None:
@@ -162,6 +170,10 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         self.shutdown.asked(how)
         if isinstance(self.hub, AsyncioHub):
             self.hub.wake()
+
+
+def _choose_format(logger: logging.Logger, **_: Any) -> None:
+    choose_format(logger)
 
 
 def transport_options(app: Any, lease: int) -> dict[str, Any]:

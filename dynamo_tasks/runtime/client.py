@@ -15,7 +15,7 @@ from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.queue.envelope import build
+from dynamo_tasks.queue.envelope import build, submit_span
 from dynamo_tasks.queue.execution import Stop
 from dynamo_tasks.queue.result import values_of
 from dynamo_tasks.router import Router, make_router
@@ -151,9 +151,15 @@ class RemoteCall:
             raise RequestCancelledError("the context of the call was stopped before it was sent")
         self.id = context.child_id() if context is not None else str(uuid.uuid4())
         endpoint = self._client.id
-        message, _ = build(endpoint, self.id, self._payload, queue=self._queue, more=self._headers())
+        headers = self._headers()
+        with submit_span(self.id, endpoint, self._queue, headers) as span:
+            return await submit(self._client.store, self._request(context, span.carry(headers)))
+
+    def _request(self, context: Context | None, headers: dict[str, str]) -> NewRequest:
+        endpoint = self._client.id
+        message, _ = build(endpoint, self.id, self._payload, queue=self._queue, more=headers)
         prefix = self._client.store.store.prefix
-        new = NewRequest(
+        return NewRequest(
             id=self.id,
             endpoint=endpoint,
             queue=f"{prefix}{self._queue}",
@@ -162,7 +168,6 @@ class RemoteCall:
             deadline=context.deadline if context is not None else 0.0,
             abandon_after=ABANDON_AFTER if context is None else _CHILD_ABANDON_AFTER,
         )
-        return await submit(self._client.store, new)
 
     def _headers(self) -> dict[str, str]:
         return self._context.child_headers() if self._context is not None else {}

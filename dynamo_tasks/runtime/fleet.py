@@ -1,6 +1,6 @@
 """Gauges of the fleet: what the registry tells of all instances, as seen by this process.
 
-Worker processes have no HTTP side of their own, so any frontend shows what they report with their leases.
+Any frontend shows what the workers report with their leases; a worker shows the part of it that is its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 
-__all__ = ["FleetGauges"]
+__all__ = ["FleetGauges", "show_own"]
 
 
 class FleetGauges:
@@ -38,8 +38,16 @@ class FleetGauges:
 
 
 def _show(model: str, loads: list[Load]) -> None:
-    waiting = sum(load.waiting for load in loads)
-    metrics.gauge("engine_running", model=model).set(max(0, sum(load.in_flight for load in loads) - waiting))
-    metrics.gauge("engine_waiting", model=model).set(waiting)
-    usage = sum(load.kv_usage for load in loads) / len(loads) if loads else 0.0
-    metrics.gauge("engine_kv_usage", model=model).set(usage)
+    count = len(loads) or 1
+    metrics.gauge("engine_running", model=model).set(sum(load.running for load in loads))
+    metrics.gauge("engine_waiting", model=model).set(sum(load.waiting for load in loads))
+    metrics.gauge("engine_kv_usage", model=model).set(sum(load.kv_usage for load in loads) / count)
+    metrics.gauge("engine_prefix_hits", model=model).set(sum(load.prefix_hits for load in loads) / count)
+
+
+def show_own(component: str, load: Load) -> None:
+    """Gauges of this process's own engine."""
+    metrics.gauge("instance_running", component=component).set(load.running)
+    metrics.gauge("instance_waiting", component=component).set(load.waiting)
+    metrics.gauge("instance_kv_usage", component=component).set(load.kv_usage)
+    metrics.gauge("instance_prefix_hits", component=component).set(load.prefix_hits)

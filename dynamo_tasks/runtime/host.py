@@ -11,7 +11,10 @@ import time
 from functools import partial
 from typing import Any, Protocol
 
+import msgspec
+
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
+from dynamo_tasks.observe import tracing
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
 from dynamo_tasks.queue.app import DynamoApp
@@ -21,6 +24,7 @@ from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.runtime.checkup import Checkup
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.dependencies import start_service, together
+from dynamo_tasks.runtime.fleet import show_own
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.health import HealthMonitor, HealthSettings
 from dynamo_tasks.runtime.instance import Instance
@@ -28,6 +32,7 @@ from dynamo_tasks.runtime.lifecycle import InstanceState, Lifecycle
 from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.sweeper import Sweeper
+from dynamo_tasks.runtime.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, set_resolver
 from dynamo_tasks.sdk.hooks import probe
 from dynamo_tasks.store.registry import new_lease
@@ -83,7 +88,9 @@ class ServiceHost:
         self._sweeper: Sweeper | None = None
         self._recoverer: Recoverer | None = None
         self._tokens = (0, 0.0)
+        self._last_load = Load(capacity=self.capacity, state=self.lifecycle.state)
         self.http: Listener | None = None
+        self.system = self._system_server()
         self.queues = self._queue_names()
         for endpoint in self.service.get_dynamo_endpoints().values() if self.is_component else ():
             _ = (
@@ -104,6 +111,21 @@ class ServiceHost:
             for one in self.graph.components()
             if one.get_dynamo_endpoints()
         }
+
+    def _system_server(self) -> SystemServer | None:
+        port = system_port(self.service.settings.system_port)
+        if port is None:
+            return None
+        lag = HealthSettings.of(self.service.inner).max_lag
+        return SystemServer(port, self._why_not, max_lag=lag)
+
+    def _why_not(self) -> str:
+        """Why the process takes no work now; asked in a thread."""
+        if self._runtime is None or not self._runtime.client.store.commands.connected:
+            return "there is no connection to the Redis server"
+        if self.is_component and not (self._registered and self._registered.registered):
+            return f"it is not registered; its state is {self.lifecycle.state}"
+        return ""
 
     def _queue_names(self) -> list[str]:
         ids = [endpoint.id for endpoint in self.service.get_dynamo_endpoints().values()]
@@ -130,6 +152,11 @@ class ServiceHost:
         Raises:
             ServerUnavailableError: it cannot be reached.
         """
+        tracing.configure(self.service.component_name)
+        event(
+            "config.loaded", graph=self.graph.name, services=",".join(one.name for one in self.graph.services),
+            redis_url=self.app.server_url,
+        )  # fmt: skip
         runtime = await self._connect_runtime()
         self._runtime = runtime
         self._sweeper = Sweeper(runtime.client.store)
@@ -157,6 +184,9 @@ class ServiceHost:
 
     async def start(self, pool: Any = None) -> None:
         """Make the instances, dependencies first; run their hooks; fill the handler table; register."""
+        if self.system is not None:
+            # First: who probes a process that loads a model sees that it lives.
+            await self.system.start()
         for service in together(self.service):
             await start_service(self.runtime, service, self.instances)
         if self.http is not None:
@@ -189,6 +219,7 @@ class ServiceHost:
         common: dict[str, Any] = {
             "component": component, "namespace": namespace, "lease_id": self.lease, "host": socket.gethostname(),
             "pid": os.getpid(), "started": time.time(), "capacity": self.capacity, "model": self._model(),
+            "extra": {"system_port": self.system.port} if self.system is not None else {},
             "http": self.http.url if self.http is not None else None,
         }  # fmt: skip
         infos = [
@@ -254,8 +285,16 @@ class ServiceHost:
         own = getattr(self.instance, "engine_load", None)
         if callable(own):
             stats = own()
-            load.waiting, load.kv_usage = stats.waiting, stats.kv_usage
+            load.running, load.waiting = stats.running, stats.waiting
+            load.kv_usage, load.prefix_hits = stats.kv_usage, stats.prefix_hit_rate
+            show_own(self.service.component_name, load)
+        self._last_load = load
         return load
+
+    def facts(self) -> dict[str, Any]:
+        """What Celery's ``inspect stats`` tells of the instance beside Celery's own numbers; Flower shows it."""
+        port = {"system_port": self.system.port} if self.system is not None else {}
+        return {"instance_id": f"{self.lease:x}", **msgspec.to_builtins(self._last_load), **port}
 
     async def deregister(self) -> None:
         """Leave the registry; what runs goes on."""
@@ -293,6 +332,8 @@ class ServiceHost:
             self.lifecycle.advance(InstanceState.DEREGISTERED)
         if self._runtime is not None:
             await self._runtime.aclose()
+        if self.system is not None:
+            await self.system.stop()
         event(
             "worker.stop",
             component=self.service.component_name,

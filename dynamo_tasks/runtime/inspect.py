@@ -87,13 +87,15 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         "state": load.state.lower(),
         "in_flight": load.in_flight,
         "load": {
-            "capacity": load.capacity or first.capacity, "tokens": load.tokens, "waiting": load.waiting,
-            "kv_usage": round(load.kv_usage, 4),
+            "capacity": load.capacity or first.capacity, "tokens": load.tokens, "running": load.running,
+            "waiting": load.waiting, "kv_usage": round(load.kv_usage, 4),
+            "prefix_hits": round(load.prefix_hits, 4),
         },
         "lease": max(0, ttl_ms) / 1000,
         "tokens_per_s": round(load.tokens_per_s, 1),
         "http": first.http,
         "model": first.model.name if first.model else None,
+        "system_port": first.extra.get("system_port"),
     }  # fmt: skip
 
 

@@ -146,8 +146,12 @@ class Instance:
         owned = await self._recovery.owned(self._namespace, self.lease)
         extra = owned - set(self._running())
         for request_id in extra & self._unaccounted:
-            outcome = await self._recovery.requeue(self._namespace, request_id, self.lease)
-            event("sweeper.moved", kind="disowned", count=1, namespace=self._namespace, lost_instance=outcome)
+            await self._recovery.requeue(self._namespace, request_id, self.lease)
+            metrics.counter("sweeper_moves_total", kind="disowned").inc()
+            event(
+                "sweeper.moved", kind="disowned", count=1, namespace=self._namespace,
+                lost_instance=f"{self.lease:x}",
+            )  # fmt: skip
         self._unaccounted = extra - self._unaccounted
 
     async def deregister(self) -> None:

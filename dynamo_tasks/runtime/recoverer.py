@@ -12,6 +12,7 @@ import secrets
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
+from dynamo_tasks.observe.tracing import span
 from dynamo_tasks.runtime.actor import Actor
 from dynamo_tasks.runtime.detector import Detector, Sighting
 from dynamo_tasks.store.base import Store
@@ -90,10 +91,18 @@ class Recoverer(Actor):
         sightings = {lease: Sighting(*one) for lease, one in zip(leases, seen, strict=True)}
         dead = detector.observe(sightings, now)
         for lease, by in dead.items():
-            moved = await self._recovery.take_over(namespace, lease, self._observer)
+            moved = await self._take_over(namespace, lease)
             detector.forget(lease)
             if moved is not None:
                 self._tell(namespace, lease, by, moved)
+
+    async def _take_over(self, namespace: str, lease: int) -> dict[str, int] | None:
+        traced = span("dynamo.recover", attributes={"dynamo.lost_instance": f"{lease:x}"})
+        moved = await self._recovery.take_over(namespace, lease, self._observer)
+        if moved is not None:  # else another observer does it: a span that does not end is not recorded
+            traced.set("dynamo.moved", sum(moved.values()))
+            traced.end()
+        return moved
 
     def _tell(self, namespace: str, lease: int, by: str, moved: dict[str, int]) -> None:
         event("instance.died", endpoint=namespace, instance_id=f"{lease:x}", by=by)

@@ -11,7 +11,6 @@ import random
 
 from dynamo_tasks.errors import DeadlineExceededError, DynamoError
 from dynamo_tasks.observe import metrics
-from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.runtime.actor import Actor
@@ -66,7 +65,6 @@ class Sweeper(Actor):
         end = cancelled("abandoned", "nobody read the request any more")
         if await self._ledger.cancel(namespace, request_id, end=end, guard="unread") == "OK":
             metrics.counter("sweeper_moves_total", kind="abandoned").inc()
-            event("request.cancelled", request_id=request_id, endpoint=namespace, reason="abandoned")
 
     async def _overdue(self, namespace: str, request_id: str) -> None:
         """Still queued: expired. Running past its deadline, and its owner did not end it: ended from here."""

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 
 from dynamo_tasks.errors import DynamoError, NoInstancesError
+from dynamo_tasks.observe import enabled, event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.router import Candidate
@@ -77,10 +78,21 @@ class Watcher:
         # Whoever dies without a word is missed when its lease has run out, and not at the next round.
         left = await self._registry.time_left(self.namespace, leases)
         self._relist_in = min(_RELIST, left + _EXPIRED)
+        self._tell_new(instances)
         self.instances = instances
         self._gauges.update(instances, self.loads)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    def _tell_new(self, instances: list[InstanceInfo]) -> None:
+        if not enabled("instance.appeared"):
+            return
+        known = {(info.endpoint, info.lease_id) for info in self.instances}
+        for info in instances:
+            if (info.endpoint, info.lease_id) not in known:
+                event(
+                    "instance.appeared", endpoint=str(info.id), instance_id=info.instance_id, host=info.host
+                )  # fmt: skip
 
     def of(self, endpoint: EndpointId) -> list[InstanceInfo]:
         """Live instances of an endpoint."""

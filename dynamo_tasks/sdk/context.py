@@ -146,6 +146,11 @@ class Context:
         """The same as a W3C header."""
         return str(self.trace)
 
+    def traced(self, headers: dict[str, str]) -> None:
+        """It has a span of its own, with these headers for its calls."""
+        self.headers = {**self.headers, **headers}
+        self._trace = TraceParent.parse(headers.get("traceparent"))
+
     def child_headers(self) -> dict[str, str]:
         """Headers for calls that belong to it."""
         kept = {name: str(self.headers[name]) for name in TRACE_HEADERS if self.headers.get(name)}

@@ -15,6 +15,7 @@ from collections.abc import Callable
 import click
 
 from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.observe.log import choose_format
 from dynamo_tasks.runtime.celeryapp import default_app
 from dynamo_tasks.runtime.graphs import configured_graph
 from dynamo_tasks.runtime.host import ServiceHost
@@ -49,6 +50,7 @@ def main(
         level=loglevel.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
+        choose_format(logging.getLogger())
         loop_factory = _loop_factory()
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             runner.run(

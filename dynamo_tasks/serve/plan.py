@@ -22,6 +22,7 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
 from dynamo_tasks.serve.http_ports import http_ports
 from dynamo_tasks.serve.spec import Plan, ProcessSpec
+from dynamo_tasks.serve.system_ports import with_system_ports
 
 __all__ = ["Plan", "PlanOptions", "default_graph", "make_plan"]
 
@@ -43,6 +44,7 @@ class PlanOptions:
         host: Address that HTTP is served on.
         port: Its port, already chosen (not 0).
         loglevel: Of the workers and the HTTP process.
+        system_port: Where processes serve metrics and probes: the first one's port, 0 = any; ``None`` = they don't.
         node_suffix: Makes Celery node names unique where several ``serve`` share a server.
     """
 
@@ -54,6 +56,7 @@ class PlanOptions:
     host: str = "127.0.0.1"
     port: int = 8000
     loglevel: str = "warning"
+    system_port: int | None = None
     node_suffix: str = ""
 
 
@@ -99,7 +102,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
         names = ", ".join(service.name for service in chosen)
         raise ConfigError(f"nothing to start: {names} has no process of its own (it lives in its callers')")
     return Plan(
-        processes=tuple(specs),
+        processes=tuple(with_system_ports(specs, config, options.system_port)),
         config=config,
         http=graph.entry.name if graph.entry.name in ports else None,
         components=_expected(components, config),

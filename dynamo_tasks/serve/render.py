@@ -87,13 +87,19 @@ def _table(instances: Iterable[Mapping[str, Any]]) -> Table:
         cells: list[RenderableType] = [
             str(item["instance_id"]),
             _lease(item.get("lease")),
-            f"{item['pid']}@{item['host']}",
+            _process(item),
             Text(state, _STATES.get(state.lower(), "")),
             f"{item['in_flight']}/{_load(item).get('capacity') or '?'}",
             f"{_rate(item):.0f}",
         ]
         table.add_row(*cells, *[str(item.get("http") or "")] * with_http)
     return table
+
+
+def _process(item: Mapping[str, Any]) -> str:
+    """Process id and host, with the system port where there is one."""
+    port = item.get("system_port")
+    return f"{item['pid']}@{item['host']}" + (f":{port}" if port else "")
 
 
 def _lease(seconds: object) -> str:

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import socket
-import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Self
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
+from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
 
@@ -32,8 +32,7 @@ class Address:
         port: TCP port; 0 for ``unix``.
         username: ``""`` = the default user.
         password: ``""`` = none. Not shown by ``repr``.
-        verify: False where the URL says ``ssl_cert_reqs=none``.
-        ca_certs: Path of a CA bundle (``ssl_ca_certs``).
+        tls: How TLS is spoken; ``None`` without.
     """
 
     scheme: str
@@ -41,16 +40,16 @@ class Address:
     port: int
     username: str = ""
     password: str = ""
-    verify: bool = True
-    ca_certs: str | None = None
+    tls: TlsOptions | None = None
 
     @classmethod
     def parse(cls, url: str) -> Self:
         """Parse ``redis://[user:password@]host[:port][/db]``, ``rediss://…`` or ``unix://path``.
 
         Raises:
-            ConfigError: another scheme, no host, a port that is none.
+            ConfigError: another scheme, no host, a port that is none, TLS options that are wrong.
         """
+        tls = TlsOptions.of(url)
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES:
             raise ConfigError(f"Redis URL {mask_url(url)!r}: scheme must be one of {', '.join(_SCHEMES)}")
@@ -62,15 +61,13 @@ class Address:
         host = unquote(parts.path) if unix else parts.hostname or ""
         if not host:
             raise ConfigError(f"Redis URL {mask_url(url)!r} names no {'socket path' if unix else 'host'}")
-        query = parse_qs(parts.query)
         return cls(
             scheme=parts.scheme,
             host=host,
             port=0 if unix else port,
             username=unquote(parts.username or ""),
             password=unquote(parts.password or ""),
-            verify=query.get("ssl_cert_reqs", ["required"])[-1].lower() != "none",
-            ca_certs=query.get("ssl_ca_certs", [None])[-1],
+            tls=tls,
         )
 
     def __repr__(self) -> str:
@@ -116,14 +113,10 @@ def _connected(address: Address, timeout: float) -> Iterator[socket.socket]:
             plain.connect(address.host)
         else:
             plain = stack.enter_context(socket.create_connection((address.host, address.port), timeout))
-        if address.scheme != "rediss":
+        if address.tls is None:
             yield plain
             return
-        context = ssl.create_default_context(cafile=address.ca_certs)
-        if not address.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        yield stack.enter_context(context.wrap_socket(plain, server_hostname=address.host))
+        yield stack.enter_context(address.tls.context().wrap_socket(plain, server_hostname=address.host))
 
 
 def _command(*words: str) -> bytes:

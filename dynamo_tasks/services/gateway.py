@@ -23,7 +23,7 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.envelope import build
+from dynamo_tasks.queue.envelope import build, submit_span
 from dynamo_tasks.runtime.client import submit
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.watcher import Watcher
@@ -97,9 +97,10 @@ class RuntimeGateway:
         for needed in {submission.endpoint, endpoint}:
             if not self._runtime.watcher(needed.namespace).of(needed):
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
-        new = self._new_request(submission, endpoint, payload)
-        metrics.counter("requests_submitted_total", endpoint=str(endpoint)).inc()
-        sub = await submit(self._runtime.client, new)
+        with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
+            submission.headers = span.carry(submission.headers)
+            new = self._new_request(submission, endpoint, payload)
+            sub = await submit(self._runtime.client, new)
         sub.render = sub.render or new.render
         return _stream(sub)
 

@@ -12,6 +12,7 @@ from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta, emitted_ids, finished
 from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, liveness, on_shutdown, service
 from dynamo_tasks.sdk.context import Context, current_context
+from dynamo_tasks.services.tracing import traced
 
 __all__ = ["Worker"]
 
@@ -110,7 +111,7 @@ class Worker:
             payload, request_id=context.id or None, output_token_ids=emitted_ids(context.logged) or None
         )
         try:
-            async for delta in source:
+            async for delta in traced(source, self._engine.card.name):
                 if delta.index in done:
                     # The engine repeats how a choice ended; only what it says of the whole request is new.
                     if delta.usage is None:

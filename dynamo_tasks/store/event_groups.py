@@ -59,6 +59,9 @@ class GroupSubscription(EventSubscription):
                 continue
             self._current = current = None
 
+    def _pass_over(self, event_id: str) -> None:
+        self._commands.post("XACK", self._key, self._group, event_id)
+
     async def _find_start(self) -> None:
         await self._make(_before(self._start))
 

@@ -13,6 +13,7 @@ import msgspec
 
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.pubsub import Channels
@@ -124,9 +125,18 @@ class EventSubscription:
         self._take(rows)
 
     def _take(self, rows: list[Any]) -> None:
-        self._pending.extend(
-            Event(row_id.decode(), self.subject, msgspec.json.decode(fields[1])) for row_id, fields in rows
-        )
+        for row_id, fields in rows:
+            name = row_id.decode()
+            try:
+                self._pending.append(Event(name, self.subject, msgspec.json.decode(fields[1])))
+            except UNREADABLE as exc:
+                event("store.unreadable", name=f"{self.subject} {name}", error=str(exc))
+                self._pass_over(name)
+
+    def _pass_over(self, event_id: str) -> None:
+        """An event that nobody can read: it is not to be read again."""
+        if not self._pending:
+            self._start = f"({event_id}"
 
     async def aclose(self) -> None:
         """End; a waiting iteration ends too."""

@@ -7,6 +7,7 @@ that falls behind by more than the log holds goes on with the oldest event, and 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import msgspec
@@ -17,6 +18,7 @@ from dynamo_tasks.errors import (
     PayloadTooLargeError,
     ServerUnavailableError,
 )
+from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.names import Subject, check_group
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.event_groups import ACK_WAIT, GroupSubscription
@@ -29,6 +31,7 @@ MAX_PAYLOAD = 1 << 20
 """Most bytes of one event."""
 KEPT = 10_000
 """Events of a subject that are kept, or a few more: Redis trims whole nodes of a stream."""
+_LATEST = 2**53 / 1000
 
 
 class EventLog:
@@ -117,10 +120,11 @@ def _position(since: str | float | None) -> str:
     if since is None:
         return ""
     if isinstance(since, int | float):
+        if not math.isfinite(since) or since > _LATEST:
+            raise InvalidEventIdError(f"{since!r} is no Unix time in seconds")
         return f"{max(0, int(since * 1000))}-0"
-    parts = since.split("-")
-    if len(parts) != 2 or not all(part.isdecimal() for part in parts):
-        raise InvalidEventIdError(
-            f"{since!r} is no event id; expected <ms>-<seq>, or a Unix time as a number"
-        )
-    return f"({since}"
+    try:
+        return f"({EventId.parse(since)}"
+    except InvalidEventIdError:
+        text = f"{since[:100]!r} is no event id; expected <ms>-<seq>, or a Unix time as a number"
+        raise InvalidEventIdError(text) from None

@@ -8,11 +8,12 @@ frontend renders it, ``ok`` owner key, ``tn`` tenant, ``bg`` background, ``ab`` 
 kept, ``own`` lease of the owner, ``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att``
 attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` result and ``err`` error as JSON,
 ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message
-of a request in the dead list.
+of a request in the dead list, ``tp`` ``traceparent`` of the last attempt, while spans are recorded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -27,6 +28,7 @@ from dynamo_tasks.errors import (
     RequestCancelledError,
     RequestExpiredError,
     RequestNotFoundError,
+    ServerUnavailableError,
 )
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
 from dynamo_tasks.protocol.names import EndpointId
@@ -42,6 +44,7 @@ from dynamo_tasks.store.keys import (
 )
 from dynamo_tasks.store.record import Record, read_record
 from dynamo_tasks.store.scripts import script
+from dynamo_tasks.store.telling import tell_end, tell_submitted
 
 __all__ = ["Attempt", "ClaimRefused", "Ledger", "NewRequest", "Refusal"]
 
@@ -213,6 +216,17 @@ class Ledger:
         )  # fmt: skip
         return str(reply.decode())
 
+    async def trace(self, attempt: Attempt, traceparent: str) -> str:
+        """Note the span of an attempt; returns that of the attempt before, or ``""``: also when nobody answers."""
+        keys = self._keys(attempt.namespace, attempt.id)
+        with contextlib.suppress(ServerUnavailableError):
+            reply = await script("trace").run(
+                self.store.commands, keys, self.store.keys(attempt.namespace).base, f"{attempt.lease:x}",
+                attempt.epoch, traceparent,
+            )  # fmt: skip
+            return str(reply.decode())
+        return ""
+
     async def settle(self, namespace: str, request_id: str) -> None:
         """Note that Celery's tail has run to its end."""
         await script("settle").run(
@@ -245,6 +259,8 @@ class Ledger:
             self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
             self.store.address.db, end.encode(), end.state, msgspec.json.encode(end.error), guard,
         )  # fmt: skip
+        if reply == b"OK":
+            await tell_end(self.store, namespace, request_id, end)
         return str(reply.decode())
 
     async def expire(self, namespace: str, request_id: str, reason: str) -> str:
@@ -254,6 +270,8 @@ class Ledger:
             self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
             self.store.address.db, end.encode(), msgspec.json.encode(end.error),
         )  # fmt: skip
+        if reply == b"OK":
+            await tell_end(self.store, namespace, request_id, end)
         return str(reply.decode())
 
     async def defer(self, namespace: str, request_id: str, wait_ms: int, message: bytes) -> bool:
@@ -313,7 +331,10 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
         raise QueueFullError(
             f"the queue of {new.endpoint.component} holds {int(value)} requests, its limit", retry_after=1.0
         )
-    return value.decode()
+    request_id = value.decode()
+    if request_id == new.id:
+        tell_submitted(new.id, new.endpoint, new.queue, new.priority)
+    return request_id
 
 
 def release_call(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.store.wire import Address, Reply, Wire
@@ -51,6 +52,11 @@ class Link:
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
         self.reconnects = 0
+
+    @property
+    def kind(self) -> str:
+        """What it is for: ``writer``, ``reader``, …; its name without the project and an instance's id."""
+        return self._name.partition(":")[2].partition("-")[0] or "other"
 
     @property
     def connected(self) -> bool:
@@ -114,6 +120,7 @@ class Link:
                 delay = min(delay * 2, _MAX_DELAY)
             else:
                 self.reconnects += 1
+                metrics.counter("reconnects_total", connection=self.kind).inc()
                 event(
                     "store.reconnected", connection=self._name, server=str(self.address),
                     attempts=failures.count + 1, outage_s=time.monotonic() - began,

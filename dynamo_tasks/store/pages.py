@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dynamo_tasks.errors import StreamExpiredError
+from dynamo_tasks.errors import DynamoError, StreamExpiredError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.states import TERMINAL
@@ -67,7 +67,10 @@ class Pages:
             for reply in (record, page):
                 if isinstance(reply, Exception):
                     raise ReplyError(str(reply))
-            self._take(sub, record, page, clock())
+            try:
+                self._take(sub, record, page, clock())
+            except DynamoError as exc:  # its log cannot be read; the other readers' can
+                sub.fail(exc)
             if len(page) < count:
                 done.append(sub)
             elif sub.hungry:

@@ -15,17 +15,16 @@ import secrets
 from collections.abc import Coroutine, Iterable
 from typing import Any
 
-import msgspec
-
 from dynamo_tasks.errors import (
     InvalidEventIdError,
+    ProtocolError,
     RequestNotFoundError,
     ServerUnavailableError,
     StreamExpiredError,
 )
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event as log_event
-from dynamo_tasks.protocol.events import ZERO, Event, EventId
+from dynamo_tasks.protocol.events import ZERO, EventId, decode_pushed
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import client_channel
 from dynamo_tasks.store.link import Link
@@ -38,7 +37,6 @@ __all__ = ["StreamReader"]
 
 _TICK = 0.25
 _RETRY = 0.1
-_decode = msgspec.msgpack.Decoder(list[tuple[str, str, str, bytes]]).decode
 
 
 class StreamReader:
@@ -103,14 +101,15 @@ class StreamReader:
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         now = self._loop.time()
-        events = _decode(payload)
+        try:
+            events = decode_pushed(payload)
+        except ProtocolError as exc:  # the log has what was meant
+            log_event("store.unreadable", name=channel.decode(), error=exc.message)
+            return
         self._pushed.inc(len(events))
-        for request_id, event_id, kind, data in events:
-            subs = self._subs.get(request_id)
-            if subs:
-                event = Event(EventId.parse(event_id), kind, data)
-                for sub in subs:
-                    sub.feed(event, now)
+        for request_id, event in events:
+            for sub in self._subs.get(request_id, ()):
+                sub.feed(event, now)
 
     def expect(self, namespace: str, request_id: str) -> Subscription:
         """Read a request from its start; to be called before it is submitted with this reader's channel."""
@@ -182,6 +181,9 @@ class StreamReader:
         )  # fmt: skip
 
     def _on_gap(self, sub: Subscription) -> None:
+        if sub.lagging:
+            self._read_log([sub], "slow")
+            return
         self._gaps.inc()
         self._read_log([sub], "gap")
 

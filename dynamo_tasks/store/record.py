@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from dynamo_tasks.protocol.events import ErrorInfo, EventId
+from dynamo_tasks.errors import ProtocolError
+from dynamo_tasks.protocol.events import UNREADABLE, ErrorInfo, EventId
 from dynamo_tasks.protocol.states import State
 
 __all__ = ["Record", "read_record"]
@@ -39,8 +40,18 @@ class Record:
 
 
 def read_record(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
-    """Read the hash of a record; the fields are listed in :mod:`dynamo_tasks.store.ledger`."""
+    """Read the hash of a record; the fields are listed in :mod:`dynamo_tasks.store.ledger`.
 
+    Raises:
+        ProtocolError: a field is not what it should be.
+    """
+    try:
+        return _read(request_id, namespace, raw)
+    except UNREADABLE as exc:
+        raise ProtocolError(f"the record of request {request_id} cannot be read: {exc}") from exc
+
+
+def _read(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
     def text(name: bytes) -> str:
         return raw.get(name, b"").decode()
 

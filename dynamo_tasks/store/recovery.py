@@ -7,12 +7,14 @@ from collections.abc import Iterable
 import msgspec
 
 from dynamo_tasks.errors import WorkerLostError
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, consumer_name, priority_suffix
 from dynamo_tasks.store.scripts import script
+from dynamo_tasks.store.telling import tell_end
 from dynamo_tasks.store.unacked import restore_unacked
 
 __all__ = ["MAX_ATTEMPTS", "MAX_BARREN", "Recovery"]
@@ -21,6 +23,7 @@ MAX_BARREN = 3
 """Attempts that added no token, after which a request has FAILED."""
 MAX_ATTEMPTS = 10
 """Attempts at all."""
+_REQUEUED = {"OK": "requeued", "DEAD": "dead", "SETTLE": "settle"}
 _LOCK_MS = 5000
 _ORPHAN_AGE_MS = 2000
 
@@ -77,9 +80,8 @@ class Recovery:
         moved = {"requeued": 0, "dead": 0, "settle": 0, "restored": 0}
         for raw in await self._store.commands.execute("SMEMBERS", keys.owned(lease)):
             outcome = await self.requeue(namespace, raw.decode(), lease)
-            name = {"OK": "requeued", "DEAD": "dead", "SETTLE": "settle"}.get(outcome)
-            if name is not None:
-                moved[name] += 1
+            if outcome in _REQUEUED:
+                moved[_REQUEUED[outcome]] += 1
         moved["restored"] = await restore_unacked(self._store, keys, lease) + await self._inherit(keys, lease)
         await self._bury(keys, lease)
         await self._store.commands.execute("DEL", lock)
@@ -103,7 +105,15 @@ class Recovery:
             f"{lease:x}", self._store.address.db, MAX_BARREN, MAX_ATTEMPTS, *_lost(MAX_BARREN),
             *_lost(MAX_ATTEMPTS),
         )  # fmt: skip
-        return str(reply.decode())
+        outcome = str(reply.decode())
+        if outcome == "DEAD":
+            await tell_end(self._store, namespace, request_id, End(State.FAILED, "worker_lost"))
+        if outcome in _REQUEUED:
+            event(
+                "request.requeued", request_id=request_id, namespace=namespace, lost_instance=f"{lease:x}",
+                outcome=_REQUEUED[outcome],
+            )  # fmt: skip
+        return outcome
 
     async def _inherit(self, keys: Keys, lease: int) -> int:
         """Messages in the queues of a dead instance."""

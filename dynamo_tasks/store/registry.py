@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import msgspec
 
-from dynamo_tasks.errors import AlreadyRegisteredError
+from dynamo_tasks.errors import AlreadyRegisteredError, ProtocolError
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import Keys
@@ -22,6 +24,10 @@ RENEW_EVERY = 0.25
 _TTL_MS = int(LEASE_TTL * 1000)
 
 
+_Read = TypeVar("_Read")
+_Key = TypeVar("_Key")
+
+
 def new_lease() -> int:
     """A lease id: 63 random bits, never 0."""
     return secrets.randbits(63) | 1 << 62
@@ -29,6 +35,20 @@ def new_lease() -> int:
 
 def _member(info: InstanceInfo) -> str:
     return f"{info.component}:{info.endpoint}:{info.lease_id:x}"
+
+
+def _readable(
+    decode: Callable[[bytes], _Read], rows: Iterable[tuple[_Key, bytes | None]]
+) -> dict[_Key, _Read]:
+    """What can be read of some values; what cannot hides nothing else."""
+    found = {}
+    for key, value in rows:
+        if value is not None:
+            try:
+                found[key] = decode(value)
+            except ProtocolError as exc:
+                event("store.unreadable", name=str(key), error=exc.message)
+    return found
 
 
 class Registry:
@@ -99,7 +119,7 @@ class Registry:
             return []
         found = await self.store.commands.execute("MGET", *(keys.registration(member) for member in members))
         await self._prune(keys, [m for m, value in zip(members, found, strict=True) if value is None])
-        return [InstanceInfo.decode(value) for value in found if value is not None]
+        return list(_readable(InstanceInfo.decode, zip(members, found, strict=True)).values())
 
     async def _prune(self, keys: Keys, gone: list[str]) -> None:
         """Forget index entries of dead instances."""
@@ -113,11 +133,7 @@ class Registry:
             return {}
         keys = self.store.keys(namespace)
         found = await self.store.commands.execute("MGET", *(keys.load(lease) for lease in wanted))
-        return {
-            lease: msgspec.json.decode(value, type=Load)
-            for lease, value in zip(wanted, found, strict=True)
-            if value is not None
-        }
+        return _readable(Load.decode, zip(wanted, found, strict=True))
 
     async def time_left(self, namespace: str, leases: Iterable[int]) -> float:
         """Seconds until the first of these leases runs out, unless it is renewed; the whole TTL for none."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dynamo_tasks.protocol.events import ZERO, Event, EventId
+from dynamo_tasks.errors import ProtocolError
+from dynamo_tasks.protocol.events import UNREADABLE, ZERO, Event, EventId
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.wire import Reply
 
@@ -12,9 +13,16 @@ PAGE = 1000
 
 
 def decode_row(row: Reply) -> Event:
-    """An entry as XRANGE returns it."""
-    event_id, (kind, data) = row
-    return Event(EventId.parse(event_id.decode()), kind.decode(), data)
+    """An entry as XRANGE returns it.
+
+    Raises:
+        ProtocolError: it has other fields than the one of an event.
+    """
+    try:
+        event_id, (kind, data) = row
+        return Event(EventId.parse(event_id.decode()), kind.decode(), data)
+    except UNREADABLE as exc:
+        raise ProtocolError(f"an entry of a stream cannot be read: {exc}") from exc
 
 
 async def read_all(store: Store, namespace: str, request_id: str, after: EventId = ZERO) -> list[Event]:

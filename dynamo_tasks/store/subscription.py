@@ -6,8 +6,9 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
-from dynamo_tasks.errors import DynamoError, RequestNotFoundError, StreamDivergedError
+from dynamo_tasks.errors import DynamoError, ProtocolError, RequestNotFoundError, StreamDivergedError
 from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event as log_event
 from dynamo_tasks.protocol.cursor import Cursor, Verdict
 from dynamo_tasks.protocol.events import Event, EventId
 
@@ -55,7 +56,9 @@ class Subscription:
         self._size = 0
         self._held: deque[Event] = deque()
         self._overflow = False
-        self._lagging = False
+        self.lagging = False
+        """Whether its buffer was full: what was pushed meanwhile is to be read from the log."""
+        self._slow = False
         self._missing_since: float | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._error: DynamoError | None = None
@@ -82,10 +85,13 @@ class Subscription:
             self._hold(event)
             return
         if self._full:
-            self.behind = self._lagging = True
+            self._fall_back()
             self._hold(event)
             return
-        verdict = self.cursor.pushed(event)
+        try:
+            verdict = self.cursor.pushed(event)
+        except ProtocolError:  # anybody may publish anything: the log has what was meant
+            verdict = Verdict.GAP
         if verdict is Verdict.APPLY:
             self._keep(event, now)
         elif verdict is Verdict.GAP:
@@ -93,8 +99,15 @@ class Subscription:
             self._hold(event)
             self._on_gap(self)
 
+    def _fall_back(self) -> None:
+        """The consumer does not keep up with what is pushed."""
+        self.behind = self.lagging = True
+        if not self._slow:
+            self._slow = True
+            metrics.counter("reader_slow_total").inc()
+
     def _hold(self, event: Event) -> None:
-        if self._lagging or len(self._held) >= HELD:
+        if self.lagging or len(self._held) >= HELD:
             self._overflow = True
             self.cursor.note(event)
         else:
@@ -104,7 +117,7 @@ class Subscription:
         """Take events that were read from the log, in order."""
         for event in events:
             if self._full:
-                self.behind = self._lagging = True
+                self.behind = self.lagging = True
                 return
             verdict = self.cursor.logged(event)
             if verdict is Verdict.APPLY:
@@ -115,7 +128,7 @@ class Subscription:
 
     def caught_up(self, now: float) -> None:
         """The log was read to its end, and everything that is pushed from here on arrives: go on with pushes."""
-        if not self.behind or self._lagging:
+        if not self.behind or self.lagging:
             return
         if self._overflow:
             self._overflow = False
@@ -158,6 +171,7 @@ class Subscription:
     def diverged(self) -> None:
         """This reader is ahead of the log, and the log went on without it."""
         metrics.counter("reader_diverged_total").inc()
+        log_event("stream.diverged", request_id=self.request_id, applied=str(self.cursor.last))
         self.fail(StreamDivergedError())
 
     def fail(self, error: DynamoError) -> None:
@@ -205,9 +219,10 @@ class Subscription:
         events = list(self._buffer)
         self._buffer.clear()
         self._size = 0
-        if self._lagging:
-            self._lagging = self._overflow = False
+        if self.lagging:
+            self._overflow = False
             self._on_gap(self)
+            self.lagging = False
         return events
 
     async def __aiter__(self) -> AsyncIterator[Event]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import ssl as ssl_module
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from urllib.parse import urlsplit
 import hiredis
 import redis
 
+from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 
 __all__ = ["Address", "ReplyError", "Wire", "pack"]
@@ -48,17 +48,16 @@ class Address:
     db: int = 0
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
-    tls: bool = False
-    verify: bool = True
-    ca_certs: str | None = None
+    tls: TlsOptions | None = None
 
     @classmethod
     def parse(cls, url: str) -> Address:
         """Parse a Redis URL.
 
         Raises:
-            ConfigError: the URL is not one that redis-py understands.
+            ConfigError: the URL is not one that redis-py understands, or its TLS options are wrong.
         """
+        tls = TlsOptions.of(url)
         try:
             found = redis.ConnectionPool.from_url(url).connection_kwargs
         except ValueError as exc:
@@ -74,20 +73,8 @@ class Address:
             db=int(found.get("db") or 0),
             username=found.get("username"),
             password=found.get("password"),
-            tls=urlsplit(url).scheme == "rediss",
-            verify=str(found.get("ssl_cert_reqs", "required")).lower() != "none",
-            ca_certs=found.get("ssl_ca_certs"),
+            tls=tls,
         )
-
-    def context(self) -> ssl_module.SSLContext | None:
-        """How TLS is spoken; ``None`` without TLS."""
-        if not self.tls:
-            return None
-        context = ssl_module.create_default_context(cafile=self.ca_certs)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl_module.CERT_NONE
-        return context
 
     def __str__(self) -> str:
         return f"unix:{self.path}/{self.db}" if self.path else f"{self.host}:{self.port}/{self.db}"
@@ -140,7 +127,7 @@ class Wire(asyncio.Protocol):
                         lambda: cls(on_message, on_lost), address.path
                     )
                 else:
-                    tls = address.context()
+                    tls = address.tls.context() if address.tls else None
                     _, wire = await loop.create_connection(
                         lambda: cls(on_message, on_lost), address.host, address.port, ssl=tls
                     )

@@ -70,6 +70,7 @@ class Writer:
             metrics.counter("writer_flushes_total"),
             metrics.histogram("writer_events_per_flush"),
             metrics.counter("writer_bytes_total"),
+            metrics.histogram("writer_flush_seconds"),
         )
 
     async def start(self) -> None:
@@ -152,23 +153,25 @@ class Writer:
         packed, sent, ends = self._pack_batch(batch)
         if not packed:
             return
+        began = self._loop.time()
         try:
             replies = await wire.transaction(packed)
         except DynamoError:
             self._dirty.update(dict.fromkeys(batch))
             raise
-        self._count(sum(sent), sum(map(len, packed)))
+        self._count(sum(sent), sum(map(len, packed)), self._loop.time() - began)
         self._take_replies(batch, sent, ends, replies)
         if self._flushed is not None:
             self._flushed.set_result(None)
             self._flushed = None
 
-    def _count(self, events: int, size: int) -> None:
+    def _count(self, events: int, size: int, seconds: float) -> None:
         self.flushes += 1
-        flushes, per_flush, total = self._metrics
+        flushes, per_flush, total, took = self._metrics
         flushes.inc()
         per_flush.observe(events)
         total.inc(size)
+        took.observe(seconds)
 
     def _pack_batch(self, batch: list[OpenLog]) -> tuple[list[bytes], list[int], list[OpenLog]]:
         packed: list[bytes] = []
@@ -242,10 +245,14 @@ class Writer:
         await self._load_scripts(wire)
         self._run_id = await self._server_run_id(wire)
         ended = [log for _, log in self._ended]
-        for log in [*ended, *(log for log in self._open if log.ended is None)]:
+        logs = [*ended, *(log for log in self._open if log.ended is None)]
+        for log in logs:
             await self._resync(wire, log)
             if log.dead is None:
                 self._dirty[log] = None
+        if logs:
+            lost = sum(log.dead is not None for log in logs)
+            event("stream.resync", open=len(logs), lost=lost, run_id=self._run_id)
         self._wake.set()
 
     async def _load_scripts(self, wire: Wire) -> None:

@@ -22,7 +22,8 @@ MOCKER = ("--Worker.engine=mocker", "--Worker.engine_args.token_delay_ms=10")
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
-    with Serve(tmp_path_factory.mktemp("home"), *MOCKER, "--Worker.ServiceArgs.workers=2") as serve:
+    more = ("--Worker.ServiceArgs.workers=2", "--system-port", "0")
+    with Serve(tmp_path_factory.mktemp("home"), *MOCKER, *more) as serve:
         until(lambda: len(serve.instances()) == 2, 10.0, "both workers")
         yield serve
 
@@ -60,6 +61,17 @@ def test_status_shows_the_tree_and_json(served: Serve) -> None:
     assert {one["pid"], two["pid"]} <= set(processes_of(served.home))
     assert one["state"] in ("running", "healthy")
     assert one["load"]["capacity"] == 256
+
+
+def test_each_worker_has_a_system_port(served: Serve) -> None:
+    ports = {one["system_port"] for one in served.instances()}
+    assert len(ports) == 2
+    for port in ports:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+        connection.request("GET", "/health")
+        assert connection.getresponse().status == 200
+        connection.close()
+        assert re.search(rf" \d+@{re.escape(os.uname().nodename)}:{port} ", served.cli("status").stdout)
 
 
 def test_status_counts_what_runs(served: Serve) -> None:

@@ -13,6 +13,7 @@ import msgspec
 
 from dynamo_tasks.errors import DynamoError, RequestNotFoundError
 from dynamo_tasks.frontend.app import FrontendApp, create_app
+from dynamo_tasks.frontend.connection import ConnectionLimits
 from dynamo_tasks.frontend.gateway import RequestInfo, ServedModel, Submission
 from dynamo_tasks.frontend.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
@@ -174,10 +175,13 @@ async def in_process(
 
 @asynccontextmanager
 async def served(
-    gateway: FakeGateway, settings: FrontendSettings | None = None, **options: Any
+    gateway: FakeGateway,
+    settings: FrontendSettings | None = None,
+    limits: ConnectionLimits | None = None,
+    **options: Any,
 ) -> AsyncIterator[HttpServer]:
     """A real server on a free port."""
-    server = HttpServer(create_app(gateway, settings, **options), port=0, grace=0.1)
+    server = HttpServer(create_app(gateway, settings, **options), port=0, grace=0.1, limits=limits)
     await server.start()
     try:
         yield server

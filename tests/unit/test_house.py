@@ -29,6 +29,7 @@ HEAVY = (
     "vllm",
     "ray",
     "prometheus_client",
+    "opentelemetry",
 )
 
 

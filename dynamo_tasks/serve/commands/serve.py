@@ -76,6 +76,13 @@ class _ServeCommand(click.Command):
     "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 = any free one."
 )
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to serve HTTP on.")
+@click.option(
+    "--system-port",
+    type=click.IntRange(0, 65535),
+    envvar="DYNAMO_SYSTEM_PORT",
+    metavar="PORT",
+    help="Serve /metrics, /live, /health of each process: the first one here, the next ones count on; 0 = any free.",
+)
 @click.option("--model", metavar="M", help="Model to serve; short for --Worker.model=M.")
 @click.option(
     "--service",
@@ -107,6 +114,7 @@ def serve(
     config: Path | None,
     port: int,
     host: str,
+    system_port: int | None,
     model: str | None,
     services: tuple[str, ...],
     api_key: str | None,
@@ -134,6 +142,7 @@ def serve(
         host=host,
         port=port,
         loglevel=loglevel,
+        system_port=system_port,
     )
     if dry_run:
         _show(options)

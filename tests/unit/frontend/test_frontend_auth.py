@@ -8,7 +8,7 @@ import hashlib
 import pytest
 
 from dynamo_tasks.errors import AuthenticationError, ConfigError
-from dynamo_tasks.frontend.auth import ApiKeys, keys_from
+from dynamo_tasks.frontend.auth import ApiKeys, key_id, keys_from
 from dynamo_tasks.frontend.settings import FrontendSettings
 from tests.support.frontend_fakes import FakeGateway, chat, in_process
 
@@ -19,6 +19,17 @@ def test_without_keys_everybody_may() -> None:
 
 def test_the_owner_is_the_hash_of_the_key() -> None:
     assert ApiKeys(["a", "b"]).owner(b"Bearer b") == hashlib.sha256(b"b").hexdigest()
+
+
+def test_a_key_may_be_given_as_its_hash() -> None:
+    digest = hashlib.sha256(b"b").hexdigest()
+    keys = ApiKeys(["a", f"sha256:{digest.upper()}"])
+    assert keys.owner(b"Bearer b") == digest
+    assert key_id(digest) == digest[:12]
+    with pytest.raises(AuthenticationError):
+        keys.owner(f"Bearer sha256:{digest}".encode())
+    with pytest.raises(ConfigError, match="64 hex digits"):
+        ApiKeys(["sha256:abc"])
 
 
 @pytest.mark.parametrize(

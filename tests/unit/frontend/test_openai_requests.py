@@ -8,12 +8,12 @@ import pytest
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.payload import engine_body
+from dynamo_tasks.protocol.bodies import decode_object
 from dynamo_tasks.protocol.openai import (
     MAX_STOPS,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
-    decode_object,
     parse_request,
 )
 

@@ -5,8 +5,11 @@ import logging
 
 import pytest
 
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe import JsonFormatter, event, set_strict
 from dynamo_tasks.observe import log as log_module
+from dynamo_tasks.observe.log import choose_format
+from dynamo_tasks.observe.schema import LogEvent
 
 
 @pytest.fixture(autouse=True)
@@ -23,14 +26,14 @@ def _debug(caplog):
 
 @pytest.mark.usefixtures("_debug")
 def test_event_becomes_one_record_with_its_parts(caplog):
-    event("request.claimed", request_id="r1", endpoint="dynamo.Worker.generate", queue_wait_s=0.12345678)
+    event("request.finished", request_id="r1", endpoint="dynamo.Worker.generate", duration_s=0.12345678)
     (record,) = caplog.records
     assert (record.name, record.levelno) == ("dynamo_tasks.request", logging.DEBUG)
     assert record.getMessage() == (
-        "request.claimed request_id=r1 endpoint=dynamo.Worker.generate queue_wait_s=0.123457"
+        "request.finished request_id=r1 endpoint=dynamo.Worker.generate duration_s=0.123457"
     )
-    assert record.event == "request.claimed"
-    assert record.fields["queue_wait_s"] == 0.123457
+    assert record.event == "request.finished"
+    assert record.fields["duration_s"] == 0.123457
     assert record.filename == "test_log.py"
 
 
@@ -44,10 +47,13 @@ def test_event_below_the_level_is_not_formatted(caplog):
     assert not caplog.records
 
 
-def test_a_field_may_be_called_name(caplog):
+def test_a_field_may_be_called_name(caplog, monkeypatch):
+    monkeypatch.setitem(
+        log_module.LOG_EVENTS, "test.named", LogEvent("test.named", logging.INFO, "", ("name",))
+    )
     caplog.set_level(logging.INFO, logger="dynamo_tasks")
-    event("process.start", name="Worker-0", pid=7)
-    assert caplog.messages == ["process.start name=Worker-0 pid=7"]
+    event("test.named", name="Worker-0")
+    assert caplog.messages == ["test.named name=Worker-0"]
 
 
 @pytest.mark.parametrize(
@@ -112,3 +118,14 @@ def test_json_lines(caplog):
         "WARNING",
         "dynamo_tasks.other",
     )
+
+
+def test_the_format_is_chosen_by_the_environment():
+    logger, handler = logging.Logger("test"), logging.StreamHandler()
+    logger.addHandler(handler)
+    choose_format(logger, {})
+    assert handler.formatter is None
+    choose_format(logger, {"DYNAMO_LOG_FORMAT": "json"})
+    assert isinstance(handler.formatter, JsonFormatter)
+    with pytest.raises(ConfigError, match="DYNAMO_LOG_FORMAT=xml: must be json or text"):
+        choose_format(logger, {"DYNAMO_LOG_FORMAT": "xml"})

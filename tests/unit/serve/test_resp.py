@@ -93,4 +93,6 @@ def test_bad_urls_name_what_is_allowed(url: str, text: str) -> None:
 def test_address_hides_its_password() -> None:
     assert "secret" not in repr(Address.parse("redis://:secret@host:1/0"))
     assert Address.parse("redis://host").port == 6379
-    assert Address.parse("rediss://host?ssl_cert_reqs=none").verify is False
+    tls = Address.parse("rediss://host?ssl_cert_reqs=none").tls
+    assert tls is not None
+    assert tls.cert_reqs == "none"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import ssl
 
 import pytest
 
@@ -49,13 +48,3 @@ def test_a_server_of_another_kind_is_told_in_one_line() -> None:
         return caught.value.message
 
     assert "not a Redis server" in asyncio.run(connect())
-
-
-def test_tls_options_of_the_url_are_honoured() -> None:
-    context = Address.parse("rediss://h/0?ssl_cert_reqs=none").context()
-    assert context is not None
-    assert context.verify_mode == ssl.CERT_NONE
-    strict = Address.parse("rediss://h/0").context()
-    assert strict is not None
-    assert strict.verify_mode == ssl.CERT_REQUIRED
-    assert Address.parse("redis://h/0").context() is None

@@ -1,0 +1,29 @@
+"""The span of what an engine does for a request."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from dynamo_tasks.observe.tracing import OFF, Span, span
+from dynamo_tasks.protocol.tokens import TokenDelta
+
+__all__ = ["traced"]
+
+
+def traced(source: AsyncIterator[TokenDelta], model: str) -> AsyncIterator[TokenDelta]:
+    """The same deltas under a ``dynamo.generate`` span; the source itself where no spans are recorded."""
+    made = span("dynamo.generate", attributes={"gen_ai.request.model": model})
+    return source if made is OFF else _watched(source, made)
+
+
+async def _watched(source: AsyncIterator[TokenDelta], made: Span) -> AsyncIterator[TokenDelta]:
+    reasons: list[str] = []
+    with made:
+        async for delta in source:
+            if delta.finish_reason is not None:
+                reasons.append(delta.finish_reason)
+            if delta.usage is not None:
+                made.set("gen_ai.usage.input_tokens", delta.usage["prompt_tokens"])
+                made.set("gen_ai.usage.output_tokens", delta.usage["completion_tokens"])
+                made.set("gen_ai.response.finish_reasons", reasons)
+            yield delta

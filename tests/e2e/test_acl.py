@@ -1,0 +1,208 @@
+"""The shipped ACL file: the whole path under its users, and what each of them may not do."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+
+from tests.support.processes import ROOT, Frontend, Process, Worker, environment, until
+from tests.support.server import RedisServer, free_port
+
+SHIPPED = ROOT / "docker" / "users.acl"
+PASSWORDS = {"worker": "w-secret", "frontend": "f-secret", "monitor": "m-secret", "flower": "o-secret"}
+ASK: dict[str, Any] = {
+    "model": "mocker", "max_tokens": 150, "stream": True, "messages": [{"role": "user", "content": "go on"}]
+}  # fmt: skip
+PACED = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=10")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    """The shipped users, with a default user for the test itself."""
+    folder = tmp_path_factory.mktemp("acl")
+    lines = SHIPPED.read_text().splitlines()
+    users = "\n".join(["user default on nopass ~* &* +@all", *lines[1:], ""])
+    for name, password in PASSWORDS.items():
+        users = users.replace(f"@{name.upper()}_PASSWORD@", password)
+    (folder / "users.acl").write_text(users)
+    server = RedisServer(folder, "--aclfile", str(folder / "users.acl")).start()
+    yield server
+    server.stop()
+
+
+def url_of(server: RedisServer, user: str) -> str:
+    return f"redis://{user}:{PASSWORDS[user]}@127.0.0.1:{server.port}/0"
+
+
+def refusals(server: RedisServer) -> list[dict[str, Any]]:
+    """What the server refused to anybody so far."""
+    with redis.Redis(port=server.port, decode_responses=True) as client:
+        return [
+            {key: row[key] for key in ("reason", "object", "username", "context")} for row in client.acl_log()
+        ]
+
+
+def test_the_default_user_is_off_and_nobody_has_a_password_yet() -> None:
+    lines = SHIPPED.read_text().splitlines()
+    assert lines[0].startswith("user default off ")
+    assert [line.split()[1] for line in lines[1:]] == list(PASSWORDS)
+    assert all(f">@{line.split()[1].upper()}_PASSWORD@" in line and " -@all " in line for line in lines[1:])
+
+
+@pytest.mark.slow
+def test_the_whole_path_under_least_privileges(server: RedisServer) -> None:
+    """Serve, complete, resume, cancel, kill a worker, Celery results, inspect, status: and nothing was refused."""
+    work, http = url_of(server, "worker"), url_of(server, "frontend")
+    with (
+        Worker(work, "-E", settings=PACED, name="a") as one,
+        Worker(work, "-E", settings=PACED, name="b") as two,
+        Frontend(http) as frontend,
+        Frontend(http) as other,
+    ):
+        _resume(frontend, other)
+        _cancel(frontend)
+        _recover(frontend, [one, two])
+        _celery(work)
+        shown = json.loads(_output(url_of(server, "monitor"), "-m", "dynamo_tasks", "status", "--json"))
+        assert shown["instances"]
+        assert refusals(server) == [], one.output[-2000:] + two.output[-2000:]
+        for worker in (one, two):
+            if worker.alive:
+                assert worker.terminate(20) == 0
+    assert refusals(server) == []
+
+
+def _resume(frontend: Frontend, other: Frontend) -> None:
+    stream = frontend.events("POST", "/v1/chat/completions", ASK)
+    first, data = next(stream)
+    request = json.loads(data)["id"].removeprefix("chatcmpl-")
+    stream.close()  # type: ignore[attr-defined]
+    rest = list(other.events("GET", f"/v1/requests/{request}/stream", headers={"Last-Event-ID": first}))
+    assert rest[-1][1] == "[DONE]"
+    assert other.get(f"/v1/requests/{request}")[1]["status"] == "succeeded"
+
+
+def _cancel(frontend: Frontend) -> None:
+    stream = frontend.events("POST", "/v1/chat/completions", ASK | {"max_tokens": 10_000})
+    request = json.loads(next(stream)[1])["id"].removeprefix("chatcmpl-")
+    status, _, body = frontend.request("DELETE", f"/v1/requests/{request}?purge=true")
+    assert (status, body["status"]) == (200, "cancelled")
+    list(stream)
+
+
+def _recover(frontend: Frontend, workers: list[Worker]) -> None:
+    streams = [frontend.events("POST", "/v1/chat/completions", ASK) for _ in range(6)]
+    for stream in streams:
+        next(stream)
+    workers[0].kill()
+    for stream in streams:
+        events = list(stream)
+        assert events[-1][1] == "[DONE]"
+        assert json.loads(events[-2][1])["choices"][0]["finish_reason"] == "length"
+
+
+def _celery(url: str) -> None:
+    code = """
+import workers.agg as graph
+from celery import chain, group
+from dynamo_tasks import app
+ask = graph.Worker.generate.s({"prompt": "a", "max_tokens": 3})
+print(graph.Worker.generate.delay({"prompt": "a", "max_tokens": 3}).get(timeout=20))
+print(group(ask, ask).apply_async().get(timeout=20))
+print(app.control.inspect(timeout=2).active_queues())
+"""
+    assert "dynamo|Worker" in _output(url, "-c", code)
+
+
+def _output(url: str, *arguments: str) -> str:
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        env=environment(url),
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_flower_under_its_own_user(server: RedisServer) -> None:
+    port = free_port()
+    argv = [
+        sys.executable,
+        "-m",
+        "celery",
+        "-A",
+        "dynamo_tasks",
+        "flower",
+        f"--port={port}",
+        "--address=127.0.0.1",
+    ]
+    env = environment(url_of(server, "flower"))
+    with (
+        Worker(url_of(server, "worker"), "-E", settings=PACED, name="seen"),
+        Process([*argv, "--basic-auth=me:o-key"], env, name="flower") as flower,
+    ):
+        until(lambda: _workers(port, "me:o-key") or not flower.alive, 30, "Flower lists the worker")
+        assert flower.alive, flower.output
+    assert refusals(server) == []
+
+
+def _workers(port: int, login: str) -> Any:
+    headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/api/workers?refresh=1", headers=headers)
+        answer = connection.getresponse()
+        return answer.status == 200 and json.loads(answer.read())
+    except OSError:
+        return None
+    finally:
+        connection.close()
+
+
+EVERYBODY = [
+    "FLUSHALL", "CONFIG GET *", "KEYS *", "SHUTDOWN", "ACL LIST", "SAVE", "MONITOR", "SCRIPT FLUSH",
+    "GET other", "SET other 1", "PUBLISH other x", "SUBSCRIBE other", "EVAL return(redis.call('GET','other')) 0",
+]  # fmt: skip
+FORBIDDEN = {
+    "worker": ["SET celery-other 1", "PUBLISH news x"],
+    "frontend": [
+        "BLMPOP 1 1 dynamo|Worker LEFT", "GET celery-task-meta-x", "PUBLISH /0.celery.pidbox shutdown",
+        "SADD _kombu.binding.x y",
+    ],
+    "monitor": [
+        "SET dt:dynamo:lease:1 1", "DEL dt:dynamo:req:1", "RPUSH dynamo|Worker {}", "SUBSCRIBE dt:@client:0:x",
+        "PUBLISH /0.celery.pidbox shutdown", "EVAL return(1) 0", "CLIENT KILL ID 1",
+    ],
+    "flower": [
+        "GET dt:dynamo:lease:1", "RPUSH dynamo|Worker {}", "SET celery-task-meta-x 1", "SUBSCRIBE dt:@client:0:x",
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("user", PASSWORDS)
+def test_everything_else_is_refused(server: RedisServer, user: str) -> None:
+    with redis.Redis.from_url(url_of(server, user)) as client:
+        allowed = [words for words in EVERYBODY + FORBIDDEN[user] if not _refused(client, words.split())]
+    assert allowed == []
+
+
+def _refused(client: redis.Redis, words: list[str]) -> bool:
+    try:
+        client.execute_command(*words)
+    except redis.exceptions.NoPermissionError:
+        return True
+    except redis.exceptions.ResponseError as exc:
+        return "ACL failure" in str(exc)  # from inside of a script
+    return False

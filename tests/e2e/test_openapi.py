@@ -1,0 +1,69 @@
+"""The shipped OpenAPI document: current, complete, and kept to by a live server, whatever it is sent."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import CHECKS
+from starlette.routing import Route
+
+from dynamo_tasks.frontend.app import create_app
+from dynamo_tasks.frontend.openapi import document
+from tests.support.frontend_fakes import FakeGateway
+from tests.support.processes import ROOT, Frontend, Worker
+from tests.support.server import RedisServer
+
+SCHEMA = schemathesis.openapi.from_dict(document())
+KEPT = [CHECKS.get_one(name) for name in (
+    "status_code_conformance", "content_type_conformance", "response_schema_conformance",
+    "negative_data_rejection", "unsupported_method",
+)]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def frontend(redis_server: RedisServer) -> Iterator[Frontend]:
+    env = {"DYNAMO_NAMESPACE": "openapi"}
+    url, model = redis_server.url, ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=0")
+    with Worker(url, settings=model, env=env) as worker, Frontend(url, env=env) as frontend:
+        yield frontend
+        assert worker.alive
+        assert "Traceback" not in worker.output + frontend.output
+
+
+def test_the_committed_document_is_current() -> None:
+    committed = json.loads((ROOT / "docs" / "openapi.json").read_text())
+    assert committed == json.loads(json.dumps(document())), (
+        "run: python -m dynamo_tasks.frontend.openapi > docs/openapi.json"
+    )
+
+
+def test_every_route_is_in_it() -> None:
+    app = create_app(FakeGateway())
+    routes = {route.path.replace(":path", "") for route in app._router.routes if isinstance(route, Route)}
+    assert routes | set(app._hot) == set(document()["paths"])
+
+
+@pytest.mark.slow
+def test_it_is_served(frontend: Frontend) -> None:
+    status, body = frontend.get("/openapi.json")
+    assert status == 200
+    assert body["paths"].keys() == document()["paths"].keys()
+
+
+@pytest.mark.slow
+@SCHEMA.parametrize()
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
+def test_a_live_server_keeps_to_it(frontend: Frontend, case: schemathesis.Case) -> None:
+    body = case.body
+    if isinstance(body, dict) and isinstance(body.get("model"), str) and 0 < len(body["model"]) <= 256:
+        body["model"] = "mocker"  # else every request would end at "unknown model"
+        for name in ("max_tokens", "max_completion_tokens"):
+            if type(body.get(name, 1)) is int and 0 < body.get(name, 1) < 2**31:
+                body[name] = 4
+    answer = case.call_and_validate(base_url=frontend.base_url, checks=KEPT, timeout=30)
+    # A deadline of no time at all is a 504, and rightly so; an error of our own never is right.
+    assert answer.status_code not in (500, 502), answer.text

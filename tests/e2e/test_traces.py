@@ -1,0 +1,105 @@
+"""One trace from an HTTP request to the engine, and what both processes count."""
+
+from __future__ import annotations
+
+import json
+import re
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dynamo_tasks.runtime.inspect import snapshot
+from tests.support.processes import Frontend, Worker, until
+from tests.support.server import RedisServer
+from tests.support.traced_service import read_spans
+
+NAMESPACE = "traces-e2e"
+TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
+NAMES = ["dynamo.http", "dynamo.submit", "dynamo.run", "dynamo.generate"]
+BODY = {"model": "mocker", "prompt": "the same long prompt " * 8, "max_tokens": 2}
+
+
+@pytest.fixture(scope="module")
+def spans_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("traces") / "spans.jsonl"
+
+
+@pytest.fixture(scope="module")
+def worker(redis_server: RedisServer, spans_file: Path) -> Iterator[Worker]:
+    env = {
+        "DYNAMO_NAMESPACE": NAMESPACE,
+        "SPANS_FILE": str(spans_file),
+        "DYNAMO_SYSTEM_PORT": "0",
+        "DYNAMO_LOG_FORMAT": "json",
+    }
+    service, settings = "tests.support.traced_service:Worker", ("Worker.engine=mocker",)
+    with Worker(redis_server.url, service=service, env=env, settings=settings) as process:
+        yield process
+
+
+@pytest.fixture(scope="module")
+def http(redis_server: RedisServer, spans_file: Path, worker: Worker) -> Iterator[Frontend]:
+    env = {"DYNAMO_NAMESPACE": NAMESPACE, "SPANS_FILE": str(spans_file)}
+    with Frontend(redis_server.url, service="tests.support.traced_service:Frontend", env=env) as process:
+        yield process
+
+
+def by_name_of(path: Path) -> dict[str, dict]:
+    return {span["name"]: span for span in read_spans(path)}
+
+
+def test_http_submit_run_and_generate_are_one_trace(http: Frontend, spans_file: Path) -> None:
+    headers = {"traceparent": f"00-{TRACE}-{PARENT}-01"}
+    status, answer, _ = http.request("POST", "/v1/completions", BODY, headers)
+    assert status == 200
+    by_name = until(
+        lambda: (found := by_name_of(spans_file)).keys() >= set(NAMES) and found, what="all spans"
+    )
+    parent = PARENT
+    for name in NAMES:
+        span = by_name[name]
+        assert span["context"]["trace_id"] == f"0x{TRACE}"
+        assert span["parent_id"] == f"0x{parent}", name
+        parent = span["context"]["span_id"][2:]
+    assert by_name["dynamo.http"]["attributes"] == {
+        "http.route": "/v1/completions", "http.response.status_code": 200, "gen_ai.request.model": "mocker",
+        "dynamo.request_id": answer["x-request-id"],
+    }  # fmt: skip
+    assert by_name["dynamo.run"]["attributes"]["dynamo.request_id"] == answer["x-request-id"]
+    generated = by_name["dynamo.generate"]["attributes"]
+    assert generated["gen_ai.usage.output_tokens"] == 2
+    assert generated["gen_ai.response.finish_reasons"] == ["length"]
+
+
+def sample(text: str, name: str) -> float:
+    found = re.search(rf"^dynamo_tasks_{re.escape(name)} (\S+)$", text, re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_a_worker_counts_its_tokens_and_shows_its_engine(
+    redis_server: RedisServer, http: Frontend, worker: Worker
+) -> None:
+    def metrics() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    (instance,) = snapshot(redis_server.url, NAMESPACE)["instances"]
+    port = instance["system_port"]
+    before = metrics()
+    for _ in range(2):
+        status, _, answer = http.request("POST", "/v1/completions", BODY)
+        assert status == 200
+    for kind, count in (("prompt", answer["usage"]["prompt_tokens"]), ("completion", 2)):
+        name = f'tokens_total{{endpoint="{NAMESPACE}.Worker.generate",kind="{kind}"}}'
+        assert sample(metrics(), name) - sample(before, name) == 2 * count
+    until(
+        lambda: sample(metrics(), 'instance_prefix_hits{component="Worker"}') > 0,
+        what="prefix hits of the worker",
+    )
+    shown = 'engine_prefix_hits{model="mocker"}'
+    until(lambda: sample(http.get("/metrics")[1].decode(), shown) > 0, what="prefix hits in the frontend")
+    lines = [json.loads(line) for line in worker.output.splitlines() if line.startswith('{"time"')]
+    (started,) = [line for line in lines if line.get("event") == "engine.start"]
+    assert (started["engine"], started["model"], started["level"]) == ("mocker", "mocker", "INFO")
