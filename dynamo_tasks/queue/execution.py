@@ -34,6 +34,7 @@ from dynamo_tasks.queue.forwarding import hand_on
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
+from dynamo_tasks.queue.returned import encode_result
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
@@ -185,7 +186,8 @@ class Execution:
             with self._deadline(attempt.deadline):
                 await self._drive(attempt, log)
             end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
-            result, encoded = self._result(end)
+            result = self._result()
+            encoded = encode_result(self._account.name, end, result)
         except Stop as stop:
             return await self._stopped(stop, attempt, log)
         except RetryRequested:
@@ -206,21 +208,10 @@ class Execution:
         await self._end(log, end, encoded)
         return result
 
-    def _result(self, end: End) -> tuple[Any, bytes]:
-        """What Celery keeps, and the same as JSON.
-
-        Raises:
-            TypeError: it cannot be written, or the end event with the returned value cannot.
-        """
-        result = None
-        if self._call.keeps_result:
-            result = self._value[0] if self._value is not None else self._aggregate.result()
-        try:
-            end.encode()
-            return result, msgspec.json.encode(result) if result is not None else b""
-        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
-            value = self._value[0] if self._value is not None else result
-            raise TypeError(_not_json(self._meters.name, value, exc)) from exc
+    def _result(self) -> Any:
+        if not self._call.keeps_result:
+            return None
+        return self._value[0] if self._value is not None else self._aggregate.result()
 
     async def _failed(self, exc: Exception, log: OpenLog) -> None:
         try:
@@ -236,9 +227,7 @@ class Execution:
         self._body = Interruptible(self._consume(attempt, log))
         try:
             await self._body.task
-        except asyncio.CancelledError as exc:
-            if not _is_cancelled():
-                raise EndpointError("the endpoint raised CancelledError, but nobody cancelled it") from exc
+        except asyncio.CancelledError:
             raise Stop("handover", "the worker is going down") from None
         finally:
             self._body = None
@@ -256,19 +245,15 @@ class Execution:
         if values is None:
             return
         streaming, append, take = self._handler.streaming, log.append, self._take
-        try:
-            async with aclosing(values) as source:  # type: ignore[type-var]
-                async for value in source:
-                    if type(value) is not TokenDelta:
-                        value = to_plain(value)
-                    if streaming:
-                        append(value)
-                    take(value)
-                    if log.congested:
-                        await log.room()
-        except SystemExit as exc:
-            # It would end the process, and with it all requests beside this one.
-            raise EndpointError(f"the endpoint raised SystemExit: {exc.code}") from exc
+        async with aclosing(values) as source:  # type: ignore[type-var]
+            async for value in source:
+                if type(value) is not TokenDelta:
+                    value = to_plain(value)
+                if streaming:
+                    append(value)
+                take(value)
+                if log.congested:
+                    await log.room()
 
     def _take(self, value: Any) -> None:
         if type(value) is TokenDelta:
@@ -404,24 +389,6 @@ class Execution:
         if isinstance(reason, FencedError) and self._stop is None and self._log is not None:
             self._account.fenced(self._log.attempt)
         self.stop(Stop("abort", reason.code))
-
-
-def _is_cancelled() -> bool:
-    """Whether the job itself is cancelled, and not something that its endpoint waited for."""
-    job = asyncio.current_task()
-    return job is not None and job.cancelling() > 0
-
-
-_HINTS = {
-    "coroutine": "; write `async def`, or await it",
-    "generator": "; an endpoint that streams has `yield` itself",
-    "async_generator": "; an endpoint that streams has `yield` itself",
-}
-
-
-def _not_json(endpoint: str, value: Any, exc: Exception) -> str:
-    kind = type(value).__name__
-    return f"{endpoint} returned {kind}, which is no JSON value ({exc}){_HINTS.get(kind, '')}"
 
 
 async def _skip(values: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:
