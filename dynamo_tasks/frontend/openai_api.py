@@ -105,7 +105,8 @@ class OpenAIAPI:
             stream.close()
             return _accepted(stream.request_id)
         if stream.render is not None and stream.request_id != call.request_id:
-            render = Render.decode(stream.render)  # an idempotent repetition: the first one's id and time
+            # An idempotent repetition: the first one's id and time.
+            render = Render.decode(stream.render, stream.request_id)
         if not asked.stream:
             return CollectedResponse(stream, CompletionCollector(render), api=api, meter=call.meter)
         return EventStreamResponse(

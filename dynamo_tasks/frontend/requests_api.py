@@ -52,12 +52,12 @@ class RequestsAPI:
         stream = await self._gateway.attach(request.path_params["id"], position.after, owner)
         renderer: Renderer = ValueRenderer(position.skip)
         if stream.render is not None:
-            renderer = CompletionRenderer(Render.decode(stream.render))
+            renderer = CompletionRenderer(Render.decode(stream.render, stream.request_id))
         return EventStreamResponse(stream, renderer, api="stream", keep_alive=self._settings.keep_alive)
 
 
 def _shown(info: RequestInfo) -> dict[str, Any]:
-    render = Render.decode(info.render) if info.render is not None else None
+    render = Render.decode(info.render, info.id) if info.render is not None else None
     return {
         "id": info.id,
         "object": "request",

@@ -200,6 +200,9 @@ _LOG_EVENTS = (
     LogEvent("request.cancelled", INFO,
              "Somebody else than its worker ended a request; reason is cancelled or abandoned.",
              ("request_id", "endpoint", "reason")),
+    LogEvent("request.stopped", INFO, "A running endpoint, and its engine, was stopped; after_s from when its "
+             "process was told so until it had stopped; reason is CANCELLED, FAILED, deadline, time_limit, handover, …",
+             ("request_id", "endpoint", "attempt", "reason", "after_s")),
     LogEvent("request.expired", INFO, "A request's time was over before it was started.",
              ("request_id", "endpoint")),
     LogEvent("request.fenced", WARNING, "Another attempt owns the request; this one was aborted.",

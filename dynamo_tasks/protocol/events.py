@@ -115,7 +115,7 @@ class Claim(NamedTuple):
             ProtocolError: it is something else.
         """
         try:
-            previous, attempt, lease = data.decode().split("|")
+            previous, attempt, lease, *_ = data.decode().split("|")
             return cls(EventId.parse(previous), int(attempt), int(lease, 16))
         except UNREADABLE as exc:
             raise ProtocolError(f"a claim in a stream cannot be read: {exc}") from exc

@@ -1,12 +1,14 @@
-"""Protocol versions, so that two releases can share one server.
+"""Protocol versions, so that two releases can share one server (see ``docs/upgrading.md``).
 
-``PROTOCOL`` is written into every ledger record and every script call. A process reads
-records from ``MIN_READABLE`` to ``PROTOCOL``; a record of a newer protocol is left to newer peers.
+What crosses a process is read leniently: unknown fields and unknown kinds of events are passed over. Where that is
+not enough, a request says which version its worker must speak, and older workers leave it to newer ones.
 """
 
 from __future__ import annotations
 
-__all__ = ["MIN_READABLE", "PROTOCOL"]
+__all__ = ["NEEDED", "PROTOCOL"]
 
 PROTOCOL = 1
-MIN_READABLE = 1
+"""What this release speaks: written into registrations and told at each claim."""
+NEEDED = 1
+"""What a request needs of the worker that claims it, unless it uses something newer: written into its record."""

@@ -58,6 +58,13 @@ class Account:
         self._meters.fenced()
         event("request.fenced", request_id=attempt.id, endpoint=self.name, epoch=attempt.epoch)
 
+    def stopped(self, attempt: Attempt, reason: str, seconds: float) -> None:
+        """Its endpoint was stopped, ``seconds`` after somebody asked for it."""
+        event(
+            "request.stopped", request_id=attempt.id, endpoint=self.name, attempt=attempt.number, reason=reason,
+            after_s=seconds,
+        )  # fmt: skip
+
     def ended(self, attempt: Attempt, end: End) -> None:
         """The attempt has ended its request."""
         seconds = time.monotonic() - self._started

@@ -21,7 +21,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
 
-__all__ = ["HEADER", "CallOptions", "build", "release_of", "request_of", "submit_span"]
+__all__ = ["HEADER", "CallOptions", "build", "digest", "release_of", "request_of", "submit_span"]
 
 HEADER = "dynamo"
 _json = msgspec.json.Encoder().encode
@@ -74,9 +74,9 @@ def submit_span(
     return span
 
 
-def digest(payload: bytes) -> str:
-    """What tells two payloads of one idempotency key apart."""
-    return hashlib.blake2b(payload, digest_size=16).hexdigest()
+def digest(endpoint: EndpointId, body: bytes) -> str:
+    """What tells two calls of one idempotency key apart: whom they call, and with what."""
+    return hashlib.blake2b(f"{endpoint} ".encode() + body, digest_size=16).hexdigest()
 
 
 def build(
@@ -147,7 +147,7 @@ def request_of(
         expires=_timestamp(headers.get("expires")), reader=options.rd, tenant=options.tn,
         background=options.bg, abandon_after=options.ab, retention=options.rt,
         ignore_result=bool(headers.get("ignore_result")), max_queue=options.mq, idempotency_key=options.ik,
-        digest=digest(str(message["body"]).encode()) if options.ik else "",
+        digest=digest(EndpointId.parse(headers["task"]), str(message["body"]).encode()) if options.ik else "",
     )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ from dynamo_tasks.queue.account import Account
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.forwarding import hand_on
 from dynamo_tasks.queue.handlers import Handler
-from dynamo_tasks.queue.interrupt import Interruptible
+from dynamo_tasks.queue.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
 from dynamo_tasks.queue.returned import encode_result
 from dynamo_tasks.sdk import to_plain
@@ -41,25 +41,12 @@ from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
 from dynamo_tasks.store.log import OpenLog
 from dynamo_tasks.store.streams import read_all
 
-__all__ = ["Execution", "Stop"]
+__all__ = ["Execution"]
 
 _RETRY_CLAIM = 0.2
 _UNWRITABLE = (StreamDivergedError, EndpointError)
 """Reasons for which a log died that hold for every other attempt, too."""
 _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
-
-
-class Stop(BaseException):
-    """Raised inside an endpoint to stop it; ``reason`` says why.
-
-    Attributes:
-        reason: ``abort`` (ended or fenced by others: write nothing), ``cancel`` (we end it), ``deadline``,
-            ``time_limit`` or ``handover``.
-    """
-
-    def __init__(self, reason: str, message: str = ""):
-        super().__init__(message or reason)
-        self.reason = reason
 
 
 class Execution:
@@ -81,6 +68,7 @@ class Execution:
         self._account = Account(handler.endpoint)
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
+        self._stop_asked = 0.0
         self._value: list[Any] | None = None
         self._finish_reason: str | None = None
         self._usage: dict[str, int] | None = None
@@ -314,6 +302,8 @@ class Execution:
                 timer.cancel()
 
     async def _stopped(self, stop: Stop, attempt: Attempt, log: OpenLog) -> Any:
+        reason = str(stop) if stop.reason == "abort" else stop.reason
+        self._account.stopped(attempt, reason, time.monotonic() - self._stop_asked)
         if stop.reason == "abort":
             if isinstance(log.dead, _UNWRITABLE):
                 await self._fail_elsewhere(attempt, log.dead)
@@ -370,7 +360,7 @@ class Execution:
     def stop(self, stop: Stop) -> None:
         """Stop the endpoint; callable at any time, the first reason counts."""
         if self._stop is None:
-            self._stop = stop
+            self._stop, self._stop_asked = stop, time.monotonic()
             self.context.stop()
             if self._body is not None:
                 self._body.interrupt(stop)

@@ -19,6 +19,7 @@ __all__ = ["Executor", "Orders"]
 
 _KEEP_EARLY = 5.0
 _RETRY = 0.2
+_KNOWN = (b"readers ", b"abort ")
 
 
 class Orders(NamedTuple):
@@ -133,6 +134,8 @@ class Executor:
 
     def order(self, channel: bytes, payload: bytes) -> None:
         """An order arrived on the alive channel."""
+        if not payload.startswith(_KNOWN):
+            return  # of a newer peer
         order = Orders.parse(payload)
         if order.request_id in self._running:
             self._apply(order)

@@ -1,4 +1,4 @@
-"""Throwing an exception of our choice into a running asyncio task."""
+"""Stopping an endpoint: throwing an exception of our choice into a running asyncio task."""
 
 from __future__ import annotations
 
@@ -8,9 +8,22 @@ from typing import Any, Generic, TypeVar
 
 from dynamo_tasks.errors import EndpointError
 
-__all__ = ["Interruptible"]
+__all__ = ["Interruptible", "Stop"]
 
 T = TypeVar("T")
+
+
+class Stop(BaseException):
+    """Raised inside an endpoint to stop it; ``reason`` says why.
+
+    Attributes:
+        reason: ``abort`` (ended or fenced by others: write nothing), ``cancel`` (we end it), ``deadline``,
+            ``time_limit`` or ``handover``.
+    """
+
+    def __init__(self, reason: str, message: str = ""):
+        super().__init__(message or reason)
+        self.reason = reason
 
 
 class Interruptible(Generic[T]):

@@ -20,7 +20,8 @@ from celery.concurrency.base import BasePool
 from celery.exceptions import WorkerLostError
 
 from dynamo_tasks.queue import greenlets
-from dynamo_tasks.queue.execution import Execution, Stop
+from dynamo_tasks.queue.execution import Execution
+from dynamo_tasks.queue.interrupt import Stop
 
 __all__ = ["Job", "TaskPool", "current_job"]
 
@@ -59,12 +60,18 @@ class Job:
                 result = await self._pool.run_in_thread(self._target, self._args)
             if self.execution is not None:
                 await self.execution.settle()
+                await self.execution.context.idle()
         finally:
             for timer in self._timers:
                 timer.cancel()
         callback = self._options.get("callback")
         if callback is not None:
             callback(result)
+
+    @property
+    def in_thread(self) -> bool:
+        """Whether it runs where nothing can interrupt it."""
+        return self.threaded or (self.execution is not None and self.execution.context.busy)
 
     def release(self) -> None:
         """It is over: let go of everything. A job and its task know each other, and through them request and
@@ -207,10 +214,10 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """Give back everything that runs."""
         for job in list(self._jobs):
             job.hand_over()
-        if all(job.threaded for job in self._jobs):
+        if all(job.in_thread for job in self._jobs):
             timeout = min(timeout, 0.1)
         if not await self.drain(timeout):
-            self.stuck = any(job.threaded for job in self._jobs)
+            self.stuck = any(job.in_thread for job in self._jobs)
             for job in list(self._jobs):
                 job.task.cancel()
 

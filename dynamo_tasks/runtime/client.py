@@ -16,7 +16,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.queue.envelope import build, submit_span
-from dynamo_tasks.queue.execution import Stop
+from dynamo_tasks.queue.interrupt import Stop
 from dynamo_tasks.queue.result import values_of
 from dynamo_tasks.router import Router, make_router
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
@@ -113,8 +113,9 @@ class RemoteCall:
                     yield Item(str(event.id), value) if annotated else value
                 if event.kind == Kind.END:
                     self._check(End.decode(event.data))
-        except (GeneratorExit, asyncio.CancelledError, Stop) as exc:
-            if context is not None and _ends_children(exc, context):
+        except BaseException as exc:
+            # What ended the stream itself leaves nothing to cancel.
+            if context is not None and not isinstance(exc, DynamoError) and _ends_children(exc, context):
                 await self._cancel()
             raise
         finally:

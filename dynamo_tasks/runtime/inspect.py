@@ -83,6 +83,7 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         "endpoints": sorted(info.endpoint for info in infos),
         "instance_id": first.instance_id,
         "host": first.host,
+        "protocol": first.version,
         "pid": first.pid,
         "state": load.state.lower(),
         "in_flight": load.in_flight,

@@ -106,7 +106,12 @@ async def _once(endpoint: DynamoEndpoint, instance: object, request: Any) -> Asy
     else:
         import asyncio  # not needed to declare services: keeps the import of the sdk light
 
-        yield await asyncio.to_thread(endpoint.call, instance, request)
+        step = asyncio.ensure_future(asyncio.to_thread(endpoint.call, instance, request))
+        try:
+            value = await asyncio.shield(step)
+        finally:
+            _leave(step)
+        yield value
 
 
 async def _nothing() -> AsyncIterator[Any]:
@@ -131,8 +136,22 @@ async def _threaded(values: Iterator[Any]) -> AsyncIterator[Any]:
         # a thread cannot be interrupted: the generator is closed after the step that runs
         if step is not None and not step.done():
             step.add_done_callback(lambda done: _close(values, done))
+            _leave(step)
         else:
             _close(values, step)
+
+
+def _leave(step: asyncio.Future[Any]) -> None:
+    """Whoever waited for a thread does so no more; if it runs on, the request's slot stays taken."""
+    # Not needed to declare services: keeps the import of the sdk light.
+    from dynamo_tasks.sdk.context import current_context
+
+    context = current_context()
+    if step.done():
+        return
+    step.add_done_callback(lambda done: done.cancelled() or done.exception())
+    if context is not None:
+        context.left_behind(step)
 
 
 def _close(values: Any, step: asyncio.Future[Any] | None) -> None:

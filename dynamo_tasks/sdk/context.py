@@ -93,6 +93,7 @@ class Context:
         self._calls = 0
         self._listeners: list[Callable[[], None]] = []
         self._trace: TraceParent | None = None
+        self._threads: set[asyncio.Future[Any]] = set()
 
     @property
     def is_stopped(self) -> bool:
@@ -123,6 +124,21 @@ class Context:
         """Call ``listener`` at :meth:`stop_generating` and :meth:`kill`; returns what takes it back."""
         self._listeners.append(listener)
         return lambda: self._listeners.remove(listener)
+
+    def left_behind(self, step: asyncio.Future[Any]) -> None:
+        """Note a thread that runs on although the request was stopped: a thread cannot be interrupted."""
+        self._threads.add(step)
+        step.add_done_callback(self._threads.discard)
+
+    @property
+    def busy(self) -> bool:
+        """Whether threads run on that were left behind."""
+        return bool(self._threads)
+
+    async def idle(self) -> None:
+        """Wait until they have ended."""
+        while self._threads:
+            await asyncio.wait(self._threads)
 
     async def stopped(self) -> None:
         """Wait until the request is cancelled."""

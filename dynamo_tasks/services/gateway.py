@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -20,10 +19,10 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
 from dynamo_tasks.observe import metrics
-from dynamo_tasks.protocol.events import End, EventId, Kind
+from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.envelope import build, submit_span
+from dynamo_tasks.queue.envelope import build, digest, submit_span
 from dynamo_tasks.runtime.client import submit
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.watcher import Watcher
@@ -140,7 +139,7 @@ class RuntimeGateway:
             ignore_result=True,
             max_queue=self._limits.get((endpoint.namespace, endpoint.component), 0),
             idempotency_key=key,
-            digest=hashlib.blake2b(body, digest_size=16).hexdigest() if key else "",
+            digest=digest(endpoint, body) if key else "",
         )
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
@@ -165,12 +164,11 @@ class RuntimeGateway:
         store = self._runtime.client.store
         key = store.keys(record.namespace).log(record.id)
         rows = await store.commands.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
-        last = decode_row(rows[0]) if rows else None
-        end = End.decode(last.data) if last is not None and last.kind == Kind.END else None
+        last = decode_row(rows[0]).id if rows else record.end
         return RequestInfo(
             id=record.id, state=record.state, endpoint=record.endpoint, created=record.created,
-            attempts=record.attempts, last_event=str(last.id) if last else "0-0", error=record.error,
-            finish_reason=end.finish_reason if end else None, usage=end.usage if end else None,
+            attempts=record.attempts, last_event=str(last) if last else "0-0", error=record.error,
+            finish_reason=record.finish_reason, usage=record.usage,
             render=record.render or None,
         )  # fmt: skip
 

@@ -1,14 +1,17 @@
 """The ledger: one record per request, one verb per transition.
 
-Fields of a record (a hash): ``v`` protocol version, ``st`` state, ``en`` endpoint, ``q`` queue key,
-``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created, ``nb`` not before,
-``dl`` deadline, ``stt`` started, ``fin`` finished (all ms), ``rd`` channels of its readers, ``rnd`` how a
-frontend renders it, ``ok`` owner key, ``tn`` tenant, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and
-``rs`` retention of the log without a reader and after the last reader saw the end (ms), ``ig`` no result is
-kept, ``own`` lease of the owner, ``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att``
-attempts, ``ret`` Celery retry number, ``end`` id of the end event, ``out`` result and ``err`` error as JSON,
-``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their worker and added no token, ``dmsg`` the message
-of a request in the dead list, ``tp`` ``traceparent`` of the last attempt, while spans are recorded.
+Fields of a record (a hash): ``v`` protocol version that its worker must speak, ``st`` state, ``en`` endpoint,
+``q`` queue key, ``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created,
+``nb`` not before, ``dl`` deadline, ``ex`` when a worker must have started it, ``stt`` started, ``fin``
+finished (all ms), ``rd`` channels of its readers, ``rnd`` how a frontend renders it, ``ok`` owner key, ``tn``
+tenant, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and ``rs`` retention of the log without a reader
+and after the last reader saw the end (ms), ``ig`` no result is kept, ``own`` lease of the owner, ``non``
+nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att`` attempts, ``ret`` Celery retry number,
+``end`` id of the end event, ``fr`` why the text ended, ``us`` prompt, completion and cached tokens, ``out``
+result and ``err`` error as JSON, ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their
+worker and added no token, ``dmsg`` the message of a request in the dead list, ``tp`` ``traceparent`` of the
+last attempt, while spans are recorded. Once a request is settled, its record keeps only what is asked for
+afterwards (``settled`` in ``lua/_lib.lua``).
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.protocol.versions import PROTOCOL
+from dynamo_tasks.protocol.versions import NEEDED, PROTOCOL
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import (
     PRIORITY_SEPARATOR,
@@ -84,13 +87,15 @@ class NewRequest:
     max_queue: int = 0
     idempotency_key: str = ""
     digest: str = ""
+    needs: int = NEEDED
+    """Protocol version that its worker must speak."""
 
     def fields(self) -> list[str | bytes | int]:
         """Fields of the record that stay as they are."""
         unread = BACKGROUND_RETENTION if self.retention is None else self.retention
         read = READ_RETENTION if self.retention is None else self.retention
         return [
-            "v", PROTOCOL, "en", str(self.endpoint), "rnd", self.render, "ok", self.owner_key, "tn", self.tenant,
+            "v", self.needs, "en", str(self.endpoint), "rnd", self.render, "ok", self.owner_key, "tn", self.tenant,
             "bg", int(self.background), "ab", int(self.abandon_after * 1000), "rt", int(unread * 1000),
             "rs", int(read * 1000), "ig", int(self.ignore_result), "ret", 0, "att", 0,
             "ex", int(self.expires * 1000),
@@ -104,6 +109,7 @@ class Refusal:
     GONE = "GONE"
     EXPIRED = "EXPIRED"
     WAIT = "WAIT"
+    NEWER = "NEWER"
     UNSETTLED = "UNSETTLED"
 
 
@@ -192,7 +198,7 @@ class Ledger:
             extra = [*new.fields(), "q", queue, "qs", "", "msg", message]
         reply = await script("claim").run(
             self.store.commands, self._keys(endpoint.namespace, request_id), keys.base, request_id,
-            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, *extra,
+            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, PROTOCOL, *extra,
         )  # fmt: skip
         if reply[0] != b"OK":
             raise _refused(reply)

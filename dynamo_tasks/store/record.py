@@ -36,6 +36,8 @@ class Record:
     render: bytes
     error: ErrorInfo | None
     end: EventId | None
+    finish_reason: str | None
+    usage: dict[str, int] | None
     purged: bool
 
 
@@ -78,5 +80,14 @@ def _read(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
         render=raw.get(b"rnd", b""),
         error=msgspec.json.decode(raw[b"err"], type=ErrorInfo) if raw.get(b"err") else None,
         end=EventId.parse(text(b"end")) if raw.get(b"end") else None,
+        finish_reason=text(b"fr") or None,
+        usage=_usage(text(b"us")),
         purged=text(b"pur") == "1",
     )
+
+
+def _usage(text: str) -> dict[str, int] | None:
+    if not text:
+        return None
+    names = ("prompt_tokens", "completion_tokens", "cached_tokens")
+    return dict(zip(names, map(int, text.split()), strict=False))

@@ -29,7 +29,12 @@ class Script:
         folder = files(__package__) / "lua"
         self.name = name
         self.source = (folder / "_lib.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+        self.sha = self.digest(self.source)
+
+    @staticmethod
+    def digest(source: str) -> str:
+        """What a server calls a script by."""
+        return hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, on: Runner, keys: list[str], *args: str | bytes | int | float) -> Reply:
         """Run the script; loads it where the server does not know it (any more).

@@ -122,6 +122,39 @@ def test_an_idempotency_key_joins_a_request_that_runs(small: Small) -> None:
     assert [event for event in two if event[0]][1:] == [event for event in rest if event[0]]
 
 
+def test_two_frontends_are_asked_at_once_with_one_key(small: Small) -> None:
+    """Eight clients, half of them at another frontend: one request, one answer."""
+    env = {"DYNAMO_NAMESPACE": "admission", "DYNAMO_API_KEYS": "alice,bob"}
+    answers: list[tuple[int, dict[str, str], Any]] = []
+    key = ALICE | {"idempotency-key": "race"}
+    with Frontend(small.server.url, env=env) as other:
+        gate = threading.Barrier(8)
+
+        def ask(frontend: Frontend) -> None:
+            gate.wait(10)
+            answers.append(frontend.request("POST", CHAT, _ask(max_tokens=30), key))
+
+        threads = [threading.Thread(target=ask, args=((small.http, other)[n % 2],)) for n in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    assert [status for status, _, _ in answers] == [200] * 8
+    assert len({headers["x-request-id"] for _, headers, _ in answers}) == 1
+    assert all(body == answers[0][2] for _, _, body in answers)
+    assert answers[0][2]["usage"]["completion_tokens"] == 30
+
+
+def test_a_key_belongs_to_one_api(small: Small) -> None:
+    """The same text through another endpoint of the API is another request."""
+    key = ALICE | {"idempotency-key": "api"}
+    tokens = {"model": "mocker", "prompt": "hi", "max_tokens": 3}
+    assert _post(small, tokens, key, "/v1/completions")[0] == 200
+    for path, body in ((CHAT, _ask()), ("/v1/embeddings", {"model": "mocker", "input": "hi"})):
+        status, _, answer = _post(small, body, key, path)
+        assert (status, answer["error"]["code"]) == (409, "idempotency_conflict"), path
+
+
 @pytest.mark.parametrize("key", ["", "x" * 256])
 def test_a_bad_idempotency_key(small: Small, key: str) -> None:
     status, _, body = _post(small, _ask(), ALICE | {"idempotency-key": key})

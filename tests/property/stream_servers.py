@@ -217,6 +217,7 @@ class RealServer:
             1,
             "dt:@namespaces",
             NAMESPACE,
+            1,
         )
         if reply[0] != b"OK":
             return None

@@ -79,7 +79,7 @@ BYTES: dict[str, tuple[Callable[[bytes], Any], bytes]] = {
     "pushed": (decode_pushed, PUSHED),
     "instance": (InstanceInfo.decode, INFO),
     "load": (Load.decode, b'{"in_flight": 1}'),
-    "render": (Render.decode, RENDER),
+    "render": (lambda data: Render.decode(data, "id"), RENDER),
     "body": (decode_object, b'{"a": [1]}'),
 }
 BOMB = pickle.dumps(Exception("boom"))
@@ -187,7 +187,7 @@ def test_readers_and_renderers(rows: list[tuple[int, int, str, bytes]]) -> None:
     for event in events:
         valid_or_ours(cursor.pushed, event)
         valid_or_ours(cursor.logged, event)
-    for renderer in (ValueRenderer(), CompletionRenderer(Render.decode(RENDER))):
+    for renderer in (ValueRenderer(), CompletionRenderer(Render.decode(RENDER, "id"))):
         valid_or_ours(renderer.render, events)
 
 

@@ -95,7 +95,7 @@ class Worker(Process):
     def __init__(
         self, url: str, *arguments: str, service: str = "workers.agg:Worker", app: str = "dynamo_tasks",
         name: str = "w", env: dict[str, str] | None = None, wait: bool = True, settings: tuple[str, ...] = (),
-        loglevel: str = "info",
+        loglevel: str = "info", root: Path = ROOT,
     ):  # fmt: skip
         argv = [
             sys.executable,
@@ -113,7 +113,8 @@ class Worker(Process):
             argv += ["--service", service]
         for setting in settings:
             argv += ["--set", setting]
-        super().__init__([*argv, *arguments], environment(url, **(env or {})), name=f"worker-{name}")
+        more = {"PYTHONPATH": str(root), **(env or {})} if root != ROOT else env or {}
+        super().__init__([*argv, *arguments], environment(url, **more), name=f"worker-{name}", cwd=root)
         if wait:
             self.wait_ready()
 
@@ -127,7 +128,7 @@ class Frontend(Process):
 
     def __init__(
         self, url: str, *, service: str = "workers.agg:Frontend", settings: tuple[str, ...] = (), ready: str = "/ready",
-        env: dict[str, str] | None = None,
+        env: dict[str, str] | None = None, root: Path = ROOT,
     ):  # fmt: skip
         self.port = free_port()
         argv = [
@@ -141,7 +142,8 @@ class Frontend(Process):
         ]
         for setting in settings:
             argv += ["--set", setting]
-        super().__init__(argv, environment(url, **(env or {})), name="frontend")
+        more = {"PYTHONPATH": str(root), **(env or {})} if root != ROOT else env or {}
+        super().__init__(argv, environment(url, **more), name="frontend", cwd=root)
         if ready:
             until(lambda: self.get(ready)[0] == 200 or not self.alive, 30.0, f"{ready} of the frontend")
             assert self.alive, self.output

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import redis
@@ -14,7 +16,7 @@ from dynamo_tasks.store.keys import Keys, priority_suffix
 from tests.support.processes import Worker, until
 from tests.support.server import RedisServer
 
-__all__ = ["SERVICE", "Lab"]
+__all__ = ["SERVICE", "Lab", "not_consuming"]
 
 SERVICE = "tests.support.services_queue:Lab"
 
@@ -83,3 +85,21 @@ class Lab:
         """Drop the connections."""
         self.app.close()
         self.redis.close()
+
+
+@contextmanager
+def not_consuming(lab: Lab) -> Iterator[None]:
+    """The worker leaves the component's queue alone."""
+    assert lab.app.control.cancel_consumer(lab.queue, reply=True, timeout=5, limit=1)
+    until(lambda: _blocked_on(lab) == 0, what="the pop of the queue to end")
+    yield
+    assert lab.app.control.add_consumer(lab.queue, reply=True, timeout=5, limit=1)
+
+
+def _blocked_on(lab: Lab) -> int:
+    """Clients that wait for the component's queue."""
+    probe = f"probe-{lab.queue}"
+    lab.redis.rpush(probe, "x")
+    lab.redis.delete(probe)
+    queues = lab.app.control.inspect(timeout=5, limit=1).active_queues() or {}
+    return sum(queue["name"] == lab.queue for found in queues.values() for queue in found)

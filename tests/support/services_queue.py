@@ -19,7 +19,7 @@ from typing import Any
 from celery import current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
-from dynamo_tasks import app, current_context, dynamo_endpoint, service
+from dynamo_tasks import app, current_context, depends, dynamo_endpoint, service
 from dynamo_tasks.protocol.tokens import TokenDelta
 
 NAMESPACE = os.environ.get("LAB_NAMESPACE", "lab")
@@ -49,6 +49,23 @@ def _wrong(how: str) -> Any:
 @service(dynamo={"namespace": NAMESPACE, "name": "Lab"})
 class Lab:
     """What the tests call."""
+
+    again = depends(f"dyn://{NAMESPACE}.Lab.nest")
+
+    @dynamo_endpoint(policy="replay")
+    async def nest(self, request: dict) -> AsyncIterator[int]:
+        """Call itself through the queue, ``levels`` deep; the deepest one yields until it is stopped."""
+        try:
+            if request["levels"] > 1:
+                async for i in self.again.nest({"levels": request["levels"] - 1}):
+                    yield i
+            else:
+                for i in range(10_000):
+                    yield i
+                    await asyncio.sleep(0.02)
+        except BaseException as exc:
+            say("stopped", current_context().id, type(exc).__name__, time.time())
+            raise
 
     @dynamo_endpoint(policy="replay")
     async def count(self, request: dict) -> AsyncIterator[int]:

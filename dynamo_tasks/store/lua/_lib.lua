@@ -71,6 +71,13 @@ local function naming(data, previous)
   return string.char(string.byte(data, 1) + 1) .. string.sub(data, 2) .. mp_str('previous') .. mp_str(previous)
 end
 
+-- Notes who owns a request, and that observers must watch it: one that was taken for dead by mistake is not watched
+-- until it renews its lease, and may die before.
+local function own(lease, id)
+  redis.call('SADD', base .. 'owned:' .. lease, id)
+  redis.call('SADD', base .. 'leases', lease)
+end
+
 -- Adds a reader's channel to a record; the running owner is told. Returns all channels, separated by spaces.
 local function add_reader(record, id, db, reader)
   local r = fields(record, 'st', 'rd', 'own', 'ep')
@@ -88,9 +95,51 @@ local function add_reader(record, id, db, reader)
   return readers
 end
 
+-- Why a text ended, and its usage, for those who ask when the log is gone. A long end is that of an endpoint which
+-- returns a value: it has neither.
+local function summary(data)
+  local found = {}
+  if #data > 2048 then return found end
+  local e = cmsgpack.unpack(data)
+  if e.finish_reason then
+    found[#found + 1] = 'fr'
+    found[#found + 1] = e.finish_reason
+  end
+  local u = e.usage
+  if u then
+    found[#found + 1] = 'us'
+    found[#found + 1] = string.format('%.0f %.0f %.0f', u.prompt_tokens or 0, u.completion_tokens or 0, u.cached_tokens or 0)
+  end
+  return found
+end
+
+-- What nobody asks for once a request has ended and Celery's tail is done.
+local SPENT = {
+  msg = true, out = true, non = true, q = true, qs = true, nb = true, dl = true, ex = true, prev = true, tn = true,
+  ab = true, rt = true, bar = true, tp = true,
+}
+
+-- A request is over: what is left of its record is written anew, since a hash that once had a long field keeps the large
+-- encoding. One in the dead list stays whole, for somebody may want to run it again.
+local function settled(record)
+  local all, left = redis.call('HGETALL', record), {}
+  for i = 1, #all, 2 do
+    if all[i] == 'dmsg' then return redis.call('HDEL', record, 'msg', 'out', 'non') end
+    if not SPENT[all[i]] and all[i + 1] ~= '' then
+      left[#left + 1] = all[i]
+      left[#left + 1] = all[i + 1]
+    end
+  end
+  local ttl = redis.call('PTTL', record)
+  redis.call('DEL', record)
+  redis.call('HSET', record, unpack(left))
+  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
+end
+
 -- A request that no owner will end (any more): its last event is written here.
 -- Creates the stream where there is none. The epoch that it takes fences the owner.
--- Celery's tail is left to the owner, or to whoever receives the message, unless no result is kept.
+-- Celery's tail, unless no result is kept, is left to the owner (if it dies, the message is sent again), or to whoever
+-- receives the message (it is looked for as long as that has not happened).
 local function end_unowned(record, log, id, db, data, state, outcome_error)
   local r = fields(record, 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'ig')
   local previous, top = top_of(log)
@@ -100,15 +149,19 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
   local event_id = int(epoch) .. '-0'
   redis.call('XADD', log, event_id, 'e', data)
   redis.call('HSET', record, 'st', state, 'ep', int(epoch), 'end', event_id, 'err', outcome_error,
-    'fin', int(now_ms()), 'set', r.ig == '1' and '1' or '0')
-  redis.call('HDEL', record, 'msg', 'own', 'non')
+    'fin', int(now_ms()), 'set', r.ig == '1' and '1' or '0', unpack(summary(data)))
+  redis.call('HDEL', record, 'non')
   redis.call('PEXPIRE', record, RECORD_TTL)
+  if r.ig == '1' then
+    redis.call('HDEL', record, 'own')
+    redis.call('ZREM', base .. 'queued', id)
+    if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
+    settled(record)
+  end
   redis.call('PEXPIRE', log, tonumber(r.rt) or 3600000)
-  redis.call('ZREM', base .. 'queued', id)
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
   push(r.rd, id, event_id, 'e', data)
   if r.own then
-    redis.call('SREM', base .. 'owned:' .. r.own, id)
     redis.call('PUBLISH', alive_channel(db, r.own), 'abort ' .. id .. ' ' .. (r.ep or '0') .. ' ' .. state)
   end
   return event_id

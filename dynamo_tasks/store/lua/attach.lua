@@ -1,4 +1,5 @@
 -- attach: a client process begins to read a request, or reads it again after a reconnect.
+-- Keeps 6, 9 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 database number, 4 reader channel, 5 '1' = only for the holder of the key in 6, 6 owner key,

@@ -1,4 +1,5 @@
 -- cancel: QUEUED | RUNNING -> CANCELLED | FAILED by anybody. The running owner is fenced and told.
+-- Keeps 2, 3, 4, 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 database number, 4 payload of the end event, 5 state, 6 error JSON,

@@ -1,4 +1,5 @@
 -- defer: a message came too early (claim said WAIT): its record keeps it until its time.
+-- Keeps 2 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 milliseconds to wait, 4 message

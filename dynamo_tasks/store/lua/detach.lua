@@ -1,4 +1,5 @@
 -- detach: a client process has no reader of this request any more.
+-- Keeps 6, 9 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 database number, 4 reader channel, 5 '1' = it saw the end

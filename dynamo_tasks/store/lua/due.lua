@@ -1,4 +1,5 @@
 -- due: moves messages whose time has come to their queues; hands out abandon and deadline timers.
+-- Keeps 2, 6, 9 of docs/ledger.md.
 --
 -- KEYS   1 timers zset
 -- ARGV   1 base, 2 how many at most

@@ -1,4 +1,5 @@
 -- expire: QUEUED -> EXPIRED: the deadline or Celery's `expires` passed before a worker started it.
+-- Keeps 2, 3, 4, 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 database number, 4 payload of the end event, 5 error JSON

@@ -1,4 +1,5 @@
 -- finish: RUNNING -> SUCCEEDED | FAILED by the owner: last event, state and push in one.
+-- Keeps 1, 4, 5, 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 id that must be on top of the log, 6 id of the end event,
@@ -15,13 +16,13 @@ if top_epoch > tonumber(epoch) then return 'FENCED' end
 if top ~= ARGV[5] then return 'BEHIND' end
 redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[6], 'e', ARGV[7])
 redis.call('HSET', KEYS[1], 'st', ARGV[8], 'end', ARGV[6], 'fin', int(now_ms()), 'set', ARGV[11],
-  'out', ARGV[11] == '1' and '' or ARGV[9], 'err', ARGV[10])
+  'out', ARGV[11] == '1' and '' or ARGV[9], 'err', ARGV[10], unpack(summary(ARGV[7])))
+redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
 -- Until Celery's tail has run to its end, the message and the owner stay, so that somebody can run it again.
 if ARGV[11] == '1' then
-  redis.call('HDEL', KEYS[1], 'msg', 'non')
   redis.call('SREM', base .. 'owned:' .. lease, id)
+  settled(KEYS[1])
 end
-redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
 redis.call('PEXPIRE', KEYS[2], tonumber(r.rt) or 3600000)
 redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
 push(r.rd, id, ARGV[6], 'e', ARGV[7])

@@ -1,6 +1,7 @@
 -- forward: RUNNING -> QUEUED by the owner, for another endpoint of the namespace: the request's id and log stay, and the
 --   attempt does not count. It waits in the queue of the instance that was chosen, or in the component's where that one
 --   is not registered (any more): what an instance leaves behind when it goes was pushed while it was registered.
+-- Keeps 1, 2 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 endpoint, 6 queue key of its component, 7 queue key of the instance,

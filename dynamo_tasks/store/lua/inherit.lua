@@ -1,5 +1,6 @@
 -- inherit: messages in the own queue of an instance that is gone go to the front of the component's queue, in their
 --   order; their records follow.
+-- Keeps 2 of docs/ledger.md.
 --
 -- KEYS   1 list of the instance, 2 list of the component
 -- ARGV   1 base, 2 queue key of the instance, 3 of the component (both without priority)

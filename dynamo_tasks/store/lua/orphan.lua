@@ -1,13 +1,18 @@
--- orphan: is the message of a QUEUED request gone from its queue? With `republish`, it is sent again.
+-- orphan: is the message of a QUEUED request gone from its queue? With `republish`, it is sent again. So is that of a
+--   request which has ended, if it was sent again for Celery's tail.
 --   It is gone when the request is older than the queue's head, or the queue is empty.
 --   What waits in the queue of an instance that is no more goes to the component's queue at once.
+-- Keeps 2, 6 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 '1' = republish
 -- returns 'OK' republished | 'LOST' it is gone | 'THERE' | 'NOT' not queued, or its time has not come
 local id = ARGV[2]
 local r = fields(KEYS[1], 'st', 'q', 'qs', 'msg', 'nb')
-if r.st ~= 'QUEUED' or not r.msg or (tonumber(r.nb) or 0) > now_ms() then return 'NOT' end
+local since = redis.call('ZSCORE', base .. 'queued', id)
+if not r.st then redis.call('ZREM', base .. 'queued', id) end
+if not r.st or not since or not r.msg then return 'NOT' end
+if r.st == 'QUEUED' and (tonumber(r.nb) or 0) > now_ms() then return 'NOT' end
 if redis.call('ZSCORE', base .. 'timers', 'm:' .. id) then return 'NOT' end
 local shared, instance = string.match(r.q, '^(.*|[^.]*)%..*%-(%x+)$')
 if shared and redis.call('SISMEMBER', base .. 'leases', instance) == 0 then
@@ -22,7 +27,7 @@ local head = redis.call('LINDEX', list, -1)
 if head then
   local head_id = string.match(head, '"id"%s*:%s*"([^"]+)"')
   if head_id == id then return 'THERE' end
-  local mine = tonumber(redis.call('ZSCORE', base .. 'queued', id) or '0')
+  local mine = tonumber(since)
   local its = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
   -- A head that the ledger does not know says nothing of ages.
   if not its or tonumber(its) <= mine then return 'THERE' end

@@ -1,4 +1,5 @@
 -- register: an instance takes its lease and announces what it serves, or does neither.
+-- Keeps 2 of docs/ledger.md.
 --
 -- KEYS   1 lease, 2 index of registrations
 -- ARGV   1 base, 2 lease hex, 3 counter, 4 TTL ms, 5 key of the set of namespaces, 6 namespace,

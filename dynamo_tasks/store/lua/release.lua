@@ -1,4 +1,5 @@
 -- release: RUNNING -> QUEUED by the owner: Celery retry, or hand-over at drain.
+-- Keeps 1, 2 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 retry number, 6 not_before ms (0 = now), 7 message ('' = the stored one),

@@ -1,5 +1,6 @@
 -- requeue: what a dead instance held goes back to the front of its queue.
 --   RUNNING -> QUEUED, or FAILED once its attempts are used up; ended but not settled: the message is sent again.
+-- Keeps 1, 2, 4 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex of the dead owner, 4 database number, 5 most attempts without a token,
@@ -12,9 +13,19 @@ redis.call('SREM', base .. 'owned:' .. lease, id)
 if r.own ~= lease then return 'NOT' end
 -- An instance's own queue died with it.
 local queue = r.q and shared_queue(r.q)
-if TERMINAL[r.st] then
-  if r.set == '1' or not r.msg then return 'NOT' end
+
+-- To the front, as old as it is: it stands before younger ones, which must not seem to be missing. It is looked for
+-- as any message is, until somebody claims it.
+local function send_again()
+  redis.call('HSET', KEYS[1], 'q', queue, 'msg', r.msg)
+  redis.call('ZADD', base .. 'queued', tonumber(r.cr) or now_ms(), id)
   redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
+end
+
+if TERMINAL[r.st] then
+  redis.call('HDEL', KEYS[1], 'own')
+  if r.set == '1' or not r.msg then return 'NOT' end
+  send_again()
   return 'SETTLE'
 end
 if r.st ~= 'RUNNING' then return 'NOT' end
@@ -24,17 +35,15 @@ redis.call('HSET', KEYS[1], 'bar', int(barren))
 local poison = barren >= tonumber(ARGV[5])
 if poison or (tonumber(r.att) or 0) >= tonumber(ARGV[6]) then
   redis.call('HDEL', KEYS[1], 'own')
-  end_unowned(KEYS[1], KEYS[2], id, ARGV[4], ARGV[poison and 7 or 9], 'FAILED', ARGV[poison and 8 or 10])
   redis.call('HSET', KEYS[1], 'dmsg', r.msg, 'q', queue)
+  end_unowned(KEYS[1], KEYS[2], id, ARGV[4], ARGV[poison and 7 or 9], 'FAILED', ARGV[poison and 8 or 10])
   redis.call('ZADD', base .. 'dead', now_ms(), id)
   redis.call('ZREMRANGEBYSCORE', base .. 'dead', '-inf', int(now_ms() - RECORD_TTL))
   -- Celery's tail (errbacks, the chord that waits for it) runs at whoever receives the message; the body does not.
-  if r.ig ~= '1' then redis.call('RPUSH', queue .. (r.qs or ''), r.msg) end
+  if r.ig ~= '1' then send_again() end
   return 'DEAD'
 end
-redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue)
+redis.call('HSET', KEYS[1], 'st', 'QUEUED')
 redis.call('HDEL', KEYS[1], 'own', 'non')
--- As old as it is: it stands in front of younger ones, and these must not seem to be missing.
-redis.call('ZADD', base .. 'queued', tonumber(r.cr) or now_ms(), id)
-redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
+send_again()
 return 'OK'

@@ -1,4 +1,5 @@
 -- resync: what does the server know of an open request of mine? Restores a claim that it forgot.
+-- Keeps 1, 2, 3 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 nonce, 6 attempt, 7 previous id (of the claim),
@@ -34,7 +35,7 @@ if not known then
   redis.call('ZREM', base .. 'queued', id)
   redis.call('ZREM', base .. 'timers', 'm:' .. id)
 end
-redis.call('SADD', base .. 'owned:' .. lease, id)
+own(lease, id)
 if top_epoch < epoch then
   local data = ARGV[7] .. '|' .. ARGV[6] .. '|' .. lease
   top = ARGV[4] .. '-0'

@@ -1,5 +1,6 @@
 -- revive: FAILED -> QUEUED for a request that had used up its attempts: from its beginning, all attempts anew.
 --   Its log goes with its end; the epochs go on, so that no former owner can write.
+-- Keeps 4, 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id
@@ -7,10 +8,12 @@
 local id = ARGV[2]
 if not redis.call('ZSCORE', base .. 'dead', id) then return 'NOT' end
 redis.call('ZREM', base .. 'dead', id)
-local r = fields(KEYS[1], 'st', 'q', 'qs', 'dmsg')
+local r = fields(KEYS[1], 'st', 'own', 'q', 'qs', 'dmsg')
 if r.st ~= 'FAILED' or not r.dmsg then return 'GONE' end
 local list = r.q .. (r.qs or '')
 redis.call('DEL', KEYS[2])
+-- Celery's tail of its end may still run; it has nothing to settle any more.
+if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
 redis.call('LREM', list, 0, r.dmsg)
 redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'msg', r.dmsg, 'att', '0', 'bar', '0', 'nb', '0', 'dl', '0', 'ex', '0',
   'cr', int(now_ms()), 'set', '0')

@@ -1,4 +1,5 @@
 -- revoke: everything that was registered under a lease goes at once, and the lease too unless it is kept.
+-- Keeps 2 of docs/ledger.md.
 --
 -- KEYS   1 lease, 2 index of registrations
 -- ARGV   1 base, 2 lease hex, 3 '1' to keep the lease (requests still run on it), 4 registry channel

@@ -1,11 +1,13 @@
 -- settle: Celery's tail (result, links, chord) is done; a redelivery has nothing left to do.
+-- Keeps 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id
--- returns 1 noted, 0 no record
+-- returns 1 noted, 0 no record, or it has begun again (dead list)
 local r = fields(KEYS[1], 'st', 'own')
-if not r.st then return 0 end
+if not TERMINAL[r.st] then return 0 end
 redis.call('HSET', KEYS[1], 'set', '1')
-redis.call('HDEL', KEYS[1], 'out', 'msg', 'non')
+redis.call('ZREM', base .. 'queued', ARGV[2])
+settled(KEYS[1])
 if r.own then redis.call('SREM', base .. 'owned:' .. r.own, ARGV[2]) end
 return 1

@@ -1,4 +1,5 @@
 -- submit: (nothing) -> QUEUED. Writes the ledger record and pushes the Celery message, or does neither.
+-- Keeps 2, 8, 9 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 key of the set of namespaces, 3 namespace, 4 id, 5 queue key without priority,

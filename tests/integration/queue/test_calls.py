@@ -10,6 +10,7 @@ from celery import chain, chord, group
 from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
+from dynamo_tasks.errors import IdempotencyConflictError
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
 
@@ -196,3 +197,20 @@ def test_readers_join_from_anywhere(lab: Lab) -> None:
     assert list(other) == list(result) == list(range(40))
     epoch = lab.events(result.id)[0][0].decode().partition("-")[0]
     assert list(other.stream(after=f"{epoch}-40"))[-1:] in ([39], [])
+
+
+def test_an_idempotency_key_joins_the_first_call(lab: Lab, worker: Worker) -> None:
+    """While it runs and after its end; for another payload or another endpoint it stands for nothing."""
+    ask = {"n": 20, "delay": 0.01}
+    first = lab.call("count", ask, idempotency_key="join")
+    second = lab.call("count", ask, idempotency_key="join")
+    assert second.id == first.id
+    assert list(second) == list(first) == list(range(20))
+    assert first.get(timeout=10) == second.get(timeout=10) == list(range(20))
+    third = lab.call("count", ask, idempotency_key="join")
+    assert (third.id, list(third)) == (first.id, list(range(20)))
+    assert lab.record(first.id)["att"] == "1"
+    for endpoint, payload in (("count", ask | {"n": 21}), ("echo", ask)):
+        with pytest.raises(IdempotencyConflictError):
+            lab.call(endpoint, payload, idempotency_key="join")
+    assert lab.call("echo", 1, idempotency_key="join", tenant="t").get(timeout=10) == 1

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import pytest
 from celery.exceptions import TaskRevokedError
@@ -14,27 +12,9 @@ from dynamo_tasks.errors import RequestFailedError, UnknownEndpointError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.task import make_task
 from tests.support.processes import Worker, until
-from tests.support.queue import Lab
+from tests.support.queue import Lab, not_consuming
 
 pytestmark = pytest.mark.usefixtures("worker")
-
-
-@contextmanager
-def not_consuming(lab: Lab) -> Iterator[None]:
-    """The worker leaves the component's queue alone."""
-    assert lab.app.control.cancel_consumer(lab.queue, reply=True, timeout=5, limit=1)
-    until(lambda: blocked_on(lab) == 0, what="the pop of the queue to end")
-    yield
-    assert lab.app.control.add_consumer(lab.queue, reply=True, timeout=5, limit=1)
-
-
-def blocked_on(lab: Lab) -> int:
-    """Clients that wait for the component's queue."""
-    probe = f"probe-{lab.queue}"
-    lab.redis.rpush(probe, "x")
-    lab.redis.delete(probe)
-    queues = lab.app.control.inspect(timeout=5, limit=1).active_queues() or {}
-    return sum(queue["name"] == lab.queue for found in queues.values() for queue in found)
 
 
 def test_expires_in_the_queue(lab: Lab, worker: Worker) -> None:

@@ -11,6 +11,7 @@ from dynamo_tasks.errors import FencedError, IdempotencyConflictError, QueueFull
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.ledger import cancelled
 from dynamo_tasks.store.presence import ReaderPresence
+from dynamo_tasks.store.registry import Registry
 from tests.support.server import RedisServer
 from tests.support.streams import Place, eventually, on_loop, read_to_end, values
 
@@ -283,7 +284,8 @@ async def test_what_ended_leaves_no_key_without_an_end(redis_server: RedisServer
         presence = ReaderPresence(place.store)
         await presence.check(place.namespace)
         await presence.check(place.namespace)
-        await place.do("DEL", place.queue, place.keys.lease(owner.lease))
+        await place.do("DEL", place.queue)
+        await Registry(place.store).revoke(place.namespace, owner.lease)
         left = await place.do("KEYS", f"{place.keys.base}*")
         assert sorted([key for key in left if await pttl(place, key.decode()) == -1]) == []
         for log in logs.values():

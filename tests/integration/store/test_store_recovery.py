@@ -136,3 +136,78 @@ async def test_a_request_that_was_given_back_does_not_make_younger_ones_look_los
             score = float(await place.do("ZSCORE", place.keys.queued, request_id))
             await place.do("ZADD", place.keys.queued, score - 3000, request_id)
         assert await recovery.lost_messages(place.namespace, set()) == (set(), 0)
+
+
+@on_loop
+async def test_who_claims_is_watched_even_if_it_was_taken_for_dead(redis_server: RedisServer) -> None:
+    """By mistake; it claims before it renews its lease, and then it really dies."""
+    async with Place(redis_server.url) as place:
+        owner = await place.owner()
+        recovery = Recovery(place.store)
+        await recovery.take_over(place.namespace, owner.lease, "observer")
+        request_id = await place.submit()
+        await owner.run(request_id)
+        assert owner.lease in await recovery.owners(place.namespace)
+        assert await recovery.take_over(place.namespace, owner.lease, "observer") == {
+            "requeued": 1, "dead": 0, "settle": 0, "restored": 0,
+        }  # fmt: skip
+
+
+async def _found_again(place: Place, request_id: str) -> bytes:
+    """The message that the search for lost ones sends again."""
+    await place.do("DEL", place.queue)
+    recovery = Recovery(place.store)
+    assert (await recovery.lost_messages(place.namespace, {request_id}))[1] == 1
+    return bytes(await place.do("RPOP", place.queue))
+
+
+@pytest.mark.parametrize("how", ["finished", "cancelled", "cancelled in the queue"])
+@on_loop
+async def test_a_tail_whose_message_is_lost_is_run_nevertheless(redis_server: RedisServer, how: str) -> None:
+    """The worker died behind the end; whoever took the message that was sent for Celery's tail died as well."""
+    async with Place(redis_server.url) as place:
+        request_id = await place.submit(ignore_result=False)
+        first, second = await place.owner(), await place.owner()
+        if how != "cancelled in the queue":
+            log = await first.run(request_id)
+            if how == "finished":
+                await log.finish(End(State.SUCCEEDED, "stop"), b"1", settled=False)
+            else:
+                await place.ledger.cancel(place.namespace, request_id)
+            assert await _lose(place, first, request_id) == "SETTLE"
+        else:
+            await place.ledger.cancel(place.namespace, request_id)
+        assert await _found_again(place, request_id) == b"message"
+        assert await _refusal(second, request_id) == "UNSETTLED"
+        await second.ledger.settle(place.namespace, request_id)
+        assert await Recovery(place.store).lost_messages(place.namespace, {request_id}) == (set(), 0)
+
+
+@on_loop
+async def test_a_request_is_tried_again_while_the_tail_of_its_failure_runs(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        request_id = await place.submit(ignore_result=False)
+        for _ in range(3):
+            owner = await place.owner()
+            await owner.run(request_id)
+            await _lose(place, owner, request_id)
+        tail = await place.owner()
+        assert await _refusal(tail, request_id) == "UNSETTLED"
+        await DeadList(place.store).retry(request_id)
+        assert await Recovery(place.store).owned(place.namespace, tail.lease) == set()
+        await tail.ledger.settle(place.namespace, request_id)
+        assert await place.state(request_id) == "QUEUED"
+        assert await place.field(request_id, "msg") == "message"
+        assert await place.field(request_id, "set") == "0"
+
+
+@on_loop
+async def test_a_message_above_the_retry_number_does_not_make_the_records_own_one_stale(
+    redis_server: RedisServer,
+) -> None:
+    async with Place(redis_server.url) as place:
+        request_id = await place.submit()
+        owner, other = await place.owner(), await place.owner()
+        await owner.claim(request_id, retries=1)
+        assert await _lose(place, owner, request_id) == "OK"
+        assert (await other.claim(request_id, retries=0)).number == 2

@@ -131,7 +131,7 @@ def test_a_chat_stream() -> None:
     assert found[-2][1]["usage"]["total_tokens"] == 7
     assert found[-1][1] == "[DONE]"
     assert submission.render is not None
-    assert Render.decode(submission.render).include_usage
+    assert Render.decode(submission.render, submission.request_id).include_usage
     assert gateway.streams[0].closed.is_set()
 
 

@@ -1,0 +1,75 @@
+"""The clock of the ledger's state machine, and the processes that it simulates."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from dynamo_tasks.protocol.events import EventId
+from dynamo_tasks.protocol.instances import InstanceInfo
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.store.ledger import Attempt
+from dynamo_tasks.store.scripts import Script, script
+
+__all__ = ["CLOCK", "START", "Held", "Instance", "simulated_clock"]
+
+CLOCK = "dt:@test_clock"
+START = 1_000_000
+_NOW = """local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end"""
+_SIMULATED = f"local function now_ms() return tonumber(redis.call('GET', '{CLOCK}')) end"
+
+
+@contextlib.contextmanager
+def simulated_clock(names: list[str], mutant: tuple[str, str, str] | None = None) -> Iterator[None]:
+    """The scripts take the time from a key; one of them may be mutated: ``(script, text, its replacement)``."""
+    originals = {name: (script(name).source, script(name).sha) for name in names}
+    for name in names:
+        made = script(name)
+        assert _NOW in made.source
+        made.source = made.source.replace(_NOW, _SIMULATED)
+        if mutant is not None and mutant[0] in (name, "_lib"):
+            assert mutant[1] in made.source, f"{mutant[0]} does not say {mutant[1]!r}"
+            made.source = made.source.replace(mutant[1], mutant[2])
+        made.sha = Script.digest(made.source)
+    try:
+        yield
+    finally:
+        for name, (source, sha) in originals.items():
+            script(name).source, script(name).sha = source, sha
+
+
+@dataclass
+class Held:
+    """An attempt that a process believes to own."""
+
+    attempt: Attempt
+    top: EventId
+    values: int
+    retries: int
+    tail: bool
+
+
+@dataclass
+class Instance:
+    """A process: dead once it is replaced; a zombie while others take it for dead."""
+
+    endpoint: EndpointId
+    lease: int
+    hand: list[dict[str, Any]] = field(default_factory=list)
+    held: dict[str, Held] = field(default_factory=dict)
+    tails: set[str] = field(default_factory=set)
+    unaccounted: set[str] = field(default_factory=set)
+    counter: int = 0
+
+    @property
+    def info(self) -> InstanceInfo:
+        """Its registration."""
+        return InstanceInfo(
+            component=self.endpoint.component, endpoint=self.endpoint.name, namespace=self.endpoint.namespace,
+            lease_id=self.lease, transport={}, host="h", pid=self.lease % 1000, started=1.0,
+        )  # fmt: skip

@@ -1,0 +1,61 @@
+"""The ledger's invariants (docs/ledger.md) under every order of events, on the real scripts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from importlib.resources import files
+
+import pytest
+import redis
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis.stateful import run_state_machine_as_test
+
+from dynamo_tasks.store.base import Store
+from tests.property.ledger_machine import LedgerMachine
+from tests.property.ledger_parts import simulated_clock
+from tests.support.server import RedisServer
+
+NAMES = sorted(
+    path.name.removesuffix(".lua")
+    for path in (files("dynamo_tasks.store") / "lua").iterdir()
+    if path.name.endswith(".lua") and path.name != "_lib.lua"
+)
+
+
+@pytest.fixture
+def connected(redis_server: RedisServer) -> Iterator[None]:
+    loop = asyncio.new_event_loop()
+    LedgerMachine.loop = loop
+    LedgerMachine.client = redis.Redis.from_url(redis_server.url)
+    LedgerMachine.store = loop.run_until_complete(Store.connect(redis_server.url))
+    yield
+    loop.run_until_complete(LedgerMachine.store.close())
+    loop.close()
+    LedgerMachine.client.close()
+
+
+def run_machine(examples: int, steps: int, *, seeded: bool = True, shrink: bool = True) -> None:
+    phases = [Phase.generate, Phase.shrink] if shrink else [Phase.generate]
+    run_state_machine_as_test(
+        LedgerMachine,
+        settings=settings(
+            max_examples=examples, stateful_step_count=steps, deadline=None, database=None, derandomize=seeded,
+            suppress_health_check=list(HealthCheck), phases=phases,
+            report_multiple_bugs=False,
+        ),
+    )  # fmt: skip
+
+
+@pytest.mark.usefixtures("connected")
+def test_the_invariants_hold() -> None:
+    with simulated_clock(NAMES):
+        run_machine(25, 40)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("connected")
+def test_the_invariants_hold_in_long_runs() -> None:
+    with simulated_clock(NAMES):
+        run_machine(600, 80, seeded=False)

@@ -1,0 +1,56 @@
+"""The ledger's machine notices what is taken out of a script: else it would show nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.property.ledger_parts import simulated_clock
+from tests.property.test_ledger_machine import NAMES, connected, run_machine
+
+__all__ = ["connected"]
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
+ALIVE = "redis.call('EXISTS', base .. 'lease:' .. r.own) == 1"
+# Script, a check or a write of it, what is there instead.
+MUTANTS: list[tuple[str, str, str]] = [
+    ("claim", "if r.own == lease and r.non == nonce then", "if false then"),
+    ("claim", "if r.set == '1' then return { 'DUPLICATE' } end", ""),
+    ("claim", f"  if {ALIVE} then\n", "  if false then\n"),
+    ("claim", "redis.call('ZADD', base .. 'timers', tonumber(r.dl) + 1000, 'd:' .. id)", ""),
+    ("claim", "  redis.call('ZREM', base .. 'queued', id)\n  redis.call('HSET'", "  redis.call('HSET'"),
+    ("claim", "  redis.call('HSET', KEYS[1], 'own', lease)\n", ""),
+    ("_lib", "  redis.call('SADD', base .. 'leases', lease)\n", ""),
+    ("_lib", "  redis.call('SADD', base .. 'owned:' .. lease, id)\n", ""),
+    ("finish", "  redis.call('SREM', base .. 'owned:' .. lease, id)\n", ""),
+    ("finish", "redis.call('PEXPIRE', KEYS[1], RECORD_TTL)\n", ""),
+    ("finish", "redis.call('PEXPIRE', KEYS[2], tonumber(r.rt) or 3600000)\n", ""),
+    ("cancel", "if not r.st or TERMINAL[r.st] then", "if not r.st then"),
+    ("release", "redis.call('ZADD', base .. 'queued', now, id)\n", ""),
+    ("requeue", "redis.call('SREM', base .. 'owned:' .. lease, id)\n", ""),
+    ("requeue", "  redis.call('ZADD', base .. 'queued', tonumber(r.cr) or now_ms(), id)\n", ""),
+    ("requeue", "  redis.call('HDEL', KEYS[1], 'own')\n  if r.set", "  if r.set"),
+    ("requeue", "if r.ig ~= '1' then send_again() end", ""),
+    ("orphan", "redis.call('RPUSH', list, r.msg)", ""),
+    ("settle", "if r.own then redis.call('SREM', base .. 'owned:' .. r.own, ARGV[2]) end", ""),
+    ("revive", "redis.call('DEL', KEYS[2])\n", ""),
+    ("revive", "redis.call('PERSIST', KEYS[1])\n", ""),
+    ("_lib", "  redis.call('SADD', base .. 'reads:' .. reader, id)\n", ""),
+    ("detach", "  redis.call('ZADD', base .. 'timers', now_ms() + (tonumber(r.ab) or 5000), 'a:' .. id)\n", ""),
+    ("submit", "redis.call('ZADD', base .. 'queued', now, id)\n", ""),
+    ("submit", "if expires > 0 then redis.call('ZADD', base .. 'timers', expires, 'd:' .. id) end", ""),
+    ("submit", "known_digest == digest and 'JOINED' or 'CONFLICT'", "'JOINED'"),
+    ("cancel", "if guard == 'due' then", "if false then"),
+    ("expire", "if state == 'RUNNING' then return 'RUNNING' end", ""),
+    ("_lib", "  redis.call('PEXPIRE', record, RECORD_TTL)\n", ""),
+    ("_lib", "  redis.call('PEXPIRE', log, tonumber(r.rt) or 3600000)\n", ""),
+    ("_lib", "  redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)\n", ""),
+    ("_lib", "  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end\n", ""),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("connected")
+@pytest.mark.parametrize("mutant", MUTANTS, ids=[f"{m[0]}-{n}" for n, m in enumerate(MUTANTS)])
+def test_the_machine_notices(mutant: tuple[str, str, str]) -> None:
+    with simulated_clock(NAMES, mutant), pytest.raises(AssertionError):
+        run_machine(600, 60, seeded=False, shrink=False)

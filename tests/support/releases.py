@@ -1,0 +1,72 @@
+"""A release that is newer than this one: a copy of the package that really speaks another protocol version.
+
+Everything that docs/upgrading.md allows a newer release to add is in it, so that processes of both can be run side by
+side: a protocol version, fields of registrations, records, messages and end events, a kind of event, other scripts, and
+requests that need a newer worker (those of priority 3).
+"""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.support.processes import ROOT
+
+__all__ = ["NEWER_PRIORITY", "make_newer"]
+
+NEWER_PRIORITY = 3
+"""Requests of this priority need a newer worker, if a newer frontend submits them."""
+
+# File, what it says (once), what it says in the newer release.
+_EDITS: list[tuple[str, str, str]] = [
+    ("protocol/versions.py", "PROTOCOL = 1", "PROTOCOL = 2"),
+    (
+        "protocol/instances.py",
+        "    version: int = PROTOCOL",
+        '    version: int = PROTOCOL\n    zone: str = "north"',
+    ),
+    (
+        "protocol/instances.py",
+        '    state: str = "Running"',
+        '    state: str = "Running"\n    heat: float = 1.5',
+    ),
+    (
+        "protocol/events.py",
+        "    previous: str | None = None",
+        "    previous: str | None = None\n    news: int = 0",
+    ),
+    (
+        "queue/execution.py",
+        "usage=self._usage, values=self._value)",
+        "usage=self._usage, values=self._value, news=1)",
+    ),
+    ("queue/envelope.py", "PROTOCOL}, **(more or {}),", 'PROTOCOL, "news": 1}, "x-news": 1, **(more or {}),'),
+    ("store/ledger.py", '"ex", int(self.expires * 1000),', '"ex", int(self.expires * 1000), "news", "1",'),
+    ("store/lua/_lib.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
+    ("store/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),
+    (
+        "store/log.py",
+        "        for kind, values in self._pending:\n            data =",
+        "        if self._pending and self._seq == 0:\n            self._seq, self._waiting = 1, self._waiting + 1\n"
+        '            self.frozen.append(Entry(1, "x", b"\\xc1"))\n'
+        "        for kind, values in self._pending:\n            data =",
+    ),
+    (
+        "services/gateway.py",
+        "            id=submission.request_id,\n            endpoint",
+        "            id=submission.request_id,\n"
+        f"            needs=2 if submission.priority == {NEWER_PRIORITY} else 1,\n            endpoint",
+    ),
+]
+
+
+def make_newer(folder: Path) -> Path:
+    """Make it; returns the folder to run it from."""
+    for name in ("dynamo_tasks", "workers"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name, text, replacement in _EDITS:
+        path = folder / "dynamo_tasks" / name
+        source = path.read_text()
+        assert source.count(text) == 1, f"{name} says {source.count(text)} times {text!r}"
+        path.write_text(source.replace(text, replacement))
+    return folder
