@@ -97,6 +97,9 @@ class ServiceHost:
         self.system = self._system_server()
         self.queues = self._queue_names()
         for endpoint in self.service.get_dynamo_endpoints().values() if self.is_component else ():
+            _ = (
+                endpoint.request_type
+            )  # an annotation that cannot be read is refused now, not at the first request
             task_of(app, endpoint.id, endpoint)
 
     @property
@@ -328,7 +331,7 @@ class ServiceHost:
             await self._registered.deregister()
 
     async def stop(self) -> None:
-        """Run the shutdown hooks, revoke the lease, close all connections."""
+        """Run the shutdown hooks, revoke the lease, close all connections; also where a hook raises."""
         if self._sweeper is not None:
             await self._sweeper.stop()
         if self._recoverer is not None:
@@ -336,9 +339,18 @@ class ServiceHost:
         await self.deregister()
         if self.http is not None:
             await self.http.stop()
+        try:
+            await self._run_shutdown_hooks()
+        finally:
+            await self._leave()
+
+    async def _run_shutdown_hooks(self) -> None:
         for service in reversed(together(self.service)):
             if service.name in self.instances and service.state != ServiceState.STOPPING:
                 await service.on_shutdown(self.instances[service.name])
+
+    async def _leave(self) -> None:
+        """Revoke the lease, close all connections."""
         if self._executor is not None:
             await self._executor.close()
         if self._registered is not None:

@@ -52,9 +52,11 @@ class Entry(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """How the request shall end once all of its events are in the log."""
+    """How the request shall end once all of its events are in the log; what is written is encoded already."""
 
-    end: End
+    state: str
+    end: bytes
+    error: bytes
     result: bytes
     settled: bool
     done: asyncio.Future[str]
@@ -150,7 +152,11 @@ class OpenLog:
             raise self.dead
 
     def freeze(self) -> None:
-        """Turn what is pending into entries."""
+        """Turn what is pending into entries.
+
+        Raises:
+            TypeError, ValueError, OverflowError: a token delta cannot be written as msgpack.
+        """
         for kind, values in self._pending:
             data = encode_deltas(values) if kind == _TOKENS else _array(values)
             self._seq += 1
@@ -209,12 +215,17 @@ class OpenLog:
         return True
 
     def finish(self, end: End, result: bytes, *, settled: bool) -> asyncio.Future[str]:
-        """End the request behind its last event; the future gives the script's answer (``OK``, ``FENCED``, …)."""
+        """End the request behind its last event; the future gives the script's answer (``OK``, ``FENCED``, …).
+
+        Raises:
+            TypeError: the end cannot be written as msgpack.
+        """
         done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         if self.dead is not None:
             done.set_exception(self.dead)
             return done
-        self.finish_request = Finish(end, result, settled, done)
+        error = msgspec.json.encode(end.error) if end.error else b""
+        self.finish_request = Finish(end.state.value, end.encode(), error, result, settled, done)
         self._changed(self)
         return done
 

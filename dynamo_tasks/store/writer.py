@@ -22,6 +22,7 @@ import msgspec
 
 from dynamo_tasks.errors import (
     DynamoError,
+    EndpointError,
     FencedError,
     LeaseLostError,
     RequestNotFoundError,
@@ -151,7 +152,7 @@ class Writer:
             await self._load_scripts(wire)
         for log in [log for log in self._dirty if log.suspect]:
             await self._resync(wire, log)
-        batch = [log for log in self._dirty if log.dead is None]
+        batch = [log for log in self._dirty if log.dead is None and _freeze(log)]
         self._dirty = {}
         packed, sent, ends = self._pack_batch(batch)
         if not packed:
@@ -184,7 +185,6 @@ class Writer:
         pushes: dict[str, list[tuple[str, str, str, bytes]]] = {}
         sent: list[int] = []
         for log in batch:
-            log.freeze()
             attempt, count = log.attempt, 0
             key = self._store.keys(attempt.namespace).log(attempt.id)
             for entry in log.frozen:
@@ -201,12 +201,11 @@ class Writer:
 
     def _pack_finish(self, log: OpenLog) -> bytes:
         assert log.finish_request is not None
-        end, result, settled, _ = log.finish_request
+        state, end, error, result, settled, _ = log.finish_request
         attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
-        error = msgspec.json.encode(end.error) if end.error else b""
         command = script("finish").command(
             [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
-            attempt.epoch, str(log.top), str(log.end_id), end.encode(), end.state.value, result, error,
+            attempt.epoch, str(log.top), str(log.end_id), end, state, result, error,
             int(settled),
         )  # fmt: skip
         return _pack(tuple(command))
@@ -305,6 +304,15 @@ class Writer:
             self._take_end(log, b"OK")
         else:
             log.die(_DEATHS.get(reply[0], FencedError)())
+
+
+def _freeze(log: OpenLog) -> bool:
+    """Whether all that is pending can be written; if not, this attempt ends, and the other logs never notice."""
+    try:
+        log.freeze()
+    except (TypeError, ValueError, OverflowError) as exc:
+        log.die(EndpointError(f"a token delta cannot be written: {exc}"))
+    return log.dead is None
 
 
 _DEATHS: dict[bytes, Callable[[], DynamoError]] = {
