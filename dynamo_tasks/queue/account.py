@@ -31,7 +31,10 @@ class Account:
             event("request.duplicate", request_id=request_id, endpoint=self.name, reason=reason.lower())
 
     async def claimed(self, attempt: Attempt, context: Context, ledger: Ledger) -> None:
-        """The attempt begins; what its endpoint calls belongs to its span."""
+        """The attempt begins, and its context with it; what its endpoint calls belongs to its span."""
+        context.attempt, context.deadline = attempt.number, attempt.deadline
+        context.tenant, context.weight = attempt.tenant, attempt.weight
+        context.claim = attempt.lease, attempt.epoch
         self._meters.started(attempt.number, attempt.waited)
         self._started = time.monotonic()
         if enabled("request.claimed"):

@@ -64,6 +64,7 @@ class Context:
         tenant: Whose request it is; calls that it makes are the same tenant's.
         weight: The tenant's share of a component that is not enough for all.
         headers: Headers of the message: ``traceparent``, ``tracestate``, ``baggage``, where they came with it.
+        claim: Lease and epoch of the attempt, for scripts of the store that check who is the owner.
         logged: What earlier attempts have put out, for an endpoint with policy ``continue`` to go on behind.
 
     Example:
@@ -92,6 +93,7 @@ class Context:
         self.tenant = ""
         self.weight = 1.0
         self.logged: list[Any] = []
+        self.claim: tuple[int, int] = (0, 0)
         self._stopped = asyncio.Event()
         self._killed = False
         self._calls = 0

@@ -17,7 +17,7 @@ from dynamo_tasks.protocol.versions import NEEDED
 from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
 from dynamo_tasks.store.telling import tell_rejected, tell_submitted
 
-__all__ = ["ABANDON_AFTER", "NewRequest", "submit_call", "submitted"]
+__all__ = ["ABANDON_AFTER", "READ_RETENTION", "NewRequest", "submit_call", "submitted"]
 
 BACKGROUND_RETENTION = 3600.0
 READ_RETENTION = 60.0
