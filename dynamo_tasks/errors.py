@@ -11,6 +11,8 @@
     │   ├── AuthenticationError        401  invalid_api_key
     │   ├── UnknownModelError          404  model_not_found
     │   ├── UnknownEndpointError       404  endpoint_not_found     lists those that are known (AttributeError)
+    │   ├── UnknownServiceError        404  service_not_found      lists those that are known (LookupError)
+    │   ├── UnknownMethodError         404  method_not_found       lists those that are known (AttributeError)
     │   ├── RequestNotFoundError       404  request_not_found
     │   ├── AlreadyRegisteredError     409  already_registered     another instance holds this registration
     │   ├── NamespaceInUseError        409  namespace_in_use       instances are registered in it
@@ -20,6 +22,7 @@
     │   └── QueueFullError             429  queue_full             `retry_after` seconds
     ├── UnavailableError               503  unavailable            `retry_after` seconds
     │   ├── ServerUnavailableError     503  server_unavailable     Redis cannot be reached
+    │   │   └── ServerFullError        503  server_full            its memory is full: it takes no writes
     │   └── NoInstancesError           503  no_instances           nobody serves the endpoint
     ├── RequestFailedError             500  the request ended without success
     │   ├── EndpointError              500  endpoint_error         the endpoint raised
@@ -31,7 +34,10 @@
     │   ├── DeadlineExceededError      504  deadline_exceeded      while it ran
     │   ├── StreamDivergedError        500  stream_diverged        a reader is ahead of the log
     │   ├── StreamTooLargeError        500  stream_too_large       the byte cap of one stream
-    │   └── NotResumableError          500  not_resumable          it had streamed, and its policy forbids another run
+    │   ├── NotResumableError          500  not_resumable          it had streamed, and its policy forbids another run
+    │   ├── ServiceCallError           500  service_call_failed    a service of a pipeline raised (RuntimeError)
+    │   ├── ServiceTimeoutError        504  service_timeout        it did not answer in time (TimeoutError)
+    │   └── JobFailedError             500  job_failed             a job of a pipeline; its cause is chained
     ├── ProtocolError                  500  protocol_error         what was read is not what a peer writes
     ├── FencedError                    500  fenced                 another attempt owns the request (internal)
     ├── InstanceDeadError              500  instance_dead          its liveness probe said no (plain serving)
@@ -57,6 +63,7 @@ __all__ = [
     "InvalidEventIdError",
     "InvalidNameError",
     "InvalidRequestError",
+    "JobFailedError",
     "LeaseLostError",
     "NamespaceInUseError",
     "NoInstancesError",
@@ -69,13 +76,18 @@ __all__ = [
     "RequestExpiredError",
     "RequestFailedError",
     "RequestNotFoundError",
+    "ServerFullError",
     "ServerUnavailableError",
+    "ServiceCallError",
+    "ServiceTimeoutError",
     "StreamDivergedError",
     "StreamExpiredError",
     "StreamTooLargeError",
     "UnavailableError",
     "UnknownEndpointError",
+    "UnknownMethodError",
     "UnknownModelError",
+    "UnknownServiceError",
     "WorkerLostError",
     "error_for_code",
 ]
@@ -166,6 +178,20 @@ class UnknownEndpointError(RequestError, AttributeError):
     http_status = 404
 
 
+class UnknownServiceError(RequestError, LookupError):
+    """The environment has no such service."""
+
+    code = "service_not_found"
+    http_status = 404
+
+
+class UnknownMethodError(RequestError, AttributeError):
+    """The service has no such method."""
+
+    code = "method_not_found"
+    http_status = 404
+
+
 class RequestNotFoundError(RequestError, LookupError):
     """No request with this id is known."""
 
@@ -226,6 +252,12 @@ class ServerUnavailableError(UnavailableError, ConnectionError):
     """The Redis server cannot be reached."""
 
     code = "server_unavailable"
+
+
+class ServerFullError(ServerUnavailableError):
+    """The memory of the Redis server is full."""
+
+    code = "server_full"
 
 
 class NoInstancesError(UnavailableError):
@@ -301,6 +333,25 @@ class NotResumableError(RequestFailedError):
     """Output was already streamed, and the endpoint's policy forbids to run it again."""
 
     code = "not_resumable"
+
+
+class ServiceCallError(RequestFailedError, RuntimeError):
+    """A service of a pipeline raised; its error is chained as the cause."""
+
+    code = "service_call_failed"
+
+
+class ServiceTimeoutError(RequestFailedError, TimeoutError):
+    """A service of a pipeline did not answer in time."""
+
+    code = "service_timeout"
+    http_status = 504
+
+
+class JobFailedError(RequestFailedError):
+    """A job of a pipeline failed; what it failed with is chained as the cause."""
+
+    code = "job_failed"
 
 
 class ProtocolError(DynamoError):

@@ -184,7 +184,18 @@ _HTTP = (
            "Between two deliveries of tokens to one HTTP stream (sampled).", ("model",), _TOKEN_GAPS),
 )  # fmt: skip
 
-METRICS: dict[str, Metric] = {m.name: m for m in (*_REQUESTS, *_STREAMS, *_FLEET, *_HTTP)}
+_PIPELINES = (
+    Metric("service_calls_total", "counter", "calls",
+           "Calls that a service of a pipeline answered here; outcome is ok, error or expired.",
+           ("service", "outcome")),
+    Metric("service_call_seconds", "histogram", "seconds", "How long a service of a pipeline ran for a call.",
+           ("service",), _ROUND_TRIPS),
+    Metric("operator_records_total", "counter", "records",
+           "Records that an operator handled here; outcome is ok, skipped, dead or failed.",
+           ("pipeline", "operator", "outcome")),
+)  # fmt: skip
+
+METRICS: dict[str, Metric] = {m.name: m for m in (*_REQUESTS, *_STREAMS, *_FLEET, *_HTTP, *_PIPELINES)}
 """All metrics by name."""
 
 # Whatever happens once per request is DEBUG: a busy worker ends hundreds per second.
@@ -232,6 +243,9 @@ _LOG_EVENTS = (
     LogEvent("store.refused", WARNING,
              "The server refused a write, e.g. because its memory is full; tried again.",
              ("connection", "error")),
+    LogEvent("store.memory_low", WARNING,
+             "The server has too little memory for the streams of this worker's slots, at 50 tokens/s each.",
+             ("used", "limit", "slots", "tokens_per_s")),
     LogEvent("store.reconnected", INFO, "A lost connection works again.",
              ("connection", "server", "attempts", "outage_s", "run_id")),
     LogEvent("lease.lost", ERROR, "The lease of this instance ended while it lived.",
@@ -255,6 +269,9 @@ _LOG_EVENTS = (
              ("component", "instance_id", "reason")),
     LogEvent("events.missed", WARNING, "A subscriber was too slow, or away too long: events behind `after` are gone.",
              ("subject", "after", "next")),
+    LogEvent("engine.progress", INFO,
+             "An engine gets ready; phase is import, configure, load (weights, profiling, warm-up) or ready.",
+             ("engine", "model", "phase", "elapsed_s")),
     LogEvent("engine.start", INFO, "An engine is ready.", ("engine", "model", "startup_s")),
     LogEvent("engine.stop", INFO, "An engine was stopped.", ("engine", "model")),
     LogEvent("engine.died", ERROR, "An engine failed; the instance leaves the registry.",
@@ -277,6 +294,14 @@ _LOG_EVENTS = (
     LogEvent("service.state", INFO,
              "A service took a step: Created, Configured, Linked, Initialized, Running, Stopping.",
              ("service", "before", "state")),
+    LogEvent("job.start", INFO, "A job of a pipeline was started.", ("job", "backend", "operators", "services")),
+    LogEvent("job.end", INFO, "A job of a pipeline has ended.", ("job", "state", "records", "duration_s")),
+    LogEvent("job.failed", ERROR, "A job of a pipeline failed; operator is the one that could not go on.",
+             ("job", "operator", "error")),
+    LogEvent("job.bad_record", WARNING, "An operator could not handle a record; policy is skip or dead_letter.",
+             ("job", "operator", "policy", "error")),
+    LogEvent("job.hook_failed", ERROR, "`close` of a function or service raised while its job ended.",
+             ("job", "name", "error")),
     LogEvent("hook.failed", ERROR, "A hook of a service raised.", ("service", "hook", "error")),
 )  # fmt: skip
 

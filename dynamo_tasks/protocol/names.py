@@ -13,6 +13,7 @@ from dynamo_tasks.errors import InvalidNameError
 
 __all__ = [
     "DEFAULT_NAMESPACE",
+    "RUN",
     "EndpointId",
     "Subject",
     "check_component",
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 DEFAULT_NAMESPACE = "default"
+RUN = "--"
+"""Stands between the name of a component and the number of the job that it lives for."""
 _SCHEME = "dyn://"
 
 _NAMESPACE = re.compile(r"[^a-z0-9_-]")
@@ -126,6 +129,14 @@ class EndpointId(NamedTuple):
     def url(self) -> str:
         """``dyn://namespace.Component.endpoint``."""
         return _SCHEME + str(self)
+
+    @property
+    def label(self) -> str:
+        """What its metrics are labelled with: itself, without what follows ``--`` in the component's name.
+
+        A component that lives as long as one job has the job's number there, and a new label for each would never end.
+        """
+        return ".".join(self._replace(component=self.component.partition(RUN)[0]))
 
     @property
     def queue(self) -> str:

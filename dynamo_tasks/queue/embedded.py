@@ -16,6 +16,7 @@ from kombu.asynchronous import set_event_loop
 
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.queue import greenlets
+from dynamo_tasks.queue.consuming import consume
 from dynamo_tasks.queue.shutdown import Shutdown
 from dynamo_tasks.queue.worker import Host, transport_options
 
@@ -75,9 +76,7 @@ class EmbeddedWorker(WorkController):  # type: ignore[misc]
 
     async def consume(self, queues: list[str]) -> None:
         """Take messages of further queues, for tasks that were registered meanwhile."""
-        self.consumer.update_strategies()
-        for queue in queues:
-            await greenlets.run(self.consumer.add_task_queue, queue)
+        await consume(self, queues)
 
     async def end(self, *, hand_over: bool = False) -> None:
         """Finish what runs, or hand it over, then stop; idempotent."""

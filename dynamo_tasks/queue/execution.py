@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
@@ -20,6 +20,7 @@ from dynamo_tasks.errors import (
     DeadlineExceededError,
     DynamoError,
     EndpointError,
+    EngineDeadError,
     FencedError,
     NotResumableError,
     ServerUnavailableError,
@@ -38,7 +39,8 @@ from dynamo_tasks.queue.returned import encode_result
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
-from dynamo_tasks.store.log import OpenLog
+from dynamo_tasks.store.log import ENTRY_BYTES, OpenLog
+from dynamo_tasks.store.recovery import Recovery
 from dynamo_tasks.store.streams import read_all
 
 __all__ = ["Execution"]
@@ -169,6 +171,7 @@ class Execution:
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
         self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
+        self.context.claim = attempt.lease, attempt.epoch
         await self._account.claimed(attempt, self.context, self._executor.ledger)
         try:
             with self._deadline(attempt.deadline):
@@ -188,6 +191,8 @@ class Execution:
         except Ignore:
             await self._end(log, End(State.SUCCEEDED, "ignored"))
             raise
+        except EngineDeadError as exc:
+            await self._engine_died(exc, attempt, log)
         except Exception as exc:
             if isinstance(exc, Reject) and exc.requeue:
                 await self._give_back(attempt, log, front=False, counts=True)
@@ -282,7 +287,10 @@ class Execution:
     async def _logged(self, attempt: Attempt) -> list[Any]:
         """Values that earlier attempts logged."""
         out: list[Any] = []
-        for entry in await read_all(self._executor.store, attempt.namespace, attempt.id):
+        entries = await read_all(self._executor.store, attempt.namespace, attempt.id)
+        if self._log is not None:
+            self._log.inherit(sum(len(entry.data) + ENTRY_BYTES for entry in entries))
+        for entry in entries:
             if entry.kind == Kind.TOKENS:
                 out += decode_deltas(entry.data)
             elif entry.kind == Kind.VALUES:
@@ -338,6 +346,15 @@ class Execution:
             await self._executor.ledger.release(
                 attempt, retries=self._call.retries, front=front, counts=counts
             )
+        raise HandedOver
+
+    async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, log: OpenLog) -> NoReturn:
+        """What ran it is gone, as if this process were: another attempt continues, if it has any left."""
+        self._executor.on_engine_died(exc.message)
+        await self._executor.writer.drain(log)
+        # Where the server is away, its owner's death is noticed by others once it is back.
+        with contextlib.suppress(ServerUnavailableError):
+            await Recovery(self._executor.store).requeue(attempt.namespace, attempt.id, attempt.lease)
         raise HandedOver
 
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:

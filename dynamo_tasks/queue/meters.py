@@ -61,7 +61,9 @@ class Meters:
         }
 
 
-@cache
 def meters_of(endpoint: EndpointId) -> Meters:
     """The instruments of an endpoint."""
-    return Meters(str(endpoint))
+    return _labelled(endpoint.label)
+
+
+_labelled = cache(Meters)

@@ -24,7 +24,7 @@ class FleetGauges:
     def update(self, instances: Iterable[InstanceInfo], loads: Mapping[int, Load]) -> None:
         """Take a new snapshot of the registry."""
         infos = list(instances)
-        counts = Counter(str(info.id) for info in infos)
+        counts = Counter(info.id.label for info in infos)
         self._endpoints |= counts.keys()
         for endpoint in self._endpoints:
             metrics.gauge("instances", endpoint=endpoint).set(counts[endpoint])

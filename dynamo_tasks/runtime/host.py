@@ -21,6 +21,7 @@ from dynamo_tasks.queue.app import DynamoApp
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.meters import meters_of
+from dynamo_tasks.runtime.annex import Annex
 from dynamo_tasks.runtime.checkup import Checkup
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.dependencies import start_service, together
@@ -33,8 +34,10 @@ from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.runtime.system import SystemServer, system_port
-from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, set_resolver
+from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, get_resolver, set_resolver
 from dynamo_tasks.sdk.hooks import probe
+from dynamo_tasks.store.log import DEFAULT_CAP
+from dynamo_tasks.store.memory import memory_of
 from dynamo_tasks.store.registry import new_lease
 
 __all__ = ["Listener", "ServiceHost"]
@@ -76,6 +79,7 @@ class ServiceHost:
         self.service: Service = graph.entry
         self.lease = new_lease()
         self.capacity = _capacity(self.service)
+        self.failed = False
         self.instances: dict[str, Any] = {}
         self._wait = wait
         self.lifecycle = Lifecycle(self.service.component_name, self.lease)
@@ -161,8 +165,10 @@ class ServiceHost:
         self._runtime = runtime
         self._sweeper = Sweeper(runtime.client.store)
         self._recoverer = Recoverer(runtime.client.store)
-        self._executor = Executor(runtime.client.store, self.lease, self._handlers)
+        cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP
+        self._executor = Executor(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))
         await self._executor.start()
+        await self._check_memory(runtime)
         resolver = RuntimeResolver(self.app, runtime, self.instances)
         resolver.expected = self.expected
         resolver.limits = {
@@ -172,6 +178,15 @@ class ServiceHost:
         }
         set_resolver(resolver)
         return self._executor
+
+    async def _check_memory(self, runtime: DistributedRuntime) -> None:
+        """Tell early what would be told by refused requests later."""
+        memory = await memory_of(runtime.client.store)
+        if self.is_component and memory.is_tight(self.capacity):
+            event(
+                "store.memory_low", used=memory.used, limit=memory.limit, slots=self.capacity,
+                tokens_per_s=round(memory.tokens_per_s),
+            )  # fmt: skip
 
     async def _connect_runtime(self) -> DistributedRuntime:
         while True:
@@ -239,6 +254,9 @@ class ServiceHost:
             running=self._executor.running_ids, stats=self.runtime.registry.stats,
         )  # fmt: skip
         await self._registered.start(infos)
+        resolver = get_resolver()
+        if isinstance(resolver, RuntimeResolver):
+            resolver.annex = Annex(self.app, self._registered, namespace, self._handlers, self.capacity)
         self.lifecycle.advance(InstanceState.REGISTERED)
 
     async def _watch_health(self) -> None:
@@ -251,10 +269,18 @@ class ServiceHost:
             busy=lambda: executor.in_flight > 0, on_result=checkup.result, on_dead=self._dead,
         )  # fmt: skip
         await self._health.start()
+        executor.on_engine_died = self._engine_died
+
+    def _engine_died(self, reason: str) -> None:
+        """An endpoint says so: take nothing more before that is cleared up."""
+        self.app.intake.pause()
+        if self._health is not None:
+            self._health.suspect()
 
     def _dead(self, reason: str) -> None:
         """It must be started anew: what runs is handed over, and the process ends."""
         self.lifecycle.tell("instance.dead", reason)
+        self.failed = True
         signal.raise_signal(signal.SIGQUIT)
 
     def _add_stats(self, declared: DynamoEndpoint) -> None:

@@ -106,17 +106,25 @@ class Instance:
             return
         await self._registry.register(self._namespace, self.lease, self._infos)
         self._registered = True
-        for info in self._infos:
-            event(
-                "instance.registered", endpoint=str(info.id), instance_id=info.instance_id,
-                queue=info.transport["celery"], model=info.model.name if info.model else None,
-            )  # fmt: skip
+        _tell_registered(self._infos)
 
-    async def add(self, info: InstanceInfo) -> None:
-        """Serve one more endpoint."""
-        self._infos.append(info)
-        self._registered = False
-        await self.register()
+    async def add(self, *infos: InstanceInfo) -> None:
+        """Serve further endpoints."""
+        self._infos += infos
+        if not self._registered:
+            await self.register()
+            return
+        await self._registry.register(self._namespace, self.lease, infos)
+        _tell_registered(infos)
+
+    async def remove(self, *infos: InstanceInfo) -> None:
+        """Serve some endpoints no more; what waits for this instance alone, any other one may take."""
+        self._infos = [info for info in self._infos if info not in infos]
+        with contextlib.suppress(DynamoError):
+            await self._recovery.inherit([info.id for info in infos], self.lease)
+            await self._registry.withdraw(self._namespace, self.lease, infos)
+        for info in infos:
+            event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
 
     async def _renew(self) -> None:
         renewed = time.monotonic()
@@ -179,3 +187,11 @@ class Instance:
                 await self._leave_queues()
                 await self._registry.revoke(self._namespace, self.lease)
         await self._presence.close()
+
+
+def _tell_registered(infos: Iterable[InstanceInfo]) -> None:
+    for info in infos:
+        event(
+            "instance.registered", endpoint=str(info.id), instance_id=info.instance_id,
+            queue=info.transport["celery"], model=info.model.name if info.model else None,
+        )  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import DynamoApp
@@ -12,6 +12,9 @@ from dynamo_tasks.runtime.client import RemoteClient
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.graphs import configure_alone
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, TaskLike
+
+if TYPE_CHECKING:
+    from dynamo_tasks.runtime.annex import Annex
 
 __all__ = ["RuntimeResolver", "task_of"]
 
@@ -33,6 +36,7 @@ class RuntimeResolver:
         instances: Service instances that live in this process, by service name.
 
     Attributes:
+        annex: Where a hosted service can serve further endpoints; ``None`` in a process that is no worker.
         expected: Component address → number of instances that the graph is configured with.
         limits: Component address → most requests that its queue may hold.
     """
@@ -46,6 +50,7 @@ class RuntimeResolver:
         self.app = app
         self.runtime = runtime
         self.instances = instances if instances is not None else {}
+        self.annex: Annex | None = None
         self.expected: dict[tuple[str, str], int] = {}
         self.limits: dict[tuple[str, str], int] = {}
 

@@ -62,6 +62,7 @@ class Context:
         retries: Celery's retry number.
         deadline: Unix time by which it must have ended; 0 = none.
         headers: Headers of the message: ``traceparent``, ``tracestate``, ``baggage``, where they came with it.
+        claim: Lease and epoch of the attempt, for scripts of the store that check who is the owner.
         logged: What earlier attempts have put out, for an endpoint with policy ``continue`` to go on behind.
 
     Example:
@@ -88,6 +89,7 @@ class Context:
         self.deadline = deadline
         self.headers = headers or {}
         self.logged: list[Any] = []
+        self.claim: tuple[int, int] = (0, 0)
         self._stopped = asyncio.Event()
         self._killed = False
         self._calls = 0

@@ -81,8 +81,9 @@ def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
     Raises:
         ServerUnavailableError: the server cannot be reached.
     """
-    found = importlib.import_module("dynamo_tasks.runtime.inspect").snapshot(url, namespace)
-    return cast("dict[str, Any]", found)
+    found: dict[str, Any] = importlib.import_module("dynamo_tasks.runtime.inspect").snapshot(url, namespace)
+    jobs = importlib.import_module("dynamo_tasks.pipelines.inspect").jobs_of(url, found["namespaces"])
+    return {**found, "jobs": jobs}
 
 
 def purge_namespace(url: str, namespace: str, *, force: bool = False) -> int:

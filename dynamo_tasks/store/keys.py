@@ -24,6 +24,12 @@ key                            type    content
 ``dt:<ns>:clients``            set     channels of client processes
 ``dt:<ns>:events:<subject>``   stream  events of a component or namespace (see ``store/events.py``)
 ``dt:<ns>:idem:<tenant>:<k>``  string  ``<id> <digest>`` of an idempotency key
+``dt:<ns>:jobs``               zset    ids of pipelines' jobs by start, ms
+``dt:<ns>:job:<id>``           hash    a job (see ``store/jobs.py``)
+``dt:<ns>:job:<id>:at:<task>`` hash    checkpoint and counters of a task of an operator
+``dt:<ns>:job:<id>:in:<task>`` stream  chunks of records that wait for it
+``dt:<ns>:job:<id>:results``   list    records that ``collect`` keeps, msgpack
+``dt:<ns>:job:<id>:dead``      list    its dead letters, msgpack
 =============================  ======  ==================================================================
 """
 
@@ -42,6 +48,7 @@ __all__ = [
     "namespace_patterns",
     "namespaces_key",
     "priority_suffix",
+    "queue_keys",
     "unacked_index_key",
     "unacked_key",
 ]
@@ -51,6 +58,9 @@ PRIORITY_SEPARATOR = "\x06\x16"
 
 PRIORITY_STEPS = (0, 3, 6, 9)
 """kombu's steps; a priority belongs to the highest step that is not above it, 0 is served first."""
+
+
+_BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
 
 
 def namespaces_key(prefix: str = "") -> str:
@@ -70,8 +80,18 @@ def glob_escape(text: str) -> str:
 
 def namespace_patterns(prefix: str, namespace: str) -> list[str]:
     """Patterns of all keys of a namespace: its own, its queues, and kombu's bindings of these."""
-    bindings = [f"{prefix}_kombu.{kind}.{namespace}|*" for kind in ("binding", "binding_permanent")]
-    return [f"{prefix}dt:{namespace}:*", f"{prefix}{namespace}|*", *bindings]
+    queues = f"{namespace}|"
+    return [
+        f"{prefix}dt:{namespace}:*",
+        f"{prefix}{queues}*",
+        *(f"{prefix}{one}{queues}*" for one in _BINDINGS),
+    ]
+
+
+def queue_keys(prefix: str, queue: str) -> list[str]:
+    """All keys of a queue: what waits in it by priority, and kombu's bindings."""
+    lists = [f"{prefix}{queue}{priority_suffix(step)}" for step in PRIORITY_STEPS]
+    return [*lists, *(f"{prefix}{one}{queue}" for one in _BINDINGS)]
 
 
 def consumer_name(lease: int) -> str:
@@ -190,6 +210,35 @@ class Keys:
     def events_channel(self, subject: str) -> str:
         """Where a subject's subscribers are woken up."""
         return f"{self.base}news:{self.db}:{subject}"
+
+    @property
+    def jobs(self) -> str:
+        """Ids of jobs of pipelines."""
+        return f"{self.base}jobs"
+
+    def job(self, job_id: str) -> str:
+        """A job."""
+        return f"{self.base}job:{job_id}"
+
+    def job_task(self, job_id: str, task: str) -> str:
+        """Checkpoint and counters of a task of an operator."""
+        return f"{self.base}job:{job_id}:at:{task}"
+
+    def job_input(self, job_id: str, task: str) -> str:
+        """Chunks of records that wait for a task of an operator."""
+        return f"{self.base}job:{job_id}:in:{task}"
+
+    def job_results(self, job_id: str) -> str:
+        """What a job has collected."""
+        return f"{self.base}job:{job_id}:results"
+
+    def job_dead(self, job_id: str) -> str:
+        """A job's dead letters."""
+        return f"{self.base}job:{job_id}:dead"
+
+    def job_channel(self, job_id: str) -> str:
+        """Where the tasks of a job wake each other up."""
+        return f"{self.base}jobnews:{self.db}:{job_id}"
 
     def answers_channel(self, nonce: str) -> str:
         """Where instances answer one question of one client."""

@@ -26,12 +26,14 @@ from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.tokens import TokenDelta, encode_deltas, merge_delta
 from dynamo_tasks.store.ledger import Attempt
 
-__all__ = ["Entry", "Finish", "OpenLog"]
+__all__ = ["DEFAULT_CAP", "ENTRY_BYTES", "Entry", "Finish", "OpenLog"]
 
 KEEP = 3.0
 """Seconds for which acknowledged entries are kept in memory."""
 DEFAULT_CAP = 64 << 20
 """Bytes that one stream may hold."""
+ENTRY_BYTES = 40
+"""What an entry takes beside its data, about."""
 CONGESTED = 1 << 20
 """Bytes that may wait for the server before the producer is held back."""
 _TOKEN_BYTES = 16
@@ -101,6 +103,10 @@ class OpenLog:
         self._waiting = 0
         self._room: asyncio.Future[None] | None = None
 
+    def inherit(self, size: int) -> None:
+        """Earlier attempts have left this many bytes in the stream; they count towards its cap."""
+        self._bytes += size
+
     def append(self, value: Any) -> None:
         """Add a value that the endpoint yielded; it is sent with the next flush.
 
@@ -154,7 +160,7 @@ class OpenLog:
         for kind, values in self._pending:
             data = encode_deltas(values) if kind == _TOKENS else _array(values)
             self._seq += 1
-            self._bytes += len(data) + 40
+            self._bytes += len(data) + ENTRY_BYTES
             self._waiting += len(data)
             self.frozen.append(Entry(self._seq, kind, data))
         self._pending = []

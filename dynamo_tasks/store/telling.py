@@ -17,7 +17,7 @@ __all__ = ["tell_end", "tell_submitted"]
 def tell_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: int) -> None:
     """A request was put into its queue."""
     name = str(endpoint)
-    metrics.counter("requests_submitted_total", endpoint=name).inc()
+    metrics.counter("requests_submitted_total", endpoint=endpoint.label).inc()
     if enabled("request.submitted"):
         event("request.submitted", request_id=request_id, endpoint=name, queue=queue, priority=priority)
 
@@ -27,7 +27,8 @@ async def tell_end(store: Store, namespace: str, request_id: str, end: End) -> N
     with contextlib.suppress(ServerUnavailableError):
         raw = await store.commands.execute("HGET", store.keys(namespace).record(request_id), "en")
         endpoint = raw.decode() if raw else namespace
-        metrics.counter("requests_finished_total", endpoint=endpoint, state=end.state.value).inc()
+        label = EndpointId.parse(endpoint).label if raw else namespace
+        metrics.counter("requests_finished_total", endpoint=label, state=end.state.value).inc()
         if end.state is State.EXPIRED:
             event("request.expired", request_id=request_id, endpoint=endpoint)
         elif end.state is State.CANCELLED:

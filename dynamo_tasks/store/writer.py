@@ -26,10 +26,12 @@ from dynamo_tasks.errors import (
     FencedError,
     LeaseLostError,
     RequestNotFoundError,
+    ServerFullError,
     ServerUnavailableError,
     StreamDivergedError,
 )
 from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.store.base import Store
@@ -37,7 +39,7 @@ from dynamo_tasks.store.ledger import Attempt
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import DEFAULT_CAP, KEEP, OpenLog
 from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.wire import Reply, ReplyError, Wire, pack
+from dynamo_tasks.store.wire import Reply, ReplyError, Wire, pack, refusal
 
 __all__ = ["Writer"]
 
@@ -59,6 +61,7 @@ class Writer:
         self._unread: set[OpenLog] = set()
         self._unread_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
+        self._refusals = Calm()
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""
         self._scripts_missing = False
@@ -136,12 +139,13 @@ class Writer:
             try:
                 wire = await self._link.wire()
                 await self._flush(wire)
-            except ServerUnavailableError:
-                continue
-            except ReplyError as exc:
-                event("store.refused", connection="writer", error=str(exc))
+            except (ReplyError, ServerFullError) as exc:
+                if self._refusals.due():
+                    event("store.refused", connection="writer", error=exc.message)
                 self._wake.set()
                 await asyncio.sleep(_RETRY_DELAY)
+            except ServerUnavailableError:
+                continue
 
     async def _flush(self, wire: Wire) -> None:
         if self._scripts_missing:
@@ -164,6 +168,9 @@ class Writer:
         if self._flushed is not None:
             self._flushed.set_result(None)
             self._flushed = None
+        for reply in replies[len(replies) - len(ends) :]:
+            if isinstance(reply, Exception) and not self._scripts_missing:
+                raise refusal(str(reply))
 
     def _count(self, events: int, size: int, seconds: float) -> None:
         self.flushes += 1
@@ -232,7 +239,7 @@ class Writer:
         elif reply == b"GONE":
             log.die(RequestNotFoundError("the server forgot the request"))
         else:
-            self._scripts_missing = isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
+            self._scripts_missing |= isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
             self._doubt(log)
 
     def _doubt(self, log: OpenLog) -> None:

@@ -100,6 +100,14 @@ class Lab:
             os.kill(os.getpid(), signal.SIGKILL)
 
     @dynamo_endpoint()
+    async def hog(self, request: dict) -> int:
+        """The first attempt takes memory until the kernel ends its process."""
+        taken = []
+        while current_context().attempt == 1:
+            taken.append(b"x" * (16 << 20))
+        return len(taken)
+
+    @dynamo_endpoint()
     async def pace(self, request: dict) -> AsyncIterator[float]:
         """Yield the time since the last value."""
         last = time.monotonic()

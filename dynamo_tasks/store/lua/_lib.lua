@@ -1,4 +1,6 @@
 -- Common part, put in front of every script.
+-- Scripts that end or free something, or keep an instance alive, have the flag allow-oom: they run while the server's
+-- memory is full. All others are refused then before they have written anything.
 -- ARGV[1] is always the namespace's key base ("dt:<ns>:"), KEYS[1] the record, KEYS[2] the log.
 
 local base = ARGV[1]
@@ -93,6 +95,22 @@ local function add_reader(record, id, db, reader)
     redis.call('PUBLISH', alive_channel(db, r.own), 'readers ' .. id .. ' ' .. r.ep .. ' ' .. readers)
   end
   return readers
+end
+
+-- A job of a pipeline is over: what waits is dropped, the rest is kept for a day.
+local function end_job(job, state, err)
+  redis.call('HSET', job, 'st', state, 'fin', int(now_ms()), 'err', err)
+  redis.call('PEXPIRE', job, RECORD_TTL)
+  for task in string.gmatch(redis.call('HGET', job, 'tasks') or '', '%S+') do
+    redis.call('DEL', job .. ':in:' .. task)
+    redis.call('PEXPIRE', job .. ':at:' .. task, RECORD_TTL)
+  end
+  redis.call('PEXPIRE', job .. ':results', RECORD_TTL)
+  redis.call('PEXPIRE', job .. ':dead', RECORD_TTL)
+  -- The index forgets those that are gone, a few at a time.
+  for _, known in ipairs(redis.call('ZRANGE', base .. 'jobs', 0, 19)) do
+    if redis.call('EXISTS', base .. 'job:' .. known) == 0 then redis.call('ZREM', base .. 'jobs', known) end
+  end
 end
 
 -- Why a text ended, and its usage, for those who ask when the log is gone. A long end is that of an endpoint which

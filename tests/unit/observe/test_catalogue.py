@@ -15,6 +15,9 @@ LABELS_OF_FEW_VALUES = {"endpoint", "state", "code", "reason", "kind", "outcome"
     "api",
     "status",
     "model",
+    "service",
+    "pipeline",
+    "operator",
     "component",
 }
 

@@ -23,6 +23,32 @@ def instance(component: str, number: int, **more: Any) -> dict[str, Any]:
     }
 
 
+def test_a_job_shows_its_operators_and_services() -> None:
+    row = {
+        "parallelism": 2,
+        "records_in": 10,
+        "records_out": 8,
+        "skipped": 1,
+        "dead": 1,
+        "lag": 5,
+        "rate": 2.5,
+    }
+    calls = {"service": "profile", "requests": 4, "errors": 1, "average_s": 0.0015, "queued": 2}
+    job = {
+        "namespace": "shop", "id": "demo-1", "state": "RUNNING", "error": None,
+        "operators": [{"name": "map-1", **row}], "services": [calls],
+    }  # fmt: skip
+    shown = {"redis_url": "redis://h/0", "namespaces": ["shop"], "instances": []}
+    lines = text({**shown, "jobs": [job]})
+    assert lines[2] == "    └── job demo-1  running"
+    assert lines[4].split() == ["map-1", "2", "10", "8", "1", "1", "5", "2.5"]
+    assert lines[5] == "        service profile  4 calls, 1 errors, 1.5 ms, 2 waiting"
+    over = {**job, "state": "FAILED", "error": "ValueError: x"}
+    assert text({**shown, "jobs": [over]})[2] == "    └── job demo-1  failed  ValueError: x"
+    ended = {**job, "state": "SUCCEEDED"}
+    assert text({**shown, "jobs": [ended]})[2:] == ["    └── job demo-1  succeeded"]
+
+
 SHOWN: dict[str, Any] = {
     "redis_url": "redis://:secret@127.0.0.1:6379/0",
     "namespaces": ["dynamo", "empty"],
@@ -52,6 +78,20 @@ def test_status_tree() -> None:
         "│       2         2.8 s  102@box  ready      2/256       512",
         "└── empty",
     ]
+
+
+def test_status_tells_what_the_server_has_room_for() -> None:
+    memory = {
+        "used": 64 << 20,
+        "limit": 8 << 30,
+        "capped": True,
+        "tokens_per_s": 3_642_000,
+        "retention_s": 60.0,
+    }
+    said = "memory 64 of 8,192 MiB (maxmemory): room for 3,642,000 tokens/s kept for 60 s"
+    assert text({**SHOWN, "memory": memory})[:2] == ["redis://:***@127.0.0.1:6379/0", said]
+    open_end = text({**SHOWN, "memory": {**memory, "capped": False}})[1]
+    assert "(the machine; maxmemory is not set)" in open_end
 
 
 def test_status_of_nothing() -> None:

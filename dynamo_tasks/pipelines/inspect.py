@@ -1,0 +1,43 @@
+"""The jobs of a server, for ``dynamo-tasks status``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.pipelines.job_status import status_of
+from dynamo_tasks.pipelines.plan import Plan
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.jobs import Jobs
+
+__all__ = ["gather_jobs", "jobs_of"]
+
+
+def jobs_of(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
+    """Every job that is known, newest first: see :class:`~dynamo_tasks.pipelines.job.JobStatus`, and ``namespace``.
+
+    Raises:
+        ServerUnavailableError: the server cannot be reached.
+    """
+    return asyncio.run(_with_store(url, namespaces))
+
+
+async def _with_store(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
+    store = await Store.connect(url)
+    try:
+        return [row for namespace in namespaces for row in await gather_jobs(store, namespace)]
+    finally:
+        await store.close()
+
+
+async def gather_jobs(store: Store, namespace: str) -> list[dict[str, Any]]:
+    """The same of one namespace, on a store that is connected."""
+    jobs, found = Jobs(store, namespace), []
+    for job_id in await jobs.ids():
+        try:
+            plan = Plan.decode((await jobs.get(job_id)).plan)
+            found.append({"namespace": namespace, **(await status_of(jobs, plan)).as_dict()})
+        except RequestNotFoundError:
+            continue  # it ended a day ago; the index forgets it later
+    return found

@@ -1,0 +1,122 @@
+"""The services of a job: their queues, contexts and tasks, and the manager that calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
+from dynamo_tasks.pipelines.context import ServiceContext, TaskContext
+from dynamo_tasks.pipelines.factory import ServiceEndpoint, ServiceFactory
+from dynamo_tasks.pipelines.local_service_task import LocalServiceTask
+from dynamo_tasks.pipelines.proxy import ProxyManager
+from dynamo_tasks.pipelines.queues import LocalQueueDescriptor, QueueDescriptor
+from dynamo_tasks.pipelines.service_caller import ServiceManager
+
+if TYPE_CHECKING:
+    from dynamo_tasks.pipelines.environment import BaseEnvironment
+    from dynamo_tasks.pipelines.remote_queue import Remote
+
+__all__ = ["JobServices", "create_service_task"]
+
+
+def create_service_task(factory: ServiceFactory, ctx: ServiceContext, **where: Any) -> BaseServiceTask:
+    """The service task of a factory, of the kind that its context's request queue is of.
+
+    Args:
+        factory: Makes the service.
+        ctx: Its context.
+        **where: What :class:`~dynamo_tasks.pipelines.celery_service_task.CeleryServiceTask` needs besides.
+    """
+    if ctx.request_qd.kind == LocalServiceTask.kind:
+        return LocalServiceTask(factory, ctx)
+    from dynamo_tasks.pipelines.celery_service_task import CeleryServiceTask
+
+    return CeleryServiceTask(factory, ctx, **where)
+
+
+class JobServices:
+    """All services of one job in this process.
+
+    Args:
+        environment: Where they were registered.
+        job_id: Of the job.
+    """
+
+    def __init__(self, environment: BaseEnvironment, job_id: str):
+        self._env_name = environment.name
+        self._job_id = job_id
+        self._settings = environment.config
+        self._factories = dict(environment.service_factories)
+        self._remote: Remote | None = None
+        queues: dict[str, QueueDescriptor] = {
+            name: LocalQueueDescriptor(f"{job_id}.{name}.requests") for name in self._factories
+        }
+        queues |= self._endpoint_queues(environment.service_endpoints)
+        self.manager = ServiceManager(queues, name=job_id, max_in_flight=self._settings.max_in_flight)
+        self._proxies: list[ProxyManager] = []
+        self.tasks: dict[str, BaseServiceTask] = {}
+
+    def _endpoint_queues(self, endpoints: Mapping[str, ServiceEndpoint]) -> dict[str, QueueDescriptor]:
+        """Services that other workers serve: the only ones here that need a server."""
+        if not endpoints:
+            return {}
+        from dynamo_tasks.pipelines.remote_queue import EndpointQueueDescriptor, Remote
+
+        remote = self._remote = Remote.open(self._settings.redis_url)
+        return {
+            name: EndpointQueueDescriptor(name, remote, one.endpoint, one.streams)
+            for name, one in endpoints.items()
+        }
+
+    def _common(self) -> dict[str, Any]:
+        settings = self._settings
+        proxy = ProxyManager(
+            self.manager, sync_timeout=settings.timeout, async_timeout=settings.async_timeout
+        )
+        self._proxies.append(proxy)
+        return {"env_name": self._env_name, "job_id": self._job_id, "proxy": proxy}
+
+    def task_context(self, name: str, index: int = 0, parallelism: int = 1) -> TaskContext:
+        """The context of one task of an operator."""
+        return TaskContext(name, task_index=index, parallelism=parallelism, **self._common())
+
+    def start(self) -> None:
+        """Make all instances, then start them; what a class's ``__init__`` or ``setup`` raises goes through."""
+        try:
+            for name, factory in self._factories.items():
+                queue = self.manager.service_qds[name]
+                ctx = ServiceContext(
+                    name, request_qd=queue, parallelism=factory.parallelism, **self._common()
+                )
+                self.tasks[name] = create_service_task(factory, ctx)
+            for task in self.tasks.values():
+                task.start_running()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop all services, those that were started last first; a second call does nothing."""
+        for task in reversed(list(self.tasks.values())):
+            task.cleanup()
+        self.manager.shutdown()
+        for proxy in self._proxies:
+            proxy.reset()
+        remote, self._remote = self._remote, None
+        if remote is not None:
+            remote.close()
+
+    def statistics(self) -> list[dict[str, Any]]:
+        """Numbers of each service."""
+        return [task.get_statistics() for task in self.tasks.values()]
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()

@@ -1,0 +1,314 @@
+"""A job in threads of this process: one per task of an operator, with bounded channels between them."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from itertools import cycle
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from dynamo_tasks.errors import JobFailedError
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.pipelines.functions import Bound, SourceFunction
+from dynamo_tasks.pipelines.job import Job, JobState, JobStatus, OperatorStatus
+from dynamo_tasks.pipelines.job_services import JobServices
+from dynamo_tasks.pipelines.messages import describe_error
+from dynamo_tasks.pipelines.operators import SOURCES, DeadLetter, Operator, Record, Stage, partition
+from dynamo_tasks.pipelines.queues import Channel, ChannelClosed
+
+if TYPE_CHECKING:
+    from dynamo_tasks.pipelines.environment import BaseEnvironment
+
+__all__ = ["LocalJob"]
+
+_UNBOUNDED = 1 << 62
+
+
+class _Edge:
+    """From one task to all tasks of one operator that follows."""
+
+    def __init__(self, stage: Stage, channels: list[Channel[Record]]):
+        self._keyed = bool(stage.inputs) and all(one.keyed for one in stage.inputs)
+        self.channels = channels
+        self._turns = cycle(channels)
+
+    def send(self, record: Record) -> None:
+        if len(self.channels) == 1:
+            self.channels[0].put(record)
+        elif self._keyed:
+            self.channels[partition(record.key, len(self.channels))].put(record)
+        else:
+            next(self._turns).put(record)
+
+
+class _Task(Protocol):
+    """What a thread of the job does."""
+
+    function: Bound
+    stage: Stage
+    counts: dict[str, int]
+
+    def run(self, edges: list[_Edge]) -> None:
+        """Work until the end."""
+
+
+class _Source:
+    """Reads a source."""
+
+    def __init__(self, stage: Stage, function: Bound, stopping: threading.Event):
+        self.stage = stage
+        self.function = function
+        self.counts = {"in": 0, "out": 0, "skipped": 0, "dead": 0}
+        self._stopping = stopping
+
+    def run(self, edges: list[_Edge]) -> None:
+        for value in self._values():
+            for edge in edges:
+                edge.send(Record(None, value))
+            self.counts["out"] += 1
+            if self._stopping.is_set():
+                return
+
+    def _values(self) -> Iterator[Any]:
+        owner = self.function.owner
+        return self._polled(owner) if isinstance(owner, SourceFunction) else self.function.batch()
+
+    def _polled(self, source: SourceFunction) -> Iterator[Any]:
+        while not self._stopping.is_set():
+            try:
+                value = source.execute()
+            except StopIteration:
+                return
+            if value is not None:
+                yield value
+            else:
+                self._stopping.wait(source.poll_interval)
+
+
+class _Worker:
+    """Takes records from a channel and applies an operator to them."""
+
+    def __init__(self, operator: Operator, channel: Channel[Record], job: LocalJob):
+        self.stage = operator.stage
+        self.function = operator.function
+        self.counts = operator.counts
+        self._operator = operator
+        self._channel = channel
+        self._job = job
+
+    def run(self, edges: list[_Edge]) -> None:
+        operator, ctx = self._operator, self._operator.ctx
+        collected = self._job.collected if self.stage.kind == "collect" else None
+        for record in self._channel:
+            ctx.record_id = f"{ctx.name}.{ctx.task_index}:{operator.counts['in']}"
+            for made in operator.handle(record):
+                if collected is not None:
+                    collected.put(made.value)
+                for edge in edges:
+                    edge.send(made)
+            if operator.dead:
+                self._job.bury(operator.dead)
+
+
+class LocalJob(Job):
+    """See :class:`~dynamo_tasks.pipelines.job.Job`."""
+
+    def __init__(self, environment: BaseEnvironment):
+        self.name = environment.name
+        self.id = f"{environment.name}-{secrets.token_hex(4)}"
+        self._settings = environment.config
+        self._stages = list(environment.stages)
+        self.services = JobServices(environment, self.id)
+        self._channels: dict[Stage, list[Channel[Record]]] = {}
+        self._tasks: list[_Task] = []
+        self._threads: list[threading.Thread] = []
+        self._dead: list[DeadLetter] = []
+        self.collected: Channel[Any] = Channel(_UNBOUNDED)
+        self._stopping = threading.Event()
+        self._over = threading.Event()
+        self._lock = threading.Lock()
+        self._left = 0
+        self._state = JobState.RUNNING
+        self._error: BaseException | None = None
+        self.started = time.time()
+
+    # -- start --------------------------------------------------------------------------------------
+
+    def start(self) -> Self:
+        """Make everything, then start the threads; what a class's ``__init__`` or ``setup`` raises goes through."""
+        self.services.start()
+        try:
+            self._build()
+        except BaseException:
+            self.services.stop()
+            raise
+        self._left = len(self._tasks)
+        self._threads = [self._thread(index, task) for index, task in enumerate(self._tasks)]
+        event(
+            "job.start",
+            job=self.id,
+            backend="local",
+            operators=len(self._stages),
+            services=len(self.services.tasks),
+        )
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def _build(self) -> None:
+        for stage in self._stages:
+            if stage.kind not in SOURCES:
+                producers = sum(one.parallelism for one in stage.inputs)
+                size = self._settings.queue_size
+                self._channels[stage] = [Channel(size, producers) for _ in range(stage.parallelism)]
+        for stage in self._stages:
+            for index in range(stage.parallelism):
+                self._tasks.append(self._make(stage, index))
+        for task in self._tasks:
+            task.function.hook("setup")
+
+    def _make(self, stage: Stage, index: int) -> _Task:
+        ctx = self.services.task_context(stage.name, index, stage.parallelism)
+        if stage.kind in SOURCES:
+            return _Source(stage, stage.function.make(ctx), self._stopping)
+        return _Worker(Operator(stage, ctx, self.name), self._channels[stage][index], self)
+
+    def _thread(self, index: int, task: _Task) -> threading.Thread:
+        edges = [_Edge(stage, self._channels[stage]) for stage in self._stages if task.stage in stage.inputs]
+        name = f"{self.id}.{task.stage.name}.{index}"
+        return threading.Thread(target=self._run, args=(task, edges), name=name)
+
+    # -- threads ------------------------------------------------------------------------------------
+
+    def _run(self, task: _Task, edges: list[_Edge]) -> None:
+        try:
+            task.run(edges)
+        except ChannelClosed:
+            pass
+        except Exception as exc:  # noqa: BLE001 - the user's: it fails the job
+            self._fail(task.stage.name, exc)
+        self._close(task)
+        for edge in edges:
+            for channel in edge.channels:
+                channel.done()
+        with self._lock:
+            self._left -= 1
+            last = self._left == 0
+        if last:
+            self._finish()
+
+    def _close(self, task: _Task) -> None:
+        try:
+            task.function.hook("close")
+        except Exception as exc:  # noqa: BLE001 - the user's: a sink that could not write its rest has failed
+            self._fail(task.stage.name, exc)
+
+    def _fail(self, operator: str, exc: Exception) -> None:
+        with self._lock:
+            if self._error is not None or self._state.is_over:
+                return
+            self._error = exc
+        event("job.failed", job=self.id, operator=operator, error=exc, exc=exc)
+        self._abort()
+
+    def _abort(self) -> None:
+        self._stopping.set()
+        for channels in self._channels.values():
+            for channel in channels:
+                channel.close()
+
+    def _finish(self) -> None:
+        """The last task has ended."""
+        self.services.stop()
+        with self._lock:
+            if self._error is not None:
+                self._state = JobState.FAILED
+            else:
+                self._state = JobState.STOPPED if self._state is JobState.STOPPING else JobState.SUCCEEDED
+        self.collected.done()
+        records = sum(task.counts["out"] for task in self._tasks if task.stage.kind in SOURCES)
+        event(
+            "job.end",
+            job=self.id,
+            state=self._state.value,
+            records=records,
+            duration_s=time.time() - self.started,
+        )
+        self._over.set()
+
+    def bury(self, letters: list[DeadLetter]) -> None:
+        """Keep dead letters, and take them out of ``letters``.
+
+        Raises:
+            JobFailedError: more than the environment's ``dead_letter_limit``.
+        """
+        with self._lock:
+            self._dead += letters
+            letters.clear()
+            if len(self._dead) > self._settings.dead_letter_limit:
+                raise JobFailedError(
+                    f"more than {self._settings.dead_letter_limit} dead letters (dead_letter_limit)"
+                )
+
+    # -- the user's side ----------------------------------------------------------------------------
+
+    def wait(self, timeout: float | None = None) -> JobStatus:
+        """See :meth:`Job.wait`."""
+        self._await_end(timeout)
+        if self._error is not None:
+            raise JobFailedError(f"job {self.id} failed: {describe_error(self._error)}") from self._error
+        return self.status()
+
+    def _await_end(self, timeout: float | None) -> None:
+        if not self._over.wait(timeout):
+            raise TimeoutError(f"job {self.id} is not over after {timeout} s")
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                thread.join()
+
+    def stop(self, *, drain: bool = True, timeout: float | None = None) -> JobStatus:
+        """See :meth:`Job.stop`."""
+        with self._lock:
+            if not self._state.is_over:
+                self._state = JobState.STOPPING
+        self._stopping.set()
+        if not drain:
+            self._abort()
+        self._await_end(timeout)
+        return self.status()
+
+    def results(self) -> Iterator[Any]:
+        """See :meth:`Job.results`."""
+        yield from self.collected
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """See :meth:`Job.dead_letters`."""
+        with self._lock:
+            return list(self._dead)
+
+    def status(self) -> JobStatus:
+        """See :meth:`Job.status`."""
+        error = describe_error(self._error) if self._error is not None else None
+        operators = [self._operator_status(stage) for stage in self._stages]
+        return JobStatus(
+            self.id,
+            self.name,
+            "local",
+            self._state,
+            self.started,
+            error,
+            operators,
+            self.services.statistics(),
+        )
+
+    def _operator_status(self, stage: Stage) -> OperatorStatus:
+        tasks = [task for task in self._tasks if task.stage is stage]
+        total: Callable[[str], int] = lambda key: sum(task.counts[key] for task in tasks)  # noqa: E731
+        lag = sum(len(channel) for channel in self._channels.get(stage, ()))
+        taken = total("out") if stage.kind in SOURCES else total("in")
+        return OperatorStatus(
+            stage.name, stage.kind, stage.parallelism, total("in"), total("out"), total("skipped"), total("dead"),
+            lag, round(taken / max(time.time() - self.started, 1e-6), 3),
+        )  # fmt: skip

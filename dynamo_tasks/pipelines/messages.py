@@ -1,0 +1,81 @@
+"""What crosses between a caller and a service: the request and its response."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+__all__ = ["ReplyTo", "ServiceRequest", "ServiceResponse", "describe_error"]
+
+
+class ReplyTo(Protocol):
+    """Where a response is put."""
+
+    def put(self, item: Any) -> None:
+        """Take a response; never blocks."""
+
+
+@dataclass(slots=True)
+class ServiceRequest:
+    """One call of a method of a service.
+
+    Attributes:
+        request_id: Matches the response; unique within its caller.
+        service_name: Which service.
+        method_name: Which of its methods.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        deadline: Unix time after which nobody waits for the response any more.
+        response_queue: Where the response goes.
+        attempt: 1 for the first try, counted up by retries.
+    """
+
+    request_id: int
+    service_name: str
+    method_name: str
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    deadline: float
+    response_queue: ReplyTo
+    attempt: int = 1
+
+    @property
+    def expired(self) -> bool:
+        """Whether its caller has given up."""
+        return time.time() > self.deadline
+
+
+@dataclass(slots=True)
+class ServiceResponse:
+    """The answer to a call.
+
+    Attributes:
+        success: Whether the method returned.
+        result: What it returned.
+        error: ``TypeName: text`` of what it raised.
+        execution_time: Seconds that the method ran.
+        request_id: The request's.
+        exception: What it raised, where it could be carried; becomes the cause of the caller's error.
+        error_types: Names of its class and of all bases, for ``retry_on`` across processes.
+    """
+
+    success: bool
+    result: Any
+    error: str | None
+    execution_time: float
+    request_id: int
+    exception: BaseException | None = None
+    error_types: tuple[str, ...] = ()
+
+    @classmethod
+    def failure(cls, request_id: int, exc: BaseException, execution_time: float = 0.0) -> ServiceResponse:
+        """The answer to a call that raised."""
+        types = tuple(one.__name__ for one in type(exc).__mro__)
+        return cls(False, None, describe_error(exc), execution_time, request_id, exc, types)
+
+
+def describe_error(exc: BaseException) -> str:
+    """``TypeName: text``, or the name alone."""
+    text = str(exc)
+    return f"{type(exc).__name__}: {text}" if text else type(exc).__name__

@@ -1,0 +1,107 @@
+"""Functions and classes as they travel to a worker: an import path and JSON, never code."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.pipelines.functions import FunctionSpec, Items
+
+__all__ = ["Reference", "load", "refer"]
+
+_MOST_ITEMS = 16 << 20
+"""Bytes of the records of ``from_batch(list)``: they are part of the job's plan."""
+
+
+class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A function, a class or an instance.
+
+    Attributes:
+        path: ``module:qualified.name``; empty for the records of a list.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        state: Attributes of an instance.
+        items: The records of a list.
+    """
+
+    path: str = ""
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    state: dict[str, Any] | None = None
+    items: list[Any] | None = None
+
+
+def refer(spec: FunctionSpec) -> Reference:
+    """Describe what an operator or service is made of.
+
+    Raises:
+        ConfigError: it is in ``__main__``, a lambda, an inner function, or its arguments are no JSON; with the way out.
+    """
+    if isinstance(spec.target, Items):
+        items = list(spec.target.items)
+        size = len(_json("the records of from_batch", items))
+        if size > _MOST_ITEMS:
+            raise ConfigError(
+                f"the records of from_batch take {size >> 20} MiB; give a BatchFunction that reads them where it runs"
+            )
+        return Reference(items=items)
+    target = type(spec.target) if spec.is_instance else spec.target
+    path = _path(target)
+    state = {k: v for k, v in vars(spec.target).items() if k != "ctx"} if spec.is_instance else None
+    _json(f"the arguments of {path}", [spec.args, spec.kwargs])
+    if state:
+        _json(f"the attributes of the instance of {path}", state, "; give the class and its arguments")
+    return Reference(path, list(spec.args), dict(spec.kwargs), state)
+
+
+def _json(what: str, value: Any, more: str = "") -> bytes:
+    try:
+        return msgspec.json.encode(value)
+    except (TypeError, ValueError) as exc:
+        raise ConfigError(f"{what} must be JSON to travel to a worker: {exc}{more}") from None
+
+
+def _path(target: Any) -> str:
+    module, name = getattr(target, "__module__", None), getattr(target, "__qualname__", "")
+    shown = f"{module}.{name}" if module else repr(target)
+    if module == "__main__":
+        raise ConfigError(
+            f"{shown} cannot travel to a worker: move it into a module that the worker can import"
+        )
+    if not module or "<" in name:
+        what = "a lambda" if "<lambda>" in name else "an inner function or class"
+        raise ConfigError(f"{shown} is {what} and cannot travel to a worker: move it to the top of a module")
+    path = f"{module}:{name}"
+    if _find(path) is not target:
+        raise ConfigError(f"{path} is not {target!r}: a worker would import something else")
+    return path
+
+
+def _find(path: str) -> Any:
+    module, _, name = path.partition(":")
+    try:
+        found: Any = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError) as exc:
+        raise ConfigError(f"{path} cannot be imported here: {exc}") from exc
+    return found
+
+
+def load(reference: Reference) -> FunctionSpec:
+    """The reverse of :func:`refer`, on a worker.
+
+    Raises:
+        ConfigError: it cannot be imported here.
+    """
+    if reference.items is not None:
+        return FunctionSpec(Items(reference.items))
+    target = _find(reference.path)
+    if reference.state is None:
+        return FunctionSpec(target, tuple(reference.args), reference.kwargs)
+    instance = target.__new__(target)
+    vars(instance).update(reference.state)
+    return FunctionSpec(instance)

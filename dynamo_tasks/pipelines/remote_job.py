@@ -1,0 +1,147 @@
+"""A job that runs on workers, as the process that submitted it sees it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import JobFailedError, RequestNotFoundError
+from dynamo_tasks.pipelines.job import Job, JobState, JobStatus
+from dynamo_tasks.pipelines.job_status import status_of
+from dynamo_tasks.pipelines.job_watch import JobWatch
+from dynamo_tasks.pipelines.operators import DeadLetter
+from dynamo_tasks.pipelines.plan import COMPONENT, Plan
+from dynamo_tasks.pipelines.remote_queue import Remote
+from dynamo_tasks.pipelines.worker import ServeRequest, TaskRequest
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.envelope import build
+from dynamo_tasks.store.bridge import bridge
+from dynamo_tasks.store.jobs import Jobs
+from dynamo_tasks.store.ledger import NewRequest
+
+__all__ = ["RemoteJob", "launch"]
+
+_POLL = 0.5
+
+
+async def launch(plan: Plan, remote: Remote) -> None:
+    """Begin a job and queue all of its tasks and services; harmless when repeated."""
+    store = remote.runtime.client.store
+    jobs = Jobs(store, plan.namespace)
+    await jobs.start(plan.id, plan.name, plan.encode(), plan.producers())
+    try:
+        for service in plan.hosted:
+            await _submit(plan, remote, "serve", f"@{service.name}", ServeRequest(plan.id, service.name))
+        for one in plan.operators:
+            for index, task in enumerate(one.tasks):
+                await _submit(plan, remote, "operate", task, TaskRequest(plan.id, one.name, index))
+    except BaseException:
+        await jobs.end(plan.id, JobState.FAILED, "it could not be submitted as a whole")
+        raise
+
+
+async def _submit(plan: Plan, remote: Remote, endpoint: str, what: str, request: Any) -> None:
+    client = remote.runtime.client
+    where = EndpointId(plan.namespace, COMPONENT, endpoint)
+    request_id = plan.request_id(what)
+    message, _ = build(where, request_id, msgspec.to_builtins(request), queue=where.queue)
+    await client.ledger.submit(
+        NewRequest(
+            id=request_id, endpoint=where, queue=f"{client.store.prefix}{where.queue}", message=message,
+            background=True, ignore_result=True,
+        )
+    )  # fmt: skip
+
+
+class RemoteJob(Job):
+    """See :class:`~dynamo_tasks.pipelines.job.Job`. A handle: the job lives on without it.
+
+    Args:
+        plan: The job.
+        remote: The way to the server.
+    """
+
+    def __init__(self, plan: Plan, remote: Remote):
+        self.plan = plan
+        self.id = plan.id
+        self.name = plan.name
+        self._remote = remote
+        self._jobs = Jobs(remote.runtime.client.store, plan.namespace)
+
+    def wait(self, timeout: float | None = None) -> JobStatus:
+        """See :meth:`Job.wait`."""
+        status = self._await_end(timeout)
+        if status.state is JobState.FAILED:
+            raise JobFailedError(f"job {self.id} failed: {status.error}")
+        return status
+
+    def _await_end(self, timeout: float | None) -> JobStatus:
+        try:
+            bridge().call(self._over(), timeout)
+        except TimeoutError:
+            raise TimeoutError(f"job {self.id} is not over after {timeout} s") from None
+        return self.status()
+
+    async def _over(self) -> None:
+        watch = JobWatch(self._remote.runtime, self.plan)
+        await watch.start()
+        try:
+            await watch.wait_over()
+            if watch.state == "GONE":
+                raise RequestNotFoundError(f"no job {self.id!r} is known any more")
+            await self._cleared()
+        finally:
+            await watch.stop()
+
+    async def _cleared(self) -> None:
+        """Its requests end just behind it: wait until they have."""
+        plan = self.plan
+        ids = list(plan.requests.values())
+        while True:
+            states = [state for state, _ in await self._jobs.request_states(ids)]
+            if "QUEUED" not in states and "RUNNING" not in states:
+                return
+            for request_id, state in zip(ids, states, strict=True):
+                if state == "QUEUED":  # nobody has begun it, and there is nothing to do for it any more
+                    await self._remote.runtime.client.ledger.cancel(
+                        plan.namespace, request_id, guard="queued"
+                    )
+            await asyncio.sleep(0.02)
+
+    def stop(self, *, drain: bool = True, timeout: float | None = None) -> JobStatus:
+        """See :meth:`Job.stop`."""
+        bridge().call(self._jobs.end(self.id, JobState.STOPPING if drain else JobState.STOPPED))
+        return self._await_end(timeout)
+
+    def status(self) -> JobStatus:
+        """See :meth:`Job.status`."""
+        return bridge().call(status_of(self._jobs, self.plan))
+
+    def results(self) -> Iterator[Any]:
+        """See :meth:`Job.results`."""
+        return bridge().iterate(self._results())
+
+    async def _results(self) -> AsyncIterator[Any]:
+        watch = JobWatch(self._remote.runtime, self.plan)
+        await watch.start()
+        seen = 0
+        try:
+            while True:
+                over = watch.over  # before the look: what was collected until then is there
+                found = await self._jobs.results(self.id, seen)
+                for value in found:
+                    yield value
+                seen += len(found)
+                if over and not found:
+                    return
+                if not found:
+                    await watch.wait("@results", _POLL)
+        finally:
+            await watch.stop()
+
+    def dead_letters(self) -> list[DeadLetter]:
+        """See :meth:`Job.dead_letters`."""
+        return [DeadLetter(*row) for row in bridge().call(self._jobs.dead_letters(self.id))]

@@ -1,0 +1,33 @@
+"""Which methods of a service can be called."""
+
+from __future__ import annotations
+
+import inspect
+from typing import NoReturn
+
+from dynamo_tasks.config import suggest
+from dynamo_tasks.errors import UnknownMethodError
+from dynamo_tasks.pipelines.context import Calls
+from dynamo_tasks.pipelines.factory import BaseService
+
+__all__ = ["method_names", "refuse_method"]
+
+HOOKS = {"setup", "close"}
+_OURS = {*dir(Calls), *dir(BaseService), *HOOKS}
+
+
+def method_names(cls: type) -> list[str]:
+    """Names of the methods of a service's class that can be called: public, no hooks."""
+    names = (name for name in dir(cls) if not name.startswith("_") and name not in _OURS)
+    return [name for name in names if callable(inspect.getattr_static(cls, name).__get__(None, cls))]
+
+
+def refuse_method(service: str, method: str, known: list[str]) -> NoReturn:
+    """Say what the service has.
+
+    Raises:
+        UnknownMethodError: always.
+    """
+    raise UnknownMethodError(
+        f"service {service!r} has no method {method!r}{suggest(method, known, label='available')}"
+    )

@@ -1,0 +1,167 @@
+"""The workers of remote pipelines.
+
+``celery -A dynamo_tasks worker --service dynamo_tasks.pipelines.worker:Operators``
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
+from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
+from dynamo_tasks.pipelines.factory import ServiceFactory
+from dynamo_tasks.pipelines.job import JobState
+from dynamo_tasks.pipelines.job_services import create_service_task
+from dynamo_tasks.pipelines.job_watch import insist
+from dynamo_tasks.pipelines.messages import describe_error
+from dynamo_tasks.pipelines.operator_task import OperatorTask, TaskRunner
+from dynamo_tasks.pipelines.operators import SOURCES
+from dynamo_tasks.pipelines.plan import Plan, ServicePlan
+from dynamo_tasks.pipelines.portable import load
+from dynamo_tasks.pipelines.remote_queue import Remote
+from dynamo_tasks.pipelines.session import JobSession, Sessions
+from dynamo_tasks.pipelines.source_task import SourceTask
+from dynamo_tasks.runtime.annex import Annex
+from dynamo_tasks.runtime.resolver import RuntimeResolver
+from dynamo_tasks.sdk import dynamo_endpoint, get_resolver, service
+from dynamo_tasks.sdk.context import current_context
+from dynamo_tasks.store.jobs import Jobs
+
+__all__ = ["Operators", "ServeRequest", "TaskRequest"]
+
+
+class TaskRequest(msgspec.Struct):
+    """Run one task of an operator."""
+
+    job: str
+    operator: str
+    index: int
+
+
+class ServeRequest(msgspec.Struct):
+    """Host one service of a job until the job is over."""
+
+    job: str
+    service: str
+
+
+@service(dynamo={"namespace": "pipelines"})
+class Operators:
+    """Runs the tasks and hosts the services of pipelines' jobs.
+
+    A task is one request, which lasts as long as the task: a worker that dies or hangs loses it to another one, which
+    goes on behind the last commit.
+    """
+
+    def __init__(self) -> None:
+        self._sessions: Sessions | None = None
+
+    @dynamo_endpoint(policy="continue")
+    async def operate(self, request: TaskRequest) -> AsyncIterator[dict[str, Any]]:
+        """Run a task of an operator to its end."""
+        context = current_context()
+        assert context is not None
+        session = await self._enter(request.job)
+        try:
+            runner = _runner(session, request, context.claim)
+            async for progress in runner.run():
+                yield progress
+        finally:
+            await self._leave(session)
+
+    @dynamo_endpoint(policy="continue")
+    async def serve(self, request: ServeRequest) -> AsyncIterator[dict[str, Any]]:
+        """Host a service; yields once it can be called, so that the attempt counts as fruitful."""
+        session = await self._enter(request.job)
+        try:
+            [plan] = [one for one in session.plan.services if one.name == request.service]
+            async for started in self._serve(session, plan):
+                yield started
+        finally:
+            await self._leave(session)
+
+    async def _serve(self, session: JobSession, plan: ServicePlan) -> AsyncIterator[dict[str, Any]]:
+        task: BaseServiceTask | None = None
+        try:
+            task = await asyncio.to_thread(_make_service, session, plan, _annex())
+            await asyncio.to_thread(task.start_running)
+            yield {"service": plan.name}
+            await _tell(session, task)
+        except Exception as exc:
+            message = f"service {plan.name}: {describe_error(exc)}"
+            await insist(lambda: session.watch.jobs.end(session.plan.id, JobState.FAILED, message))
+            raise
+        finally:
+            if task is not None:
+                await asyncio.to_thread(task.cleanup)
+            if session.watch.over:
+                with contextlib.suppress(ServerUnavailableError):
+                    await session.watch.jobs.forget_queue(task_queue(session.plan, plan))
+
+    async def _enter(self, job_id: str) -> JobSession:
+        if self._sessions is None:
+            runtime = _resolver().runtime
+            assert runtime is not None
+            self._sessions = Sessions(Remote(runtime, asyncio.get_running_loop()))
+        sessions = self._sessions
+        jobs = Jobs(sessions.remote.runtime.client.store, _annex().namespace)
+        plan = Plan.decode((await insist(lambda: jobs.get(job_id))).plan)
+        try:
+            return await insist(lambda: sessions.enter(plan))
+        except ConfigError as exc:
+            message = exc.message
+            await insist(lambda: jobs.end(job_id, JobState.FAILED, message))
+            raise
+
+    async def _leave(self, session: JobSession) -> None:
+        assert self._sessions is not None
+        await self._sessions.leave(session)
+
+
+def task_queue(plan: Plan, service: ServicePlan) -> str:
+    """The queue of a service's component."""
+    return plan.endpoint(service.name, "process").queue
+
+
+async def _tell(session: JobSession, task: BaseServiceTask) -> None:
+    """Note the service's numbers with the job, every second and at its end."""
+    watch = session.watch
+    while True:
+        over = watch.over
+        with contextlib.suppress(ServerUnavailableError):
+            await watch.jobs.note_service(session.plan.id, task.name, task.get_statistics())
+        if over:
+            return
+        await watch.wait("@state")
+
+
+def _runner(session: JobSession, request: TaskRequest, claim: tuple[int, int]) -> TaskRunner:
+    plan = session.plan.operator(request.operator)
+    kind = SourceTask if plan.kind in SOURCES else OperatorTask
+    return kind(session, plan, request.index, claim)
+
+
+def _make_service(session: JobSession, plan: ServicePlan, annex: Annex) -> BaseServiceTask:
+    spec = load(plan.function)
+    factory = ServiceFactory(plan.name, spec.target, spec.args, spec.kwargs, parallelism=plan.parallelism)
+    ctx = session.service_context(plan.name, plan.parallelism)
+    return create_service_task(factory, ctx, plan=session.plan, annex=annex, loop=session.remote.loop)
+
+
+def _resolver() -> RuntimeResolver:
+    found = get_resolver()
+    if not isinstance(found, RuntimeResolver):
+        raise DynamoError("tasks of pipelines run in a worker process only")
+    return found
+
+
+def _annex() -> Annex:
+    found = _resolver().annex
+    if found is None:
+        raise DynamoError("services of pipelines are hosted in a worker process only")
+    return found

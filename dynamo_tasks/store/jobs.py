@@ -1,0 +1,280 @@
+"""Jobs of pipelines: their state, the checkpoints of their tasks, and the records on their way.
+
+Fields of a job (a hash): ``st`` state, ``name`` of its environment, ``plan`` JSON, ``tasks`` names of all tasks of its
+operators, ``left`` how many of these have not ended, ``cr`` started and ``fin`` ended (ms), ``err`` its error,
+``service:<name>`` statistics of a service as JSON.
+
+Fields of a task's checkpoint (a hash): ``n`` number of its last commit, ``pos`` position of a source, ``open`` number
+of tasks that may still send it records, ``wait`` records in its input, ``in``, ``out``, ``skipped``, ``dead`` numbers
+of records, ``time`` of the last commit (ms), ``done``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.keys import queue_keys
+from dynamo_tasks.store.scripts import script
+
+__all__ = ["COUNTERS", "Checkpoint", "Commit", "JobRecord", "Jobs", "Output"]
+
+COUNTERS = ("in", "out", "skipped", "dead")
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder().decode
+Chunk = list[Any]
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job. Times are Unix seconds."""
+
+    id: str
+    namespace: str
+    name: str
+    state: str
+    plan: bytes
+    started: float
+    finished: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a task has come.
+
+    Attributes:
+        number: Of its last commit; 0 = none.
+        position: Of a source.
+        open: Tasks that may still send it records.
+        waiting: Records in its input.
+        counts: By name, see :data:`COUNTERS`.
+        done: Whether it has ended.
+    """
+
+    number: int
+    position: bytes
+    open: int
+    waiting: int
+    counts: dict[str, int]
+    done: bool
+
+
+@dataclass(frozen=True)
+class Output:
+    """A chunk of records for one task."""
+
+    task: str
+    records: Chunk
+
+
+@dataclass(kw_only=True)
+class Commit:
+    """What a task has done since its last commit; see ``lua/job_commit.lua``.
+
+    Attributes:
+        task: Its name.
+        number: One more than the last commit's.
+        position: Of a source.
+        counts: To add to its counters.
+        consumed: Ids of its input that is handled.
+        consumed_records: Records in these.
+        outputs: For those that follow.
+        following: All tasks that follow; told when this one has ended.
+        results: Records for ``collect``.
+        dead: Dead letters.
+        done: Whether it has ended.
+    """
+
+    task: str
+    number: int
+    position: bytes = b""
+    counts: dict[str, int] = field(default_factory=dict)
+    consumed: list[bytes] = field(default_factory=list)
+    consumed_records: int = 0
+    outputs: list[Output] = field(default_factory=list)
+    following: list[str] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
+    dead: list[Any] = field(default_factory=list)
+    done: bool = False
+
+    def arguments(self, most_waiting: int, most_dead: int) -> list[str | bytes | int]:
+        """Arguments of the script, from its name on."""
+        counts = [self.counts.get(name, 0) for name in COUNTERS]
+        args: list[str | bytes | int] = [
+            self.task, self.number, self.position, most_waiting, most_dead, *counts, int(self.done),
+            self.consumed_records, len(self.consumed), *self.consumed, len(self.outputs),
+        ]  # fmt: skip
+        for one in self.outputs:
+            args += [one.task, len(one.records), _encode(one.records)]
+        args += [len(self.following), *self.following]
+        args += [len(self.results), *map(_encode, self.results)]
+        return [*args, len(self.dead), *map(_encode, self.dead)]
+
+
+class Jobs:
+    """The jobs of one namespace.
+
+    Args:
+        store: The server.
+        namespace: Where they run.
+    """
+
+    def __init__(self, store: Store, namespace: str):
+        self.store = store
+        self.namespace = namespace
+        self._keys = store.keys(namespace)
+
+    async def start(self, job_id: str, name: str, plan: bytes, producers: dict[str, int]) -> None:
+        """Begin a job; harmless when repeated.
+
+        Args:
+            job_id: Its id.
+            name: Of its environment.
+            plan: What its workers read, JSON.
+            producers: Each task, and how many tasks send it records.
+        """
+        keys = self._keys
+        pairs = [part for pair in producers.items() for part in pair]
+        await script("job_start").run(
+            self.store.commands, [keys.job(job_id), keys.jobs], keys.base, job_id, self.store.namespaces_key,
+            self.namespace, name, plan, *pairs,
+        )  # fmt: skip
+
+    async def commit(
+        self, job_id: str, request_id: str, claim: tuple[int, int], commit: Commit, *, most_waiting: int, most_dead: int
+    ) -> str:  # fmt: skip
+        """Move a task's checkpoint on, with its output. Safe to repeat.
+
+        Args:
+            job_id: The job.
+            request_id: The request that runs the task.
+            claim: Lease and epoch of its attempt.
+            commit: What was done.
+            most_waiting: Records that may wait for one task.
+            most_dead: Dead letters that the job may have.
+
+        Returns:
+            ``OK``, ``FENCED``, ``OVER``, ``FULL`` or ``DEAD``.
+        """
+        keys = self._keys
+        names = [
+            keys.record(request_id), keys.job(job_id), keys.job_task(job_id, commit.task),
+            keys.job_input(job_id, commit.task),
+        ]  # fmt: skip
+        reply = await script("job_commit").run(
+            self.store.commands, names, keys.base, f"{claim[0]:x}", claim[1], keys.job_channel(job_id),
+            *commit.arguments(most_waiting, most_dead),
+        )  # fmt: skip
+        return str(reply.decode())
+
+    async def end(self, job_id: str, state: str, error: str = "") -> str:
+        """Stop a job, or end it as ``STOPPED`` or ``FAILED``. Returns ``OK``, ``OVER`` or ``GONE``."""
+        keys = self._keys
+        reply = await script("job_end").run(
+            self.store.commands, [keys.job(job_id)], keys.base, job_id, keys.job_channel(job_id), state, error
+        )
+        return str(reply.decode())
+
+    async def get(self, job_id: str) -> JobRecord:
+        """A job.
+
+        Raises:
+            RequestNotFoundError: there is none of that id.
+        """
+        raw = await self.store.commands.execute("HGETALL", self._keys.job(job_id))
+        if not raw:
+            raise RequestNotFoundError(f"no job {job_id!r} is known in namespace {self.namespace!r}")
+        row = dict(zip(raw[::2], raw[1::2], strict=True))
+        return JobRecord(
+            job_id, self.namespace, row[b"name"].decode(), row[b"st"].decode(), row[b"plan"],
+            int(row[b"cr"]) / 1000, int(row[b"fin"]) / 1000 if b"fin" in row else None,
+            row.get(b"err", b"").decode() or None,
+        )  # fmt: skip
+
+    async def ids(self) -> list[str]:
+        """All jobs that are known, newest first."""
+        found = await self.store.commands.execute("ZREVRANGE", self._keys.jobs, 0, -1)
+        return [job_id.decode() for job_id in found]
+
+    async def state(self, job_id: str) -> str:
+        """Its state; ``GONE`` where there is no such job."""
+        found = await self.store.commands.execute("HGET", self._keys.job(job_id), "st")
+        return found.decode() if found else "GONE"
+
+    async def checkpoints(self, job_id: str, tasks: Iterable[str]) -> list[Checkpoint]:
+        """How far tasks have come."""
+        wire = await self.store.commands.wire()
+        commands = [["HGETALL", self._keys.job_task(job_id, task)] for task in tasks]
+        rows = await wire.pipeline(commands) if commands else []
+        return [_checkpoint(dict(zip(row[::2], row[1::2], strict=True))) for row in rows]
+
+    async def request_states(self, request_ids: Iterable[str]) -> list[tuple[str, str]]:
+        """State and error (JSON) of the requests that run a job's tasks and services."""
+        wire = await self.store.commands.wire()
+        commands = [["HMGET", self._keys.record(one), "st", "err"] for one in request_ids]
+        rows = await wire.pipeline(commands) if commands else []
+        return [((state or b"").decode(), (error or b"").decode()) for state, error in rows]
+
+    async def input(self, job_id: str, task: str, most: int) -> tuple[list[tuple[bytes, Chunk]], bool]:
+        """The chunks that wait for a task, oldest first, with their ids; and whether more can come."""
+        wire = await self.store.commands.wire()
+        # In this order: once nobody can send any more, what is read behind that is all.
+        open_, entries = await wire.pipeline(
+            [
+                ["HGET", self._keys.job_task(job_id, task), "open"],
+                ["XRANGE", self._keys.job_input(job_id, task), "-", "+", "COUNT", most],
+            ]
+        )
+        return [(entry, _decode(fields[1])) for entry, fields in entries], int(open_ or 0) > 0
+
+    async def note_service(self, job_id: str, service: str, numbers: dict[str, Any]) -> None:
+        """Keep the statistics of a service with its job, unless that is gone."""
+        await script("job_note").run(
+            self.store.commands,
+            [self._keys.job(job_id)],
+            self._keys.base,
+            service,
+            msgspec.json.encode(numbers),
+        )
+
+    async def service_notes(self, job_id: str, services: list[str]) -> list[dict[str, Any]]:
+        """The statistics of services, as last noted; of those that have begun."""
+        if not services:
+            return []
+        fields = [f"service:{name}" for name in services]
+        found = await self.store.commands.execute("HMGET", self._keys.job(job_id), *fields)
+        return [msgspec.json.decode(value) for value in found if value]
+
+    async def forget_queue(self, queue: str) -> None:
+        """Delete a queue that nobody serves any more, and what waits in it."""
+        await self.store.commands.execute("UNLINK", *queue_keys(self.store.prefix, queue))
+
+    async def results(self, job_id: str, first: int, most: int = 1000) -> list[Any]:
+        """What was collected, from a position on."""
+        found = await self.store.commands.execute(
+            "LRANGE", self._keys.job_results(job_id), first, first + most - 1
+        )
+        return [_decode(value) for value in found]
+
+    async def dead_letters(self, job_id: str) -> list[Any]:
+        """Its dead letters."""
+        found = await self.store.commands.execute("LRANGE", self._keys.job_dead(job_id), 0, -1)
+        return [_decode(value) for value in found]
+
+    def channel(self, job_id: str) -> str:
+        """Where its tasks wake each other up: a task's name, ``@room``, ``@results`` or ``@state``."""
+        return self._keys.job_channel(job_id)
+
+
+def _checkpoint(row: dict[bytes, bytes]) -> Checkpoint:
+    counts = {name: int(row.get(name.encode(), 0)) for name in COUNTERS}
+    return Checkpoint(
+        int(row.get(b"n", 0)), row.get(b"pos", b""), int(row.get(b"open", 0)), int(row.get(b"wait", 0)), counts,
+        b"done" in row,
+    )  # fmt: skip

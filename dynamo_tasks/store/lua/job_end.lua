@@ -1,0 +1,15 @@
+-- job_end: RUNNING | STOPPING -> STOPPING | STOPPED | FAILED, asked for from outside of its tasks.
+--
+-- KEYS   1 job
+-- ARGV   1 base, 2 id, 3 channel of the job, 4 the new state, 5 error ('' = none)
+-- returns 'OK' | 'OVER' it has ended | 'GONE' no such job
+local state = redis.call('HGET', KEYS[1], 'st')
+if not state then return 'GONE' end
+if state ~= 'RUNNING' and state ~= 'STOPPING' then return 'OVER' end
+if ARGV[4] == 'STOPPING' then
+  redis.call('HSET', KEYS[1], 'st', 'STOPPING')
+else
+  end_job(KEYS[1], ARGV[4], ARGV[5])
+end
+redis.call('PUBLISH', ARGV[3], '@state')
+return 'OK'
