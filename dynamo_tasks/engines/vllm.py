@@ -27,7 +27,7 @@ from dynamo_tasks.engines.tokenizer import load_tokenizer
 from dynamo_tasks.engines.vllm_choice import Choice
 from dynamo_tasks.engines.vllm_install import check_installed
 from dynamo_tasks.engines.vllm_params import FEATURES, ModelLimits, check_request
-from dynamo_tasks.engines.vllm_start import Started, check_arguments, import_vllm, start_vllm
+from dynamo_tasks.engines.vllm_start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm_stats import StatsCollector
 from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError
 from dynamo_tasks.observe import event
@@ -43,7 +43,8 @@ _SHUTDOWN_S = 2.0
 class VllmEngine(Engine):
     """Serves a model with vLLM; one engine per process.
 
-    Its arguments are those of vLLM's ``AsyncEngineArgs``, and ``served_model_name``.
+    Its arguments are those of vLLM's ``AsyncEngineArgs``, ``served_model_name``, and ``lora_modules``: LoRA
+    adapters that are served under names of their own.
     """
 
     features = FEATURES
@@ -56,8 +57,11 @@ class VllmEngine(Engine):
         """
         named = dict(arguments)
         name = named.pop("served_model_name", None) or named["model"]
+        self._adapters: dict[str, str] = named.pop("lora_modules", {})
+        if self._adapters:
+            named.setdefault("enable_lora", True)
         slots = int(named.setdefault("max_num_seqs", EngineArgs().max_num_seqs))
-        super().__init__("vllm", ModelCard(name=name), slots)
+        super().__init__("vllm", ModelCard(name=name, adapters=list(self._adapters)), slots)
         self._arguments = named
         self._stats = StatsCollector()
         self._thread: ThreadPoolExecutor | None = None
@@ -77,7 +81,9 @@ class VllmEngine(Engine):
             ConfigError: vLLM is not installed or not supported, an unknown argument, no such model.
         """
         check_installed()
-        return cls(check_arguments(args))
+        given = dict(args)
+        adapters = check_adapters(given.pop("lora_modules", {}))
+        return cls({**check_arguments(given), "lora_modules": adapters})
 
     async def start(self) -> None:
         """Load the model and wait until vLLM can serve.
@@ -261,8 +267,16 @@ class VllmEngine(Engine):
             vllm.api.sampling_params(choice.arguments),
             f"{request.request_id}-{choice.output.index}",
             priority=request.priority if self._limits.priorities else 0,
+            lora_request=self._adapter(vllm, request.model),
         )
         return source
+
+    def _adapter(self, vllm: Started, name: str | None) -> Any:
+        """vLLM's request for a LoRA adapter; ``None`` for the model itself."""
+        if name not in self._adapters:
+            return None
+        number = list(self._adapters).index(name) + 1
+        return vllm.api.adapter(name, number, self._adapters[name])
 
     @staticmethod
     def _usage(request: GenerateRequest, choices: list[Choice]) -> dict[str, int]:
