@@ -26,6 +26,7 @@ from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import load_tokenizer
 from dynamo_tasks.engines.vllm_choice import Choice
 from dynamo_tasks.engines.vllm_install import check_installed
+from dynamo_tasks.engines.vllm_kv_events import KvEvents
 from dynamo_tasks.engines.vllm_params import FEATURES, ModelLimits, check_request
 from dynamo_tasks.engines.vllm_start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm_stats import StatsCollector
@@ -63,6 +64,7 @@ class VllmEngine(Engine):
         slots = int(named.setdefault("max_num_seqs", EngineArgs().max_num_seqs))
         super().__init__("vllm", ModelCard(name=name, adapters=list(self._adapters)), slots)
         self._arguments = named
+        self._kv_events: KvEvents | None = None
         self._stats = StatsCollector()
         self._thread: ThreadPoolExecutor | None = None
         self._vllm: Started | None = None
@@ -98,8 +100,9 @@ class VllmEngine(Engine):
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="vllm")
             loop = asyncio.get_running_loop()
             api = await loop.run_in_executor(self._thread, import_vllm)
+            arguments = self._listen()
             started = await loop.run_in_executor(
-                self._thread, start_vllm, api, self._arguments, self._stats, self._tell
+                self._thread, start_vllm, api, arguments, self._stats, self._tell
             )
             self._learn(started)
             self._vllm, self._death = started, None
@@ -107,6 +110,18 @@ class VllmEngine(Engine):
             elapsed = time.monotonic() - self._began
             event("engine.start", engine=self.name, model=self.card.name, startup_s=elapsed)
         await super().start()
+
+    def _listen(self) -> dict[str, Any]:
+        """Listen to KV events where they are wanted; gives the arguments with the place where."""
+        self._kv_events = KvEvents.of(self._arguments)
+        if self._kv_events is None:
+            return self._arguments
+        self._kv_events.open()
+        return {**self._arguments, "kv_events_config": self._kv_events.config}
+
+    def kv_events(self) -> AsyncGenerator[dict[str, Any], None] | None:
+        """vLLM's, with ``kv_events_config.enable_kv_cache_events``."""
+        return None if self._kv_events is None else self._kv_events.batches()
 
     def _tell(self, phase: str) -> None:
         elapsed = time.monotonic() - self._began
@@ -144,6 +159,9 @@ class VllmEngine(Engine):
                 gc.collect()  # it is full of circles, and does not like to be found when the interpreter ends
                 event("engine.stop", engine=self.name, model=self.card.name)
             thread.shutdown(wait=False)
+        if self._kv_events is not None:
+            self._kv_events.close()
+            self._kv_events = None
 
     def check_health(self) -> None:
         """Do nothing if it can serve."""

@@ -163,6 +163,7 @@ class ServiceHost:
         self._executor = Executor(runtime.client.store, self.lease, self._handlers)
         await self._executor.start()
         resolver = RuntimeResolver(self.app, runtime, self.instances)
+        resolver.instance_id = f"{self.lease:x}"
         resolver.expected = self.expected
         resolver.limits = {
             one.dynamo_address(): int(one.settings.traffic["max_queue"])

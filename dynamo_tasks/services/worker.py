@@ -15,8 +15,9 @@ from dynamo_tasks.engines.parsers import AnswerReader, Parsers, check_parsers
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta, emitted_ids, finished
-from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, liveness, on_shutdown, service
+from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, get_resolver, liveness, on_shutdown, service
 from dynamo_tasks.sdk.context import Context, current_context
+from dynamo_tasks.services.kv_events import publish_kv_events
 from dynamo_tasks.services.tracing import traced
 
 __all__ = ["Worker"]
@@ -50,6 +51,7 @@ class Worker:
     def __init__(self) -> None:
         self._engine: Engine = create_engine(self._engine_name(), **self._arguments())
         self._parsers: Parsers | None = None
+        self._kv_task: asyncio.Task[None] | None = None
 
     @classmethod
     def _engine_name(cls) -> str:
@@ -95,10 +97,22 @@ class Worker:
         await self._engine.start()
         if self.tool_call_parser or self.reasoning_parser:
             self._parsers = await asyncio.to_thread(Parsers.load, self.model_card())
+        self._publish_kv_events()
+
+    def _publish_kv_events(self) -> None:
+        resolver: Any = get_resolver()
+        runtime, source = getattr(resolver, "runtime", None), self._engine.kv_events()
+        if runtime is not None and source is not None:
+            declared: Any = Worker  # under @service: more than its class
+            namespace, component = declared.dynamo_address()
+            target = runtime.namespace(namespace).component(component)
+            self._kv_task = asyncio.create_task(publish_kv_events(source, target, resolver.instance_id))
 
     @on_shutdown
     async def stop_engine(self) -> None:
         """Free it."""
+        if self._kv_task is not None:
+            self._kv_task.cancel()
         await self._engine.stop()
 
     @liveness

@@ -64,9 +64,8 @@ def fleet(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterato
             text = Worker(server.url, settings=settings(tiny_model, "tiny", **more), name="text", wait=False)
             entered.enter_context(text)
             more = {"runner": "pooling", "convert": "embed"}
-            vectors = Worker(
-                server.url, settings=settings(tiny_model, "vectors", **more), name="vectors", wait=False
-            )
+            of_vectors = (*settings(tiny_model, "vectors", **more), "Worker.dynamo.name=Vectors")
+            vectors = Worker(server.url, settings=of_vectors, name="vectors", wait=False)
             entered.enter_context(vectors)
             frontend = entered.enter_context(Frontend(server.url, ready=""))
             text.wait_ready(START_S)

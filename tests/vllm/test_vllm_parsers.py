@@ -150,6 +150,7 @@ def test_a_required_call_is_structured_output(parsers: Parsers) -> None:
 
 def test_the_real_engine_calls_what_it_must(bench: Bench, model: Path) -> None:
     tools = [_tool("get_weather")]
+    tools[0]["function"]["strict"] = True  # else any JSON will do
     tools[0]["function"]["parameters"] = {
         "type": "object", "properties": {"city": {"enum": ["Köln", "Paris"]}}, "required": ["city"],
         "additionalProperties": False,
