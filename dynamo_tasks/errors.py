@@ -22,6 +22,7 @@
     │   └── QueueFullError             429  queue_full             `retry_after` seconds
     ├── UnavailableError               503  unavailable            `retry_after` seconds
     │   ├── ServerUnavailableError     503  server_unavailable     Redis cannot be reached
+    │   │   └── ServerFullError        503  server_full            its memory is full: it takes no writes
     │   └── NoInstancesError           503  no_instances           nobody serves the endpoint
     ├── RequestFailedError             500  the request ended without success
     │   ├── EndpointError              500  endpoint_error         the endpoint raised
@@ -75,6 +76,7 @@ __all__ = [
     "RequestExpiredError",
     "RequestFailedError",
     "RequestNotFoundError",
+    "ServerFullError",
     "ServerUnavailableError",
     "ServiceCallError",
     "ServiceTimeoutError",
@@ -250,6 +252,12 @@ class ServerUnavailableError(UnavailableError, ConnectionError):
     """The Redis server cannot be reached."""
 
     code = "server_unavailable"
+
+
+class ServerFullError(ServerUnavailableError):
+    """The memory of the Redis server is full."""
+
+    code = "server_full"
 
 
 class NoInstancesError(UnavailableError):

@@ -19,6 +19,7 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from dynamo_tasks.errors import (
     DeadlineExceededError,
     DynamoError,
+    EndpointError,
     EngineDeadError,
     FencedError,
     NotResumableError,
@@ -34,16 +35,19 @@ from dynamo_tasks.queue.forwarding import hand_on
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
+from dynamo_tasks.queue.returned import encode_result
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
-from dynamo_tasks.store.log import OpenLog
+from dynamo_tasks.store.log import ENTRY_BYTES, OpenLog
 from dynamo_tasks.store.recovery import Recovery
 from dynamo_tasks.store.streams import read_all
 
 __all__ = ["Execution"]
 
 _RETRY_CLAIM = 0.2
+_UNWRITABLE = (StreamDivergedError, EndpointError)
+"""Reasons for which a log died that hold for every other attempt, too."""
 _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 
 
@@ -123,7 +127,7 @@ class Execution:
     async def fail(self, exc: BaseException) -> None:
         """End the request with an error: the endpoint's, or that its retries are used up."""
         assert self._log is not None
-        await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)), None)
+        await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)))
 
     async def _claim(self) -> Attempt:
         nonce = self._executor.nonce()
@@ -172,6 +176,9 @@ class Execution:
         try:
             with self._deadline(attempt.deadline):
                 await self._drive(attempt, log)
+            end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
+            result = self._result()
+            encoded = encode_result(self._account.name, end, result)
         except Stop as stop:
             return await self._stopped(stop, attempt, log)
         except RetryRequested:
@@ -182,7 +189,7 @@ class Execution:
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
-            await self._end(log, End(State.SUCCEEDED, "ignored"), None)
+            await self._end(log, End(State.SUCCEEDED, "ignored"))
             raise
         except EngineDeadError as exc:
             await self._engine_died(exc, attempt, log)
@@ -191,12 +198,12 @@ class Execution:
                 await self._give_back(attempt, log, front=False, counts=True)
             await self._failed(exc, log)
             raise
-        end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
-        result = self._result() if self._call.keeps_result else None
-        await self._end(log, end, result)
+        await self._end(log, end, encoded)
         return result
 
     def _result(self) -> Any:
+        if not self._call.keeps_result:
+            return None
         return self._value[0] if self._value is not None else self._aggregate.result()
 
     async def _failed(self, exc: Exception, log: OpenLog) -> None:
@@ -280,7 +287,10 @@ class Execution:
     async def _logged(self, attempt: Attempt) -> list[Any]:
         """Values that earlier attempts logged."""
         out: list[Any] = []
-        for entry in await read_all(self._executor.store, attempt.namespace, attempt.id):
+        entries = await read_all(self._executor.store, attempt.namespace, attempt.id)
+        if self._log is not None:
+            self._log.inherit(sum(len(entry.data) + ENTRY_BYTES for entry in entries))
+        for entry in entries:
             if entry.kind == Kind.TOKENS:
                 out += decode_deltas(entry.data)
             elif entry.kind == Kind.VALUES:
@@ -303,7 +313,7 @@ class Execution:
         reason = str(stop) if stop.reason == "abort" else stop.reason
         self._account.stopped(attempt, reason, time.monotonic() - self._stop_asked)
         if stop.reason == "abort":
-            if isinstance(log.dead, StreamDivergedError):
+            if isinstance(log.dead, _UNWRITABLE):
                 await self._fail_elsewhere(attempt, log.dead)
             if str(stop) == State.CANCELLED:
                 self._to_settle = self._call.has_tail
@@ -314,13 +324,13 @@ class Execution:
         if stop.reason == "handover":
             await self._give_back(attempt, log, front=True, counts=False)
         if stop.reason == "cancel":
-            await self._end(log, cancelled(), None)
+            await self._end(log, cancelled())
             raise Revoked("cancelled")
         error = DeadlineExceededError(
             "the request ran past its deadline" if stop.reason == "deadline" else f"time limit: {stop}"
         )
-        await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)), None)
-        raise error
+        await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)))
+        raise error from None
 
     async def _ended_elsewhere(self) -> Any:
         """Somebody else ended it (its deadline passed): Celery's tail is still ours."""
@@ -352,14 +362,13 @@ class Execution:
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
         await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
-    async def _end(self, log: OpenLog, end: End, result: Any) -> None:
+    async def _end(self, log: OpenLog, end: End, result: bytes = b"") -> None:
         """Write the end; only its winner goes on to Celery's tail."""
-        encoded = msgspec.json.encode(result) if result is not None else b""
         try:
-            await log.finish(end, encoded, settled=not self._call.has_tail)
-        except StreamDivergedError as exc:
+            await log.finish(end, result, settled=not self._call.has_tail)
+        except _UNWRITABLE as exc:
             await self._fail_elsewhere(log.attempt, exc)
-            raise Dropped("DIVERGED") from None
+            raise Dropped(exc.code) from None
         except DynamoError as exc:
             raise Dropped(exc.code) from None
         self._to_settle = self._call.has_tail

@@ -220,14 +220,14 @@ class EndpointTask(Task):  # type: ignore[misc]
 
     def _publish(self, args: Any, kwargs: Any, task_id: str, options: dict[str, Any]) -> Any:
         """Let Celery publish the call."""
-        token = submitted_as.set(None)
+        token = submitted_as.set("")
         try:
             result = super().apply_async(args, kwargs, task_id=task_id, **options)
             known = submitted_as.get()
         finally:
             submitted_as.reset(token)
         # An idempotency key that is known stands for the request that it was first used with.
-        return result if known in (None, result.id) else self.AsyncResult(known)
+        return self.AsyncResult(known) if known and known != result.id else result
 
     def _apply_here(self, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]) -> Any:
         self._validate(args, kwargs, options)

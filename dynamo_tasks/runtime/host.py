@@ -36,6 +36,8 @@ from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.runtime.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, get_resolver, set_resolver
 from dynamo_tasks.sdk.hooks import probe
+from dynamo_tasks.store.log import DEFAULT_CAP
+from dynamo_tasks.store.memory import memory_of
 from dynamo_tasks.store.registry import new_lease
 
 __all__ = ["Listener", "ServiceHost"]
@@ -95,6 +97,9 @@ class ServiceHost:
         self.system = self._system_server()
         self.queues = self._queue_names()
         for endpoint in self.service.get_dynamo_endpoints().values() if self.is_component else ():
+            _ = (
+                endpoint.request_type
+            )  # an annotation that cannot be read is refused now, not at the first request
             task_of(app, endpoint.id, endpoint)
 
     @property
@@ -160,8 +165,10 @@ class ServiceHost:
         self._runtime = runtime
         self._sweeper = Sweeper(runtime.client.store)
         self._recoverer = Recoverer(runtime.client.store)
-        self._executor = Executor(runtime.client.store, self.lease, self._handlers)
+        cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP
+        self._executor = Executor(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))
         await self._executor.start()
+        await self._check_memory(runtime)
         resolver = RuntimeResolver(self.app, runtime, self.instances)
         resolver.instance_id = f"{self.lease:x}"
         resolver.expected = self.expected
@@ -172,6 +179,15 @@ class ServiceHost:
         }
         set_resolver(resolver)
         return self._executor
+
+    async def _check_memory(self, runtime: DistributedRuntime) -> None:
+        """Tell early what would be told by refused requests later."""
+        memory = await memory_of(runtime.client.store)
+        if self.is_component and memory.is_tight(self.capacity):
+            event(
+                "store.memory_low", used=memory.used, limit=memory.limit, slots=self.capacity,
+                tokens_per_s=round(memory.tokens_per_s),
+            )  # fmt: skip
 
     async def _connect_runtime(self) -> DistributedRuntime:
         while True:
@@ -316,7 +332,7 @@ class ServiceHost:
             await self._registered.deregister()
 
     async def stop(self) -> None:
-        """Run the shutdown hooks, revoke the lease, close all connections."""
+        """Run the shutdown hooks, revoke the lease, close all connections; also where a hook raises."""
         if self._sweeper is not None:
             await self._sweeper.stop()
         if self._recoverer is not None:
@@ -324,9 +340,18 @@ class ServiceHost:
         await self.deregister()
         if self.http is not None:
             await self.http.stop()
+        try:
+            await self._run_shutdown_hooks()
+        finally:
+            await self._leave()
+
+    async def _run_shutdown_hooks(self) -> None:
         for service in reversed(together(self.service)):
             if service.name in self.instances and service.state != ServiceState.STOPPING:
                 await service.on_shutdown(self.instances[service.name])
+
+    async def _leave(self) -> None:
+        """Revoke the lease, close all connections."""
         if self._executor is not None:
             await self._executor.close()
         if self._registered is not None:

@@ -11,6 +11,7 @@ from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.memory import memory_of
 from dynamo_tasks.store.namespaces import purge_namespace
 from dynamo_tasks.store.registry import Registry
 
@@ -54,6 +55,7 @@ async def gather(store: Store, namespace: str | None = None) -> dict[str, Any]:
             queued[f"{one}.{component}"] = await _queued(store, one, component)
     return {
         "redis_url": mask_url(store.address.url),
+        "memory": (await memory_of(store)).as_dict(),
         "namespaces": namespaces,
         "instances": instances,
         "queued": queued,

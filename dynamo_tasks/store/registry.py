@@ -86,19 +86,12 @@ class Registry:
             ServerUnavailableError: the server did not answer; the lease may run out.
         """
         keys = self.store.keys(namespace)
-        commands: list[list[str | bytes | int]] = [
-            ["SET", keys.lease(lease), counter, "PX", _TTL_MS],
-            ["SET", keys.load(lease), msgspec.json.encode(load), "PX", _TTL_MS],
-            # Whoever took it for dead has struck it off; while it lives, it may own requests.
-            ["SADD", keys.leases, f"{lease:x}"],
-        ]
-        commands += [["PEXPIRE", keys.registration(_member(info)), _TTL_MS] for info in infos]
-        # Whoever found a registration gone may prune the index just behind its return.
-        if infos:
-            commands.append(["SADD", keys.instances, *(_member(info) for info in infos)])
         wire = await self.store.commands.wire(timeout=LEASE_TTL)
-        replies = await wire.pipeline(commands)
-        return all(reply == 1 for reply in replies[3 : 3 + len(infos)]) and (not infos or replies[-1] == 0)
+        whole = await script("renew").run(
+            wire, [keys.lease(lease), keys.load(lease), keys.leases, keys.instances], keys.base, f"{lease:x}",
+            counter, _TTL_MS, msgspec.json.encode(load), *map(_member, infos),
+        )  # fmt: skip
+        return bool(whole)
 
     async def revoke(self, namespace: str, lease: int, *, keep_lease: bool = False) -> None:
         """Take all registrations of a lease back at once, and the lease too unless requests still run on it."""

@@ -25,10 +25,12 @@ class Script:
     """One transition."""
 
     def __init__(self, name: str):
-        """Read ``lua/<name>.lua`` behind the common part."""
+        """Read ``lua/<name>.lua`` behind the common part; its flags (``#!lua flags=…``) go before that."""
         folder = files(__package__) / "lua"
         self.name = name
-        self.source = (folder / "_lib.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
+        own = (folder / f"{name}.lua").read_text()
+        flags, _, own = own.partition("\n") if own.startswith("#!") else ("", "", own)
+        self.source = "\n".join(filter(None, (flags, (folder / "_lib.lua").read_text(), own)))
         self.sha = self.digest(self.source)
 
     @staticmethod

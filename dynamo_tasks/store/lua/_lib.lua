@@ -1,4 +1,6 @@
 -- Common part, put in front of every script.
+-- Scripts that end or free something, or keep an instance alive, have the flag allow-oom: they run while the server's
+-- memory is full. All others are refused then before they have written anything.
 -- ARGV[1] is always the namespace's key base ("dt:<ns>:"), KEYS[1] the record, KEYS[2] the log.
 
 local base = ARGV[1]

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- finish: RUNNING -> SUCCEEDED | FAILED by the owner: last event, state and push in one.
 -- Keeps 1, 4, 5, 6, 7 of docs/ledger.md.
 --

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- register: an instance takes its lease and announces what it serves, or does neither.
 -- Keeps 2 of docs/ledger.md.
 --

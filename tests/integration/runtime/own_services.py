@@ -163,6 +163,28 @@ class Broken:
 
 
 @service(dynamo={"namespace": "own"})
+class Sulky:
+    """A shutdown hook that fails."""
+
+    @on_shutdown
+    async def down(self) -> None:
+        raise RuntimeError("the door is stuck")
+
+    @dynamo_endpoint
+    async def call(self, request: Any) -> int:
+        return 1
+
+
+@service(dynamo={"namespace": "own"})
+class Unreadable:
+    """An endpoint whose annotation names nothing."""
+
+    @dynamo_endpoint
+    async def call(self, request: Reqest) -> int:  # noqa: F821 - that is the fault
+        return 1
+
+
+@service(dynamo={"namespace": "own"})
 class Hooked:
     """Notes what happens to it in the file ``notes``."""
 
