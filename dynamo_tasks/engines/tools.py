@@ -52,7 +52,8 @@ def _name(tool: Any, at: str) -> str:
         where = f"{at}.function.name"
         raise InvalidRequestError(f"{where} must be a string that is not empty", param=where)
     if not isinstance(function.get("parameters") or {}, Mapping):
-        raise InvalidRequestError(f"{at}.function.parameters must be a JSON schema", param=at)
+        where = f"{at}.function.parameters"
+        raise InvalidRequestError(f"{where} must be a JSON schema", param=where)
     return name
 
 

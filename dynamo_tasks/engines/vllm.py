@@ -30,7 +30,7 @@ from dynamo_tasks.engines.vllm_kv_events import KvEvents
 from dynamo_tasks.engines.vllm_params import FEATURES, ModelLimits, check_request
 from dynamo_tasks.engines.vllm_start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm_stats import StatsCollector
-from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError
+from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError, UnknownModelError
 from dynamo_tasks.observe import event
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
@@ -209,6 +209,13 @@ class VllmEngine(Engine):
     def _check_features(self, request: GenerateRequest) -> None:
         if self.card.kind == "embeddings":
             raise InvalidRequestError(f"model {self.card.name!r} makes embeddings, not text", param="model")
+        if request.model not in (None, self.card.name, *self._adapters):
+            # It came by a queue that workers of another model share: an answer of this one would be wrong.
+            raise UnknownModelError(
+                f"model {request.model!r} is not served here; served: "
+                f"{', '.join((self.card.name, *self._adapters))}",
+                param="model",
+            )
         super()._check_features(request)
         check_request(request, self._limits)
 

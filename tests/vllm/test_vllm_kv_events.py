@@ -42,9 +42,9 @@ async def _check(url: str) -> None:
             pass
         stored = await _stored(component, 3)
     finally:
-        await runtime.close()
+        await runtime.aclose()
     workers, events = zip(*stored, strict=True)
-    assert set(workers) == {f"{getattr(instance, 'lease_id', instance):x}"}
+    assert set(workers) == {instance.instance_id}
     assert [token for event in events for token in event["token_ids"]] == prompt[: 3 * BLOCK]
     assert {event["block_size"] for event in events} == {BLOCK}
     hashes = [one for event in events for one in event["block_hashes"]]
@@ -54,7 +54,7 @@ async def _check(url: str) -> None:
 async def _stored(component: Any, blocks: int) -> list[tuple[str, dict[str, Any]]]:
     """The worker and the event of so many stored blocks, from the start of the log."""
     found: list[tuple[str, dict[str, Any]]] = []
-    async for event in component.subscribe("kv_events", since="0-0"):
+    async for event in component.subscribe("kv_events", since=0.0):
         batch = event.data()
         found += [(batch["worker_id"], one) for one in batch["events"] if one["type"] == "BlockStored"]
         if sum(len(one["block_hashes"]) for _, one in found) >= blocks:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from benchmarks.tiny_model import make_tiny_model
-from dynamo_tasks.engines.parsers import Parsers
+from dynamo_tasks.engines.parsers import Parsers, check_parsers
 from dynamo_tasks.engines.tokenizer import load_tokenizer
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
@@ -292,3 +292,11 @@ def test_answers_without_calls(frontend: Frontend) -> None:
 def test_bad_tools_are_refused(frontend: Frontend, more: dict[str, Any], param: str) -> None:
     status, _, answer = frontend.request("POST", CHAT, _body("[plain]", **more))
     assert (status, answer["error"]["param"]) == (400, param), answer
+
+
+def test_an_unknown_parser_is_refused_before_anything_starts() -> None:
+    check_parsers(tool_call_parser="hermes", reasoning_parser="deepseek_r1")
+    for setting, name in (("tool_call_parser", "hermess"), ("reasoning_parser", "qwen33")):
+        with pytest.raises(ConfigError, match=f"nearest: '{name[:-1]}'") as caught:
+            check_parsers(**{setting: name})
+        assert caught.value.param == setting

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -39,7 +40,7 @@ def test_a_very_long_prompt_is_told_in_parts() -> None:
     assert [token for event in events for token in event["token_ids"]] == whole["token_ids"]
     hashes = [one for event in events for one in event["block_hashes"]]
     assert hashes == [one.hex() for one in whole["block_hashes"]]
-    for before, event in zip(events, events[1:], strict=False):
+    for before, event in pairwise(events):
         assert event["parent_block_hash"] == before["block_hashes"][-1]
 
 
