@@ -33,5 +33,5 @@ async def publish_kv_events(
             try:
                 await component.publish(TOPIC, {"worker_id": worker_id, **batch})
             except ServerUnavailableError as error:
-                event("kv_events.lost", worker_id=worker_id, seq=batch["seq"], error=str(error))
+                event("engine.kv_events_lost", worker_id=worker_id, seq=batch["seq"], error=str(error))
                 await asyncio.sleep(0)
