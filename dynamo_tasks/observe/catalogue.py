@@ -203,7 +203,7 @@ _LOG_EVENTS = (
     LogEvent("request.submitted", DEBUG, "A request was put into its queue.",
              ("request_id", "endpoint", "queue", "priority")),
     LogEvent("request.claimed", DEBUG, "An attempt began.",
-             ("request_id", "endpoint", "attempt", "epoch")),
+             ("request_id", "endpoint", "attempt", "epoch", "queue_wait_s")),
     LogEvent("request.finished", DEBUG, "A request reached its end.",
              ("request_id", "endpoint", "state", "finish_reason", "tokens", "duration_s")),
     LogEvent("request.failed", WARNING, "A request ended with an error.",

@@ -25,6 +25,7 @@ from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.transport import SentinelTransport, Transport
 from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
 from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_STEPS
 from dynamo_tasks.store.wire import notice_loss
 
 __all__ = [
@@ -62,6 +63,8 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     "socket_connect_timeout": CONNECT_TIMEOUT,
     # The kernel tells, by the options above; kombu's own check would ask, and reconnect, on the loop.
     "health_check_interval": 0,
+    # For Flower, which adds the lengths of these lists up; our channels know the last one themselves.
+    "priority_steps": [*PRIORITY_STEPS, LINE_STEP],
 }
 
 

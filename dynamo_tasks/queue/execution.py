@@ -26,29 +26,28 @@ from dynamo_tasks.errors import (
     ServerUnavailableError,
     StreamDivergedError,
 )
-from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo, Kind
+from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
+from dynamo_tasks.protocol.tokens import TokenDelta, is_complete
 from dynamo_tasks.queue.account import Account
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.forwarding import hand_on
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
+from dynamo_tasks.queue.replay import logged_values, skip
 from dynamo_tasks.queue.returned import encode_result
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
-from dynamo_tasks.store.log import ENTRY_BYTES, OpenLog
+from dynamo_tasks.store.log import OpenLog
 from dynamo_tasks.store.recovery import Recovery
-from dynamo_tasks.store.streams import read_all
 
 __all__ = ["Execution"]
 
 _RETRY_CLAIM = 0.2
 _UNWRITABLE = (StreamDivergedError, EndpointError)
 """Reasons for which a log died that hold for every other attempt, too."""
-_decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 class Execution:
@@ -170,8 +169,6 @@ class Execution:
         raise (refusal.error or ErrorInfo("endpoint_error", "failed")).exception()
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
-        self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
-        self.context.claim = attempt.lease, attempt.epoch
         await self._account.claimed(attempt, self.context, self._executor.ledger)
         try:
             with self._deadline(attempt.deadline):
@@ -267,7 +264,7 @@ class Execution:
         """What the endpoint yields from here on; ``None`` if an earlier attempt has logged all of it."""
         if attempt.previous == ZERO:
             return self._handler.run(self._payload, [])
-        logged = await self._logged(attempt)
+        logged = await logged_values(self._executor.store, attempt)
         if not logged:
             return self._handler.run(self._payload, [])
         policy = self._handler.policy
@@ -278,24 +275,11 @@ class Execution:
         if policy == "replay":
             for value in logged:
                 self._take(value)
-            return _skip(self._handler.run(self._payload, []), len(logged))
+            return skip(self._handler.run(self._payload, []), len(logged))
         raise NotResumableError(
             f"{self._handler.endpoint} had streamed {len(logged)} values when its attempt ended, "
             f"and its policy is {policy!r}; declare continue or replay"
         )
-
-    async def _logged(self, attempt: Attempt) -> list[Any]:
-        """Values that earlier attempts logged."""
-        out: list[Any] = []
-        entries = await read_all(self._executor.store, attempt.namespace, attempt.id)
-        if self._log is not None:
-            self._log.inherit(sum(len(entry.data) + ENTRY_BYTES for entry in entries))
-        for entry in entries:
-            if entry.kind == Kind.TOKENS:
-                out += decode_deltas(entry.data)
-            elif entry.kind == Kind.VALUES:
-                out += _decode_values(entry.data)
-        return out
 
     @contextlib.contextmanager
     def _deadline(self, deadline: float) -> Any:
@@ -396,12 +380,3 @@ class Execution:
         if isinstance(reason, FencedError) and self._stop is None and self._log is not None:
             self._account.fenced(self._log.attempt)
         self.stop(Stop("abort", reason.code))
-
-
-async def _skip(values: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:
-    async with aclosing(values) as source:  # type: ignore[type-var]
-        async for value in source:
-            if count > 0:
-                count -= 1
-            else:
-                yield value

@@ -38,7 +38,7 @@ from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.task import EndpointTask
 from dynamo_tasks.store.address import Address
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
+from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
 
 __all__ = ["GuestApp", "adopt", "check_settings"]
 
@@ -176,7 +176,8 @@ def check_settings(name: str, url: str, conf: Any) -> None:
     options = conf.get("broker_transport_options") or {}
     if options.get("sep", PRIORITY_SEPARATOR) != PRIORITY_SEPARATOR:
         raise ConfigError("broker_transport_options: dynamo-tasks needs the default 'sep'")
-    if tuple(options.get("priority_steps", PRIORITY_STEPS)) != PRIORITY_STEPS:
+    steps = tuple(options.get("priority_steps", PRIORITY_STEPS))
+    if steps not in (PRIORITY_STEPS, (*PRIORITY_STEPS, LINE_STEP)):
         raise ConfigError(
             f"broker_transport_options: dynamo-tasks needs priority_steps {list(PRIORITY_STEPS)}"
         )

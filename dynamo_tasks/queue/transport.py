@@ -33,7 +33,7 @@ from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.message import MalformedMessageError, Message, decode
 from dynamo_tasks.queue.puller import Puller
 from dynamo_tasks.store.address import Address
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR
+from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.sync import SyncLedger
 
 __all__ = ["Channel", "SentinelTransport", "Transport", "submitted_as"]
@@ -129,6 +129,17 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     _ledger: SyncLedger | None = None
     _puller: Puller | None = None
     _hub: AsyncioHub | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # What may be popped; the option has one step more, for those who only count.
+        self.priority_steps = list(PRIORITY_STEPS)
+
+    def _size(self, queue: str) -> int:
+        """Messages of a queue, with what stands in line behind them."""
+        with self.conn_or_acquire() as client:
+            in_line = client.llen(f"{queue}{self.sep}{LINE_STEP}")
+        return int(super()._size(queue)) + int(in_line)
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:

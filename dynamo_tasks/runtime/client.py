@@ -22,7 +22,7 @@ from dynamo_tasks.router import Router, make_router
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.store.client import StoreClient
-from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
 from dynamo_tasks.store.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ class RemoteCall:
             message=message,
             ignore_result=True,
             deadline=context.deadline if context is not None else 0.0,
+            tenant=context.tenant if context is not None else "",
+            weight=context.weight if context is not None else 1.0,
             abandon_after=ABANDON_AFTER if context is None else _CHILD_ABANDON_AFTER,
         )
 

@@ -172,11 +172,6 @@ class ServiceHost:
         resolver = RuntimeResolver(self.app, runtime, self.instances)
         resolver.instance_id = f"{self.lease:x}"
         resolver.expected = self.expected
-        resolver.limits = {
-            one.dynamo_address(): int(one.settings.traffic["max_queue"])
-            for one in self.graph.components()
-            if one.settings.traffic.get("max_queue")
-        }
         set_resolver(resolver)
         return self._executor
 
@@ -253,6 +248,7 @@ class ServiceHost:
         self._registered = Instance(
             store, namespace, self.lease, load=self._load, on_order=self._executor.order,
             running=self._executor.running_ids, stats=self.runtime.registry.stats,
+            traffic={component: _traffic(self.service)},
         )  # fmt: skip
         await self._registered.start(infos)
         resolver = get_resolver()
@@ -374,6 +370,13 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+
+
+def _traffic(service: Service) -> dict[str, int | None]:
+    """The limits of the component as a whole; BentoML's name of the first one is ``max_concurrency``."""
+    given = service.settings.traffic
+    concurrency = given.get("concurrency") or given.get("max_concurrency")
+    return {"concurrency": concurrency, "max_queue": given.get("max_queue") or None}
 
 
 def _capacity(service: Service) -> int:

@@ -39,7 +39,6 @@ class RuntimeResolver:
         instance_id: Lease id of the hosted service, in hex; empty in a process that hosts none.
         annex: Where a hosted service can serve further endpoints; ``None`` in a process that is no worker.
         expected: Component address → number of instances that the graph is configured with.
-        limits: Component address → most requests that its queue may hold.
     """
 
     def __init__(
@@ -54,7 +53,6 @@ class RuntimeResolver:
         self.instance_id = ""
         self.annex: Annex | None = None
         self.expected: dict[tuple[str, str], int] = {}
-        self.limits: dict[tuple[str, str], int] = {}
 
     def remote(self, target: DynamoService[Any] | EndpointId) -> RemoteClient:
         """A client of a service in another process."""

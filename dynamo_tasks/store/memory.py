@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynamo_tasks.store.base import Store, parse_info
-from dynamo_tasks.store.ledger import READ_RETENTION
+from dynamo_tasks.store.submission import READ_RETENTION
 
 __all__ = ["BYTES_PER_TOKEN", "Memory", "memory_of"]
 

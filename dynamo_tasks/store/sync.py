@@ -12,8 +12,9 @@ import redis
 
 from dynamo_tasks.errors import FencedError
 from dynamo_tasks.store.keys import Keys
-from dynamo_tasks.store.ledger import NewRequest, release_call, submit_call, submitted
+from dynamo_tasks.store.ledger import release_call
 from dynamo_tasks.store.scripts import Script, script
+from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
 from dynamo_tasks.store.wire import refusal
 
 __all__ = ["SyncLedger"]

@@ -35,6 +35,8 @@ def _wrong(how: str) -> Any:
     match how:
         case "exit":
             sys.exit(3)
+        case "nothing more":
+            return next(iter(()))
         case "cancelled":
             raise asyncio.CancelledError
         case "surrogate in the error":
@@ -166,6 +168,12 @@ class Lab:
     def wrong_in_thread(self, request: str) -> Any:
         """The same, in a thread."""
         return _wrong(request)
+
+    @dynamo_endpoint()
+    def wrong_steps_in_thread(self, request: str) -> Iterator[Any]:
+        """The same, while it streams."""
+        yield 0
+        yield _wrong(request)
 
     @dynamo_endpoint()
     async def garbage(self, request: dict) -> dict:

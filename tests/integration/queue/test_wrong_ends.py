@@ -20,9 +20,9 @@ def neighbour(lab: Lab, worker: Worker) -> Iterator[None]:
     values = iter(stream)
     assert next(values) == 0
     yield
+    assert worker.alive, worker.output
     assert list(values) == list(range(1, 10))
     assert lab.record(stream.id)["att"] == "1"
-    assert worker.alive
 
 
 def ended(lab: Lab, result: StreamResult) -> list[Any]:
@@ -58,10 +58,11 @@ def test_while_it_streams(lab: Lab, how: str) -> None:
         ended(lab, lab.call("wrong_steps", how))
 
 
-@pytest.mark.parametrize("how", ["object", "exit"])
-def test_in_a_thread(lab: Lab, how: str) -> None:
+@pytest.mark.parametrize("endpoint", ["wrong_in_thread", "wrong_steps_in_thread"])
+@pytest.mark.parametrize("how", ["object", "exit", "nothing more"])
+def test_in_a_thread(lab: Lab, endpoint: str, how: str) -> None:
     with pytest.raises(EndpointError):
-        ended(lab, lab.call("wrong_in_thread", how))
+        ended(lab, lab.call(endpoint, how))
 
 
 def test_a_plain_task_that_exits_fails_alone(lab: Lab) -> None:
