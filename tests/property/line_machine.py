@@ -29,6 +29,19 @@ _ENDED = {"SUCCEEDED", "FAILED", "CANCELLED", "EXPIRED"}
 picks = st.integers(0, 1000)
 
 
+# Named functions: Hypothesis parses a lambda's source, in which Python 3.11.7 may fail.
+def _has_popped(machine: LineMachine) -> bool:
+    return bool(machine.popped)
+
+
+def _has_attempts(machine: LineMachine) -> bool:
+    return bool(machine.attempts)
+
+
+def _has_ids(machine: LineMachine) -> bool:
+    return bool(machine.ids)
+
+
 class LineMachine(RuleBasedStateMachine):
     """Three instances, three tenants, four priorities; half of the runs with a limit of three at a time."""
 
@@ -87,12 +100,12 @@ class LineMachine(RuleBasedStateMachine):
         if request_id is not None:
             self.popped.append(request_id)
 
-    @precondition(lambda self: self.popped)
+    @precondition(_has_popped)
     @rule(pick=picks)
     def lose_a_popped_message(self, pick: int) -> None:
         self.popped.pop(pick % len(self.popped))
 
-    @precondition(lambda self: self.popped)
+    @precondition(_has_popped)
     @rule(pick=picks, lease=st.sampled_from(LEASES), twice=st.booleans())
     def claim(self, pick: int, lease: int, twice: bool) -> None:
         request_id = self.popped.pop(pick % len(self.popped))
@@ -103,12 +116,12 @@ class LineMachine(RuleBasedStateMachine):
         if attempt is not None:
             self.attempts.append(attempt)
 
-    @precondition(lambda self: self.attempts)
+    @precondition(_has_attempts)
     @rule(pick=picks)
     def finish(self, pick: int) -> None:
         self.ask(self.line.finish(self.attempts.pop(pick % len(self.attempts))))
 
-    @precondition(lambda self: self.attempts)
+    @precondition(_has_attempts)
     @rule(pick=picks, front=st.booleans())
     def release(self, pick: int, front: bool) -> None:
         attempt = self.attempts.pop(pick % len(self.attempts))
@@ -117,7 +130,7 @@ class LineMachine(RuleBasedStateMachine):
         except FencedError:
             return
 
-    @precondition(lambda self: self.ids)
+    @precondition(_has_ids)
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
         self.ask(self.place.ledger.cancel(self.place.namespace, self.ids[pick % len(self.ids)]))
@@ -133,7 +146,7 @@ class LineMachine(RuleBasedStateMachine):
     def _recovered(self, request_id: str, lease: int) -> None:
         self.ask(Recovery(self.place.store).requeue(self.place.namespace, request_id, lease))
 
-    @precondition(lambda self: self.ids)
+    @precondition(_has_ids)
     @rule(pick=picks)
     def deliver_twice(self, pick: int) -> None:
         request_id = self.ids[pick % len(self.ids)]

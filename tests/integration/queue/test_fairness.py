@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from dynamo_tasks.queue.result import StreamResult
 from tests.support.queue import Lab
 
@@ -42,6 +44,7 @@ def test_the_length_of_a_queue_counts_the_line(lab: Lab) -> None:
     assert connection.default_channel._size(lab.queue) == 0
 
 
+@pytest.mark.slow
 def test_a_flood_of_one_tenant_does_not_starve_another(lab: Lab) -> None:
     with lab.worker("--concurrency=2", name="fair"):
         (alike,) = _waits(lab, "flood", 1)
