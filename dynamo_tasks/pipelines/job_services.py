@@ -28,10 +28,14 @@ def create_service_task(factory: ServiceFactory, ctx: ServiceContext, **where: A
     Args:
         factory: Makes the service.
         ctx: Its context.
-        **where: What :class:`~dynamo_tasks.pipelines.celery_service_task.CeleryServiceTask` needs besides.
+        **where: What a ``CeleryServiceTask`` or ``RayServiceTask`` needs besides.
     """
     if ctx.request_qd.kind == LocalServiceTask.kind:
         return LocalServiceTask(factory, ctx)
+    if ctx.request_qd.kind == "ray":
+        from dynamo_tasks.pipelines.ray_service_task import RayServiceTask
+
+        return RayServiceTask(factory, ctx, **where)
     from dynamo_tasks.pipelines.celery_service_task import CeleryServiceTask
 
     return CeleryServiceTask(factory, ctx, **where)

@@ -41,7 +41,7 @@ class LocalJob(Job):
         self._settings = environment.config
         self._stages = list(environment.stages)
         self.services = services
-        self._channels: dict[Stage, list[Channel[Record]]] = {}
+        self.channels: dict[Stage, list[Channel[Record]]] = {}
         self._tasks: list[Task] = []
         self._threads: list[threading.Thread] = []
         self._dead: list[DeadLetter] = []
@@ -82,21 +82,22 @@ class LocalJob(Job):
             if stage.kind not in SOURCES:
                 producers = sum(one.parallelism for one in stage.inputs)
                 size = self._settings.queue_size
-                self._channels[stage] = [Channel(size, producers) for _ in range(stage.parallelism)]
+                self.channels[stage] = [Channel(size, producers) for _ in range(stage.parallelism)]
         for stage in self._stages:
             for index in range(stage.parallelism):
-                self._tasks.append(self._make(stage, index))
+                self._tasks.append(self.make_task(stage, index))
         for task in self._tasks:
             task.function.hook("setup")
 
-    def _make(self, stage: Stage, index: int) -> Task:
+    def make_task(self, stage: Stage, index: int) -> Task:
+        """What one thread does; its channel is there already."""
         ctx = self.services.task_context(stage.name, index, stage.parallelism)
         if stage.kind in SOURCES:
             return Source(stage, stage.function.make(ctx), self._stopping)
-        return RecordTask(Operator(stage, ctx, self.name), self._channels[stage][index], self)
+        return RecordTask(Operator(stage, ctx, self.name), self.channels[stage][index], self)
 
     def _thread(self, index: int, task: Task) -> threading.Thread:
-        edges = [Edge(stage, self._channels[stage]) for stage in self._stages if task.stage in stage.inputs]
+        edges = [Edge(stage, self.channels[stage]) for stage in self._stages if task.stage in stage.inputs]
         name = f"{self.id}.{task.stage.name}.{index}"
         return threading.Thread(target=self._run, args=(task, edges), name=name)
 
@@ -135,7 +136,7 @@ class LocalJob(Job):
 
     def _abort(self) -> None:
         self._stopping.set()
-        for channels in self._channels.values():
+        for channels in self.channels.values():
             for channel in channels:
                 channel.close()
 
@@ -226,7 +227,7 @@ class LocalJob(Job):
     def _operator_status(self, stage: Stage) -> OperatorStatus:
         tasks = [task for task in self._tasks if task.stage is stage]
         total: Callable[[str], int] = lambda key: sum(task.counts[key] for task in tasks)  # noqa: E731
-        lag = sum(len(channel) for channel in self._channels.get(stage, ()))
+        lag = sum(len(channel) for channel in self.channels.get(stage, ()))
         taken = total("out") if stage.kind in SOURCES else total("in")
         return OperatorStatus(
             stage.name, stage.kind, stage.parallelism, total("in"), total("out"), total("skipped"), total("dead"),
