@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from typing import Any, Self
 
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError, WorkerLostError
@@ -140,11 +141,12 @@ class ActorWrapper:
             return _ray().get(getattr(self._target, method).remote(*args, **kwargs), timeout=timeout)
 
     def call_async(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
-        """The same without waiting; the errors come out of the future, as Ray's own."""
-        if self.is_actor:
-            found: Future[Any] = getattr(self._target, method).remote(*args, **kwargs).future()
-            return found
+        """The same without waiting; the errors come out of the future."""
         future: Future[Any] = Future()
+        if self.is_actor:
+            reference = getattr(self._target, method).remote(*args, **kwargs)
+            reference.future().add_done_callback(partial(_relay, future, self._name))
+            return future
         try:
             future.set_result(getattr(self._target, method)(*args, **kwargs))
         except Exception as exc:  # noqa: BLE001 - whoever has the future gets it
@@ -189,6 +191,16 @@ def _values(ray: Any, values: Any, name: str, first_until: float) -> Iterator[An
     finally:
         if not ended:
             ray.cancel(values)
+
+
+def _relay(future: Future[Any], name: str, answered: Future[Any]) -> None:
+    try:
+        with _lost(name):
+            result = answered.result()
+    except Exception as exc:  # noqa: BLE001 - whoever has the future gets it
+        future.set_exception(exc)
+    else:
+        future.set_result(result)
 
 
 @contextlib.contextmanager

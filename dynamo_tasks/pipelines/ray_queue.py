@@ -19,6 +19,7 @@ from dynamo_tasks.errors import (
     InvalidRequestError,
     ServiceCallError,
     ServiceTimeoutError,
+    WorkerLostError,
 )
 from dynamo_tasks.pipelines.messages import ServiceRequest, ServiceResponse, describe_error
 from dynamo_tasks.pipelines.plan import ServicePlan
@@ -136,7 +137,6 @@ def _answered(request: ServiceRequest, future: Future[bytes]) -> None:
         response = Answer.decode(future.result()).response(request.request_id)
     else:
         response = ServiceResponse.failure(request.request_id, exc)
-        response.error = f"{type(exc).__name__}: the service's actor was lost"
     request.response_queue.put(response)
 
 
@@ -152,6 +152,8 @@ def _stream(actor: ActorWrapper, request: ServiceRequest, call: tuple[Any, ...])
                     answer.error
                 )
             yield answer.result
+    except WorkerLostError as exc:
+        raise ServiceCallError(f"Service call failed: {exc}") from exc
     except TimeoutError as exc:
         raise ServiceTimeoutError(
             f"Service call timeout after {wait:.1f}s: {request.service_name}.{request.method_name}"

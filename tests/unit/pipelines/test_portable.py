@@ -83,8 +83,10 @@ def test_a_plan_survives_the_wire() -> None:
 
 
 def test_a_backend_that_does_not_exist() -> None:
-    with pytest.raises(ConfigError, match=r"has no backend 'ray' \(known: celery\)"):
-        RemoteEnvironment("shop", backend="ray")
+    with pytest.raises(
+        ConfigError, match=r"has no backend 'rai'; did you mean 'ray'\? \(known: celery, ray\)"
+    ):
+        RemoteEnvironment("shop", backend="rai")
 
 
 def test_jobs_of_one_environment_share_the_labels_of_their_metrics() -> None:
