@@ -11,8 +11,8 @@ from typing import Any
 from dynamo_tasks.pipelines import BaseService, FlatMapFunction, MapFunction, SinkFunction, SourceFunction
 
 __all__ = [
-    "Ask", "AskAll", "Count", "Counter", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Marked", "MarkedTable", "Process",
-    "Profile", "Table", "Ticker", "evens",
+    "Ask", "AskAll", "Count", "Counter", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Marked", "MarkedTable",
+    "Process", "Profile", "Table", "Ticker", "evens",
     "fails_on", "halves", "key_of", "plus",
 ]  # fmt: skip
 
