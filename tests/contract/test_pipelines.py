@@ -38,7 +38,7 @@ def ray_cluster() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(params=["local", "celery", pytest.param("ray", marks=pytest.mark.slow)])
+@pytest.fixture(params=["local", "celery", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.ray])])
 def make_env(request: pytest.FixtureRequest) -> Iterator[MakeEnvironment]:
     """Makes environments; behind the test nothing of them may be left."""
     if request.param == "ray":

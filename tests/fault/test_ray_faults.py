@@ -19,7 +19,7 @@ from tests.support.processes import Worker, until
 from tests.support.ray import ray_cluster_of
 from tests.support.server import RedisServer
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 RECORDS = 1500
 

@@ -119,6 +119,7 @@ def test_on_workers_with_a_model_that_they_serve(documents: Path, operators: str
 
 
 @pytest.mark.slow
+@pytest.mark.ray
 def test_on_ray(documents: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed (the extra `ray`)")
     check(answers(run(documents, "--json", "--backend", "ray", "--max-tokens", "4000", *QUESTIONS)))
