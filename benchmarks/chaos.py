@@ -29,6 +29,8 @@ __all__ = ["main"]
 
 _PROMPTS = 32
 _PATIENCE = 90.0
+_HELD_UP = 0.25
+"""Seconds of silence that are not the pace of the engine."""
 
 
 def _texts(prompts: Sequence[str], tokens: int) -> list[str]:
@@ -111,7 +113,32 @@ def _table(chaos: Chaos, fleet: Fleet, options: argparse.Namespace) -> str:
             f"{statistics.median(gaps):.2f} / {gaps[int(0.99 * (len(gaps) - 1))]:.2f} / {gaps[-1]:.2f}"
         ),
     }
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())])
+    table = ["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())]
+    return "\n".join([*table, "", *_kinds(outcomes, fleet)])
+
+
+def _kinds(outcomes: Sequence[Outcome], fleet: Fleet) -> list[str]:
+    """Per kind of fault, the longest gaps of the streams that it held up.
+
+    Faults overlap: a gap counts for the one that it began with, whatever struck on its way.
+    """
+    gaps: dict[str, list[float]] = {kind: [] for kind in fleet.faults}
+    for outcome in outcomes:
+        struck = [(at, what) for at, what in fleet.log if at < outcome.gap_at + outcome.gap]
+        if outcome.gap >= _HELD_UP and struck:
+            inside = [what for at, what in struck if at > outcome.gap_at - _HELD_UP]
+            what = inside[0] if inside else struck[-1][1]
+            gaps[what.split()[0]].append(outcome.gap)
+    rows = [
+        "| fault that the gap began with | injected | streams | p50, s | p99, s | max, s |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, found in sorted(gaps.items()):
+        found.sort()
+        numbers = (statistics.median(found), found[int(0.99 * (len(found) - 1))], found[-1]) if found else ()
+        shown = " | ".join(f"{number:.2f}" for number in numbers) or "- | - | -"
+        rows.append(f"| {kind} | {fleet.faults[kind]} | {len(found)} | {shown} |")
+    return rows
 
 
 def _options() -> argparse.Namespace:

@@ -27,6 +27,7 @@ class Outcome:
         lost: Tokens of the uninterrupted text that did not come.
         repeated: Tokens that came and are not in it, or came again.
         gap: Longest silence between two events, seconds.
+        gap_at: When it began, monotonic seconds.
         resumed: How often it went on over another connection.
         error: Why it ended without its text; empty if it did not.
         hung: Whether it had no end when its time was over.
@@ -36,6 +37,7 @@ class Outcome:
     lost: int = 0
     repeated: int = 0
     gap: float = 0.0
+    gap_at: float = 0.0
     resumed: int = 0
     error: str = ""
     hung: bool = False
@@ -126,8 +128,8 @@ class Stream:
             raise _Again
         self.request_id = chunk["id"].removeprefix("cmpl-")
         now = time.monotonic()
-        if self._last_at:
-            self.outcome.gap = max(self.outcome.gap, now - self._last_at)
+        if self._last_at and now - self._last_at > self.outcome.gap:
+            self.outcome.gap, self.outcome.gap_at = now - self._last_at, self._last_at
         self._last_at = now
         self.last_id = event_id or self.last_id
         for choice in chunk.get("choices", ()):

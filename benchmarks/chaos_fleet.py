@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -15,6 +17,7 @@ from pathlib import Path
 
 from benchmarks.target import clean_environment, free_port, get_json
 from dynamo_tasks.serve.binary import find_binary
+from tests.support.proxy import Line
 
 __all__ = ["Fleet", "Member"]
 
@@ -86,7 +89,8 @@ class Fleet:
         self._folder, self._rng, self._delay_ms = folder, rng, delay_ms
         self._counts = (workers, frontends)
         self._stop = threading.Event()
-        self._thaws: list[tuple[float, Member]] = []
+        self._mends: list[tuple[float, Callable[[], None]]] = []
+        self._lines: list[Line] = []
         self._server_port = free_port()
         self.faults: Counter[str] = Counter()
         self.log: list[tuple[float, str]] = []
@@ -101,7 +105,12 @@ class Fleet:
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": str(_ROOT),
         }
-        self.workers = [self._worker(i, env) for i in range(self._counts[0])]
+        for _ in range(self._counts[0]):
+            self._lines.append(Line(url))
+            self._lines[-1].__enter__()
+        self.workers = [
+            self._worker(i, {**env, "DYNAMO_REDIS_URL": line.url}) for i, line in enumerate(self._lines)
+        ]
         self.frontends = [self._frontend(i, env) for i in range(self._counts[1])]
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
         self._supervisor.start()
@@ -114,6 +123,8 @@ class Fleet:
         self._supervisor.join()
         for member in (*self.frontends, *self.workers, self.server):
             member.kill()
+        for line in self._lines:
+            line.__exit__()
 
     def _server_argv(self) -> list[str]:
         return [
@@ -155,10 +166,10 @@ class Fleet:
 
     def _supervise(self) -> None:
         while not self._stop.wait(_LOOK_EVERY):
-            for due, member in list(self._thaws):
+            for due, mend in list(self._mends):
                 if time.monotonic() >= due:
-                    member.thaw()
-                    self._thaws.remove((due, member))
+                    mend()
+                    self._mends.remove((due, mend))
             for member in (self.server, *self.workers, *self.frontends):
                 member.revive()
 
@@ -166,11 +177,11 @@ class Fleet:
         """Inject one random fault that this moment allows."""
         possible: list[Callable[[], str]] = [self._restart_redis]
         if len(self._sound(self.workers)) > 1:
-            possible += [self._kill_worker] * 3 + [self._freeze_worker] * 2
+            possible += [self._kill_worker] * 3 + [self._freeze_worker] * 2 + [self._cut_worker] * 2
         if len(self._sound(self.frontends)) > 1:
-            possible += [self._kill_frontend] * 2
+            possible += [self._kill_frontend] * 2 + [self._lose_machine]
         if not self.server.frozen:
-            possible.append(self._freeze_redis)
+            possible += [self._freeze_redis, self._fill_memory]
         what = self._rng.choice(possible)()
         self.faults[what.split()[0]] += 1
         self.log.append((time.monotonic(), what))
@@ -190,8 +201,45 @@ class Fleet:
 
     def _freeze(self, member: Member, name: str, seconds: float) -> str:
         member.freeze()
-        self._thaws.append((time.monotonic() + seconds, member))
+        self._later(seconds, member.thaw)
         return f"{name} {member.name} {seconds:.1f} s"
+
+    def _later(self, seconds: float, mend: Callable[[], None]) -> None:
+        self._mends.append((time.monotonic() + seconds, mend))
+
+    def _cut_worker(self) -> str:
+        """One worker cannot reach the server; the others can."""
+        member = self._rng.choice(self._sound(self.workers))
+        line, seconds = self._lines[self.workers.index(member)], self._rng.uniform(0.5, 8.0)
+        line.refuse()
+        self._later(seconds, lambda: line.refuse(False))
+        return f"cut_worker {member.name} {seconds:.1f} s"
+
+    def _lose_machine(self) -> str:
+        """All workers but one, and a frontend, at once."""
+        workers = self._sound(self.workers)
+        gone = [*self._rng.sample(workers, len(workers) - 1), self._rng.choice(self._sound(self.frontends))]
+        for member in gone:
+            member.popen.kill()
+        for member in gone:
+            member.kill()
+        return f"lose_machine {' '.join(member.name for member in gone)}"
+
+    def _fill_memory(self) -> str:
+        """The server refuses every write that needs memory."""
+        seconds = self._rng.uniform(0.5, 6.0)
+        self._limit_memory("1mb")
+        self._later(seconds, lambda: self._limit_memory("0"))
+        return f"fill_memory {seconds:.1f} s"
+
+    def _limit_memory(self, limit: str) -> None:
+        # A server that was restarted meanwhile has no limit any more.
+        with (
+            contextlib.suppress(OSError),
+            socket.create_connection(("127.0.0.1", self._server_port), 1) as sock,
+        ):
+            sock.sendall(f"CONFIG SET maxmemory {limit}\r\n".encode())
+            sock.recv(100)
 
     def _kill_frontend(self) -> str:
         member = self._rng.choice(self._sound(self.frontends))

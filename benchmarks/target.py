@@ -35,14 +35,15 @@ def free_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def get_json(url: str, timeout: float = 5.0) -> Any:
+def get_json(url: str, timeout: float = 5.0, headers: Mapping[str, str] | None = None) -> Any:
     """GET a JSON document.
 
     Raises:
         OSError: No connection, or a status other than 200.
         ValueError: No JSON.
     """
-    with urllib.request.urlopen(url, timeout=timeout) as answer:
+    request = urllib.request.Request(url, headers=dict(headers or {}))
+    with urllib.request.urlopen(request, timeout=timeout) as answer:
         return json.load(answer)
 
 
@@ -53,6 +54,7 @@ class Target(ABC):
         name: Of the system, as in the table.
         url: Root of its OpenAI-compatible API.
         model: The served model.
+        api_key: Sent with the first requests, if the server wants one.
         start_s: Seconds from the start of its first process to the first served request.
     """
 
@@ -69,6 +71,7 @@ class Target(ABC):
         self.port = free_port()
         self.url = f"http://127.0.0.1:{self.port}"
         self.model = ""
+        self.api_key = ""
         self.start_s = 0.0
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
@@ -132,18 +135,21 @@ class Target(ABC):
     def _serves(self) -> bool:
         # urllib's HTTPError (503 while starting) is an OSError too.
         with suppress(OSError, ValueError):
-            models = get_json(f"{self.url}/v1/models")["data"]
+            models = get_json(f"{self.url}/v1/models", headers=self._headers())["data"]
             if models:
                 self.model = models[0]["id"]
                 return self._answers()
         return False
+
+    def _headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.api_key}"} if self.api_key else {}
 
     def _answers(self) -> bool:
         body = {"model": self.model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2}
         request = urllib.request.Request(
             f"{self.url}/v1/chat/completions",
             json.dumps(body).encode(),
-            {"content-type": "application/json"},
+            {"content-type": "application/json", **self._headers()},
         )
         with urllib.request.urlopen(request, timeout=10) as answer:
             return bool(json.load(answer)["choices"])

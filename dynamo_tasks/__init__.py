@@ -20,7 +20,9 @@ if TYPE_CHECKING:
         depends,
         dynamo_endpoint,
         endpoint,
+        liveness,
         on_shutdown,
+        readiness,
         service,
     )
     from dynamo_tasks.sdk.context import Context, current_context
@@ -42,7 +44,9 @@ __all__ = [
     "dynamo_endpoint",
     "endpoint",
     "install",
+    "liveness",
     "on_shutdown",
+    "readiness",
     "service",
 ]
 
@@ -58,7 +62,9 @@ _WHERE = {
     "depends": "sdk",
     "dynamo_endpoint": "sdk",
     "endpoint": "sdk",
+    "liveness": "sdk",
     "on_shutdown": "sdk",
+    "readiness": "sdk",
     "service": "sdk",
 }
 

@@ -19,9 +19,12 @@
     │   ├── IdempotencyConflictError   409  idempotency_conflict   same key, another payload
     │   ├── StreamExpiredError         410  stream_expired         the log is past its retention
     │   ├── PayloadTooLargeError       413  payload_too_large
-    │   └── QueueFullError             429  queue_full             `retry_after` seconds
+    │   ├── QueueFullError             429  queue_full             `retry_after` seconds
+    │   └── RateLimitError             429  rate_limit_exceeded    of one API key; `retry_after` seconds
     ├── UnavailableError               503  unavailable            `retry_after` seconds
     │   ├── ServerUnavailableError     503  server_unavailable     Redis cannot be reached
+    │   │   └── ServerFullError        503  server_full            its memory is full: it takes no writes
+    │   ├── DeadlineUnreachableError   503  deadline_unreachable   it would wait past its deadline
     │   └── NoInstancesError           503  no_instances           nobody serves the endpoint
     ├── RequestFailedError             500  the request ended without success
     │   ├── EndpointError              500  endpoint_error         the endpoint raised
@@ -48,47 +51,17 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
-    "AlreadyRegisteredError",
-    "AuthenticationError",
-    "ConfigError",
-    "DeadlineExceededError",
-    "DynamoError",
-    "EndpointError",
-    "EngineDeadError",
-    "EngineError",
-    "FencedError",
-    "IdempotencyConflictError",
-    "InstanceDeadError",
-    "InvalidEventIdError",
-    "InvalidNameError",
-    "InvalidRequestError",
-    "JobFailedError",
-    "LeaseLostError",
-    "NamespaceInUseError",
-    "NoInstancesError",
-    "NotResumableError",
-    "PayloadTooLargeError",
-    "ProtocolError",
-    "QueueFullError",
-    "RequestCancelledError",
-    "RequestError",
-    "RequestExpiredError",
-    "RequestFailedError",
-    "RequestNotFoundError",
-    "ServerUnavailableError",
-    "ServiceCallError",
-    "ServiceTimeoutError",
-    "StreamDivergedError",
-    "StreamExpiredError",
-    "StreamTooLargeError",
-    "UnavailableError",
-    "UnknownEndpointError",
-    "UnknownMethodError",
-    "UnknownModelError",
-    "UnknownServiceError",
-    "WorkerLostError",
-    "error_for_code",
-]
+    "AlreadyRegisteredError", "AuthenticationError", "ConfigError", "DeadlineExceededError",
+    "DeadlineUnreachableError", "DynamoError", "EndpointError", "EngineDeadError", "EngineError",
+    "FencedError", "IdempotencyConflictError", "InstanceDeadError", "InvalidEventIdError", "InvalidNameError",
+    "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError", "NoInstancesError",
+    "NotResumableError", "PayloadTooLargeError", "ProtocolError", "QueueFullError", "RateLimitError",
+    "RequestCancelledError", "RequestError", "RequestExpiredError", "RequestFailedError",
+    "RequestNotFoundError", "ServerFullError", "ServerUnavailableError", "ServiceCallError",
+    "ServiceTimeoutError", "StreamDivergedError", "StreamExpiredError", "StreamTooLargeError",
+    "UnavailableError", "UnknownEndpointError", "UnknownMethodError", "UnknownModelError",
+    "UnknownServiceError", "WorkerLostError", "error_for_code",
+]  # fmt: skip
 
 _BY_CODE: dict[str, type[DynamoError]] = {}
 
@@ -239,6 +212,13 @@ class QueueFullError(RequestError):
     http_status = 429
 
 
+class RateLimitError(RequestError):
+    """The API key is at its limit of requests."""
+
+    code = "rate_limit_exceeded"
+    http_status = 429
+
+
 class UnavailableError(DynamoError):
     """The service cannot answer at the moment."""
 
@@ -250,6 +230,18 @@ class ServerUnavailableError(UnavailableError, ConnectionError):
     """The Redis server cannot be reached."""
 
     code = "server_unavailable"
+
+
+class ServerFullError(ServerUnavailableError):
+    """The memory of the Redis server is full."""
+
+    code = "server_full"
+
+
+class DeadlineUnreachableError(UnavailableError):
+    """The component is busy for longer than the request may wait."""
+
+    code = "deadline_unreachable"
 
 
 class NoInstancesError(UnavailableError):

@@ -25,6 +25,7 @@ __all__ = [
     "FAKE",
     "MASK",
     "MODES",
+    "PINNED",
     "GpuClaims",
     "allocate",
     "allocation_mode",
@@ -36,6 +37,9 @@ MASK = "CUDA_VISIBLE_DEVICES"
 
 FAKE = "DYNAMO_FAKE_GPUS"
 """Number of GPUs to believe in, whatever the host has; for tests."""
+
+PINNED = "DYNAMO_GPUS"
+"""Set to the mask of a process whose devices were chosen for it alone: an engine may use all of them."""
 
 ALLOCATION = "DYNAMO_GPU_ALLOCATION"
 

@@ -21,7 +21,14 @@ FIXED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("ServiceArgs",): ("workers", "resources", "envs", "concurrency", "traffic", "http", "system_port"),
     ("ServiceArgs", "resources"): ("gpu", "gpu_type", "cpu", "memory"),
     ("ServiceArgs", "http"): ("port",),
-    ("ServiceArgs", "traffic"): ("timeout", "concurrency", "max_queue", "max_concurrency", "external_queue"),
+    ("ServiceArgs", "traffic"): (
+        "timeout",
+        "concurrency",
+        "max_queue",
+        "max_stream_bytes",
+        "max_concurrency",
+        "external_queue",
+    ),
 }
 """Mappings with a closed set of keys."""
 
@@ -72,7 +79,8 @@ class ServiceSettings:
         envs: Environment variables of its processes.
         concurrency: Slots per process; ``None`` = what the engine says.
         traffic: ``timeout`` (seconds), ``concurrency`` and ``max_queue`` of the component as a whole,
-            as far as given; ``max_concurrency`` and ``external_queue`` are for BentoML.
+            ``max_stream_bytes`` (what the stream of one request may hold), as far as given;
+            ``max_concurrency`` and ``external_queue`` are for BentoML.
         system_port: Where each process serves its metrics and probes; 0 = any free port, ``None`` = not set here.
         http_port: Where a component that is not the graph's entry serves its HTTP methods; 0 = any free port.
         attributes: Class attribute → value; attributes without default or value are left out.

@@ -53,6 +53,7 @@ _CHECKS: dict[Path, Check] = {
     ("ServiceArgs", "traffic", "timeout"): _seconds,
     ("ServiceArgs", "traffic", "concurrency"): _count,
     ("ServiceArgs", "traffic", "max_queue"): _size,
+    ("ServiceArgs", "traffic", "max_stream_bytes"): _count,
     ("ServiceArgs", "traffic", "max_concurrency"): _count,
     ("ServiceArgs", "traffic", "external_queue"): _flag,
 }

@@ -15,7 +15,7 @@ from dynamo_tasks.engines.base import (
     parse_generate,
 )
 from dynamo_tasks.engines.fields import nearest
-from dynamo_tasks.errors import ConfigError, EngineError
+from dynamo_tasks.errors import ConfigError
 
 __all__ = [
     "EmbedRequest",
@@ -29,12 +29,10 @@ __all__ = [
     "parse_generate",
 ]
 
-_VLLM = "dynamo_tasks.engines.vllm"
-
 _ENGINES = {
     "echo": "dynamo_tasks.engines.echo:EchoEngine",
     "mocker": "dynamo_tasks.engines.mocker:MockerEngine",
-    "vllm": f"{_VLLM}:VllmEngine",
+    "vllm": "dynamo_tasks.engines.vllm:VllmEngine",
 }
 
 
@@ -48,8 +46,8 @@ def create_engine(name_or_path: str, **args: Any) -> Engine:
             and ``max_model_len``.
 
     Raises:
-        ConfigError: no such engine or argument (names the nearest), or a value that is not allowed.
-        EngineError: support for vllm is not installed.
+        ConfigError: no such engine or argument (names the nearest), a value that is not allowed, or vLLM is
+            not installed.
     """
     if not isinstance(name_or_path, str) or not name_or_path:
         raise ConfigError(f"the name of an engine must be a string, not {name_or_path!r}", param="engine")
@@ -76,8 +74,6 @@ def check_engine(name_or_path: str, **args: Any) -> None:
     Raises:
         ConfigError: see :func:`create_engine`.
     """
-    if name_or_path == "vllm" or (isinstance(name_or_path, str) and "/" in name_or_path):
-        return
     create_engine(name_or_path, **args)
 
 
@@ -86,15 +82,7 @@ def _load(where: str, engine: str) -> type[Engine]:
     try:
         found = getattr(importlib.import_module(module), name, None)
     except ImportError as error:
-        if where == _ENGINES["vllm"]:
-            raise _no_vllm(error) from error
         raise ConfigError(f"engine {engine!r}: cannot import {module!r}: {error}", param="engine") from error
     if not (isinstance(found, type) and issubclass(found, Engine)):
         raise ConfigError(f"engine {engine!r}: {module!r} has no Engine class {name!r}", param="engine")
     return found
-
-
-def _no_vllm(error: ImportError) -> EngineError:
-    if error.name == _VLLM:
-        return EngineError("vllm support is not installed in this release of dynamo-tasks")
-    return EngineError(f"the vllm engine needs vllm: pip install 'dynamo-tasks[vllm]' ({error})")

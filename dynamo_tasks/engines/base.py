@@ -132,12 +132,12 @@ class Engine(ABC):
             InvalidRequestError: a field is not valid, or asks for what this engine cannot do.
             EngineError: the engine was not started; ``EngineDeadError`` while iterating: it died.
         """
+        self.check_health()
         if not isinstance(request, GenerateRequest):
             request = parse_generate(
                 request, self.tokenizer, self.card, request_id=request_id, output_token_ids=output_token_ids
             )
         self._check_features(request)
-        self.check_health()
         return self._generate(request)
 
     @abstractmethod

@@ -16,7 +16,7 @@ from dynamo_tasks.engines.fields import integer, token_ids
 from dynamo_tasks.engines.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 
-__all__ = ["DEFAULT_DIMENSIONS", "MAX_DIMENSIONS", "embed_all", "hash_vector"]
+__all__ = ["DEFAULT_DIMENSIONS", "MAX_DIMENSIONS", "embed_all", "encode_inputs", "hash_vector"]
 
 DEFAULT_DIMENSIONS = 256
 MAX_DIMENSIONS = 8192
@@ -56,14 +56,19 @@ async def embed_all(
     """
     size = DEFAULT_DIMENSIONS if dimensions is None else dimensions
     size = integer(size, "dimensions", 1, MAX_DIMENSIONS)
-    if not inputs:
-        raise InvalidRequestError("input is empty; at least one text is needed", param="input")
-    encoded = [_ids(item, f"input[{i}]", tokenizer, max_model_len) for i, item in enumerate(inputs)]
+    encoded = encode_inputs(inputs, tokenizer, max_model_len)
     vectors: list[list[float]] = []
     for ids in encoded:
         vectors.append(hash_vector(ids, size))
         await asyncio.sleep(0)
     return EmbeddingResult(vectors, sum(map(len, encoded)))
+
+
+def encode_inputs(inputs: list[str | list[int]], tokenizer: Tokenizer, max_model_len: int) -> list[list[int]]:
+    """The ids of each input; see :func:`embed_all`."""
+    if not inputs:
+        raise InvalidRequestError("input is empty; at least one text is needed", param="input")
+    return [_ids(item, f"input[{i}]", tokenizer, max_model_len) for i, item in enumerate(inputs)]
 
 
 def _ids(item: str | list[int], at: str, tokenizer: Tokenizer, longest: int) -> list[int]:

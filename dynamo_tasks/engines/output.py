@@ -6,6 +6,8 @@ another process from the ids that were emitted, the text is the same.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import Tokenizer
 from dynamo_tasks.protocol.tokens import TokenDelta
@@ -20,11 +22,12 @@ class StopScanner:
     wins; among those that are complete at the same place, the longest.
     """
 
-    __slots__ = ("_ends", "_held", "_longest", "_stops", "stopped")
+    __slots__ = ("_ends", "_held", "_include", "_longest", "_stops", "stopped")
 
-    def __init__(self, stops: list[str]) -> None:
-        """Look for ``stops``; none of them is empty."""
+    def __init__(self, stops: list[str], *, include: bool = False) -> None:
+        """Look for ``stops``; none of them is empty. ``include``: the text ends with the stop, not before it."""
         self._stops = stops
+        self._include = include
         self._longest = max(map(len, stops))
         self._ends = frozenset(char for stop in stops for char in stop[:-1])
         self._held = ""
@@ -39,10 +42,11 @@ class StopScanner:
         """
         known = len(self._held)
         text = self._held + text
-        start = self._match(text, known) if enabled else -1
-        if start >= 0:
+        found = self._match(text, known) if enabled else None
+        if found is not None:
             self.stopped, self._held = True, ""
-            return text[:start]
+            end, start = found
+            return text[: end if self._include else start]
         cut = len(text) - self._open(text)
         self._held = text[cut:]
         return text[:cut]
@@ -52,14 +56,14 @@ class StopScanner:
         text, self._held = self._held, ""
         return text
 
-    def _match(self, text: str, known: int) -> int:
-        """Where the winning stop begins, or -1; it must end in what follows the first ``known`` chars."""
+    def _match(self, text: str, known: int) -> tuple[int, int] | None:
+        """End and start of the winning stop, which must end in what follows the first ``known`` chars."""
         found: list[tuple[int, int]] = []
         for stop in self._stops:
             start = text.find(stop, max(0, known - len(stop) + 1))
             if start >= 0:
                 found.append((start + len(stop), start))
-        return min(found)[1] if found else -1
+        return min(found, default=None)
 
     def _open(self, text: str) -> int:
         """Length of the longest end of ``text`` that begins a stop."""
@@ -82,6 +86,7 @@ class ChoiceOutput:
     """
 
     __slots__ = (
+        "_include_stop",
         "_min_tokens",
         "_scanner",
         "_stop_ids",
@@ -92,22 +97,32 @@ class ChoiceOutput:
         "limit",
     )
 
-    def __init__(self, request: GenerateRequest, index: int, tokenizer: Tokenizer, limit: int) -> None:
+    def __init__(
+        self,
+        request: GenerateRequest,
+        index: int,
+        tokenizer: Tokenizer,
+        limit: int,
+        end_ids: Collection[int] = (),
+    ) -> None:
         """Begin, or go on after ``request.output_token_ids[index]``.
 
         Args:
-            request: Its ``stop``, ``stop_token_ids`` and ``min_tokens`` end the choice.
+            request: Its ``stop``, ``stop_token_ids`` and ``min_tokens`` end the choice; of its ``extra``,
+                ``include_stop_str_in_output`` and ``skip_special_tokens`` count here.
             index: Which choice.
             tokenizer: Of the model.
             limit: Tokens after which it ends with ``length``.
+            end_ids: The model's own end-of-text tokens, where they count: as ``stop_token_ids``.
         """
         self.index = index
         self.limit = limit
         self.count = 0
         self.finish_reason: str | None = None
-        self._stream = tokenizer.stream()
-        self._scanner = StopScanner(request.stop) if request.stop else None
-        self._stop_ids = frozenset(request.stop_token_ids)
+        self._include_stop = bool(request.extra.get("include_stop_str_in_output"))
+        self._stream = tokenizer.stream(skip_special_tokens=request.extra.get("skip_special_tokens", True))
+        self._scanner = StopScanner(request.stop, include=self._include_stop) if request.stop else None
+        self._stop_ids = frozenset((*request.stop_token_ids, *end_ids))
         self._min_tokens = request.min_tokens
         if emitted := request.output_token_ids.get(index):
             self.push(emitted)
@@ -126,6 +141,11 @@ class ChoiceOutput:
             text += self._rest()
         return TokenDelta(text, ids, self.index, self.finish_reason)
 
+    def end(self, reason: str) -> TokenDelta:
+        """The engine ended it for a reason of its own: give what is held back."""
+        self.finish_reason = reason
+        return TokenDelta(self._rest(), [], self.index, reason)
+
     def _watch(self, ids: list[int]) -> tuple[list[int], str]:
         """One token at a time, so that the answer ends with the very token that completes a stop."""
         texts: list[str] = []
@@ -142,7 +162,7 @@ class ChoiceOutput:
         enabled = self.count > self._min_tokens
         if enabled and token in self._stop_ids:
             self.finish_reason = "stop"
-            return self._rest()
+            return (self._stream.push([token]) if self._include_stop else "") + self._rest()
         text = self._stream.push([token])
         if self._scanner is None:
             return text

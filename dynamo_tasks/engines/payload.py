@@ -23,6 +23,8 @@ _SEEDS = 1 << 64
 _PROMPTS = ("prompt", "messages", "prompt_token_ids")
 
 EXTRAS: dict[str, tuple[Any, ...]] = {
+    "allowed_token_ids": (None, []),
+    "bad_words": (None, []),
     "best_of": (None, 1),
     "echo": (None, False),
     "frequency_penalty": (None, 0),
@@ -97,6 +99,12 @@ _READ: dict[str, Callable[[Any, str], Any]] = {
     "priority": lambda value, at: fields.integer(value, at),
 }
 _READ_EXTRA: dict[str, Callable[[Any, str], Any]] = {
+    "allowed_token_ids": lambda value, at: fields.token_ids(value, at),
+    "bad_words": lambda value, at: fields.string_list(value, at, MAX_STOPS),
+    "echo": fields.switch,
+    "include_stop_str_in_output": fields.switch,
+    "repetition_penalty": lambda value, at: fields.number(value, at, 0.01, 10),
+    "skip_special_tokens": fields.switch,
     "frequency_penalty": lambda value, at: fields.number(value, at, -2, 2),
     "min_p": lambda value, at: fields.number(value, at, 0, 1),
     "presence_penalty": lambda value, at: fields.number(value, at, -2, 2),
@@ -183,7 +191,9 @@ def prompt_ids(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard
 
 
 def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> str:
-    template = card.chat_template if card.chat_template is not None else tokenizer.chat_template
+    template = card.chat_template
+    if template is None:
+        template = (tokenizer.tool_template if payload.get("tools") else None) or tokenizer.chat_template
     more = payload.get("chat_template_kwargs") or {}
     if not isinstance(more, Mapping):
         raise InvalidRequestError("chat_template_kwargs must be an object", param="chat_template_kwargs")

@@ -19,8 +19,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
             engine's default.
         stop: Strings that end a choice; the text is cut before them.
         stop_token_ids: Ids that end a choice; the id is kept, its text is not.
-        temperature: 0..2.
-        top_p: Above 0, up to 1.
+        temperature: 0..2; ``None`` = the model's own default.
+        top_p: Above 0, up to 1; ``None`` likewise.
         seed: ``None`` = the engine's.
         n: Number of choices.
         ignore_eos: Go on after the model's end-of-text token.
@@ -38,8 +38,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     max_tokens: int | None = None
     stop: list[str] = []
     stop_token_ids: list[int] = []
-    temperature: float = 1.0
-    top_p: float = 1.0
+    temperature: float | None = None
+    top_p: float | None = None
     seed: int | None = None
     n: int = 1
     ignore_eos: bool = False

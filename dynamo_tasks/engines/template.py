@@ -93,8 +93,31 @@ def _message(message: object, at: str) -> dict[str, Any]:
     if content is None:
         if not (role == "assistant" and (message.get("tool_calls") or message.get("function_call"))):
             _refuse(f"{at}.content", "is missing; it must be a string or a list of text parts")
-        return {**message, "content": None}
-    return {**message, "content": _text(content, f"{at}.content")}
+        return {**_with_calls(message, at), "content": None}
+    return {**_with_calls(message, at), "content": _text(content, f"{at}.content")}
+
+
+def _with_calls(message: Mapping[str, Any], at: str) -> Mapping[str, Any]:
+    """Arguments of tool calls as objects: the API has them as JSON text, templates want to write them themselves."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    if not isinstance(calls, list | tuple):
+        _refuse(f"{at}.tool_calls", f"must be a list, not {type(calls).__name__}")
+    return {**message, "tool_calls": [_call(call, f"{at}.tool_calls[{i}]") for i, call in enumerate(calls)]}
+
+
+def _call(call: object, at: str) -> dict[str, Any]:
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+        _refuse(at, 'must be {"function": {"name": …, "arguments": …}}')
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        try:
+            arguments = json.loads(arguments)
+        except ValueError as error:
+            _refuse(f"{at}.function.arguments", f"is not valid JSON: {error}")
+    return {**call, "function": {**function, "arguments": arguments}}
 
 
 def _text(content: object, at: str) -> str:

@@ -14,6 +14,15 @@ from dynamo_tasks.errors import ConfigError, InvalidRequestError
 __all__ = ["ByteTokenizer", "Detokenizer", "FileTokenizer", "Tokenizer", "load_tokenizer"]
 
 _UNFINISHED = "\ufffd"
+_SPECIAL_TOKENS = (
+    "bos_token",
+    "eos_token",
+    "unk_token",
+    "sep_token",
+    "pad_token",
+    "cls_token",
+    "mask_token",
+)
 _MOST_HELD = 16
 """Tokens after which a text that still ends in U+FFFD is taken for broken, not for unfinished."""
 
@@ -36,22 +45,24 @@ class Tokenizer(Protocol):
     Attributes:
         vocab_size: Ids go from 0 to below it.
         chat_template: Jinja source that came with the tokenizer, if any.
+        tool_template: One of its own for requests with tools, if any.
         special_tokens: Variables of the template such as ``bos_token``.
     """
 
     vocab_size: int
     chat_template: str | None
+    tool_template: str | None
     special_tokens: dict[str, str]
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of ``text``; ``add_special_tokens`` puts, for example, a BOS in front."""
         ...
 
-    def decode(self, ids: list[int]) -> str:
-        """The text of ``ids``, without special tokens."""
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``, without special tokens unless they are asked for."""
         ...
 
-    def stream(self) -> Detokenizer:
+    def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
         ...
 
@@ -81,6 +92,7 @@ class ByteTokenizer:
 
     vocab_size = 256
     chat_template: str | None = None
+    tool_template: str | None = None
     special_tokens: dict[str, str] = {}  # noqa: RUF012 - the protocol declares an instance attribute
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
@@ -96,11 +108,11 @@ class ByteTokenizer:
                 f"text is not valid Unicode: lone surrogate at position {error.start}"
             ) from error
 
-    def decode(self, ids: list[int]) -> str:
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """The text; bytes that are no UTF-8 become U+FFFD."""
         return bytes(ids).decode("utf-8", "replace")
 
-    def stream(self) -> Detokenizer:
+    def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
         return _ByteStream()
 
@@ -111,10 +123,11 @@ class _FileStream:
     ``_shown`` is the text of the window's first ``_read`` ids, which was given out before.
     """
 
-    __slots__ = ("_ids", "_read", "_shown", "_tokenizer")
+    __slots__ = ("_ids", "_read", "_shown", "_skip_special", "_tokenizer")
 
-    def __init__(self, tokenizer: FileTokenizer) -> None:
+    def __init__(self, tokenizer: FileTokenizer, skip_special: bool) -> None:
         self._tokenizer = tokenizer
+        self._skip_special = skip_special
         self._ids: list[int] = []
         self._read = 0
         self._shown = ""
@@ -124,7 +137,7 @@ class _FileStream:
 
     def _one(self, token: int) -> str:
         self._ids.append(token)
-        text = self._tokenizer.decode(self._ids)
+        text = self._text()
         if text.endswith(_UNFINISHED) and len(self._ids) - self._read < _MOST_HELD:
             return ""
         return self._slide(text)
@@ -133,11 +146,14 @@ class _FileStream:
         new = text[len(self._shown) :]
         self._ids = self._ids[self._read :]
         self._read = len(self._ids)
-        self._shown = self._tokenizer.decode(self._ids)
+        self._shown = self._text()
         return new
 
+    def _text(self) -> str:
+        return self._tokenizer.decode(self._ids, skip_special_tokens=self._skip_special)
+
     def flush(self) -> str:
-        return self._slide(self._tokenizer.decode(self._ids)) if len(self._ids) > self._read else ""
+        return self._slide(self._text()) if len(self._ids) > self._read else ""
 
 
 class FileTokenizer:
@@ -162,21 +178,23 @@ class FileTokenizer:
         self.vocab_size = int(self._rust.get_vocab_size(with_added_tokens=True))
         config = _read_config(file.parent / "tokenizer_config.json")
         self.special_tokens = {
-            name: text for name in ("bos_token", "eos_token") if (text := _token_text(config.get(name)))
+            name: text for name in _SPECIAL_TOKENS if (text := _token_text(config.get(name)))
         }
-        self.chat_template = _chat_template(file.parent, config)
+        templates = _chat_templates(file.parent, config)
+        self.chat_template = templates.get("default")
+        self.tool_template = templates.get("tool_use")
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of ``text``."""
         return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def decode(self, ids: list[int]) -> str:
-        """The text of ``ids``, without special tokens."""
-        return str(self._rust.decode(ids, skip_special_tokens=True))
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """The text of ``ids``, without special tokens unless they are asked for."""
+        return str(self._rust.decode(ids, skip_special_tokens=skip_special_tokens))
 
-    def stream(self) -> Detokenizer:
+    def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
-        return _FileStream(self)
+        return _FileStream(self, skip_special_tokens)
 
 
 def _read_rust(file: Path) -> Any:
@@ -211,15 +229,17 @@ def _token_text(value: object) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _chat_template(folder: Path, config: dict[str, Any]) -> str | None:
+def _chat_templates(folder: Path, config: dict[str, Any]) -> dict[str, str]:
+    """Templates by name; one without a name is the default one."""
     file = folder / "chat_template.jinja"
     if file.is_file():
-        return file.read_text()
-    template = config.get("chat_template")
-    if isinstance(template, list):  # several named ones
-        named = {item["name"]: item["template"] for item in template if isinstance(item, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
+        return {"default": file.read_text()}
+    given = config.get("chat_template")
+    if isinstance(given, list):
+        given = {item["name"]: item["template"] for item in given if isinstance(item, dict)}
+    if isinstance(given, dict):
+        return given
+    return {"default": given} if isinstance(given, str) else {}
 
 
 @lru_cache(maxsize=16)

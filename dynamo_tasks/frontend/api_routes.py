@@ -18,6 +18,7 @@ from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.arguments import Arguments
 from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.client_watch import ClientWatch
+from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.limits import read_body
 from dynamo_tasks.frontend.render import DONE, error_event
 from dynamo_tasks.frontend.sse import SSE_HEADERS, KeepAlive
@@ -66,17 +67,23 @@ def kind_of(handler: Callable[..., Any]) -> str:
     return "generator" if inspect.isgeneratorfunction(handler) else "function"
 
 
-def make_route(route: ApiRoute, keep_alive: float) -> Route:
+def make_route(route: ApiRoute, keep_alive: float, gateway: Gateway) -> Route:
     """The HTTP route of an ``@api`` method.
 
     Args:
         route: The method.
         keep_alive: Seconds of silence after which a stream gets a comment.
+        gateway: Counts the requests of API keys that have limits.
     """
     arguments = Arguments(route.handler)
     kind = route.kind or kind_of(route.handler)
 
     async def endpoint(request: Request) -> ASGIApp:
+        call = call_of(request)
+        if call.limits.requests_per_minute:
+            allowance = await gateway.count(call.owner_key, call.limits)
+            call.headers = allowance.headers()
+            allowance.check()
         found = arguments.bind(await _input(request), text=request.method in _QUERY)
         if kind == "async_gen":
             return ValueStreamResponse(route.handler(**found), route.name, keep_alive)

@@ -77,7 +77,7 @@ class FrontendApp:
         own = _routes(openai, RequestsAPI(gateway, settings), HealthAPI(gateway))
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
-        extra = [make_route(route, settings.keep_alive) for route in routes]
+        extra = [make_route(route, settings.keep_alive, gateway) for route in routes]
         self._router = Router([*own, *extra], redirect_slashes=False, default=fallback)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,7 +107,7 @@ class FrontendApp:
             if scope["method"] != "POST":
                 raise HTTPException(405, headers={"Allow": "POST"})
             response = await handler(Request(scope, receive))
-            await response(scope, receive, send)
+            await response(scope, receive, call.answers(send))
             status = getattr(response, "status", 200)
         except ClientDisconnect:
             status = 499
@@ -116,7 +116,7 @@ class FrontendApp:
             status = failure.status_code
             if getattr(response, "started", False):
                 raise
-            await failure(scope, receive, send)
+            await failure(scope, receive, call.answers(send))
         finally:
             meter.done(status, *_counts(response))
             end_http_span(span, status, meter.model)
@@ -126,7 +126,7 @@ class FrontendApp:
             )  # fmt: skip
 
     async def _answer_cold(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
-        start = _Start(send, call.request_id)
+        start = _Start(send, call)
         try:
             self._admit(call, scope)
             await self._router(scope, receive, start.send)
@@ -144,15 +144,17 @@ class FrontendApp:
         if scope["path"] not in OPEN_PATHS:
             header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
             call.owner_key = self._keys.owner(header)
+            call.limits = self._keys.limits(call.owner_key)
 
 
 class _Start:
     """Notes the status of an answer and sees to its ``x-request-id``."""
 
-    def __init__(self, send: Send, request_id: str):
+    def __init__(self, send: Send, call: Call):
         self.status = 0
         self._send = send
-        self._header = (_HEADER, request_id.encode())
+        self._call = call
+        self._header = (_HEADER, call.request_id.encode())
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
@@ -160,7 +162,7 @@ class _Start:
             headers = list(message.get("headers", ()))
             if all(name != _HEADER for name, _ in headers):
                 headers.append(self._header)
-            message = {**message, "headers": headers}
+            message = {**message, "headers": [*headers, *self._call.headers]}
         await self._send(message)
 
 

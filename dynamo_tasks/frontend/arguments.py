@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.sdk.payloads import make_validator
 
 __all__ = ["Arguments"]
 
@@ -45,20 +46,21 @@ class Arguments:
             InvalidRequestError: names the argument.
         """
         names = list(self._parameters)
-        if (
+        whole = (
             len(names) == 1
             and not self._open
             and not text
             and not _is_call(body, names[0])
             and body is not None
-        ):
+        )
+        if whole:
             values = {names[0]: body}
         elif body is None or isinstance(body, dict):
             values = dict(body or {})
         else:
             raise InvalidRequestError(f"the body must be a JSON object with the arguments {self._listed()}")
         self._check_names(values)
-        return {name: self._converted(name, value, text) for name, value in values.items()}
+        return {name: self._converted(name, value, text=text, whole=whole) for name, value in values.items()}
 
     def _check_names(self, values: dict[str, Any]) -> None:
         for name, parameter in self._parameters.items():
@@ -74,16 +76,19 @@ class Arguments:
     def _listed(self) -> str:
         return ", ".join(self._parameters) or "none"
 
-    def _converted(self, name: str, value: Any, text: bool) -> Any:
+    def _converted(self, name: str, value: Any, *, text: bool, whole: bool) -> Any:
         wanted = self._types.get(name)
         if wanted is None:
             return value
         try:
-            if validate := getattr(wanted, "model_validate", None):  # a pydantic model
-                return validate(value)
-            return msgspec.convert(value, wanted, strict=not text)
-        except ValueError as exc:
-            raise InvalidRequestError(f"{name}: {exc}", param=name) from None
+            return make_validator(wanted, name, strict=not text)(value)
+        except InvalidRequestError as exc:
+            if whole or exc.param in (None, name):
+                raise
+            # The path inside of the argument belongs behind its name.
+            path = exc.param if exc.param.startswith("[") else f".{exc.param}"
+            problem = exc.message.removeprefix(exc.param)
+            raise InvalidRequestError(f"{name}{path}{problem}", param=f"{name}{path}") from exc
 
 
 def _is_call(body: Any, name: str) -> bool:
@@ -99,11 +104,18 @@ def _type_hints(handler: Callable[..., Any]) -> dict[str, Any]:
     return {name: hint for name, hint in hints.items() if hint is not Any and _convertible(hint)}
 
 
+def _schema_of(kind: type) -> dict[str, Any]:
+    """A pydantic model, also inside of another type, can be converted to."""
+    if hasattr(kind, "model_validate"):
+        return {"type": "object"}
+    raise NotImplementedError
+
+
 def _convertible(hint: Any) -> bool:
     if hasattr(hint, "model_validate"):
         return True
     try:
-        msgspec.json.schema(hint)
+        msgspec.json.schema(hint, schema_hook=_schema_of)
     except TypeError:
         return False
     return True

@@ -7,12 +7,13 @@ from typing import Any
 
 from msgspec import Struct
 from starlette.requests import Request
-from starlette.types import Scope
+from starlette.types import Message, Scope, Send
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.limits import read_body
 from dynamo_tasks.frontend.metrics import RequestMeter
 from dynamo_tasks.protocol.bodies import decode_object
+from dynamo_tasks.protocol.limits import KeyLimits
 
 __all__ = ["Call", "call_of", "json_body", "new_id"]
 
@@ -26,15 +27,31 @@ class Call(Struct):
         request_id: Made by the server; the id of the request that is submitted, and ``x-request-id``.
         owner_key: Hash of the API key, or empty.
         api: Its name in logs and metrics.
+        limits: Of the API key.
+        headers: That every answer to it gets.
         body_limit: Bytes.
         meter: Of requests of the OpenAI API.
     """
 
     request_id: str
     owner_key: str = ""
+    limits: KeyLimits = KeyLimits()
+    headers: list[tuple[bytes, bytes]] = []
     api: str = "other"
     body_limit: int = 10 << 20
     meter: RequestMeter | None = None
+
+    def answers(self, send: Send) -> Send:
+        """How to send the answer, with :attr:`headers`."""
+        if not self.headers:
+            return send
+
+        async def start(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
+            await send(message)
+
+        return start
 
     def attach(self, scope: Scope) -> None:
         """Make it known to the handlers of this request."""

@@ -10,6 +10,7 @@ from dynamo_tasks.errors import EndpointError
 from dynamo_tasks.frontend.client_watch import ClientWatch
 from dynamo_tasks.frontend.errors import end_error, json_response
 from dynamo_tasks.frontend.gateway import EventStream
+from dynamo_tasks.frontend.logprobs import logprobs_of
 from dynamo_tasks.frontend.metrics import RequestMeter
 from dynamo_tasks.frontend.render import Render, as_delta, usage_of, values_of
 from dynamo_tasks.observe import log
@@ -78,7 +79,7 @@ class CompletionCollector(Collector):
     def _choice(self, row: dict[str, Any], end: End) -> dict[str, Any]:
         logprobs = self._logprobs.get(row["index"])
         rest = {
-            "logprobs": None if logprobs is None else {"content": logprobs},
+            "logprobs": None if logprobs is None else logprobs_of(self._render.api, logprobs),
             "finish_reason": row["finish_reason"] or end.finish_reason or "stop",
         }
         if self._render.api == "chat":

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from dynamo_tasks.protocol.events import ErrorInfo, Event, EventId
 from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 
@@ -49,6 +50,8 @@ class Submission(Struct):
         priority: 0 (first) to 9.
         retention: Seconds for which the finished log is kept; ``None`` = the default.
         headers: Of the trace that the HTTP request belongs to.
+        limits: Of the API key.
+        rate_headers: What is left of them, for the answer; :meth:`Gateway.submit` fills it in, also where it refuses.
     """
 
     endpoint: EndpointId
@@ -64,6 +67,8 @@ class Submission(Struct):
     priority: int = 0
     retention: float | None = None
     headers: dict[str, str] = {}
+    limits: KeyLimits = KeyLimits()
+    rate_headers: list[tuple[bytes, bytes]] = []
 
 
 class RequestInfo(Struct):
@@ -132,11 +137,17 @@ class Gateway(Protocol):
         """Put a request into its queue, and read it from its start.
 
         Raises:
+            RateLimitError: The API key is at a limit of its own.
             QueueFullError: The component takes no more; ``retry_after`` is set.
+            DeadlineUnreachableError: It would not be ready by its deadline.
             NoInstancesError: Nobody serves the endpoint.
             IdempotencyConflictError: The key was used with another payload.
             ServerUnavailableError: Redis cannot be reached.
         """
+        ...
+
+    async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
+        """Count a request of an API key that is not submitted, such as one of an ``@api`` method."""
         ...
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:

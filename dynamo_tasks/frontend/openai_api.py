@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 import base64
+import math
 import sys
 import time
 from typing import Any
@@ -32,10 +33,13 @@ from dynamo_tasks.protocol.openai import (
 )
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 
-__all__ = ["IDEMPOTENCY_HEADER", "OpenAIAPI"]
+__all__ = ["IDEMPOTENCY_HEADER", "TIMEOUT_HEADER", "OpenAIAPI"]
 
 IDEMPOTENCY_HEADER = "idempotency-key"
 """The same key with the same body gives the same request, once."""
+
+TIMEOUT_HEADER = "x-request-timeout"
+"""Seconds by which the request must have ended."""
 
 _IDEMPOTENCY_LIMIT = 255
 
@@ -61,7 +65,7 @@ class OpenAIAPI:
         asked = parse_request(EmbeddingRequest, body)
         model = await self._model(asked, "embed", call_of(request))
         submission = self._submission("embeddings", "embed", asked, body, model, request)
-        stream = await self._gateway.submit(submission)
+        stream = await self._submit(submission, call_of(request))
         collector = EmbeddingCollector(asked.model, asked.encoding_format == "base64")
         return CollectedResponse(stream, collector, api="embeddings", meter=call_of(request).meter)
 
@@ -95,8 +99,14 @@ class OpenAIAPI:
         submission.background = bool(asked.background)
         submission.abandon_after = asked.abandon_after
         submission.retention = asked.retention
-        stream = await self._gateway.submit(submission)
+        stream = await self._submit(submission, call)
         return self._answer(api, asked, stream, render, call)
+
+    async def _submit(self, submission: Submission, call: Call) -> EventStream:
+        try:
+            return await self._gateway.submit(submission)
+        finally:
+            call.headers = submission.rate_headers
 
     def _answer(
         self, api: str, asked: GenerationRequest, stream: EventStream, render: Render, call: Call
@@ -135,8 +145,9 @@ class OpenAIAPI:
             tenant=call.owner_key,
             owner_key=call.owner_key,
             idempotency_key=_idempotency_key(request),
-            deadline=asked.timeout,
+            deadline=asked.timeout or _timeout(request),
             priority=asked.priority or 0,
+            limits=call.limits,
             headers={name: request.headers[name] for name in TRACE_HEADERS if name in request.headers},
         )
 
@@ -221,6 +232,23 @@ def _unknown(name: str, served: dict[str, ServedModel]) -> UnknownModelError | N
         return NoInstancesError("no model is served at the moment", retry_after=1)
     known = ", ".join(sorted(served))
     return UnknownModelError(f"model {name!r} is not served; served models: {known}", param="model")
+
+
+def _timeout(request: Request) -> float | None:
+    """Seconds by which the request must have ended, for clients that can't put ``timeout`` into the body."""
+    text = request.headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < math.inf:
+        raise InvalidRequestError(
+            f"the header X-Request-Timeout must be a number of seconds above 0, not {text!r}",
+            param=TIMEOUT_HEADER,
+        )
+    return seconds
 
 
 def _idempotency_key(request: Request) -> str | None:

@@ -15,6 +15,7 @@ from msgspec import Struct
 
 from dynamo_tasks.errors import DynamoError, ProtocolError
 from dynamo_tasks.frontend.errors import end_error, error_body
+from dynamo_tasks.frontend.logprobs import logprobs_of
 from dynamo_tasks.protocol.events import UNREADABLE, ZERO, Claim, End, Event, Kind, decode_values
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, merge_delta
 
@@ -190,7 +191,9 @@ class CompletionRenderer:
         return self._event(event, b",".join(self._choice(delta) for delta in deltas))
 
     def _choice(self, delta: TokenDelta) -> bytes:
-        logprobs = b"null" if delta.logprobs is None else _json({"content": delta.logprobs})
+        logprobs = b"null"
+        if delta.logprobs is not None:
+            logprobs = _json(logprobs_of(self._render.api, delta.logprobs))
         head, reason = self._open_choice % delta.index, _json(delta.finish_reason)
         return b'%b%b%b%b,"finish_reason":%b}' % (head, _json(delta.text), self._end_text, logprobs, reason)
 

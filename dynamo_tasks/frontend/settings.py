@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.frontend.auth import ApiKey
 
 __all__ = ["FrontendSettings"]
 
@@ -22,7 +23,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
             refusal by the engine is a proper HTTP error and not a 200 that turns bad (0.25).
     """
 
-    api_keys: tuple[str, ...] = ()
+    api_keys: tuple[ApiKey | str, ...] = ()
     body_limit: int = 10 * _MIB
     keep_alive: float = 15.0
     header_delay: float = 0.25

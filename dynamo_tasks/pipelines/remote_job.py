@@ -20,7 +20,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.envelope import build
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.jobs import Jobs
-from dynamo_tasks.store.ledger import NewRequest
+from dynamo_tasks.store.submission import NewRequest
 
 __all__ = ["RemoteJob", "launch"]
 

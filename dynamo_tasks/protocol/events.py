@@ -137,8 +137,8 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     def of(cls, exc: BaseException) -> ErrorInfo:
         """Describe an exception."""
         if isinstance(exc, DynamoError):
-            return cls(exc.code, exc.message, type(exc).__name__, exc.param)
-        return cls(EndpointError.code, f"{type(exc).__name__}: {exc}", type(exc).__name__)
+            return cls(exc.code, _text(exc.message), type(exc).__name__, exc.param)
+        return cls(EndpointError.code, _text(f"{type(exc).__name__}: {exc}"), type(exc).__name__)
 
     def exception(self) -> DynamoError:
         """The exception that a reader raises."""
@@ -185,6 +185,11 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
         """Raise what the request ended with, if it did not succeed."""
         if self.error is not None:
             raise self.error.exception()
+
+
+def _text(message: str) -> str:
+    """A message that can be encoded: one may quote half of a surrogate pair."""
+    return message.encode(errors="replace").decode()
 
 
 def decode_values(data: bytes) -> list[Any]:

@@ -34,7 +34,8 @@ class TokenDelta(msgspec.Struct, array_like=True):
         token_ids: The ids of the new tokens.
         index: Which of the ``n`` choices.
         finish_reason: ``stop`` or ``length`` on the last delta of a choice.
-        logprobs: One entry per token, in the engine's own JSON form, where asked for.
+        logprobs: Where asked for, one entry per token: ``{"token", "logprob", "bytes", "top_logprobs",
+            "text_offset"}``, as in OpenAI's chat API, and where the token begins in the answer's text.
         usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}`` on the last delta of the request.
     """
 

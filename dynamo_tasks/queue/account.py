@@ -31,13 +31,16 @@ class Account:
             event("request.duplicate", request_id=request_id, endpoint=self.name, reason=reason.lower())
 
     async def claimed(self, attempt: Attempt, context: Context, ledger: Ledger) -> None:
-        """The attempt begins; what its endpoint calls belongs to its span."""
-        self._meters.claimed.inc()
+        """The attempt begins, and its context with it; what its endpoint calls belongs to its span."""
+        context.attempt, context.deadline = attempt.number, attempt.deadline
+        context.tenant, context.weight = attempt.tenant, attempt.weight
+        context.claim = attempt.lease, attempt.epoch
+        self._meters.started(attempt.number, attempt.waited)
         self._started = time.monotonic()
         if enabled("request.claimed"):
             event(
                 "request.claimed", request_id=attempt.id, endpoint=self.name, attempt=attempt.number,
-                epoch=attempt.epoch,
+                epoch=attempt.epoch, queue_wait_s=attempt.waited,
             )  # fmt: skip
         self.span = span("dynamo.run", context.headers)
         if self.span is not OFF:

@@ -9,21 +9,24 @@ from typing import Any
 import click
 from celery import Celery
 from celery.app.amqp import AMQP as CeleryAMQP  # noqa: N811
-from celery.backends.redis import RedisBackend
 from kombu import Connection as KombuConnection
 from kombu.connection import ConnectionPool, PooledConnection
 
-from dynamo_tasks.config.tls import TlsOptions, complete_url
+from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.backend import PrefixedResultBackend, ResultBackend
+from dynamo_tasks.queue.backend import CONNECT_TIMEOUT, ours
+from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.flower import guard_flower
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.intake import Intake
-from dynamo_tasks.queue.transport import Transport
+from dynamo_tasks.queue.transport import SentinelTransport, Transport
 from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
+from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_STEPS
+from dynamo_tasks.store.wire import notice_loss
 
 __all__ = [
     "AMQP",
@@ -37,7 +40,7 @@ __all__ = [
     "set_default_app",
 ]
 
-_REDIS_SCHEMES = {"redis", "rediss"}
+_TRANSPORTS = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}
 _NEVER = 10**9
 PLAIN_QUEUE = "dynamo-tasks"
 """Where plain tasks (``@app.task``) go by default; every worker serves it beside the queues of its component."""
@@ -55,7 +58,13 @@ WORKER_SETTINGS: dict[str, Any] = {
 TRANSPORT_OPTIONS: dict[str, Any] = {
     "visibility_timeout": _NEVER,
     "socket_keepalive": True,
-    "health_check_interval": 25,
+    "socket_keepalive_options": notice_loss(),
+    # What kombu does on a worker's loop stops its streams: longer than this would cost the lease.
+    "socket_connect_timeout": CONNECT_TIMEOUT,
+    # The kernel tells, by the options above; kombu's own check would ask, and reconnect, on the loop.
+    "health_check_interval": 0,
+    # For Flower, which adds the lengths of these lists up; our channels know the last one themselves.
+    "priority_steps": [*PRIORITY_STEPS, LINE_STEP],
 }
 
 
@@ -75,8 +84,8 @@ class Connection(KombuConnection):  # type: ignore[misc]
 
     def get_transport_cls(self) -> Any:
         """kombu callback."""
-        if self.transport_cls in _REDIS_SCHEMES:
-            return Transport
+        if self.transport_cls in _TRANSPORTS:
+            return _TRANSPORTS[self.transport_cls]
         return super().get_transport_cls()
 
     def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:  # noqa: N802 - kombu's name
@@ -110,6 +119,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
     """
 
     amqp_cls = AMQP
+    events_cls = Events
 
     def __init__(
         self, *args: Any, server_url: str | Callable[[], str], make_host: HostFactory, **kwargs: Any
@@ -137,18 +147,20 @@ class DynamoApp(Celery):  # type: ignore[misc]
             if click.get_current_context(silent=True) is not None:
                 raise _CommandError(exc.message) from None
             raise
-        tls = TlsOptions.of(url)
-        self.conf.update(broker_url=url, result_backend=url, broker_use_ssl=tls.settings() if tls else None)
-        return url
+        address = Address.parse(url, self.conf.broker_transport_options)
+        options = address.broker_options
+        self.conf.update(
+            broker_url=address.broker_url,
+            result_backend=address.broker_url,
+            broker_use_ssl=address.tls.settings() if address.tls else None,
+            broker_transport_options={**self.conf.broker_transport_options, **options},
+            result_backend_transport_options={**self.conf.result_backend_transport_options, **options},
+        )
+        return address.url
 
     def _get_backend(self) -> Any:
         self.server_url  # noqa: B018 - finds the server, where that was not done yet
-        made = super()._get_backend()
-        if type(made) is RedisBackend:
-            kind = PrefixedResultBackend if self.key_prefix else ResultBackend
-            made = kind(app=self, url=self.conf.result_backend)
-            made.waits = self.is_worker
-        return made
+        return ours(super()._get_backend(), waits=self.is_worker, prefix=self.key_prefix)
 
     @property
     def key_prefix(self) -> str:
@@ -191,11 +203,15 @@ class DynamoApp(Celery):  # type: ignore[misc]
 
     def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """A connection to publish on."""
-        return super().connection_for_write(url or self.server_url, *args, **kwargs)
+        self.server_url  # noqa: B018 - as in _get_backend
+        return super().connection_for_write(url, *args, **kwargs)
 
     def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
         """A connection to consume from."""
-        return super().connection_for_read(url or self.server_url, **kwargs)
+        self.server_url  # noqa: B018 - as in _get_backend
+        if self.is_worker:
+            kwargs.setdefault("transport_options", {"socket_timeout": CONNECT_TIMEOUT})
+        return super().connection_for_read(url, **kwargs)
 
 
 def add_worker_options(app: Celery) -> None:

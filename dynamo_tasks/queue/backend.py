@@ -13,21 +13,52 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from celery.backends.redis import RedisBackend
+from celery.backends.redis import RedisBackend, SentinelBackend
 
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
+from dynamo_tasks.queue.transport import submitted_as
 
-__all__ = ["PrefixedResultBackend", "ResultBackend"]
+__all__ = ["CONNECT_TIMEOUT", "ResultBackend", "SentinelResultBackend", "ours"]
 
+CONNECT_TIMEOUT = 1.0
+"""Seconds that a synchronous operation on a worker's loop may wait for the server: well below a lease."""
 _RETRY = 0.2
 
 
 class ResultBackend(RedisBackend):  # type: ignore[misc]
-    """The backend of a dynamo-tasks application; ``waits`` is set in worker processes."""
+    """The backend of a dynamo-tasks application.
 
-    waits = False
+    Args:
+        waits: Whether this is a worker process, which must not lose a result, and whose loop must not stop.
+        prefix: What all keys start with; Celery's option for that would add an underscore to some.
+        transport_options: In place of the application's ``result_backend_transport_options``.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        waits: bool = False,
+        prefix: str = "",
+        transport_options: dict[str, Any] | None = None,
+        **kwargs: Any,
+    ):
+        self._prefix = prefix
+        super().__init__(*args, **kwargs)
+        if transport_options is not None:
+            self._transport_options = transport_options
+        self.waits = waits
+        self._refusals = (self.redis.exceptions.OutOfMemoryError, self.redis.exceptions.ReadOnlyError)
+        if waits:
+            self.connparams |= {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+
+    def _add_global_keyprefix(self) -> None:
+        if not self._prefix:
+            super()._add_global_keyprefix()
+            return
+        for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
+            setattr(self, name, self._prefix + getattr(self, name))
 
     @property
     def retry_policy(self) -> dict[str, Any]:
@@ -35,22 +66,34 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         policy: dict[str, Any] = super().retry_policy
         return {**policy, "max_retries": 0} if self.waits else policy
 
+    def on_task_call(self, producer: Any, task_id: str) -> None:
+        """Celery callback before a publish: subscribe to the result, unless it is an endpoint's.
+
+        Whoever waits for that subscribes then. Here it would keep ``.delay()`` from telling that the server is
+        away, for twenty attempts and as many seconds.
+        """
+        if submitted_as.get() is None:
+            super().on_task_call(producer, task_id)
+
     def _ensure_retryable(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         on_loop = not in_greenlet() and threading.current_thread() is threading.main_thread()
         if not self.waits or on_loop:
             return super()._ensure_retryable(func, *args, **kwargs)
         for unused in ("fallback_exc", "fallback_msg", "max_retries"):
             kwargs.pop(unused, None)
-        failures = Calm()
+        failures, run = Calm(), _call
         while True:
             try:
-                return func(*args, **kwargs)
-            except self.connection_errors as exc:
+                return run(func, *args, **kwargs)
+            except (*self.connection_errors, *self._refusals) as exc:
                 if failures.due():
-                    event(
-                        "store.reconnect_failed", connection="results", server=self.as_uri(), error=str(exc)
-                    )
+                    # What the server refuses it names with its arguments: the result has no place in a log.
+                    refused = isinstance(exc, self._refusals)
+                    error = f"refused: {type(exc).__name__}" if refused else str(exc)
+                    event("store.reconnect_failed", connection="results", server=self.as_uri(), error=error)
                 self._sleep(_RETRY)
+                # The server is away, maybe without a word: from here on the loop does not wait for it.
+                run = _call_aside
 
     def _sleep(self, amount: float) -> None:
         if in_greenlet():
@@ -59,9 +102,29 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             time.sleep(amount)
 
 
-class PrefixedResultBackend(ResultBackend):
-    """The same under the application's own prefix; Celery's option for that would add an underscore to some."""
+class SentinelResultBackend(ResultBackend, SentinelBackend):  # type: ignore[misc]
+    """The same on the master that Sentinels name."""
 
-    def _add_global_keyprefix(self) -> None:
-        for name in ("task_keyprefix", "group_keyprefix", "chord_keyprefix"):
-            setattr(self, name, self.app.key_prefix + getattr(self, name))
+
+def _call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return func(*args, **kwargs)
+
+
+def _call_aside(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Call in a thread, if that is not one already."""
+    return await_(asyncio.to_thread(func, *args, **kwargs)) if in_greenlet() else func(*args, **kwargs)
+
+
+_KINDS = {RedisBackend: ResultBackend, SentinelBackend: SentinelResultBackend}
+
+
+def ours(backend: Any, *, waits: bool, prefix: str = "") -> Any:
+    """Our kind of a backend that Celery made from the settings; others stay as they are.
+
+    Args:
+        backend: What Celery made.
+        waits: See :class:`ResultBackend`.
+        prefix: The same.
+    """
+    kind = _KINDS.get(type(backend))
+    return backend if kind is None else kind(app=backend.app, url=backend.url, waits=waits, prefix=prefix)

@@ -97,7 +97,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         while True:
             maybe_shutdown()
             try:
-                conn.connect()
+                # In a thread: a host that takes packets and says nothing must not stop the streams.
+                await_(asyncio.to_thread(conn.connect))
             except self.connection_errors as exc:
                 if failures.due():
                     event("store.reconnect_failed", connection="broker", server=conn.as_uri(), error=str(exc))

@@ -12,14 +12,14 @@ import os
 import socket
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from dynamo_tasks.observe import tracing
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.versions import PROTOCOL
-from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
 
 __all__ = ["HEADER", "CallOptions", "build", "digest", "release_of", "request_of", "submit_span"]
 
@@ -41,6 +41,7 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
         rt: Retention of its log, seconds.
         ik: Idempotency key.
         tn: Tenant.
+        tw: Its share of a component that is not enough for all.
         mq: Limit of the queue.
         rel: ``[lease hex, epoch]`` of the attempt that this message is a retry of.
     """
@@ -53,6 +54,7 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
     rt: float | None = None
     ik: str = ""
     tn: str = ""
+    tw: Annotated[float, msgspec.Meta(ge=0.001, le=1000)] = 1.0
     mq: int = 0
     rel: tuple[str, int] | None = None
 
@@ -144,7 +146,7 @@ def request_of(
     return NewRequest(
         id=headers["id"], endpoint=EndpointId.parse(headers["task"]), queue=queue_key,
         message=dumps(message).encode(), priority=priority, not_before=not_before, deadline=options.dl,
-        expires=_timestamp(headers.get("expires")), reader=options.rd, tenant=options.tn,
+        expires=_timestamp(headers.get("expires")), reader=options.rd, tenant=options.tn, weight=options.tw,
         background=options.bg, abandon_after=options.ab, retention=options.rt,
         ignore_result=bool(headers.get("ignore_result")), max_queue=options.mq, idempotency_key=options.ik,
         digest=digest(EndpointId.parse(headers["task"]), str(message["body"]).encode()) if options.ik else "",

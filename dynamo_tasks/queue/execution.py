@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
@@ -19,30 +19,35 @@ from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from dynamo_tasks.errors import (
     DeadlineExceededError,
     DynamoError,
+    EndpointError,
+    EngineDeadError,
     FencedError,
     NotResumableError,
     ServerUnavailableError,
     StreamDivergedError,
 )
-from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo, Kind
+from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
+from dynamo_tasks.protocol.tokens import TokenDelta, is_complete
 from dynamo_tasks.queue.account import Account
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.forwarding import hand_on
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
+from dynamo_tasks.queue.replay import logged_values, skip
+from dynamo_tasks.queue.returned import encode_result
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
 from dynamo_tasks.store.log import OpenLog
-from dynamo_tasks.store.streams import read_all
+from dynamo_tasks.store.recovery import Recovery
 
 __all__ = ["Execution"]
 
 _RETRY_CLAIM = 0.2
-_decode_values = msgspec.msgpack.Decoder(list[Any]).decode
+_UNWRITABLE = (StreamDivergedError, EndpointError)
+"""Reasons for which a log died that hold for every other attempt, too."""
 
 
 class Execution:
@@ -121,7 +126,7 @@ class Execution:
     async def fail(self, exc: BaseException) -> None:
         """End the request with an error: the endpoint's, or that its retries are used up."""
         assert self._log is not None
-        await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)), None)
+        await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)))
 
     async def _claim(self) -> Attempt:
         nonce = self._executor.nonce()
@@ -164,12 +169,13 @@ class Execution:
         raise (refusal.error or ErrorInfo("endpoint_error", "failed")).exception()
 
     async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
-        self.context.attempt, self.context.deadline = attempt.number, attempt.deadline
-        self.context.claim = attempt.lease, attempt.epoch
         await self._account.claimed(attempt, self.context, self._executor.ledger)
         try:
             with self._deadline(attempt.deadline):
                 await self._drive(attempt, log)
+            end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
+            result = self._result()
+            encoded = encode_result(self._account.name, end, result)
         except Stop as stop:
             return await self._stopped(stop, attempt, log)
         except RetryRequested:
@@ -180,19 +186,21 @@ class Execution:
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
-            await self._end(log, End(State.SUCCEEDED, "ignored"), None)
+            await self._end(log, End(State.SUCCEEDED, "ignored"))
             raise
+        except EngineDeadError as exc:
+            await self._engine_died(exc, attempt, log)
         except Exception as exc:
             if isinstance(exc, Reject) and exc.requeue:
                 await self._give_back(attempt, log, front=False, counts=True)
             await self._failed(exc, log)
             raise
-        end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
-        result = self._result() if self._call.keeps_result else None
-        await self._end(log, end, result)
+        await self._end(log, end, encoded)
         return result
 
     def _result(self) -> Any:
+        if not self._call.keeps_result:
+            return None
         return self._value[0] if self._value is not None else self._aggregate.result()
 
     async def _failed(self, exc: Exception, log: OpenLog) -> None:
@@ -256,7 +264,7 @@ class Execution:
         """What the endpoint yields from here on; ``None`` if an earlier attempt has logged all of it."""
         if attempt.previous == ZERO:
             return self._handler.run(self._payload, [])
-        logged = await self._logged(attempt)
+        logged = await logged_values(self._executor.store, attempt)
         if not logged:
             return self._handler.run(self._payload, [])
         policy = self._handler.policy
@@ -267,21 +275,11 @@ class Execution:
         if policy == "replay":
             for value in logged:
                 self._take(value)
-            return _skip(self._handler.run(self._payload, []), len(logged))
+            return skip(self._handler.run(self._payload, []), len(logged))
         raise NotResumableError(
             f"{self._handler.endpoint} had streamed {len(logged)} values when its attempt ended, "
             f"and its policy is {policy!r}; declare continue or replay"
         )
-
-    async def _logged(self, attempt: Attempt) -> list[Any]:
-        """Values that earlier attempts logged."""
-        out: list[Any] = []
-        for entry in await read_all(self._executor.store, attempt.namespace, attempt.id):
-            if entry.kind == Kind.TOKENS:
-                out += decode_deltas(entry.data)
-            elif entry.kind == Kind.VALUES:
-                out += _decode_values(entry.data)
-        return out
 
     @contextlib.contextmanager
     def _deadline(self, deadline: float) -> Any:
@@ -299,7 +297,7 @@ class Execution:
         reason = str(stop) if stop.reason == "abort" else stop.reason
         self._account.stopped(attempt, reason, time.monotonic() - self._stop_asked)
         if stop.reason == "abort":
-            if isinstance(log.dead, StreamDivergedError):
+            if isinstance(log.dead, _UNWRITABLE):
                 await self._fail_elsewhere(attempt, log.dead)
             if str(stop) == State.CANCELLED:
                 self._to_settle = self._call.has_tail
@@ -310,13 +308,13 @@ class Execution:
         if stop.reason == "handover":
             await self._give_back(attempt, log, front=True, counts=False)
         if stop.reason == "cancel":
-            await self._end(log, cancelled(), None)
+            await self._end(log, cancelled())
             raise Revoked("cancelled")
         error = DeadlineExceededError(
             "the request ran past its deadline" if stop.reason == "deadline" else f"time limit: {stop}"
         )
-        await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)), None)
-        raise error
+        await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)))
+        raise error from None
 
     async def _ended_elsewhere(self) -> Any:
         """Somebody else ended it (its deadline passed): Celery's tail is still ours."""
@@ -334,19 +332,27 @@ class Execution:
             )
         raise HandedOver
 
+    async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, log: OpenLog) -> NoReturn:
+        """What ran it is gone, as if this process were: another attempt continues, if it has any left."""
+        self._executor.on_engine_died(exc.message)
+        await self._executor.writer.drain(log)
+        # Where the server is away, its owner's death is noticed by others once it is back.
+        with contextlib.suppress(ServerUnavailableError):
+            await Recovery(self._executor.store).requeue(attempt.namespace, attempt.id, attempt.lease)
+        raise HandedOver
+
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
         """The log can't be continued by anybody; end it above our epoch."""
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
         await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
-    async def _end(self, log: OpenLog, end: End, result: Any) -> None:
+    async def _end(self, log: OpenLog, end: End, result: bytes = b"") -> None:
         """Write the end; only its winner goes on to Celery's tail."""
-        encoded = msgspec.json.encode(result) if result is not None else b""
         try:
-            await log.finish(end, encoded, settled=not self._call.has_tail)
-        except StreamDivergedError as exc:
+            await log.finish(end, result, settled=not self._call.has_tail)
+        except _UNWRITABLE as exc:
             await self._fail_elsewhere(log.attempt, exc)
-            raise Dropped("DIVERGED") from None
+            raise Dropped(exc.code) from None
         except DynamoError as exc:
             raise Dropped(exc.code) from None
         self._to_settle = self._call.has_tail
@@ -374,12 +380,3 @@ class Execution:
         if isinstance(reason, FencedError) and self._stop is None and self._log is not None:
             self._account.fenced(self._log.attempt)
         self.stop(Stop("abort", reason.code))
-
-
-async def _skip(values: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:
-    async with aclosing(values) as source:  # type: ignore[type-var]
-        async for value in source:
-            if count > 0:
-                count -= 1
-            else:
-                yield value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
 from dynamo_tasks.errors import ServerUnavailableError, UnknownEndpointError
@@ -45,7 +46,11 @@ class Running(Protocol):
 
 
 class Executor:
-    """One per worker process."""
+    """One per worker process.
+
+    Attributes:
+        on_engine_died: Told when an endpoint found its engine dead; before its request is given back.
+    """
 
     def __init__(
         self, store: Store, lease: int, handlers: dict[str, Handler], *, stream_cap: int = DEFAULT_CAP
@@ -58,6 +63,7 @@ class Executor:
         self.drops = Drops(self.ledger)
         self.writer = Writer(store)
         self.tokens = 0
+        self.on_engine_died: Callable[[str], None] = lambda reason: None
         self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}
         self._tails: set[str] = set()
         self._early: dict[str, tuple[float, list[Orders]]] = {}

@@ -53,7 +53,8 @@ async def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
         try:
             value = await pending
         except BaseException as exc:  # noqa: BLE001 - everything belongs to the function, cancellation too
-            pending = hosted.throw(exc)
+            # With its traceback: without, the lines of the code that failed would be lost.
+            pending = hosted.throw(type(exc), exc, exc.__traceback__)
         else:
             pending = hosted.switch(value)
     result: T = pending

@@ -17,7 +17,6 @@ from urllib.parse import urlsplit
 from celery import Celery
 from celery.app import routes
 from celery.backends.base import DisabledBackend
-from celery.backends.redis import RedisBackend
 from celery.concurrency import get_implementation
 from kombu import Connection as StockConnection
 from kombu import Exchange, Queue
@@ -34,15 +33,17 @@ from dynamo_tasks.queue.app import (
     HostFactory,
     add_worker_options,
 )
-from dynamo_tasks.queue.backend import PrefixedResultBackend, ResultBackend
+from dynamo_tasks.queue.backend import ResultBackend, SentinelResultBackend, ours
+from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.task import EndpointTask
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
+from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
 
 __all__ = ["GuestApp", "adopt", "check_settings"]
 
-_SCHEMES = ("redis", "rediss")
-_LOCAL = ("amqp", "executor", "Worker", "WorkController")
+_SCHEMES = ("redis", "rediss", "sentinel")
+_LOCAL = ("amqp", "events", "executor", "Worker", "WorkController")
 _OURS = ("service", "config", "set")
 
 
@@ -74,26 +75,27 @@ class GuestApp(DynamoApp):
         Raises:
             ConfigError: it is none that can hold streams, or a setting is in the way.
         """
-        url = _first(self.conf.broker_write_url or self.conf.broker_url or "amqp://")
+        url = _broker(self.conf.broker_write_url or self.conf.broker_url or "amqp://")
         if url != self._checked:
             check_settings(self.main or "celery", url, self.conf)
             self._checked = url
-        return complete_url(with_options(url, self.conf.broker_use_ssl))
+        complete = complete_url(with_options(url, self.conf.broker_use_ssl))
+        return Address.parse(complete, self.conf.broker_transport_options).url
 
     def _get_backend(self) -> Any:
-        made = super(DynamoApp, self)._get_backend()
-        if type(made) is RedisBackend:
-            made = ResultBackend(app=self, url=self.conf.result_backend)
-            made.waits = self.is_worker
-        return made
+        return ours(super(DynamoApp, self)._get_backend(), waits=self.is_worker)
 
     @property
     def _own_results(self) -> Any:
         # Per thread, as Celery keeps its own.
         made = getattr(self._local, "endpoint_results", None)
         if made is None:
-            made = self._local.endpoint_results = PrefixedResultBackend(app=self, url=self.server_url)
-            made.waits = self.is_worker
+            address = Address.parse(self.server_url)
+            kind = ResultBackend if address.sentinels is None else SentinelResultBackend
+            made = self._local.endpoint_results = kind(
+                app=self, url=address.broker_url, waits=self.is_worker, prefix=self.key_prefix,
+                transport_options=address.broker_options,
+            )  # fmt: skip
         return made
 
     @property
@@ -169,10 +171,13 @@ def check_settings(name: str, url: str, conf: Any) -> None:
             f"the broker of Celery application {name!r} is {scheme}://, which cannot hold streams: dynamo-tasks needs "
             "Redis or Valkey 7.0 or newer as broker, broker_url = 'redis://host:6379/0' (or task_always_eager in tests)"
         )
+    if scheme == "sentinel" and conf.get("broker_use_ssl"):
+        raise ConfigError("broker_use_ssl: TLS is not supported together with sentinel:// brokers")
     options = conf.get("broker_transport_options") or {}
     if options.get("sep", PRIORITY_SEPARATOR) != PRIORITY_SEPARATOR:
         raise ConfigError("broker_transport_options: dynamo-tasks needs the default 'sep'")
-    if tuple(options.get("priority_steps", PRIORITY_STEPS)) != PRIORITY_STEPS:
+    steps = tuple(options.get("priority_steps", PRIORITY_STEPS))
+    if steps not in (PRIORITY_STEPS, (*PRIORITY_STEPS, LINE_STEP)):
         raise ConfigError(
             f"broker_transport_options: dynamo-tasks needs priority_steps {list(PRIORITY_STEPS)}"
         )
@@ -202,7 +207,8 @@ def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
     for name in _LOCAL:
         # What was made before would go on to publish without a ledger.
         guest.__dict__.pop(name, None)
-    guest.amqp_cls, guest.host_factory, guest._executor, guest.is_worker = _Amqp, make_host, None, False
+    guest.amqp_cls, guest.events_cls = _Amqp, Events
+    guest.host_factory, guest._executor, guest.is_worker = make_host, None, False
     guest.eager_handler, guest.intake = None, Intake()
     add_worker_options(guest)
     made: GuestApp = guest
@@ -214,9 +220,10 @@ def _check_known(app: Celery) -> None:
     conf = app.conf if app.configured else app._preconf
     url = conf.get("broker_write_url") or conf.get("broker_url")
     if url and not conf.get("task_always_eager"):
-        check_settings(app.main or "celery", _first(url), conf)
+        check_settings(app.main or "celery", _broker(url), conf)
 
 
-def _first(url: Any) -> str:
-    """Of several brokers, as a list or in one text."""
-    return str(url[0] if isinstance(url, list | tuple) else url).split(";")[0]
+def _broker(url: Any) -> str:
+    """Of several brokers, as a list or in one text, the first; Sentinels, which are one broker together, all."""
+    urls = list(url) if isinstance(url, list | tuple) else str(url).split(";")
+    return ";".join(urls) if urls[0].startswith("sentinel://") else str(urls[0])

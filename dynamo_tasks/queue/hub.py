@@ -8,6 +8,7 @@ handled the loop ticks once more before it polls again, so BRPOP is re-armed at 
 from __future__ import annotations
 
 import asyncio
+import select
 import threading
 from typing import Any
 
@@ -38,11 +39,22 @@ class _Poller:
         """Watch a descriptor; replaces what was watched for it."""
         fd = fd if isinstance(fd, int) else fd.fileno()
         if flags & (READ | ERR):
-            self._loop.add_reader(fd, self._mark, fd, READ)
+            self._watch(fd)
         if flags & WRITE:
             self._loop.add_writer(fd, self._mark, fd, WRITE)
         self._flags[fd] = flags
         return int(fd)
+
+    def _watch(self, fd: int) -> None:
+        try:
+            self._loop.add_reader(fd, self._mark, fd, READ)
+        except RuntimeError:
+            # The socket had an error (a reset, a time-out): uvloop has dropped its handle without telling anybody, and
+            # keeps it under the number, which may be another socket's by now.
+            self._loop.remove_reader(fd)
+            self._loop.add_reader(fd, self._mark, fd, READ)
+            if _has_news(fd):
+                self._mark(fd, READ)
 
     def unregister(self, fd: Any) -> None:
         """Stop watching a descriptor."""
@@ -93,6 +105,13 @@ class _Poller:
         """Forget all descriptors."""
         for fd in list(self._flags):
             self.unregister(fd)
+
+
+def _has_news(fd: int) -> bool:
+    """Whether there is something to read, be it an error."""
+    poll = select.poll()
+    poll.register(fd, select.POLLIN)
+    return bool(poll.poll(0))
 
 
 class AsyncioHub(Hub):  # type: ignore[misc]

@@ -6,6 +6,8 @@ import asyncio
 from collections.abc import Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
+from dynamo_tasks.errors import EndpointError
+
 __all__ = ["Interruptible", "Stop"]
 
 T = TypeVar("T")
@@ -29,6 +31,9 @@ class Interruptible(Generic[T]):
 
     Celery's soft time limit is an exception that the task's own code may catch to clean up; asyncio can
     only cancel. So the task is cancelled, and the cancellation is exchanged on its way in.
+
+    Two exceptions mean more to asyncio than to the coroutine that lets them out, and come out as ``EndpointError``:
+    ``SystemExit``, and a ``CancelledError`` of something that it waited for.
     """
 
     def __init__(self, coro: Coroutine[Any, Any, T]):
@@ -45,8 +50,19 @@ class Interruptible(Generic[T]):
     async def _main(self) -> T:
         try:
             return await _Exchanging(self._coro, self)
+        except asyncio.CancelledError as exc:
+            if not self._is_cancelled():
+                raise EndpointError("the endpoint raised CancelledError, but nobody cancelled it") from exc
+            raise
+        except SystemExit as exc:
+            # It would end the process, and with it all requests beside this one.
+            raise EndpointError(f"the endpoint raised SystemExit: {exc.code}") from exc
         finally:
             self._coro.close()
+
+    def _is_cancelled(self) -> bool:
+        """Whether it was cancelled itself, and not something that it waited for."""
+        return self.task.cancelling() > 0
 
     def take(self, exc: BaseException) -> BaseException:
         """The exception to raise inside in place of ``exc``."""

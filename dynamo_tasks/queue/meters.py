@@ -18,10 +18,17 @@ class Meters:
     def __init__(self, name: str):
         self.name = name
         self.claimed = metrics.counter("requests_claimed_total", endpoint=name)
+        self.queue_wait = metrics.histogram("queue_wait_seconds", endpoint=name)
         self.ended = self.errors = 0
         self.seconds = 0.0
         self._seconds: dict[str, Histogram] = {}
         self._finished: dict[str, Counter] = {}
+
+    def started(self, attempt: int, waited: float) -> None:
+        """An attempt began, after ``waited`` seconds in the queue."""
+        self.claimed.inc()
+        if attempt == 1:
+            self.queue_wait.observe(waited)
 
     def fenced(self) -> None:
         """An attempt is not the request's any more."""

@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import signals
 from celery.concurrency.base import BasePool
+from celery.exceptions import WorkerLostError
 
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.execution import Execution
@@ -151,7 +152,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
     async def run_in_thread(self, target: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a plain Celery task."""
         assert self._threads is not None
-        return await asyncio.get_running_loop().run_in_executor(self._threads, lambda: target(*args))
+        return await asyncio.get_running_loop().run_in_executor(self._threads, _run_task, target, args)
 
     def on_apply(
         self,
@@ -239,6 +240,14 @@ class TaskPool(BasePool):  # type: ignore[misc]
     def _get_info(self) -> dict[str, Any]:
         info = super()._get_info()
         return {**info, "running": len(self._jobs), "processes": [os.getpid()], "timeouts": []}
+
+
+def _run_task(target: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    try:
+        return target(*args)
+    except SystemExit as exc:
+        # With prefork it ends a child that has one task; here it would end the process of all.
+        raise WorkerLostError(f"the task raised SystemExit: {exc.code}") from exc
 
 
 def _exception_info(exc: BaseException) -> Any:

@@ -14,9 +14,10 @@ import contextlib
 from collections.abc import Callable
 
 from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.link import Link
-from dynamo_tasks.store.wire import Address, ReplyError, Wire
+from dynamo_tasks.store.wire import ReplyError, Wire
 
 __all__ = ["Puller"]
 

@@ -30,7 +30,7 @@ __all__ = ["EndpointTask", "make_task"]
 
 _OPTIONS = {
     "deadline": "dl", "background": "bg", "abandon_after": "ab", "retention": "rt",
-    "idempotency_key": "ik", "tenant": "tn", "reader": "rd", "max_queue": "mq",
+    "idempotency_key": "ik", "tenant": "tn", "weight": "tw", "reader": "rd", "max_queue": "mq",
 }  # fmt: skip
 _releasing: ContextVar[tuple[str, int] | None] = ContextVar("dynamo_releasing", default=None)
 
@@ -90,7 +90,8 @@ class EndpointTask(Task):  # type: ignore[misc]
 
     ``apply_async`` takes these options besides Celery's own: ``deadline`` (seconds from now by which it must
     have ended), ``background`` (runs on when its last reader leaves), ``abandon_after`` (seconds), ``retention``
-    (of its stream, seconds), ``idempotency_key``, ``tenant``.
+    (of its stream, seconds), ``idempotency_key``, ``tenant`` (whose turn it is: docs/overload.md; by default that
+    of the calling endpoint's request), ``weight`` (the tenant's share, 1 by default), ``max_queue``.
     """
 
     abstract = True
@@ -194,6 +195,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         Raises:
             InvalidRequestError: the payload does not fit the endpoint's annotation, or an option is not valid.
             QueueFullError: the component's queue is at its ``traffic.max_queue``.
+            DeadlineUnreachableError: the component is busy for longer than ``deadline`` or ``expires`` allows.
             IdempotencyConflictError: the key was used with another payload.
         """
         if self.app.conf.task_always_eager:
@@ -204,13 +206,15 @@ class EndpointTask(Task):  # type: ignore[misc]
         self._validate(args, kwargs, options)
         self.app.server_url  # noqa: B018 - found, or refused in one line
         call.setdefault("mq", self._max_queue())
+        context = current_context()
+        if context is not None and context.tenant:
+            call = {"tn": context.tenant, "tw": context.weight} | call
         header = _convert(call)
         if not (options.get("queue") or options.get("routing_key")):
             options["queue"] = self.app.queue_for(self.endpoint)
         released = _releasing.get()
         if released is not None and options.get("retries"):
             header = msgspec.structs.replace(header, rel=released)
-        context = current_context()
         trace = context.child_headers() if context is not None else {}
         headers = {**trace, **(options.pop("headers", None) or {})}
         task_id = task_id or uuid()
@@ -220,14 +224,14 @@ class EndpointTask(Task):  # type: ignore[misc]
 
     def _publish(self, args: Any, kwargs: Any, task_id: str, options: dict[str, Any]) -> Any:
         """Let Celery publish the call."""
-        token = submitted_as.set(None)
+        token = submitted_as.set("")
         try:
             result = super().apply_async(args, kwargs, task_id=task_id, **options)
             known = submitted_as.get()
         finally:
             submitted_as.reset(token)
         # An idempotency key that is known stands for the request that it was first used with.
-        return result if known in (None, result.id) else self.AsyncResult(known)
+        return self.AsyncResult(known) if known and known != result.id else result
 
     def _apply_here(self, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]) -> Any:
         self._validate(args, kwargs, options)

@@ -32,14 +32,17 @@ from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.message import MalformedMessageError, Message, decode
 from dynamo_tasks.queue.puller import Puller
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR
+from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.sync import SyncLedger
-from dynamo_tasks.store.wire import Address
 
-__all__ = ["Channel", "Transport", "submitted_as"]
+__all__ = ["Channel", "SentinelTransport", "Transport", "submitted_as"]
 
 submitted_as: ContextVar[str | None] = ContextVar("dynamo_submitted_as", default=None)
-"""Id of the request that the last publish in this context stands for."""
+"""Id of the request that the last publish in this context stands for.
+
+Empty while a call of an endpoint is being published, ``None`` otherwise.
+"""
 
 
 class QoS(kombu_redis.QoS):  # type: ignore[misc]
@@ -49,8 +52,12 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
         """A message was delivered."""
         if HEADER in message.headers:
             VirtualQoS.append(self, message, delivery_tag)
-        else:
+            return
+        try:
             super().append(message, delivery_tag)
+        except kombu_redis.redis.exceptions.OutOfMemoryError:
+            # It runs without a note: the server has no room for one, and none to take the message back either.
+            VirtualQoS.append(self, message, delivery_tag)
 
     def _tracked(self, delivery_tag: str) -> bool:
         message = self._delivered.get(delivery_tag)
@@ -90,6 +97,16 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
         else:
             channel.pull(self.hub)
 
+    def maybe_refresh_binding_expiry(self) -> None:
+        """kombu's timer; what the server refuses is tried again a second later, without a traceback each time."""
+        for channel in list(self._channels):
+            with contextlib.suppress(*channel.connection_errors, channel.ResponseError):
+                if greenlets.in_greenlet():
+                    # kombu waits for the server then, and the loop does not.
+                    greenlets.await_(asyncio.to_thread(channel.maybe_refresh_binding_expiry))
+                else:
+                    channel.maybe_refresh_binding_expiry()
+
 
 class Channel(kombu_redis.Channel):  # type: ignore[misc]
     """A channel that publishes endpoint calls through the ledger."""
@@ -112,6 +129,17 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     _ledger: SyncLedger | None = None
     _puller: Puller | None = None
     _hub: AsyncioHub | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        # What may be popped; the option has one step more, for those who only count.
+        self.priority_steps = list(PRIORITY_STEPS)
+
+    def _size(self, queue: str) -> int:
+        """Messages of a queue, with what stands in line behind them."""
+        with self.conn_or_acquire() as client:
+            in_line = client.llen(f"{queue}{self.sep}{LINE_STEP}")
+        return int(super()._size(queue)) + int(in_line)
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
@@ -159,8 +187,11 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
 
     def _address(self) -> Address:
         client = self.connection.client
+        url = client.as_uri(include_password=True)
+        if client.transport_cls == "sentinel":
+            return Address.parse(";".join(client.alt) or url, client.transport_options)
         # The URL that kombu gives back is without its query.
-        return Address.parse(with_options(client.as_uri(include_password=True), client.ssl))
+        return Address.parse(with_options(url, client.ssl))
 
     def _queue_keys(self) -> list[str]:
         return [] if self.closed else [f"{self.global_keyprefix}{queue}" for queue in self.active_queues]
@@ -287,3 +318,14 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]
         if isinstance(loop, AsyncioHub):
             self.cycle.hub = loop
         super().register_with_event_loop(connection, loop)
+
+
+class SentinelChannel(Channel, kombu_redis.SentinelChannel):  # type: ignore[misc]
+    """The same on the master that Sentinels name."""
+
+
+class SentinelTransport(Transport):
+    """The transport of ``sentinel://`` brokers."""
+
+    default_port = 26379
+    Channel = SentinelChannel

@@ -26,12 +26,15 @@ from dynamo_tasks.store.keys import consumer_name, unacked_index_key, unacked_ke
 
 __all__ = ["Host", "ServiceStep", "Worker", "refuse", "transport_options"]
 
+EX_FAILURE = 1
 EX_USAGE = 2
 
 
 class Host(Protocol):
     """The service that a worker process serves."""
 
+    failed: bool
+    """Whether it ended the worker because it could not serve any more."""
     queues: list[str]
     capacity: int
     lease: int
@@ -145,6 +148,8 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         signals.worker_shutting_down.connect(self._asked, weak=False)
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.get_loop().run_until_complete(self._main())
+            if self.host is not None and self.host.failed:
+                self.exitcode = EX_FAILURE  # whoever supervises us is to start us again
             if self.pool is not None and self.pool.stuck:
                 _leave(self.exitcode)
 

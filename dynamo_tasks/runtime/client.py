@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.config import suggest
-from dynamo_tasks.errors import DynamoError, RequestCancelledError, UnknownEndpointError
+from dynamo_tasks.errors import DynamoError, InvalidRequestError, RequestCancelledError, UnknownEndpointError
 from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
@@ -22,7 +22,7 @@ from dynamo_tasks.router import Router, make_router
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.store.client import StoreClient
-from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
 from dynamo_tasks.store.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -167,6 +167,8 @@ class RemoteCall:
             message=message,
             ignore_result=True,
             deadline=context.deadline if context is not None else 0.0,
+            tenant=context.tenant if context is not None else "",
+            weight=context.weight if context is not None else 1.0,
             abandon_after=ABANDON_AFTER if context is None else _CHILD_ABANDON_AFTER,
         )
 
@@ -272,8 +274,19 @@ class Client:
         return self._routed("least_loaded", request, context)
 
     def direct(self, request: Any, instance_id: int | str, *, context: Context | None = None) -> RemoteCall:
-        """Call one instance; its id as a number or in hex."""
-        wanted = int(instance_id, 16) if isinstance(instance_id, str) else instance_id
+        """Call one instance; its id as a number or in hex.
+
+        Raises:
+            InvalidRequestError: that is no lease id.
+            NoInstancesError: the instance does not live any more.
+        """
+        try:
+            wanted = int(instance_id, 16) if isinstance(instance_id, str) else instance_id
+        except ValueError:
+            raise InvalidRequestError(
+                f"instance_id {instance_id!r} is no lease id: a number, or the same in hex",
+                param="instance_id",
+            ) from None
         return self._routed("direct", request, context, wanted)
 
     def static(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:

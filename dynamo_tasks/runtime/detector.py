@@ -6,8 +6,9 @@ An instance is dead
 * by *presence*: nobody holds its alive channel in two polls in a row, and its counter did not move in between.
   A forked child may keep the socket open; then the lease decides.
 
-Presence is not believed for ``GRACE`` seconds after the observer's connection was lost or the server was
-replaced (a restarted server shows everyone as absent), nor when more than half of the instances vanish at once.
+After the observer's connection was lost or the server was replaced, a restarted server shows everyone as absent: for
+``GRACE`` seconds an absence is believed only of instances that have been seen alive there since. Nor is it believed
+when more than half of the instances vanish at once.
 A wrong guess is harmless: the fence keeps the old owner from writing.
 """
 
@@ -21,7 +22,7 @@ from dynamo_tasks.store.registry import LEASE_TTL
 __all__ = ["GRACE", "Detector", "Sighting"]
 
 GRACE = 5.0
-"""Seconds of watching only, after a reconnect or a change of the server."""
+"""Seconds that everybody is given to come back, after a reconnect or a change of the server."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,9 @@ class _Track:
     counter: str | None
     moved_at: float
     absent: int = 0
+    seen: bool = False
+    """Present at a moment in which its counter moved, since the last disturbance. Its channel alone proves nothing: a
+    server may hold a connection for open whose other end is long gone."""
 
 
 class Detector:
@@ -51,13 +55,13 @@ class Detector:
         self._ttl = ttl
         self._grace = grace
         self._tracks: dict[int, _Track] = {}
-        self._trust_presence_at = 0.0
+        self._all_back_at = 0.0
 
     def disturbed(self, now: float) -> None:
-        """The observer reconnected, or the server is another one: watch only for a while."""
-        self._trust_presence_at = now + self._grace
+        """The observer reconnected, or the server is another one: who is not there may still come back."""
+        self._all_back_at = now + self._grace
         for track in self._tracks.values():
-            track.moved_at, track.absent = max(track.moved_at, now), 0
+            track.moved_at, track.absent, track.seen = max(track.moved_at, now), 0, False
 
     def observe(self, sightings: Mapping[int, Sighting], now: float) -> dict[int, str]:
         """Take a poll.
@@ -74,14 +78,12 @@ class Detector:
         for lease, seen in sightings.items():
             self._note(lease, seen, now)
         absent = [lease for lease, track in self._tracks.items() if track.absent]
-        believable = now >= self._trust_presence_at and (
-            len(absent) == 1 or 2 * len(absent) <= len(self._tracks)
-        )
+        few = len(absent) == 1 or 2 * len(absent) <= len(self._tracks)
         dead = {}
         for lease, track in self._tracks.items():
             if now - track.moved_at >= self._ttl:
                 dead[lease] = "lease"
-            elif believable and track.absent >= 2:
+            elif few and track.absent >= 2 and (track.seen or now >= self._all_back_at):
                 dead[lease] = "presence"
         return dead
 
@@ -91,6 +93,7 @@ class Detector:
             track = self._tracks[lease] = _Track(seen.counter, now)
         elif seen.counter is not None and seen.counter != track.counter:
             track.counter, track.moved_at, track.absent = seen.counter, now, 0
+            track.seen = track.seen or seen.present
         track.absent = 0 if seen.present else track.absent + 1
 
     def forget(self, lease: int) -> None:

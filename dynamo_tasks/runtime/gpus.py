@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-from dynamo_tasks.config.gpus import ALLOCATION, MASK, GpuClaims, allocation_mode, missing
+from dynamo_tasks.config.gpus import ALLOCATION, MASK, PINNED, GpuClaims, allocation_mode, missing
 from dynamo_tasks.config.home import Home
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe import event
@@ -36,7 +36,7 @@ def pin_process(service: str, gpus: float) -> None:
             f"any more; do that in a start hook, or set {MASK} and {ALLOCATION}=off"
         )
     # Children of an engine inherit it, and don't choose again.
-    os.environ[MASK] = devices[service]
+    os.environ[MASK] = os.environ[PINNED] = devices[service]
     os.environ[ALLOCATION] = "off"
 
 

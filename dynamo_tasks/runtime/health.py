@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import aclosing
@@ -96,13 +97,22 @@ class HealthMonitor(Actor):
         self._on_dead = on_dead
         self._failures = 0
         self._lag = 0.0
+        self._suspected = asyncio.Event()
+
+    def suspect(self) -> None:
+        """There is reason to think that it is dead: check now, and take a single no for an answer."""
+        self._failures = _DEAD_AFTER - 1
+        self._suspected.set()
 
     async def _run(self) -> None:
         loop, interval = asyncio.get_running_loop(), self._settings.interval
         while True:
             await self._on_result(await self.check())
             slept = loop.time()
-            await asyncio.sleep(interval)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(interval):
+                    await self._suspected.wait()
+            self._suspected.clear()
             self._lag = loop.time() - slept - interval
 
     async def check(self) -> str:

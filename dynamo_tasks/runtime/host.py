@@ -36,6 +36,8 @@ from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.runtime.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, get_resolver, set_resolver
 from dynamo_tasks.sdk.hooks import probe
+from dynamo_tasks.store.log import DEFAULT_CAP
+from dynamo_tasks.store.memory import memory_of
 from dynamo_tasks.store.registry import new_lease
 
 __all__ = ["Listener", "ServiceHost"]
@@ -77,6 +79,7 @@ class ServiceHost:
         self.service: Service = graph.entry
         self.lease = new_lease()
         self.capacity = _capacity(self.service)
+        self.failed = False
         self.instances: dict[str, Any] = {}
         self._wait = wait
         self.lifecycle = Lifecycle(self.service.component_name, self.lease)
@@ -94,6 +97,9 @@ class ServiceHost:
         self.system = self._system_server()
         self.queues = self._queue_names()
         for endpoint in self.service.get_dynamo_endpoints().values() if self.is_component else ():
+            _ = (
+                endpoint.request_type
+            )  # an annotation that cannot be read is refused now, not at the first request
             task_of(app, endpoint.id, endpoint)
 
     @property
@@ -159,17 +165,23 @@ class ServiceHost:
         self._runtime = runtime
         self._sweeper = Sweeper(runtime.client.store)
         self._recoverer = Recoverer(runtime.client.store)
-        self._executor = Executor(runtime.client.store, self.lease, self._handlers)
+        cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP
+        self._executor = Executor(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))
         await self._executor.start()
+        await self._check_memory(runtime)
         resolver = RuntimeResolver(self.app, runtime, self.instances)
         resolver.expected = self.expected
-        resolver.limits = {
-            one.dynamo_address(): int(one.settings.traffic["max_queue"])
-            for one in self.graph.components()
-            if one.settings.traffic.get("max_queue")
-        }
         set_resolver(resolver)
         return self._executor
+
+    async def _check_memory(self, runtime: DistributedRuntime) -> None:
+        """Tell early what would be told by refused requests later."""
+        memory = await memory_of(runtime.client.store)
+        if self.is_component and memory.is_tight(self.capacity):
+            event(
+                "store.memory_low", used=memory.used, limit=memory.limit, slots=self.capacity,
+                tokens_per_s=round(memory.tokens_per_s),
+            )  # fmt: skip
 
     async def _connect_runtime(self) -> DistributedRuntime:
         while True:
@@ -235,6 +247,7 @@ class ServiceHost:
         self._registered = Instance(
             store, namespace, self.lease, load=self._load, on_order=self._executor.order,
             running=self._executor.running_ids, stats=self.runtime.registry.stats,
+            traffic={component: _traffic(self.service)},
         )  # fmt: skip
         await self._registered.start(infos)
         resolver = get_resolver()
@@ -252,10 +265,18 @@ class ServiceHost:
             busy=lambda: executor.in_flight > 0, on_result=checkup.result, on_dead=self._dead,
         )  # fmt: skip
         await self._health.start()
+        executor.on_engine_died = self._engine_died
+
+    def _engine_died(self, reason: str) -> None:
+        """An endpoint says so: take nothing more before that is cleared up."""
+        self.app.intake.pause()
+        if self._health is not None:
+            self._health.suspect()
 
     def _dead(self, reason: str) -> None:
         """It must be started anew: what runs is handed over, and the process ends."""
         self.lifecycle.tell("instance.dead", reason)
+        self.failed = True
         signal.raise_signal(signal.SIGQUIT)
 
     def _add_stats(self, declared: DynamoEndpoint) -> None:
@@ -306,7 +327,7 @@ class ServiceHost:
             await self._registered.deregister()
 
     async def stop(self) -> None:
-        """Run the shutdown hooks, revoke the lease, close all connections."""
+        """Run the shutdown hooks, revoke the lease, close all connections; also where a hook raises."""
         if self._sweeper is not None:
             await self._sweeper.stop()
         if self._recoverer is not None:
@@ -314,9 +335,18 @@ class ServiceHost:
         await self.deregister()
         if self.http is not None:
             await self.http.stop()
+        try:
+            await self._run_shutdown_hooks()
+        finally:
+            await self._leave()
+
+    async def _run_shutdown_hooks(self) -> None:
         for service in reversed(together(self.service)):
             if service.name in self.instances and service.state != ServiceState.STOPPING:
                 await service.on_shutdown(self.instances[service.name])
+
+    async def _leave(self) -> None:
+        """Revoke the lease, close all connections."""
         if self._executor is not None:
             await self._executor.close()
         if self._registered is not None:
@@ -339,6 +369,13 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
+
+
+def _traffic(service: Service) -> dict[str, int | None]:
+    """The limits of the component as a whole; BentoML's name of the first one is ``max_concurrency``."""
+    given = service.settings.traffic
+    concurrency = given.get("concurrency") or given.get("max_concurrency")
+    return {"concurrency": concurrency, "max_queue": given.get("max_queue") or None}
 
 
 def _capacity(service: Service) -> int:

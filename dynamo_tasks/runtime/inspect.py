@@ -10,7 +10,8 @@ from dynamo_tasks.config.server import key_prefix
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.memory import memory_of
 from dynamo_tasks.store.namespaces import purge_namespace
 from dynamo_tasks.store.registry import Registry
 
@@ -54,6 +55,7 @@ async def gather(store: Store, namespace: str | None = None) -> dict[str, Any]:
             queued[f"{one}.{component}"] = await _queued(store, one, component)
     return {
         "redis_url": mask_url(store.address.url),
+        "memory": (await memory_of(store)).as_dict(),
         "namespaces": namespaces,
         "instances": instances,
         "queued": queued,
@@ -115,4 +117,5 @@ async def _queued(store: Store, namespace: str, component: str) -> int:
     queue = f"{store.prefix}{namespace}|{component}"
     wire = await store.commands.wire()
     lengths = await wire.pipeline([["LLEN", queue + priority_suffix(step)] for step in PRIORITY_STEPS])
+    lengths.append(await wire.execute("LLEN", f"{queue}{PRIORITY_SEPARATOR}{LINE_STEP}"))
     return sum(int(length) for length in lengths)

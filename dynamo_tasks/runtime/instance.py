@@ -20,7 +20,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.recovery import Recovery
-from dynamo_tasks.store.registry import LEASE_TTL, RENEW_EVERY, Registry
+from dynamo_tasks.store.registry import LEASE_TTL, RENEW_EVERY, Registry, Traffic
 from dynamo_tasks.store.wire import ReplyError, Wire
 
 __all__ = ["Instance"]
@@ -40,6 +40,7 @@ class Instance:
         on_order: Takes what is published on its alive channel.
         running: Ids of the requests that it really runs.
         stats: Asked for the stats of a component of this instance, by its service name.
+        traffic: Limits of its components as a whole.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Instance:
         on_order: Callable[[bytes, bytes], None],
         running: Callable[[], Iterable[str]],
         stats: Callable[[str], dict[str, Any]],
+        traffic: Traffic | None = None,
     ):
         self._registry = Registry(store)
         self._namespace = namespace
@@ -61,6 +63,7 @@ class Instance:
         self._counter = 0
         self._running = running
         self._stats = stats
+        self._traffic = traffic
         self._on_order = on_order
         self._commands = store.commands
         self._recovery = Recovery(store)
@@ -104,7 +107,7 @@ class Instance:
         """
         if self._registered:
             return
-        await self._registry.register(self._namespace, self.lease, self._infos)
+        await self._registry.register(self._namespace, self.lease, self._infos, self._traffic)
         self._registered = True
         _tell_registered(self._infos)
 
@@ -137,7 +140,7 @@ class Instance:
                 if not await self._registry.renew(
                     self._namespace, self.lease, self._counter, infos, self._load()
                 ) and (self._registered or not infos):
-                    await self._registry.register(self._namespace, self.lease, infos)
+                    await self._registry.register(self._namespace, self.lease, infos, self._traffic)
                 if self._counter % _RECONCILE_EVERY == 0:
                     await self._reconcile()
             except (AlreadyRegisteredError, ServerUnavailableError, ReplyError):

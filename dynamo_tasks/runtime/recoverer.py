@@ -39,6 +39,7 @@ class Recoverer(Actor):
         self._detectors: dict[str, Detector] = {}
         self._suspects: dict[str, set[str]] = {}
         self._seen = (0, "")
+        self._disturbed_at: float | None = None
         self._namespaces_at = self._orphans_at = 0.0
         self._looked_at: dict[str, float] = {}
 
@@ -53,7 +54,8 @@ class Recoverer(Actor):
     async def _poll(self, now: float) -> None:
         if now >= self._namespaces_at:
             for namespace in await self._store.namespaces():
-                self._detectors.setdefault(namespace, Detector())
+                if namespace not in self._detectors:
+                    self._detectors[namespace] = self._new_detector()
             self._namespaces_at = now + _NAMESPACES_EVERY
         self._notice_disturbance(now)
         for namespace, detector in self._detectors.items():
@@ -62,6 +64,13 @@ class Recoverer(Actor):
             for namespace in self._detectors:
                 await self._find_lost(namespace)
             self._orphans_at = now + _ORPHANS_EVERY
+
+    def _new_detector(self) -> Detector:
+        detector = Detector()
+        if self._disturbed_at is not None:
+            # A namespace that is found only now may have been there when everybody was absent.
+            detector.disturbed(self._disturbed_at)
+        return detector
 
     async def _find_lost(self, namespace: str) -> None:
         suspects = self._suspects.get(namespace, set())
@@ -73,6 +82,7 @@ class Recoverer(Actor):
     def _notice_disturbance(self, now: float) -> None:
         seen = (self._store.commands.reconnects, self._store.run_id)
         if self._seen[1] and seen != self._seen:
+            self._disturbed_at = now
             for detector in self._detectors.values():
                 detector.disturbed(now)
             self._orphans_at = now + 2 * _ORPHANS_EVERY
@@ -84,6 +94,8 @@ class Recoverer(Actor):
             return
         seen = await self._recovery.sightings(namespace, leases)
         now = asyncio.get_running_loop().time()
+        # Once more: the answer may have come over a new connection.
+        self._notice_disturbance(now)
         if now - self._looked_at.get(namespace, now) > _STALL:
             # We hung, or the server did: nobody could renew a lease that we could have seen.
             detector.disturbed(now)

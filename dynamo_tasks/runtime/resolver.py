@@ -38,7 +38,6 @@ class RuntimeResolver:
     Attributes:
         annex: Where a hosted service can serve further endpoints; ``None`` in a process that is no worker.
         expected: Component address → number of instances that the graph is configured with.
-        limits: Component address → most requests that its queue may hold.
     """
 
     def __init__(
@@ -52,7 +51,6 @@ class RuntimeResolver:
         self.instances = instances if instances is not None else {}
         self.annex: Annex | None = None
         self.expected: dict[tuple[str, str], int] = {}
-        self.limits: dict[tuple[str, str], int] = {}
 
     def remote(self, target: DynamoService[Any] | EndpointId) -> RemoteClient:
         """A client of a service in another process."""

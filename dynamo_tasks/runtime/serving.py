@@ -64,6 +64,7 @@ class ServiceGroup:
         self._registry = registry
         self.capacity = capacity
         self.lease = new_lease()
+        self.failed = False
         self.queues: list[str] = []
         self.configs: dict[EndpointId, EndpointConfig] = {}
         self.lifecycle = Lifecycle("", self.lease)

@@ -46,6 +46,7 @@ class Sweeper(Actor):
                     namespaces_at = loop.time() + _NAMESPACES_EVERY
                 for namespace in self._namespaces:
                     await self._due(namespace)
+                    await self._ledger.admit(namespace)
                 if loop.time() >= readers_at:
                     for namespace in self._namespaces:
                         await self._readers.check(namespace)

@@ -61,9 +61,12 @@ def make_bento(service: DynamoService[Any]) -> Any:
     return made
 
 
+_OURS = ("max_queue", "max_stream_bytes")
+
+
 def _config(service: DynamoService[Any]) -> dict[str, Any]:
     config = {key: value for key, value in service.config.items() if key in _TO_CONFIG}
-    traffic = {key: value for key, value in service.settings.traffic.items() if key != "max_queue"}
+    traffic = {key: value for key, value in service.settings.traffic.items() if key not in _OURS}
     if "concurrency" in traffic:
         traffic.setdefault("max_concurrency", traffic["concurrency"])
     resources = {key: value for key, value in service.settings.resources.items() if value}

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
-from dynamo_tasks.errors import RequestCancelledError
+from dynamo_tasks.errors import EndpointError, RequestCancelledError
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint
 from dynamo_tasks.sdk.payloads import to_plain
 
@@ -106,7 +106,7 @@ async def _once(endpoint: DynamoEndpoint, instance: object, request: Any) -> Asy
     else:
         import asyncio  # not needed to declare services: keeps the import of the sdk light
 
-        step = asyncio.ensure_future(asyncio.to_thread(endpoint.call, instance, request))
+        step = asyncio.ensure_future(asyncio.to_thread(_guarded, endpoint.call, instance, request))
         try:
             value = await asyncio.shield(step)
         finally:
@@ -120,6 +120,18 @@ async def _nothing() -> AsyncIterator[Any]:
         yield value
 
 
+def _guarded(function: Callable[..., Any], *args: Any) -> Any:
+    """Call user code in a thread; two exceptions must not come out of it as they are."""
+    try:
+        return function(*args)
+    except SystemExit as exc:
+        # It would end the event loop, and with it all requests beside this one.
+        raise EndpointError(f"the endpoint raised SystemExit: {exc.code}") from exc
+    except StopIteration as exc:
+        # No future can hold it: who waits would wait for ever.
+        raise EndpointError("the endpoint raised StopIteration") from exc
+
+
 async def _threaded(values: Iterator[Any]) -> AsyncIterator[Any]:
     """Iterate over a plain generator without blocking the loop."""
     import asyncio
@@ -127,7 +139,7 @@ async def _threaded(values: Iterator[Any]) -> AsyncIterator[Any]:
     step: asyncio.Future[Any] | None = None
     try:
         while True:
-            step = asyncio.ensure_future(asyncio.to_thread(next, values, _END))
+            step = asyncio.ensure_future(asyncio.to_thread(_guarded, next, values, _END))
             value = await asyncio.shield(step)
             if value is _END:
                 return

@@ -61,6 +61,8 @@ class Context:
         attempt: 1 for the first claim.
         retries: Celery's retry number.
         deadline: Unix time by which it must have ended; 0 = none.
+        tenant: Whose request it is; calls that it makes are the same tenant's.
+        weight: The tenant's share of a component that is not enough for all.
         headers: Headers of the message: ``traceparent``, ``tracestate``, ``baggage``, where they came with it.
         claim: Lease and epoch of the attempt, for scripts of the store that check who is the owner.
         logged: What earlier attempts have put out, for an endpoint with policy ``continue`` to go on behind.
@@ -88,6 +90,8 @@ class Context:
         self.retries = retries
         self.deadline = deadline
         self.headers = headers or {}
+        self.tenant = ""
+        self.weight = 1.0
         self.logged: list[Any] = []
         self.claim: tuple[int, int] = (0, 0)
         self._stopped = asyncio.Event()

@@ -22,13 +22,14 @@ _MISSING = re.compile(r"required field `([^`]+)`")
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 
 
-def make_validator(annotation: Any, argument: str) -> Validator:
+def make_validator(annotation: Any, argument: str, *, strict: bool = True) -> Validator:
     """Make the check of a request.
 
     Args:
         annotation: Type of the endpoint's argument: a pydantic model, msgspec struct, dataclass, TypedDict,
             builtin or generic of them; ``Any`` or no annotation takes anything.
         argument: Name of the argument: the field that is at fault when the request as a whole is.
+        strict: Whether text is no number; not so for values that came as text, as those of a query string.
 
     Returns:
         A function from the payload to the converted request; it raises
@@ -38,7 +39,7 @@ def make_validator(annotation: Any, argument: str) -> Validator:
         return _anything
     if _is_pydantic(annotation):
         return _pydantic_validator(annotation, argument)
-    return _msgspec_validator(annotation, argument)
+    return _msgspec_validator(annotation, argument, strict)
 
 
 def _anything(payload: Any) -> Any:
@@ -60,15 +61,41 @@ def _pydantic_validator(model: Any, argument: str) -> Validator:
         try:
             return model.model_validate(payload)
         except pydantic.ValidationError as exc:
-            first = exc.errors(include_url=False, include_input=False)[0]
-            path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+            path, text = _first_fault(exc)
             param = path.removeprefix(".") or argument
-            raise InvalidRequestError(f"{param}: {first['msg']}", param=param) from exc
+            raise InvalidRequestError(f"{param}: {text}", param=param) from exc
 
     return validate
 
 
-def _msgspec_validator(annotation: Any, argument: str) -> Validator:
+def _first_fault(exc: Any) -> tuple[str, str]:
+    """Path and text of the first thing that pydantic found: ``.items[0].name``."""
+    first = exc.errors(include_url=False, include_input=False)[0]
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return path, str(first["msg"])
+
+
+class _NestedError(ValueError):
+    """What pydantic found in a model that stands inside of another type."""
+
+    def __init__(self, path: str, text: str):
+        super().__init__(text)
+        self.path = path
+
+
+def _convert_nested(wanted: Any, payload: Any) -> Any:
+    """A pydantic model in a list, a union, a struct, …; msgspec itself refuses other types that it doesn't know."""
+    if not _is_pydantic(wanted):
+        return payload
+    import pydantic
+
+    try:
+        return wanted.model_validate(payload)
+    except pydantic.ValidationError as exc:
+        raise _NestedError(*_first_fault(exc)) from exc
+
+
+def _msgspec_validator(annotation: Any, argument: str, strict: bool) -> Validator:
     own = annotation if isinstance(annotation, type) else None
 
     def validate(payload: Any) -> Any:
@@ -76,9 +103,10 @@ def _msgspec_validator(annotation: Any, argument: str) -> Validator:
         if own is not None and type(payload) is own:
             return payload
         try:
-            return msgspec.convert(payload, annotation)
+            return msgspec.convert(payload, annotation, strict=strict, dec_hook=_convert_nested)
         except msgspec.ValidationError as exc:
-            param = _field_path(str(exc)) or argument
+            inner = exc.__cause__.path if isinstance(exc.__cause__, _NestedError) else ""
+            param = (_field_path(str(exc)) + inner).removeprefix(".") or argument
             text = _AT.sub("", str(exc))
             raise InvalidRequestError(f"{param}: {text}", param=param) from exc
 

@@ -359,7 +359,8 @@ def service(
             Without it a plain in-process service in namespace ``default``.
         resources: ``{"gpu", "cpu", "memory"}`` of each worker.
         workers: Processes.
-        traffic: ``{"timeout" (seconds), "concurrency", "max_queue"}`` of the component as a whole.
+        traffic: ``{"timeout" (seconds), "concurrency", "max_queue"}`` of the component as a whole,
+            ``"max_stream_bytes"`` of one request (64 MiB).
         image: Container image, for deployment tools.
         envs: Environment variables, a mapping or ``[{"name": …, "value": …}]``.
         labels: Free labels.

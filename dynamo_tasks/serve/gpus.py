@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dynamo_tasks.config.gpus import ALLOCATION, MASK, GpuClaims, allocation_mode, missing
+from dynamo_tasks.config.gpus import ALLOCATION, MASK, PINNED, GpuClaims, allocation_mode, missing
 from dynamo_tasks.config.home import Home
 from dynamo_tasks.serve.spec import ProcessSpec
 
@@ -46,8 +46,8 @@ class GpuPins:
     def environment(self, name: str) -> dict[str, str]:
         """Variables for a process."""
         # Who was started by us must not look for devices itself.
-        pinned = {MASK: self._devices[name]} if name in self._devices else {}
-        return {ALLOCATION: "off", **pinned}
+        mask = self._devices.get(name)
+        return {ALLOCATION: "off"} if mask is None else {ALLOCATION: "off", MASK: mask, PINNED: mask}
 
     def release(self) -> None:
         """Give all of them back."""

@@ -18,6 +18,7 @@ __all__ = ["render_status"]
 
 _COLUMNS = ("instance", "lease", "process", "state", "in flight", "tokens/s", "http")
 _NUMBERS = {"lease", "in flight", "tokens/s"}
+_LOW_RATE = 1000
 _STATES = {"ready": "green", "running": "green", "draining": "yellow", "starting": "yellow", "lost": "red"}
 
 
@@ -25,7 +26,7 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
     """Draw a snapshot.
 
     Args:
-        shown: In the shape of ``status --json``: ``redis_url``, ``namespaces`` (names), ``queued``
+        shown: In the shape of ``status --json``: ``redis_url``, ``memory``, ``namespaces`` (names), ``queued``
             (``namespace.Component`` → waiting requests) and ``instances``, each with ``namespace``,
             ``component``, ``endpoints``, ``instance_id``, ``host``, ``pid``, ``state``, ``in_flight``,
             ``load`` and, where known, ``lease`` (seconds left), ``tokens_per_s`` and ``http`` (an address);
@@ -35,7 +36,10 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
         Something that a rich console prints.
     """
     queued = shown.get("queued") or {}
-    tree = Tree(Text(mask_url(str(shown["redis_url"])), "bold"))
+    head = Text(mask_url(str(shown["redis_url"])), "bold")
+    if memory := shown.get("memory"):
+        head = Text("\n").join([head, _memory(memory)])
+    tree = Tree(head)
     for namespace in _namespaces(shown):
         branch = tree.add(Text(namespace, "bold cyan"))
         for component in _components(shown, namespace):
@@ -47,6 +51,14 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
     if not tree.children:
         return Group(tree, Text("no namespaces: nothing is served here", "dim"))
     return tree
+
+
+def _memory(memory: Mapping[str, Any]) -> Text:
+    used, limit = (float(memory[key]) / 2**20 for key in ("used", "limit"))
+    of = "maxmemory" if memory["capped"] else "the machine; maxmemory is not set"
+    rate, kept = int(memory["tokens_per_s"]), float(memory["retention_s"])
+    text = f"memory {used:,.0f} of {limit:,.0f} MiB ({of}): room for {rate:,} tokens/s kept for {kept:.0f} s"
+    return Text(text, "dim" if rate >= _LOW_RATE else "yellow")
 
 
 def _instances(shown: Mapping[str, Any]) -> list[Mapping[str, Any]]:

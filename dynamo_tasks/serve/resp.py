@@ -6,6 +6,7 @@ need no client library. Protocol: https://valkey.io/topics/protocol/ (RESP2).
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Iterator
@@ -52,7 +53,9 @@ class Address:
         tls = TlsOptions.of(url)
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES:
-            raise ConfigError(f"Redis URL {mask_url(url)!r}: scheme must be one of {', '.join(_SCHEMES)}")
+            raise ConfigError(
+                f"Redis URL {mask_url(url)!r}: scheme must be one of {', '.join(_SCHEMES)}, sentinel"
+            )
         try:
             port = parts.port or 6379
         except ValueError:
@@ -78,7 +81,7 @@ def ping(url: str, *, timeout: float = 2.0) -> str:
     """Ask a server whether it answers.
 
     Args:
-        url: See :meth:`Address.parse`.
+        url: See :meth:`Address.parse`; with ``sentinel://`` the master is asked, over the library's own client.
         timeout: Seconds for the connection, and for each reply.
 
     Returns:
@@ -88,6 +91,10 @@ def ping(url: str, *, timeout: float = 2.0) -> str:
         ConfigError: the URL is not valid.
         ServerUnavailableError: no connection, a wrong password, or something that is not a Redis server.
     """
+    if url.startswith("sentinel://"):
+        from dynamo_tasks.store import sentinel
+
+        return asyncio.run(sentinel.ping(url, timeout))
     address = Address.parse(url)
     try:
         with _connected(address, timeout) as connection, connection.makefile("rb") as replies:

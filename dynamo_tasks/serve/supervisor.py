@@ -88,7 +88,7 @@ class Supervisor:
             and_then: What must be true besides: awaited after that, and given up too when a service fails.
 
         Raises:
-            UnavailableError: a service has no process left; names it and the reason.
+            UnavailableError: a process was given up; names it and the reason.
         """
         ready = asyncio.create_task(self._all_ready(and_then))
         failed = asyncio.create_task(self._failed.wait())
@@ -143,7 +143,8 @@ class Supervisor:
     async def _keep(self, process: ManagedProcess) -> None:
         await process.run()
         mates = [mate for mate in self.processes if mate.spec.service == process.spec.service]
-        if all(mate.failure for mate in mates):
+        # At the start all that is configured must come up; later on the others of a service go on without one.
+        if process.failure and (not process.proven or all(mate.failure for mate in mates)):
             self._reason = f"{process.spec.name} {process.failure}"
             self._failed.set()
 

@@ -29,7 +29,9 @@ class Frontend:
         host: Address to listen at.
         port: 0 = any free one.
         reuse_port: Share the port with other Frontend processes of this machine.
-        api_keys: Accepted keys; those of ``DYNAMO_API_KEYS`` by default; none = open to everybody.
+        api_keys: Accepted keys; those of ``DYNAMO_API_KEYS`` by default; none = open to everybody. One
+            with limits of its own is ``{key, requests_per_minute, concurrent_requests, weight}``.
+        key_limits: The same limits, for keys that do not name theirs.
         body_limit: Bytes of the largest request body.
         keep_alive: Seconds of silence on a stream after which a comment is sent.
     """
@@ -41,7 +43,8 @@ class Frontend:
     host: str = "127.0.0.1"
     port: int = 8000
     reuse_port: bool = False
-    api_keys: ClassVar[list[str]] = []
+    api_keys: ClassVar[list[str | dict[str, Any]]] = []
+    key_limits: ClassVar[dict[str, Any]] = {}
     body_limit: int = 10 << 20
     keep_alive: float = 15.0
 
@@ -52,7 +55,7 @@ class Frontend:
     async def serve(self) -> None:
         """Listen."""
         settings = FrontendSettings(
-            api_keys=keys_from(self.api_keys or None, os.environ),
+            api_keys=keys_from(self.api_keys or None, os.environ, self.key_limits),
             body_limit=self.body_limit,
             keep_alive=float(self.keep_alive),
         )
@@ -77,7 +80,6 @@ class Frontend:
             namespace,
             processor if local is None else local,
             resolver.expected,
-            resolver.limits,
             router=router,
         )
 

@@ -11,26 +11,30 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import (
+    DeadlineUnreachableError,
     IdempotencyConflictError,
     NoInstancesError,
     QueueFullError,
+    RateLimitError,
     RequestNotFoundError,
     ServerUnavailableError,
 )
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
-from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.instances import InstanceInfo
+from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.envelope import build, digest, submit_span
 from dynamo_tasks.runtime.client import submit
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.sdk import DynamoService
-from dynamo_tasks.store.ledger import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.quota import Quota
 from dynamo_tasks.store.record import Record
 from dynamo_tasks.store.streams import decode_row
+from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
 from dynamo_tasks.store.subscription import Subscription
+from dynamo_tasks.store.telling import tell_rejected
 
 __all__ = ["RuntimeGateway"]
 
@@ -47,7 +51,6 @@ class RuntimeGateway:
         namespace: Where the models are served.
         processor: The Processor: its instance in this process, or its service where it is a component.
         expected: Component address → number of instances that the graph is configured with.
-        limits: Component address → most requests that its queue may hold.
         router: The service that chooses the Worker, if one stands in between; it has the Worker's endpoints.
     """
 
@@ -57,16 +60,15 @@ class RuntimeGateway:
         namespace: str,
         processor: Any,
         expected: dict[tuple[str, str], int],
-        limits: dict[tuple[str, str], int] | None = None,
         *,
         router: DynamoService[Any] | None = None,
     ):
         self._runtime = runtime
+        self._quota = Quota(runtime.client.store)
         self._namespace = namespace
         self._processor = processor
         self._remote = isinstance(processor, DynamoService)
         self._expected = expected
-        self._limits = limits or {}
         self._router = router
         self._models: dict[str, ServedModel] = {}
         self._models_of: list[InstanceInfo] | None = None
@@ -87,10 +89,34 @@ class RuntimeGateway:
         endpoint, payload = self._target(submission)
         try:
             async with _patience():
+                await self._take(submission, endpoint)
                 return await self._submit(submission, endpoint, payload)
-        except (NoInstancesError, QueueFullError, IdempotencyConflictError) as error:
-            metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=error.code).inc()
+        except (NoInstancesError, RateLimitError) as error:
+            tell_rejected(endpoint, error.code)
+            await self._give_back(submission, endpoint)
             raise
+        except (QueueFullError, DeadlineUnreachableError, IdempotencyConflictError):
+            await self._give_back(submission, endpoint)
+            raise
+
+    async def _take(self, submission: Submission, endpoint: EndpointId) -> None:
+        """Count it for its API key."""
+        if submission.limits.counted:
+            allowance = await self._quota.take(
+                endpoint.namespace, submission.owner_key, submission.limits, submission.request_id
+            )
+            submission.rate_headers = allowance.headers()
+            allowance.check()
+
+    async def _give_back(self, submission: Submission, endpoint: EndpointId) -> None:
+        if submission.limits.concurrent_requests:
+            async with _patience():
+                await self._quota.give_back(endpoint.namespace, submission.owner_key, submission.request_id)
+
+    async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
+        """Count a request that is not submitted."""
+        async with _patience():
+            return await self._quota.take(self._namespace, owner_key, limits)
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
         for needed in {submission.endpoint, endpoint}:
@@ -133,11 +159,13 @@ class RuntimeGateway:
             render=submission.render or b"",
             owner_key=submission.owner_key,
             tenant=submission.tenant,
+            weight=submission.limits.weight,
             background=submission.background,
             abandon_after=ABANDON_AFTER if submission.abandon_after is None else submission.abandon_after,
             retention=submission.retention,
             ignore_result=True,
-            max_queue=self._limits.get((endpoint.namespace, endpoint.component), 0),
+            # Behind a Processor or Router of its own, the Worker's queue is what fills up.
+            through=() if endpoint == submission.endpoint else (submission.endpoint.component,),
             idempotency_key=key,
             digest=digest(endpoint, body) if key else "",
         )

@@ -59,7 +59,7 @@ class ApiServer:
             await self._bento.start()
         namespace = self._host.service.namespace_name
         await self._host.runtime.watch(namespace)
-        gateway = RuntimeGateway(self._host.runtime, namespace, None, self._host.expected, {})
+        gateway = RuntimeGateway(self._host.runtime, namespace, None, self._host.expected)
         settings = FrontendSettings(api_keys=keys_from(None, os.environ))
         app = create_app(gateway, settings, routes, self._bento.app if self._bento else None)
         self._server = HttpServer(app, self._address, self._port, reuse_port=self._reuse_port)

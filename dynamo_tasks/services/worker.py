@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -25,20 +26,25 @@ class Worker:
     """Serves a model.
 
     Attributes:
-        engine: ``echo``, ``mocker``, ``vllm``, ``module:Class``, or the path of a model.
+        engine: ``echo``, ``mocker``, ``vllm``, ``module:Class``, or the path of a model; by default ``vllm``
+            where a model is named, else ``echo``.
         model: Model that the engine loads; what it means is the engine's matter.
         served_model_name: Its name in the API; the engine's choice by default.
         engine_args: Arguments of the engine; keys of the configuration that are not known here go in, too.
     """
 
-    engine: str = "echo"
+    engine: str | None = None
     model: str | None = None
     served_model_name: str | None = None
     engine_args: ClassVar[dict[str, Any]] = {}
     config_extras = "engine_args"
 
     def __init__(self) -> None:
-        self._engine: Engine = create_engine(self.engine, **self._arguments())
+        self._engine: Engine = create_engine(self._engine_name(), **self._arguments())
+
+    @classmethod
+    def _engine_name(cls) -> str:
+        return cls.engine or ("echo" if cls.model is None else "vllm")
 
     @classmethod
     def _arguments(cls) -> dict[str, Any]:
@@ -53,7 +59,7 @@ class Worker:
             ConfigError: names the nearest known setting, of the engine or of this class.
         """
         try:
-            check_engine(cls.engine, **cls._arguments())
+            check_engine(cls._engine_name(), **cls._arguments())
         except ConfigError as error:
             # A key that this class does not know went to the engine; it may have been meant for either.
             meant = get_close_matches(error.param or "", _SETTINGS, 1)
@@ -71,6 +77,8 @@ class Worker:
     @async_on_start
     async def start_engine(self) -> None:
         """Load the model."""
+        # That may take minutes: what the engine tells meanwhile is shown at every log level.
+        logging.getLogger("dynamo_tasks.engine").setLevel(logging.INFO)
         await self._engine.start()
 
     @on_shutdown

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_tasks.errors import ConfigError, RequestNotFoundError
+from dynamo_tasks.errors import ConfigError, RequestNotFoundError, ServerUnavailableError
 from dynamo_tasks.protocol.names import check_namespace
+from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import Keys, namespaces_key
 from dynamo_tasks.store.link import Link
-from dynamo_tasks.store.wire import Address, Wire
+from dynamo_tasks.store.wire import Wire
 
-__all__ = ["Store"]
+__all__ = ["Store", "decode", "parse_info"]
 
 MIN_VERSION = (7, 0)
 
@@ -19,7 +20,7 @@ class Store:
     """The shared command connection to one server, and the names of its keys.
 
     Args:
-        url: ``redis://``, ``rediss://`` or ``unix://``.
+        url: See :mod:`~dynamo_tasks.store.address`.
         prefix: What all keys and channels start with: an application's ``global_keyprefix``.
     """
 
@@ -36,7 +37,7 @@ class Store:
         """Connect and check the server.
 
         Raises:
-            ServerUnavailableError: it cannot be reached.
+            ServerUnavailableError: it cannot be reached, or is a replica.
             ConfigError: it is older than 7.0, or it evicts keys.
         """
         store = cls(url, prefix=prefix)
@@ -48,9 +49,11 @@ class Store:
         await self.commands.start()
 
     async def _learn(self, wire: Wire) -> None:
-        info = _parse_info(await wire.execute("INFO", "server")) | _parse_info(
-            await wire.execute("INFO", "memory")
-        )
+        info: dict[str, str] = {}
+        for section in ("server", "memory", "replication"):
+            info |= parse_info(await wire.execute("INFO", section))
+        if info.get("role", "master") != "master":
+            raise ServerUnavailableError(f"the Redis server at {self.address} is a replica", retry_after=1.0)
         self.run_id = info.get("run_id", "")
         self.version = info.get("valkey_version") or info.get("redis_version", "0")
         if _version(info.get("redis_version", "0")) < MIN_VERSION:
@@ -101,7 +104,8 @@ class Store:
         raise RequestNotFoundError(f"no request {request_id!r} is known")
 
 
-def _parse_info(raw: bytes) -> dict[str, str]:
+def parse_info(raw: bytes) -> dict[str, str]:
+    """Fields of an ``INFO`` reply."""
     rows = (line.partition(":") for line in raw.decode().splitlines() if ":" in line)
     return {name: value for name, _, value in rows}
 

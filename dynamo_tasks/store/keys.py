@@ -14,6 +14,15 @@ key                            type    content
 ``dt:<ns>:owned:<lease>``      set     ids that an instance runs
 ``dt:<ns>:lease:<lease>``      string  counter of an instance's lease, with TTL
 ``dt:<ns>:leases``             set     lease ids of all instances that may own requests
+``dt:<ns>:running:<c>``        set     ids of a component's RUNNING requests
+``dt:<ns>:waiting:<c>``        set     ids of its QUEUED requests whose time has come
+``dt:<ns>:lines``              set     ``<component>:<list>`` of all lines in which somebody stands
+``dt:<ns>:line:<c>:<list>``    zset    ids that wait behind a list of a queue, by fair turn (``docs/overload.md``)
+``dt:<ns>:tags:<c>:<list>``    hash    the turn that is now, and the last one of each tenant in line
+``dt:<ns>:pace:<c>``           hash    ``mean`` and ``least`` ms of its runs
+``dt:<ns>:traffic``            hash    ``<c>:concurrency``, ``<c>:max_queue``: limits of components as a whole
+``dt:<ns>:rate:<tenant>``      string  when a tenant's allowance of requests is whole again, ms
+``dt:<ns>:open:<tenant>``      zset    ids of a tenant's requests that have not ended, as far as they are counted; ms
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
 ``dt:<ns>:recover:<lease>``    string  who gives back what a dead instance held, for 5 s
 ``dt:<ns>:queues:<lease>``     set     ``<component>:<endpoint>`` of its own queues, as long as it may own requests
@@ -39,6 +48,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 __all__ = [
+    "LINE_STEP",
     "PRIORITY_SEPARATOR",
     "PRIORITY_STEPS",
     "Keys",
@@ -58,6 +68,10 @@ PRIORITY_SEPARATOR = "\x06\x16"
 
 PRIORITY_STEPS = (0, 3, 6, 9)
 """kombu's steps; a priority belongs to the highest step that is not above it, 0 is served first."""
+
+LINE_STEP = 10
+"""A step that no priority belongs to. Its list is as long as what stands in line behind the others (see
+``store/lua/_lib.lua``), since kombu and Flower take the sum of all steps for the length of a queue."""
 
 
 _BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
@@ -162,6 +176,27 @@ class Keys:
     def leases(self) -> str:
         """Lease ids (hex) of all instances that may own requests."""
         return f"{self.base}leases"
+
+    @property
+    def traffic(self) -> str:
+        """Limits of components as a whole."""
+        return f"{self.base}traffic"
+
+    def running(self, component: str) -> str:
+        """Ids of a component's RUNNING requests."""
+        return f"{self.base}running:{component}"
+
+    def waiting(self, component: str) -> str:
+        """Ids of a component's QUEUED requests whose time has come."""
+        return f"{self.base}waiting:{component}"
+
+    def rate(self, tenant: str) -> str:
+        """When a tenant's allowance of requests is whole again."""
+        return f"{self.base}rate:{tenant}"
+
+    def open(self, tenant: str) -> str:
+        """Ids of a tenant's requests that have not ended."""
+        return f"{self.base}open:{tenant}"
 
     @property
     def dead(self) -> str:

@@ -4,9 +4,9 @@ Fields of a record (a hash): ``v`` protocol version that its worker must speak, 
 ``q`` queue key, ``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created,
 ``nb`` not before, ``dl`` deadline, ``ex`` when a worker must have started it, ``stt`` started, ``fin``
 finished (all ms), ``rd`` channels of its readers, ``rnd`` how a frontend renders it, ``ok`` owner key, ``tn``
-tenant, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and ``rs`` retention of the log without a reader
-and after the last reader saw the end (ms), ``ig`` no result is kept, ``own`` lease of the owner, ``non``
-nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att`` attempts, ``ret`` Celery retry number,
+tenant, ``tw`` its weight, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and ``rs`` retention of the log
+without a reader and after the last reader saw the end (ms), ``ig`` no result is kept, ``own`` lease of the owner,
+``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att`` attempts, ``ret`` Celery retry number,
 ``end`` id of the end event, ``fr`` why the text ended, ``us`` prompt, completion and cached tokens, ``out``
 result and ``err`` error as JSON, ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their
 worker and added no token, ``dmsg`` the message of a request in the dead list, ``tp`` ``traceparent`` of the
@@ -26,8 +26,6 @@ import msgspec
 
 from dynamo_tasks.errors import (
     FencedError,
-    IdempotencyConflictError,
-    QueueFullError,
     RequestCancelledError,
     RequestExpiredError,
     RequestNotFoundError,
@@ -36,70 +34,17 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.protocol.versions import NEEDED, PROTOCOL
+from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.keys import (
-    PRIORITY_SEPARATOR,
-    PRIORITY_STEPS,
-    Keys,
-    namespaces_key,
-    priority_suffix,
-)
+from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.record import Record, read_record
 from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.telling import tell_end, tell_submitted
+from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
+from dynamo_tasks.store.telling import tell_end
 
-__all__ = ["Attempt", "ClaimRefused", "Ledger", "NewRequest", "Refusal"]
+__all__ = ["Attempt", "ClaimRefused", "Ledger", "Refusal", "cancelled", "release_call"]
 
-BACKGROUND_RETENTION = 3600.0
-READ_RETENTION = 60.0
-ABANDON_AFTER = 5.0
 Call = tuple[Any, ...]
-_STEPS = " ".join(map(str, PRIORITY_STEPS))
-
-
-@dataclass(kw_only=True)
-class NewRequest:
-    """A request that is to be queued. Times are seconds; ``not_before`` and ``deadline`` are Unix times."""
-
-    id: str
-    endpoint: EndpointId
-    queue: str
-    """Redis key of the queue, without priority."""
-    message: bytes
-    """The Celery message as kombu would push it."""
-    priority: int = 0
-    not_before: float = 0.0
-    deadline: float = 0.0
-    """It must have ended by then."""
-    expires: float = 0.0
-    """A worker must have started it by then."""
-    reader: str = ""
-    """Channel of the client process that reads it from the start."""
-    render: bytes = b""
-    owner_key: str = ""
-    tenant: str = ""
-    background: bool = False
-    abandon_after: float = ABANDON_AFTER
-    retention: float | None = None
-    """Of the log; default 60 s after the last reader saw the end, one hour where nobody did."""
-    ignore_result: bool = False
-    max_queue: int = 0
-    idempotency_key: str = ""
-    digest: str = ""
-    needs: int = NEEDED
-    """Protocol version that its worker must speak."""
-
-    def fields(self) -> list[str | bytes | int]:
-        """Fields of the record that stay as they are."""
-        unread = BACKGROUND_RETENTION if self.retention is None else self.retention
-        read = READ_RETENTION if self.retention is None else self.retention
-        return [
-            "v", self.needs, "en", str(self.endpoint), "rnd", self.render, "ok", self.owner_key, "tn", self.tenant,
-            "bg", int(self.background), "ab", int(self.abandon_after * 1000), "rt", int(unread * 1000),
-            "rs", int(read * 1000), "ig", int(self.ignore_result), "ret", 0, "att", 0,
-            "ex", int(self.expires * 1000),
-        ]  # fmt: skip
 
 
 class Refusal:
@@ -111,6 +56,7 @@ class Refusal:
     WAIT = "WAIT"
     NEWER = "NEWER"
     UNSETTLED = "UNSETTLED"
+    FULL = "FULL"
 
 
 @dataclass
@@ -137,10 +83,25 @@ class Attempt:
     number: int
     readers: list[str]
     deadline: float
+    waited: float = 0.0
+    """Seconds from its submit (or its time) to this claim."""
     fields: list[bytes] = field(repr=False)
     """Fields of the record to restore it from, should the server forget it."""
     message: Callable[[], bytes] | None = field(default=None, repr=False)
     """Makes the Celery message, for the same."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self._kept(b"tn").decode()
+
+    @property
+    def weight(self) -> float:
+        """The tenant's share."""
+        return float(self._kept(b"tw") or 1)
+
+    def _kept(self, name: bytes) -> bytes:
+        return dict(zip(self.fields[::2], self.fields[1::2], strict=True)).get(name, b"")
 
     @property
     def claim(self) -> Claim:
@@ -166,7 +127,8 @@ class Ledger:
 
         Raises:
             IdempotencyConflictError: the key was used with another payload.
-            QueueFullError: the queue holds ``max_queue`` requests.
+            QueueFullError: as many requests wait for the component as may.
+            DeadlineUnreachableError: it would not be ready by its deadline.
         """
         call = submit_call(self.store.keys(new.endpoint.namespace), new)
         return submitted(new, await script("submit").run(self.store.commands, *call))
@@ -192,21 +154,22 @@ class Ledger:
         """
         nonce = nonce or secrets.token_hex(8)
         keys = self.store.keys(endpoint.namespace)
-        extra: list[str | bytes | int] = []
+        extra: list[str | bytes | int | float] = []
         if not tracked:
             new = NewRequest(id=request_id, endpoint=endpoint, queue=queue, message=message)
             extra = [*new.fields(), "q", queue, "qs", "", "msg", message]
         reply = await script("claim").run(
             self.store.commands, self._keys(endpoint.namespace, request_id), keys.base, request_id,
-            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, PROTOCOL, *extra,
+            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, PROTOCOL,
+            endpoint.component, *extra,
         )  # fmt: skip
         if reply[0] != b"OK":
             raise _refused(reply)
-        _, epoch, previous, number, readers, deadline, fields = reply
+        _, epoch, previous, number, readers, deadline, fields, waited = reply
         return Attempt(
             namespace=endpoint.namespace, id=request_id, lease=lease, nonce=nonce, epoch=int(epoch),
             previous=EventId.parse(previous.decode()), number=int(number), readers=readers.decode().split(),
-            deadline=int(deadline) / 1000, fields=fields,
+            deadline=int(deadline) / 1000, fields=fields, waited=int(waited) / 1000,
         )  # fmt: skip
 
     async def finish(
@@ -294,6 +257,10 @@ class Ledger:
         found = await script("due").run(self.store.commands, [keys.timers], keys.base, limit)
         return [(member[:1].decode(), member[2:].decode()) for member in found]
 
+    async def admit(self, namespace: str) -> None:
+        """Let those step up who stand in line where there is room."""
+        await script("admit").run(self.store.commands, [], self.store.keys(namespace).base)
+
     async def purge(self, namespace: str, request_id: str) -> str:
         """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``."""
         reply = await script("purge").run(
@@ -312,35 +279,6 @@ class Ledger:
         if not raw:
             raise RequestNotFoundError(f"no request {request_id!r} is known")
         return read_record(request_id, namespace, dict(zip(raw[::2], raw[1::2], strict=True)))
-
-
-def submit_call(keys: Keys, new: NewRequest) -> Call:
-    """Keys and arguments of the ``submit`` script."""
-    idem = keys.idempotency(new.tenant, new.idempotency_key) if new.idempotency_key else ""
-    args: list[str | bytes | int | float] = [
-        keys.base, namespaces_key(keys.prefix), new.endpoint.namespace, new.id, new.queue,
-        priority_suffix(new.priority), int(new.not_before * 1000), int(new.deadline * 1000), new.reader,
-        new.max_queue, idem, new.digest, new.message, PRIORITY_SEPARATOR, _STEPS, keys.db,
-        *new.fields(),
-    ]  # fmt: skip
-    return [keys.record(new.id), keys.log(new.id)], *args
-
-
-def submitted(new: NewRequest, reply: list[bytes]) -> str:
-    """The id that the ``submit`` script answered with; raises as :meth:`Ledger.submit`."""
-    code, value = reply
-    if code == b"CONFLICT":
-        raise IdempotencyConflictError(
-            f"idempotency key {new.idempotency_key!r} was used with another payload"
-        )
-    if code == b"FULL":
-        raise QueueFullError(
-            f"the queue of {new.endpoint.component} holds {int(value)} requests, its limit", retry_after=1.0
-        )
-    request_id = value.decode()
-    if request_id == new.id:
-        tell_submitted(new.id, new.endpoint, new.queue, new.priority)
-    return request_id
 
 
 def release_call(

@@ -16,12 +16,16 @@ from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.store.wire import Address, Reply, Wire
+from dynamo_tasks.store import sentinel
+from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.wire import CONNECT_TIMEOUT, Reply, Wire
 
 __all__ = ["Link"]
 
 Ready = Callable[[Wire], Awaitable[None]]
-_FIRST_DELAY, _MAX_DELAY = 0.05, 1.0
+_FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
+_PATIENCE = 2.0
+"""Seconds for one attempt to reconnect: what gets no answer now may get one at the next one."""
 
 
 class Link:
@@ -74,15 +78,18 @@ class Link:
         Raises:
             ServerUnavailableError: the server cannot be reached.
         """
-        await self._connect()
+        await self._connect(CONNECT_TIMEOUT)
         self._keeper = asyncio.create_task(self._keep(), name=f"link-{self._name}")
 
-    async def _connect(self) -> None:
+    async def _connect(self, timeout: float) -> None:
         self._lost.clear()
+        found = await sentinel.locate(self.address, timeout)
         wire = await Wire.connect(
-            self.address, name=self._name, on_message=self._on_message, on_lost=self._on_lost
+            found, name=self._name, on_message=self._on_message, on_lost=self._on_lost, timeout=timeout
         )
         try:
+            if found is not self.address:
+                await sentinel.check_master(wire)
             if self._on_ready is not None:
                 await self._on_ready(wire)
         except BaseException:
@@ -108,7 +115,7 @@ class Link:
         while not self._closing:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             try:
-                await self._connect()
+                await self._connect(_PATIENCE)
             except DynamoError as exc:
                 if failures.due():
                     event(

@@ -26,12 +26,14 @@ from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.tokens import TokenDelta, encode_deltas, merge_delta
 from dynamo_tasks.store.ledger import Attempt
 
-__all__ = ["Entry", "Finish", "OpenLog"]
+__all__ = ["DEFAULT_CAP", "ENTRY_BYTES", "Entry", "Finish", "OpenLog"]
 
 KEEP = 3.0
 """Seconds for which acknowledged entries are kept in memory."""
 DEFAULT_CAP = 64 << 20
 """Bytes that one stream may hold."""
+ENTRY_BYTES = 40
+"""What an entry takes beside its data, about."""
 CONGESTED = 1 << 20
 """Bytes that may wait for the server before the producer is held back."""
 _TOKEN_BYTES = 16
@@ -50,9 +52,11 @@ class Entry(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """How the request shall end once all of its events are in the log."""
+    """How the request shall end once all of its events are in the log; what is written is encoded already."""
 
-    end: End
+    state: str
+    end: bytes
+    error: bytes
     result: bytes
     settled: bool
     done: asyncio.Future[str]
@@ -99,6 +103,10 @@ class OpenLog:
         self._waiting = 0
         self._room: asyncio.Future[None] | None = None
 
+    def inherit(self, size: int) -> None:
+        """Earlier attempts have left this many bytes in the stream; they count towards its cap."""
+        self._bytes += size
+
     def append(self, value: Any) -> None:
         """Add a value that the endpoint yielded; it is sent with the next flush.
 
@@ -144,11 +152,15 @@ class OpenLog:
             raise self.dead
 
     def freeze(self) -> None:
-        """Turn what is pending into entries."""
+        """Turn what is pending into entries.
+
+        Raises:
+            TypeError, ValueError, OverflowError: a token delta cannot be written as msgpack.
+        """
         for kind, values in self._pending:
             data = encode_deltas(values) if kind == _TOKENS else _array(values)
             self._seq += 1
-            self._bytes += len(data) + 40
+            self._bytes += len(data) + ENTRY_BYTES
             self._waiting += len(data)
             self.frozen.append(Entry(self._seq, kind, data))
         self._pending = []
@@ -203,12 +215,17 @@ class OpenLog:
         return True
 
     def finish(self, end: End, result: bytes, *, settled: bool) -> asyncio.Future[str]:
-        """End the request behind its last event; the future gives the script's answer (``OK``, ``FENCED``, …)."""
+        """End the request behind its last event; the future gives the script's answer (``OK``, ``FENCED``, …).
+
+        Raises:
+            TypeError: the end cannot be written as msgpack.
+        """
         done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         if self.dead is not None:
             done.set_exception(self.dead)
             return done
-        self.finish_request = Finish(end, result, settled, done)
+        error = msgspec.json.encode(end.error) if end.error else b""
+        self.finish_request = Finish(end.state.value, end.encode(), error, result, settled, done)
         self._changed(self)
         return done
 

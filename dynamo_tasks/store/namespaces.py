@@ -29,8 +29,9 @@ async def purge_namespace(store: Store, namespace: str, *, force: bool = False) 
     keys = store.keys(namespace)
     alive = {info.instance_id for info in await Registry(store).instances(namespace)}
     if alive and not force:
+        who = "1 instance is" if len(alive) == 1 else f"{len(alive)} instances are"
         raise NamespaceInUseError(
-            f"{len(alive)} instances are registered in namespace {namespace!r}; stop them first, or use --force"
+            f"{who} registered in namespace {namespace!r}; stop what serves it first, or use --force"
         )
     await store.commands.execute("SREM", store.namespaces_key, namespace)
     return sum(

@@ -12,7 +12,7 @@ from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.streams import decode_row
 from dynamo_tasks.store.subscription import Subscription
-from dynamo_tasks.store.wire import Reply, ReplyError, Wire
+from dynamo_tasks.store.wire import Reply, Wire, refusal
 
 __all__ = ["Pages"]
 
@@ -66,7 +66,7 @@ class Pages:
         for (sub, count), record, page in zip(hungry, replies[::2], replies[1::2], strict=True):
             for reply in (record, page):
                 if isinstance(reply, Exception):
-                    raise ReplyError(str(reply))
+                    raise refusal(str(reply))
             try:
                 self._take(sub, record, page, clock())
             except DynamoError as exc:  # its log cannot be read; the other readers' can

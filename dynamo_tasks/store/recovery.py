@@ -137,7 +137,9 @@ class Recovery:
             own, shared = keys.prefix + endpoint.instance_queue(lease), keys.prefix + endpoint.queue
             for suffix in map(priority_suffix, PRIORITY_STEPS):
                 lists = [own + suffix, shared + suffix]
-                moved += await script("inherit").run(self._store.commands, lists, keys.base, own, shared)
+                moved += await script("inherit").run(
+                    self._store.commands, lists, keys.base, own, shared, endpoint.component
+                )
         return moved
 
     async def _bury(self, keys: Keys, lease: int) -> None:

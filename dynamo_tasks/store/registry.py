@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import msgspec
@@ -15,7 +15,11 @@ from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.scripts import script
 
-__all__ = ["LEASE_TTL", "RENEW_EVERY", "Registry", "new_lease"]
+__all__ = ["LEASE_TTL", "RENEW_EVERY", "Registry", "Traffic", "new_lease"]
+
+Traffic = Mapping[str, Mapping[str, int | None]]
+"""Component → ``concurrency`` (requests that run at a time, over all instances), ``max_queue`` (that wait)."""
+
 
 LEASE_TTL = 3.0
 """Seconds after which an instance that does not renew is gone."""
@@ -31,6 +35,12 @@ _Key = TypeVar("_Key")
 def new_lease() -> int:
     """A lease id: 63 random bits, never 0."""
     return secrets.randbits(63) | 1 << 62
+
+
+def _limits(traffic: Traffic) -> list[str | int]:
+    """How many limits follow, then each one's field in the server's table, and its value or nothing."""
+    rows = [(f"{c}:{name}", value) for c, limits in traffic.items() for name, value in limits.items()]
+    return [len(rows), *(part for name, value in rows for part in (name, "" if value is None else value))]
 
 
 def _member(info: InstanceInfo) -> str:
@@ -57,8 +67,17 @@ class Registry:
     def __init__(self, store: Store):
         self.store = store
 
-    async def register(self, namespace: str, lease: int, infos: Iterable[InstanceInfo]) -> None:
+    async def register(
+        self, namespace: str, lease: int, infos: Iterable[InstanceInfo], traffic: Traffic | None = None
+    ) -> None:
         """Take the lease and announce what the instance serves; the same instance may repeat it.
+
+        Args:
+            namespace: Where it registers.
+            lease: Its lease.
+            infos: What it serves.
+            traffic: Component → limit → value, ``None`` = no limit. They hold for the component as a whole, for
+                every submit and claim from now on; what is not named stays as it is.
 
         Raises:
             AlreadyRegisteredError: another instance holds one of the registrations; nothing was changed.
@@ -67,7 +86,8 @@ class Registry:
         entries = [part for info in infos for part in (_member(info), info.encode())]
         reply = await script("register").run(
             self.store.commands, [keys.lease(lease), keys.instances], keys.base, f"{lease:x}",
-            secrets.token_hex(4), _TTL_MS, self.store.namespaces_key, namespace, keys.registry_channel, *entries,
+            secrets.token_hex(4), _TTL_MS, self.store.namespaces_key, namespace, keys.registry_channel,
+            *_limits(traffic or {}), *entries,
         )  # fmt: skip
         if reply[0] == b"TAKEN":
             raise AlreadyRegisteredError(
@@ -86,19 +106,12 @@ class Registry:
             ServerUnavailableError: the server did not answer; the lease may run out.
         """
         keys = self.store.keys(namespace)
-        commands: list[list[str | bytes | int]] = [
-            ["SET", keys.lease(lease), counter, "PX", _TTL_MS],
-            ["SET", keys.load(lease), msgspec.json.encode(load), "PX", _TTL_MS],
-            # Whoever took it for dead has struck it off; while it lives, it may own requests.
-            ["SADD", keys.leases, f"{lease:x}"],
-        ]
-        commands += [["PEXPIRE", keys.registration(_member(info)), _TTL_MS] for info in infos]
-        # Whoever found a registration gone may prune the index just behind its return.
-        if infos:
-            commands.append(["SADD", keys.instances, *(_member(info) for info in infos)])
         wire = await self.store.commands.wire(timeout=LEASE_TTL)
-        replies = await wire.pipeline(commands)
-        return all(reply == 1 for reply in replies[3 : 3 + len(infos)]) and (not infos or replies[-1] == 0)
+        whole = await script("renew").run(
+            wire, [keys.lease(lease), keys.load(lease), keys.leases, keys.instances], keys.base, f"{lease:x}",
+            counter, _TTL_MS, msgspec.json.encode(load), *map(_member, infos),
+        )  # fmt: skip
+        return bool(whole)
 
     async def revoke(self, namespace: str, lease: int, *, keep_lease: bool = False) -> None:
         """Take all registrations of a lease back at once, and the lease too unless requests still run on it."""

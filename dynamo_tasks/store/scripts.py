@@ -25,10 +25,13 @@ class Script:
     """One transition."""
 
     def __init__(self, name: str):
-        """Read ``lua/<name>.lua`` behind the common part."""
+        """Read ``lua/<name>.lua`` behind the common part; its flags (``#!lua flags=…``) go before that."""
         folder = files(__package__) / "lua"
         self.name = name
-        self.source = (folder / "_lib.lua").read_text() + "\n" + (folder / f"{name}.lua").read_text()
+        common, rules, own = ((folder / f"{one}.lua").read_text() for one in ("_lib", "_line", name))
+        flags, _, own = own.partition("\n") if own.startswith("#!") else ("", "", own)
+        rules = f"line_rules = function()\n{rules}\nend"
+        self.source = "\n".join(filter(None, (flags, common, rules, own)))
         self.sha = self.digest(self.source)
 
     @staticmethod

@@ -12,8 +12,10 @@ import redis
 
 from dynamo_tasks.errors import FencedError
 from dynamo_tasks.store.keys import Keys
-from dynamo_tasks.store.ledger import NewRequest, release_call, submit_call, submitted
+from dynamo_tasks.store.ledger import release_call
 from dynamo_tasks.store.scripts import Script, script
+from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
+from dynamo_tasks.store.wire import refusal
 
 __all__ = ["SyncLedger"]
 
@@ -34,9 +36,12 @@ class SyncLedger:
 
     def _run(self, which: Script, keys: list[str], *args: Any) -> Any:
         try:
-            return self._client.evalsha(which.sha, len(keys), *keys, *args)
-        except redis.exceptions.NoScriptError:
-            return self._client.eval(which.source, len(keys), *keys, *args)
+            try:
+                return self._client.evalsha(which.sha, len(keys), *keys, *args)
+            except redis.exceptions.NoScriptError:
+                return self._client.eval(which.source, len(keys), *keys, *args)
+        except redis.exceptions.OutOfMemoryError as exc:
+            raise refusal(f"OOM {exc}") from exc
 
     def submit(self, new: NewRequest) -> str:
         """See :meth:`dynamo_tasks.store.ledger.Ledger.submit`."""

@@ -11,7 +11,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.base import Store
 
-__all__ = ["tell_end", "tell_submitted"]
+__all__ = ["tell_end", "tell_rejected", "tell_submitted"]
 
 
 def tell_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: int) -> None:
@@ -20,6 +20,11 @@ def tell_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: 
     metrics.counter("requests_submitted_total", endpoint=endpoint.label).inc()
     if enabled("request.submitted"):
         event("request.submitted", request_id=request_id, endpoint=name, queue=queue, priority=priority)
+
+
+def tell_rejected(endpoint: EndpointId, code: str) -> None:
+    """A request was refused before it was queued."""
+    metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=code).inc()
 
 
 async def tell_end(store: Store, namespace: str, request_id: str, end: End) -> None:

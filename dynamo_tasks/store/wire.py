@@ -12,21 +12,19 @@ import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import urlsplit
 
 import hiredis
-import redis
 
-from dynamo_tasks.config.tls import TlsOptions
-from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
+from dynamo_tasks.errors import DynamoError, ServerFullError, ServerUnavailableError
+from dynamo_tasks.store.address import Address
 
-__all__ = ["Address", "ReplyError", "Wire", "pack"]
+__all__ = ["CONNECT_TIMEOUT", "ReplyError", "Wire", "notice_loss", "pack", "refusal"]
 
 Command = Sequence[str | bytes | int | float]
 Reply = Any
-_CONNECT_TIMEOUT = 5.0
+CONNECT_TIMEOUT = 5.0
+"""Seconds for a connection, from the socket to the chosen database."""
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """A command as the server reads it; hiredis declares tuples of one."""
 
@@ -35,49 +33,6 @@ class ReplyError(DynamoError):
     """The server answered a command with an error."""
 
     code = "server_error"
-
-
-@dataclass(frozen=True)
-class Address:
-    """Where a server is, parsed from a ``redis://``, ``rediss://`` or ``unix://`` URL."""
-
-    url: str = field(repr=False)
-    host: str = "127.0.0.1"
-    port: int = 6379
-    path: str = ""
-    db: int = 0
-    username: str | None = field(default=None, repr=False)
-    password: str | None = field(default=None, repr=False)
-    tls: TlsOptions | None = None
-
-    @classmethod
-    def parse(cls, url: str) -> Address:
-        """Parse a Redis URL.
-
-        Raises:
-            ConfigError: the URL is not one that redis-py understands, or its TLS options are wrong.
-        """
-        tls = TlsOptions.of(url)
-        try:
-            found = redis.ConnectionPool.from_url(url).connection_kwargs
-        except ValueError as exc:
-            scheme = urlsplit(url).scheme or "no scheme"
-            raise ConfigError(
-                f"not a Redis URL ({scheme}); expected redis://, rediss:// or unix:// as in redis://127.0.0.1:6379/0"
-            ) from exc
-        return cls(
-            url=url,
-            host=found.get("host") or "127.0.0.1",
-            port=int(found.get("port") or 6379),
-            path=found.get("path") or "",
-            db=int(found.get("db") or 0),
-            username=found.get("username"),
-            password=found.get("password"),
-            tls=tls,
-        )
-
-    def __str__(self) -> str:
-        return f"unix:{self.path}/{self.db}" if self.path else f"{self.host}:{self.port}/{self.db}"
 
 
 class Wire(asyncio.Protocol):
@@ -112,16 +67,17 @@ class Wire(asyncio.Protocol):
         name: str = "dynamo-tasks",
         on_message: Callable[[bytes, bytes], None] | None = None,
         on_lost: Callable[[Wire], None] | None = None,
+        timeout: float = CONNECT_TIMEOUT,
     ) -> Wire:
         """Open a connection, authenticate, choose the database.
 
         Raises:
-            ServerUnavailableError: nobody listens, or no answer within 5 s.
+            ServerUnavailableError: nobody listens, or no answer within ``timeout`` seconds.
             ReplyError: the server refuses the credentials or the database.
         """
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(_CONNECT_TIMEOUT):
+            async with asyncio.timeout(timeout):
                 if address.path:
                     _, wire = await loop.create_unix_connection(
                         lambda: cls(on_message, on_lost), address.path
@@ -134,7 +90,7 @@ class Wire(asyncio.Protocol):
                 await wire._hello(address, name)
         except (OSError, TimeoutError) as exc:
             raise ServerUnavailableError(
-                f"cannot reach the Redis server at {address}: {exc or 'no answer'}"
+                f"cannot reach the Redis server at {address}: {str(exc) or 'no answer'}"
             ) from exc
         return wire
 
@@ -158,7 +114,9 @@ class Wire(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
-            _notice_loss(sock)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for option, value in notice_loss().items():
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
     def data_received(self, data: bytes) -> None:
         """Asyncio callback."""
@@ -174,6 +132,11 @@ class Wire(asyncio.Protocol):
     def _take_replies(self) -> None:
         reader = self._reader
         while (reply := reader.gets()) is not _MORE:
+            if type(reply) is hiredis.ReplyError and str(reply).startswith("READONLY"):
+                # A failover made it a replica: what waits here will not be done; the next one finds the master.
+                self._lost_because = "the server has become a replica"
+                self.abort()
+                return
             if self._on_message is not None and type(reply) is list and reply[0] == b"message":
                 self._on_message(reply[1], reply[2])
             else:
@@ -232,11 +195,12 @@ class Wire(asyncio.Protocol):
 
         Raises:
             ReplyError: the server answered with an error.
+            ServerFullError: its memory is full, and the command was not run.
             ServerUnavailableError: the connection was lost; whether the command ran is not known.
         """
         reply = await self._write(pack(tuple(command)), 1)
         if isinstance(reply, hiredis.ReplyError):
-            raise ReplyError(str(reply))
+            raise refusal(str(reply))
         return reply
 
     async def pipeline(self, commands: Iterable[Command]) -> list[Reply]:
@@ -250,13 +214,14 @@ class Wire(asyncio.Protocol):
 
         Raises:
             ReplyError: the server refused to run the transaction at all.
+            ServerFullError: because its memory is full.
         """
         data = b"".join((_MULTI, *packed, _EXEC))
         replies = await self._write(data, len(packed) + 2)
         result = replies[-1]
         if isinstance(result, hiredis.ReplyError):
             reasons = [str(r) for r in replies[:-1] if isinstance(r, hiredis.ReplyError)]
-            raise ReplyError("; ".join(reasons) or str(result))
+            raise refusal("; ".join(reasons) or str(result))
         return list(result)
 
     def post(self, *command: str | bytes | int | float) -> None:
@@ -279,17 +244,20 @@ class Wire(asyncio.Protocol):
             self._transport.abort()
 
 
-def _notice_loss(sock: Any) -> None:
-    """Make the kernel give up a peer that vanished without a word within seconds, not hours."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for option, value in (
-        ("TCP_KEEPIDLE", 3),
-        ("TCP_KEEPINTVL", 1),
-        ("TCP_KEEPCNT", 3),
-        ("TCP_USER_TIMEOUT", 5000),
-    ):
-        if hasattr(socket, option):
-            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+def refusal(text: str) -> DynamoError:
+    """The error for what the server answered in place of a reply."""
+    if text.startswith("OOM") or "because of: OOM" in text:
+        return ServerFullError(
+            "the memory of the Redis server is full (maxmemory); it takes no new requests until there is room",
+            retry_after=1.0,
+        )
+    return ReplyError(text)
+
+
+def notice_loss() -> dict[int, int]:
+    """TCP options by which the kernel gives up a peer that vanished without a word within seconds, not hours."""
+    wanted = {"TCP_KEEPIDLE": 3, "TCP_KEEPINTVL": 1, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 5000}
+    return {getattr(socket, name): value for name, value in wanted.items() if hasattr(socket, name)}
 
 
 _MORE: Any = object()

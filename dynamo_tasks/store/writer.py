@@ -22,13 +22,16 @@ import msgspec
 
 from dynamo_tasks.errors import (
     DynamoError,
+    EndpointError,
     FencedError,
     LeaseLostError,
     RequestNotFoundError,
+    ServerFullError,
     ServerUnavailableError,
     StreamDivergedError,
 )
 from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.store.base import Store
@@ -36,7 +39,7 @@ from dynamo_tasks.store.ledger import Attempt
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import DEFAULT_CAP, KEEP, OpenLog
 from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.wire import Reply, ReplyError, Wire, pack
+from dynamo_tasks.store.wire import Reply, ReplyError, Wire, pack, refusal
 
 __all__ = ["Writer"]
 
@@ -58,6 +61,7 @@ class Writer:
         self._unread: set[OpenLog] = set()
         self._unread_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
+        self._refusals = Calm()
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""
         self._scripts_missing = False
@@ -135,19 +139,20 @@ class Writer:
             try:
                 wire = await self._link.wire()
                 await self._flush(wire)
-            except ServerUnavailableError:
-                continue
-            except ReplyError as exc:
-                event("store.refused", connection="writer", error=str(exc))
+            except (ReplyError, ServerFullError) as exc:
+                if self._refusals.due():
+                    event("store.refused", connection="writer", error=exc.message)
                 self._wake.set()
                 await asyncio.sleep(_RETRY_DELAY)
+            except ServerUnavailableError:
+                continue
 
     async def _flush(self, wire: Wire) -> None:
         if self._scripts_missing:
             await self._load_scripts(wire)
         for log in [log for log in self._dirty if log.suspect]:
             await self._resync(wire, log)
-        batch = [log for log in self._dirty if log.dead is None]
+        batch = [log for log in self._dirty if log.dead is None and _freeze(log)]
         self._dirty = {}
         packed, sent, ends = self._pack_batch(batch)
         if not packed:
@@ -163,6 +168,9 @@ class Writer:
         if self._flushed is not None:
             self._flushed.set_result(None)
             self._flushed = None
+        for reply in replies[len(replies) - len(ends) :]:
+            if isinstance(reply, Exception) and not self._scripts_missing:
+                raise refusal(str(reply))
 
     def _count(self, events: int, size: int, seconds: float) -> None:
         self.flushes += 1
@@ -177,7 +185,6 @@ class Writer:
         pushes: dict[str, list[tuple[str, str, str, bytes]]] = {}
         sent: list[int] = []
         for log in batch:
-            log.freeze()
             attempt, count = log.attempt, 0
             key = self._store.keys(attempt.namespace).log(attempt.id)
             for entry in log.frozen:
@@ -194,12 +201,11 @@ class Writer:
 
     def _pack_finish(self, log: OpenLog) -> bytes:
         assert log.finish_request is not None
-        end, result, settled, _ = log.finish_request
+        state, end, error, result, settled, _ = log.finish_request
         attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
-        error = msgspec.json.encode(end.error) if end.error else b""
         command = script("finish").command(
             [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
-            attempt.epoch, str(log.top), str(log.end_id), end.encode(), end.state.value, result, error,
+            attempt.epoch, str(log.top), str(log.end_id), end, state, result, error,
             int(settled),
         )  # fmt: skip
         return _pack(tuple(command))
@@ -233,7 +239,7 @@ class Writer:
         elif reply == b"GONE":
             log.die(RequestNotFoundError("the server forgot the request"))
         else:
-            self._scripts_missing = isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
+            self._scripts_missing |= isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
             self._doubt(log)
 
     def _doubt(self, log: OpenLog) -> None:
@@ -298,6 +304,15 @@ class Writer:
             self._take_end(log, b"OK")
         else:
             log.die(_DEATHS.get(reply[0], FencedError)())
+
+
+def _freeze(log: OpenLog) -> bool:
+    """Whether all that is pending can be written; if not, this attempt ends, and the other logs never notice."""
+    try:
+        log.freeze()
+    except (TypeError, ValueError, OverflowError) as exc:
+        log.die(EndpointError(f"a token delta cannot be written: {exc}"))
+    return log.dead is None
 
 
 _DEATHS: dict[bytes, Callable[[], DynamoError]] = {

@@ -10,7 +10,15 @@ from dataclasses import dataclass
 import pytest
 
 from dynamo_tasks.store.client import close_shared
-from tests.support.faults import Line, cut_redis, delete_leases, freeze_redis, restart_redis
+from tests.support.faults import (
+    Line,
+    cut_redis,
+    delete_leases,
+    fill_memory,
+    free_memory,
+    freeze_redis,
+    restart_redis,
+)
 from tests.support.processes import Frontend, Worker, until
 from tests.support.readers import MODEL, PACED, check, start
 from tests.support.server import RedisServer
@@ -51,10 +59,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     server.stop()
 
 
-def _is_refused(http: Frontend) -> None:
+def _is_refused(http: Frontend, code: str = "server_unavailable") -> None:
     asked = time.monotonic()
     status, headers, body = http.request("POST", "/v1/completions", ASK)
-    assert (status, body["error"]["code"]) == (503, "server_unavailable")
+    assert (status, body["error"]["code"]) == (503, code)
     assert int(headers["retry-after"]) >= 1
     assert time.monotonic() - asked < 3.3
 
@@ -79,6 +87,22 @@ def test_delete_leases(stack: Stack) -> None:
     _is_back(stack, at)
     check(readers)
     assert max(reader.gap(at) for reader in readers) < 0.5
+    stack.calm()
+
+
+def test_fill_memory(stack: Stack) -> None:
+    """Streams wait, and go on; leases are kept, so that nobody is taken for dead; a request can be cancelled."""
+    readers = start(stack.http, n=16)
+    (waste,) = start(stack.http, n=1, tokens=100_000)
+    at = fill_memory(stack.server)
+    _is_refused(stack.http, "server_full")
+    assert stack.http.request("DELETE", f"/v1/requests/{waste.request_id}")[0] == 200
+    time.sleep(max(0.0, at + LONG - time.monotonic()))  # the length of the fault
+    assert stack.http.get("/ready")[0] == 200
+    _is_refused(stack.http, "server_full")
+    _is_back(stack, free_memory(stack.server))
+    check(readers)
+    assert min(reader.gap(at) for reader in readers) > LONG - 1.0, "nobody was hit"
     stack.calm()
 
 

@@ -6,14 +6,13 @@ import statistics
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any
 
 import pytest
 
-from dynamo_tasks.runtime.inspect import snapshot
 from dynamo_tasks.store.client import close_shared
 from tests.support.faults import (
     Line,
+    by_load,
     cut_redis,
     freeze_worker,
     kill_frontend,
@@ -44,13 +43,7 @@ class Stack:
 
     def by_load(self, n: int) -> list[Worker]:
         """The workers once they run ``n`` requests, the busiest one first."""
-
-        def rows() -> list[dict[str, Any]]:
-            found = snapshot(self.server.url)["instances"]
-            return found if sum(row["in_flight"] for row in found) == n else []
-
-        load = {row["pid"]: row["in_flight"] for row in until(rows, what=f"{n} requests run")}
-        return sorted((one for one in self.workers if one.alive), key=lambda one: -load.get(one.pid, 0))
+        return by_load(self.server.url, self.workers, n)
 
 
 @pytest.fixture(scope="module")

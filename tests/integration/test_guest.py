@@ -18,6 +18,7 @@ from celery import Celery
 import dynamo_tasks
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.queue.app import set_default_app
+from dynamo_tasks.queue.guest import check_settings
 from dynamo_tasks.runtime import default_app
 from dynamo_tasks.sdk import set_resolver
 from dynamo_tasks.store.client import close_shared
@@ -133,6 +134,22 @@ def test_our_own_commands_and_http_are_told_its_prefix(shops: list[Shop], tmp_pa
 def test_a_broker_without_streams_is_refused_in_one_line(broker: str, own_process: None) -> None:
     with pytest.raises(ConfigError, match=r"dynamo-tasks needs Redis or Valkey 7\.0 or newer as broker"):
         dynamo_tasks.install(Celery("theirs", broker=broker, set_as_current=False))
+
+
+def test_a_broker_behind_sentinels_is_one_server(own_process: None) -> None:
+    app = Celery("theirs", broker="sentinel://:pw@h1:1;sentinel://:pw@h2:2", set_as_current=False)
+    app.conf.broker_transport_options = {"master_name": "m"}
+    guest: Any = dynamo_tasks.install(app, SERVICE)
+    assert guest.server_url == "sentinel://:pw@h1:1,h2:2/m/0"
+    assert guest.connection_for_write().transport_cls == "sentinel"
+    backend = guest.endpoint_backend
+    assert [(host["host"], host["port"]) for host in backend.connparams["hosts"]] == [("h1", 1), ("h2", 2)]
+    assert backend._transport_options["master_name"] == "m"
+    with pytest.raises(ConfigError, match="broker_use_ssl"):
+        check_settings("theirs", "sentinel://h1:1", {"broker_use_ssl": True})
+    app.conf.broker_transport_options = {}
+    with pytest.raises(ConfigError, match="which master"):
+        guest.server_url  # noqa: B018 - a property that refuses
 
 
 def test_settings_that_come_later_are_refused_at_the_first_call(own_process: None) -> None:

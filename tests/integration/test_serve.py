@@ -52,8 +52,9 @@ def test_its_curl_line_works(served: Serve) -> None:
 def test_status_shows_the_tree_and_json(served: Serve) -> None:
     shown = served.cli("status").stdout.splitlines()
     assert re.match(r"redis://:\*\*\*@127\.0\.0\.1:\d+/0$", shown[0])
-    assert shown[1] == "└── dynamo"
-    assert re.search(r"Worker  embed, generate  2 instances, 0 queued", shown[2])
+    assert re.match(r"memory \d+ of [\d,]+ MiB \(.*\): room for [\d,]+ tokens/s kept for 60 s$", shown[1])
+    assert shown[2] == "└── dynamo"
+    assert re.search(r"Worker  embed, generate  2 instances, 0 queued", shown[3])
     one, two = served.instances()
     assert {one["namespace"], two["namespace"]} == {"dynamo"}
     assert one["host"] == os.uname().nodename

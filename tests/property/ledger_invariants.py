@@ -37,8 +37,25 @@ return out
 """
 _KINDS = {
     "req": "records", "log": "logs", "owned": "owned", "reads": "reads", "idem": "idem",
+    "running": "running", "waiting": "waiting",
 }  # fmt: skip
-_KNOWN = frozenset({"lease", "leases", "dead", "recover", "queues", "load", "instances", "inst", "clients"})
+_KNOWN = frozenset(
+    {
+        "lease",
+        "leases",
+        "dead",
+        "recover",
+        "queues",
+        "load",
+        "instances",
+        "inst",
+        "clients",
+        "lines",
+        "line",
+        "tags",
+        "pace",
+    }
+)
 
 
 @dataclass
@@ -49,6 +66,8 @@ class Dump:
     logs: dict[str, list[tuple[EventId, str, str]]] = field(default_factory=dict)
     owned: dict[str, set[str]] = field(default_factory=dict)
     reads: dict[str, set[str]] = field(default_factory=dict)
+    running: dict[str, set[str]] = field(default_factory=dict)
+    waiting: dict[str, set[str]] = field(default_factory=dict)
     idem: dict[str, str] = field(default_factory=dict)
     queues: dict[str, list[str]] = field(default_factory=dict)
     queued: dict[str, float] = field(default_factory=dict)
@@ -125,7 +144,8 @@ def read_dump(client: redis.Redis, keys: Keys) -> Dump:
         elif kind == "leases":
             dump.leases = _text(value)
         elif kind in _KINDS:
-            read = {"req": _pairs, "log": _events, "owned": _text, "reads": _text, "idem": bytes.decode}[kind]
+            kinds: dict[str, Any] = {"req": _pairs, "log": _events, "idem": bytes.decode}
+            read = kinds.get(kind, _text)
             getattr(dump, _KINDS[kind])[rest] = read(value)
         else:
             assert kind in _KNOWN, f"a stray key {key}"
@@ -148,6 +168,7 @@ def check(dump: Dump, history: History, *, alive: set[int]) -> None:
         _check_history(dump, history, request_id, record)
         _check_lifetime(dump, request_id, record)
     _check_sets(dump)
+    _check_counts(dump)
     _check_readers(dump, history)
     for key, value in dump.idem.items():
         assert history.idem.setdefault(key, value) == value, f"8: {key} stands for another request"
@@ -232,6 +253,24 @@ def _waits(record: dict[str, str]) -> bool:
     """Whether its message is on its way: to a first or next attempt, or to whoever runs Celery's tail."""
     tail = record["st"] in TERMINAL and record["set"] == "0" and record.get("msg") and not record.get("own")
     return record["st"] == "QUEUED" or bool(tail)
+
+
+def _check_counts(dump: Dump) -> None:
+    """10: what limits count is what the records say."""
+    running: dict[str, set[str]] = {}
+    waiting: dict[str, set[str]] = {}
+    for one in dump.open:
+        component = dump.records[one]["en"].split(".")[1]
+        state = dump.records[one]["st"]
+        if state == "RUNNING":
+            running.setdefault(component, set()).add(one)
+        elif f"m:{one}" not in dump.timers:
+            waiting.setdefault(component, set()).add(one)
+    assert dump.running == running, "10: running"
+    queued = {one for one in dump.open if dump.records[one]["st"] == "QUEUED"}
+    for component in {*waiting, *dump.waiting}:
+        counted = dump.waiting.get(component, set())
+        assert waiting.get(component, set()) <= counted <= queued, f"10: waiting for {component}"
 
 
 def _check_sets(dump: Dump) -> None:

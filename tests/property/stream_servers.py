@@ -19,8 +19,9 @@ from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId, Kind
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import Keys
-from dynamo_tasks.store.ledger import Attempt, NewRequest, cancelled, submit_call
+from dynamo_tasks.store.ledger import Attempt, cancelled
 from dynamo_tasks.store.scripts import script
+from dynamo_tasks.store.submission import NewRequest, submit_call
 
 __all__ = ["NAMESPACE", "RealServer", "Server", "SimulatedServer"]
 
@@ -218,10 +219,11 @@ class RealServer:
             "dt:@namespaces",
             NAMESPACE,
             1,
+            "Worker",
         )
         if reply[0] != b"OK":
             return None
-        _, epoch, previous, number, readers, _, fields = reply
+        _, epoch, previous, number, readers, _, fields, _ = reply
         previous_id = EventId.parse(previous.decode())
         return _attempt(lease, nonce, int(epoch), previous_id, int(number), readers.decode().split(), fields)
 

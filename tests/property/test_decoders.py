@@ -131,14 +131,17 @@ def test_an_event_id_is_one_that_the_server_takes(text: str) -> None:
     )
 
 
+SENTINELS = ["a:1,b", "u:p%40@a,[::1]:2", "a;sentinel://b:2", "a;sentinel://[", "a,[", "a,,b", "%00,a"]
 URLS = st.builds(
     "".join,
     st.tuples(
         st.sampled_from(["redis://", "rediss://", "unix://", "http://", "sentinel://", "", "redis:"]),
-        st.text(max_size=20) | st.sampled_from(["[::1]:6379", "u:p@h:1", "h:99999", "h:x", "[", "@", "h:-1"]),
+        st.text(max_size=20) | st.sampled_from(["[::1]:6379", "u:p@h:1", "h:99999", "h:x", "[", "@", "h:-1"])
+        | st.sampled_from(SENTINELS),
         st.sampled_from([
             "", "/0", "/x", "/99999999999999999999", "?db=x", "?db=1", "/0?ssl_cert_reqs=x", "?ssl_cert_reqs=none",
-            "?socket_timeout=x", "?ssl_ca_certs=%00", "?password=%ff",
+            "?socket_timeout=x", "?ssl_ca_certs=%00", "?password=%ff", "/m/0", "/m/²", "/²", "/m%2Fn/1",
+            "?master_name=m", "/1?master_name=m&sentinel_password=%ff",
         ]),
     ),
 )  # fmt: skip
@@ -148,7 +151,10 @@ URLS = st.builds(
 @given(URLS)
 def test_urls(url: str) -> None:
     for parse in (Address.parse, PingAddress.parse, complete_url):
-        valid_or_ours(parse, url)
+        found = valid_or_ours(parse, url)
+        if isinstance(found, Address) and found.sentinels:
+            assert Address.parse(found.url) == found
+            assert Address.parse(found.broker_url, found.broker_options) == found
     mask_url(url)
 
 

@@ -19,7 +19,7 @@ from tests.support.server import RedisServer
 NAMES = sorted(
     path.name.removesuffix(".lua")
     for path in (files("dynamo_tasks.store") / "lua").iterdir()
-    if path.name.endswith(".lua") and path.name != "_lib.lua"
+    if path.name.endswith(".lua") and not path.name.startswith("_")
 )
 
 

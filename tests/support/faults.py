@@ -2,77 +2,80 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
+import os
 import signal
-import threading
+import socket
 import time
-from collections.abc import Coroutine
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
-from tests.support.processes import Frontend, Process, Worker
-from tests.support.proxy import Proxy
+import pytest
+
+from dynamo_tasks.runtime.inspect import snapshot
+from tests.support.processes import Frontend, Process, Worker, until
+from tests.support.proxy import Line
 from tests.support.server import RedisServer
 
 __all__ = [
     "Line",
+    "black_hole",
+    "by_load",
     "cut_redis",
     "delete_leases",
+    "fill_memory",
+    "free_memory",
     "freeze_redis",
     "freeze_worker",
     "kill_frontend",
     "kill_redis",
     "kill_worker",
+    "memory_cage",
     "restart_redis",
     "thaw_worker",
 ]
 
 
-class Line:
-    """A :class:`Proxy` for processes whose test is synchronous: its loop runs in a thread.
+@contextlib.contextmanager
+def memory_cage(limit: int) -> Iterator[tuple[str, ...]]:
+    """What a process is started with to have ``limit`` bytes of memory: beyond that the kernel kills it.
 
-    Use as ``with Line(server.url) as line: Worker(line.url)``.
+    A cgroup (version 1 or 2); the test is skipped where none can be made.
     """
+    root = Path("/sys/fs/cgroup")
+    old = root / "memory"
+    cage = (old if old.is_dir() else root) / f"dt-{os.getpid()}"
+    try:
+        cage.mkdir()
+        (cage / ("memory.limit_in_bytes" if old.is_dir() else "memory.max")).write_text(str(limit))
+    except OSError as exc:
+        with contextlib.suppress(OSError):
+            cage.rmdir()
+        pytest.skip(f"no memory cgroup can be made here: {exc}")
+    try:
+        yield ("sh", "-c", f'echo $$ > {cage}/cgroup.procs; exec "$@"', "sh")
+    finally:
+        until(lambda: not (cage / "cgroup.procs").read_text(), what="the cage is empty")
+        cage.rmdir()
 
-    def __init__(self, url: str):
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
-        self._proxy = Proxy(url)
 
-    def __enter__(self) -> Line:
-        self._thread.start()
-        self._on_loop(self._proxy.__aenter__())
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._on_loop(self._proxy.__aexit__())
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    def _on_loop(self, coro: Coroutine[Any, Any, Any]) -> Any:
-        return asyncio.run_coroutine_threadsafe(coro, self._loop).result(10)
-
-    @property
-    def url(self) -> str:
-        """Where the server seems to be."""
-        return self._proxy.url
-
-    @property
-    def held(self) -> int:
-        """Number of commands that are held; see :meth:`hold_command`."""
-        return self._proxy.held
-
-    def hold_command(self, needle: str) -> None:
-        """Never pass on a command that contains ``needle``: its sender waits, and can be killed in that state."""
-        self._proxy.hold_command(needle.encode())
-
-    def refuse(self, refusing: bool = True) -> None:
-        """Break every connection, and accept none until told otherwise."""
-
-        async def switch() -> None:
-            self._proxy.refuse(refusing)
-
-        self._on_loop(switch())
+@contextlib.contextmanager
+def black_hole() -> Iterator[int]:
+    """A port at which every connect waits for an answer that does not come: its backlog is full."""
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        full = False
+        while not full:
+            filler = stack.enter_context(socket.socket())
+            filler.settimeout(0.3)
+            try:
+                filler.connect(listener.getsockname())
+            except TimeoutError:
+                full = True
+        yield listener.getsockname()[1]
 
 
 def kill_worker(worker: Worker) -> float:
@@ -128,6 +131,29 @@ def freeze_redis(server: RedisServer) -> float:
 def cut_redis(line: Line) -> float:
     """The server cannot be reached over this line. ``line.refuse(False)`` ends it."""
     line.refuse()
+    return time.monotonic()
+
+
+def by_load(url: str, workers: Iterable[Worker], n: int) -> list[Worker]:
+    """The workers that live, once they run ``n`` requests, the busiest one first."""
+
+    def rows() -> list[dict[str, Any]]:
+        found = snapshot(url)["instances"]
+        return found if sum(row["in_flight"] for row in found) == n else []
+
+    load = {row["pid"]: row["in_flight"] for row in until(rows, what=f"{n} requests run")}
+    return sorted((one for one in workers if one.alive), key=lambda one: -load.get(one.pid, 0))
+
+
+def fill_memory(server: RedisServer) -> float:
+    """The server is at its ``maxmemory``: it refuses every write that needs memory. ``free_memory`` ends it."""
+    server.command("CONFIG", "SET", "maxmemory", "1mb")
+    return time.monotonic()
+
+
+def free_memory(server: RedisServer) -> float:
+    """There is memory again."""
+    server.command("CONFIG", "SET", "maxmemory", "0")
     return time.monotonic()
 
 

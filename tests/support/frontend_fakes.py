@@ -19,6 +19,7 @@ from dynamo_tasks.frontend.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.events import ZERO, Claim, End, ErrorInfo, Event, EventId, Kind
 from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta, encode_deltas
@@ -104,6 +105,7 @@ class FakeGateway:
         self.streams: list[ScriptedStream] = []
         self.submitted = asyncio.Event()
         self.refusal: DynamoError | None = None
+        self.allowance = Allowance(limit=0)
         self.alive = True
         self.cancelled: list[tuple[str, str, bool]] = []
         card = ModelCard("tiny")
@@ -125,6 +127,9 @@ class FakeGateway:
         log.add(*self.script(submission))
         self.submitted.set()
         return self._stream(submission.request_id, log)
+
+    async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
+        return self.allowance
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> ScriptedStream:
         if self.refusal is not None:

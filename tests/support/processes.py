@@ -95,9 +95,10 @@ class Worker(Process):
     def __init__(
         self, url: str, *arguments: str, service: str = "workers.agg:Worker", app: str = "dynamo_tasks",
         name: str = "w", env: dict[str, str] | None = None, wait: bool = True, settings: tuple[str, ...] = (),
-        loglevel: str = "info", root: Path = ROOT,
+        loglevel: str = "info", prefix: tuple[str, ...] = (), root: Path = ROOT,
     ):  # fmt: skip
         argv = [
+            *prefix,
             sys.executable,
             "-m",
             "celery",

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
+from collections.abc import Coroutine
+from typing import Any
 from urllib.parse import urlsplit
 
-__all__ = ["Proxy"]
+__all__ = ["Line", "Proxy"]
 
 
 class Proxy:
@@ -131,3 +134,51 @@ class Proxy:
                 return
             down.write(data)
             await down.drain()
+
+
+class Line:
+    """A :class:`Proxy` for processes whose test is synchronous: its loop runs in a thread.
+
+    Use as ``with Line(server.url) as line: Worker(line.url)``.
+    """
+
+    def __init__(self, url: str):
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._proxy = Proxy(url)
+
+    def __enter__(self) -> Line:
+        self._thread.start()
+        self._on_loop(self._proxy.__aenter__())
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._on_loop(self._proxy.__aexit__())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _on_loop(self, coro: Coroutine[Any, Any, Any]) -> Any:
+        return asyncio.run_coroutine_threadsafe(coro, self._loop).result(10)
+
+    @property
+    def url(self) -> str:
+        """Where the server seems to be."""
+        return self._proxy.url
+
+    @property
+    def held(self) -> int:
+        """Number of commands that are held; see :meth:`hold_command`."""
+        return self._proxy.held
+
+    def hold_command(self, needle: str) -> None:
+        """Never pass on a command that contains ``needle``: its sender waits, and can be killed in that state."""
+        self._proxy.hold_command(needle.encode())
+
+    def refuse(self, refusing: bool = True) -> None:
+        """Break every connection, and accept none until told otherwise."""
+
+        async def switch() -> None:
+            self._proxy.refuse(refusing)
+
+        self._on_loop(switch())

@@ -24,11 +24,12 @@ SERVICE = "tests.support.services_queue:Lab"
 class Lab:
     """One namespace of the test service on one server."""
 
-    def __init__(self, server: RedisServer, namespace: str):
+    def __init__(self, server: RedisServer, namespace: str, url: str = ""):
         self.server = server
+        self.url = url or server.url
         self.namespace = namespace
         self.app: DynamoApp = create_app(
-            f"lab_{namespace}", server_url=server.url, make_host=lambda *_, **__: None
+            f"lab_{namespace}", server_url=self.url, make_host=lambda *_, **__: None
         )
         self.app.conf.update(broker_connection_retry_on_startup=True)
         self.redis = redis.Redis(port=server.port, decode_responses=True)
@@ -41,7 +42,7 @@ class Lab:
         """A worker process of this namespace."""
         more.setdefault("service", SERVICE)
         return Worker(
-            self.server.url, *arguments, name=name or self.namespace,
+            self.url, *arguments, name=name or self.namespace,
             env={"LAB_NAMESPACE": self.namespace, **(env or {})}, **more,
         )  # fmt: skip
 

@@ -22,21 +22,33 @@ def free_port() -> int:
 
 
 class RedisServer:
-    """A server process with an AOF; can be killed, frozen and restarted on its data."""
+    """A server process with an AOF; can be killed, frozen and restarted on its data.
 
-    def __init__(self, folder: Path, *options: str):
+    Args:
+        folder: Of its data.
+        *options: Of its command line.
+        host: Where it listens.
+        prefix: What it is started with, e.g. to run on another machine.
+    """
+
+    def __init__(self, folder: Path, *options: str, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()):
+        self.host = host
         self.port = free_port()
+        self._prefix = prefix
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
+        self.started_at = 0.0
+        """When it last began to answer, monotonic seconds."""
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self.port}/0"
+        return f"redis://{self.host}:{self.port}/0"
 
     def start(self) -> RedisServer:
         argv = [
-            str(find_binary()), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder),
+            *self._prefix, str(find_binary()), "--port", str(self.port), "--bind", self.host,
+            "--dir", str(self._folder),
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning", *self._options,
         ]  # fmt: skip
         self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
@@ -45,11 +57,12 @@ class RedisServer:
             if time.monotonic() > deadline or self._process.poll() is not None:
                 raise RuntimeError("the Redis server did not come up")
             time.sleep(0.01)
+        self.started_at = time.monotonic()
         return self
 
     def ping(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as sock:
+            with socket.create_connection((self.host, self.port), timeout=1) as sock:
                 sock.sendall(b"PING\r\n")
                 return sock.recv(7).startswith(b"+PONG")
         except OSError:
@@ -57,7 +70,7 @@ class RedisServer:
 
     def command(self, *words: str) -> bytes:
         """One command on a connection of its own; the raw reply (small ones only)."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=5) as sock:
+        with socket.create_connection((self.host, self.port), timeout=5) as sock:
             packed = b"".join(b"$%d\r\n%s\r\n" % (len(w.encode()), w.encode()) for w in words)
             sock.sendall(b"*%d\r\n%s" % (len(words), packed))
             return sock.recv(1 << 20)

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 import threading
 import time
 from collections import Counter
@@ -19,6 +20,7 @@ from celery import current_task, signals
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from dynamo_tasks import app, current_context, depends, dynamo_endpoint, service
+from dynamo_tasks.protocol.tokens import TokenDelta
 
 NAMESPACE = os.environ.get("LAB_NAMESPACE", "lab")
 app.conf.worker_soft_shutdown_timeout = float(os.environ.get("LAB_SOFT", 0))
@@ -27,6 +29,23 @@ app.conf.worker_soft_shutdown_timeout = float(os.environ.get("LAB_SOFT", 0))
 def say(*words: object) -> None:
     """One line in the worker's log, for the test to find."""
     os.write(1, ("LAB " + " ".join(map(str, words)) + "\n").encode())
+
+
+def _wrong(how: str) -> Any:
+    match how:
+        case "exit":
+            sys.exit(3)
+        case "nothing more":
+            return next(iter(()))
+        case "cancelled":
+            raise asyncio.CancelledError
+        case "surrogate in the error":
+            raise ValueError("\ud800")
+        case "surrogate in a token":
+            return TokenDelta("a\ud800", [1])
+        case "object in a token":
+            return TokenDelta("a", [object()])
+    return {"object": object(), "generator": (i for i in ()), "surrogate": "\ud800", "number": 2**70}[how]
 
 
 @service(dynamo={"namespace": NAMESPACE, "name": "Lab"})
@@ -81,6 +100,14 @@ class Lab:
             os.kill(os.getpid(), signal.SIGKILL)
 
     @dynamo_endpoint()
+    async def hog(self, request: dict) -> int:
+        """The first attempt takes memory until the kernel ends its process."""
+        taken = []
+        while current_context().attempt == 1:
+            taken.append(b"x" * (16 << 20))
+        return len(taken)
+
+    @dynamo_endpoint()
     async def pace(self, request: dict) -> AsyncIterator[float]:
         """Yield the time since the last value."""
         last = time.monotonic()
@@ -125,6 +152,28 @@ class Lab:
         await asyncio.sleep(request.get("delay", 0.05))
         second = current_context()
         return {"id": first.id, "again": second.id, "task": bool(current_task), "retries": first.retries}
+
+    @dynamo_endpoint()
+    async def wrong(self, request: str) -> Any:
+        """End in a way that no endpoint should."""
+        return _wrong(request)
+
+    @dynamo_endpoint()
+    async def wrong_steps(self, request: str) -> AsyncIterator[Any]:
+        """The same, while it streams."""
+        yield 0
+        yield _wrong(request)
+
+    @dynamo_endpoint()
+    def wrong_in_thread(self, request: str) -> Any:
+        """The same, in a thread."""
+        return _wrong(request)
+
+    @dynamo_endpoint()
+    def wrong_steps_in_thread(self, request: str) -> Iterator[Any]:
+        """The same, while it streams."""
+        yield 0
+        yield _wrong(request)
 
     @dynamo_endpoint()
     async def garbage(self, request: dict) -> dict:
@@ -212,6 +261,12 @@ def doze(seconds: float) -> bool:
     """A plain Celery task that blocks its thread; whether that is not the main one."""
     time.sleep(seconds)
     return threading.current_thread() is not threading.main_thread()
+
+
+@app.task(name=f"{NAMESPACE}.leave")
+def leave() -> None:
+    """A plain Celery task that would end its process."""
+    sys.exit(3)
 
 
 @app.task(name=f"{NAMESPACE}.note")

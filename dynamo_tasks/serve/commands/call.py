@@ -22,10 +22,12 @@ __all__ = ["call"]
 
 @click.command(short_help="Send a request through the queue, show its stream.")
 @click.argument("endpoint")
-@click.argument("payload", metavar="JSON")
+@click.argument("payload", metavar="[JSON]", default="null")
 @click.option("--timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds for all of it.")
 def call(endpoint: str, payload: str, timeout: float | None) -> None:
-    """Call ENDPOINT (namespace.Component.endpoint) with JSON ("-" reads it from stdin).
+    """Call ENDPOINT (namespace.Component.endpoint) with JSON.
+
+    "-" reads it from stdin; an endpoint without an argument needs none.
 
     Text is shown as it comes, other values as one JSON document per line.
     """

@@ -1,4 +1,6 @@
 -- Common part, put in front of every script.
+-- Scripts that end or free something, or keep an instance alive, have the flag allow-oom: they run while the server's
+-- memory is full. All others are refused then before they have written anything.
 -- ARGV[1] is always the namespace's key base ("dt:<ns>:"), KEYS[1] the record, KEYS[2] the log.
 
 local base = ARGV[1]
@@ -8,6 +10,13 @@ local RECORD_TTL = 24 * 3600 * 1000
 local function now_ms()
   local t = redis.call('TIME')
   return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+-- Time stands still inside of a script, so it is asked once.
+local ask_time, asked_at = now_ms, nil
+now_ms = function()
+  asked_at = asked_at or ask_time()
+  return asked_at
 end
 
 local function int(n) return string.format('%.0f', n) end
@@ -71,6 +80,67 @@ local function naming(data, previous)
   return string.char(string.byte(data, 1) + 1) .. string.sub(data, 2) .. mp_str('previous') .. mp_str(previous)
 end
 
+local function real(n) return string.format('%.17g', n) end
+
+-- What waits for a component and what it runs. The invariants are in docs/overload.md; the rules of the lines, which most
+-- scripts do not need most of the time, in _line.lua: a table of functions that is made when it is asked for.
+local WINDOW = 16
+local line_rules
+local rules
+local function the_line()
+  rules = rules or line_rules()
+  return rules
+end
+
+local function component_of(endpoint) return string.match(endpoint or '', '^[^.]*%.([^.]*)%.') or '' end
+
+-- Ids of its RUNNING requests, and of its QUEUED ones whose time has come: moved by the transitions themselves, so that
+-- they are as true as the records, and a lost process can't leave a count behind.
+local function running_of(component) return base .. 'running:' .. component end
+
+local function waiting_of(component) return base .. 'waiting:' .. component end
+
+-- Whether nobody stands in any line of the namespace, and no component has a limit: then there is nothing to look at.
+local calm
+local function all_calm()
+  if calm == nil then calm = redis.call('EXISTS', base .. 'lines', base .. 'traffic') == 0 end
+  return calm
+end
+
+local somebody
+local function anybody_in_line()
+  if somebody == nil then somebody = not all_calm() and redis.call('EXISTS', base .. 'lines') == 1 end
+  return somebody
+end
+
+-- A limit of the component as a whole: 'concurrency' or 'max_queue'; nil where it has none.
+local function limit_of(component, name)
+  if all_calm() then return nil end
+  return tonumber(redis.call('HGET', base .. 'traffic', component .. ':' .. name) or nil)
+end
+
+-- A request comes to its queue: into the list, or into the line where others wait. r: en, q, qs, msg, tn, tw.
+local function enter(id, r)
+  local component, list = component_of(r.en), r.q .. (r.qs or '')
+  redis.call('SADD', waiting_of(component), id)
+  if anybody_in_line() or limit_of(component, 'concurrency') then return the_line().enter(id, r, component, list) end
+  -- The usual case takes no look of its own at the length.
+  if redis.call('LPUSH', list, r.msg) > WINDOW then
+    redis.call('LPOP', list)
+    the_line().enter(id, r, component, list)
+  end
+end
+
+-- It does not wait any more, and was not the first in its line.
+local function leave_line(id, r)
+  if anybody_in_line() then the_line().leave(id, r) end
+end
+
+-- Room was made: the first in line step up (of all components for nil). Called by whatever takes from a list or ends a run.
+local function admit(component)
+  if anybody_in_line() then the_line().admit(component) end
+end
+
 -- Notes who owns a request, and that observers must watch it: one that was taken for dead by mistake is not watched
 -- until it renews its lease, and may die before.
 local function own(lease, id)
@@ -132,7 +202,7 @@ end
 -- What nobody asks for once a request has ended and Celery's tail is done.
 local SPENT = {
   msg = true, out = true, non = true, q = true, qs = true, nb = true, dl = true, ex = true, prev = true, tn = true,
-  ab = true, rt = true, bar = true, tp = true,
+  tw = true, ab = true, rt = true, bar = true, tp = true,
 }
 
 -- A request is over: what is left of its record is written anew, since a hash that once had a long field keeps the large
@@ -157,7 +227,7 @@ end
 -- Celery's tail, unless no result is kept, is left to the owner (if it dies, the message is sent again), or to whoever
 -- receives the message (it is looked for as long as that has not happened).
 local function end_unowned(record, log, id, db, data, state, outcome_error)
-  local r = fields(record, 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'ig')
+  local r = fields(record, 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'ig', 'en', 'q', 'qs', 'tn', 'tw')
   local previous, top = top_of(log)
   data = naming(data, previous)
   local epoch = math.max(now_ms(), (tonumber(r.ep) or 0) + 1, top + 1)
@@ -180,5 +250,13 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
   if r.own then
     redis.call('PUBLISH', alive_channel(db, r.own), 'abort ' .. id .. ' ' .. (r.ep or '0') .. ' ' .. state)
   end
+  local component = component_of(r.en)
+  redis.call('SREM', running_of(component), id)
+  if r.st == 'QUEUED' then
+    redis.call('SREM', waiting_of(component), id)
+    -- Where Celery's tail is owed, the message still has to arrive, in its turn.
+    if r.ig == '1' then leave_line(id, r) end
+  end
+  admit(component)
   return event_id
 end

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- cancel: QUEUED | RUNNING -> CANCELLED | FAILED by anybody. The running owner is fenced and told.
 -- Keeps 2, 3, 4, 6, 7 of docs/ledger.md.
 --

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- detach: a client process has no reader of this request any more.
 -- Keeps 6, 9 of docs/ledger.md.
 --

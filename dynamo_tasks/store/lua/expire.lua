@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- expire: QUEUED -> EXPIRED: the deadline or Celery's `expires` passed before a worker started it.
 -- Keeps 2, 3, 4, 6, 7 of docs/ledger.md.
 --

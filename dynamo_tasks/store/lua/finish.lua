@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- finish: RUNNING -> SUCCEEDED | FAILED by the owner: last event, state and push in one.
 -- Keeps 1, 4, 5, 6, 7 of docs/ledger.md.
 --
@@ -5,8 +6,20 @@
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 id that must be on top of the log, 6 id of the end event,
 --        7 its payload, 8 state, 9 result JSON ('' = none), 10 error JSON ('' = none), 11 '1' = nothing follows (settled)
 -- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
+
+-- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it, where somebody
+-- waits or a component has limits; else nobody asks.
+local function note_service(component, ms)
+  if all_calm() then return end
+  local key = base .. 'pace:' .. component
+  local known = redis.call('HMGET', key, 'mean', 'least')
+  local mean, least = tonumber(known[1] or nil) or ms, tonumber(known[2] or nil) or ms
+  redis.call('HSET', key, 'mean', real(mean + (ms - mean) / 10), 'least', real(math.min(ms, least + (ms - least) / 20)))
+  if not known[1] then redis.call('PEXPIRE', key, 3600000) end
+end
+
 local id, lease, epoch = ARGV[2], ARGV[3], ARGV[4]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'end')
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'end', 'en', 'stt')
 if not r.st then return 'GONE' end
 if r.own ~= lease or r.ep ~= epoch then return 'FENCED' end
 if TERMINAL[r.st] then return r['end'] == ARGV[6] and 'OK' or 'FENCED' end
@@ -26,4 +39,8 @@ end
 redis.call('PEXPIRE', KEYS[2], tonumber(r.rt) or 3600000)
 redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
 push(r.rd, id, ARGV[6], 'e', ARGV[7])
+local component = component_of(r.en)
+redis.call('SREM', running_of(component), id)
+if ARGV[8] == 'SUCCEEDED' then note_service(component, now_ms() - (tonumber(r.stt) or now_ms())) end
+admit(component)
 return 'OK'

@@ -8,7 +8,7 @@
 --        8 key of the instance's registration, 9 message
 -- returns 'OK' in the instance's queue | 'SHARED' in the component's | 'FENCED' | 'GONE'
 local id, lease = ARGV[2], ARGV[3]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'en', 'q', 'qs', 'att')
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'en', 'q', 'qs', 'att', 'tn', 'tw')
 if not r.st then return 'GONE' end
 if r.st == 'QUEUED' and r.ep == ARGV[4] and r.en == ARGV[5] then return r.q == ARGV[6] and 'SHARED' or 'OK' end
 if r.st ~= 'RUNNING' or r.own ~= lease or r.ep ~= ARGV[4] then return 'FENCED' end
@@ -19,5 +19,9 @@ redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'en', ARGV[5], 'q', queue, 'msg', AR
 redis.call('HDEL', KEYS[1], 'own', 'non')
 redis.call('SREM', base .. 'owned:' .. lease, id)
 redis.call('ZADD', base .. 'queued', now_ms(), id)
-redis.call('LPUSH', queue .. (r.qs or ''), ARGV[9])
+redis.call('SREM', running_of(component_of(r.en)), id)
+local before = r.en
+r.en, r.q, r.msg = ARGV[5], queue, ARGV[9]
+enter(id, r)
+admit(component_of(before))
 return there and 'OK' or 'SHARED'

@@ -1,6 +1,7 @@
 -- orphan: is the message of a QUEUED request gone from its queue? With `republish`, it is sent again. So is that of a
 --   request which has ended, if it was sent again for Celery's tail.
---   It is gone when the request is older than the queue's head, or the queue is empty.
+--   It is gone when it is neither in its list nor in the line. A long list (foreign messages, a mass recovery) is not
+--   searched: there it is gone when the request is older than the list's head.
 --   What waits in the queue of an instance that is no more goes to the component's queue at once.
 -- Keeps 2, 6 of docs/ledger.md.
 --
@@ -8,7 +9,8 @@
 -- ARGV   1 base, 2 id, 3 '1' = republish
 -- returns 'OK' republished | 'LOST' it is gone | 'THERE' | 'NOT' not queued, or its time has not come
 local id = ARGV[2]
-local r = fields(KEYS[1], 'st', 'q', 'qs', 'msg', 'nb')
+local r = fields(KEYS[1], 'st', 'en', 'q', 'qs', 'msg', 'nb', 'tn', 'tw')
+local SEARCHED = 128
 local since = redis.call('ZSCORE', base .. 'queued', id)
 if not r.st then redis.call('ZREM', base .. 'queued', id) end
 if not r.st or not since or not r.msg then return 'NOT' end
@@ -17,21 +19,34 @@ if redis.call('ZSCORE', base .. 'timers', 'm:' .. id) then return 'NOT' end
 local shared, instance = string.match(r.q, '^(.*|[^.]*)%..*%-(%x+)$')
 if shared and redis.call('SISMEMBER', base .. 'leases', instance) == 0 then
   redis.call('LREM', r.q .. (r.qs or ''), 0, r.msg)
+  leave_line(id, r)
   redis.call('HSET', KEYS[1], 'q', shared)
   redis.call('LREM', shared .. (r.qs or ''), 0, r.msg)
   redis.call('RPUSH', shared .. (r.qs or ''), r.msg)
   return 'OK'
 end
 local list = r.q .. (r.qs or '')
-local head = redis.call('LINDEX', list, -1)
-if head then
-  local head_id = string.match(head, '"id"%s*:%s*"([^"]+)"')
-  if head_id == id then return 'THERE' end
-  local mine = tonumber(since)
-  local its = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
-  -- A head that the ledger does not know says nothing of ages.
-  if not its or tonumber(its) <= mine then return 'THERE' end
+
+local function id_of(message) return string.match(message, '"id"%s*:%s*"([^"]+)"') end
+
+local function found()
+  if redis.call('LLEN', list) > SEARCHED then
+    local head_id = id_of(redis.call('LINDEX', list, -1))
+    if head_id == id then return true end
+    local mine = tonumber(since)
+    local its = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
+    -- A head that the ledger does not know says nothing of ages.
+    return not its or tonumber(its) <= mine
+  end
+  if redis.call('LPOS', list, r.msg) then return true end
+  -- A worker that gave it back may have written it in other words.
+  for _, message in ipairs(redis.call('LRANGE', list, 0, -1)) do
+    if id_of(message) == id then return true end
+  end
+  return false
 end
+
+if redis.call('ZSCORE', the_line().line_of(component_of(r.en), list), id) or found() then return 'THERE' end
 if ARGV[3] ~= '1' then return 'LOST' end
 redis.call('RPUSH', list, r.msg)
 return 'OK'

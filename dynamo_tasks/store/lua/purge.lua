@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- purge: erases payload and log of a request that has ended; the bare record stays.
 -- Keeps 6 of docs/ledger.md.
 --

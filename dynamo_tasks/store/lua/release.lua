@@ -6,7 +6,7 @@
 --        8 '1' = to the front of the queue, 9 '1' = the attempt does not count
 -- returns 'OK' | 'FENCED' | 'GONE'
 local id, lease = ARGV[2], ARGV[3]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'ret')
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'en', 'q', 'qs', 'msg', 'att', 'ret', 'tn', 'tw')
 if not r.st then return 'GONE' end
 if r.st == 'QUEUED' and r.ep == ARGV[4] and r.ret == ARGV[5] then return 'OK' end
 if r.st ~= 'RUNNING' or r.own ~= lease or r.ep ~= ARGV[4] then return 'FENCED' end
@@ -16,6 +16,7 @@ local attempts = ARGV[9] == '1' and int(tonumber(r.att) - 1) or r.att
 redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'ret', ARGV[5], 'nb', ARGV[6], 'msg', message, 'att', attempts)
 redis.call('HDEL', KEYS[1], 'own', 'non')
 redis.call('SREM', base .. 'owned:' .. lease, id)
+redis.call('SREM', running_of(component_of(r.en)), id)
 redis.call('ZADD', base .. 'queued', now, id)
 if not_before > now then
   redis.call('ZADD', base .. 'timers', not_before, 'm:' .. id)
@@ -24,7 +25,10 @@ elseif ARGV[8] == '1' then
   local queue = shared_queue(r.q)
   redis.call('HSET', KEYS[1], 'q', queue)
   redis.call('RPUSH', queue .. (r.qs or ''), message)
+  redis.call('SADD', waiting_of(component_of(r.en)), id)
 else
-  redis.call('LPUSH', r.q .. (r.qs or ''), message)
+  r.msg = message
+  enter(id, r)
 end
+admit(component_of(r.en))
 return 'OK'

@@ -8,7 +8,7 @@
 --        9 and 10 the same for too many attempts at all
 -- returns 'OK' queued again | 'DEAD' its attempts are used up | 'SETTLE' its message was sent again | 'NOT' not its owner
 local id, lease = ARGV[2], ARGV[3]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set', 'cr', 'ig')
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set', 'cr', 'ig', 'en')
 redis.call('SREM', base .. 'owned:' .. lease, id)
 if r.own ~= lease then return 'NOT' end
 -- An instance's own queue died with it.
@@ -45,5 +45,8 @@ if poison or (tonumber(r.att) or 0) >= tonumber(ARGV[6]) then
 end
 redis.call('HSET', KEYS[1], 'st', 'QUEUED')
 redis.call('HDEL', KEYS[1], 'own', 'non')
+redis.call('SREM', running_of(component_of(r.en)), id)
+redis.call('SADD', waiting_of(component_of(r.en)), id)
 send_again()
+admit(component_of(r.en))
 return 'OK'

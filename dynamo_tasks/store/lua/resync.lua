@@ -7,7 +7,7 @@
 --        10 namespace, 11... field, value of the record
 -- returns {'OK', id on top of the log, readers} | {'ENDED'} by me | {'FENCED'} | {'GONE'} | {'DIVERGED'}
 local id, lease, epoch = ARGV[2], ARGV[3], tonumber(ARGV[4])
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'non', 'rd')
+local r = fields(KEYS[1], 'st', 'own', 'ep', 'non', 'rd', 'en', 'q', 'qs', 'tn', 'tw')
 local top, top_epoch = top_of(KEYS[2])
 local known = r.st == 'RUNNING' and r.own == lease and r.non == ARGV[5]
 if not r.st then
@@ -27,15 +27,18 @@ end
 if not r.st then
   redis.call('SADD', ARGV[9], ARGV[10])
   redis.call('HSET', KEYS[1], unpack(ARGV, 11))
-  r.rd = redis.call('HGET', KEYS[1], 'rd')
+  r = fields(KEYS[1], 'rd', 'en', 'q', 'qs', 'tn', 'tw')
 end
 if not known then
   redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'ep', ARGV[4], 'non', ARGV[5], 'att', ARGV[6],
     'prev', ARGV[7])
   redis.call('ZREM', base .. 'queued', id)
+  redis.call('SREM', waiting_of(component_of(r.en)), id)
+  leave_line(id, r)
   redis.call('ZREM', base .. 'timers', 'm:' .. id)
 end
 own(lease, id)
+redis.call('SADD', running_of(component_of(r.en)), id)
 if top_epoch < epoch then
   local data = ARGV[7] .. '|' .. ARGV[6] .. '|' .. lease
   top = ARGV[4] .. '-0'

@@ -8,7 +8,7 @@
 local id = ARGV[2]
 if not redis.call('ZSCORE', base .. 'dead', id) then return 'NOT' end
 redis.call('ZREM', base .. 'dead', id)
-local r = fields(KEYS[1], 'st', 'own', 'q', 'qs', 'dmsg')
+local r = fields(KEYS[1], 'st', 'own', 'en', 'q', 'qs', 'dmsg', 'tn', 'tw')
 if r.st ~= 'FAILED' or not r.dmsg then return 'GONE' end
 local list = r.q .. (r.qs or '')
 redis.call('DEL', KEYS[2])
@@ -20,5 +20,6 @@ redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'msg', r.dmsg, 'att', '0', 'bar', '0
 redis.call('HDEL', KEYS[1], 'dmsg', 'own', 'non', 'end', 'err', 'out', 'fin', 'stt')
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', base .. 'queued', now_ms(), id)
-redis.call('LPUSH', list, r.dmsg)
+r.msg = r.dmsg
+enter(id, r)
 return 'OK'

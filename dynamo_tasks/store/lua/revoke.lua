@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- revoke: everything that was registered under a lease goes at once, and the lease too unless it is kept.
 -- Keeps 2 of docs/ledger.md.
 --

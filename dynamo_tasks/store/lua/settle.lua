@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- settle: Celery's tail (result, links, chord) is done; a redelivery has nothing left to do.
 -- Keeps 6, 7 of docs/ledger.md.
 --

@@ -4,54 +4,139 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 key of the set of namespaces, 3 namespace, 4 id, 5 queue key without priority,
 --        6 priority suffix, 7 not_before ms (0 = now), 8 deadline ms (0 = none), 9 reader channel ('' = none),
---        10 queue limit (0 = none), 11 idempotency key ('' = none), 12 payload digest, 13 message,
---        14 priority separator, 15 priority steps separated by spaces,
---        16 database number, 17... field, value of the record
--- returns {'OK', id}          queued
---         {'EXISTS', id}      the id is known: a publish that was sent twice, or a child call of a re-run parent
---         {'JOINED', id}      the idempotency key belongs to this request, same payload
---         {'CONFLICT', id}    ..., another payload
---         {'FULL', length}    the queue is at its limit
+--        10 limit of what waits for the component, as the caller knows it (0 = none), 11 idempotency key ('' = none),
+--        12 payload digest, 13 message, 14 components that the request passes through, separated by spaces,
+--        15 expires ms (0 = never), 16 database number, 17 endpoint, 18 tenant, 19 weight of the tenant,
+--        20... field, value of the record
+-- returns {'OK', id}              queued
+--         {'EXISTS', id}          the id is known: a publish that was sent twice, or a child call of a re-run parent
+--         {'JOINED', id}          the idempotency key belongs to this request, same payload
+--         {'CONFLICT', id}        ..., another payload
+--         {'FULL', length, component}  as many wait for the component as may
+--         {'LATE', wait ms, least ms of a run}  it would not be ready by its deadline, or not start before it expires
 local id, queue, suffix = ARGV[4], ARGV[5], ARGV[6]
 local not_before, deadline, reader = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
-local limit, idem, digest, message = tonumber(ARGV[10]), ARGV[11], ARGV[12], ARGV[13]
-
-if idem ~= '' then
-  local known = redis.call('GET', idem)
-  if known then
-    local known_id, known_digest = string.match(known, '^(%S+) (%S*)$')
+local idem, digest, message, expires = ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[15])
+local now = now_ms()
+local r = { en = ARGV[17], q = queue, qs = suffix, msg = message, tn = ARGV[18], tw = ARGV[19] }
+local component, list = component_of(r.en), queue .. suffix
+-- A known request; nil for a new one.
+local function known()
+  local owner = idem ~= '' and redis.call('GET', idem)
+  if owner then
+    local known_id, known_digest = string.match(owner, '^(%S+) (%S*)$')
     return { known_digest == digest and 'JOINED' or 'CONFLICT', known_id }
   end
-end
-if redis.call('EXISTS', KEYS[1]) == 1 then
-  if reader ~= '' then add_reader(KEYS[1], id, ARGV[16], reader) end
-  return { 'EXISTS', id }
-end
-
-if limit > 0 then
-  local length = 0
-  for step in string.gmatch(ARGV[15], '%S+') do
-    length = length + redis.call('LLEN', step == '0' and queue or (queue .. ARGV[14] .. step))
+  if redis.call('EXISTS', KEYS[1]) == 1 then
+    if reader ~= '' then add_reader(KEYS[1], id, ARGV[16], reader) end
+    return { 'EXISTS', id }
   end
-  if length >= limit then return { 'FULL', tostring(length) } end
 end
 
-local now = now_ms()
-redis.call('SADD', ARGV[2], ARGV[3])
-redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue, 'qs', suffix, 'msg', message, 'cr', int(now),
-  'nb', ARGV[7], 'dl', ARGV[8], 'rd', reader, unpack(ARGV, 17))
-redis.call('ZADD', base .. 'queued', now, id)
-if reader ~= '' then
-  redis.call('SADD', base .. 'clients', reader)
-  redis.call('SADD', base .. 'reads:' .. reader, id)
+-- Why it is refused: nil where there is room, and time.
+local function refusal()
+  -- A list whose head waits for longer than this has no worker with a free slot.
+  local STUCK = 250
+  local FEW = 32
+  local line = the_line()
+
+  local function in_line_before(one, where) return line.before(one, where, r.tn, r.tw) end
+
+  -- Whether the request would be among the first tenth of those who wait. Where few wait, whether it is its tenant's
+  -- first.
+  local function early(one, limit)
+    if limit <= FEW then
+      for _, other in ipairs(redis.call('SMEMBERS', waiting_of(one))) do
+        if (redis.call('HGET', base .. 'req:' .. other, 'tn') or '') == r.tn then return false end
+      end
+      return true
+    end
+    if one ~= component then
+      for _, other in ipairs(line.lines_of(one)) do
+        if in_line_before(one, other[2]) <= limit / 10 then return true end
+      end
+      return false
+    end
+    local before = 0
+    for _, where in ipairs(line.lists_up_to(list)) do
+      before = before
+        + (where == list and in_line_before(one, where) or redis.call('ZCARD', line.line_of(one, where)))
+    end
+    return before <= limit / 10
+  end
+
+  -- At the limit there is a place for who would be served soon, up to a tenth more: else a flood that fills the queue
+  -- would keep all others out of it.
+  local function full()
+    for one in string.gmatch(ARGV[14], '%S+') do
+      local limit, own = limit_of(one, 'max_queue') or math.huge, tonumber(ARGV[10])
+      if one == component and own > 0 then limit = math.min(limit, own) end
+      if limit < math.huge then
+        local length = redis.call('SCARD', waiting_of(one))
+        local most = limit + math.max(1, math.floor(limit / 10))
+        if length >= limit and (length >= most or not early(one, limit)) then return { 'FULL', tostring(length), one } end
+      end
+    end
+  end
+
+  -- Whether who comes now must wait for somebody else to end.
+  local function busy(running)
+    local limit = limit_of(component, 'concurrency')
+    if limit and running >= limit then return true end
+    for _, one in ipairs(line.lists_up_to(list)) do
+      local head = redis.call('LINDEX', one, -1)
+      local head_id = head and string.match(head, '"id"%s*:%s*"([^"]+)"')
+      local since = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
+      if since and now - tonumber(since) >= STUCK then return true end
+    end
+    return false
+  end
+
+  local function ahead()
+    local n = 0
+    for _, one in ipairs(line.lists_up_to(list)) do
+      n = n + redis.call('LLEN', one)
+      n = n + (one == list and in_line_before(component, one) or redis.call('ZCARD', line.line_of(component, one)))
+    end
+    return n
+  end
+
+  -- Little's law: what is ahead, times how long each takes, by how many run side by side.
+  local function late()
+    if (deadline == 0 and expires == 0) or not_before > now then return nil end
+    local running = redis.call('SCARD', running_of(component))
+    if running == 0 or not busy(running) then return nil end
+    local pace = redis.call('HMGET', base .. 'pace:' .. component, 'mean', 'least')
+    if not pace[1] then return nil end
+    local wait, least = ahead() * tonumber(pace[1]) / running, tonumber(pace[2])
+    if (deadline > 0 and now + wait + least > deadline) or (expires > 0 and now + wait > expires) then
+      return { 'LATE', int(wait), int(least) }
+    end
+  end
+
+  return full() or late()
 end
-if idem ~= '' then redis.call('SET', idem, id .. ' ' .. digest, 'PX', RECORD_TTL) end
-local expires = tonumber(redis.call('HGET', KEYS[1], 'ex')) or 0
-if deadline > 0 and (expires == 0 or deadline < expires) then expires = deadline end
-if expires > 0 then redis.call('ZADD', base .. 'timers', expires, 'd:' .. id) end
-if not_before > now then
-  redis.call('ZADD', base .. 'timers', not_before, 'm:' .. id)
-else
-  redis.call('LPUSH', queue .. suffix, message)
+
+local limited = deadline > 0 or expires > 0 or tonumber(ARGV[10]) > 0 or not all_calm()
+
+local function queue_it()
+  redis.call('SADD', ARGV[2], ARGV[3])
+  redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue, 'qs', suffix, 'msg', message, 'cr', int(now),
+    'nb', ARGV[7], 'dl', ARGV[8], 'rd', reader, unpack(ARGV, 20))
+  redis.call('ZADD', base .. 'queued', now, id)
+  if reader ~= '' then
+    redis.call('SADD', base .. 'clients', reader)
+    redis.call('SADD', base .. 'reads:' .. reader, id)
+  end
+  if idem ~= '' then redis.call('SET', idem, id .. ' ' .. digest, 'PX', RECORD_TTL) end
+  local ends = (deadline > 0 and (expires == 0 or deadline < expires)) and deadline or expires
+  if ends > 0 then redis.call('ZADD', base .. 'timers', ends, 'd:' .. id) end
+  if not_before > now then
+    redis.call('ZADD', base .. 'timers', not_before, 'm:' .. id)
+  else
+    enter(id, r)
+  end
+  return { 'OK', id }
 end
-return { 'OK', id }
+
+return known() or (limited and refusal()) or queue_it()

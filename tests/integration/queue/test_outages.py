@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+import redis
+from kombu.exceptions import OperationalError
 
+from dynamo_tasks.queue import greenlets
+from dynamo_tasks.queue.consumer import Consumer
+from tests.support.faults import black_hole, fill_memory, free_memory
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
 from tests.support.server import RedisServer
@@ -62,6 +71,41 @@ def test_all_connections_of_the_worker_are_cut_in_mid_stream(lab: Lab) -> None:
         assert [lab.record(result.id)["att"] for result in results] == ["1"] * 5
 
 
+@pytest.mark.slow
+def test_a_worker_never_stops_taking_requests(lab: Lab) -> None:
+    """† Cut after cut, of all connections or of the broker's alone, at any moment: the next request is served."""
+    assert lab.redis.ping()
+    lab.call("echo", 0, ignore_result=True)
+    with lab.worker() as worker:
+        assert lab.call("echo", -1, ignore_result=True).get(timeout=20) == -1
+        for i in range(12):
+            running = lab.call("count", {"n": 20, "delay": 0.01}, ignore_result=True)
+            if i % 3:
+                lab.reaches(running.id, "RUNNING")
+            mine = {str(found["id"]) for found in lab.redis.client_list() if not _of_worker(found, worker)}
+            cut(lab, keep=mine, only="broker" if i % 2 else "")
+            assert lab.call("echo", i, ignore_result=True).get(timeout=20) == i
+            assert lab.plain("plus").clone(args=(i,)).delay().get(timeout=20) == i + 1
+            assert running.get(timeout=20) == list(range(20))
+        alive(worker)
+
+
+def _of_worker(client: dict[str, str], worker: Worker) -> bool:
+    """Whether a row of ``CLIENT LIST`` is a connection of the worker's process."""
+    port = client["addr"].rpartition(":")[2]
+    return port in _ports(worker.pid)
+
+
+def _ports(pid: int) -> set[str]:
+    """Local TCP ports of a process."""
+    inodes = set()
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with contextlib.suppress(OSError):
+            inodes.add(os.readlink(link).removeprefix("socket:[").removesuffix("]"))
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {str(int(row[1].rpartition(":")[2], 16)) for row in rows if row[9] in inodes}
+
+
 def test_streams_keep_their_pace_while_only_the_broker_is_away(lab: Lab) -> None:
     with lab.worker() as worker:
         paced = lab.call("pace", {"n": 60, "delay": 0.02})
@@ -112,3 +156,71 @@ def test_no_hoarding_after_a_reconnect(lab: Lab) -> None:
         assert len(pings) == 1
         assert lab.length() == 3
         alive(worker)
+
+
+def test_a_full_server_costs_neither_a_result_nor_the_worker(lab: Lab, own_server: RedisServer) -> None:
+    """A plain task that waits in its queue is even run; its result is kept for the server until there is room."""
+    with lab.worker("--concurrency", "1") as worker:
+        first = lab.call("count", {"n": 60, "delay": 0.02})
+        lab.reaches(first.id, "RUNNING")
+        plain = lab.plain("doze").delay(0.1)
+        fill_memory(own_server)
+        with pytest.raises(OperationalError, match="maxmemory"):
+            lab.call("echo", 1)
+        until(lambda: "store.refused" in worker.output, what="the stream to wait")
+        free_memory(own_server)
+        assert first.get(timeout=20) == list(range(60))
+        assert plain.get(timeout=10) is True
+        lab.plain("doze").apply_async((1.0,), ignore_result=True)
+        until(lambda: lab.unacked() == 1, what="a slot that is taken")
+        queued = lab.plain("plus").clone(args=(1,)).delay()
+        fill_memory(own_server)
+        until(lambda: f"signal task_prerun {queued.id}" in worker.output, what="the plain task to run")
+        until(lambda: "connection=results" in worker.output, what="its result to be refused")
+        free_memory(own_server)
+        assert queued.get(timeout=10) == 2
+        until(lambda: lab.unacked() == 0, what="all acked")
+        assert lab.call("echo", 2).get(timeout=10) == 2
+        alive(worker)
+
+
+def test_a_publisher_is_told_at_once_that_the_server_is_away(lab: Lab, own_server: RedisServer) -> None:
+    """Celery would first try twenty times, once a second, to subscribe to the result of the call."""
+    lab.call("echo", 1)
+    own_server.kill()
+    asked = time.monotonic()
+    for _ in range(3):  # the first one may still find an open socket
+        with pytest.raises(OperationalError):
+            lab.call("echo", 2)
+    assert time.monotonic() - asked < 10.0
+    own_server.start()
+    assert lab.state(lab.call("echo", 3).id) == "QUEUED"
+
+
+@pytest.mark.slow
+def test_a_broker_that_swallows_packets_does_not_stop_the_loop(lab: Lab) -> None:
+    """It accepts nobody, so a connect gets no answer at all."""
+    with contextlib.ExitStack() as stack:
+        port = stack.enter_context(black_hole())
+        connection = lab.app.connection_for_read(f"redis://127.0.0.1:{port}/0", connect_timeout=1)
+        gaps = asyncio.run(_connect(connection, 1.5))
+        assert len(gaps) > 20, "the loop ran"
+        assert max(gaps) < 0.5, max(gaps)
+
+
+async def _connect(connection: object, seconds: float) -> list[float]:
+    """Connect as a worker's consumer does; the turns of the loop meanwhile, seconds."""
+    loop = asyncio.get_running_loop()
+    consumer = Consumer.__new__(Consumer)
+    consumer.connection_errors = (OSError, redis.RedisError, OperationalError)
+    connecting = asyncio.create_task(greenlets.run(lambda: consumer.ensure_connected(connection)))
+    gaps, last, end = [], loop.time(), loop.time() + seconds
+    while last < end:
+        await asyncio.sleep(0.02)
+        gaps.append(loop.time() - last)
+        last = loop.time()
+    assert not connecting.done()
+    connecting.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await connecting
+    return gaps

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks import api, async_on_start, depends, dynamo_endpoint, on_shutdown, service
+from dynamo_tasks.errors import EngineDeadError
 from dynamo_tasks.sdk import liveness, readiness
 from dynamo_tasks.sdk.context import current_context
 
@@ -162,6 +163,28 @@ class Broken:
 
 
 @service(dynamo={"namespace": "own"})
+class Sulky:
+    """A shutdown hook that fails."""
+
+    @on_shutdown
+    async def down(self) -> None:
+        raise RuntimeError("the door is stuck")
+
+    @dynamo_endpoint
+    async def call(self, request: Any) -> int:
+        return 1
+
+
+@service(dynamo={"namespace": "own"})
+class Unreadable:
+    """An endpoint whose annotation names nothing."""
+
+    @dynamo_endpoint
+    async def call(self, request: Reqest) -> int:  # noqa: F821 - that is the fault
+        return 1
+
+
+@service(dynamo={"namespace": "own"})
 class Hooked:
     """Notes what happens to it in the file ``notes``."""
 
@@ -216,7 +239,10 @@ class Shop:
 
 @service(dynamo={"namespace": "own"})
 class Patient:
-    """Its health is what the files in ``folder`` say: ``unready``, ``dead``, ``mute``; ``lag`` blocks the loop."""
+    """Its health is what the files in ``folder`` say: ``unready``, ``dead``, ``mute``; ``lag`` blocks the loop.
+
+    ``broken``: its engine is dead. ``alarm``: one request believes that, and is wrong.
+    """
 
     folder: str = ""
     health_check: dict[str, float] = {"interval": 0.05, "max_lag": 0.3, "canary_after": 0.2}  # noqa: RUF012
@@ -233,7 +259,7 @@ class Patient:
         if self._is("lag"):
             (Path(self.folder) / "lag").unlink()
             asyncio.get_running_loop().call_later(0.01, time.sleep, 0.5)
-        return not self._is("dead")
+        return not self._is("dead") and not self._is("broken")
 
     @dynamo_endpoint(health_check_payload={"n": 1}, policy="replay")
     async def work(self, request: Count) -> AsyncIterator[int]:
@@ -242,6 +268,11 @@ class Patient:
         for number in range(request.n):
             yield number
             await asyncio.sleep(request.pause)
+            if self._is("broken"):
+                raise EngineDeadError("the engine is gone")
+            if self._is("alarm"):
+                (Path(self.folder) / "alarm").unlink()
+                raise EngineDeadError("the engine seems to be gone")
 
 
 @service(dynamo={"namespace": "own"})

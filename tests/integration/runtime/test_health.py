@@ -93,6 +93,45 @@ def test_an_instance_that_is_not_alive_hands_over_and_ends(
         assert "instance.dead" in worker.output
 
 
+def test_what_a_dead_engine_ran_goes_on_elsewhere(
+    with_runtime: Run, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async def session(runtime: DistributedRuntime) -> None:
+        client = await _client(runtime, "own-engine")
+        call = client.generate({"n": 40, "pause": 0.02})
+        values = [await anext(call) for _ in range(3)]
+        (tmp_path / "broken").touch()
+        await asyncio.to_thread(worker.popen.wait, 10)
+        (tmp_path / "broken").unlink()
+        with await asyncio.to_thread(_worker, redis_server, "own-engine", tmp_path):
+            values += [value async for value in call]
+        assert values == list(range(40))
+
+    with _worker(redis_server, "own-engine", tmp_path) as worker:
+        with_runtime(session)
+        assert worker.popen.returncode != 0
+        assert "instance.dead" in worker.output
+
+
+def test_a_false_alarm_costs_an_attempt_and_no_more(
+    with_runtime: Run, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    async def session(runtime: DistributedRuntime) -> None:
+        client = await _client(runtime, "own-alarm")
+        call = client.generate({"n": 20, "pause": 0.02})
+        values = [await anext(call) for _ in range(3)]
+        (tmp_path / "alarm").touch()
+        async with asyncio.timeout(10):
+            values += [value async for value in call]
+        assert values == list(range(20))
+        assert (await runtime.client.ledger.get(call.id)).attempts == 2
+        assert client.instance_ids()
+
+    with _worker(redis_server, "own-alarm", tmp_path) as worker:
+        with_runtime(session)
+        assert "instance.dead" not in worker.output
+
+
 def test_after_the_grace_period_what_runs_is_handed_over(
     with_runtime: Run, redis_server: RedisServer, tmp_path: Path
 ) -> None:

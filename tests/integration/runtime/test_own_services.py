@@ -182,7 +182,25 @@ def test_a_failing_start_hook_stops_the_process_and_registers_nothing(redis_serv
         assert worker.popen.returncode not in (0, None)
         assert "Traceback" in worker.output
         assert "RuntimeError: the weights are missing" in worker.output
+        assert 'raise RuntimeError("the weights are missing")' in worker.output  # the user's own line
     assert redis_server.command("KEYS", "dt:own-broken:*") == b"*0\r\n"
+
+
+def test_a_failing_shutdown_hook_does_not_keep_the_lease(redis_server: RedisServer) -> None:
+    env = {"DYNAMO_NAMESPACE": "own-sulky"}
+    with Worker(redis_server.url, service=f"{OWN}:Sulky", env=env) as worker:
+        assert redis_server.command("KEYS", "dt:own-sulky:lease:*") != b"*0\r\n"
+        worker.terminate()
+        assert 'raise RuntimeError("the door is stuck")' in worker.output
+        assert redis_server.command("KEYS", "dt:own-sulky:lease:*") == b"*0\r\n"
+
+
+def test_an_annotation_that_cannot_be_read_is_refused_at_the_start(redis_server: RedisServer) -> None:
+    with Worker(redis_server.url, service=f"{OWN}:Unreadable", wait=False) as worker:
+        until(lambda: not worker.alive, 20, "the process ends")
+        assert worker.popen.returncode == 2
+        assert "Unreadable.call: annotation 'Reqest': name 'Reqest' is not defined" in worker.output
+        assert "Traceback" not in worker.output
 
 
 def test_hooks_run_in_order_and_shutdown_after_the_last_request(

@@ -73,13 +73,10 @@ def test_bad_arguments(engine: str, args: dict[str, Any], param: str, says: str)
     assert caught.value.param == param
 
 
-@pytest.mark.skipif(
-    importlib.util.find_spec("dynamo_tasks.engines.vllm") is not None,
-    reason="this release has the vllm engine",
-)
 @pytest.mark.parametrize("name", ["vllm", "/models/llama", "org/name"])
-def test_vllm_is_not_there(name: str) -> None:
-    with pytest.raises(EngineError, match="not installed in this release"):
+def test_vllm_is_not_installed(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
+    with pytest.raises(ConfigError, match="needs vLLM, which is not installed: pip install"):
         create_engine(name)
 
 

@@ -21,7 +21,7 @@ def test_text_parts_are_joined() -> None:
 
 
 def test_assistant_that_only_called_tools() -> None:
-    calls = [{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}]
+    calls = [{"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}]
     assert render_chat(calls) == "assistant: \nassistant:"
 
 
@@ -76,3 +76,22 @@ def test_bad_templates(template: str, param: str, says: str) -> None:
     with pytest.raises(InvalidRequestError, match=says) as caught:
         render_chat(HI, template)
     assert caught.value.param == param
+
+
+def test_arguments_of_tool_calls_are_objects_in_a_template() -> None:
+    def call(arguments: object) -> list[dict[str, object]]:
+        calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": arguments}}]
+        return [{"role": "assistant", "content": None, "tool_calls": calls}]
+
+    template = "{{ messages[0].tool_calls[0].function.arguments | tojson }}"
+    assert render_chat(call('{"city": "Köln"}'), template) == '{"city": "Köln"}'
+    assert render_chat(call({"city": "Köln"}), template) == '{"city": "Köln"}'
+    assert render_chat(call(""), template) == "{}"
+    for calls, param in [
+        (call("{city"), "messages[0].tool_calls[0].function.arguments"),
+        ([{"role": "assistant", "tool_calls": ["f"]}], "messages[0].tool_calls[0]"),
+        ([{"role": "assistant", "tool_calls": {"a": 1}}], "messages[0].tool_calls"),
+    ]:
+        with pytest.raises(InvalidRequestError) as caught:
+            render_chat(calls, template)
+        assert caught.value.param == param

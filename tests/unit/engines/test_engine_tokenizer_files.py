@@ -5,8 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dynamo_tasks.engines.payload import prompt_ids
 from dynamo_tasks.engines.tokenizer import FileTokenizer, load_tokenizer
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.protocol.instances import ModelCard
 
 tokenizers = pytest.importorskip("tokenizers")
 
@@ -58,6 +60,18 @@ def test_template_file_goes_before_the_config(folder: Path, tmp_path: Path) -> N
         (tmp_path / file.name).write_bytes(file.read_bytes())
     (tmp_path / "chat_template.jinja").write_text("from the file")
     assert FileTokenizer(tmp_path).chat_template == "from the file"
+
+
+def test_templates_with_names(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "tokenizer.json").write_bytes((folder / "tokenizer.json").read_bytes())
+    named = [{"name": "default", "template": "plain"}, {"name": "tool_use", "template": "with tools"}]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
+    tokenizer = FileTokenizer(tmp_path)
+    assert (tokenizer.chat_template, tokenizer.tool_template) == ("plain", "with tools")
+    messages = [{"role": "user", "content": "hi"}]
+    for tools, said in ((None, "plain"), ([], "plain"), ([{"type": "function"}], "with tools")):
+        ids = prompt_ids({"messages": messages, "tools": tools}, tokenizer, ModelCard(name="m"))
+        assert tokenizer.decode(ids) == said
 
 
 def test_not_a_tokenizer_file(tmp_path: Path) -> None:

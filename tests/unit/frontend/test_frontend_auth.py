@@ -10,6 +10,7 @@ import pytest
 from dynamo_tasks.errors import AuthenticationError, ConfigError
 from dynamo_tasks.frontend.auth import ApiKeys, key_id, keys_from
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from tests.support.frontend_fakes import FakeGateway, chat, in_process
 
 
@@ -54,13 +55,51 @@ def test_keys_are_never_shown() -> None:
     ],
 )
 def test_where_keys_come_from(option: object, environ: dict[str, str], keys: tuple[str, ...]) -> None:
-    assert keys_from(option, environ) == keys  # type: ignore[arg-type]
+    assert tuple(one.key for one in keys_from(option, environ)) == keys  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("option", "environ"), [(" , ", {}), (None, {"DYNAMO_API_KEYS": ""})])
 def test_empty_keys_do_not_open_the_door(option: str | None, environ: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match="holds no key"):
         keys_from(option, environ)
+
+
+def test_limits_of_keys() -> None:
+    given = ["plain", {"key": "own", "requests_per_minute": 5, "weight": 2}]
+    keys = ApiKeys(keys_from(given, {}, {"requests_per_minute": 60, "concurrent_requests": 3}))
+    limits = [keys.limits(keys.owner(f"Bearer {key}".encode())) for key in ("plain", "own")]
+    assert limits == [
+        KeyLimits(requests_per_minute=60, concurrent_requests=3),
+        KeyLimits(requests_per_minute=5, concurrent_requests=3, weight=2),
+    ]
+    assert not ApiKeys(()).limits("").counted
+
+
+@pytest.mark.parametrize(
+    ("given", "defaults", "message"),
+    [
+        (["a", "a"], {}, "twice"),
+        ([{"requests_per_minute": 5}], {}, "needs its key"),
+        ([{"key": "a", "rpm": 5}], {}, "rpm.*has the limits requests_per_minute"),
+        ([{"key": "a", "weight": 0}], {}, "weight must be"),
+        (["a"], {"requests_per_minute": -1}, "key_limits: requests_per_minute must be 0"),
+        ([{"key": "a", "requests_per_minute": "many"}], {}, "Expected `int`"),
+    ],
+)
+def test_limits_that_are_not_valid(given: list[object], defaults: dict[str, object], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        keys_from(given, {}, defaults)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, b"0ms"), (0.85, b"850ms"), (1.5, b"1.5s"), (12, b"12s"), (62.4, b"1m2s")]
+)
+def test_what_is_left_in_openais_words(seconds: float, text: bytes) -> None:
+    headers = dict(Allowance(limit=60, remaining=7, reset=seconds).headers())
+    assert headers[b"x-ratelimit-limit-requests"] == b"60"
+    assert headers[b"x-ratelimit-remaining-requests"] == b"7"
+    assert headers[b"x-ratelimit-reset-requests"] == text
+    assert Allowance(limit=0).headers() == []
 
 
 def test_routes_want_the_key_and_probes_do_not() -> None:

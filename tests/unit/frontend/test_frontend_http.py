@@ -518,7 +518,7 @@ def test_an_api_generator_that_raises_ends_with_an_error() -> None:
         ("/shout", {"text": "a", "tims": 2}, "tims"),
         ("/shout", {"text": "a", "times": "b"}, "times"),
         ("/shout", [1], None),
-        ("/plain", {"point": {"x": "a"}}, "point"),
+        ("/plain", {"point": {"x": "a"}}, "point.x"),
         ("/plain", None, "point"),
         ("/nothing", {"a": 1}, "a"),
     ],

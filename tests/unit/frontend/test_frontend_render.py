@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_tasks.errors import InvalidEventIdError
+from dynamo_tasks.frontend.logprobs import logprobs_of
 from dynamo_tasks.frontend.render import CompletionRenderer, Render
 from dynamo_tasks.frontend.values import Position, ValueRenderer, parse_position
 from dynamo_tasks.protocol.events import Event, EventId
@@ -125,7 +126,7 @@ def test_text_without_a_finish_reason_gets_one_from_the_end() -> None:
 def test_logprobs_are_passed_on() -> None:
     delta = TokenDelta("a", [1], logprobs=[{"token": "a", "logprob": -0.5}])
     choice = rendered(CHAT, tokens(1, delta))[0][1]["choices"][0]
-    assert choice["logprobs"] == {"content": [{"token": "a", "logprob": -0.5}]}
+    assert choice["logprobs"] == {"content": [{"token": "a", "logprob": -0.5}], "refusal": None}
 
 
 @given(st.lists(st.text(), max_size=8), st.integers(0, 9), st.booleans(), st.sampled_from([CHAT, COMPLETION]))
@@ -191,3 +192,12 @@ def test_a_position_that_is_none_is_refused(bad: str) -> None:
 @pytest.mark.parametrize("start", [None, "", "0-0"])
 def test_no_position_is_the_start(start: str | None) -> None:
     assert parse_position(start) == Position()
+
+
+def test_logprobs_of_completions_have_their_own_shape() -> None:
+    top = [{"token": "b", "logprob": -0.1, "bytes": [98]}]
+    entry = {"token": "a", "logprob": -0.5, "bytes": [97], "top_logprobs": top, "text_offset": 7}
+    assert logprobs_of("completions", [entry]) == {
+        "tokens": ["a"], "token_logprobs": [-0.5], "top_logprobs": [{"b": -0.1, "a": -0.5}], "text_offset": [7],
+    }  # fmt: skip
+    assert "text_offset" not in logprobs_of("chat", [entry])["content"][0]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 
+import pydantic
 import pytest
 from starlette.requests import ClientDisconnect
 
@@ -220,22 +222,46 @@ def test_a_meter_counts_each_token_once() -> None:
     assert value("http_in_flight", api="meter-test") == 0
 
 
-class Validated:
-    """What pydantic's models look like from outside."""
+class Topping(pydantic.BaseModel):
+    """A user's model."""
 
-    @classmethod
-    def model_validate(cls, value: Any) -> str:
-        if value != "good":
-            raise ValueError("not good")
-        return "validated"
+    grams: int
 
 
-def test_models_with_a_validator_are_asked() -> None:
-    def handler(item: Validated) -> None: ...
+class Order(pydantic.BaseModel):
+    """Another one, with that one inside."""
 
-    assert Arguments(handler).bind({"item": "good"}) == {"item": "validated"}
-    with pytest.raises(InvalidRequestError, match="item: not good"):
-        Arguments(handler).bind({"item": "bad"})
+    toppings: list[Topping]
+
+
+@pytest.mark.parametrize(
+    ("body", "path"),
+    [
+        ({"order": {"toppings": [{"grams": "much"}]}}, "order.toppings[0].grams"),
+        ({"toppings": [{"grams": "much"}]}, "toppings[0].grams"),
+        ({"order": 3}, "order"),
+    ],
+)
+def test_a_fault_deep_in_a_model_is_one_line_with_its_path(body: Any, path: str) -> None:
+    def handler(order: Order) -> None: ...
+
+    assert Arguments(handler).bind({"toppings": [{"grams": 3}]}) == {
+        "order": Order(toppings=[Topping(grams=3)])
+    }
+    with pytest.raises(InvalidRequestError, match=f"^{re.escape(path)}: Input should be a valid .*$") as info:
+        Arguments(handler).bind(body)
+    assert info.value.param == path
+
+
+def test_models_inside_of_other_types_are_checked_too() -> None:
+    def handler(toppings: list[Topping], one: Topping | None = None) -> None: ...
+
+    bound = Arguments(handler).bind({"toppings": [{"grams": 1}], "one": {"grams": 2}})
+    assert bound == {"toppings": [Topping(grams=1)], "one": Topping(grams=2)}
+    for body, path in (({"toppings": [{}]}, "toppings[0].grams"), ({"toppings": [], "one": {}}, "one.grams")):
+        with pytest.raises(InvalidRequestError) as info:
+            Arguments(handler).bind(body)
+        assert info.value.param == path
 
 
 def test_what_cannot_be_checked_is_passed_on() -> None:

@@ -65,6 +65,29 @@ def test_after_a_disturbance_it_only_watches() -> None:
     assert _poll(detector, 4.1, i1=Sighting("1", False), i2=Sighting("zz", True)) == {1: "lease"}
 
 
+def test_who_came_back_after_a_disturbance_and_vanishes_is_dead_by_presence() -> None:
+    detector = Detector(ttl=3, grace=5)
+    _poll(detector, 0.0, i1=HERE, i2=HERE, i3=HERE)
+    detector.disturbed(1.0)
+    gone = Sighting("1", False)
+    for now in (1.2, 1.4):  # a restarted server: nobody is there yet
+        assert _poll(detector, now, i1=gone, i2=gone, i3=gone) == {}
+    assert _poll(detector, 1.6, i1=Sighting("2", True), i2=Sighting("2", True), i3=gone) == {}
+    gone = Sighting("2", False)
+    assert _poll(detector, 1.8, i1=gone, i2=Sighting("3", True), i3=Sighting("2", True)) == {}
+    assert _poll(detector, 2.0, i1=gone, i2=Sighting("4", True), i3=Sighting("3", True)) == {1: "presence"}
+
+
+def test_a_half_open_connection_is_no_sign_of_life_after_a_disturbance() -> None:
+    """The network was away. The server still counts a subscriber that it will drop before the instance is back."""
+    detector = Detector(ttl=3, grace=5)
+    _poll(detector, 0.0, i1=HERE, i2=HERE)
+    detector.disturbed(9.0)
+    assert _poll(detector, 9.0, i1=HERE, i2=Sighting("2", True)) == {}
+    for tick, now in enumerate((9.2, 9.4, 9.6)):
+        assert _poll(detector, now, i1=Sighting("1", False), i2=Sighting(f"3{tick}", True)) == {}
+
+
 def test_an_instance_that_left_is_forgotten() -> None:
     detector = Detector(ttl=3)
     _poll(detector, 0.0, i1=HERE, i2=HERE)

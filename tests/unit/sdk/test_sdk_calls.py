@@ -52,6 +52,10 @@ class Model(pydantic.BaseModel):
     items: list[Point]
 
 
+class Wrapped(msgspec.Struct):
+    model: Model
+
+
 def endpoint_for(annotation: Any) -> DynamoEndpoint:
     def method(self, request):
         return request
@@ -69,6 +73,9 @@ def endpoint_for(annotation: Any) -> DynamoEndpoint:
         (Point, Point(3), Point(3)),
         (Options, {"depth": 2}, {"depth": 2}),
         (Model, {"items": [{"x": 1}]}, Model(items=[Point(1)])),
+        (list[Model], [{"items": []}], [Model(items=[])]),
+        (Model | None, {"items": []}, Model(items=[])),
+        (Wrapped, {"model": {"items": [{"x": 2}]}}, Wrapped(Model(items=[Point(2)]))),
         (dict, {"any": [1]}, {"any": [1]}),
         (dict[str, int], {"a": 1}, {"a": 1}),
         (str, "hi", "hi"),
@@ -91,6 +98,10 @@ def test_validate(annotation, payload, expected):
         (Options, {"depth": None}, "depth", "Expected `int`, got `null`"),
         (Model, {"items": [{"x": "one"}]}, "items[0].x", "valid integer"),
         (Model, {}, "items", "Field required"),
+        (list[Model], [{"items": [{"x": "one"}]}], "[0].items[0].x", "valid integer"),
+        (Model | None, {"items": 1}, "items", "valid list"),
+        (Wrapped, {"model": {"items": [{"x": "one"}]}}, "model.items[0].x", "valid integer"),
+        (Wrapped, {"model": 1}, "model", "valid dictionary"),
         (dict, "text", "request", "Expected `object`, got `str`"),
         (str, {"a": 1}, "request", "Expected `str`, got `object`"),
         (dict[str, int], {"a": "x"}, "[...]", "Expected `int`, got `str`"),

@@ -180,6 +180,12 @@ def test_call_reads_stdin(environ: dict[str, str], monkeypatch: pytest.MonkeyPat
     assert runtime.requests == [[1]]
 
 
+def test_call_without_an_argument(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = fake(monkeypatch)
+    assert run(environ, "call", "a.B.c").exit_code == 0
+    assert runtime.requests == [None]
+
+
 def test_call_errors_are_one_line(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert_one_line(run(environ, "call", "nonsense", "{}"), "expected namespace.Component.endpoint")
     assert_one_line(run(environ, "call", "a.B.c", "{x"), "JSON argument", "prompt")

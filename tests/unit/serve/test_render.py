@@ -80,6 +80,20 @@ def test_status_tree() -> None:
     ]
 
 
+def test_status_tells_what_the_server_has_room_for() -> None:
+    memory = {
+        "used": 64 << 20,
+        "limit": 8 << 30,
+        "capped": True,
+        "tokens_per_s": 3_642_000,
+        "retention_s": 60.0,
+    }
+    said = "memory 64 of 8,192 MiB (maxmemory): room for 3,642,000 tokens/s kept for 60 s"
+    assert text({**SHOWN, "memory": memory})[:2] == ["redis://:***@127.0.0.1:6379/0", said]
+    open_end = text({**SHOWN, "memory": {**memory, "capped": False}})[1]
+    assert "(the machine; maxmemory is not set)" in open_end
+
+
 def test_status_of_nothing() -> None:
     lines = text({"redis_url": "redis://h/0", "namespaces": [], "instances": []})
     assert lines == ["redis://h/0", "no namespaces: nothing is served here"]

@@ -22,7 +22,11 @@ def test_what_a_process_is_told(tmp_path: Path) -> None:
     pins = GpuPins(Home(tmp_path), FAKE)
     own = spec("own", 1, CUDA_VISIBLE_DEVICES="7")
     assert pins.claim([spec("a", 1), spec("none", 0), own, spec("b", 0.5)]) == ""
-    assert pins.environment("a") == {"CUDA_VISIBLE_DEVICES": "0", "DYNAMO_GPU_ALLOCATION": "off"}
+    assert pins.environment("a") == {
+        "CUDA_VISIBLE_DEVICES": "0",
+        "DYNAMO_GPUS": "0",
+        "DYNAMO_GPU_ALLOCATION": "off",
+    }
     assert pins.environment("b")["CUDA_VISIBLE_DEVICES"] == "1"
     assert pins.environment("none") == pins.environment("own") == {"DYNAMO_GPU_ALLOCATION": "off"}
     pins.release()

@@ -136,11 +136,32 @@ def test_a_program_that_does_not_exist_fails_at_once() -> None:
     asyncio.run(main())
 
 
-def test_one_of_two_instances_given_up_is_no_failure_of_the_service() -> None:
+def test_one_of_two_instances_that_never_starts_is_a_failure_of_the_start() -> None:
+    """What is configured would never be there: better said than waited for."""
+
     async def main() -> None:
         record = Record()
-        supervisor = supervise(record, python("raise SystemExit(2)"), python(SLEEP, "A-1"))
+
+        async def never() -> None:
+            await asyncio.Event().wait()
+
+        supervisor = supervise(record, python("raise SystemExit(7)"), python(SLEEP, "A-1"))
         await supervisor.start()
+        with pytest.raises(UnavailableError, match="A-0 ended with exit code 7"):
+            async with asyncio.timeout(10):
+                await supervisor.wait_ready(never)
+        await supervisor.stop()
+
+    asyncio.run(main())
+
+
+def test_one_of_two_instances_given_up_later_is_no_failure_of_the_service() -> None:
+    async def main() -> None:
+        record = Record()
+        code = "import time; time.sleep(0.3); raise SystemExit(2)"
+        supervisor = supervise(record, python(code), python(SLEEP, "A-1"))
+        await supervisor.start()
+        await supervisor.wait_ready()
         await record.until(lambda: record.of(NoticeKind.FAILED))
         failed = asyncio.create_task(supervisor.wait_failed())
         await record.until(lambda: ("A-1", "up") in record.lines)

@@ -8,7 +8,9 @@ import socket
 import pytest
 
 from dynamo_tasks.errors import ServerUnavailableError
-from dynamo_tasks.store.wire import Address, Wire
+from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.wire import Wire, pack
 from tests.support.server import RedisServer
 
 
@@ -48,3 +50,27 @@ def test_a_server_of_another_kind_is_told_in_one_line() -> None:
         return caught.value.message
 
     assert "not a Redis server" in asyncio.run(connect())
+
+
+def test_a_server_that_became_a_replica_is_a_lost_connection(own_server: RedisServer) -> None:
+    async def write() -> tuple[list[str], bool]:
+        wire = await Wire.connect(Address.parse(own_server.url))
+        own_server.command("REPLICAOF", "127.0.0.1", "1")
+        asked = (
+            wire.execute("GET", "k"),
+            wire.execute("SET", "k", 1),
+            wire.transaction([pack(("SET", "k", 1))]),
+        )
+        said = [str(one) for one in await asyncio.gather(*asked, return_exceptions=True)]
+        return said, wire.closed
+
+    said, closed = asyncio.run(write())
+    assert said[0] == "None"
+    assert said[1] == said[2] == "connection to the Redis server lost: the server has become a replica"
+    assert closed
+
+
+def test_a_replica_is_refused_at_start(own_server: RedisServer) -> None:
+    own_server.command("REPLICAOF", "127.0.0.1", "1")
+    with pytest.raises(ServerUnavailableError, match="is a replica"):
+        asyncio.run(Store.connect(own_server.url))

@@ -1,0 +1,185 @@
+"""What a token costs on top of vLLM: ``AsyncLLM`` itself, this project, and vLLM's own server, side by side.
+
+    python -m benchmarks.vllm_overhead                          # a tiny model that is made on the spot
+    python -m benchmarks.vllm_overhead --model /models/llama --arg dtype=bfloat16 --requests 4
+
+All three run at the same time, with the same engine arguments and the same prompts, and get their loads in
+turn: an engine without a request costs nothing. Needs an environment with vLLM (docs/vllm.md).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+
+from benchmarks.load import Load
+from benchmarks.procstat import descendants
+from benchmarks.target import Target, TargetError
+from benchmarks.tiny_model import make_tiny_model
+
+__all__ = ["main"]
+
+_TINY: dict[str, Any] = {
+    "dtype": "float32", "max_model_len": 512, "block_size": 32, "enforce_eager": True,
+    "kv_cache_memory_bytes": 64 << 20,
+}  # fmt: skip
+
+
+class System(Protocol):
+    """Answers loads with tokens per second."""
+
+    name: str
+
+    def measure(self, concurrency: int, requests: int, max_tokens: int) -> float:
+        """Tokens per second."""
+
+
+class Direct:
+    """``AsyncLLM`` in a process of its own."""
+
+    name = "AsyncLLM"
+
+    def __init__(self, arguments: dict[str, Any], log: Path):
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.vllm_direct", json.dumps(arguments)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("wb"), text=True,
+        )  # fmt: skip
+
+    def __enter__(self) -> Direct:
+        self._answer()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        assert self._process.stdin
+        self._process.stdin.close()
+        self._process.wait(60)
+
+    def _answer(self) -> dict[str, Any]:
+        """The next JSON line; vLLM prints others."""
+        assert self._process.stdout
+        for line in self._process.stdout:
+            if line.startswith("{"):
+                return dict(json.loads(line))
+        raise TargetError(f"{self.name} ended ({self._process.wait()})")
+
+    def measure(self, concurrency: int, requests: int, max_tokens: int) -> float:
+        assert self._process.stdin
+        asked = {"concurrency": concurrency, "requests": requests, "max_tokens": max_tokens}
+        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        found = self._answer()
+        return float(found["tokens"] / found["wall_s"])
+
+
+class Server(Target):
+    """A server with OpenAI's API."""
+
+    start_timeout_s = 600.0
+
+    def __init__(self, name: str, argv: list[str]):
+        super().__init__(delay_ms=0)
+        self.name = name
+        self._argv = argv
+
+    def start(self, home: Path) -> None:
+        argv = [argument.replace("{port}", str(self.port)) for argument in self._argv]
+        self.spawn("server", argv, {"DYNAMO_HOME": str(home)})
+
+    def groups(self) -> dict[str, set[int]]:
+        return {"server": descendants(self.pid("server"))}
+
+    def measure(self, concurrency: int, requests: int, max_tokens: int) -> float:
+        load = Load(url=self.url, model=self.model, concurrency=concurrency, requests=requests,
+                    max_tokens=max_tokens, ignore_eos=True)  # fmt: skip
+        flags = ["--url", load.url, "--model", load.model, "-c", str(concurrency), "-n", str(requests)]
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.loadgen", *flags, "--max-tokens", str(max_tokens), "--ignore-eos"],
+            stdout=subprocess.PIPE, check=True,
+        )  # fmt: skip
+        found = json.loads(done.stdout)
+        if found["errors"] or found["short"]:
+            raise TargetError(f"{self.name}: {found['error_texts'] or 'answers were too short'}")
+        return float(found["tok_per_s"])
+
+
+def _own(arguments: dict[str, Any]) -> Server:
+    flags = [f"--Worker.{name}={_text(value)}" for name, value in arguments.items() if name != "model"]
+    argv = [sys.executable, "-m", "dynamo_tasks", "serve", "--port", "{port}", "--model", arguments["model"]]
+    return Server("dynamo-tasks", [*argv, *flags])
+
+
+def _theirs(arguments: dict[str, Any]) -> Server:
+    flags: list[str] = []
+    for name, value in arguments.items():
+        flag = f"--{name.replace('_', '-')}"
+        flags += ([flag] if value else []) if isinstance(value, bool) else [flag, str(value)]
+    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--port", "{port}"]
+    return Server("vLLM's server", [*argv, "--disable-log-stats", *flags])
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _table(rows: list[tuple[int, dict[str, list[float]]]], names: list[str]) -> str:
+    """Medians in tokens per second, and the ratio of the project to each of the others."""
+    lines = ["| concurrency | " + " | ".join(names) + " | of AsyncLLM | of vLLM's server |"]
+    lines.append("|" + "---|" * (len(names) + 3))
+    for concurrency, found in rows:
+        median = {name: statistics.median(values) for name, values in found.items()}
+        cells = [f"{median[name]:.0f} ({min(found[name]):.0f}-{max(found[name]):.0f})" for name in names]
+        ratios = [f"{median[names[1]] / median[name]:.0%}" for name in (names[0], names[2])]
+        lines.append(f"| {concurrency} | " + " | ".join([*cells, *ratios]) + " |")
+    return "\n".join(lines)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--model", help="a folder; a tiny model by default")
+    parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="of AsyncEngineArgs")
+    parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
+    parser.add_argument("--requests", type=int, default=8, help="per connection")
+    parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument("--repeats", type=int, default=3)
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder, ExitStack() as entered:
+        home = Path(folder)
+        model = options.model or str(make_tiny_model(home / "tiny"))
+        given = {
+            name: yaml.safe_load(value) for name, _, value in (arg.partition("=") for arg in options.arg)
+        }
+        arguments = {"model": model, "max_num_seqs": max(options.concurrency)}
+        arguments |= ({} if options.model else _TINY) | given
+        direct = entered.enter_context(Direct(arguments, home / "direct.log"))
+        systems: list[System] = [
+            direct, entered.enter_context(_own(arguments)), entered.enter_context(_theirs(arguments))
+        ]  # fmt: skip
+        rows = []
+        for concurrency in options.concurrency:
+            found: dict[str, list[float]] = {system.name: [] for system in systems}
+            for repeat in range(options.repeats + 1):
+                for system in systems:
+                    speed = system.measure(concurrency, options.requests * concurrency, options.max_tokens)
+                    if repeat:  # the first one warms up
+                        found[system.name].append(speed)
+            rows.append((concurrency, found))
+        print(_table(rows, [system.name for system in systems]))
+
+
+if __name__ == "__main__":
+    main()

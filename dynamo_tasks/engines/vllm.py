@@ -1,0 +1,278 @@
+"""The real engine: vLLM's ``AsyncLLM``.
+
+This process keeps the tokenizer and makes text of ids itself, also where vLLM could: the text of an answer
+that was interrupted and continued is then a function of its ids alone, as with every other engine. vLLM
+itself is imported when the engine starts, not before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import time
+import uuid
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing, contextmanager
+from typing import Any, Self
+
+import msgspec
+
+from dynamo_tasks.engines.args import EngineArgs
+from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
+from dynamo_tasks.engines.embedding import encode_inputs
+from dynamo_tasks.engines.merge import merged
+from dynamo_tasks.engines.request import GenerateRequest
+from dynamo_tasks.engines.tokenizer import load_tokenizer
+from dynamo_tasks.engines.vllm_choice import Choice
+from dynamo_tasks.engines.vllm_install import check_installed
+from dynamo_tasks.engines.vllm_params import FEATURES, ModelLimits, check_request
+from dynamo_tasks.engines.vllm_start import Started, check_arguments, import_vllm, start_vllm
+from dynamo_tasks.engines.vllm_stats import StatsCollector
+from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError
+from dynamo_tasks.observe import event
+from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.tokens import TokenDelta
+
+__all__ = ["VllmEngine"]
+
+_SHUTDOWN_S = 2.0
+"""What vLLM's processes get to end by themselves."""
+
+
+class VllmEngine(Engine):
+    """Serves a model with vLLM; one engine per process.
+
+    Its arguments are those of vLLM's ``AsyncEngineArgs``, and ``served_model_name``.
+    """
+
+    features = FEATURES
+
+    def __init__(self, arguments: Mapping[str, Any]) -> None:
+        """Prepare; the model is loaded by :meth:`start`.
+
+        Args:
+            arguments: By vLLM's names, checked.
+        """
+        named = dict(arguments)
+        name = named.pop("served_model_name", None) or named["model"]
+        slots = int(named.setdefault("max_num_seqs", EngineArgs().max_num_seqs))
+        super().__init__("vllm", ModelCard(name=name), slots)
+        self._arguments = named
+        self._stats = StatsCollector()
+        self._thread: ThreadPoolExecutor | None = None
+        self._vllm: Started | None = None
+        self._death: EngineDeadError | None = None
+        self._limits = ModelLimits(vocab_size=0)
+        self._end_ids: frozenset[int] = frozenset()
+        self._began = 0.0
+        self._live = 0
+        self._tokens = 0
+
+    @classmethod
+    def from_args(cls, args: Mapping[str, Any]) -> Self:
+        """Make the engine from configuration; vLLM is not imported for that.
+
+        Raises:
+            ConfigError: vLLM is not installed or not supported, an unknown argument, no such model.
+        """
+        check_installed()
+        return cls(check_arguments(args))
+
+    async def start(self) -> None:
+        """Load the model and wait until vLLM can serve.
+
+        Raises:
+            ConfigError: an argument that vLLM refuses, or no such model.
+            EngineError: vLLM could not start.
+        """
+        if self._vllm is None:
+            self._began = time.monotonic()
+            self._tell("import")
+            self._thread = ThreadPoolExecutor(1, thread_name_prefix="vllm")
+            loop = asyncio.get_running_loop()
+            api = await loop.run_in_executor(self._thread, import_vllm)
+            started = await loop.run_in_executor(
+                self._thread, start_vllm, api, self._arguments, self._stats, self._tell
+            )
+            self._learn(started)
+            self._vllm, self._death = started, None
+            self._tell("ready")
+            elapsed = time.monotonic() - self._began
+            event("engine.start", engine=self.name, model=self.card.name, startup_s=elapsed)
+        await super().start()
+
+    def _tell(self, phase: str) -> None:
+        elapsed = time.monotonic() - self._began
+        event("engine.progress", engine=self.name, model=self.card.name, phase=phase, elapsed_s=elapsed)
+
+    def _learn(self, vllm: Started) -> None:
+        """What is known of the model once it is loaded."""
+        model = vllm.config.model_config
+        self.card = msgspec.structs.replace(
+            self.card,
+            kind="embeddings" if vllm.api.makes_embeddings(model) else "chat",
+            tokenizer=str(vllm.tokenizer.absolute()),
+            max_model_len=model.max_model_len,
+        )
+        self.tokenizer = load_tokenizer(self.card.tokenizer)
+        self._limits = ModelLimits(
+            vocab_size=model.get_vocab_size(),
+            max_logprobs=model.max_logprobs,
+            defaults=model.get_diff_sampling_param(),
+            priorities=vllm.config.scheduler_config.policy == "priority",
+        )
+        self._end_ids = vllm.api.end_ids(vllm.llm, model)
+
+    async def stop(self) -> None:
+        """Abort what runs, end vLLM's processes."""
+        await super().stop()
+        vllm, self._vllm = self._vllm, None
+        thread, self._thread = self._thread, None
+        if thread is not None:
+            if vllm is not None:
+                vllm.api.stop_outputs(vllm.llm)
+                loop = asyncio.get_running_loop()
+                await loop.run_in_executor(thread, vllm.llm.shutdown, _SHUTDOWN_S)
+                del vllm
+                gc.collect()  # it is full of circles, and does not like to be found when the interpreter ends
+                event("engine.stop", engine=self.name, model=self.card.name)
+            thread.shutdown(wait=False)
+
+    def check_health(self) -> None:
+        """Do nothing if it can serve."""
+        if self._vllm is not None and self._vllm.llm.errored:
+            raise self._died("its process ended")
+        super().check_health()
+
+    def _died(self, reason: str) -> EngineDeadError:
+        if self._death is None:
+            self._death = EngineDeadError(f"engine 'vllm' died: {reason}")
+            event("engine.died", engine=self.name, model=self.card.name, error=reason)
+        return self._death
+
+    def stats(self) -> EngineStats:
+        """How busy it is."""
+        waiting = min(self._stats.waiting, self._live)
+        return EngineStats(
+            running=self._live - waiting,
+            waiting=waiting,
+            kv_usage=self._stats.kv_usage if self._live else 0.0,
+            prefix_hit_rate=self._stats.prefix_hit_rate,
+            tokens=self._tokens,
+        )
+
+    async def embed(self, inputs: list[str | list[int]], dimensions: int | None = None) -> EmbeddingResult:
+        """One vector per input, all of them in vLLM's batch at once."""
+        self.check_health()
+        if self.card.kind != "embeddings":
+            return await super().embed(inputs, dimensions)
+        prompts = encode_inputs(inputs, self.tokenizer, self.card.max_model_len)
+        vectors = await asyncio.gather(*[self._vector(prompt, dimensions) for prompt in prompts])
+        return EmbeddingResult(vectors, sum(map(len, prompts)))
+
+    async def _vector(self, prompt: list[int], dimensions: int | None) -> list[float]:
+        vllm = self._vllm
+        assert vllm is not None
+        params = vllm.api.embedding_params(dimensions)
+        with self._at_work(vllm):
+            source = vllm.llm.encode(vllm.api.tokens_input(prompt), params, uuid.uuid4().hex)
+            async with aclosing(source):
+                async for result in source:
+                    return [float(number) for number in result.outputs.data.tolist()]
+        raise EngineError("vLLM gave no vector")
+
+    def _check_features(self, request: GenerateRequest) -> None:
+        if self.card.kind == "embeddings":
+            raise InvalidRequestError(f"model {self.card.name!r} makes embeddings, not text", param="model")
+        super()._check_features(request)
+        check_request(request, self._limits)
+
+    async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+        choices = self._choices(request)
+        live = [choice for choice in choices if not choice.finished]
+        for delta in self._known(request, choices):
+            if not live and delta.index == request.n - 1:
+                delta.usage = self._usage(request, choices)
+            yield delta
+        left = len(live)
+        source = merged([self._run(request, choice) for choice in live])
+        try:
+            async for delta in source:
+                left -= delta.finish_reason is not None
+                if not left:
+                    delta.usage = self._usage(request, choices)
+                yield delta
+        finally:
+            await source.aclose()
+
+    def _choices(self, request: GenerateRequest) -> list[Choice]:
+        room = self.card.max_model_len - len(request.prompt_token_ids)
+        limit = self._max_tokens(request, self._limits.defaults.get("max_tokens") or room)
+        return [
+            Choice(
+                request, index, tokenizer=self.tokenizer, limits=self._limits, max_tokens=limit,
+                end_ids=self._end_ids,
+            )
+            for index in range(request.n)
+        ]  # fmt: skip
+
+    def _known(self, request: GenerateRequest, choices: list[Choice]) -> Iterator[TokenDelta]:
+        """What needs no engine: how choices have ended already, and the prompt where it is asked for."""
+        echoed = self.tokenizer.decode(request.prompt_token_ids) if request.extra.get("echo") else ""
+        for choice in choices:
+            index = choice.output.index
+            if choice.finished:
+                yield TokenDelta("", [], index, choice.output.finish_reason)
+            elif echoed and index not in request.output_token_ids:
+                yield TokenDelta(echoed, [], index)
+
+    async def _run(self, request: GenerateRequest, choice: Choice) -> AsyncGenerator[TokenDelta, None]:
+        vllm = self._vllm
+        assert vllm is not None
+        with self._at_work(vllm):
+            async with aclosing(self._ask(vllm, request, choice)) as source:
+                async for result in source:
+                    delta = choice.take(result)
+                    if delta is not None:
+                        self._tokens += len(delta.token_ids)
+                        yield delta
+                    if choice.finished:
+                        return
+
+    @contextmanager
+    def _at_work(self, vllm: Started) -> Iterator[None]:
+        """Count one sequence; say vLLM's errors as ours."""
+        self._live += 1
+        try:
+            yield
+        except vllm.api.EngineDeadError as error:
+            raise self._died("its process ended") from error
+        except vllm.api.VLLMClientError as error:
+            raise InvalidRequestError(str(error), param=getattr(error, "parameter", None)) from error
+        except vllm.api.EngineGenerateError as error:
+            raise _of_cause(error) from error
+        finally:
+            self._live -= 1
+
+    def _ask(self, vllm: Started, request: GenerateRequest, choice: Choice) -> AsyncGenerator[Any, None]:
+        source: AsyncGenerator[Any, None] = vllm.llm.generate(
+            vllm.api.tokens_input(choice.prompt),
+            vllm.api.sampling_params(choice.arguments),
+            f"{request.request_id}-{choice.output.index}",
+            priority=request.priority if self._limits.priorities else 0,
+        )
+        return source
+
+    @staticmethod
+    def _usage(request: GenerateRequest, choices: list[Choice]) -> dict[str, int]:
+        produced = sum(choice.output.count for choice in choices)
+        cached = max(choice.cached_tokens for choice in choices)
+        return usage(len(request.prompt_token_ids), produced, cached)
+
+
+def _of_cause(error: Exception) -> InvalidRequestError | EngineError:
+    """vLLM wraps what went wrong with a request; a value that it could not read is the request's fault."""
+    cause = error.__cause__ or error
+    text = str(cause) or type(cause).__name__
+    return InvalidRequestError(text) if isinstance(cause, ValueError) else EngineError(f"vLLM: {text}")

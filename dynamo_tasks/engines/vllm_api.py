@@ -1,0 +1,74 @@
+"""All that is used of vLLM, and the only module that imports it. It takes some ten seconds to import.
+
+The names below are the same in the supported releases. What differs between releases belongs here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm import __version__ as version
+from vllm.engine.arg_utils import AsyncEngineArgs
+from vllm.exceptions import VLLMClientError
+from vllm.pooling_params import PoolingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
+from vllm.v1.engine.async_llm import AsyncLLM
+from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+
+from dynamo_tasks.engines.vllm_install import check_version
+
+__all__ = [
+    "AsyncEngineArgs",
+    "AsyncLLM",
+    "EngineDeadError",
+    "EngineGenerateError",
+    "RequestOutputKind",
+    "SamplingParams",
+    "StructuredOutputsParams",
+    "VLLMClientError",
+    "embedding_params",
+    "end_ids",
+    "makes_embeddings",
+    "sampling_params",
+    "stop_outputs",
+    "tokens_input",
+]
+
+check_version(str(version))
+
+
+def tokens_input(ids: list[int]) -> dict[str, Any]:
+    """A prompt that needs neither tokenizing nor a thread of its own."""
+    return {"type": "token", "prompt_token_ids": ids}
+
+
+def sampling_params(arguments: Mapping[str, Any]) -> SamplingParams:
+    """Parameters of a request that is asked for once, whose ids we make text of."""
+    given = dict(arguments)
+    if structured := given.get("structured_outputs"):
+        given["structured_outputs"] = StructuredOutputsParams(**structured)
+    return SamplingParams(**given, detokenize=False, output_kind=RequestOutputKind.DELTA, skip_clone=True)
+
+
+def embedding_params(dimensions: int | None) -> PoolingParams:
+    """Parameters of an embedding: a unit vector, where the model does not say otherwise."""
+    return PoolingParams(task="embed", dimensions=dimensions)
+
+
+def makes_embeddings(model_config: Any) -> bool:
+    """Whether the model gives vectors and no text."""
+    return bool(model_config.runner_type == "pooling")
+
+
+def stop_outputs(llm: AsyncLLM) -> None:
+    """Stop reading outputs, before the engine core is ended: its end would look like a failure."""
+    if llm.output_handler is not None:
+        llm.output_handler.cancel()
+
+
+def end_ids(llm: AsyncLLM, model_config: Any) -> frozenset[int]:
+    """Ids that end an answer: the tokenizer's, and those of ``generation_config.json``."""
+    listed = model_config.try_get_generation_config().get("eos_token_id")
+    found = [llm.renderer.get_eos_token_id(), *(listed if isinstance(listed, list) else [listed])]
+    return frozenset(token for token in found if token is not None)

@@ -1,0 +1,78 @@
+"""What one API key may ask for, and what it has left."""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from dynamo_tasks.errors import ConfigError, RateLimitError
+
+__all__ = ["Allowance", "KeyLimits"]
+
+
+class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Limits of one API key.
+
+    Attributes:
+        requests_per_minute: As many may come at once; then one is earned every ``60 / n`` s. 0 = no limit.
+        concurrent_requests: That have not ended, waiting ones included. 0 = no limit.
+        weight: Its share of a component that is not enough for all; 1 = as much as any other key.
+    """
+
+    requests_per_minute: int = 0
+    concurrent_requests: int = 0
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_minute", "concurrent_requests"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} must be 0 (no limit) or more, not {getattr(self, name)}")
+        if not 0.001 <= self.weight <= 1000:
+            raise ConfigError(f"weight must be 0.001 to 1000, not {self.weight}")
+
+    @property
+    def counted(self) -> bool:
+        """Whether the server has to be asked."""
+        return bool(self.requests_per_minute or self.concurrent_requests)
+
+
+class Allowance(Struct, frozen=True, kw_only=True):
+    """What a key has left, as the server answered one request.
+
+    Attributes:
+        limit: Requests per minute; 0 = no limit.
+        remaining: That may come now.
+        reset: Seconds until all of them may come at once again.
+        retry_after: Seconds after which a refused request may come again; 0 = it was not refused.
+        reason: Why it was refused; empty = it was not.
+    """
+
+    limit: int
+    remaining: int = 0
+    reset: float = 0.0
+    retry_after: float = 0.0
+    reason: str = ""
+
+    def check(self) -> None:
+        """Raise :class:`RateLimitError` where the request is refused."""
+        if self.reason:
+            raise RateLimitError(f"this API key: {self.reason}", retry_after=self.retry_after)
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """In OpenAI's names; nothing without a limit of requests per minute."""
+        if not self.limit:
+            return []
+        return [
+            (b"x-ratelimit-limit-requests", b"%d" % self.limit),
+            (b"x-ratelimit-remaining-requests", b"%d" % self.remaining),
+            (b"x-ratelimit-reset-requests", _duration(self.reset)),
+        ]
+
+
+def _duration(seconds: float) -> bytes:
+    """``850ms``, ``1.5s``, ``1m2s``: how OpenAI writes it."""
+    if seconds < 1:
+        return b"%dms" % round(seconds * 1000)
+    if seconds < 60:
+        return f"{seconds:.3f}".rstrip("0").rstrip(".").encode() + b"s"
+    minutes, rest = divmod(round(seconds), 60)
+    return b"%dm%ds" % (minutes, rest)

@@ -1,0 +1,40 @@
+"""What earlier attempts at a request have put out: read from its log, and not put out again."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.protocol.events import Kind
+from dynamo_tasks.protocol.tokens import decode_deltas
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.ledger import Attempt
+from dynamo_tasks.store.streams import read_all
+
+__all__ = ["logged_values", "skip"]
+
+_decode_values = msgspec.msgpack.Decoder(list[Any]).decode
+
+
+async def logged_values(store: Store, attempt: Attempt) -> list[Any]:
+    """Values that earlier attempts logged."""
+    out: list[Any] = []
+    for entry in await read_all(store, attempt.namespace, attempt.id):
+        if entry.kind == Kind.TOKENS:
+            out += decode_deltas(entry.data)
+        elif entry.kind == Kind.VALUES:
+            out += _decode_values(entry.data)
+    return out
+
+
+async def skip(values: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:
+    """All but the first ``count`` values."""
+    async with aclosing(values) as source:  # type: ignore[type-var]
+        async for value in source:
+            if count > 0:
+                count -= 1
+            else:
+                yield value

@@ -1,0 +1,148 @@
+-- The rules of the lines; see the_line() in _lib.lua.
+--
+-- A queue is kombu's list, from which workers pop, and behind it a line for each component, ordered by fairness: a zset
+-- of ids by tag. At most WINDOW messages are in a list before others stand in line, so a list stays short, and who is
+-- next is decided as late as possible. Recovery pushes to the front of the list itself.
+local FRONT = -4503599627370496
+local SEP = '\6\22'
+local STEPS = { '0', '3', '6', '9' }
+
+local function line_of(component, list) return base .. 'line:' .. component .. ':' .. list end
+
+local function tags_of(component, list) return base .. 'tags:' .. component .. ':' .. list end
+
+local function split_list(list)
+  local queue, step = string.match(list, '^(.*)' .. SEP .. '(%d+)$')
+  return queue or list, step or '0'
+end
+
+local function list_of(queue, step) return step == '0' and queue or (queue .. SEP .. step) end
+
+-- As long as the lines of a queue: kombu and Flower add the lengths of a queue's lists, and this is one of them.
+local function shadow_of(list) return (split_list(list)) .. SEP .. '10' end
+
+-- How many more messages may be in the component's list so that whoever takes one may also claim it.
+local function room_of(component, list)
+  local limit = limit_of(component, 'concurrency')
+  if not limit then return math.huge end
+  local queue, room = split_list(list), limit - redis.call('SCARD', running_of(component))
+  for _, step in ipairs(STEPS) do room = room - redis.call('LLEN', list_of(queue, step)) end
+  return room
+end
+
+-- Start-time fair queueing: a tenant's requests are 1/weight apart, and one that comes anew starts at the present.
+local function tag_for(component, list, tenant, weight)
+  local known = redis.call('HMGET', tags_of(component, list), 'now', 't:' .. tenant)
+  return math.max(tonumber(known[1] or nil) or 0, tonumber(known[2] or nil) or 0) + 1 / (tonumber(weight or nil) or 1)
+end
+
+local function stand(component, list, id, tag)
+  if redis.call('ZADD', line_of(component, list), 'NX', real(tag), id) == 0 then return end
+  redis.call('LPUSH', shadow_of(list), '')
+  redis.call('SADD', base .. 'lines', component .. ':' .. list)
+  somebody, calm = true, false
+end
+
+-- It was taken from its list already, but can't be run: in front of all others, the oldest first.
+local function stand_in_front(component, list, id, created) stand(component, list, id, FRONT + created) end
+
+local function clear(component, list)
+  if redis.call('EXISTS', line_of(component, list)) == 1 then return end
+  redis.call('DEL', tags_of(component, list))
+  redis.call('SREM', base .. 'lines', component .. ':' .. list)
+end
+
+-- Somebody leaves the line without having been its first: the next one of its tenant takes the place.
+local function leave(id, r)
+  local component, list = component_of(r.en), (r.q or '') .. (r.qs or '')
+  if redis.call('ZREM', line_of(component, list), id) == 0 then return end
+  redis.call('LPOP', shadow_of(list))
+  if redis.call('HEXISTS', tags_of(component, list), 't:' .. (r.tn or '')) == 1 then
+    redis.call('HINCRBYFLOAT', tags_of(component, list), 't:' .. (r.tn or ''), real(-1 / (tonumber(r.tw) or 1)))
+  end
+  clear(component, list)
+end
+
+local function enter(id, r, component, list)
+  if redis.call('EXISTS', line_of(component, list)) == 0 and redis.call('LLEN', list) < WINDOW
+    and room_of(component, list) > 0 then
+    redis.call('LPUSH', list, r.msg)
+    return
+  end
+  local tenant = r.tn or ''
+  local tag = tag_for(component, list, tenant, r.tw)
+  redis.call('HSET', tags_of(component, list), 't:' .. tenant, real(tag))
+  stand(component, list, id, tag)
+end
+
+-- The first of a line steps into the list. Returns whether a message was pushed; nil where nobody stands there.
+local function step_up(component, list)
+  local first = redis.call('ZPOPMIN', line_of(component, list))
+  if #first == 0 then return nil end
+  redis.call('LPOP', shadow_of(list))
+  local id, tag = first[1], tonumber(first[2])
+  local r = fields(base .. 'req:' .. id, 'msg', 'tn')
+  if tag > 0 then
+    local tags, tenant = tags_of(component, list), 't:' .. (r.tn or '')
+    redis.call('HSET', tags, 'now', real(tag))
+    if (tonumber(redis.call('HGET', tags, tenant) or nil) or 0) <= tag then redis.call('HDEL', tags, tenant) end
+  end
+  if not r.msg then return false end
+  redis.call('LPUSH', list, r.msg)
+  return true
+end
+
+-- {component, list, step} of all lines of a component (of all components for nil), higher priorities first.
+local function lines_of(component)
+  local found = {}
+  for _, member in ipairs(redis.call('SMEMBERS', base .. 'lines')) do
+    local whose, list = string.match(member, '^([^:]*):(.*)$')
+    if not component or whose == component then
+      local _, step = split_list(list)
+      found[#found + 1] = { whose, list, tonumber(step) }
+    end
+  end
+  table.sort(found, function(a, b)
+    if a[3] ~= b[3] then return a[3] < b[3] end
+    return a[2] < b[2]
+  end)
+  return found
+end
+
+local function admit_all(component)
+  for _, line in ipairs(lines_of(component)) do
+    local whose, list = line[1], line[2]
+    local length = redis.call('LLEN', list)
+    -- Half of a list at a time: a look at every claim, work at every eighth.
+    if length <= WINDOW / 2 then
+      local room = math.min(WINDOW - length, room_of(whose, list))
+      while room > 0 do
+        local pushed = step_up(whose, list)
+        if pushed == nil then break end
+        if pushed then room = room - 1 end
+      end
+      clear(whose, list)
+    end
+  end
+end
+
+-- The lists of a queue in which somebody would be served before, or together with, who stands in `list`.
+local function lists_up_to(list)
+  local queue, mine = split_list(list)
+  local out = {}
+  for _, step in ipairs(STEPS) do
+    out[#out + 1] = list_of(queue, step)
+    if step == mine then return out end
+  end
+  return out
+end
+
+-- How many stand in a line before a newcomer of a tenant.
+local function before(component, list, tenant, weight)
+  return redis.call('ZCOUNT', line_of(component, list), '-inf', real(tag_for(component, list, tenant, weight)))
+end
+
+return {
+  enter = enter, leave = leave, admit = admit_all, stand = stand, stand_in_front = stand_in_front, clear = clear,
+  line_of = line_of, shadow_of = shadow_of, lines_of = lines_of, lists_up_to = lists_up_to, before = before,
+}

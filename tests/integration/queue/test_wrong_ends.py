@@ -1,0 +1,76 @@
+"""Endpoints and tasks that end as none should: they fail, and nothing beside them notices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from dynamo_tasks.errors import EndpointError
+from dynamo_tasks.queue.result import StreamResult
+from tests.support.processes import Worker, until
+from tests.support.queue import Lab
+
+
+@pytest.fixture(autouse=True)
+def neighbour(lab: Lab, worker: Worker) -> Iterator[None]:
+    """A stream of the same process, which must not be touched."""
+    stream = lab.call("count", {"n": 10, "delay": 0.05})
+    values = iter(stream)
+    assert next(values) == 0
+    yield
+    assert worker.alive, worker.output
+    assert list(values) == list(range(1, 10))
+    assert lab.record(stream.id)["att"] == "1"
+
+
+def ended(lab: Lab, result: StreamResult) -> list[Any]:
+    """The values; where the request does not end, this does."""
+    lab.reaches(result.id, "FAILED")
+    return list(result)
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        ("object", "Lab.wrong returned object, which is no JSON value"),
+        ("generator", "an endpoint that streams has `yield` itself"),
+        ("surrogate", "returned str, which is no JSON value"),
+        ("number", "returned int, which is no JSON value"),
+        ("exit", "SystemExit: 3"),
+        ("cancelled", "CancelledError"),
+        ("surrogate in the error", "ValueError: ?"),
+    ],
+)
+def test_a_value_or_error_that_no_endpoint_may_end_with_fails_the_request(
+    lab: Lab, how: str, says: str
+) -> None:
+    with pytest.raises(EndpointError, match=says.replace("?", r"\?")):
+        ended(lab, lab.call("wrong", how))
+
+
+@pytest.mark.parametrize(
+    "how", ["object", "surrogate", "number", "exit", "cancelled", "object in a token", "surrogate in a token"]
+)
+def test_while_it_streams(lab: Lab, how: str) -> None:
+    with pytest.raises(EndpointError):
+        ended(lab, lab.call("wrong_steps", how))
+
+
+@pytest.mark.parametrize("endpoint", ["wrong_in_thread", "wrong_steps_in_thread"])
+@pytest.mark.parametrize("how", ["object", "exit", "nothing more"])
+def test_in_a_thread(lab: Lab, endpoint: str, how: str) -> None:
+    with pytest.raises(EndpointError):
+        ended(lab, lab.call(endpoint, how))
+
+
+def test_a_plain_task_that_exits_fails_alone(lab: Lab) -> None:
+    with pytest.raises(Exception, match="SystemExit: 3"):
+        lab.plain("leave").delay().get(timeout=10)
+
+
+def test_the_log_shows_the_line_that_failed(lab: Lab, worker: Worker) -> None:
+    with pytest.raises(EndpointError):
+        ended(lab, lab.call("wrong", "surrogate in the error"))
+    until(lambda: "raise ValueError(" in worker.output, what="the line in the worker's log")

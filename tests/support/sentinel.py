@@ -1,0 +1,101 @@
+"""A master, a replica, and three Sentinels that watch over them, as processes."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from dynamo_tasks.serve.binary import find_binary
+from tests.support.processes import until
+from tests.support.server import RedisServer, free_port
+
+__all__ = ["MASTER", "SentinelGroup"]
+
+MASTER = "themaster"
+_CONFIG = """
+port {port}
+bind 127.0.0.1
+dir {folder}
+sentinel monitor {name} 127.0.0.1 {master} 2
+sentinel down-after-milliseconds {name} 1000
+sentinel failover-timeout {name} 4000
+sentinel parallel-syncs {name} 1
+"""
+
+
+class SentinelGroup:
+    """Use as ``with SentinelGroup(tmp_path) as group: Worker(group.url)``."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.master = RedisServer(self._make("one"))
+        self.replica = RedisServer(
+            self._make("two"),
+            "--replicaof",
+            f"127.0.0.1 {self.master.port}",
+            "--repl-diskless-sync-delay",
+            "0",
+        )
+        self._ports = [free_port() for _ in range(3)]
+        self._sentinels: list[subprocess.Popen[bytes]] = []
+
+    def _make(self, name: str) -> Path:
+        made = self._folder / name
+        made.mkdir()
+        return made
+
+    def __enter__(self) -> SentinelGroup:
+        self.master.start()
+        self.replica.start()
+        until(
+            lambda: b"master_link_status:up" in self.replica.command("INFO", "replication"), what="a replica"
+        )
+        for port in self._ports:
+            folder = self._make(f"sentinel-{port}")
+            config = folder / "sentinel.conf"
+            config.write_text(_CONFIG.format(port=port, folder=folder, name=MASTER, master=self.master.port))
+            argv = [str(find_binary()), str(config), "--sentinel"]
+            quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+            self._sentinels.append(subprocess.Popen(argv, **quiet))
+        until(
+            lambda: all(self._sees_all(port) for port in self._ports), 30.0, "Sentinels that know each other"
+        )
+        return self
+
+    def _sees_all(self, port: int) -> bool:
+        try:
+            with redis.Redis(port=port) as sentinel:
+                state = sentinel.sentinel_master(MASTER)
+        except redis.RedisError:
+            return False
+        return int(state["num-other-sentinels"]) == 2 and int(state["num-slaves"]) == 1
+
+    def __exit__(self, *exc: object) -> None:
+        for process in self._sentinels:
+            process.kill()
+            process.wait()
+        self.master.stop()
+        self.replica.stop()
+
+    @property
+    def url(self) -> str:
+        """As kombu and Celery write it."""
+        nodes = ";".join(f"sentinel://127.0.0.1:{port}" for port in self._ports)
+        return f"{nodes}/0?master_name={MASTER}"
+
+    def kill_sentinel(self) -> None:
+        """The first one, which is asked first by whoever asks one by one, goes with its machine."""
+        self._sentinels[0].kill()
+        self._sentinels[0].wait()
+
+    def failover(self) -> None:
+        """Planned: the master steps down."""
+        with redis.Redis(port=self._ports[1]) as sentinel:
+            sentinel.execute_command("SENTINEL", "FAILOVER", MASTER)
+
+    def promoted(self) -> bool:
+        """Whether the replica is the master."""
+        return b"role:master" in self.replica.command("INFO", "replication")

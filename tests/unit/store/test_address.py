@@ -1,0 +1,52 @@
+"""What URLs say of a server."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.observe import mask_url
+from dynamo_tasks.store.address import Address
+
+LIST = "sentinel://me:p%40ss@h1:1;sentinel://me:p%40ss@h2/3?master_name=m"
+SHORT = "sentinel://me:p%40ss@h1:1,h2/m/3"
+
+
+@pytest.mark.parametrize("url", [LIST, SHORT])
+def test_both_forms_of_a_sentinel_url_say_the_same(url: str) -> None:
+    address = Address.parse(url)
+    assert address.sentinels is not None
+    assert (address.sentinels.master, address.sentinels.nodes) == ("m", (("h1", 1), ("h2", 26379)))
+    assert (address.db, address.username, address.password) == (3, "me", "p@ss")
+    assert str(address) == "m/3 (Sentinels h1:1,h2:26379)"
+    assert "p@ss" not in repr(address) + str(address) + mask_url(address.url)
+    assert Address.parse(address.url) == address
+    assert address.broker_url == "sentinel://me:p%40ss@h1:1/3;sentinel://me:p%40ss@h2:26379/3"
+    assert address.broker_options["master_name"] == "m"
+
+
+def test_what_celery_says_in_its_transport_options_counts_where_the_url_is_silent() -> None:
+    options = {"master_name": "m", "sentinel_kwargs": {"password": "pw"}}
+    address = Address.parse("sentinel://h1;sentinel://h2", options)
+    assert address.sentinels is not None
+    assert (address.sentinels.master, address.sentinels.password, address.db) == ("m", "pw", 0)
+    assert Address.parse(address.url) == address
+    assert Address.parse(address.broker_url, address.broker_options) == address
+    assert "pw" not in mask_url(address.url)
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("sentinel://h1:1", "which master"),
+        ("sentinel://h1:x/m/0", "'h1:x' must be host or host:port"),
+        ("sentinel://h1:1;redis://h2:1/0?master_name=m", "must be host or host:port of a Sentinel"),
+        ("sentinel://h1:1/m/n/0", "must be DB, NAME or NAME/DB"),
+        ("sentinel://h1:1/1;sentinel://h2:1/2?master_name=m", "'1' and '2' contradict each other"),
+        ("sentinel://h1:1/m/0?timeout=3", "unknown parameter 'timeout'"),
+        ("http://h1:1", "expected redis://, rediss://, unix:// or sentinel://"),
+    ],
+)
+def test_a_mistake_in_a_url_is_named(url: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        Address.parse(url)

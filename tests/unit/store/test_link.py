@@ -1,0 +1,49 @@
+"""How a lost connection is made again."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from dynamo_tasks.errors import ServerUnavailableError
+from dynamo_tasks.store import link as module
+from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.link import Link
+
+
+class _Enough(Exception):
+    """The test has seen enough."""
+
+
+def _delays(monkeypatch: pytest.MonkeyPatch, count: int) -> list[float]:
+    """Pauses before the first ``count`` attempts on a server that is away."""
+    seen: list[float] = []
+
+    async def pause(seconds: float) -> None:
+        seen.append(seconds)
+        if len(seen) == count:
+            raise _Enough
+
+    async def refuse(*args: Any, **options: Any) -> None:
+        raise ServerUnavailableError("away")
+
+    monkeypatch.setattr(module.asyncio, "sleep", pause)
+    monkeypatch.setattr(module.Wire, "connect", refuse)
+
+    async def reconnect() -> None:
+        with pytest.raises(_Enough):
+            await Link(Address.parse("redis://h"), name="test")._reconnect()
+
+    asyncio.run(reconnect())
+    return seen
+
+
+def test_attempts_back_off_up_to_half_a_second_and_are_jittered(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = _delays(monkeypatch, 12), _delays(monkeypatch, 12)
+    limits = [0.05, 0.1, 0.2, 0.4, *[0.5] * 8]
+    for seen in (one, other):
+        assert all(limit / 2 <= delay <= limit for delay, limit in zip(seen, limits, strict=True)), seen
+    assert one != other
+    assert len(set(one[4:])) > 1
