@@ -110,13 +110,13 @@ class Model(BaseService):
 
     Args:
         engine: ``echo``, ``mocker`` or ``vllm``.
-        model: What it loads.
+        **arguments: Of the engine, such as ``model``.
     """
 
     parallelism = 8
 
-    def __init__(self, engine: str = "echo", model: str | None = None):
-        self._engine = create_engine(engine, **({"model": model} if model else {}))
+    def __init__(self, engine: str = "echo", **arguments: Any):
+        self._engine = create_engine(engine, **arguments)
 
     def setup(self) -> None:
         """Load the model."""
@@ -228,23 +228,18 @@ def ask(env: BaseEnvironment, questions: list[str], max_tokens: int = 512) -> Jo
 # -- the command -------------------------------------------------------------------------------------
 
 
-def environment(name: str, backend: str, index: str, llm: Any, embedder: str | None) -> BaseEnvironment:
-    """An environment with the three services.
+def environment(name: str, backend: str, index: str, embedder: str | None) -> BaseEnvironment:
+    """An environment with an embedder and an index.
 
     Args:
         name: Of the environment.
         backend: ``local``, ``celery`` or ``ray``.
         index: Path of the index.
-        llm: Address of an endpoint, or engine and model.
         embedder: Address of an endpoint; none = hashed words.
     """
     env = LocalEnvironment(name) if backend == "local" else RemoteEnvironment(name, backend=backend)
     env.register_service("index", Index, index)
     env.register_service("embedder", embedder or Embedder)
-    if isinstance(llm, str):
-        env.register_service("llm", llm)
-    else:
-        env.register_service("llm", Model, *llm)
     return env
 
 
@@ -279,6 +274,7 @@ def _waited(job: Job) -> bool:
 )
 @click.option("--engine", help="echo, mocker or vllm.  [default: echo; vllm with --model]")
 @click.option("--model", help="Model for vllm: a path or a name.")
+@click.option("--engine-args", default="{}", help='More for the engine, as JSON: {"max_model_len": 4096}')
 @click.option("--llm", help="Endpoint to ask instead: dyn://dynamo.Worker.generate")
 @click.option("--embedder", help="Endpoint that embeds: dyn://dynamo.Worker.embed")
 @click.option("--backend", type=click.Choice(["local", "celery", "ray"]), default="local", show_default=True)
@@ -297,16 +293,12 @@ def main(questions: tuple[str, ...], documents: str, index: str | None, **option
 
 
 def _run(
-    questions: list[str], documents: str, index: str, *, engine: str | None, model: str | None, llm: str | None,
-    embedder: str | None, backend: str, max_tokens: int, as_json: bool,
+    questions: list[str], documents: str, index: str, *, engine: str | None, model: str | None, engine_args: str,
+    llm: str | None, embedder: str | None, backend: str, max_tokens: int, as_json: bool,
 ) -> None:  # fmt: skip
     console = Console(stderr=True)
-    where = (
-        backend,
-        str(Path(index).resolve()),
-        llm or (engine or ("vllm" if model else "echo"), model),
-        embedder,
-    )
+    where = (backend, str(Path(index).resolve()), embedder)
+    arguments = {**_object(engine_args), **({"model": model} if model else {})}
     with environment("rag-ingest", *where) as env:
         job = ingest(env, str(Path(documents).resolve()))
         watch(
@@ -315,10 +307,24 @@ def _run(
             {"batch-1": "documents", **{name: name for name in ("chunks", "embedded", "stored")}},
         )
     with environment("rag-ask", *where) as env:
+        if llm:
+            env.register_service("llm", llm)
+        else:
+            env.register_service("llm", Model, engine or ("vllm" if model else "echo"), **arguments)
         job = ask(env, questions, max_tokens)
         watch(job, console, {"batch-1": "questions", "retrieved": "retrieved", "answered": "answered"})
         for result in job.results():
             click.echo(json.dumps(result) if as_json else _shown(result))
+
+
+def _object(text: str) -> dict[str, Any]:
+    try:
+        found = json.loads(text)
+    except ValueError as exc:
+        raise click.UsageError(f"--engine-args must be JSON: {exc}") from exc
+    if not isinstance(found, dict):
+        raise click.UsageError(f"--engine-args must be an object of names and values, not {text}")
+    return found
 
 
 def _shown(result: dict[str, Any]) -> str:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner
 
 from tests.support.processes import ROOT, Worker, environment
 from tests.support.server import RedisServer
+from workers.rag import main
 
 TEXTS = {
     "fruit.md": "Bananas are yellow.\n\nApples grow on trees, and cider is pressed from apples.",
@@ -81,14 +83,16 @@ def test_on_the_mocker_with_an_index_that_is_kept(documents: Path, tmp_path: Pat
     [
         (("--documents", "/nowhere"), "no *.md or *.txt below '/nowhere'"),
         (("--engine", "ecko"), "nearest: 'echo'"),
+        (("--engine-args", "[1]"), "must be an object"),
+        (("--engine-args", "{"), "--engine-args must be JSON"),
         (("--backend", "spark"), "'spark' is not one of"),
     ],
 )
 def test_what_is_wrong_is_said(documents: Path, arguments: tuple[str, ...], why: str) -> None:
-    done = run(documents, *arguments)
-    assert done.returncode != 0
-    assert why in done.stderr
-    assert "Traceback" not in done.stderr
+    done = CliRunner().invoke(main, ["--documents", str(documents), *arguments])
+    assert done.exit_code != 0
+    assert isinstance(done.exception, SystemExit)  # said, not thrown
+    assert why in done.output
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -124,6 +125,12 @@ def test_what_cannot_be_pickled_is_named(key: str) -> None:
     lock = threading.Lock()
     with pytest.raises(ConfigError, match="lambda cannot be pickled: TypeError"):
         refer(FunctionSpec(lambda record: lock))
+
+
+def test_cloudpickle_that_is_not_installed(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "cloudpickle", None)
+    with pytest.raises(ConfigError, match=r"pip install 'dynamo-tasks\[pickle\]'"):
+        sent()
 
 
 def test_what_cannot_be_loaded_is_said(key: str) -> None:
