@@ -53,9 +53,10 @@ class Handled(msgspec.Struct):
 class _Actor:
     """Common part: the job's services, and what failed while it was made."""
 
+    failure: str | None = None
+
     def __init__(self, plan: bytes):
         self.plan = plan_ = Plan.decode(plan)
-        self.failure: str | None = None
         queues: dict[str, QueueDescriptor] = {
             one.name: RayQueueDescriptor(plan_.id, one) for one in plan_.hosted
         }
@@ -110,8 +111,8 @@ class ServiceActor(_Actor):
     """
 
     def __init__(self, plan: bytes, name: str):
-        super().__init__(plan)
         try:
+            super().__init__(plan)
             self._task = self._make(name)
             self._task.start_running()
         except Exception as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it
@@ -193,9 +194,9 @@ class OperatorActor(_Actor):
     """
 
     def __init__(self, plan: bytes, operator: bytes, index: int):
-        super().__init__(plan)
         self._index = index
         try:
+            super().__init__(plan)
             self._operator = self._make(msgspec.json.decode(operator, type=OperatorPlan))
             self._operator.function.hook("setup")
         except Exception as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it

@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.errors import ConfigError, JobFailedError, WorkerLostError
-from dynamo_tasks.pipelines import ActorWrapper, JobState, RemoteEnvironment, connect
+from dynamo_tasks.errors import ConfigError, EndpointError, JobFailedError, WorkerLostError
+from dynamo_tasks.pipelines import ActorWrapper, JobState, RemoteEnvironment, connect, signed
 from dynamo_tasks.pipelines.ray_cluster import actor_names
 from tests.support import pipeline_parts as parts
 from tests.support.processes import Worker, until
@@ -22,12 +22,17 @@ from tests.support.server import RedisServer
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
 RECORDS = 1500
+KEY = "a key of thirty-two characters or more"
 
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    with ray_cluster_of(2):
-        yield
+    """Its processes have the signing key, and this one has not."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(signed.KEY, KEY)
+        with ray_cluster_of(2):
+            patch.undo()
+            yield
 
 
 @pytest.fixture(autouse=True)
@@ -161,6 +166,29 @@ def test_lambdas_and_other_records_than_json_are_refused() -> None:
     env.from_batch([object()]).map(parts.plus, name="plus").collect()
     with pytest.raises(JobFailedError, match="records must be JSON to travel to plus"):
         env.submit(autostop=True)
+
+
+def test_a_lambda_travels_with_the_key_of_the_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    env = plant()
+    env.from_batch([1, 2]).map(lambda record: record + 10).collect()
+    monkeypatch.setenv(signed.KEY, KEY)
+    job = env.submit()
+    assert list(job.results()) == [11, 12]
+    job.wait(30)
+    monkeypatch.setenv(signed.KEY, "another key that is long enough, too")
+    with pytest.raises(EndpointError, match="is not signed with the DYNAMO_SIGNING_KEY"):
+        env.submit(autostop=True)
+
+
+def test_a_stream_may_be_empty_or_too_late() -> None:
+    env = plant()
+    env.register_service("profile", parts.Profile)
+    with connect(env) as shop:
+        assert list(shop.call_service("profile", 0, method="count", timeout=60)) == []
+        held = shop.call_service_async("profile", 3.0, method="slow")
+        with pytest.raises(TimeoutError, match=r"^Service call timeout after 0\.\ds: profile\.count$"):
+            list(shop.call_service("profile", 5, method="count", timeout=0.2))
+        assert held.result(30) == "late"
 
 
 def test_an_endpoint_of_workers_is_a_service(redis_server: RedisServer) -> None:
