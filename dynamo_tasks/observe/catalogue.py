@@ -232,6 +232,8 @@ _LOG_EVENTS = (
              ("queue", "error", "raw")),
     LogEvent("stream.resync", INFO, "Open requests were compared with the server after a new connection.",
              ("open", "lost", "run_id")),
+    LogEvent("writer.failed", ERROR, "A fault of the writer: its open streams are given up, others continue them.",
+             ("open", "error")),
     LogEvent("stream.diverged", ERROR, "A reader was ahead of the log; its stream ended with an error.",
              ("request_id", "applied")),
     LogEvent("store.connection_lost", WARNING, "A connection to the server ended.",

@@ -255,6 +255,8 @@ def create_app(
         worker_hijack_root_logger=True,
         broker_transport_options=TRANSPORT_OPTIONS | ({"global_keyprefix": key_prefix} if key_prefix else {}),
         **WORKER_SETTINGS,
+        # Celery would turn each piece of a `print` into a warning of its own.
+        worker_redirect_stdouts=False,
         **conf,
     )
     guard_flower(app)

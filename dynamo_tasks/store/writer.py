@@ -79,7 +79,7 @@ class Writer:
     async def start(self) -> None:
         """Connect and begin to flush."""
         await self._link.start()
-        self._task = asyncio.create_task(self._run(), name="stream-writer")
+        self._begin()
 
     async def close(self) -> None:
         """Stop; logs that are still open die."""
@@ -131,6 +131,22 @@ class Writer:
         self._dirty.update(dict.fromkeys(self._unread))
         self._unread.clear()
         self._wake.set()
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="stream-writer")
+        self._task.add_done_callback(self._broke)
+
+    def _broke(self, task: asyncio.Task[None]) -> None:
+        """A fault of our own must not leave a live process whose streams stand still: they go on elsewhere."""
+        if task.cancelled():
+            return
+        error = str(task.exception())
+        event("writer.failed", open=len(self._open), error=error)
+        self._dirty.clear()
+        self._unread.clear()
+        for log in list(self._open):
+            log.die(LeaseLostError(f"the writer of the process failed: {error}"))
+        self._begin()
 
     async def _run(self) -> None:
         while True:

@@ -145,7 +145,8 @@ class Policies:
     @dynamo_endpoint(policy="restart")
     async def silent(self, request: Count) -> str:
         _note(request.note)
-        await asyncio.sleep(request.pause)
+        first = len(Path(request.note).read_text().splitlines()) == 1
+        await asyncio.sleep(60 if first else 0)
         return "done"
 
 

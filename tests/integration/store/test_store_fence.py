@@ -7,7 +7,7 @@ import asyncio
 import msgspec
 import pytest
 
-from dynamo_tasks.errors import FencedError, RequestNotFoundError, StreamDivergedError
+from dynamo_tasks.errors import FencedError, LeaseLostError, RequestNotFoundError, StreamDivergedError
 from dynamo_tasks.protocol.events import EventId, Kind
 from dynamo_tasks.store import log as log_module
 from dynamo_tasks.store.wire import Wire
@@ -46,6 +46,25 @@ async def test_a_cancelled_writer_writes_nothing_any_more(redis_server: RedisSer
         events = await place.log(request_id)
         assert (values(events), events[-1].kind) == (["a"], Kind.END)
         assert await place.state(request_id) == "CANCELLED"
+
+
+@on_loop
+async def test_a_fault_of_the_writer_ends_its_logs_and_not_the_writer(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with Place(redis_server.url) as place:
+        owner = await place.owner()
+        log = await owner.run(await place.submit())
+        with monkeypatch.context() as broken:
+            broken.setattr(owner.writer, "_pack_batch", lambda batch: 1 / 0)
+            log.append("lost")
+            with pytest.raises(LeaseLostError, match="division by zero"):
+                await owner.finish(log)
+        request_id = await place.submit()
+        after = await owner.run(request_id)
+        await owner.write(after, "written")
+        await owner.finish(after)
+        assert values(await place.log(request_id)) == ["written"]
 
 
 @on_loop
