@@ -160,6 +160,14 @@ class Engine(ABC):
     def stats(self) -> EngineStats:
         """How busy it is now."""
 
+    def kv_events(self) -> AsyncGenerator[dict[str, Any], None] | None:
+        """What its prefix cache holds, as it changes; ``None`` where it does not tell that.
+
+        Yields:
+            ``{"seq", "ts", "dp_rank", "events": [{"type", "block_hashes", …}]}``.
+        """
+        return None
+
     def check_health(self) -> None:
         """Do nothing if it can serve.
 

@@ -59,6 +59,7 @@ _ELSEWHERE = frozenset(
         "add_generation_prompt",
         "audio",
         "background",
+        "chat",
         "chat_template_kwargs",
         "deadline",
         "documents",
@@ -66,7 +67,6 @@ _ELSEWHERE = frozenset(
         "idempotency_key",
         "metadata",
         "modalities",
-        "model",
         "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
@@ -97,6 +97,7 @@ _READ: dict[str, Callable[[Any, str], Any]] = {
     "ignore_eos": fields.switch,
     "min_tokens": lambda value, at: fields.integer(value, at, 0),
     "priority": lambda value, at: fields.integer(value, at),
+    "model": fields.string,
 }
 _READ_EXTRA: dict[str, Callable[[Any, str], Any]] = {
     "allowed_token_ids": lambda value, at: fields.token_ids(value, at),
@@ -264,7 +265,7 @@ def parse_embed(payload: Mapping[str, Any]) -> EmbedRequest:
     """
     if not isinstance(payload, Mapping):
         raise InvalidRequestError(f"the payload must be an object, not {type(payload).__name__}")
-    fields.refuse_misspelled(payload, {"input", "dimensions", *_ELSEWHERE})
+    fields.refuse_misspelled(payload, {"input", "dimensions", "model", *_ELSEWHERE})
     dimensions = payload.get("dimensions")
     if dimensions is not None:
         dimensions = fields.integer(dimensions, "dimensions", 1)

@@ -26,6 +26,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
         ignore_eos: Go on after the model's end-of-text token.
         min_tokens: No stop ends a choice before this many tokens.
         priority: Lower goes first.
+        model: The served name that was asked for: the model's, or that of one of its adapters.
         logprobs: How many alternatives per token; ``None`` = no logprobs at all.
         output_token_ids: To continue an interrupted answer: per choice, what was emitted already.
             Nothing of it is emitted again.
@@ -45,6 +46,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     ignore_eos: bool = False
     min_tokens: int = 0
     priority: int = 0
+    model: str | None = None
     logprobs: int | None = None
     output_token_ids: dict[int, list[int]] = {}
     extra: dict[str, Any] = {}

@@ -26,10 +26,11 @@ from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import load_tokenizer
 from dynamo_tasks.engines.vllm_choice import Choice
 from dynamo_tasks.engines.vllm_install import check_installed
+from dynamo_tasks.engines.vllm_kv_events import KvEvents
 from dynamo_tasks.engines.vllm_params import FEATURES, ModelLimits, check_request
-from dynamo_tasks.engines.vllm_start import Started, check_arguments, import_vllm, start_vllm
+from dynamo_tasks.engines.vllm_start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm_stats import StatsCollector
-from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError
+from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError, UnknownModelError
 from dynamo_tasks.observe import event
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
@@ -43,7 +44,8 @@ _SHUTDOWN_S = 2.0
 class VllmEngine(Engine):
     """Serves a model with vLLM; one engine per process.
 
-    Its arguments are those of vLLM's ``AsyncEngineArgs``, and ``served_model_name``.
+    Its arguments are those of vLLM's ``AsyncEngineArgs``, ``served_model_name``, and ``lora_modules``: LoRA
+    adapters that are served under names of their own.
     """
 
     features = FEATURES
@@ -56,9 +58,13 @@ class VllmEngine(Engine):
         """
         named = dict(arguments)
         name = named.pop("served_model_name", None) or named["model"]
+        self._adapters: dict[str, str] = named.pop("lora_modules", {})
+        if self._adapters:
+            named.setdefault("enable_lora", True)
         slots = int(named.setdefault("max_num_seqs", EngineArgs().max_num_seqs))
-        super().__init__("vllm", ModelCard(name=name), slots)
+        super().__init__("vllm", ModelCard(name=name, adapters=list(self._adapters)), slots)
         self._arguments = named
+        self._kv_events: KvEvents | None = None
         self._stats = StatsCollector()
         self._thread: ThreadPoolExecutor | None = None
         self._vllm: Started | None = None
@@ -77,7 +83,9 @@ class VllmEngine(Engine):
             ConfigError: vLLM is not installed or not supported, an unknown argument, no such model.
         """
         check_installed()
-        return cls(check_arguments(args))
+        given = dict(args)
+        adapters = check_adapters(given.pop("lora_modules", {}))
+        return cls({**check_arguments(given), "lora_modules": adapters})
 
     async def start(self) -> None:
         """Load the model and wait until vLLM can serve.
@@ -92,8 +100,9 @@ class VllmEngine(Engine):
             self._thread = ThreadPoolExecutor(1, thread_name_prefix="vllm")
             loop = asyncio.get_running_loop()
             api = await loop.run_in_executor(self._thread, import_vllm)
+            arguments = self._listen()
             started = await loop.run_in_executor(
-                self._thread, start_vllm, api, self._arguments, self._stats, self._tell
+                self._thread, start_vllm, api, arguments, self._stats, self._tell
             )
             self._learn(started)
             self._vllm, self._death = started, None
@@ -101,6 +110,18 @@ class VllmEngine(Engine):
             elapsed = time.monotonic() - self._began
             event("engine.start", engine=self.name, model=self.card.name, startup_s=elapsed)
         await super().start()
+
+    def _listen(self) -> dict[str, Any]:
+        """Listen to KV events where they are wanted; gives the arguments with the place where."""
+        self._kv_events = KvEvents.of(self._arguments)
+        if self._kv_events is None:
+            return self._arguments
+        self._kv_events.open()
+        return {**self._arguments, "kv_events_config": self._kv_events.config}
+
+    def kv_events(self) -> AsyncGenerator[dict[str, Any], None] | None:
+        """vLLM's, with ``kv_events_config.enable_kv_cache_events``."""
+        return None if self._kv_events is None else self._kv_events.batches()
 
     def _tell(self, phase: str) -> None:
         elapsed = time.monotonic() - self._began
@@ -138,6 +159,9 @@ class VllmEngine(Engine):
                 gc.collect()  # it is full of circles, and does not like to be found when the interpreter ends
                 event("engine.stop", engine=self.name, model=self.card.name)
             thread.shutdown(wait=False)
+        if self._kv_events is not None:
+            self._kv_events.close()
+            self._kv_events = None
 
     def check_health(self) -> None:
         """Do nothing if it can serve."""
@@ -185,6 +209,13 @@ class VllmEngine(Engine):
     def _check_features(self, request: GenerateRequest) -> None:
         if self.card.kind == "embeddings":
             raise InvalidRequestError(f"model {self.card.name!r} makes embeddings, not text", param="model")
+        if request.model not in (None, self.card.name, *self._adapters):
+            # It came by a queue that workers of another model share: an answer of this one would be wrong.
+            raise UnknownModelError(
+                f"model {request.model!r} is not served here; served: "
+                f"{', '.join((self.card.name, *self._adapters))}",
+                param="model",
+            )
         super()._check_features(request)
         check_request(request, self._limits)
 
@@ -261,8 +292,16 @@ class VllmEngine(Engine):
             vllm.api.sampling_params(choice.arguments),
             f"{request.request_id}-{choice.output.index}",
             priority=request.priority if self._limits.priorities else 0,
+            lora_request=self._adapter(vllm, request.model),
         )
         return source
+
+    def _adapter(self, vllm: Started, name: str | None) -> Any:
+        """vLLM's request for a LoRA adapter; ``None`` for the model itself."""
+        if name not in self._adapters:
+            return None
+        number = list(self._adapters).index(name) + 1
+        return vllm.api.adapter(name, number, self._adapters[name])
 
     @staticmethod
     def _usage(request: GenerateRequest, choices: list[Choice]) -> dict[str, int]:

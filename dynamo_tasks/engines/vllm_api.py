@@ -11,6 +11,7 @@ from typing import Any
 from vllm import __version__ as version
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import VLLMClientError
+from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
@@ -27,6 +28,7 @@ __all__ = [
     "SamplingParams",
     "StructuredOutputsParams",
     "VLLMClientError",
+    "adapter",
     "embedding_params",
     "end_ids",
     "makes_embeddings",
@@ -49,6 +51,11 @@ def sampling_params(arguments: Mapping[str, Any]) -> SamplingParams:
     if structured := given.get("structured_outputs"):
         given["structured_outputs"] = StructuredOutputsParams(**structured)
     return SamplingParams(**given, detokenize=False, output_kind=RequestOutputKind.DELTA, skip_clone=True)
+
+
+def adapter(name: str, number: int, path: str) -> LoRARequest:
+    """A LoRA adapter; ``number``, from 1, is its id in the engine."""
+    return LoRARequest(lora_name=name, lora_int_id=number, lora_path=path)
 
 
 def embedding_params(dimensions: int | None) -> PoolingParams:

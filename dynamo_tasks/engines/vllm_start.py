@@ -18,7 +18,7 @@ from dynamo_tasks.engines.vllm_install import argument_names, check_model
 from dynamo_tasks.engines.vllm_stats import StatsCollector
 from dynamo_tasks.errors import ConfigError, EngineError
 
-__all__ = ["Started", "check_arguments", "import_vllm", "start_vllm"]
+__all__ = ["Started", "check_adapters", "check_arguments", "import_vllm", "set_environment", "start_vllm"]
 
 _TOKENIZER_FILES = ["*.json", "*.jinja"]
 Tell = Callable[[str], None]
@@ -65,13 +65,31 @@ def check_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     return named
 
 
+def check_adapters(given: object) -> dict[str, str]:
+    """LoRA adapters: served name → folder.
+
+    Raises:
+        ConfigError: something else, or a folder without an adapter.
+    """
+    if not isinstance(given, Mapping):
+        raise ConfigError("lora_modules must be a mapping of names to folders", param="lora_modules")
+    for name, path in given.items():
+        folder = Path(str(path)).expanduser()
+        if not isinstance(name, str) or not name or not (folder / "adapter_config.json").is_file():
+            raise ConfigError(
+                f"lora_modules.{name}: {str(path)!r} is no folder with an adapter_config.json",
+                param="lora_modules",
+            )
+    return {name: str(Path(path).expanduser()) for name, path in given.items()}
+
+
 def import_vllm() -> Any:
     """Import vLLM; gives the module :mod:`dynamo_tasks.engines.vllm_api`.
 
     Apart from :func:`start_vllm`: some module keeps a traceback of its import for ever, and with it all that
     the functions below know, the engine too.
     """
-    _environment()
+    set_environment()
     return importlib.import_module("dynamo_tasks.engines.vllm_api")
 
 
@@ -107,8 +125,8 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
     return Started(api, llm, config, tokenizer)
 
 
-def _environment() -> None:
-    """What vLLM reads from the environment; whatever the user has set stands."""
+def set_environment() -> None:
+    """Set what vLLM reads from the environment; whatever the user has set stands."""
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # CUDA and our own threads do not survive a fork
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     level = logging.getLogger("dynamo_tasks").getEffectiveLevel()

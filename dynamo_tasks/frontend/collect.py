@@ -15,6 +15,7 @@ from dynamo_tasks.frontend.metrics import RequestMeter
 from dynamo_tasks.frontend.render import Render, as_delta, usage_of, values_of
 from dynamo_tasks.observe import log
 from dynamo_tasks.protocol.events import End, Event, Kind
+from dynamo_tasks.protocol.messages import MessageDelta
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta, decode_deltas
 
 __all__ = ["CollectedResponse", "Collector", "CompletionCollector", "ValueCollector"]
@@ -83,8 +84,8 @@ class CompletionCollector(Collector):
             "finish_reason": row["finish_reason"] or end.finish_reason or "stop",
         }
         if self._render.api == "chat":
-            message = {"role": "assistant", "content": row["text"], "refusal": None}
-            return {"index": row["index"], "message": message, **rest}
+            parsed = self._whole.message(row["index"]) or MessageDelta(row["text"])
+            return {"index": row["index"], "message": parsed.as_message(), **rest}
         return {"index": row["index"], "text": row["text"], **rest}
 
 

@@ -53,7 +53,8 @@ def engine_body(request: OpenAIRequest, body: dict[str, Any]) -> dict[str, Any]:
         if name in known and value is not None and not _neutral(name, value)
     }
     if not out.get("tools"):
-        out.pop("tool_choice", None)
+        if out.get("tool_choice") in ("none", "auto"):
+            del out["tool_choice"]
         out.pop("parallel_tool_calls", None)
     if isinstance(request, GenerationRequest):
         if request.limit is not None:

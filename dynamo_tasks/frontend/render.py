@@ -150,6 +150,7 @@ class CompletionRenderer:
                 and (delta := deltas[0]).finish_reason is None
                 and not delta.index
                 and delta.logprobs is None
+                and delta.message is None
             ):
                 self.tokens += len(delta.token_ids)
                 self._text_open = True
@@ -194,7 +195,12 @@ class CompletionRenderer:
         logprobs = b"null"
         if delta.logprobs is not None:
             logprobs = _json(logprobs_of(self._render.api, delta.logprobs))
-        head, reason = self._open_choice % delta.index, _json(delta.finish_reason)
+        reason = _json(delta.finish_reason)
+        if delta.message is not None:
+            message = _json(delta.message.as_delta())
+            whole = b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":%b}'
+            return whole % (delta.index, message, logprobs, reason)
+        head = self._open_choice % delta.index
         return b'%b%b%b%b,"finish_reason":%b}' % (head, _json(delta.text), self._end_text, logprobs, reason)
 
     def _end(self, event: Event) -> bytes:

@@ -271,6 +271,8 @@ _LOG_EVENTS = (
              ("component", "instance_id", "reason")),
     LogEvent("events.missed", WARNING, "A subscriber was too slow, or away too long: events behind `after` are gone.",
              ("subject", "after", "next")),
+    LogEvent("engine.kv_events_lost", WARNING, "A batch of KV events could not be published.",
+             ("worker_id", "seq", "error")),
     LogEvent("engine.progress", INFO,
              "An engine gets ready; phase is import, configure, load (weights, profiling, warm-up) or ready.",
              ("engine", "model", "phase", "elapsed_s")),

@@ -24,6 +24,8 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
         chat_template: Jinja source; ``None`` = the tokenizer's own, or a plain role-per-line template.
         max_model_len: Tokens of prompt + answer; 0 = no limit.
         adapters: Names of LoRA adapters that are served as models too.
+        tool_call_parser: What reads tool calls in its answers, if anything.
+        reasoning_parser: What reads reasoning in its answers, if anything.
     """
 
     name: str
@@ -32,6 +34,8 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     chat_template: str | None = None
     max_model_len: int = 0
     adapters: list[str] = []
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
 
 
 class Load(msgspec.Struct, omit_defaults=True):

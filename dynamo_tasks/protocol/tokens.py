@@ -1,7 +1,7 @@
 """Token deltas: what an LLM endpoint yields, and its compact form on the wire.
 
 On the wire a delta is a msgpack array whose trailing defaults are left out:
-``[text, token_ids, index, finish_reason, logprobs, usage]``.
+``[text, token_ids, index, finish_reason, logprobs, usage, message]``.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import msgspec
 
 from dynamo_tasks.errors import ProtocolError
 from dynamo_tasks.protocol.events import UNREADABLE
+from dynamo_tasks.protocol.messages import MessageDelta, merge_messages
 
 __all__ = [
     "CompletionAggregate",
@@ -33,10 +34,11 @@ class TokenDelta(msgspec.Struct, array_like=True):
         text: New text; may be empty while a multi-byte character or a stop string is open.
         token_ids: The ids of the new tokens.
         index: Which of the ``n`` choices.
-        finish_reason: ``stop`` or ``length`` on the last delta of a choice.
+        finish_reason: ``stop``, ``length`` or ``tool_calls`` on the last delta of a choice.
         logprobs: Where asked for, one entry per token: ``{"token", "logprob", "bytes", "top_logprobs",
             "text_offset"}``, as in OpenAI's chat API, and where the token begins in the answer's text.
         usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}`` on the last delta of the request.
+        message: What a parser read in the answer, this text included; ``None`` where none reads it.
     """
 
     text: str = ""
@@ -45,10 +47,11 @@ class TokenDelta(msgspec.Struct, array_like=True):
     finish_reason: str | None = None
     logprobs: list[Any] | None = None
     usage: dict[str, int] | None = None
+    message: MessageDelta | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The chunk as application code sees it: ``{"text", "token_ids", "index", "finish_reason"}`` and,
-        where present, ``"logprobs"`` and ``"usage"``."""
+        where present, ``"logprobs"``, ``"usage"`` and ``"message"``."""
         out: dict[str, Any] = {
             "text": self.text,
             "token_ids": self.token_ids,
@@ -59,6 +62,8 @@ class TokenDelta(msgspec.Struct, array_like=True):
             out["logprobs"] = self.logprobs
         if self.usage is not None:
             out["usage"] = self.usage
+        if self.message is not None:
+            out["message"] = msgspec.to_builtins(self.message)
         return out
 
     @classmethod
@@ -76,14 +81,15 @@ class _AsMap(msgspec.Struct):
     finish_reason: str | None = None
     logprobs: list[Any] | None = None
     usage: dict[str, int] | None = None
+    message: MessageDelta | None = None
 
     def delta(self) -> TokenDelta:
-        return TokenDelta(
-            self.text, self.token_ids, self.index, self.finish_reason, self.logprobs, self.usage
-        )
+        return TokenDelta(*msgspec.structs.astuple(self))
 
 
 def _row(delta: TokenDelta) -> list[Any]:
+    if delta.message is not None:
+        return list(msgspec.structs.astuple(delta))
     if delta.usage is not None or delta.logprobs is not None:
         return [delta.text, delta.token_ids, delta.index, delta.finish_reason, delta.logprobs, delta.usage]
     if delta.finish_reason is not None:
@@ -124,10 +130,15 @@ def merge_delta(pending: list[TokenDelta], delta: TokenDelta) -> None:
             last.usage = delta.usage or last.usage
             if delta.logprobs is not None:
                 last.logprobs = (last.logprobs or []) + delta.logprobs
+            if delta.message is not None:
+                last.message = merge_messages(last.message, delta.message)
             return
     pending.append(
-        TokenDelta(delta.text, delta.token_ids, delta.index, delta.finish_reason, delta.logprobs, delta.usage)
-    )
+        TokenDelta(
+            delta.text, delta.token_ids, delta.index, delta.finish_reason, delta.logprobs, delta.usage,
+            delta.message,
+        )
+    )  # fmt: skip
 
 
 def emitted_ids(logged: Iterable[Any]) -> dict[int, list[int]]:
@@ -153,7 +164,8 @@ def is_complete(payload: Any, logged: Iterable[Any]) -> bool:
 
 
 class CompletionAggregate:
-    """Collects deltas into ``{"text", "token_ids", "finish_reason", "usage"}``.
+    """Collects deltas into ``{"text", "token_ids", "finish_reason", "usage"}``, and ``"message"`` where a
+    parser reads the answer.
 
     With ``n`` > 1 the result has ``"choices"`` as well, one such record per index; the top-level
     fields are those of choice 0.
@@ -163,6 +175,7 @@ class CompletionAggregate:
         self._texts: dict[int, list[str]] = {}
         self._ids: dict[int, list[int]] = {}
         self._finish: dict[int, str | None] = {}
+        self._messages: dict[int, MessageDelta] = {}
         self.usage: dict[str, int] | None = None
 
     def add(self, value: TokenDelta | dict[str, Any]) -> None:
@@ -174,13 +187,22 @@ class CompletionAggregate:
             self._finish[delta.index] = delta.finish_reason
         if delta.usage is not None:
             self.usage = delta.usage
+        if (message := merge_messages(self.message(delta.index), delta.message)) is not None:
+            self._messages[delta.index] = message
+
+    def message(self, index: int) -> MessageDelta | None:
+        """What a parser read in the answer of a choice; ``None`` where none reads it."""
+        return self._messages.get(index)
 
     def _choice(self, index: int) -> dict[str, Any]:
-        return {
+        out: dict[str, Any] = {
             "text": "".join(self._texts.get(index, ())),
             "token_ids": self._ids.get(index, []),
             "finish_reason": self._finish.get(index),
         }
+        if (message := self.message(index)) is not None:
+            out["message"] = msgspec.to_builtins(message)
+        return out
 
     @property
     def finish_reason(self) -> str | None:

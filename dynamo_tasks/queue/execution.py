@@ -295,7 +295,9 @@ class Execution:
 
     async def _stopped(self, stop: Stop, attempt: Attempt, log: OpenLog) -> Any:
         reason = str(stop) if stop.reason == "abort" else stop.reason
-        asked = self._stop_asked or time.monotonic()  # 0 where the worker's end stopped it, not somebody's order
+        asked = (
+            self._stop_asked or time.monotonic()
+        )  # 0 where the worker's end stopped it, not somebody's order
         self._account.stopped(attempt, reason, time.monotonic() - asked)
         if stop.reason == "abort":
             if isinstance(log.dead, _UNWRITABLE):

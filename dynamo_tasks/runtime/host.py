@@ -170,6 +170,7 @@ class ServiceHost:
         await self._executor.start()
         await self._check_memory(runtime)
         resolver = RuntimeResolver(self.app, runtime, self.instances)
+        resolver.instance_id = f"{self.lease:x}"
         resolver.expected = self.expected
         set_resolver(resolver)
         return self._executor

@@ -36,6 +36,7 @@ class RuntimeResolver:
         instances: Service instances that live in this process, by service name.
 
     Attributes:
+        instance_id: Lease id of the hosted service, in hex; empty in a process that hosts none.
         annex: Where a hosted service can serve further endpoints; ``None`` in a process that is no worker.
         expected: Component address → number of instances that the graph is configured with.
     """
@@ -49,6 +50,7 @@ class RuntimeResolver:
         self.app = app
         self.runtime = runtime
         self.instances = instances if instances is not None else {}
+        self.instance_id = ""
         self.annex: Annex | None = None
         self.expected: dict[tuple[str, str], int] = {}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from dynamo_tasks.engines.payload import parse_embed, parse_generate, prompt_ids
 from dynamo_tasks.engines.tokenizer import Tokenizer, load_tokenizer
+from dynamo_tasks.engines.tools import chat_of
 from dynamo_tasks.errors import InvalidRequestError, UnknownModelError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
@@ -16,8 +17,11 @@ from dynamo_tasks.services.worker import Worker
 __all__ = ["Processor"]
 
 _CONSUMED = frozenset(
-    {"messages", "prompt", "tools", "documents", "chat_template_kwargs", "add_generation_prompt"}
-)
+    {
+        "messages", "prompt", "tools", "tool_choice", "parallel_tool_calls", "documents", "chat_template_kwargs",
+        "add_generation_prompt",
+    }
+)  # fmt: skip
 
 
 @service()
@@ -50,6 +54,8 @@ class Processor:
         tokenizer = self._tokenizer(card.tokenizer)
         payload = {name: value for name, value in body.items() if name not in _CONSUMED}
         try:
+            if api == "chat" and (chat := chat_of(body, card)) is not None:
+                payload["chat"] = chat
             payload["prompt_token_ids"] = prompt_ids(body, tokenizer, card)
             parse_generate(payload, tokenizer, card)
         except InvalidRequestError as error:

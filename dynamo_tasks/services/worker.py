@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+import msgspec
+
 from dynamo_tasks.engines import Engine, EngineStats, check_engine, create_engine
+from dynamo_tasks.engines.parsers import AnswerReader, Parsers, check_parsers
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta, emitted_ids, finished
-from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, liveness, on_shutdown, service
+from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, get_resolver, liveness, on_shutdown, service
 from dynamo_tasks.sdk.context import Context, current_context
+from dynamo_tasks.services.kv_events import publish_kv_events
 from dynamo_tasks.services.tracing import traced
 
 __all__ = ["Worker"]
 
 _DEFAULT_SLOTS = 256
-_SETTINGS = ("engine", "model", "served_model_name", "engine_args")
+_SETTINGS = ("engine", "model", "served_model_name", "tool_call_parser", "reasoning_parser", "engine_args")
 
 
 @service(dynamo={"namespace": "dynamo"})
@@ -30,17 +35,23 @@ class Worker:
             where a model is named, else ``echo``.
         model: Model that the engine loads; what it means is the engine's matter.
         served_model_name: Its name in the API; the engine's choice by default.
+        tool_call_parser: What reads tool calls in answers: a name of vLLM's ``--tool-call-parser``.
+        reasoning_parser: What reads reasoning in answers: a name of vLLM's ``--reasoning-parser``.
         engine_args: Arguments of the engine; keys of the configuration that are not known here go in, too.
     """
 
     engine: str | None = None
     model: str | None = None
     served_model_name: str | None = None
+    tool_call_parser: str | None = None
+    reasoning_parser: str | None = None
     engine_args: ClassVar[dict[str, Any]] = {}
     config_extras = "engine_args"
 
     def __init__(self) -> None:
         self._engine: Engine = create_engine(self._engine_name(), **self._arguments())
+        self._parsers: Parsers | None = None
+        self._kv_task: asyncio.Task[None] | None = None
 
     @classmethod
     def _engine_name(cls) -> str:
@@ -49,6 +60,9 @@ class Worker:
     @classmethod
     def _arguments(cls) -> dict[str, Any]:
         names = {"model": cls.model, "served_model_name": cls.served_model_name}
+        if cls._engine_name() == "vllm":
+            # So that what constrains an answer does not constrain the reasoning in front of it.
+            names["reasoning_parser"] = cls.reasoning_parser
         return {name: value for name, value in names.items() if value is not None} | cls.engine_args
 
     @classmethod
@@ -68,6 +82,7 @@ class Worker:
                     f"Worker has no setting {error.param!r}, nor has its engine; did you mean {meant[0]!r}?"
                 ) from error
             raise
+        check_parsers(tool_call_parser=cls.tool_call_parser, reasoning_parser=cls.reasoning_parser)
 
     @classmethod
     def slots(cls) -> int:
@@ -80,10 +95,24 @@ class Worker:
         # That may take minutes: what the engine tells meanwhile is shown at every log level.
         logging.getLogger("dynamo_tasks.engine").setLevel(logging.INFO)
         await self._engine.start()
+        if self.tool_call_parser or self.reasoning_parser:
+            self._parsers = await asyncio.to_thread(Parsers.load, self.model_card())
+        self._publish_kv_events()
+
+    def _publish_kv_events(self) -> None:
+        resolver: Any = get_resolver()
+        runtime, source = getattr(resolver, "runtime", None), self._engine.kv_events()
+        if runtime is not None and source is not None:
+            declared: Any = Worker  # under @service: more than its class
+            namespace, component = declared.dynamo_address()
+            target = runtime.namespace(namespace).component(component)
+            self._kv_task = asyncio.create_task(publish_kv_events(source, target, resolver.instance_id))
 
     @on_shutdown
     async def stop_engine(self) -> None:
         """Free it."""
+        if self._kv_task is not None:
+            self._kv_task.cancel()
         await self._engine.stop()
 
     @liveness
@@ -94,7 +123,11 @@ class Worker:
 
     def model_card(self) -> ModelCard:
         """What frontends must know of the model."""
-        return self._engine.card
+        return msgspec.structs.replace(
+            self._engine.card,
+            tool_call_parser=self.tool_call_parser,
+            reasoning_parser=self.reasoning_parser,
+        )
 
     def engine_load(self) -> EngineStats:
         """The engine's own load."""
@@ -115,6 +148,7 @@ class Worker:
         payload = as_payload(request)
         context = current_context() or Context("")
         done = finished(context.logged)
+        payload, reader = self._reader(payload, context)
         source = self._engine.generate(
             payload, request_id=context.id or None, output_token_ids=emitted_ids(context.logged) or None
         )
@@ -125,9 +159,15 @@ class Worker:
                     if delta.usage is None:
                         continue
                     delta = TokenDelta("", [], delta.index, usage=delta.usage)
-                yield delta
+                yield delta if reader is None else reader.read(delta)
         finally:
             await source.aclose()
+
+    def _reader(self, payload: Any, context: Context) -> tuple[Any, AnswerReader | None]:
+        """Who reads tool calls and reasoning in the answer; nobody where it is not a chat."""
+        if self._parsers is None or not isinstance(payload, dict) or payload.get("chat") is None:
+            return payload, None
+        return self._parsers.open(payload, context.logged)
 
     @dynamo_endpoint()
     async def embed(self, request: Any) -> dict[str, Any]:

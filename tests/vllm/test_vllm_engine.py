@@ -10,7 +10,7 @@ import pytest
 
 from dynamo_tasks.engines import Engine
 from dynamo_tasks.engines.payload import prompt_ids
-from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.errors import InvalidRequestError, UnknownModelError
 from tests.vllm.conftest import Bench
 
 PROMPT = "A queue is a promise: what went in comes out, once, in order. Ein Wörterbuch kennt Größe. 你好 🙂 "
@@ -159,6 +159,12 @@ def test_structured_output(bench: Bench) -> None:
     assert text.lstrip().startswith("{")
     choice = {"prompt": PROMPT, "guided_choice": ["red", "blue"], "max_tokens": 20}
     assert bench.answer(choice)[0] in ("red", "blue")
+
+
+def test_another_model_is_refused(bench: Bench) -> None:
+    assert bench.answer({"prompt": PROMPT, **GREEDY, "max_tokens": 1, "model": "tiny"})[1]
+    with pytest.raises(UnknownModelError, match="model 'other' is not served here; served: tiny"):
+        bench.answer({"prompt": PROMPT, "model": "other"})
 
 
 def test_logit_bias_decides(bench: Bench) -> None:

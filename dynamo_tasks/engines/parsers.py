@@ -1,0 +1,202 @@
+"""Tool calls and reasoning in answers, read by vLLM's own parsers.
+
+They run in the Worker, next to the engine: what they find goes into the log together with the text, so that
+any frontend can render any part of a stream, and none of them needs vLLM. vLLM is imported when the parsers are
+loaded, not before.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from dynamo_tasks.engines.fields import nearest
+from dynamo_tasks.engines.vllm_install import check_installed
+from dynamo_tasks.engines.vllm_start import set_environment
+from dynamo_tasks.errors import ConfigError, InvalidRequestError
+from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.messages import MessageDelta, ToolCallDelta
+from dynamo_tasks.protocol.tokens import TokenDelta
+
+__all__ = ["AnswerReader", "Parsers", "check_parsers"]
+
+_PLACES = {"tool_call_parser": "tool_parsers", "reasoning_parser": "reasoning"}
+_CONSTRAINTS = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice",
+                "guided_grammar")  # fmt: skip
+
+
+def check_parsers(**chosen: str | None) -> None:
+    """Refuse what :meth:`Parsers.load` would refuse, as far as that is known without importing vLLM.
+
+    Args:
+        **chosen: ``tool_call_parser`` and ``reasoning_parser``, by vLLM's names.
+
+    Raises:
+        ConfigError: vLLM is not installed, or has no such parser (names the nearest).
+    """
+    for setting, name in chosen.items():
+        if name is None:
+            continue
+        check_installed()
+        known = _known(_PLACES[setting])
+        if name not in known:
+            raise ConfigError(
+                f"vLLM has no {setting.replace('_', ' ')} {name!r}; nearest: {nearest(str(name), known)!r}; "
+                f"known: {', '.join(sorted(known))}",
+                param=setting,
+            )
+
+
+@cache
+def _known(package: str) -> frozenset[str]:
+    """Names that a package of vLLM registers, read from its source."""
+    spec = importlib.util.find_spec("vllm")
+    assert spec is not None
+    assert spec.submodule_search_locations
+    tree = ast.parse((Path(spec.submodule_search_locations[0]) / package / "__init__.py").read_bytes())
+    tables = [
+        node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Dict) and _is_table(node.targets)
+    ]
+    keys = [key for table in tables for key in table.keys]
+    return frozenset(
+        key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)
+    )
+
+
+def _is_table(targets: list[ast.expr]) -> bool:
+    return any(isinstance(target, ast.Name) and target.id.endswith("_TO_REGISTER") for target in targets)
+
+
+class Parsers:
+    """The parsers of one model."""
+
+    def __init__(self, api: Any, kind: Any, tokenizer: Any, model: str) -> None:
+        """See :meth:`load`."""
+        self._api = api
+        self._kind = kind
+        self._tokenizer = tokenizer
+        self._model = model
+
+    @classmethod
+    def load(cls, card: ModelCard) -> Parsers:
+        """Load what a model card names. Blocks, for some ten seconds if vLLM was not imported yet.
+
+        Raises:
+            ConfigError: The model has no tokenizer of its own, or not the tokens that the parsers look for.
+        """
+        if card.tokenizer == "bytes":
+            raise ConfigError(
+                f"tool_call_parser and reasoning_parser need a model with a tokenizer; {card.name!r} has none",
+                param="tool_call_parser" if card.tool_call_parser else "reasoning_parser",
+            )
+        set_environment()
+        api: Any = importlib.import_module("dynamo_tasks.engines.vllm_parsers_api")
+        tokenizer = api.tokenizer_of(card.tokenizer)
+        try:
+            kind = api.parser_class(card.tool_call_parser, card.reasoning_parser, card.name, tokenizer)
+        except TypeError as error:
+            raise ConfigError(f"vLLM refuses its parsers: {error}", param="tool_call_parser") from error
+        return cls(api, kind, tokenizer, card.name)
+
+    def open(
+        self, payload: Mapping[str, Any], logged: Iterable[Any] = ()
+    ) -> tuple[dict[str, Any], AnswerReader]:
+        """Begin to read an answer, or go on after what was logged.
+
+        Args:
+            payload: Of ``Worker.generate``, with token ids and ``chat``.
+            logged: What an interrupted attempt streamed.
+
+        Returns:
+            The payload for the engine (a required call becomes structured output), and the reader.
+
+        Raises:
+            InvalidRequestError: vLLM refuses the tools, or a required call meets another constraint.
+        """
+        chat = payload["chat"]
+        try:
+            request = self._api.chat_request(self._model, chat)
+            reader = AnswerReader(self, request, payload["prompt_token_ids"], chat)
+            wanted = self._api.adjusted(self.make(request), self._api.chat_request(self._model, chat))
+        except ValueError as error:
+            raise InvalidRequestError(f"tools: {error}", param="tools") from error
+        rest = {name: value for name, value in payload.items() if name != "chat"}
+        if "structured_outputs" in wanted and (given := [name for name in _CONSTRAINTS if name in rest]):
+            raise InvalidRequestError(f"{given[0]} is not allowed together with these tools", param=given[0])
+        reader.replay(logged)
+        return rest | wanted, reader
+
+    def make(self, request: Any) -> Any:
+        """vLLM's parser for one choice."""
+        return self._api.make_parser(self._kind, self._tokenizer, request)
+
+
+class AnswerReader:
+    """Reads the answer to one request, as it comes."""
+
+    def __init__(self, parsers: Parsers, request: Any, prompt: list[int], chat: Mapping[str, Any]) -> None:
+        """Read from the start.
+
+        Args:
+            parsers: Of the model.
+            request: vLLM's request.
+            prompt: Its token ids: some templates begin the reasoning.
+            chat: See :func:`~dynamo_tasks.engines.tools.chat_of`.
+        """
+        self._parsers = parsers
+        self._request = request
+        self._prompt = prompt
+        self._single = chat.get("parallel_tool_calls") is False
+        self._named = isinstance(chat.get("tool_choice"), dict)
+        self._choices: dict[int, Any] = {}
+        self._called: set[int] = set()
+
+    def replay(self, logged: Iterable[Any]) -> None:
+        """Read once more what an interrupted attempt streamed: its parsers died with it."""
+        for delta in logged:
+            if isinstance(delta, TokenDelta) and delta.finish_reason is None:
+                self._message(delta)
+
+    def read(self, delta: TokenDelta) -> TokenDelta:
+        """The same delta with its message; ends with ``tool_calls`` where the model stopped for that.
+
+        As in OpenAI's API, an answer whose function was named in ``tool_choice`` ends with ``stop``.
+        """
+        delta.message = self._message(delta)
+        if delta.finish_reason == "stop" and delta.index in self._called and not self._named:
+            delta.finish_reason = "tool_calls"
+        return delta
+
+    def _message(self, delta: TokenDelta) -> MessageDelta:
+        if not delta.text and not delta.token_ids and delta.finish_reason is None:
+            return MessageDelta()
+        parser = self._choices.get(delta.index)
+        if parser is None:
+            parser = self._choices[delta.index] = self._parsers.make(self._request)
+        found = parser.parse_delta(
+            delta.text,
+            delta.token_ids,
+            self._request,
+            prompt_token_ids=self._prompt,
+            finished=delta.finish_reason is not None,
+        )
+        return MessageDelta() if found is None else self._converted(found, delta.index)
+
+    def _converted(self, found: Any, choice: int) -> MessageDelta:
+        calls = [_call(call) for call in found.tool_calls or () if not (self._single and call.index)]
+        if calls:
+            self._called.add(choice)
+        return MessageDelta(found.content or "", found.reasoning or "", calls)
+
+
+def _call(call: Any) -> ToolCallDelta:
+    function = call.function
+    name, arguments = (function.name, function.arguments) if function is not None else (None, None)
+    return ToolCallDelta(call.index, call.id, name, arguments or "")

@@ -1,0 +1,79 @@
+"""The tools of a chat request, checked where the request comes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.protocol.instances import ModelCard
+
+__all__ = ["chat_of"]
+
+_CHOICES = ("none", "auto", "required")
+_FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs")
+
+
+def chat_of(body: Mapping[str, Any], card: ModelCard) -> dict[str, Any] | None:
+    """What the parsers of the model must know of a chat; ``None`` where they have nothing to read.
+
+    Args:
+        body: A chat request.
+        card: The model that it names.
+
+    Raises:
+        InvalidRequestError: A tool or ``tool_choice`` is not valid, or asks for what only a parser can give.
+    """
+    tools, choice = body.get("tools") or [], body.get("tool_choice")
+    _check_choice(choice, _names(tools))
+    if card.tool_call_parser is None and choice not in (None, "none", "auto"):
+        raise InvalidRequestError(
+            f"model {card.name!r} is served without a tool-call parser (Worker.tool_call_parser), so that "
+            "tool_choice can only be none or auto",
+            param="tool_choice",
+        )
+    if card.reasoning_parser is None and (card.tool_call_parser is None or not tools):
+        return None
+    return {name: body[name] for name in _FIELDS if body.get(name) is not None}
+
+
+def _names(tools: Any) -> list[str]:
+    if not isinstance(tools, list):
+        raise InvalidRequestError("tools must be a list of tools", param="tools")
+    return [_name(tool, f"tools[{index}]") for index, tool in enumerate(tools)]
+
+
+def _name(tool: Any, at: str) -> str:
+    function = tool.get("function") if isinstance(tool, Mapping) else None
+    if not isinstance(function, Mapping) or tool.get("type", "function") != "function":
+        raise InvalidRequestError(f'{at} must be {{"type": "function", "function": {{…}}}}', param=at)
+    name = function.get("name")
+    if not isinstance(name, str) or not name:
+        where = f"{at}.function.name"
+        raise InvalidRequestError(f"{where} must be a string that is not empty", param=where)
+    if not isinstance(function.get("parameters") or {}, Mapping):
+        where = f"{at}.function.parameters"
+        raise InvalidRequestError(f"{where} must be a JSON schema", param=where)
+    return name
+
+
+def _check_choice(choice: Any, names: list[str]) -> None:
+    if choice is None or choice in ("none", "auto"):
+        return
+    if isinstance(choice, str) and choice not in _CHOICES:
+        raise InvalidRequestError(
+            f"tool_choice must be one of {', '.join(_CHOICES)}, or name a function, not {choice!r:.60}",
+            param="tool_choice",
+        )
+    if not names:
+        raise InvalidRequestError("tool_choice asks for a call, but there are no tools", param="tool_choice")
+    if choice == "required":
+        return
+    function = choice.get("function") if isinstance(choice, Mapping) else None
+    name = function.get("name") if isinstance(function, Mapping) else None
+    if name not in names:
+        raise InvalidRequestError(
+            f'tool_choice must be {{"type": "function", "function": {{"name": …}}}} with one of '
+            f"{', '.join(names)}, not {name!r:.60}",
+            param="tool_choice",
+        )

@@ -1,0 +1,63 @@
+"""All that is used of vLLM's parsers; the only module that imports them. It takes some ten seconds to import."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+from vllm.parser import ParserManager
+from vllm.tokenizers import get_tokenizer
+
+__all__ = ["adjusted", "chat_request", "make_parser", "parser_class", "tokenizer_of"]
+
+
+def tokenizer_of(folder: str) -> Any:
+    """The tokenizer as vLLM's parsers want it."""
+    return get_tokenizer(folder)
+
+
+def parser_class(tool_call: str | None, reasoning: str | None, model: str, tokenizer: Any) -> Any:
+    """The class of one choice's parser.
+
+    Raises:
+        TypeError: No such parser, or not with this tokenizer.
+    """
+    return ParserManager.get_parser(
+        tool_parser_name=tool_call,
+        reasoning_parser_name=reasoning,
+        enable_auto_tools=tool_call is not None,
+        model_name=model,
+        tokenizer=tokenizer,
+    )
+
+
+def chat_request(model: str, chat: Mapping[str, Any]) -> ChatCompletionRequest:
+    """The request as parsers want it; messages are no concern of theirs.
+
+    Raises:
+        ValueError: vLLM refuses the tools.
+    """
+    return ChatCompletionRequest(model=model, messages=[{"role": "user", "content": ""}], **chat)
+
+
+def make_parser(kind: Any, tokenizer: Any, request: ChatCompletionRequest) -> Any:
+    """The parser of one choice."""
+    kwargs = request.chat_template_kwargs or {}
+    return kind(tokenizer, request.tools, chat_template_kwargs=kwargs)
+
+
+def adjusted(parser: Any, request: ChatCompletionRequest) -> dict[str, Any]:
+    """What a parser wants of the engine: fields of the payload of ``Worker.generate``.
+
+    Raises:
+        ValueError: The tools cannot be had as asked.
+    """
+    changed = parser.adjust_request(request)
+    out: dict[str, Any] = {} if changed.skip_special_tokens else {"skip_special_tokens": False}
+    wanted = changed.structured_outputs
+    if wanted is not None:
+        kinds = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")
+        found = {name: getattr(wanted, name) for name in kinds}
+        out["structured_outputs"] = {name: value for name, value in found.items() if value is not None}
+    return out

@@ -1,0 +1,48 @@
+"""The tests of the vLLM engine once more, on a GPU with vLLM's CUDA build: ``pytest -m gpu tests/gpu``."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from dynamo_tasks.config.gpus import visible_gpus
+from tests.vllm import test_vllm_continue, test_vllm_embeddings, test_vllm_engine, test_vllm_lora
+from tests.vllm.conftest import Bench, bench, tiny_model
+from tests.vllm.test_vllm_embeddings import embedder
+from tests.vllm.test_vllm_lora import fleet
+
+__all__ = ["bench", "embedder", "fleet", "tiny_model"]
+
+_MISSING = (
+    "no GPU on this host" if not visible_gpus(os.environ)
+    else "needs vLLM: pip install 'dynamo-tasks[vllm]'" if importlib.util.find_spec("vllm") is None
+    else ""
+)  # fmt: skip
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.timeout(400),
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.skipif(bool(_MISSING), reason=_MISSING),
+]
+
+
+def tests_of(*modules: ModuleType) -> dict[str, Callable[..., Any]]:
+    """The test functions of other modules."""
+    return {
+        name: value for module in modules for name, value in vars(module).items() if name.startswith("test_")
+    }
+
+
+globals().update(tests_of(test_vllm_engine, test_vllm_continue, test_vllm_embeddings, test_vllm_lora))
+
+
+def test_it_runs_on_the_gpu(bench: Bench) -> None:
+    platform: Any = importlib.import_module("vllm.platforms").current_platform
+    assert platform.is_cuda()
+    assert bench.engine.check_health() is None
