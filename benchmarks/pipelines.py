@@ -1,9 +1,9 @@
 """Calls per second of a service that does nothing.
 
-python -m benchmarks.pipelines [--calls 40000] [--in-flight 64] [--celery-calls 4000]
+python -m benchmarks.pipelines [--calls 40000] [--in-flight 64] [--celery-calls 4000] [--ray-calls 4000]
 
 ``async`` keeps that many calls in flight from one thread, ``sync`` has as many threads with one call each. On Celery,
-beside it: the same call of a plain endpoint that does nothing, by a client on the event loop.
+beside it: the same call of a plain endpoint that does nothing, by a client on the event loop. On Ray only if asked for.
 """
 
 from __future__ import annotations
@@ -124,6 +124,14 @@ def celery(calls: int, in_flight: int) -> None:
             workers.close()
 
 
+def ray(calls: int, in_flight: int) -> None:
+    """A service that is an actor, on a cluster of this machine."""
+    env = RemoteEnvironment("benchmark", backend="ray")
+    env.register_service("noop", Noop)
+    with connect(env) as services:
+        print(measure("ray, async", asynchronous, services, calls, in_flight))
+
+
 def main() -> None:
     """Print a Markdown table."""
     parser = argparse.ArgumentParser(
@@ -132,11 +140,14 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=40_000)
     parser.add_argument("--in-flight", type=int, default=64)
     parser.add_argument("--celery-calls", type=int, default=4000, help="0 = leave Celery out")
+    parser.add_argument("--ray-calls", type=int, default=0, help="0 = leave Ray out")
     args = parser.parse_args()
     print(f"| {args.in_flight} in flight | calls/s | p50 ms | p99 ms |\n|---|---|---|---|")
     local(args.calls, args.in_flight)
     if args.celery_calls:
         celery(args.celery_calls, args.in_flight)
+    if args.ray_calls:
+        ray(args.ray_calls, args.in_flight)
 
 
 if __name__ == "__main__":

@@ -30,11 +30,14 @@ if TYPE_CHECKING:
     from dynamo_tasks.pipelines.local_service_task import LocalServiceTask
     from dynamo_tasks.pipelines.messages import ServiceRequest, ServiceResponse
     from dynamo_tasks.pipelines.proxy import ProxyManager
+    from dynamo_tasks.pipelines.ray_cluster import ActorWrapper, ensure_ray_initialized
+    from dynamo_tasks.pipelines.ray_service_task import RayServiceTask
     from dynamo_tasks.pipelines.remote_environment import RemoteEnvironment
     from dynamo_tasks.pipelines.remote_job import RemoteJob
     from dynamo_tasks.pipelines.service_caller import ServiceManager
 
 _WHERE = {
+    "ActorWrapper": "ray_cluster",
     "BaseEnvironment": "environment",
     "BaseRuntimeContext": "context",
     "BaseService": "factory",
@@ -53,6 +56,7 @@ _WHERE = {
     "LocalServiceTask": "local_service_task",
     "MapFunction": "functions",
     "ProxyManager": "proxy",
+    "RayServiceTask": "ray_service_task",
     "RemoteEnvironment": "remote_environment",
     "RemoteJob": "remote_job",
     "ServiceContext": "context",
@@ -65,9 +69,11 @@ _WHERE = {
     "TaskContext": "context",
     "connect": "connection",
     "create_service_task": "job_services",
+    "ensure_ray_initialized": "ray_cluster",
 }
 
 __all__ = [
+    "ActorWrapper",
     "BaseEnvironment",
     "BaseRuntimeContext",
     "BaseService",
@@ -86,6 +92,7 @@ __all__ = [
     "LocalServiceTask",
     "MapFunction",
     "ProxyManager",
+    "RayServiceTask",
     "RemoteEnvironment",
     "RemoteJob",
     "ServiceContext",
@@ -98,6 +105,7 @@ __all__ = [
     "TaskContext",
     "connect",
     "create_service_task",
+    "ensure_ray_initialized",
 ]
 
 

@@ -39,14 +39,19 @@ class BaseServiceTask(ABC):
     def __init__(self, factory: ServiceFactory, ctx: ServiceContext):
         self.name = factory.name
         self.ctx = ctx
-        self.service = factory.create_service(ctx)
+        self._factory = factory
+        self.service = self.make_service()
         self.statistics = CallStatistics(factory.name)
-        self.methods = method_names(type(self.service))
+        self.methods = method_names(factory.service_class)
         self.is_running = False
         self._closed = False
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' running' if self.is_running else ''}>"
+
+    def make_service(self) -> Any:
+        """Make the instance."""
+        return self._factory.create_service(self.ctx)
 
     # -- life ---------------------------------------------------------------------------------------
 

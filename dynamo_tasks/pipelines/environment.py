@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import secrets
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -17,7 +16,7 @@ from dynamo_tasks.pipelines.factory import ServiceEndpoint, ServiceFactory
 from dynamo_tasks.pipelines.functions import BatchFunction, FunctionSpec, Items, SourceFunction
 from dynamo_tasks.pipelines.job import Job
 from dynamo_tasks.pipelines.job_services import JobServices
-from dynamo_tasks.pipelines.local_job import LocalJob
+from dynamo_tasks.pipelines.local_job import LocalJob, connect_within
 from dynamo_tasks.pipelines.operators import SINKS, Stage, StageKind
 from dynamo_tasks.pipelines.settings import Settings
 from dynamo_tasks.protocol.names import EndpointId, check_component
@@ -63,6 +62,8 @@ class BaseEnvironment(ABC):
     def register_service(self, name: str) -> Callable[[C], C]: ...
     @overload
     def register_service(self, name: str, cls: C, *args: Any, **kwargs: Any) -> C: ...
+    @overload
+    def register_service(self, name: str, cls: str | EndpointId | DynamoEndpoint) -> Any: ...
     def register_service(self, name: str, cls: Any = None, *args: Any, **kwargs: Any) -> Any:
         """Register a service; its instance is made at submit.
 
@@ -276,17 +277,11 @@ class LocalEnvironment(BaseEnvironment):
     """
 
     def _launch(self) -> Job:
-        return LocalJob(self).start()
+        return LocalJob(self, JobServices(self)).start()
 
     def connect(self) -> Connection:
         """See :func:`dynamo_tasks.pipelines.connection.connect`."""
-        for job in reversed(self.jobs):
-            if isinstance(job, LocalJob) and not job.status().state.is_over:
-                return Connection(job.services.task_context("connection"), lambda: None)
-        job_id = f"{self.name}-{secrets.token_hex(4)}"
-        services = JobServices(self, job_id)
-        services.start()
-        return Connection(services.task_context("connection"), services.stop)
+        return connect_within(self, JobServices)
 
 
 def _checked(given: Any, base: type) -> Any:

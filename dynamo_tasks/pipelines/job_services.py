@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -27,10 +28,14 @@ def create_service_task(factory: ServiceFactory, ctx: ServiceContext, **where: A
     Args:
         factory: Makes the service.
         ctx: Its context.
-        **where: What :class:`~dynamo_tasks.pipelines.celery_service_task.CeleryServiceTask` needs besides.
+        **where: What a ``CeleryServiceTask`` or ``RayServiceTask`` needs besides.
     """
     if ctx.request_qd.kind == LocalServiceTask.kind:
         return LocalServiceTask(factory, ctx)
+    if ctx.request_qd.kind == "ray":
+        from dynamo_tasks.pipelines.ray_service_task import RayServiceTask
+
+        return RayServiceTask(factory, ctx, **where)
     from dynamo_tasks.pipelines.celery_service_task import CeleryServiceTask
 
     return CeleryServiceTask(factory, ctx, **where)
@@ -41,22 +46,30 @@ class JobServices:
 
     Args:
         environment: Where they were registered.
-        job_id: Of the job.
+
+    Attributes:
+        job_id: ``<environment>-<8 hex digits>``.
     """
 
-    def __init__(self, environment: BaseEnvironment, job_id: str):
+    def __init__(self, environment: BaseEnvironment):
         self._env_name = environment.name
-        self._job_id = job_id
+        self.job_id = job_id = f"{environment.name}-{secrets.token_hex(4)}"
         self._settings = environment.config
         self._factories = dict(environment.service_factories)
         self._remote: Remote | None = None
-        queues: dict[str, QueueDescriptor] = {
-            name: LocalQueueDescriptor(f"{job_id}.{name}.requests") for name in self._factories
-        }
+        queues = {name: self.queue_of(name) for name in self._factories}
         queues |= self._endpoint_queues(environment.service_endpoints)
         self.manager = ServiceManager(queues, name=job_id, max_in_flight=self._settings.max_in_flight)
         self._proxies: list[ProxyManager] = []
         self.tasks: dict[str, BaseServiceTask] = {}
+
+    def queue_of(self, name: str) -> QueueDescriptor:
+        """Describe the request queue of a service."""
+        return LocalQueueDescriptor(f"{self.job_id}.{name}.requests")
+
+    def make_task(self, factory: ServiceFactory, ctx: ServiceContext) -> BaseServiceTask:
+        """Make what runs a service."""
+        return create_service_task(factory, ctx)
 
     def _endpoint_queues(self, endpoints: Mapping[str, ServiceEndpoint]) -> dict[str, QueueDescriptor]:
         """Services that other workers serve: the only ones here that need a server."""
@@ -76,7 +89,7 @@ class JobServices:
             self.manager, sync_timeout=settings.timeout, async_timeout=settings.async_timeout
         )
         self._proxies.append(proxy)
-        return {"env_name": self._env_name, "job_id": self._job_id, "proxy": proxy}
+        return {"env_name": self._env_name, "job_id": self.job_id, "proxy": proxy}
 
     def task_context(self, name: str, index: int = 0, parallelism: int = 1) -> TaskContext:
         """The context of one task of an operator."""
@@ -90,7 +103,7 @@ class JobServices:
                 ctx = ServiceContext(
                     name, request_qd=queue, parallelism=factory.parallelism, **self._common()
                 )
-                self.tasks[name] = create_service_task(factory, ctx)
+                self.tasks[name] = self.make_task(factory, ctx)
             for task in self.tasks.values():
                 task.start_running()
         except BaseException:

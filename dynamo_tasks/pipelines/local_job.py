@@ -2,127 +2,47 @@
 
 from __future__ import annotations
 
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from itertools import cycle
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from dynamo_tasks.errors import JobFailedError
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.pipelines.functions import Bound, SourceFunction
+from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.job import Job, JobState, JobStatus, OperatorStatus
 from dynamo_tasks.pipelines.job_services import JobServices
+from dynamo_tasks.pipelines.local_tasks import Edge, RecordTask, Source, Task
 from dynamo_tasks.pipelines.messages import describe_error
-from dynamo_tasks.pipelines.operators import SOURCES, DeadLetter, Operator, Record, Stage, partition
+from dynamo_tasks.pipelines.operators import SOURCES, DeadLetter, Operator, Record, Stage
 from dynamo_tasks.pipelines.queues import Channel, ChannelClosed
 
 if TYPE_CHECKING:
     from dynamo_tasks.pipelines.environment import BaseEnvironment
 
-__all__ = ["LocalJob"]
+__all__ = ["LocalJob", "connect_within"]
 
 _UNBOUNDED = 1 << 62
 
 
-class _Edge:
-    """From one task to all tasks of one operator that follows."""
-
-    def __init__(self, stage: Stage, channels: list[Channel[Record]]):
-        self._keyed = bool(stage.inputs) and all(one.keyed for one in stage.inputs)
-        self.channels = channels
-        self._turns = cycle(channels)
-
-    def send(self, record: Record) -> None:
-        if len(self.channels) == 1:
-            self.channels[0].put(record)
-        elif self._keyed:
-            self.channels[partition(record.key, len(self.channels))].put(record)
-        else:
-            next(self._turns).put(record)
-
-
-class _Task(Protocol):
-    """What a thread of the job does."""
-
-    function: Bound
-    stage: Stage
-    counts: dict[str, int]
-
-    def run(self, edges: list[_Edge]) -> None:
-        """Work until the end."""
-
-
-class _Source:
-    """Reads a source."""
-
-    def __init__(self, stage: Stage, function: Bound, stopping: threading.Event):
-        self.stage = stage
-        self.function = function
-        self.counts = {"in": 0, "out": 0, "skipped": 0, "dead": 0}
-        self._stopping = stopping
-
-    def run(self, edges: list[_Edge]) -> None:
-        for value in self._values():
-            for edge in edges:
-                edge.send(Record(None, value))
-            self.counts["out"] += 1
-            if self._stopping.is_set():
-                return
-
-    def _values(self) -> Iterator[Any]:
-        owner = self.function.owner
-        return self._polled(owner) if isinstance(owner, SourceFunction) else self.function.batch()
-
-    def _polled(self, source: SourceFunction) -> Iterator[Any]:
-        while not self._stopping.is_set():
-            try:
-                value = source.execute()
-            except StopIteration:
-                return
-            if value is not None:
-                yield value
-            else:
-                self._stopping.wait(source.poll_interval)
-
-
-class _Worker:
-    """Takes records from a channel and applies an operator to them."""
-
-    def __init__(self, operator: Operator, channel: Channel[Record], job: LocalJob):
-        self.stage = operator.stage
-        self.function = operator.function
-        self.counts = operator.counts
-        self._operator = operator
-        self._channel = channel
-        self._job = job
-
-    def run(self, edges: list[_Edge]) -> None:
-        operator, ctx = self._operator, self._operator.ctx
-        collected = self._job.collected if self.stage.kind == "collect" else None
-        for record in self._channel:
-            ctx.record_id = f"{ctx.name}.{ctx.task_index}:{operator.counts['in']}"
-            for made in operator.handle(record):
-                if collected is not None:
-                    collected.put(made.value)
-                for edge in edges:
-                    edge.send(made)
-            if operator.dead:
-                self._job.bury(operator.dead)
-
-
 class LocalJob(Job):
-    """See :class:`~dynamo_tasks.pipelines.job.Job`."""
+    """See :class:`~dynamo_tasks.pipelines.job.Job`.
 
-    def __init__(self, environment: BaseEnvironment):
+    Args:
+        environment: What to run.
+        services: Its services, made for this job alone.
+    """
+
+    backend: ClassVar[str] = "local"
+
+    def __init__(self, environment: BaseEnvironment, services: JobServices):
         self.name = environment.name
-        self.id = f"{environment.name}-{secrets.token_hex(4)}"
+        self.id = services.job_id
         self._settings = environment.config
         self._stages = list(environment.stages)
-        self.services = JobServices(environment, self.id)
-        self._channels: dict[Stage, list[Channel[Record]]] = {}
-        self._tasks: list[_Task] = []
+        self.services = services
+        self.channels: dict[Stage, list[Channel[Record]]] = {}
+        self._tasks: list[Task] = []
         self._threads: list[threading.Thread] = []
         self._dead: list[DeadLetter] = []
         self.collected: Channel[Any] = Channel(_UNBOUNDED)
@@ -149,7 +69,7 @@ class LocalJob(Job):
         event(
             "job.start",
             job=self.id,
-            backend="local",
+            backend=self.backend,
             operators=len(self._stages),
             services=len(self.services.tasks),
         )
@@ -162,27 +82,28 @@ class LocalJob(Job):
             if stage.kind not in SOURCES:
                 producers = sum(one.parallelism for one in stage.inputs)
                 size = self._settings.queue_size
-                self._channels[stage] = [Channel(size, producers) for _ in range(stage.parallelism)]
+                self.channels[stage] = [Channel(size, producers) for _ in range(stage.parallelism)]
         for stage in self._stages:
             for index in range(stage.parallelism):
-                self._tasks.append(self._make(stage, index))
+                self._tasks.append(self.make_task(stage, index))
         for task in self._tasks:
             task.function.hook("setup")
 
-    def _make(self, stage: Stage, index: int) -> _Task:
+    def make_task(self, stage: Stage, index: int) -> Task:
+        """What one thread does; its channel is there already."""
         ctx = self.services.task_context(stage.name, index, stage.parallelism)
         if stage.kind in SOURCES:
-            return _Source(stage, stage.function.make(ctx), self._stopping)
-        return _Worker(Operator(stage, ctx, self.name), self._channels[stage][index], self)
+            return Source(stage, stage.function.make(ctx), self._stopping)
+        return RecordTask(Operator(stage, ctx, self.name), self.channels[stage][index], self)
 
-    def _thread(self, index: int, task: _Task) -> threading.Thread:
-        edges = [_Edge(stage, self._channels[stage]) for stage in self._stages if task.stage in stage.inputs]
+    def _thread(self, index: int, task: Task) -> threading.Thread:
+        edges = [Edge(stage, self.channels[stage]) for stage in self._stages if task.stage in stage.inputs]
         name = f"{self.id}.{task.stage.name}.{index}"
         return threading.Thread(target=self._run, args=(task, edges), name=name)
 
     # -- threads ------------------------------------------------------------------------------------
 
-    def _run(self, task: _Task, edges: list[_Edge]) -> None:
+    def _run(self, task: Task, edges: list[Edge]) -> None:
         try:
             task.run(edges)
         except ChannelClosed:
@@ -199,7 +120,7 @@ class LocalJob(Job):
         if last:
             self._finish()
 
-    def _close(self, task: _Task) -> None:
+    def _close(self, task: Task) -> None:
         try:
             task.function.hook("close")
         except Exception as exc:  # noqa: BLE001 - the user's: a sink that could not write its rest has failed
@@ -215,7 +136,7 @@ class LocalJob(Job):
 
     def _abort(self) -> None:
         self._stopping.set()
-        for channels in self._channels.values():
+        for channels in self.channels.values():
             for channel in channels:
                 channel.close()
 
@@ -295,7 +216,7 @@ class LocalJob(Job):
         return JobStatus(
             self.id,
             self.name,
-            "local",
+            self.backend,
             self._state,
             self.started,
             error,
@@ -306,9 +227,21 @@ class LocalJob(Job):
     def _operator_status(self, stage: Stage) -> OperatorStatus:
         tasks = [task for task in self._tasks if task.stage is stage]
         total: Callable[[str], int] = lambda key: sum(task.counts[key] for task in tasks)  # noqa: E731
-        lag = sum(len(channel) for channel in self._channels.get(stage, ()))
+        lag = sum(len(channel) for channel in self.channels.get(stage, ()))
         taken = total("out") if stage.kind in SOURCES else total("in")
         return OperatorStatus(
             stage.name, stage.kind, stage.parallelism, total("in"), total("out"), total("skipped"), total("dead"),
             lag, round(taken / max(time.time() - self.started, 1e-6), 3),
         )  # fmt: skip
+
+
+def connect_within(
+    environment: BaseEnvironment, make_services: Callable[[BaseEnvironment], JobServices]
+) -> Connection:
+    """Connect to the newest job of this process that runs, else to services that are started for the connection."""
+    for job in reversed(environment.jobs):
+        if isinstance(job, LocalJob) and not job.status().state.is_over:
+            return Connection(job.services.task_context("connection"), lambda: None)
+    services = make_services(environment)
+    services.start()
+    return Connection(services.task_context("connection"), services.stop)

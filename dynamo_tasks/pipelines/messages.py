@@ -6,6 +6,8 @@ import time
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from dynamo_tasks.errors import EndpointError
+
 __all__ = ["ReplyTo", "ServiceRequest", "ServiceResponse", "describe_error"]
 
 
@@ -76,6 +78,8 @@ class ServiceResponse:
 
 
 def describe_error(exc: BaseException) -> str:
-    """``TypeName: text``, or the name alone."""
+    """``TypeName: text``, or the name alone; what another process raised says so itself."""
+    if isinstance(exc, EndpointError):
+        return exc.message
     text = str(exc)
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections import deque
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -58,8 +57,7 @@ class _Pipeline:
     lines: ClassVar[int]
 
     def __init__(self) -> None:
-        job_id = f"{self.environment.name}-{secrets.token_hex(4)}"
-        self._services = JobServices(self.environment, job_id)
+        self._services = JobServices(self.environment)
         self._idle: SimpleQueue[_Line] = SimpleQueue()
 
     @async_on_start

@@ -16,7 +16,7 @@ from dynamo_tasks.pipelines.service_methods import method_names
 from dynamo_tasks.pipelines.settings import Settings
 from dynamo_tasks.protocol.names import RUN, EndpointId
 
-__all__ = ["COMPONENT", "OperatorPlan", "Plan", "ServicePlan", "make_plan"]
+__all__ = ["COMPONENT", "OperatorPlan", "Plan", "ServicePlan", "make_plan", "plan_operator", "plan_service"]
 
 
 COMPONENT = "Operators"
@@ -155,15 +155,16 @@ def make_plan(
     Raises:
         ConfigError: something cannot travel to a worker; says what to do.
     """
-    operators = [_operator(stage) for stage in stages]
-    services = [_service(one) for one in factories]
+    operators = [plan_operator(stage) for stage in stages]
+    services = [plan_service(one) for one in factories]
     services += [
         ServicePlan(one.name, endpoint=str(one.endpoint), endpoint_streams=one.streams) for one in endpoints
     ]
     return Plan(job_id, name, settings.namespace, settings, operators, services)
 
 
-def _operator(stage: Stage) -> OperatorPlan:
+def plan_operator(stage: Stage) -> OperatorPlan:
+    """Describe an operator; raises as :func:`make_plan`."""
     keyed = stage.kind not in SOURCES and all(one.keyed for one in stage.inputs)
     inputs = [one.name for one in stage.inputs]
     return OperatorPlan(
@@ -171,7 +172,8 @@ def _operator(stage: Stage) -> OperatorPlan:
     )
 
 
-def _service(factory: ServiceFactory) -> ServicePlan:
+def plan_service(factory: ServiceFactory) -> ServicePlan:
+    """Describe a service; raises as :func:`make_plan`."""
     cls = factory.service_class
     methods = method_names(cls)
     kinds = (inspect.isgeneratorfunction, inspect.isasyncgenfunction)

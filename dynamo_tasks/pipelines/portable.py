@@ -1,4 +1,7 @@
-"""Functions and classes as they travel to a worker: an import path and JSON, never code."""
+"""Functions and classes as they travel to a worker: an import path and JSON.
+
+Code itself travels only where both sides have a key to sign it with; see :mod:`dynamo_tasks.pipelines.signed`.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +11,12 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.pipelines import signed
 from dynamo_tasks.pipelines.functions import FunctionSpec, Items
 
 __all__ = ["Reference", "load", "refer"]
 
+_OR_SIGN = f" (or set {signed.KEY} on both sides, to send it by cloudpickle)"
 _MOST_ITEMS = 16 << 20
 """Bytes of the records of ``from_batch(list)``: they are part of the job's plan."""
 
@@ -25,6 +30,8 @@ class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
         kwargs: Keyword arguments.
         state: Attributes of an instance.
         items: The records of a list.
+        pickled: Target, arguments and keyword arguments by value; then there is no path.
+        signature: Of ``pickled``.
     """
 
     path: str = ""
@@ -32,6 +39,8 @@ class Reference(msgspec.Struct, frozen=True, omit_defaults=True):
     kwargs: dict[str, Any] = {}
     state: dict[str, Any] | None = None
     items: list[Any] | None = None
+    pickled: bytes = b""
+    signature: bytes = b""
 
 
 def refer(spec: FunctionSpec) -> Reference:
@@ -49,7 +58,13 @@ def refer(spec: FunctionSpec) -> Reference:
             )
         return Reference(items=items)
     target = type(spec.target) if spec.is_instance else spec.target
-    path = _path(target)
+    try:
+        path = _path(target)
+    except ConfigError:
+        if not signed.enabled():
+            raise
+        pickled, signature = signed.dump(spec.name, (spec.target, spec.args, spec.kwargs))
+        return Reference(pickled=pickled, signature=signature)
     state = {k: v for k, v in vars(spec.target).items() if k != "ctx"} if spec.is_instance else None
     _json(f"the arguments of {path}", [spec.args, spec.kwargs])
     if state:
@@ -69,11 +84,13 @@ def _path(target: Any) -> str:
     shown = f"{module}.{name}" if module else repr(target)
     if module == "__main__":
         raise ConfigError(
-            f"{shown} cannot travel to a worker: move it into a module that the worker can import"
+            f"{shown} cannot travel to a worker: move it into a module that the worker can import{_OR_SIGN}"
         )
     if not module or "<" in name:
         what = "a lambda" if "<lambda>" in name else "an inner function or class"
-        raise ConfigError(f"{shown} is {what} and cannot travel to a worker: move it to the top of a module")
+        raise ConfigError(
+            f"{shown} is {what} and cannot travel to a worker: move it to the top of a module{_OR_SIGN}"
+        )
     path = f"{module}:{name}"
     if _find(path) is not target:
         raise ConfigError(f"{path} is not {target!r}: a worker would import something else")
@@ -95,10 +112,12 @@ def load(reference: Reference) -> FunctionSpec:
     """The reverse of :func:`refer`, on a worker.
 
     Raises:
-        ConfigError: it cannot be imported here.
+        ConfigError: it cannot be imported here; or it is code, and not signed with this process's key.
     """
     if reference.items is not None:
         return FunctionSpec(Items(reference.items))
+    if reference.pickled:
+        return FunctionSpec(*signed.restore(reference.pickled, reference.signature))
     target = _find(reference.path)
     if reference.state is None:
         return FunctionSpec(target, tuple(reference.args), reference.kwargs)

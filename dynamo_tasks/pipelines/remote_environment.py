@@ -5,7 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Mapping
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import msgspec
 
@@ -28,7 +28,7 @@ from dynamo_tasks.store.jobs import Jobs
 
 __all__ = ["BACKENDS", "RemoteEnvironment"]
 
-BACKENDS = ("celery",)
+BACKENDS = ("celery", "ray")
 
 
 class RemoteEnvironment(BaseEnvironment):
@@ -42,11 +42,19 @@ class RemoteEnvironment(BaseEnvironment):
     Args:
         name: ``[A-Za-z0-9_-]+``.
         config: See :class:`~dynamo_tasks.pipelines.settings.Settings`.
-        backend: ``celery``.
+        backend: ``celery``; or ``ray``, where services and operators are actors of a Ray cluster.
 
     Raises:
         ConfigError: an unknown backend, or a setting that is not allowed.
     """
+
+    def __new__(cls, name: str, config: Mapping[str, Any] | None = None, backend: str = "celery") -> Self:
+        """Make the kind of the backend."""
+        if backend != "ray":
+            return super().__new__(cls)
+        from dynamo_tasks.pipelines.ray_environment import RayEnvironment
+
+        return super().__new__(RayEnvironment)  # type: ignore[return-value]
 
     def __init__(self, name: str, config: Mapping[str, Any] | None = None, backend: str = "celery"):
         if backend not in BACKENDS:
@@ -75,7 +83,7 @@ class RemoteEnvironment(BaseEnvironment):
         bridge().call(launch(plan, self._remote))
         return RemoteJob(plan, self._remote)
 
-    def job(self, job_id: str) -> RemoteJob:
+    def job(self, job_id: str) -> Job:
         """A handle on a job that was submitted before, by this process or another one.
 
         Raises:
@@ -86,7 +94,7 @@ class RemoteEnvironment(BaseEnvironment):
 
     def connect(self) -> Connection:
         """See :func:`dynamo_tasks.pipelines.connection.connect`."""
-        running = self.running()
+        running = bridge().call(self._running(self._remote))
         job = running or self._start(self._plan([]))
         manager = ServiceManager(
             queues_of(job.plan, self._remote), name=job.id, max_in_flight=self.config.max_in_flight
@@ -104,7 +112,7 @@ class RemoteEnvironment(BaseEnvironment):
             BaseRuntimeContext("connection", env_name=self.name, job_id=job.id, proxy=proxy), close
         )
 
-    def running(self) -> RemoteJob | None:
+    def running(self) -> Job | None:
         """The newest job of this environment that runs, whoever submitted it."""
         return bridge().call(self._running(self._remote))
 

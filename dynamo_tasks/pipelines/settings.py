@@ -29,6 +29,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         timeout: Seconds that ``call_service`` waits by default.
         async_timeout: Seconds after which the future of ``call_service_async`` fails by default.
         max_in_flight: Asynchronous calls that may wait for their response at once.
+        ray_address: Of the Ray cluster; ``RAY_ADDRESS`` by default, else one is started within this process's life.
+        max_restarts: How often Ray starts a lost actor again.
     """
 
     namespace: str = "pipelines"
@@ -39,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     timeout: Seconds = SYNC_TIMEOUT
     async_timeout: Seconds = ASYNC_TIMEOUT
     max_in_flight: Positive = MAX_IN_FLIGHT
+    ray_address: str | None = None
+    max_restarts: Annotated[int, msgspec.Meta(ge=0)] = 3
 
     @classmethod
     def of(cls, config: Mapping[str, Any] | None) -> Settings:

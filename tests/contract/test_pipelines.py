@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,9 +12,11 @@ import redis
 
 from dynamo_tasks.errors import ConfigError, InvalidNameError, JobFailedError
 from dynamo_tasks.pipelines import JobState, LocalEnvironment, RemoteEnvironment, connect
+from dynamo_tasks.pipelines.ray_cluster import actor_names
 from dynamo_tasks.serve.backend import snapshot
 from tests.support import pipeline_parts as parts
 from tests.support.processes import Worker, until
+from tests.support.ray import ray_cluster_of
 from tests.support.server import RedisServer
 
 MakeEnvironment = Callable[..., Any]
@@ -28,9 +31,21 @@ def operators(redis_server: RedisServer) -> Iterator[Worker]:
         yield worker
 
 
-@pytest.fixture(params=["local", "celery"])
+@pytest.fixture(scope="module")
+def ray_cluster() -> Iterator[None]:
+    """A cluster of two CPUs."""
+    with ray_cluster_of(2):
+        yield
+
+
+@pytest.fixture(params=["local", "celery", pytest.param("ray", marks=[pytest.mark.slow, pytest.mark.ray])])
 def make_env(request: pytest.FixtureRequest) -> Iterator[MakeEnvironment]:
     """Makes environments; behind the test nothing of them may be left."""
+    if request.param == "ray":
+        request.getfixturevalue("ray_cluster")
+        yield functools.partial(RemoteEnvironment, backend="ray")
+        assert actor_names() == []
+        return
     if request.param == "local":
         before = set(threading.enumerate())
         yield LocalEnvironment

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import time
+from pathlib import Path
 from typing import Any
 
 from dynamo_tasks.pipelines import BaseService, FlatMapFunction, MapFunction, SinkFunction, SourceFunction
 
 __all__ = [
-    "Ask", "AskAll", "Count", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Profile", "Table", "Ticker", "evens",
+    "Ask", "AskAll", "Count", "Counter", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Marked", "MarkedTable",
+    "Process", "Profile", "Table", "Ticker", "evens",
     "fails_on", "halves", "key_of", "plus",
 ]  # fmt: skip
 
@@ -163,6 +166,32 @@ class Table(SinkFunction):
         self.table.close()
 
 
+class MarkedTable(Table):
+    """Leaves a file that is named like its process, too."""
+
+    def __init__(self, path: str, folder: str) -> None:
+        super().__init__(path, pause=0.001)
+        self.folder = folder
+
+    def setup(self) -> None:
+        super().setup()
+        (Path(self.folder) / str(os.getpid())).touch()
+
+
+class Counter:
+    """A plain object."""
+
+    def __init__(self, first: int) -> None:
+        self.value = first - 1
+
+    def next(self) -> int:
+        self.value += 1
+        return self.value
+
+    def refuse(self) -> None:
+        raise ValueError("no")
+
+
 class Count(SourceFunction):
     """Counts up to an end; goes on where it was."""
 
@@ -182,6 +211,45 @@ class Count(SourceFunction):
 
     def seek(self, position: int) -> None:
         self.next = position
+
+
+class Marked(MapFunction):
+    """Leaves a file that is named like its process."""
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def setup(self) -> None:
+        (Path(self.folder) / str(os.getpid())).touch()
+
+    def execute(self, record: int) -> int:
+        time.sleep(0.002)
+        return record + 1
+
+
+class Process(BaseService):
+    """Tells who it is, at once or later."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def process(self) -> int:
+        return os.getpid()
+
+    def later(self, file: str) -> int:
+        """Waits as long as the file is there."""
+        Path(file).with_suffix(".begun").touch()
+        while Path(file).exists():
+            time.sleep(0.01)
+        return os.getpid()
+
+    def endless(self) -> Any:
+        while True:
+            yield os.getpid()
+
+    def broken(self) -> Any:
+        yield 1
+        raise ValueError("no more")
 
 
 class Ask(MapFunction):

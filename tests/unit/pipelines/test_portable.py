@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
@@ -83,8 +84,18 @@ def test_a_plan_survives_the_wire() -> None:
 
 
 def test_a_backend_that_does_not_exist() -> None:
-    with pytest.raises(ConfigError, match=r"has no backend 'ray' \(known: celery\)"):
-        RemoteEnvironment("shop", backend="ray")
+    with pytest.raises(
+        ConfigError, match=r"has no backend 'rai'; did you mean 'ray'\? \(known: celery, ray\)"
+    ):
+        RemoteEnvironment("shop", backend="rai")
+
+
+def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    env = RemoteEnvironment("shop", backend="ray")
+    env.from_batch([1]).map(parts.plus).collect()
+    with pytest.raises(ConfigError, match=r"needs Ray: pip install 'dynamo-tasks\[ray\]'"):
+        env.submit()
 
 
 def test_jobs_of_one_environment_share_the_labels_of_their_metrics() -> None:

@@ -1,0 +1,252 @@
+"""What runs in the processes of Ray: a service, or one task of an operator.
+
+Both are made in ``__init__``, since Ray runs nothing else when it starts an actor again. What the user's code raises
+there is kept, and answers ``ready``: Ray would only say that the actor died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.pipelines.context import ServiceContext, TaskContext
+from dynamo_tasks.pipelines.factory import ServiceFactory
+from dynamo_tasks.pipelines.local_service_task import LocalServiceTask
+from dynamo_tasks.pipelines.messages import ServiceRequest, ServiceResponse, describe_error
+from dynamo_tasks.pipelines.operators import DeadLetter, Operator, Record, Stage
+from dynamo_tasks.pipelines.plan import OperatorPlan, Plan
+from dynamo_tasks.pipelines.portable import load
+from dynamo_tasks.pipelines.proxy import ProxyManager
+from dynamo_tasks.pipelines.queues import LocalQueueDescriptor, QueueDescriptor
+from dynamo_tasks.pipelines.ray_queue import Answer, RayQueueDescriptor, decode_arguments
+from dynamo_tasks.pipelines.service_caller import ServiceManager
+from dynamo_tasks.protocol.names import EndpointId
+
+__all__ = ["Handled", "OperatorActor", "ServiceActor"]
+
+_END = object()
+_GRACE = 1.0
+"""Seconds that a call may outlive its caller, who says first that it took too long."""
+
+
+class Handled(msgspec.Struct):
+    """What became of a chunk of records.
+
+    Attributes:
+        records: What was made of them.
+        counts: By how much the counters of the task went up.
+        dead: Those that could not be handled, with policy ``dead_letter``.
+        error: What failed the job, behind ``records``.
+    """
+
+    records: list[Record]
+    counts: dict[str, int]
+    dead: list[DeadLetter]
+    error: str | None = None
+
+
+class _Actor:
+    """Common part: the job's services, and what failed while it was made."""
+
+    failure: str | None = None
+
+    def __init__(self, plan: bytes):
+        self.plan = plan_ = Plan.decode(plan)
+        queues: dict[str, QueueDescriptor] = {
+            one.name: RayQueueDescriptor(plan_.id, one) for one in plan_.hosted
+        }
+        queues |= _endpoints(plan_)
+        self.manager = ServiceManager(queues, name=plan_.id, max_in_flight=plan_.settings.max_in_flight)
+
+    def common(self) -> dict[str, Any]:
+        settings = self.plan.settings
+        proxy = ProxyManager(
+            self.manager, sync_timeout=settings.timeout, async_timeout=settings.async_timeout
+        )
+        return {"env_name": self.plan.name, "job_id": self.plan.id, "proxy": proxy}
+
+
+def _endpoints(plan: Plan) -> dict[str, QueueDescriptor]:
+    """Services that other workers serve: the only ones that need a Redis server."""
+    found = [one for one in plan.services if one.endpoint]
+    if not found:
+        return {}
+    from dynamo_tasks.pipelines.remote_queue import EndpointQueueDescriptor, Remote
+
+    remote = Remote.open(plan.settings.redis_url)
+    return {
+        one.name: EndpointQueueDescriptor(
+            one.name, remote, EndpointId.parse(one.endpoint), one.endpoint_streams
+        )
+        for one in found
+    }
+
+
+class _Reply:
+    """Hands the response of a thread to the coroutine that waits for it."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[ServiceResponse] = self._loop.create_future()
+
+    def put(self, response: ServiceResponse) -> None:
+        self._loop.call_soon_threadsafe(self._set, response)
+
+    def _set(self, response: ServiceResponse) -> None:
+        if not self.future.done():
+            self.future.set_result(response)
+
+
+class ServiceActor(_Actor):
+    """A service: a local service task, whose queue Ray's calls fill.
+
+    Args:
+        plan: The job.
+        name: Of the service.
+    """
+
+    def __init__(self, plan: bytes, name: str):
+        try:
+            super().__init__(plan)
+            self._task = self._make(name)
+            self._task.start_running()
+        except Exception as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it
+            self.failure = f"service {name}: {describe_error(exc)}"
+
+    def _make(self, name: str) -> LocalServiceTask:
+        [plan] = [one for one in self.plan.hosted if one.name == name]
+        spec = load(plan.function)
+        queue = LocalQueueDescriptor(f"{self.plan.id}.{name}.requests")
+        self._queue = queue.get_queue()
+        self._readers = ThreadPoolExecutor(plan.parallelism, thread_name_prefix=f"{name}.streams")
+        ctx = ServiceContext(name, request_qd=queue, parallelism=plan.parallelism, **self.common())
+        factory = ServiceFactory(name, spec.target, spec.args, spec.kwargs, parallelism=plan.parallelism)
+        return LocalServiceTask(factory, ctx)
+
+    async def ready(self) -> str | None:
+        """What failed when it was made; ``None`` = it takes calls."""
+        return self.failure
+
+    async def call(self, method: str, deadline: float, arguments: bytes) -> bytes:
+        """Call a method; returns an :class:`Answer`."""
+        response = await self._ask(method, deadline, arguments)
+        if isinstance(response, Answer):
+            return response.encode()
+        return Answer(response.result, response.error, response.error_types, response.execution_time).encode()
+
+    async def stream(self, method: str, deadline: float, arguments: bytes) -> AsyncIterator[bytes]:
+        """Call a generator; yields an :class:`Answer` per value."""
+        response = await self._ask(method, deadline, arguments)
+        if isinstance(response, Answer) or not response.success:
+            error = response if isinstance(response, Answer) else Answer(None, response.error)
+            yield error.encode()
+            return
+        values, loop = response.result, asyncio.get_running_loop()
+        try:
+            while (value := await loop.run_in_executor(self._readers, next, values, _END)) is not _END:
+                yield Answer(value).encode()
+        except RuntimeError as exc:  # what the generator raised, behind its last value
+            yield Answer(None, str(exc).removeprefix("Service call failed: ")).encode()
+        finally:
+            values.close()
+
+    async def _ask(self, method: str, deadline: float, arguments: bytes) -> ServiceResponse | Answer:
+        if self.failure is not None:
+            return Answer(error=self.failure)
+        args, kwargs = decode_arguments(arguments)
+        reply = _Reply()
+        self._queue.put(ServiceRequest(0, self._task.name, method, args, kwargs, deadline, reply))
+        try:
+            async with asyncio.timeout(deadline - time.time() + _GRACE):
+                return await reply.future
+        except TimeoutError as exc:  # nobody waits any more
+            return Answer.failure(exc)
+
+    async def statistics(self) -> dict[str, Any]:
+        """Numbers of the service."""
+        return {} if self.failure is not None else self._task.get_statistics()
+
+    async def metrics(self) -> str:
+        """The same in Prometheus' text format."""
+        return "" if self.failure is not None else self._task.export_metrics()
+
+    async def stop(self, drain: bool) -> dict[str, Any]:
+        """Take no more calls, run the service's ``close``; returns its last numbers."""
+        if self.failure is not None:
+            return {}
+        await asyncio.to_thread(self._task.stop if drain else self._task.terminate)
+        await asyncio.to_thread(self._task.cleanup)
+        return self._task.get_statistics()
+
+
+class OperatorActor(_Actor):
+    """One task of an operator; its state is its own, and a chunk is one call.
+
+    Args:
+        plan: The job's services.
+        operator: The operator.
+        index: Which of its tasks.
+    """
+
+    def __init__(self, plan: bytes, operator: bytes, index: int):
+        self._index = index
+        try:
+            super().__init__(plan)
+            self._operator = self._make(msgspec.json.decode(operator, type=OperatorPlan))
+            self._operator.function.hook("setup")
+        except Exception as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it
+            self.failure = describe_error(exc)
+
+    def _make(self, plan: OperatorPlan) -> Operator:
+        stage = Stage(plan.name, plan.kind, load(plan.function), plan.parallelism, plan.on_error)
+        ctx = TaskContext(plan.name, task_index=self._index, parallelism=plan.parallelism, **self.common())
+        return Operator(stage, ctx, self.plan.name)
+
+    def ready(self) -> str | None:
+        """What failed when it was made; ``None`` = it takes records."""
+        return self.failure
+
+    def handle(self, first: int, chunk: bytes) -> bytes:
+        """Apply the operator to a chunk.
+
+        Args:
+            first: Number of its first record among all that the task got: the same when it is asked again.
+            chunk: Records.
+
+        Returns:
+            A :class:`Handled`.
+        """
+        if self.failure is not None:
+            return msgspec.json.encode(Handled([], {}, [], self.failure))
+        operator, before = self._operator, dict(self._operator.counts)
+        made, error = self._apply(first, msgspec.json.decode(chunk, type=list[Record]))
+        dead, operator.dead = operator.dead, []
+        counts = {key: operator.counts[key] - before[key] for key in before}
+        try:
+            return msgspec.json.encode(Handled(made, counts, dead, error))
+        except TypeError as exc:
+            return msgspec.json.encode(Handled([], counts, [], f"records must be JSON: {exc}"))
+
+    def _apply(self, first: int, records: list[Record]) -> tuple[list[Record], str | None]:
+        operator, ctx, made = self._operator, self._operator.ctx, []
+        for number, record in enumerate(records, first):
+            ctx.record_id = f"{self.plan.id}.{ctx.name}.{self._index}:{number}"
+            try:
+                made += operator.handle(record)
+            except Exception as exc:  # noqa: BLE001 - the user's: it fails the job
+                return made, describe_error(exc)
+        return made, None
+
+    def close(self) -> str | None:
+        """Run the function's ``close``; returns what it raised."""
+        if self.failure is None:
+            try:
+                self._operator.function.hook("close")
+            except Exception as exc:  # noqa: BLE001 - the user's: it fails the job
+                return describe_error(exc)
+        return None
