@@ -22,7 +22,7 @@ __all__ = ["ROOT", "Frontend", "Process", "Worker", "environment", "until"]
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def until(check: Callable[[], Any], timeout: float = 15.0, what: str = "") -> Any:
+def until(check: Callable[[], Any], timeout: float = 15.0, what: str | Callable[[], str] = "") -> Any:
     """Poll a condition that no signal announces; returns its first true value."""
     deadline = time.monotonic() + timeout
     while True:
@@ -30,7 +30,8 @@ def until(check: Callable[[], Any], timeout: float = 15.0, what: str = "") -> An
         if value:
             return value
         if time.monotonic() > deadline:
-            raise AssertionError(f"not within {timeout} s: {what or check}")
+            told = what() if callable(what) else what
+            raise AssertionError(f"not within {timeout} s: {told or check}")
         time.sleep(0.01)
 
 
