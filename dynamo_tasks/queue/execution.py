@@ -264,7 +264,9 @@ class Execution:
         """What the endpoint yields from here on; ``None`` if an earlier attempt has logged all of it."""
         if attempt.previous == ZERO:
             return self._handler.run(self._payload, [])
-        logged = await logged_values(self._executor.store, attempt)
+        logged, size = await logged_values(self._executor.store, attempt)
+        if self._log is not None:
+            self._log.inherit(size)
         if not logged:
             return self._handler.run(self._payload, [])
         policy = self._handler.policy

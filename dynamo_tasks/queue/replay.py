@@ -12,6 +12,7 @@ from dynamo_tasks.protocol.events import Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.ledger import Attempt
+from dynamo_tasks.store.log import ENTRY_BYTES
 from dynamo_tasks.store.streams import read_all
 
 __all__ = ["logged_values", "skip"]
@@ -19,15 +20,17 @@ __all__ = ["logged_values", "skip"]
 _decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 
 
-async def logged_values(store: Store, attempt: Attempt) -> list[Any]:
-    """Values that earlier attempts logged."""
+async def logged_values(store: Store, attempt: Attempt) -> tuple[list[Any], int]:
+    """Values that earlier attempts logged, and the bytes that they take in the stream."""
     out: list[Any] = []
+    size = 0
     for entry in await read_all(store, attempt.namespace, attempt.id):
+        size += len(entry.data) + ENTRY_BYTES
         if entry.kind == Kind.TOKENS:
             out += decode_deltas(entry.data)
         elif entry.kind == Kind.VALUES:
             out += _decode_values(entry.data)
-    return out
+    return out, size
 
 
 async def skip(values: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:

@@ -199,7 +199,7 @@ class Jobs:
 
     async def ids(self) -> list[str]:
         """All jobs that are known, newest first."""
-        found = await self.store.commands.execute("ZREVRANGE", self._keys.jobs, 0, -1)
+        found = await self.store.commands.execute("ZRANGE", self._keys.jobs, 0, -1, "REV")
         return [job_id.decode() for job_id in found]
 
     async def state(self, job_id: str) -> str:
