@@ -125,6 +125,7 @@ def test_background_without_stream_is_202_and_read_later(stack: Stack) -> None:
     assert len(rest) > 10
 
 
+@pytest.mark.slow
 def test_the_requests_of_a_killed_frontend_are_abandoned(stack: Stack) -> None:
     env = {"DYNAMO_NAMESPACE": stack.namespace}
     with Frontend(stack.server.url, env=env) as dying:

@@ -42,9 +42,10 @@ def connected(redis_server: RedisServer) -> Iterator[None]:
     Real.client.close()
 
 
-def test_readers_have_the_log_or_are_told_on_a_simulated_server() -> None:
+@pytest.mark.parametrize("examples", [120, pytest.param(800, marks=pytest.mark.slow)])
+def test_readers_have_the_log_or_are_told_on_a_simulated_server(examples: int) -> None:
     run_state_machine_as_test(
-        Simulated, settings=settings(max_examples=400, stateful_step_count=60, **_KNOWN)
+        Simulated, settings=settings(max_examples=examples, stateful_step_count=60, **_KNOWN)
     )
 
 

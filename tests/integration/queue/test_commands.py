@@ -30,7 +30,14 @@ def lab(redis_server: RedisServer) -> Iterator[Lab]:
     made.close()
 
 
-@pytest.mark.parametrize("how", ["default", "graph", "options"])
+@pytest.mark.parametrize(
+    "how",
+    [
+        "default",
+        pytest.param("graph", marks=pytest.mark.slow),
+        pytest.param("options", marks=pytest.mark.slow),
+    ],
+)
 def test_the_default_graph_and_its_options(redis_server: RedisServer, tmp_path: Path, how: str) -> None:
     namespace = f"graph-{how}"
     config, log = tmp_path / "graph.yaml", tmp_path / "worker.log"

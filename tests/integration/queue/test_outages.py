@@ -121,7 +121,7 @@ def test_streams_keep_their_pace_while_only_the_broker_is_away(lab: Lab) -> None
         alive(worker)
 
 
-@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("streaming", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_server_is_killed_and_restarted_on_its_aof(
     lab: Lab, own_server: RedisServer, streaming: bool
 ) -> None:
@@ -158,6 +158,7 @@ def test_no_hoarding_after_a_reconnect(lab: Lab) -> None:
         alive(worker)
 
 
+@pytest.mark.slow
 def test_a_full_server_costs_neither_a_result_nor_the_worker(lab: Lab, own_server: RedisServer) -> None:
     """A plain task that waits in its queue is even run; its result is kept for the server until there is room."""
     with lab.worker("--concurrency", "1") as worker:

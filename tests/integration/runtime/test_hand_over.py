@@ -116,7 +116,9 @@ def test_a_parent_that_is_run_again_finds_its_child(
     assert found == Found([{"relayed": number} for number in range(40)], None, 1)
 
 
-@pytest.mark.parametrize("more", [{}, {"n": 3, "stop": ["zz"]}], ids=["one", "three"])
+@pytest.mark.parametrize(
+    "more", [pytest.param({}, marks=pytest.mark.slow), {"n": 3, "stop": ["zz"]}], ids=["one", "three"]
+)
 def test_the_mocker_continues_its_text(
     redis_server: RedisServer, with_runtime: Run, more: dict[str, Any]
 ) -> None:
