@@ -39,16 +39,23 @@ class Interruptible(Generic[T]):
     def __init__(self, coro: Coroutine[Any, Any, T]):
         self._coro = coro
         self._exchange: BaseException | None = None
+        self._started = False
         self.task: asyncio.Task[T] = asyncio.create_task(self._main())
 
     def interrupt(self, exc: BaseException) -> None:
-        """Raise ``exc`` inside the coroutine, at the place where it waits."""
+        """Raise ``exc`` inside the coroutine, at the place where it waits; before its first step, instead of that."""
         if not self.task.done():
             self._exchange = exc
-            self.task.cancel()
+            if self._started:
+                self.task.cancel()
 
     async def _main(self) -> T:
+        # A task that is cancelled before its first step never runs, and nothing could be exchanged.
+        self._started = True
         try:
+            if self._exchange is not None:
+                exc, self._exchange = self._exchange, None
+                raise exc
             return await _Exchanging(self._coro, self)
         except asyncio.CancelledError as exc:
             if not self._is_cancelled():

@@ -99,3 +99,17 @@ async def test_an_interruption_can_be_caught() -> None:
     running.interrupt(TimeoutError())
     assert await running.task == "caught"
     assert running.task.cancelling() == 0
+
+
+@on_loop
+async def test_what_is_interrupted_before_its_first_step_ends_with_that_reason() -> None:
+    began: list[bool] = []
+
+    async def body() -> None:
+        began.append(True)
+
+    running = Interruptible(body())
+    running.interrupt(TimeoutError("stopped"))
+    with pytest.raises(TimeoutError, match="stopped"):
+        await running.task
+    assert not began
