@@ -23,6 +23,8 @@ from tests.support.processes import Frontend, Worker, until
 from tests.support.readers import MODEL, PACED, check, start
 from tests.support.server import RedisServer
 
+pytestmark = pytest.mark.slow
+
 SHORT, LONG = 1.5, 3.5
 """Seconds; the second is longer than a lease."""
 ASK = {"model": MODEL, "prompt": "hi", "max_tokens": 2}

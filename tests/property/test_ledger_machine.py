@@ -24,11 +24,11 @@ NAMES = sorted(
 
 
 @pytest.fixture
-def connected(redis_server: RedisServer) -> Iterator[None]:
+def connected(own_server: RedisServer) -> Iterator[None]:
     loop = asyncio.new_event_loop()
     LedgerMachine.loop = loop
-    LedgerMachine.client = redis.Redis.from_url(redis_server.url)
-    LedgerMachine.store = loop.run_until_complete(Store.connect(redis_server.url))
+    LedgerMachine.client = redis.Redis.from_url(own_server.url)
+    LedgerMachine.store = loop.run_until_complete(Store.connect(own_server.url))
     yield
     loop.run_until_complete(LedgerMachine.store.close())
     loop.close()

@@ -23,11 +23,11 @@ def _run(server: RedisServer, examples: int, steps: int) -> None:
     )  # fmt: skip
 
 
-def test_the_line_keeps_its_invariants(redis_server: RedisServer) -> None:
-    _run(redis_server, 10, 40)
+def test_the_line_keeps_its_invariants(own_server: RedisServer) -> None:
+    _run(own_server, 10, 40)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_line_keeps_its_invariants_for_long(redis_server: RedisServer) -> None:
-    _run(redis_server, 150, 60)
+def test_the_line_keeps_its_invariants_for_long(own_server: RedisServer) -> None:
+    _run(own_server, 150, 60)
