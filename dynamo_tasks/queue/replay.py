@@ -6,9 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
 
-import msgspec
-
-from dynamo_tasks.protocol.events import Kind
+from dynamo_tasks.protocol.events import Kind, decode_values
 from dynamo_tasks.protocol.tokens import decode_deltas
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.ledger import Attempt
@@ -16,8 +14,6 @@ from dynamo_tasks.store.log import ENTRY_BYTES
 from dynamo_tasks.store.streams import read_all
 
 __all__ = ["logged_values", "skip"]
-
-_decode_values = msgspec.msgpack.Decoder(list[Any]).decode
 
 
 async def logged_values(store: Store, attempt: Attempt) -> tuple[list[Any], int]:
@@ -29,7 +25,7 @@ async def logged_values(store: Store, attempt: Attempt) -> tuple[list[Any], int]
         if entry.kind == Kind.TOKENS:
             out += decode_deltas(entry.data)
         elif entry.kind == Kind.VALUES:
-            out += _decode_values(entry.data)
+            out += decode_values(entry.data)
     return out, size
 
 
