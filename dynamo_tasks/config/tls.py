@@ -1,4 +1,7 @@
-"""TLS to the Redis server: what a ``rediss://`` URL and the environment say.
+"""TLS to the Redis server: what the URL and the environment say.
+
+``rediss://`` means TLS. A ``sentinel://`` URL means it, for Sentinels and master alike, where it has one of the options
+in its query.
 
 The options are those that redis-py and Celery know, in the URL's query or in the environment, where the
 URL wins. Celery, kombu and our own connections read them in different ways, so :func:`complete_url`
@@ -26,9 +29,9 @@ from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
 from dynamo_tasks.errors import ConfigError
 
-__all__ = ["TLS_SCHEME", "TlsOptions", "complete_url", "with_options"]
+__all__ = ["SENTINEL_SCHEME", "TLS_SCHEME", "TlsOptions", "complete_url", "with_options"]
 
-TLS_SCHEME = "rediss"
+TLS_SCHEME, SENTINEL_SCHEME = "rediss", "sentinel"
 _VARIABLES = {
     "ssl_cert_reqs": "DYNAMO_REDIS_CERT_REQS",
     "ssl_ca_certs": "DYNAMO_REDIS_CA_CERTS",
@@ -62,17 +65,33 @@ class TlsOptions:
     def of(cls, url: str, environ: Mapping[str, str] = os.environ) -> TlsOptions | None:
         """The options of a URL; ``None`` unless it is ``rediss://``.
 
+        Those of a ``sentinel://`` URL are read with the rest of it, see :meth:`given`.
+
         Raises:
             ConfigError: an option that is not known, or a value that is not allowed; names both.
         """
         parts = _split(url)
         given = {key: value for key, value in parse_qsl(parts.query) if key.startswith("ssl_")}
         if parts.scheme != TLS_SCHEME:
-            if given:
+            if given and parts.scheme != SENTINEL_SCHEME:
                 raise ConfigError(
                     f"{next(iter(given))} is for TLS, and the Redis URL is {parts.scheme}://; use rediss://"
                 )
             return None
+        return cls.given(given, environ)
+
+    @classmethod
+    def given(cls, given: Mapping[str, str], environ: Mapping[str, str] = os.environ) -> TlsOptions:
+        """The options where TLS is wanted.
+
+        Args:
+            given: ``ssl_…`` parameters of a URL's query.
+            environ: Fills in what they do not say.
+
+        Raises:
+            ConfigError: an option that is not known, or a value that is not allowed; names both.
+        """
+        given = dict(given)
         if unknown := given.keys() - _VARIABLES.keys():
             raise ConfigError(
                 f"{min(unknown)} in the Redis URL is not known; allowed: {', '.join(_VARIABLES)}"
@@ -158,7 +177,7 @@ def with_options(url: str, options: Any) -> str:
     """A URL with the TLS options that kombu and Celery keep apart from it (``broker_use_ssl``).
 
     Args:
-        url: ``redis://`` or ``rediss://``.
+        url: ``redis://``, ``rediss://`` or ``sentinel://``.
         options: A mapping of ``ssl_…`` options with values as :mod:`ssl` has them; anything else = none.
     """
     if not isinstance(options, Mapping):
@@ -167,7 +186,8 @@ def with_options(url: str, options: Any) -> str:
     query = dict(parse_qsl(parts.query)) | {
         key: _text(value) for key, value in options.items() if value is not None or key == "ssl_cert_reqs"
     }
-    return urlunsplit(parts._replace(scheme=TLS_SCHEME, query=urlencode(query)))
+    scheme = SENTINEL_SCHEME if parts.scheme == SENTINEL_SCHEME else TLS_SCHEME
+    return urlunsplit(parts._replace(scheme=scheme, query=urlencode(query)))
 
 
 def _split(url: str) -> SplitResult:

@@ -44,7 +44,7 @@ class ConnectionLimits(Struct, frozen=True, kw_only=True):
         head_timeout: Seconds for a request's head, also for the first one of a connection (10).
         body_timeout: Seconds after which a body must have come at ``min_rate`` (20).
         min_rate: Bytes per second of a body (500).
-        write_timeout: Seconds for which a client may take nothing of its answer (60).
+        write_timeout: Seconds for which a client may take, or acknowledge, nothing of its answer (60).
     """
 
     head_bytes: int = 32 << 10

@@ -148,11 +148,12 @@ class DynamoApp(Celery):  # type: ignore[misc]
                 raise _CommandError(exc.message) from None
             raise
         address = Address.parse(url, self.conf.broker_transport_options)
-        options = address.broker_options
+        options, tls = address.broker_options, address.tls.settings() if address.tls else None
         self.conf.update(
             broker_url=address.broker_url,
             result_backend=address.broker_url,
-            broker_use_ssl=address.tls.settings() if address.tls else None,
+            broker_use_ssl=tls,
+            redis_backend_use_ssl=tls,
             broker_transport_options={**self.conf.broker_transport_options, **options},
             result_backend_transport_options={**self.conf.result_backend_transport_options, **options},
         )

@@ -15,6 +15,7 @@ from typing import Any
 
 from celery.backends.redis import RedisBackend, SentinelBackend
 
+from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
@@ -34,6 +35,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         waits: Whether this is a worker process, which must not lose a result, and whose loop must not stop.
         prefix: What all keys start with; Celery's option for that would add an underscore to some.
         transport_options: In place of the application's ``result_backend_transport_options``.
+        tls: In place of the application's ``redis_backend_use_ssl``.
     """
 
     def __init__(
@@ -42,10 +44,13 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         waits: bool = False,
         prefix: str = "",
         transport_options: dict[str, Any] | None = None,
+        tls: TlsOptions | None = None,
         **kwargs: Any,
     ):
         self._prefix = prefix
         super().__init__(*args, **kwargs)
+        if tls is not None:
+            self.connparams |= {**tls.settings(), "connection_class": self.connection_class_ssl}
         if transport_options is not None:
             self._transport_options = transport_options
         self.waits = waits

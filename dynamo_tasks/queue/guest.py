@@ -94,7 +94,7 @@ class GuestApp(DynamoApp):
             kind = ResultBackend if address.sentinels is None else SentinelResultBackend
             made = self._local.endpoint_results = kind(
                 app=self, url=address.broker_url, waits=self.is_worker, prefix=self.key_prefix,
-                transport_options=address.broker_options,
+                transport_options=address.broker_options, tls=address.tls,
             )  # fmt: skip
         return made
 
@@ -171,8 +171,6 @@ def check_settings(name: str, url: str, conf: Any) -> None:
             f"the broker of Celery application {name!r} is {scheme}://, which cannot hold streams: dynamo-tasks needs "
             "Redis or Valkey 7.0 or newer as broker, broker_url = 'redis://host:6379/0' (or task_always_eager in tests)"
         )
-    if scheme == "sentinel" and conf.get("broker_use_ssl"):
-        raise ConfigError("broker_use_ssl: TLS is not supported together with sentinel:// brokers")
     options = conf.get("broker_transport_options") or {}
     if options.get("sep", PRIORITY_SEPARATOR) != PRIORITY_SEPARATOR:
         raise ConfigError("broker_transport_options: dynamo-tasks needs the default 'sep'")

@@ -189,7 +189,8 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         client = self.connection.client
         url = client.as_uri(include_password=True)
         if client.transport_cls == "sentinel":
-            return Address.parse(";".join(client.alt) or url, client.transport_options)
+            sentinels = with_options(";".join(client.alt) or url, client.ssl)
+            return Address.parse(sentinels, client.transport_options)
         # The URL that kombu gives back is without its query.
         return Address.parse(with_options(url, client.ssl))
 

@@ -7,7 +7,8 @@ Three forms name one server; two name a master that Sentinels watch over::
     sentinel://[user:password@]h1[:26379],h2,…/NAME[/db]
 
 Credentials are the master's; those of the Sentinels, where they differ, are the query parameters
-``sentinel_username`` and ``sentinel_password``.
+``sentinel_username`` and ``sentinel_password``. With one of the TLS options of :mod:`dynamo_tasks.config.tls` in the
+query, TLS is spoken with the Sentinels and with the master.
 """
 
 from __future__ import annotations
@@ -20,12 +21,11 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import redis
 
-from dynamo_tasks.config.tls import TlsOptions
+from dynamo_tasks.config.tls import SENTINEL_SCHEME, TlsOptions
 from dynamo_tasks.errors import ConfigError
 
 __all__ = ["Address", "Sentinels"]
 
-_SENTINEL = "sentinel"
 _SENTINEL_PORT = 26379
 _SYNC_TIMEOUT = 1.0
 """Seconds that a Sentinel may take to accept, and to answer, where it is asked synchronously."""
@@ -62,6 +62,7 @@ class Address:
     username: str | None = field(default=None, repr=False)
     password: str | None = field(default=None, repr=False)
     tls: TlsOptions | None = None
+    """Of the server, and of the Sentinels that know it; ``None`` without TLS."""
     sentinels: Sentinels | None = None
     """Who must be asked for host and port first."""
 
@@ -79,7 +80,7 @@ class Address:
         """
         tls = TlsOptions.of(url)
         scheme = urlsplit(url).scheme or "no scheme"
-        if scheme == _SENTINEL:
+        if scheme == SENTINEL_SCHEME:
             return _parse_sentinel(url, options or {})
         try:
             found = redis.ConnectionPool.from_url(url).connection_kwargs
@@ -120,6 +121,7 @@ class Address:
             "retry": redis.retry.Retry(redis.backoff.NoBackoff(), 0),
             "username": self.sentinels.username,
             "password": self.sentinels.password,
+            **({"ssl": True, **self.tls.settings()} if self.tls else {}),
         }
         return {"master_name": self.sentinels.master, "sentinel_kwargs": asked}
 
@@ -136,9 +138,12 @@ def _parse_sentinel(url: str, options: Mapping[str, Any]) -> Address:
     except ValueError as exc:
         raise ConfigError(f"sentinel:// URL: {exc}") from None
     query = {name: value for part in parts for name, value in parse_qsl(part.query)}
+    wanted = {name: query.pop(name) for name in list(query) if name.startswith("ssl_")}
+    tls = TlsOptions.given(wanted) if wanted else None
     if unknown := sorted(query.keys() - set(_PARAMETERS)):
         raise ConfigError(
-            f"sentinel:// URL: unknown parameter {unknown[0]!r}; allowed are {', '.join(_PARAMETERS)}"
+            f"sentinel:// URL: unknown parameter {unknown[0]!r}; allowed are {', '.join(_PARAMETERS)}, "
+            "and ssl_cert_reqs, ssl_ca_certs, … for TLS"
         )
     name, db = _name_and_db([part.path.strip("/") for part in parts])
     name = name or query.get("master_name") or options.get("master_name") or ""
@@ -156,8 +161,8 @@ def _parse_sentinel(url: str, options: Mapping[str, Any]) -> Address:
     )
     username, password = _credentials([part.netloc for part in parts])
     return Address(
-        url=_canonical(sentinels, db, username, password), db=db, username=username, password=password,
-        sentinels=sentinels,
+        url=_canonical(sentinels, db, username, password, tls), db=db, username=username, password=password,
+        tls=tls, sentinels=sentinels,
     )  # fmt: skip
 
 
@@ -182,7 +187,7 @@ def _nodes(scheme: str, netloc: str) -> list[tuple[str, int]]:
             host, port = one.hostname, one.port or _SENTINEL_PORT
         except ValueError:
             host, port = None, 0
-        if scheme != _SENTINEL or not host or not port:
+        if scheme != SENTINEL_SCHEME or not host or not port:
             raise ConfigError(f"sentinel:// URL: {node!r} must be host or host:port of a Sentinel")
         found.append((host, port))
     return found
@@ -204,10 +209,13 @@ def _at(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def _canonical(sentinels: Sentinels, db: int, username: str | None, password: str | None) -> str:
+def _canonical(
+    sentinels: Sentinels, db: int, username: str | None, password: str | None, tls: TlsOptions | None
+) -> str:
     """One form for all: it says everything, whatever came from options."""
     nodes = ",".join(_at(*node) for node in sentinels.nodes)
     own = {"sentinel_username": sentinels.username, "sentinel_password": sentinels.password}
+    own |= tls.query() if tls else {}
     query = urlencode({name: value for name, value in own.items() if value})
     url = f"sentinel://{_login(username, password)}{nodes}/{quote(sentinels.master, safe='')}/{db}"
     return f"{url}?{query}" if query else url

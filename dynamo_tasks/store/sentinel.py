@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 
+from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.store.address import Address, Sentinels
 from dynamo_tasks.store.wire import CONNECT_TIMEOUT, ReplyError, Wire
@@ -36,12 +37,15 @@ async def locate(address: Address, timeout: float = CONNECT_TIMEOUT) -> Address:
     """
     if address.sentinels is None:
         return address
-    _, host, port = await _ask_all(address.sentinels, timeout)
+    _, host, port = await _ask_all(address.sentinels, address.tls, timeout)
     return dataclasses.replace(address, host=host, port=port, sentinels=None)
 
 
-async def _ask_all(sentinels: Sentinels, timeout: float) -> _Answer:
-    asked = {asyncio.create_task(_ask(sentinels, *node, timeout)) for node in sentinels.nodes}
+async def _ask_all(sentinels: Sentinels, tls: TlsOptions | None, timeout: float) -> _Answer:
+    asked = {
+        asyncio.create_task(_ask(sentinels, _sentinel_at(sentinels, tls, *node), timeout))
+        for node in sentinels.nodes
+    }
     waiting, answers, errors = set(asked), list[_Answer](), list[str]()
     try:
         while waiting:
@@ -68,11 +72,13 @@ async def _ask_all(sentinels: Sentinels, timeout: float) -> _Answer:
     return max(answers)
 
 
-async def _ask(sentinels: Sentinels, host: str, port: int, timeout: float) -> _Answer:
+def _sentinel_at(sentinels: Sentinels, tls: TlsOptions | None, host: str, port: int) -> Address:
+    login = {"username": sentinels.username, "password": sentinels.password}
+    return Address(f"redis://{host}:{port}", host, port, tls=tls, **login)
+
+
+async def _ask(sentinels: Sentinels, at: Address, timeout: float) -> _Answer:
     """Configuration epoch, host and port that one Sentinel knows."""
-    at = Address(
-        f"redis://{host}:{port}", host, port, username=sentinels.username, password=sentinels.password
-    )
     try:
         async with asyncio.timeout(timeout):
             wire = await Wire.connect(at, name=_NAME)
@@ -81,9 +87,9 @@ async def _ask(sentinels: Sentinels, host: str, port: int, timeout: float) -> _A
             finally:
                 wire.close()
     except TimeoutError:
-        raise ServerUnavailableError(f"the Sentinel at {host}:{port} does not answer") from None
+        raise ServerUnavailableError(f"the Sentinel at {at.host}:{at.port} does not answer") from None
     except ReplyError as exc:
-        raise ServerUnavailableError(f"the Sentinel at {host}:{port} says: {exc.message}") from exc
+        raise ServerUnavailableError(f"the Sentinel at {at.host}:{at.port} says: {exc.message}") from exc
     known = dict(zip(row[::2], row[1::2], strict=True))
     return int(known[b"config-epoch"]), known[b"ip"].decode(), int(known[b"port"])
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import threading
 import time
+import uuid
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -89,6 +90,16 @@ def test_only_the_owner_may_read_cancel_or_ask(small: Small) -> None:
         assert (status, body["error"]["code"]) == (404, "request_not_found"), where
     assert small.http.request("GET", path, headers=ALICE)[0] == 200
     assert list(small.http.events("GET", f"{path}/stream", headers=ALICE))[-1][1] == "[DONE]"
+
+
+def test_ids_cannot_be_guessed_or_chosen(small: Small) -> None:
+    """122 random bits, whatever the client wants: else a stranger could ask for an id before its owner has it."""
+    mine = str(uuid.UUID(int=7, version=4))
+    answers = [_post(small, _ask(), ALICE | {"x-request-id": mine}) for _ in range(2)]
+    first, second = (uuid.UUID(headers["x-request-id"]) for _, headers, _ in answers)
+    assert first != second
+    assert mine not in (str(first), str(second))
+    assert (first.version, second.version) == (4, 4)
 
 
 def test_a_strangers_look_does_not_count_as_a_reader(small: Small) -> None:

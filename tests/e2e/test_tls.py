@@ -14,10 +14,14 @@ import pytest
 
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.serve.resp import ping
-from tests.support.processes import ROOT, Frontend, Worker, environment
-from tests.support.server import RedisServer
-from tests.support.tls import Certificates, TlsDoor, make_certificates
+from tests.support.faults import kill_redis
+from tests.support.processes import ROOT, Frontend, Worker, environment, until
+from tests.support.readers import PACED, check, start
+from tests.support.sentinel import SentinelGroup
+from tests.support.server import RedisServer, free_port
+from tests.support.tls import Certificates, TlsDoor, make_certificates, server_options, server_program
 
+ASK_BY_CELERY = "import workers.agg as g; print(g.Worker.generate.delay({'prompt': 'a b'}).get(timeout=20))"
 ASK: dict[str, Any] = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]}
 
 
@@ -32,21 +36,33 @@ def door(redis_server: RedisServer, certificates: Certificates) -> Iterator[TlsD
         yield door
 
 
+@pytest.fixture(params=["a server", "a door"])
+def port(request: pytest.FixtureRequest, certificates: Certificates, tmp_path: Path) -> Iterator[int]:
+    """Where TLS is spoken: by the server itself, and in front of one that does not."""
+    if request.param == "a door":
+        yield request.getfixturevalue("door").port
+        return
+    binary, port = server_program(), free_port()
+    settings = server_options(certificates, port)
+    options = [word for key, value in settings.items() for word in (f"--{key}", value)]
+    server = RedisServer(tmp_path, *options, binary=binary).start()
+    yield port
+    server.stop()
+
+
 def url_of(port: int, **options: Path | str) -> str:
-    return f"rediss://127.0.0.1:{port}/0?" + urlencode(
-        {f"ssl_{key}": value for key, value in options.items()}
-    )
+    return f"rediss://127.0.0.1:{port}/0?{_query(**options)}"
+
+
+def _query(**options: Path | str) -> str:
+    return urlencode({f"ssl_{key}": value for key, value in options.items()})
 
 
 @pytest.mark.slow
-def test_the_whole_path(door: TlsDoor, certificates: Certificates) -> None:
+def test_the_whole_path(port: int, certificates: Certificates) -> None:
     """Worker, frontend, a resumed stream, a Celery result and ``status``; the client's key is in the environment."""
-    url = url_of(door.port, ca_certs=certificates.ca)
-    env = {
-        "DYNAMO_NAMESPACE": "tls",
-        "DYNAMO_REDIS_CERTFILE": str(certificates.client),
-        "DYNAMO_REDIS_KEYFILE": str(certificates.client_key),
-    }
+    url = url_of(port, ca_certs=certificates.ca)
+    env = {"DYNAMO_NAMESPACE": "tls", **_who_we_are(certificates)}
     with Worker(url, env=env) as worker, Frontend(url, env=env) as frontend:
         events = list(frontend.events("POST", "/v1/chat/completions", ASK | {"stream": True}))
         assert events[-1][1] == "[DONE]"
@@ -55,16 +71,45 @@ def test_the_whole_path(door: TlsDoor, certificates: Certificates) -> None:
             "GET", f"/v1/requests/{request}/stream", headers={"Last-Event-ID": events[0][0]}
         )
         assert list(rest) == events[1:]
-        text = _run(
-            env,
-            url,
-            "import workers.agg as g; print(g.Worker.generate.delay({'prompt': 'a b'}).get(timeout=20))",
-        )
-        assert "a b" in text
+        assert "a b" in _run(env, url, ASK_BY_CELERY)
         shown = json.loads(_command(env, url, "status", "--json"))
         assert {row["component"] for row in shown["instances"]} >= {"Worker"}
         assert worker.alive
         assert "Traceback" not in worker.output + frontend.output
+
+
+@pytest.mark.slow
+def test_sentinels_and_a_failover(
+    certificates: Certificates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All connections find the new master over TLS: streams go on, Celery's results come."""
+    env = _who_we_are(certificates)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    with SentinelGroup(tmp_path, certificates) as group:
+        url = f"{group.url}&{_query(ca_certs=certificates.ca)}"
+        assert ping(url) == "PONG"
+        with pytest.raises(ServerUnavailableError, match="no Sentinel says where the master 'themaster' is"):
+            ping(f"{group.url}&ssl_cert_reqs=required")
+        with (
+            Worker(url, env=env, settings=PACED, wait=False) as worker,
+            Frontend(url, env=env) as frontend,
+        ):
+            assert "text" in _run(env, url, ASK_BY_CELERY)
+            readers = start(frontend, n=4, tokens=200)
+            kill_redis(group.master)
+            until(group.promoted, 20.0, "a new master")
+            check(readers)
+            assert "text" in _run(env, url, ASK_BY_CELERY)
+            assert "Traceback" not in worker.output + frontend.output
+            assert worker.alive
+
+
+def _who_we_are(certificates: Certificates) -> dict[str, str]:
+    return {
+        "DYNAMO_REDIS_CERTFILE": str(certificates.client),
+        "DYNAMO_REDIS_KEYFILE": str(certificates.client_key),
+    }
 
 
 def _run(env: dict[str, str], url: str, code: str) -> str:
@@ -85,17 +130,17 @@ def _output(argv: list[str], env: dict[str, str], url: str) -> str:
 
 @pytest.mark.parametrize("option", ["ca_certs", "certfile"])
 def test_without_the_ca_or_our_certificate_there_is_no_connection(
-    door: TlsDoor, certificates: Certificates, option: str
+    port: int, certificates: Certificates, option: str
 ) -> None:
     options: dict[str, Path | str] = {
         "ca_certs": certificates.ca, "certfile": certificates.client, "keyfile": certificates.client_key
     }  # fmt: skip
-    assert ping(url_of(door.port, **options)) == "PONG"
+    assert ping(url_of(port, **options)) == "PONG"
     del options[option]
     if option == "certfile":
         del options["keyfile"]
     with pytest.raises(ServerUnavailableError):
-        ping(url_of(door.port, **options))
+        ping(url_of(port, **options))
 
 
 def test_a_certificate_for_another_host_is_refused(redis_server: RedisServer, tmp_path: Path) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,9 +13,13 @@ from pathlib import Path
 
 import pytest
 
+from dynamo_tasks.frontend.app import create_app
+from dynamo_tasks.frontend.connection import ConnectionLimits
+from dynamo_tasks.frontend.server import HttpServer
 from dynamo_tasks.store.client import close_shared
 from dynamo_tasks.store.registry import LEASE_TTL
 from tests.support.faults import by_load, kill_frontend, kill_worker, memory_cage
+from tests.support.frontend_fakes import FakeGateway, claim, text
 from tests.support.network import Machine
 from tests.support.processes import Frontend, Process, Worker, until
 from tests.support.queue import Lab
@@ -132,6 +139,43 @@ def test_a_server_whose_packets_are_dropped(entered: ExitStack, tmp_path: Path) 
         assert "instance.died" not in process.output, process.output
     _calm(*workers, http)
     close_shared(server.url)
+
+
+CLIENT = """
+import socket, sys, time
+sock = socket.create_connection((sys.argv[1], int(sys.argv[2])))
+body = b'{"model": "tiny", "messages": [{"role": "user", "content": "hi"}], "stream": true}'
+sock.sendall(b"POST /v1/chat/completions HTTP/1.1\\r\\nhost: x\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body) + body)
+print(sock.recv(100), flush=True)
+time.sleep(300)
+"""
+
+
+def test_a_client_whose_packets_are_dropped(entered: ExitStack) -> None:
+    """Its stream is left when its time is over, not when its text is: nobody reads that."""
+    machine = entered.enter_context(Machine())
+    gateway = FakeGateway(lambda _: [claim()])
+    limits = ConnectionLimits(write_timeout=2.0)
+
+    async def main() -> float:
+        server = HttpServer(create_app(gateway), machine.here, 0, grace=0.1, limits=limits)
+        await server.start()
+        argv = [*machine.prefix, sys.executable, "-c", CLIENT, machine.here, str(server.port)]
+        client = entered.enter_context(Process(argv, dict(os.environ), name="client"))
+        await gateway.submitted.wait()
+        log, stream = next(iter(gateway.logs.values())), gateway.streams[0]
+        log.add(text(1, "a"))
+        await asyncio.to_thread(until, lambda: "200 OK" in client.output, 20.0, "its first bytes")
+        at = time.monotonic()
+        machine.cut()
+        async with asyncio.timeout(30):
+            while not stream.closed.is_set():
+                log.add(text(len(log.events), "a"))
+                await asyncio.sleep(0.05)
+        await server.stop()
+        return time.monotonic() - at
+
+    assert asyncio.run(main()) < 15.0
 
 
 def test_oom_kill(entered: ExitStack, own_server: RedisServer) -> None:

@@ -11,12 +11,12 @@ import redis
 from dynamo_tasks.serve.binary import find_binary
 from tests.support.processes import until
 from tests.support.server import RedisServer, free_port
+from tests.support.tls import Certificates, server_options, server_program
 
 __all__ = ["MASTER", "SentinelGroup"]
 
 MASTER = "themaster"
 _CONFIG = """
-port {port}
 bind 127.0.0.1
 dir {folder}
 sentinel monitor {name} 127.0.0.1 {master} 2
@@ -27,20 +27,31 @@ sentinel parallel-syncs {name} 1
 
 
 class SentinelGroup:
-    """Use as ``with SentinelGroup(tmp_path) as group: Worker(group.url)``."""
+    """Use as ``with SentinelGroup(tmp_path) as group: Worker(group.url)``.
 
-    def __init__(self, folder: Path):
+    Args:
+        folder: Of their data.
+        certificates: All of them speak TLS with these. (Master and replica have a plain port for the test as well.)
+    """
+
+    def __init__(self, folder: Path, certificates: Certificates | None = None):
         self._folder = folder
-        self.master = RedisServer(self._make("one"))
-        self.replica = RedisServer(
-            self._make("two"),
-            "--replicaof",
-            f"127.0.0.1 {self.master.port}",
-            "--repl-diskless-sync-delay",
-            "0",
-        )
+        self._certificates = certificates
+        self._binary = server_program() if certificates else find_binary()
+        self.master, port = self._server("one")
+        self._monitored = port
+        self.replica, _ = self._server("two", replicaof=f"127.0.0.1 {port}")
         self._ports = [free_port() for _ in range(3)]
         self._sentinels: list[subprocess.Popen[bytes]] = []
+
+    def _server(self, name: str, **more: str) -> tuple[RedisServer, int]:
+        """A server, and the port at which others find it."""
+        settings, port = more | {"repl-diskless-sync-delay": "0"}, free_port()
+        if self._certificates:
+            settings |= server_options(self._certificates, port)
+        options = [word for key, value in settings.items() for word in (f"--{key}", value)]
+        server = RedisServer(self._make(name), *options, binary=self._binary)
+        return server, port if self._certificates else server.port
 
     def _make(self, name: str) -> Path:
         made = self._folder / name
@@ -56,8 +67,13 @@ class SentinelGroup:
         for port in self._ports:
             folder = self._make(f"sentinel-{port}")
             config = folder / "sentinel.conf"
-            config.write_text(_CONFIG.format(port=port, folder=folder, name=MASTER, master=self.master.port))
-            argv = [str(find_binary()), str(config), "--sentinel"]
+            settings = {"port": str(port)}
+            if self._certificates:
+                settings = {"port": "0"} | server_options(self._certificates, port)
+            lines = [f"{key} {value}" for key, value in settings.items()]
+            common = _CONFIG.format(folder=folder, name=MASTER, master=self._monitored)
+            config.write_text("\n".join([*lines, common]))
+            argv = [str(self._binary), str(config), "--sentinel"]
             quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
             self._sentinels.append(subprocess.Popen(argv, **quiet))
         until(
@@ -65,9 +81,18 @@ class SentinelGroup:
         )
         return self
 
+    def _client(self, port: int) -> redis.Redis:
+        """Of a Sentinel."""
+        if (given := self._certificates) is None:
+            return redis.Redis(port=port)
+        return redis.Redis(
+            host="127.0.0.1", port=port, ssl=True, ssl_ca_certs=str(given.ca),
+            ssl_certfile=str(given.client), ssl_keyfile=str(given.client_key),
+        )  # fmt: skip
+
     def _sees_all(self, port: int) -> bool:
         try:
-            with redis.Redis(port=port) as sentinel:
+            with self._client(port) as sentinel:
                 state = sentinel.sentinel_master(MASTER)
         except redis.RedisError:
             return False
@@ -93,7 +118,7 @@ class SentinelGroup:
 
     def failover(self) -> None:
         """Planned: the master steps down."""
-        with redis.Redis(port=self._ports[1]) as sentinel:
+        with self._client(self._ports[1]) as sentinel:
             sentinel.execute_command("SENTINEL", "FAILOVER", MASTER)
 
     def promoted(self) -> bool:

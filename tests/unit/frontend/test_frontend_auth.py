@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import hmac
 
 import pytest
 
@@ -39,6 +40,19 @@ def test_a_key_may_be_given_as_its_hash() -> None:
 def test_no_key_or_a_wrong_one_is_refused(header: bytes | None) -> None:
     with pytest.raises(AuthenticationError):
         ApiKeys(["a", "b"]).owner(header)
+
+
+def test_how_long_it_takes_does_not_tell_which_key_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each one is compared, in constant time, wherever the right one stands."""
+    compared: list[bytes] = []
+    honest = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(b) or honest(a, b))
+    keys = ApiKeys(["a", "b", "c"])
+    for right in "abc":
+        keys.owner(f"Bearer {right}".encode())
+    with pytest.raises(AuthenticationError):
+        keys.owner(b"Bearer d")
+    assert len(compared) == 4 * 3
 
 
 def test_keys_are_never_shown() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -199,6 +200,28 @@ def test_a_reset_in_midstream_is_noticed_also_with_requests_behind_it() -> None:
 
     gateway = FakeGateway(lambda _: [claim(), text(1, "a")])
     run(work, gateway=gateway)
+
+
+def test_a_client_that_vanished_without_a_word_is_noticed_by_the_kernel() -> None:
+    """What it has not acknowledged, or an idle connection to it, is given up (tests/fault/test_machines: it is)."""
+
+    async def work(server: HttpServer) -> list[int]:
+        _, writer = await asyncio.open_connection(server.host, server.port)
+        writer.write(LIVE[:10])
+        connections = server._server.server_state.connections  # type: ignore[union-attr]
+        while not connections:
+            await asyncio.sleep(0.001)
+        (connection,) = connections
+        sock = connection.transport.get_extra_info("socket")
+        found = [
+            sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
+            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
+            sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE),
+        ]
+        writer.close()
+        return found
+
+    assert run(work, ConnectionLimits(write_timeout=20)) == [1, 20_000, 10]
 
 
 def test_requests_do_not_pile_up_behind_a_stream() -> None:

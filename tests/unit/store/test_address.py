@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
+
 import pytest
 
+from dynamo_tasks.config.tls import TlsOptions, complete_url, with_options
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.store.address import Address
@@ -35,6 +38,24 @@ def test_what_celery_says_in_its_transport_options_counts_where_the_url_is_silen
     assert "pw" not in mask_url(address.url)
 
 
+@pytest.mark.parametrize("url", [f"{LIST}&", f"{SHORT}?"])
+def test_tls_options_are_for_sentinels_and_master(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNAMO_REDIS_CERTFILE", "/me.pem")
+    assert Address.parse(url.rstrip("&?")).tls is None
+    address = Address.parse(f"{url}ssl_ca_certs=/ca.pem")
+    assert address.tls == TlsOptions("required", "/ca.pem", "/me.pem")
+    kwargs = address.broker_options["sentinel_kwargs"]
+    assert (kwargs["ssl"], kwargs["ssl_ca_certs"], kwargs["ssl_cert_reqs"]) == (
+        True,
+        "/ca.pem",
+        ssl.CERT_REQUIRED,
+    )
+    monkeypatch.delenv("DYNAMO_REDIS_CERTFILE")
+    assert Address.parse(complete_url(address.url)) == address
+    celery_s = with_options(address.broker_url, address.tls.settings())
+    assert Address.parse(celery_s, address.broker_options) == address
+
+
 @pytest.mark.parametrize(
     ("url", "says"),
     [
@@ -44,6 +65,7 @@ def test_what_celery_says_in_its_transport_options_counts_where_the_url_is_silen
         ("sentinel://h1:1/m/n/0", "must be DB, NAME or NAME/DB"),
         ("sentinel://h1:1/1;sentinel://h2:1/2?master_name=m", "'1' and '2' contradict each other"),
         ("sentinel://h1:1/m/0?timeout=3", "unknown parameter 'timeout'"),
+        ("sentinel://h1:1/m/0?ssl_ca=/x", "ssl_ca in the Redis URL is not known; allowed: ssl_cert_reqs"),
         ("http://h1:1", "expected redis://, rediss://, unix:// or sentinel://"),
     ],
 )

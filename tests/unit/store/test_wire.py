@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from dynamo_tasks.errors import ServerUnavailableError
+from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.wire import Wire, pack
@@ -68,6 +68,12 @@ def test_a_server_that_became_a_replica_is_a_lost_connection(own_server: RedisSe
     assert said[0] == "None"
     assert said[1] == said[2] == "connection to the Redis server lost: the server has become a replica"
     assert closed
+
+
+def test_a_server_that_evicts_is_refused_at_start(own_server: RedisServer) -> None:
+    own_server.command("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    with pytest.raises(ConfigError, match="maxmemory-policy 'allkeys-lru', which loses requests"):
+        asyncio.run(Store.connect(own_server.url))
 
 
 def test_a_replica_is_refused_at_start(own_server: RedisServer) -> None:
