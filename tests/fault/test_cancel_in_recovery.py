@@ -1,4 +1,4 @@
-"""Requests are cancelled, purged or asked for again while nobody owns them: their worker has died, or hands them over."""
+"""Requests are cancelled, purged or asked for again while nobody owns them: their worker died, or hands them over."""
 
 from __future__ import annotations
 

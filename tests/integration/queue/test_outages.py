@@ -60,10 +60,11 @@ def test_all_connections_of_the_worker_are_cut_in_mid_stream(lab: Lab) -> None:
         plain = lab.plain("doze").delay(0.8)
         iterators = [iter(result) for result in results]
         heads = [[next(one) for _ in range(5)] for one in iterators]
-        # Requests of endpoints have no note that could time out; the plain task's is as old as can be.
+        # Requests of endpoints have no note that could time out; the plain task's is a month old now.
         until(lambda: lab.unacked() == 1, what="the plain task runs")
         for index in lab.redis.scan_iter("dt:@unacked_index:*"):
-            lab.redis.zadd(index, dict.fromkeys(lab.redis.zrange(index, 0, -1), 1))
+            month_ago = time.time() - 30 * 24 * 3600
+            lab.redis.zadd(index, dict.fromkeys(lab.redis.zrange(index, 0, -1), month_ago))
         cut(lab, keep=ids(lab) - workers)
         assert [head + list(one) for head, one in zip(heads, iterators, strict=True)] == [list(range(80))] * 5
         assert plain.get(timeout=10) is True
