@@ -11,6 +11,7 @@ are. What is new:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -170,6 +171,10 @@ def check_settings(name: str, url: str, conf: Any) -> None:
         raise ConfigError(
             f"the broker of Celery application {name!r} is {scheme}://, which cannot hold streams: dynamo-tasks needs "
             "Redis or Valkey 7.0 or newer as broker, broker_url = 'redis://host:6379/0' (or task_always_eager in tests)"
+        )
+    if (tls := conf.get("broker_use_ssl")) and not isinstance(tls, Mapping):
+        raise ConfigError(
+            f"broker_use_ssl: {tls!r} alone means no TLS with Redis; say how, as in {{'ssl_cert_reqs': 'required'}}"
         )
     options = conf.get("broker_transport_options") or {}
     if options.get("sep", PRIORITY_SEPARATOR) != PRIORITY_SEPARATOR:

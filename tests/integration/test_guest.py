@@ -19,6 +19,7 @@ from celery import Celery
 import dynamo_tasks
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.queue.app import set_default_app
+from dynamo_tasks.queue.guest import check_settings
 from dynamo_tasks.runtime import default_app
 from dynamo_tasks.sdk import set_resolver
 from dynamo_tasks.store.client import close_shared
@@ -145,6 +146,8 @@ def test_a_broker_behind_sentinels_is_one_server(own_process: None) -> None:
     backend = guest.endpoint_backend
     assert [(host["host"], host["port"]) for host in backend.connparams["hosts"]] == [("h1", 1), ("h2", 2)]
     assert backend._transport_options["master_name"] == "m"
+    with pytest.raises(ConfigError, match="broker_use_ssl: True alone means no TLS"):
+        check_settings("theirs", "sentinel://h1:1", {"broker_use_ssl": True})
     app.conf.broker_use_ssl = {"ssl_ca_certs": "/ca.pem", "ssl_cert_reqs": ssl.CERT_REQUIRED}
     assert guest.server_url.endswith("/m/0?ssl_cert_reqs=required&ssl_ca_certs=%2Fca.pem")
     app.conf.broker_transport_options = {}
