@@ -69,6 +69,17 @@ def test_a_worker_that_dies_with_the_server(stack: Stack) -> None:
     assert not _died(stack, "presence")
 
 
+def test_the_server_restarts_while_a_dead_worker_is_taken_over(stack: Stack) -> None:
+    """Some of its requests are queued again then, some are claimed, some are still its own."""
+    readers = start(stack.http, n=12, tokens=150)
+    kill_worker(by_load(stack.server.url, stack.workers, 12)[0])
+    until(lambda: _died(stack, "presence"), 10.0, "seen as dead")
+    restart_redis(stack.server)
+    back = stack.server.started_at
+    check(readers)
+    assert max(reader.gap(back) for reader in readers) <= LEASE_TTL + 1.0
+
+
 def test_a_worker_that_dies_just_behind_a_restart(stack: Stack) -> None:
     """It was seen on the new server: its absence is believed at once."""
     readers = start(stack.http, n=12, tokens=250)
