@@ -73,8 +73,14 @@ async def _ask_all(sentinels: Sentinels, tls: TlsOptions | None, timeout: float)
 
 
 def _sentinel_at(sentinels: Sentinels, tls: TlsOptions | None, host: str, port: int) -> Address:
-    login = {"username": sentinels.username, "password": sentinels.password}
-    return Address(f"redis://{host}:{port}", host, port, tls=tls, **login)
+    return Address(
+        f"redis://{host}:{port}",
+        host,
+        port,
+        username=sentinels.username,
+        password=sentinels.password,
+        tls=tls,
+    )
 
 
 async def _ask(sentinels: Sentinels, at: Address, timeout: float) -> _Answer:
