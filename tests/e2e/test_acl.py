@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
 import subprocess
 import sys
@@ -13,8 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.processes import ROOT, Frontend, Process, Worker, environment, until
-from tests.support.server import RedisServer, free_port
+from tests.support.processes import ROOT, Flower, Frontend, Worker, environment, until
+from tests.support.server import RedisServer
 
 SHIPPED = ROOT / "docker" / "users.acl"
 PASSWORDS = {"worker": "w-secret", "frontend": "f-secret", "monitor": "m-secret", "flower": "o-secret"}
@@ -137,38 +135,18 @@ def _output(url: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_flower_under_its_own_user(server: RedisServer) -> None:
-    port = free_port()
-    argv = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "dynamo_tasks",
-        "flower",
-        f"--port={port}",
-        "--address=127.0.0.1",
-    ]
-    env = environment(url_of(server, "flower"))
     with (
         Worker(url_of(server, "worker"), "-E", settings=PACED, name="seen"),
-        Process([*argv, "--basic-auth=me:o-key"], env, name="flower") as flower,
+        Flower(url_of(server, "flower"), "--basic-auth=me:o-key") as flower,
     ):
-        until(lambda: _workers(port, "me:o-key") or not flower.alive, 30, "Flower lists the worker")
+        until(lambda: _workers(flower) or not flower.alive, 30, "Flower lists the worker")
         assert flower.alive, flower.output
     assert refusals(server) == []
 
 
-def _workers(port: int, login: str) -> Any:
-    headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/api/workers?refresh=1", headers=headers)
-        answer = connection.getresponse()
-        return answer.status == 200 and json.loads(answer.read())
-    except OSError:
-        return None
-    finally:
-        connection.close()
+def _workers(flower: Flower) -> Any:
+    status, workers = flower.get("/api/workers?refresh=1", "me:o-key")
+    return status == 200 and workers
 
 
 EVERYBODY = [

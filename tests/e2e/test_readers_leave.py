@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.undisturbed import undisturbed
 from tests.e2e.conftest import Stack
 from tests.support.processes import Frontend, Process, environment, until
-from tests.support.readers import uninterrupted
 
 ASK: dict[str, Any] = {
     "model": "mocker", "max_tokens": 1000, "stream": True, "messages": [{"role": "user", "content": "go on"}]
@@ -276,7 +276,7 @@ def test_a_collected_answer_outlives_its_frontend(stack: Stack) -> None:
     assert _status(stack.two, request_id)["status"] in ("running", "succeeded")
     status, found, answer = stack.two.request("POST", "/v1/completions", body, headers)
     assert (status, found["x-request-id"]) == (200, request_id)
-    assert answer["choices"][0]["text"] == uninterrupted(["go on"], 60)[0]
+    assert answer["choices"][0]["text"] == undisturbed(["go on"], 60)[0]
     info = _status(stack.one, request_id)
     assert (info["status"], info["attempts"], info["usage"]["completion_tokens"]) == ("succeeded", 1, 60)
 

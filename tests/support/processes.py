@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import http.client
-import json
 import os
 import signal
 import subprocess
@@ -15,9 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from tests.support import web
 from tests.support.server import free_port
 
-__all__ = ["ROOT", "Frontend", "Process", "Worker", "environment", "until"]
+__all__ = ["ROOT", "Flower", "Frontend", "Process", "Worker", "environment", "until"]
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,19 +98,8 @@ class Worker(Process):
         name: str = "w", env: dict[str, str] | None = None, wait: bool = True, settings: tuple[str, ...] = (),
         loglevel: str = "info", prefix: tuple[str, ...] = (), root: Path = ROOT,
     ):  # fmt: skip
-        argv = [
-            *prefix,
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            app,
-            "worker",
-            "--loglevel",
-            loglevel,
-            "-n",
-            f"{name}@%h",
-        ]
+        argv = [*prefix, sys.executable, "-m", "celery", "-A", app, "worker"]
+        argv += ["--loglevel", loglevel, "-n", f"{name}@%h"]
         if service:
             argv += ["--service", service]
         for setting in settings:
@@ -158,49 +147,29 @@ class Frontend(Process):
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], Any]:
         """One request; status, headers, body (parsed if it is JSON)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-            connection.request(method, path, data, {"content-type": "application/json", **(headers or {})})
-            answer = connection.getresponse()
-            raw = answer.read()
-            found = {key.lower(): value for key, value in answer.getheaders()}
-            return answer.status, found, json.loads(raw) if "json" in found.get("content-type", "") else raw
-        finally:
-            connection.close()
+        return web.ask(self.port, method, path, body, headers)
 
     def get(self, path: str) -> tuple[int, Any]:
         """GET; status 0 while nobody listens."""
-        try:
-            status, _, body = self.request("GET", path)
-        except OSError:
-            return 0, None
-        return status, body
+        return web.look(self.port, path)
 
     def events(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> Iterator[tuple[str, str]]:
         """Server-sent events as ``(id, data)``; close the iterator to drop the connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            data = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, data, {"content-type": "application/json", **(headers or {})})
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise AssertionError(f"{answer.status}: {answer.read()!r}")
-            yield from _sse(answer)
-        finally:
-            connection.close()
+        return web.events(self.port, method, path, body, headers)
 
 
-def _sse(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str]]:
-    event_id, data = "", []
-    while line := answer.readline():
-        text = line.decode().rstrip("\n")
-        if text.startswith("id: "):
-            event_id = text[4:]
-        elif text.startswith("data: "):
-            data.append(text[6:])
-        elif not text and data:
-            yield event_id, "\n".join(data)
-            event_id, data = "", []
+class Flower(Process):
+    """``celery -A dynamo_tasks flower``; not ready before :meth:`get` has a status."""
+
+    def __init__(self, url: str, *arguments: str, **env: str):
+        self.port = free_port()
+        argv = [sys.executable, "-m", "celery", "-A", "dynamo_tasks", "flower"]
+        where = [f"--port={self.port}", "--address=127.0.0.1"]
+        super().__init__([*argv, *where, *arguments], environment(url, **env), name="flower")
+
+    def get(self, path: str, login: str = "") -> tuple[int, Any]:
+        """GET as ``user:password``; status 0 while nobody listens."""
+        headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else None
+        return web.look(self.port, path, headers)

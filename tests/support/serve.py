@@ -62,6 +62,10 @@ class Serve(Process):
         assert found
         return int(found.group(1))
 
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command beside it."""
         return subprocess.run(

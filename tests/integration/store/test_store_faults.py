@@ -7,11 +7,11 @@ import random
 
 import pytest
 
+from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.protocol.events import End, Kind
 from dynamo_tasks.store.ledger import ClaimRefused
 from dynamo_tasks.store.scripts import script
-from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Place, eventually, on_loop, read_to_end, values
 

@@ -7,11 +7,11 @@ import asyncio
 import msgspec
 import pytest
 
+from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import FencedError, LeaseLostError, RequestNotFoundError, StreamDivergedError
 from dynamo_tasks.protocol.events import EventId, Kind
 from dynamo_tasks.store import log as log_module
 from dynamo_tasks.store.wire import Wire
-from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Owner, Place, eventually, on_loop, read_to_end, values
 

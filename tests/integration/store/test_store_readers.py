@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import (
     InvalidEventIdError,
     RequestNotFoundError,
@@ -19,7 +20,6 @@ from dynamo_tasks.store import reader as reader_module
 from dynamo_tasks.store import subscription as subscription_module
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.wire import Wire
-from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.streams import Client, Place, eventually, on_loop, read_to_end, values
 

@@ -7,13 +7,13 @@ import uuid
 
 import pytest
 
+from benchmarks.proxy import Proxy
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.schema import PREFIX
 from dynamo_tasks.protocol.events import End, EventId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store import subscription as subscription_module
 from dynamo_tasks.store.recovery import Recovery
-from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.streams import Place, eventually, on_loop, values
 
