@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.processes import ROOT, Flower, Frontend, Worker, environment, until
+from tests.support.processes import ROOT, Flower, Frontend, Worker, environment, together, until
 from tests.support.server import RedisServer
 
 SHIPPED = ROOT / "docker" / "users.acl"
@@ -59,12 +59,12 @@ def test_the_default_user_is_off_and_nobody_has_a_password_yet() -> None:
 def test_the_whole_path_under_least_privileges(server: RedisServer) -> None:
     """Serve, complete, resume, cancel, kill a worker, Celery results, inspect, status: and nothing was refused."""
     work, http = url_of(server, "worker"), url_of(server, "frontend")
-    with (
-        Worker(work, "-E", settings=PACED, name="a") as one,
-        Worker(work, "-E", settings=PACED, name="b") as two,
-        Frontend(http) as frontend,
-        Frontend(http) as other,
-    ):
+    with together(
+        Worker(work, "-E", settings=PACED, name="a"),
+        Worker(work, "-E", settings=PACED, name="b"),
+        Frontend(http),
+        Frontend(http),
+    ) as (one, two, frontend, other):
         _resume(frontend, other)
         _cancel(frontend)
         _recover(frontend, [one, two])
@@ -135,10 +135,10 @@ def _output(url: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_flower_under_its_own_user(server: RedisServer) -> None:
-    with (
+    with together(
         Worker(url_of(server, "worker"), "-E", settings=PACED, name="seen"),
-        Flower(url_of(server, "flower"), "--basic-auth=me:o-key") as flower,
-    ):
+        Flower(url_of(server, "flower"), "--basic-auth=me:o-key"),
+    ) as (_, flower):
         until(lambda: _workers(flower) or not flower.alive, 30, "Flower lists the worker")
         assert flower.alive, flower.output
     assert refusals(server) == []

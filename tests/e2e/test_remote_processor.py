@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import Frontend, Worker, until
+from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 NAMESPACE = "far-processor"
@@ -26,10 +26,10 @@ def far(redis_server: RedisServer) -> Iterator[Frontend]:
         "Worker.engine_args.max_model_len=500",
     )
     url = redis_server.url
-    with (
+    with together(
         Worker(url, settings=slow, env=ENV, name="worker"),
-        Frontend(url, env=ENV, settings=FAR, ready="/live") as http,
-    ):
+        Frontend(url, env=ENV, settings=FAR, ready="/live"),
+    ) as (_, http):
         until(lambda: http.get("/v1/models")[1]["data"], 5, "the model is listed")
         status, _, body = http.request("POST", CHAT, _ask())
         assert (status, body["error"]["code"]) == (503, "no_instances")

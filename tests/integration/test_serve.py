@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import until
+from tests.support.processes import together, until
 from tests.support.serve import Serve, processes_of
 from tests.support.server import RedisServer, free_port
 
@@ -177,10 +177,9 @@ def test_nothing_outlives_a_killed_serve(tmp_path: Path) -> None:
 
 def test_services_apart_share_the_server_and_a_key_guards_http(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with (
-        Serve(home, "--service", "Worker") as worker,
-        Serve(home, "--service", "Frontend", "--api-key", "k1,k2") as frontend,
-    ):
+    with together(
+        Serve(home, "--service", "Worker"), Serve(home, "--service", "Frontend", "--api-key", "k1,k2")
+    ) as (worker, frontend):
         assert "dynamo.Worker" in worker.line("ready ")
         assert worker.line("server") == frontend.line("server")
         body = {"model": "echo", "prompt": "hi"}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.queue.app import create_app
-from tests.support.processes import Flower, Process, Worker, environment, until
+from tests.support.processes import Flower, Process, Worker, environment, together, until
 from tests.support.queue import SERVICE, Lab
 from tests.support.server import RedisServer, free_port
 
@@ -105,7 +105,10 @@ def test_beat_fires_an_entry_at_an_endpoint(lab: Lab, tmp_path: Path) -> None:
         "info",
     ]
     argv += ["--max-interval", "1"]
-    with lab.worker(name="beaten") as worker, Process(argv, env, name="beat") as beat:
+    with together(
+        lab.worker(name="beaten"),
+        Process(argv, env, name="beat"),
+    ) as (worker, beat):
         until(lambda: worker.output.count("signal task_postrun") >= 2 or not beat.alive, what="two runs")
         assert beat.alive, beat.output
         ids = [line.split()[3] for line in worker.output.splitlines() if "signal task_postrun" in line]
@@ -113,10 +116,10 @@ def test_beat_fires_an_entry_at_an_endpoint(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_flower_shows_worker_and_tasks(lab: Lab) -> None:
-    with (
+    with together(
         lab.worker("-E", name="flowered"),
-        Flower(lab.server.url, FLOWER_UNAUTHENTICATED_API="true") as flower,
-    ):
+        Flower(lab.server.url, FLOWER_UNAUTHENTICATED_API="true"),
+    ) as (_, flower):
 
         def api(path: str) -> Any:
             status, found = flower.get(f"/api/{path}")

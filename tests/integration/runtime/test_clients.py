@@ -17,7 +17,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.runtime import Client
 from dynamo_tasks.store.registry import new_lease
 from tests.integration.runtime.conftest import OWN, Session
-from tests.support.processes import Worker
+from tests.support.processes import Worker, together
 from tests.support.server import RedisServer
 
 Run = Callable[[Session], Any]
@@ -28,10 +28,10 @@ ENV = {"DYNAMO_NAMESPACE": NAMESPACE}
 @pytest.fixture(scope="module")
 def pair(redis_server: RedisServer) -> Iterator[list[Worker]]:
     url, service = redis_server.url, f"{OWN}:Child"
-    with (
-        Worker(url, service=service, env=ENV, name="a") as one,
-        Worker(url, service=service, env=ENV, name="b") as two,
-    ):
+    with together(
+        Worker(url, service=service, env=ENV, name="a"),
+        Worker(url, service=service, env=ENV, name="b"),
+    ) as (one, two):
         yield [one, two]  # type: ignore[list-item]
 
 

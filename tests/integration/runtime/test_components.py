@@ -28,7 +28,7 @@ from dynamo_tasks.runtime import Component
 from dynamo_tasks.store.events import EventLog
 from dynamo_tasks.store.registry import LEASE_TTL, new_lease
 from tests.integration.runtime.conftest import OWN, Session
-from tests.support.processes import Worker, environment
+from tests.support.processes import Worker, environment, together
 from tests.support.server import RedisServer
 
 Run = Callable[[Session], Any]
@@ -38,12 +38,10 @@ NAMESPACE = "own-components"
 @pytest.fixture(scope="module")
 def pair(redis_server: RedisServer) -> Iterator[list[Worker]]:
     env = {"DYNAMO_NAMESPACE": NAMESPACE}
-    with (
-        Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="ca", wait=False) as one,
-        Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="cb", wait=False) as two,
-    ):
-        for worker in (one, two):
-            worker.wait_ready()  # type: ignore[attr-defined]
+    with together(
+        Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="ca"),
+        Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="cb"),
+    ) as (one, two):
         yield [one, two]  # type: ignore[list-item]
 
 

@@ -16,7 +16,7 @@ from dynamo_tasks.errors import EndpointError, InvalidRequestError, UnknownEndpo
 from dynamo_tasks.protocol.events import Kind
 from dynamo_tasks.protocol.states import TERMINAL
 from tests.integration.runtime.conftest import OWN, Session
-from tests.support.processes import Frontend, Worker, until
+from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 Run = Callable[[Session], Any]
@@ -26,14 +26,17 @@ ENV = {"DYNAMO_NAMESPACE": "own-services"}
 @pytest.fixture(scope="module")
 def workers(redis_server: RedisServer) -> Iterator[list[Worker]]:
     settings = ("Child.greeting=moin", "Child.enable-magic=true", "Child.options.level=3")
-    with (
-        Worker(redis_server.url, service=f"{OWN}:Child", env=ENV, settings=settings, name="child") as child,
-        Worker(redis_server.url, service=f"{OWN}:Parent", env=ENV, name="parent") as parent,
+    with together(
+        Worker(redis_server.url, service=f"{OWN}:Child", env=ENV, settings=settings, name="child"),
+        Worker(redis_server.url, service=f"{OWN}:Parent", env=ENV, name="parent"),
         Worker(
-            redis_server.url, service=f"{OWN}:Parent", env=ENV | {"DYNAMO_NAMESPACE": "own-near"}, name="near",
+            redis_server.url,
+            service=f"{OWN}:Parent",
+            env=ENV | {"DYNAMO_NAMESPACE": "own-near"},
+            name="near",
             settings=("Child.dynamo.enabled=false",),
-        ) as near,
-    ):  # fmt: skip
+        ),
+    ) as (child, parent, near):
         yield [child, parent, near]  # type: ignore[list-item]
 
 

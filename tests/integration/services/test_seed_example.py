@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import Worker, until
+from tests.support.processes import Worker, together, until
 from tests.support.serve import Serve, processes_of
 from tests.support.server import RedisServer, free_port
 
@@ -139,8 +139,7 @@ def test_a_bare_worker_takes_what_is_free(redis_server: RedisServer, tmp_path: P
     def worker(name: str, **more: Any) -> Worker:
         return Worker(redis_server.url, service=f"{HERE}.graph_namespaces:Left", name=name, env=env, **more)
 
-    with worker("a", wait=False) as one, worker("b") as two:
-        one.wait_ready()
+    with together(worker("a"), worker("b")) as (one, two):
         seen = {until(lambda w=w: _gpus(w.output), what="the start event") for w in (one, two)}
         assert seen == {"0", "1"}
         with worker("c", wait=False) as third:
