@@ -163,7 +163,7 @@ def test_ctrl_c_stops_all_within_five_seconds_with_streams_running(tmp_path: Pat
         for answer in answers:
             answer.readline()
         assert serve.interrupt() < 5
-        until(lambda: not processes_of(home), 2.0, "no process left")
+        until(lambda: not processes_of(home), 10.0, "no process left")
         assert "stop       done" in serve.output
 
 
@@ -189,7 +189,7 @@ def test_services_apart_share_the_server_and_a_key_guards_http(tmp_path: Path) -
         assert "k1" not in frontend.output
         frontend.interrupt()
         assert "left running for its other users" in frontend.output
-    until(lambda: not processes_of(home), 5.0, "no process left")
+    until(lambda: not processes_of(home), 10.0, "no process left")
 
 
 def test_a_named_server_is_used_and_none_started(tmp_path: Path, redis_server: RedisServer) -> None:

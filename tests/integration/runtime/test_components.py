@@ -134,8 +134,8 @@ def test_a_real_worker_is_seen_and_missed_in_time(with_runtime: Run, redis_serve
         return joined, time.monotonic() - killed
 
     joined, left = with_runtime(session)
-    assert joined < 0.1
-    assert left < LEASE_TTL + 0.2
+    assert joined < 0.5, "told, and not found at the next look"
+    assert left < LEASE_TTL + 1.0
 
 
 # -- namespaces --------------------------------------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_stats_of_every_instance_are_gathered_with_a_time_limit(
         try:
             began = time.monotonic()
             assert len(await _child(runtime).scrape_stats(timeout=0.3)) == 1
-            assert time.monotonic() - began < 0.6
+            assert time.monotonic() - began < 2.0
         finally:
             pair[0].signal(18)
 

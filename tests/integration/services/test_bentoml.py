@@ -60,7 +60,7 @@ def test_bentomls_client_and_the_queue_reach_the_same_instance(dual: Serve) -> N
     (shown,) = [one for one in dual.instances() if one["component"] == "Dual"]
     assert shown["pid"] == state["pid"]
     # Its lease is renewed, although it has a method `load` (not the engine's load).
-    until(lambda: _lease(dual) > 2, 5.0, "a renewed lease")
+    until(lambda: _lease(dual) > 2, 15.0, "a renewed lease")
 
 
 def _lease(serve: Serve) -> float:

@@ -77,7 +77,7 @@ def test_namespaces_side_by_side_and_gpus_through_an_outer_mask(tmp_path: Path) 
         serve.interrupt()
     assert not list((home / "serve").iterdir())
     assert not list(home.glob("gpus-*.json"))
-    until(lambda: not processes_of(home), 5.0, "no process left")
+    until(lambda: not processes_of(home), 10.0, "no process left")
 
 
 def test_a_component_that_is_not_the_entry_serves_its_http_methods_too(tmp_path: Path) -> None:
