@@ -10,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.support.processes import until
 from tests.support.serve import Serve
 
 MODEL = "mocker"
@@ -207,6 +208,7 @@ def test_a_deadline(client: openai.OpenAI) -> None:
     assert streamed.value.code == "deadline_exceeded"
 
 
-def test_the_clients_own_timeout_ends_the_request(client: openai.OpenAI) -> None:
+def test_the_clients_own_timeout_ends_the_request(client: openai.OpenAI, served: Serve) -> None:
     with pytest.raises(openai.APITimeoutError):
-        _chat(client, max_tokens=3000, timeout=0.3)
+        _chat(client, max_tokens=3000, timeout=0.3, extra_body={"abandon_after": 0})
+    until(lambda: not any(one["in_flight"] for one in served.instances()), what="nothing runs on")
