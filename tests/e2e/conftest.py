@@ -50,4 +50,4 @@ def stack(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator
         Frontend(url, env=env, settings=http),
         Frontend(url, env=env, settings=http),
     ) as (worker, one, two):
-        yield Stack(redis_server, namespace, worker, one, two)  # type: ignore[arg-type]
+        yield Stack(redis_server, namespace, worker, one, two)

@@ -36,7 +36,7 @@ def small(redis_server: RedisServer) -> Iterator[Small]:
         Worker(redis_server.url, settings=slow, env=env),
         Frontend(redis_server.url, env=env, settings=(*slow, "Frontend.body_limit=20000")),
     ) as (_, http):
-        yield Small(redis_server, http)  # type: ignore[arg-type]
+        yield Small(redis_server, http)
 
 
 def _ask(**more: Any) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def stack(redis_server: RedisServer) -> Iterator[Stack]:
         Frontend(redis_server.url, env=env, settings=settings),
         Frontend(redis_server.url, env=env, settings=settings),
     ) as (_, _, one, two):
-        yield Stack(redis_server, one, two)  # type: ignore[arg-type]
+        yield Stack(redis_server, one, two)
 
 
 def _ask(**more: Any) -> dict[str, Any]:

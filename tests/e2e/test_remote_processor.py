@@ -35,7 +35,7 @@ def far(redis_server: RedisServer) -> Iterator[Frontend]:
         assert (status, body["error"]["code"]) == (503, "no_instances")
         with Worker(url, service="workers.agg:Processor", env=ENV, settings=FAR, name="processor"):
             until(lambda: http.get("/ready")[0] == 200, 10, "ready")
-            yield http  # type: ignore[misc]
+            yield http
 
 
 def _ask(**more: Any) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def frontend(redis_server: RedisServer) -> Iterator[Frontend]:
         Worker(redis_server.url, env=ENV, settings=ENGINE, name="one"),
         Frontend(redis_server.url, service="workers.routed:Frontend", env=ENV),
     ) as (_, _, frontend):
-        yield frontend  # type: ignore[misc]
+        yield frontend
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def second(redis_server: RedisServer, frontend: Frontend) -> Iterator[Worker]:
         until(
             lambda: len({_claims(redis_server, one)[-1] for one in _ids(frontend, 4)}) == 2, what="both known"
         )
-        yield worker  # type: ignore[misc]
+        yield worker
 
 
 def _ids(frontend: Frontend, count: int) -> list[str]:

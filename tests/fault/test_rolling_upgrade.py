@@ -34,10 +34,10 @@ class Fleet:
         self._load = [threading.Thread(target=self._read, args=(n,), daemon=True) for n in range(STREAMS)]
 
     def worker(self, root: Path) -> Worker:
-        return self._entered.enter_context(Worker(self.server.url, settings=PACED, root=root))  # type: ignore[return-value]
+        return self._entered.enter_context(Worker(self.server.url, settings=PACED, root=root))
 
     def frontend(self, root: Path) -> Frontend:
-        return self._entered.enter_context(Frontend(self.server.url, root=root))  # type: ignore[return-value]
+        return self._entered.enter_context(Frontend(self.server.url, root=root))
 
     def _read(self, n: int) -> None:
         while not self._enough.is_set():

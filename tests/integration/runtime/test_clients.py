@@ -32,7 +32,7 @@ def pair(redis_server: RedisServer) -> Iterator[list[Worker]]:
         Worker(url, service=service, env=ENV, name="a"),
         Worker(url, service=service, env=ENV, name="b"),
     ) as (one, two):
-        yield [one, two]  # type: ignore[list-item]
+        yield [one, two]
 
 
 async def _client(runtime: DistributedRuntime, endpoint: str = "show", *, annotated: bool = False) -> Client:

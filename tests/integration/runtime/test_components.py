@@ -42,7 +42,7 @@ def pair(redis_server: RedisServer) -> Iterator[list[Worker]]:
         Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="ca"),
         Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="cb"),
     ) as (one, two):
-        yield [one, two]  # type: ignore[list-item]
+        yield [one, two]
 
 
 def _child(runtime: DistributedRuntime, namespace: str = NAMESPACE) -> Component:

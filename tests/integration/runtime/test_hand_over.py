@@ -33,7 +33,7 @@ class Found(NamedTuple):
 @pytest.fixture(scope="module")
 def child(redis_server: RedisServer) -> Iterator[Worker]:
     with Worker(redis_server.url, service=f"{OWN}:Child", env=ENV, name="child") as worker:
-        yield worker  # type: ignore[misc]
+        yield worker
 
 
 def _handed_over(

@@ -39,7 +39,7 @@ def workers(redis_server: RedisServer) -> Iterator[list[Worker]]:
             settings=("Child.dynamo.enabled=false",),
         ),
     ) as (child, parent, near):
-        yield [child, parent, near]  # type: ignore[list-item]
+        yield [child, parent, near]
 
 
 async def _call(
