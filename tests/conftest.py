@@ -17,7 +17,6 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dynamo_tasks.store.client import close_shared
 from tests.support.server import RedisServer
 
 # Loaded here and not at the end of the session, where Python 3.11.7 may fail to rewrite its modules.
@@ -28,10 +27,8 @@ settings.load_profile("project")
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A server for all tests that don't harm it; each uses a namespace of its own."""
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    close_shared(server.url)
-    server.stop()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture
@@ -57,7 +54,5 @@ def spans_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A server for one test that kills, freezes or floods it."""
-    server = RedisServer(tmp_path).start()
-    yield server
-    close_shared(server.url)
-    server.stop()
+    with RedisServer(tmp_path) as server:
+        yield server

@@ -31,9 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     for name, password in PASSWORDS.items():
         users = users.replace(f"@{name.upper()}_PASSWORD@", password)
     (folder / "users.acl").write_text(users)
-    server = RedisServer(folder, "--aclfile", str(folder / "users.acl")).start()
-    yield server
-    server.stop()
+    with RedisServer(folder, "--aclfile", str(folder / "users.acl")) as server:
+        yield server
 
 
 def url_of(server: RedisServer, user: str) -> str:

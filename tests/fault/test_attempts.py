@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import WorkerLostError
-from dynamo_tasks.store.client import close_shared
 from tests.support.processes import ROOT, Worker, environment, together, until
 from tests.support.queue import Lab
 from tests.support.server import RedisServer
@@ -20,12 +19,10 @@ from tests.support.server import RedisServer
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    server = RedisServer(tmp_path_factory.mktemp("attempts")).start()
-    made = Lab(server, "attempts")
-    yield made
-    made.close()
-    close_shared(server.url)
-    server.stop()
+    with RedisServer(tmp_path_factory.mktemp("attempts")) as server:
+        made = Lab(server, "attempts")
+        yield made
+        made.close()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ import pytest
 from celery import chord
 
 from dynamo_tasks.queue.result import StreamResult
-from dynamo_tasks.store.client import close_shared
 from dynamo_tasks.store.scripts import script
 from tests.support.faults import Line, kill_worker
 from tests.support.processes import Worker, until
@@ -55,9 +54,9 @@ class Victim:
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    server = RedisServer(tmp_path_factory.mktemp("losses")).start()
-    lab = Lab(server, NAMESPACE)
-    with contextlib.ExitStack() as stack:
+    with RedisServer(tmp_path_factory.mktemp("losses")) as server, contextlib.ExitStack() as stack:
+        lab = Lab(server, NAMESPACE)
+        stack.callback(lab.close)
         lost, twice = lab.call("echo", "lost"), lab.call("echo", "twice")
         (message,) = [raw for raw in lab.redis.lrange(lab.queue, 0, -1) if twice.id in raw]
         lab.redis.delete(lab.queue)
@@ -67,9 +66,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
         made = Scene(lab, survivor.worker, {"lost": lost, "twice": twice, "message": message})
         _ask(made, survivor, stack)
         yield made
-    lab.close()
-    close_shared(server.url)
-    server.stop()
 
 
 def _ask(scene: Scene, survivor: Victim, stack: contextlib.ExitStack) -> None:

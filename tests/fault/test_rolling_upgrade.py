@@ -11,7 +11,6 @@ import pytest
 import redis
 
 from dynamo_tasks.runtime.inspect import snapshot
-from dynamo_tasks.store.client import close_shared
 from tests.support.processes import ROOT, Frontend, Worker, until
 from tests.support.readers import PACED, Reader, check
 from tests.support.releases import NEWER_PRIORITY, make_newer
@@ -87,11 +86,8 @@ class Fleet:
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     (tmp_path / "server").mkdir()
-    server = RedisServer(tmp_path / "server").start()
-    with ExitStack() as entered:
+    with RedisServer(tmp_path / "server") as server, ExitStack() as entered:
         yield Fleet(server, entered, make_newer(tmp_path / "newer"))
-    close_shared(server.url)
-    server.stop()
 
 
 def _check_newer_requests(fleet: Fleet) -> None:
