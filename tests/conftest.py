@@ -24,6 +24,18 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for a plain ``pytest``, which mostly waits; none besides pytest's own for a part of the tests.
+
+    The tests of a file stay together: they share servers and workers.
+    """
+    whole = config.args_source is config.ArgsSource.TESTPATHS and config.option.markexpr == "not slow"
+    if not whole or config.option.keyword:
+        return 0
+    config.option.dist = "loadfile"
+    return 2
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A server for all tests that don't harm it; each uses a namespace of its own."""
