@@ -15,7 +15,7 @@ import pytest
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.serve.resp import ping
 from tests.support.faults import kill_redis
-from tests.support.processes import ROOT, Frontend, Worker, environment, until
+from tests.support.processes import ROOT, Frontend, Worker, environment, together, until
 from tests.support.readers import PACED, check, start
 from tests.support.sentinel import SentinelGroup
 from tests.support.server import RedisServer, free_port
@@ -45,9 +45,8 @@ def port(request: pytest.FixtureRequest, certificates: Certificates, tmp_path: P
     binary, port = server_program(), free_port()
     settings = server_options(certificates, port)
     options = [word for key, value in settings.items() for word in (f"--{key}", value)]
-    server = RedisServer(tmp_path, *options, binary=binary).start()
-    yield port
-    server.stop()
+    with RedisServer(tmp_path, *options, binary=binary):
+        yield port
 
 
 def url_of(port: int, **options: Path | str) -> str:
@@ -63,7 +62,10 @@ def test_the_whole_path(port: int, certificates: Certificates) -> None:
     """Worker, frontend, a resumed stream, a Celery result and ``status``; the client's key is in the environment."""
     url = url_of(port, ca_certs=certificates.ca)
     env = {"DYNAMO_NAMESPACE": "tls", **_who_we_are(certificates)}
-    with Worker(url, env=env) as worker, Frontend(url, env=env) as frontend:
+    with together(
+        Worker(url, env=env),
+        Frontend(url, env=env),
+    ) as (worker, frontend):
         events = list(frontend.events("POST", "/v1/chat/completions", ASK | {"stream": True}))
         assert events[-1][1] == "[DONE]"
         request = json.loads(events[0][1])["id"].removeprefix("chatcmpl-")
@@ -91,10 +93,10 @@ def test_sentinels_and_a_failover(
         assert ping(url) == "PONG"
         with pytest.raises(ServerUnavailableError, match="no Sentinel says where the master 'themaster' is"):
             ping(f"{group.url}&ssl_cert_reqs=required")
-        with (
-            Worker(url, env=env, settings=PACED, wait=False) as worker,
-            Frontend(url, env=env) as frontend,
-        ):
+        with together(
+            Worker(url, env=env, settings=PACED),
+            Frontend(url, env=env),
+        ) as (worker, frontend):
             assert "text" in _run(env, url, ASK_BY_CELERY)
             readers = start(frontend, n=4, tokens=200)
             kill_redis(group.master)

@@ -14,7 +14,6 @@ import pytest
 import redis
 
 from dynamo_tasks.runtime.inspect import snapshot
-from dynamo_tasks.store.client import close_shared
 from dynamo_tasks.store.keys import Keys
 from tests.support.faults import by_load, kill_worker
 from tests.support.processes import Frontend, Worker, until
@@ -66,13 +65,10 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    server = RedisServer(tmp_path_factory.mktemp("cancel")).start()
-    with ExitStack() as entered:
+    with RedisServer(tmp_path_factory.mktemp("cancel")) as server, ExitStack() as entered:
         made = Stack(server, entered)
         yield made
         made.redis.close()
-    close_shared(server.url)
-    server.stop()
 
 
 @pytest.fixture
