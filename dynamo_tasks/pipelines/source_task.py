@@ -14,7 +14,7 @@ from dynamo_tasks.pipelines.functions import Bound, SourceFunction
 from dynamo_tasks.pipelines.operator_task import CHUNK, TaskRunner
 from dynamo_tasks.pipelines.operators import Record
 from dynamo_tasks.pipelines.queues import Channel, ChannelClosed
-from dynamo_tasks.store.jobs import Commit
+from dynamo_tasks.store.job_records import Commit
 
 __all__ = ["SourceTask"]
 

@@ -11,8 +11,8 @@ from typing import Any
 from dynamo_tasks.pipelines import BaseService, FlatMapFunction, MapFunction, SinkFunction, SourceFunction
 
 __all__ = [
-    "Ask", "AskAll", "Count", "Counter", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Marked", "MarkedTable",
-    "Process", "Profile", "Table", "Ticker", "evens",
+    "Ask", "AskAll", "AskOne", "Count", "Counter", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Marked",
+    "MarkedTable", "Process", "Profile", "Table", "Ticker", "evens",
     "fails_on", "halves", "key_of", "plus",
 ]  # fmt: skip
 
@@ -97,6 +97,13 @@ class AskAll(FlatMapFunction):
     def execute(self, record: int) -> list[int]:
         futures = [self.call_service_async("doubler", record + i) for i in range(self.count)]
         return [future.result() for future in futures]
+
+
+class AskOne(MapFunction):
+    """One call for each record."""
+
+    def execute(self, record: int) -> int:
+        return int(self.call_service("doubler", record, timeout=60))
 
 
 class Ticker(SourceFunction):
