@@ -250,6 +250,10 @@ class Process(BaseService):
             time.sleep(0.01)
         return os.getpid()
 
+    def nap(self, seconds: float) -> int:
+        time.sleep(seconds)
+        return os.getpid()
+
     def endless(self) -> Any:
         while True:
             yield os.getpid()
