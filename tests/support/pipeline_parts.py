@@ -13,7 +13,7 @@ from dynamo_tasks.pipelines import BaseService, FlatMapFunction, MapFunction, Si
 __all__ = [
     "Ask", "AskAll", "AskOne", "Count", "Counter", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Marked",
     "MarkedTable", "Process", "Profile", "Table", "Ticker", "evens",
-    "fails_on", "halves", "key_of", "plus",
+    "fails_on", "halves", "key_of", "pause", "plus",
 ]  # fmt: skip
 
 
@@ -121,6 +121,10 @@ class Ticker(SourceFunction):
 
 def plus(record: int, more: int = 1) -> int:
     return record + more
+
+
+def pause(record: int, seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def evens(record: int) -> bool:
