@@ -69,7 +69,7 @@ class _Actor(ABC):
     def _begin(self) -> str | None:
         try:
             self._make()
-        except Exception as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it
+        except BaseException as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it
             return describe_error(exc)
         return None
 
@@ -231,7 +231,7 @@ class OperatorActor(_Actor):
         plan = self._described
         stage = Stage(plan.name, plan.kind, load(plan.function), plan.parallelism, plan.on_error)
         ctx = TaskContext(plan.name, task_index=self._index, parallelism=plan.parallelism, **self.common())
-        self._operator = Operator(stage, ctx, self.plan.name)
+        self._operator = Operator(stage, ctx, self.plan.name, msgspec.json.encode)
         self._operator.function.hook("setup")
 
     async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
@@ -256,10 +256,7 @@ class OperatorActor(_Actor):
         made, error = self._apply(first, msgspec.json.decode(chunk, type=list[Record]))
         dead, operator.dead = operator.dead, []
         counts = {key: operator.counts[key] - before[key] for key in before}
-        try:
-            return msgspec.json.encode(Handled(made, counts, dead, error))
-        except TypeError as exc:
-            return msgspec.json.encode(Handled([], counts, [], f"records must be JSON: {exc}"))
+        return msgspec.json.encode(Handled(made, counts, dead, error))
 
     def _apply(self, first: int, records: list[Record]) -> tuple[list[Record], str | None]:
         operator, ctx, made = self._operator, self._operator.ctx, []
@@ -278,6 +275,6 @@ class OperatorActor(_Actor):
     def _close(self) -> str | None:
         try:
             self._operator.function.hook("close")
-        except Exception as exc:  # noqa: BLE001 - the user's: it fails the job
+        except BaseException as exc:  # noqa: BLE001 - the user's: it fails the job
             return describe_error(exc)
         return None

@@ -139,7 +139,7 @@ class RayJob(LocalJob):
 def _encode(name: str, records: list[Record]) -> bytes:
     try:
         return msgspec.json.encode(records)
-    except TypeError as exc:
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise InvalidRequestError(f"records must be JSON to travel to {name}: {exc}") from exc
 
 

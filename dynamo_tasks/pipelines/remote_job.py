@@ -121,13 +121,26 @@ class RemoteJob(Job):
 
     def stop(self, *, drain: bool = True, timeout: float | None = None) -> JobStatus:
         """See :meth:`Job.stop`."""
-        state = JobState.STOPPING if drain else JobState.STOPPED
+        state = JobState.STOPPING if drain and self._ask(self._begun) else JobState.STOPPED
         self._ask(lambda: self._jobs.end(self.id, state))
         return self._await_end(timeout)
+
+    async def _begun(self) -> bool:
+        """Whether anything of it runs, or has run: else nothing is on its way."""
+        states = await self._jobs.request_states(self.plan.requests.values())
+        return any(state != "QUEUED" for state, _ in states)
 
     def status(self) -> JobStatus:
         """See :meth:`Job.status`."""
         return self._ask(lambda: status_of(self._jobs, self.plan))
+
+    @property
+    def is_over(self) -> bool:
+        """See :attr:`Job.is_over`; the server forgets a job a day behind its end."""
+        try:
+            return super().is_over
+        except RequestNotFoundError:
+            return True
 
     def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the server; a short outage is waited out."""

@@ -115,7 +115,7 @@ class _RemoteQueue(ABC):
             values = await _persist(
                 request, client, partial(_collect, client, payload, request.deadline + _GRACE)
             )
-        except (DynamoError, TypeError, TimeoutError) as exc:
+        except (DynamoError, TypeError, ValueError, OverflowError, RecursionError, TimeoutError) as exc:
             request.response_queue.put(_failure(request, exc))
             return
         elapsed = time.monotonic() - began

@@ -88,6 +88,8 @@ class Operators:
     async def _serve(self, session: JobSession, plan: ServicePlan) -> AsyncIterator[dict[str, Any]]:
         task: BaseServiceTask | None = None
         try:
+            if session.watch.over:
+                return
             task = await asyncio.to_thread(_make_service, session, plan, _annex())
             await asyncio.to_thread(task.start_running)
             yield {"service": plan.name}

@@ -5,16 +5,41 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from asyncio import CancelledError
 from pathlib import Path
 from typing import Any
 
 from dynamo_tasks.pipelines import BaseService, FlatMapFunction, MapFunction, SinkFunction, SourceFunction
 
 __all__ = [
-    "Ask", "AskAll", "AskOne", "Count", "Counter", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Marked",
-    "MarkedTable", "Process", "Profile", "Table", "Ticker", "evens",
-    "fails_on", "halves", "key_of", "pause", "plus",
-]  # fmt: skip
+    "Ask",
+    "AskAll",
+    "AskOne",
+    "Broken",
+    "BrokenSink",
+    "Count",
+    "Counter",
+    "Doubler",
+    "Enrich",
+    "Flaky",
+    "Front",
+    "HeldBack",
+    "Marked",
+    "MarkedTable",
+    "Process",
+    "Profile",
+    "Table",
+    "Ticker",
+    "evens",
+    "fails_on",
+    "halves",
+    "key_of",
+    "leaves_on",
+    "nested",
+    "odd_things",
+    "pause",
+    "plus",
+]
 
 
 class Profile:
@@ -39,6 +64,9 @@ class Profile:
 
     def count(self, n: int) -> Any:
         yield from range(n)
+
+    def leave(self, how: str) -> None:
+        leaves_on(1, 1, how)
 
     async def later(self, user_id: str) -> str:
         return f"later {user_id}"
@@ -143,6 +171,61 @@ def fails_on(record: int, bad: int) -> int:
     if record == bad:
         raise ValueError(f"bad record {record}")
     return record
+
+
+def leaves_on(record: int, bad: int, how: str) -> int:
+    """Raises what is no ``Exception``."""
+    if record == bad:
+        raise {
+            "SystemExit": SystemExit,
+            "CancelledError": CancelledError,
+            "KeyboardInterrupt": KeyboardInterrupt,
+        }[how](bad)
+    return record
+
+
+def odd_things(record: int) -> Any:
+    """What is JSON, and what is not."""
+    return [record, {1, object()}, "\ud800", nested(100_000)][record - 1]
+
+
+def nested(depth: int) -> Any:
+    """A list in a list in a list."""
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
+class Broken(BaseService):
+    """Cannot be made, or not set up."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self._reach("init")
+
+    def _reach(self, here: str) -> None:
+        if self.where == here:
+            raise ValueError("no licence")
+
+    def setup(self) -> None:
+        self._reach("setup")
+
+    def close(self) -> None:
+        self._reach("close")
+
+
+class BrokenSink(SinkFunction, Broken):
+    """The same as a sink."""
+
+    def setup(self) -> None:
+        self._reach("setup")
+
+    def close(self) -> None:
+        self._reach("close")
+
+    def execute(self, record: Any) -> None:
+        pass
 
 
 class HeldBack(MapFunction):
