@@ -137,10 +137,10 @@ class Jobs:
         return found.decode() if found else "GONE"
 
     async def checkpoints(self, job_id: str, tasks: Iterable[str]) -> list[Checkpoint]:
-        """How far tasks have come, all at the same moment."""
+        """How far tasks have come."""
         wire = await self.store.commands.wire(_PATIENCE)
-        commands = [pack(("HGETALL", self._keys.job_task(job_id, task))) for task in tasks]
-        rows = await wire.transaction(commands) if commands else []
+        commands = [["HGETALL", self._keys.job_task(job_id, task)] for task in tasks]
+        rows = await wire.pipeline(commands) if commands else []
         return [Checkpoint.of(dict(zip(row[::2], row[1::2], strict=True))) for row in rows]
 
     async def request_states(self, request_ids: Iterable[str]) -> list[tuple[str, str]]:

@@ -230,8 +230,11 @@ def test_status_shows_remote_jobs_with_their_rates_and_lag(
         assert [one["name"] for one in (source, plus, sink)] == ["source-1", "plus", "sink-1"]
         # What is before the sink is faster: as much waits as may, but for the round that is handled.
         assert 0 < sink["lag"] <= 64 + 2 * 8 * 64
-        assert source["records_out"] == plus["records_in"] + plus["lag"]
-        assert plus["records_out"] == sink["records_in"] + sink["lag"]
+        for before, behind in (
+            (source, plus),
+            (plus, sink),
+        ):  # they are not read in one step: a few rounds apart
+            assert abs(before["records_out"] - behind["records_in"] - behind["lag"]) <= 4 * 8 * 64
         for one, taken in (
             (source, source["records_out"]),
             (plus, plus["records_in"]),
