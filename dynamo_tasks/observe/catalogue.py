@@ -306,6 +306,8 @@ _LOG_EVENTS = (
              ("job", "operator", "policy", "error")),
     LogEvent("job.hook_failed", ERROR, "`close` of a function or service raised while its job ended.",
              ("job", "name", "error")),
+    LogEvent("job.actor_hung", WARNING, "An actor on Ray gave no sign of life for that long; it is started again.",
+             ("job", "actor", "silent_s")),
     LogEvent("hook.failed", ERROR, "A hook of a service raised.", ("service", "hook", "error")),
 )  # fmt: skip
 

@@ -232,7 +232,7 @@ class BaseEnvironment(ABC):
                 "the records of from_requests() come with requests: serve as_service() instead of submit()"
             )
         job = self._launch()
-        self.jobs = [known for known in self.jobs if not known.status().state.is_over] + [job]
+        self.jobs = [known for known in self.jobs if not known.is_over] + [job]
         if autostop:
             job.wait()
         return job
@@ -247,7 +247,7 @@ class BaseEnvironment(ABC):
     def stop(self) -> None:
         """Stop all jobs that run; what is on its way goes through."""
         for job in self.jobs:
-            if not job.status().state.is_over:
+            if not job.is_over:
                 job.stop()
 
     def close(self) -> None:

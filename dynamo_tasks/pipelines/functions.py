@@ -115,11 +115,21 @@ class Items:
     """The records of a list, or of another iterable, as a source."""
 
     def __init__(self, items: Iterable[Any]):
-        self.items = items
+        self._items = items
+        self._read = False
 
     def __call__(self) -> Iterable[Any]:
-        """The records."""
-        return self.items
+        """The records.
+
+        Raises:
+            ConfigError: they come from an iterator, and were read before: nothing would be left.
+        """
+        if self._read and iter(self._items) is self._items:
+            raise ConfigError(
+                "the iterator of from_batch was read by an earlier job; give a list, or a function that makes one"
+            )
+        self._read = True
+        return self._items
 
 
 @dataclass(frozen=True)

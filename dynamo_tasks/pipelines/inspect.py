@@ -5,10 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import msgspec
+
+from dynamo_tasks.config.server import key_prefix
 from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.pipelines.job import JobState, JobStatus
 from dynamo_tasks.pipelines.job_status import status_of
 from dynamo_tasks.pipelines.plan import Plan
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.job_records import JobRecord
 from dynamo_tasks.store.jobs import Jobs
 
 __all__ = ["gather_jobs", "jobs_of"]
@@ -24,7 +29,7 @@ def jobs_of(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
 
 
 async def _with_store(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
-    store = await Store.connect(url)
+    store = await Store.connect(url, prefix=key_prefix())
     try:
         return [row for namespace in namespaces for row in await gather_jobs(store, namespace)]
     finally:
@@ -36,8 +41,18 @@ async def gather_jobs(store: Store, namespace: str) -> list[dict[str, Any]]:
     jobs, found = Jobs(store, namespace), []
     for job_id in await jobs.ids():
         try:
-            plan = Plan.decode((await jobs.get(job_id)).plan)
-            found.append({"namespace": namespace, **(await status_of(jobs, plan)).as_dict()})
+            status = await _status(jobs, await jobs.get(job_id))
         except RequestNotFoundError:
             continue  # it ended a day ago; the index forgets it later
+        found.append({"namespace": namespace, **status.as_dict()})
     return found
+
+
+async def _status(jobs: Jobs, record: JobRecord) -> JobStatus:
+    """How a job stands; without its operators where another release wrote its plan."""
+    try:
+        plan = Plan.decode(record.plan)
+    except msgspec.ValidationError:
+        state = JobState(record.state)
+        return JobStatus(record.id, record.name, "celery", state, record.started, record.error)
+    return await status_of(jobs, plan)

@@ -130,6 +130,11 @@ class Job(ABC):
     def status(self) -> JobStatus:
         """How it stands."""
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it does nothing any more."""
+        return self.status().state.is_over
+
     @abstractmethod
     def results(self) -> Iterator[Any]:
         """The records of ``collect()``, as they come, until the job is over; each is given once."""

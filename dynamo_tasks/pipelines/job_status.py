@@ -7,7 +7,8 @@ import time
 from dynamo_tasks.pipelines.job import JobState, JobStatus, OperatorStatus
 from dynamo_tasks.pipelines.operators import SOURCES
 from dynamo_tasks.pipelines.plan import OperatorPlan, Plan
-from dynamo_tasks.store.jobs import COUNTERS, Checkpoint, Jobs
+from dynamo_tasks.store.job_records import COUNTERS, Checkpoint
+from dynamo_tasks.store.jobs import Jobs
 
 __all__ = ["status_of"]
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
+import time
 from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -14,6 +16,7 @@ from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.pipelines.job import JobState
 from dynamo_tasks.pipelines.plan import Plan
 from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.jobs import Jobs
 
 __all__ = ["JobWatch", "insist"]
@@ -24,12 +27,24 @@ _RETRY = 0.1
 _DEAD = ("FAILED", "CANCELLED", "EXPIRED")
 
 
-async def insist(ask: Callable[[], Awaitable[T]]) -> T:
-    """Ask the server until it answers: an outage must not end what lasts as long as a job."""
+async def insist(store: Store, ask: Callable[[], Awaitable[T]], within: float = math.inf) -> T:
+    """Ask the server until it answers: an outage must not end what lasts as long as a job.
+
+    Args:
+        store: Over whose connection it is asked; once that is closed for good, nobody answers any more.
+        ask: What is safe to ask again.
+        within: Seconds after which the error goes through.
+
+    Raises:
+        ServerUnavailableError: it has not answered in time, or the connection was closed.
+    """
+    until = time.monotonic() + within
     while True:
         try:
             return await ask()
         except ServerUnavailableError:
+            if store.commands.closed or time.monotonic() >= until:
+                raise
             await asyncio.sleep(_RETRY)
 
 
@@ -87,9 +102,9 @@ class JobWatch:
             await self.wait("@state")
 
     async def start(self) -> None:
-        """Subscribe and look for the first time."""
-        await self._channels.listen(self._channel, self._heard)
-        await self._look()
+        """Subscribe and look for the first time; waits for the server."""
+        await insist(self.jobs.store, lambda: self._channels.listen(self._channel, self._heard))
+        await insist(self.jobs.store, self._look)
         self._task = asyncio.create_task(self._run(), name=f"watch-{self._plan.id}")
 
     async def stop(self) -> None:

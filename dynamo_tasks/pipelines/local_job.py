@@ -13,7 +13,7 @@ from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.job import Job, JobState, JobStatus, OperatorStatus
 from dynamo_tasks.pipelines.job_services import JobServices
 from dynamo_tasks.pipelines.local_tasks import Edge, RecordTask, Source, Task
-from dynamo_tasks.pipelines.messages import describe_error
+from dynamo_tasks.pipelines.messages import as_exception, describe_error
 from dynamo_tasks.pipelines.operators import SOURCES, DeadLetter, Operator, Record, Stage
 from dynamo_tasks.pipelines.queues import Channel, ChannelClosed
 
@@ -86,8 +86,20 @@ class LocalJob(Job):
         for stage in self._stages:
             for index in range(stage.parallelism):
                 self._tasks.append(self.make_task(stage, index))
-        for task in self._tasks:
-            task.function.hook("setup")
+        for done, task in enumerate(self._tasks):
+            try:
+                task.function.hook("setup")
+            except BaseException:
+                self._close_again(self._tasks[:done])
+                raise
+
+    def _close_again(self, tasks: list[Task]) -> None:
+        """Close what was set up, since one that follows could not be."""
+        for task in tasks:
+            try:
+                task.function.hook("close")
+            except Exception as exc:  # noqa: BLE001 - the user's, and the first error is the one to tell
+                event("job.hook_failed", job=self.id, name=task.stage.name, error=exc)
 
     def make_task(self, stage: Stage, index: int) -> Task:
         """What one thread does; its channel is there already."""
@@ -108,8 +120,8 @@ class LocalJob(Job):
             task.run(edges)
         except ChannelClosed:
             pass
-        except Exception as exc:  # noqa: BLE001 - the user's: it fails the job
-            self._fail(task.stage.name, exc)
+        except BaseException as exc:  # noqa: BLE001 - the user's: it fails the job
+            self._fail(task.stage.name, as_exception(exc))
         self._close(task)
         for edge in edges:
             for channel in edge.channels:
@@ -123,8 +135,8 @@ class LocalJob(Job):
     def _close(self, task: Task) -> None:
         try:
             task.function.hook("close")
-        except Exception as exc:  # noqa: BLE001 - the user's: a sink that could not write its rest has failed
-            self._fail(task.stage.name, exc)
+        except BaseException as exc:  # noqa: BLE001 - the user's: a sink that could not write its rest has failed
+            self._fail(task.stage.name, as_exception(exc))
 
     def _fail(self, operator: str, exc: Exception) -> None:
         with self._lock:
@@ -197,7 +209,8 @@ class LocalJob(Job):
         self._stopping.set()
         if not drain:
             self._abort()
-        self._await_end(timeout)
+        if threading.current_thread() not in self._threads:  # an operator that stops its own job
+            self._await_end(timeout)
         return self.status()
 
     def results(self) -> Iterator[Any]:
@@ -240,7 +253,7 @@ def connect_within(
 ) -> Connection:
     """Connect to the newest job of this process that runs, else to services that are started for the connection."""
     for job in reversed(environment.jobs):
-        if isinstance(job, LocalJob) and not job.status().state.is_over:
+        if isinstance(job, LocalJob) and not job.is_over:
             return Connection(job.services.task_context("connection"), lambda: None)
     services = make_services(environment)
     services.start()

@@ -87,7 +87,7 @@ class LocalServiceTask(BaseServiceTask):
             result = self.call_method(request.method_name, request.args, request.kwargs)
             if inspect.iscoroutine(result):
                 result = runner.run(result)
-        except Exception as exc:  # noqa: BLE001 - the user's: its caller gets it
+        except BaseException as exc:  # noqa: BLE001 - the user's: its caller gets it
             elapsed = time.perf_counter() - began
             self.statistics.add(elapsed, ok=False)
             request.response_queue.put(ServiceResponse.failure(request.request_id, exc, elapsed))

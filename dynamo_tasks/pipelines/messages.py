@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from dynamo_tasks.errors import EndpointError
 
-__all__ = ["ReplyTo", "ServiceRequest", "ServiceResponse", "describe_error"]
+__all__ = ["ReplyTo", "ServiceRequest", "ServiceResponse", "as_exception", "describe_error", "guarded"]
+
+T = TypeVar("T")
 
 
 class ReplyTo(Protocol):
@@ -81,5 +84,24 @@ def describe_error(exc: BaseException) -> str:
     """``TypeName: text``, or the name alone; what another process raised says so itself."""
     if isinstance(exc, EndpointError):
         return exc.message
-    text = str(exc)
+    text = str(exc).encode(errors="backslashreplace").decode()  # what is no text cannot travel
     return f"{type(exc).__name__}: {text}" if text else type(exc).__name__
+
+
+def as_exception(exc: BaseException) -> Exception:
+    """An error of the user's code that ends no more than what it was raised for: ``sys.exit()`` is one, too."""
+    if isinstance(exc, Exception):
+        return exc
+    made = EndpointError(describe_error(exc))
+    made.__cause__ = exc
+    return made
+
+
+def guarded(function: Callable[..., T], *args: Any) -> T:
+    """Run the user's code; what it raises comes as an ``Exception``."""
+    try:
+        return function(*args)
+    except Exception:
+        raise
+    except BaseException as exc:
+        raise as_exception(exc) from exc

@@ -14,15 +14,17 @@ from contextlib import aclosing
 from itertools import cycle
 from typing import Any
 
+import msgspec
+
 from dynamo_tasks.errors import FencedError, JobFailedError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.job import JobState
 from dynamo_tasks.pipelines.job_watch import insist
-from dynamo_tasks.pipelines.messages import describe_error
+from dynamo_tasks.pipelines.messages import describe_error, guarded
 from dynamo_tasks.pipelines.operators import Operator, Record, partition
 from dynamo_tasks.pipelines.plan import OperatorPlan
 from dynamo_tasks.pipelines.session import JobSession
-from dynamo_tasks.store.jobs import Checkpoint, Commit, Output
+from dynamo_tasks.store.job_records import Checkpoint, Commit, Output
 
 __all__ = ["CHUNK", "JobOver", "OperatorTask", "TaskRunner"]
 
@@ -30,6 +32,8 @@ CHUNK = 64
 """Most records of one chunk."""
 _ENTRIES = 8
 """Most chunks of one round."""
+_GRACE = 1.0
+"""Seconds that the user's code may go on behind the end of its job."""
 
 
 class JobOver(Exception):  # noqa: N818 - a state, not an error
@@ -82,13 +86,29 @@ class TaskRunner:
         self.number = 0
 
     async def in_thread(self, function: Any, *args: Any) -> Any:
-        """Run the user's code in the task's own thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
+        """Run the user's code in the task's own thread.
+
+        Raises:
+            JobOver: the job has ended, and the code goes on and on.
+            Exception: what it raises.
+        """
+        loop = asyncio.get_running_loop()
+        work = loop.run_in_executor(self._threads, guarded, function, *args)
+        over = loop.create_task(self.session.watch.wait_over())
+        try:
+            await asyncio.wait((work, over), return_when=asyncio.FIRST_COMPLETED)
+            if not work.done():
+                await asyncio.wait((work,), timeout=_GRACE)
+        finally:
+            over.cancel()
+        if not work.done():
+            raise JobOver  # the function does not return: it is left behind
+        return work.result()
 
     async def checkpoint(self) -> Checkpoint:
         """How far the task has come."""
         jobs, job = self.session.watch.jobs, self.session.plan.id
-        [found] = await insist(lambda: jobs.checkpoints(job, [self.name]))
+        [found] = await insist(jobs.store, lambda: jobs.checkpoints(job, [self.name]))
         self.number = found.number
         return found
 
@@ -121,7 +141,7 @@ class TaskRunner:
         plan, jobs = self.session.plan, self.session.watch.jobs
         # Where the reply is lost, its number tells whether it was done.
         return await insist(
-            lambda: jobs.commit(
+            jobs.store, lambda: jobs.commit(
                 plan.id, self._request, self._claim, commit,
                 most_waiting=plan.settings.queue_size, most_dead=plan.settings.dead_letter_limit,
             )
@@ -154,9 +174,9 @@ class TaskRunner:
             self._threads.shutdown(wait=False)
 
     async def _fail(self, exc: Exception) -> None:
-        job = self.session.plan.id
+        job, jobs = self.session.plan.id, self.session.watch.jobs
         event("job.failed", job=job, operator=self.plan.name, error=exc)
-        await insist(lambda: self.session.watch.jobs.end(job, JobState.FAILED, describe_error(exc)))
+        await insist(jobs.store, lambda: jobs.end(job, JobState.FAILED, describe_error(exc)))
 
     def rounds(self) -> AsyncGenerator[None, None]:
         """One turn per commit."""
@@ -175,18 +195,21 @@ class OperatorTask(TaskRunner):
 
     def _make(self) -> Operator:
         ctx = self.session.task_context(self.plan.name, self.index, self.plan.parallelism)
-        operator = Operator(self.session.stages[self.plan.name], ctx, self.session.plan.name)
+        stage = self.session.stages[self.plan.name]
+        operator = Operator(stage, ctx, self.session.plan.name, msgspec.msgpack.encode)
         operator.function.hook("setup")
         return operator
 
     async def rounds(self) -> AsyncGenerator[None, None]:
         """Take, handle, commit."""
-        self._operator = await self.in_thread(self._make)
         watch, job = self.session.watch, self.session.plan.id
+        if watch.over:
+            return
+        self._operator = await self.in_thread(self._make)
         while not watch.over:
             news = watch.news(self.name)
             news.clear()
-            entries, more = await insist(lambda: watch.jobs.input(job, self.name, _ENTRIES))
+            entries, more = await insist(watch.jobs.store, lambda: watch.jobs.input(job, self.name, _ENTRIES))
             if entries:
                 await self.commit(await self.in_thread(self._handle, entries))
                 yield
@@ -225,5 +248,5 @@ class OperatorTask(TaskRunner):
         if self._operator is not None and not self._closed:
             try:
                 self.close_function()
-            except Exception as exc:  # noqa: BLE001 - the user's, and the job has ended or moved elsewhere
+            except BaseException as exc:  # noqa: BLE001 - the user's, and the job has ended or moved elsewhere
                 event("job.hook_failed", job=self.session.plan.id, name=self.name, error=exc)

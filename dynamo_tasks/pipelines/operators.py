@@ -16,9 +16,18 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.context import TaskContext
 from dynamo_tasks.pipelines.functions import FunctionSpec
-from dynamo_tasks.pipelines.messages import describe_error
+from dynamo_tasks.pipelines.messages import as_exception, describe_error
 
-__all__ = ["DeadLetter", "ErrorPolicy", "Operator", "Record", "Stage", "check_policy", "partition"]
+__all__ = [
+    "DeadLetter",
+    "ErrorPolicy",
+    "Operator",
+    "Record",
+    "Stage",
+    "check_policy",
+    "check_record",
+    "partition",
+]
 
 ErrorPolicy: TypeAlias = Literal["fail", "skip", "dead_letter"]
 """What becomes of a record that an operator cannot handle, and of its job."""
@@ -106,6 +115,18 @@ def partition(key: Any, parallelism: int) -> int:
         ) from exc
 
 
+def check_record(value: Any, encode: Callable[[Any], bytes]) -> None:
+    """Refuse a record that cannot travel.
+
+    Raises:
+        InvalidRequestError: it is not JSON.
+    """
+    try:
+        encode(value)
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        raise InvalidRequestError(f"records must be JSON to travel: {exc}") from exc
+
+
 class Operator:
     """One task of an operator: applies its function, and its error policy.
 
@@ -113,13 +134,17 @@ class Operator:
         stage: The operator.
         ctx: The task's context.
         pipeline: Name of the environment, for the metrics.
+        encode: How records travel on; one that cannot is a bad one.
 
     Attributes:
         counts: ``in``, ``out``, ``skipped``, ``dead``: numbers of records.
         dead: What it could not handle, with policy ``dead_letter``, until somebody takes it from here.
     """
 
-    def __init__(self, stage: Stage, ctx: TaskContext, pipeline: str):
+    def __init__(
+        self, stage: Stage, ctx: TaskContext, pipeline: str, encode: Callable[[Any], bytes] | None = None
+    ):
+        self._encode = encode
         self.stage = stage
         self.ctx = ctx
         self.function = stage.function.make(ctx)
@@ -142,12 +167,19 @@ class Operator:
         self.counts["in"] += 1
         try:
             made = self._apply(record)
-        except Exception as exc:  # noqa: BLE001 - the user's: its policy says what becomes of it
-            self._failed(record, exc)
+            if self._encode is not None:
+                self._check(made)
+        except BaseException as exc:  # noqa: BLE001 - the user's: its policy says what becomes of it
+            self._failed(record, as_exception(exc))
             return []
         self.counts["out"] += len(made)
         self._outcomes["ok"].inc()
         return made
+
+    def _check(self, made: list[Record]) -> None:
+        assert self._encode is not None
+        for record in made:
+            check_record(record.value, self._encode)
 
     def _failed(self, record: Record, exc: Exception) -> None:
         policy = self.stage.on_error

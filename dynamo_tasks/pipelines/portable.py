@@ -50,7 +50,7 @@ def refer(spec: FunctionSpec) -> Reference:
         ConfigError: it is in ``__main__``, a lambda, an inner function, or its arguments are no JSON; with the way out.
     """
     if isinstance(spec.target, Items):
-        items = list(spec.target.items)
+        items = list(spec.target())
         size = len(_json("the records of from_batch", items))
         if size > _MOST_ITEMS:
             raise ConfigError(

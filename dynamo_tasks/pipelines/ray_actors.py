@@ -1,16 +1,19 @@
 """What runs in the processes of Ray: a service, or one task of an operator.
 
-Both are made in ``__init__``, since Ray runs nothing else when it starts an actor again. What the user's code raises
-there is kept, and answers ``ready``: Ray would only say that the actor died.
+The user's code runs in threads, so that the process answers ``alive`` whatever that code is at. It is made from
+``__init__`` on, since Ray runs nothing else when it starts an actor again; what it raises there is kept, and answers
+``ready``: Ray would only say that the actor died.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -29,6 +32,7 @@ from dynamo_tasks.protocol.names import EndpointId
 
 __all__ = ["Handled", "OperatorActor", "ServiceActor"]
 
+T = TypeVar("T")
 _END = object()
 _GRACE = 1.0
 """Seconds that a call may outlive its caller, who says first that it took too long."""
@@ -50,18 +54,46 @@ class Handled(msgspec.Struct):
     error: str | None = None
 
 
-class _Actor:
-    """Common part: the job's services, and what failed while it was made."""
+class _Actor(ABC):
+    """Common part: the thread of the user's code, and the job's services.
 
-    failure: str | None = None
+    Args:
+        plan: The job.
+    """
 
     def __init__(self, plan: bytes):
-        self.plan = plan_ = Plan.decode(plan)
+        self.plan = Plan.decode(plan)
+        self._threads = ThreadPoolExecutor(1, thread_name_prefix=self.plan.id)
+        self._making = self._threads.submit(self._begin)
+
+    def _begin(self) -> str | None:
+        try:
+            self._make()
+        except BaseException as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it
+            return describe_error(exc)
+        return None
+
+    @abstractmethod
+    def _make(self) -> None:
+        """Make the user's object."""
+
+    async def ready(self) -> str | None:
+        """What failed when it was made; ``None`` = it takes calls."""
+        return await asyncio.wrap_future(self._making)
+
+    async def alive(self) -> bool:
+        """A sign of life."""
+        return True
+
+    @cached_property
+    def manager(self) -> ServiceManager:
+        """Calls the job's services."""
+        plan = self.plan
         queues: dict[str, QueueDescriptor] = {
-            one.name: RayQueueDescriptor(plan_.id, one) for one in plan_.hosted
+            one.name: RayQueueDescriptor(plan.id, one) for one in plan.hosted
         }
-        queues |= _endpoints(plan_)
-        self.manager = ServiceManager(queues, name=plan_.id, max_in_flight=plan_.settings.max_in_flight)
+        queues |= _endpoints(plan)
+        return ServiceManager(queues, name=plan.id, max_in_flight=plan.settings.max_in_flight)
 
     def common(self) -> dict[str, Any]:
         settings = self.plan.settings
@@ -111,26 +143,23 @@ class ServiceActor(_Actor):
     """
 
     def __init__(self, plan: bytes, name: str):
-        try:
-            super().__init__(plan)
-            self._task = self._make(name)
-            self._task.start_running()
-        except Exception as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it
-            self.failure = f"service {name}: {describe_error(exc)}"
+        self._name = name
+        super().__init__(plan)
 
-    def _make(self, name: str) -> LocalServiceTask:
-        [plan] = [one for one in self.plan.hosted if one.name == name]
+    def _begin(self) -> str | None:
+        failure = super()._begin()
+        return failure and f"service {self._name}: {failure}"
+
+    def _make(self) -> None:
+        [plan] = [one for one in self.plan.hosted if one.name == self._name]
         spec = load(plan.function)
-        queue = LocalQueueDescriptor(f"{self.plan.id}.{name}.requests")
+        queue = LocalQueueDescriptor(f"{self.plan.id}.{plan.name}.requests")
         self._queue = queue.get_queue()
-        self._readers = ThreadPoolExecutor(plan.parallelism, thread_name_prefix=f"{name}.streams")
-        ctx = ServiceContext(name, request_qd=queue, parallelism=plan.parallelism, **self.common())
-        factory = ServiceFactory(name, spec.target, spec.args, spec.kwargs, parallelism=plan.parallelism)
-        return LocalServiceTask(factory, ctx)
-
-    async def ready(self) -> str | None:
-        """What failed when it was made; ``None`` = it takes calls."""
-        return self.failure
+        self._readers = ThreadPoolExecutor(plan.parallelism, thread_name_prefix=f"{plan.name}.streams")
+        ctx = ServiceContext(plan.name, request_qd=queue, parallelism=plan.parallelism, **self.common())
+        factory = ServiceFactory(plan.name, spec.target, spec.args, spec.kwargs, parallelism=plan.parallelism)
+        self._task = LocalServiceTask(factory, ctx)
+        self._task.start_running()
 
     async def call(self, method: str, deadline: float, arguments: bytes) -> bytes:
         """Call a method; returns an :class:`Answer`."""
@@ -156,8 +185,8 @@ class ServiceActor(_Actor):
             values.close()
 
     async def _ask(self, method: str, deadline: float, arguments: bytes) -> ServiceResponse | Answer:
-        if self.failure is not None:
-            return Answer(error=self.failure)
+        if (failure := await self.ready()) is not None:
+            return Answer(error=failure)
         args, kwargs = decode_arguments(arguments)
         reply = _Reply()
         self._queue.put(ServiceRequest(0, self._task.name, method, args, kwargs, deadline, reply))
@@ -169,15 +198,15 @@ class ServiceActor(_Actor):
 
     async def statistics(self) -> dict[str, Any]:
         """Numbers of the service."""
-        return {} if self.failure is not None else self._task.get_statistics()
+        return {} if await self.ready() else self._task.get_statistics()
 
     async def metrics(self) -> str:
         """The same in Prometheus' text format."""
-        return "" if self.failure is not None else self._task.export_metrics()
+        return "" if await self.ready() else self._task.export_metrics()
 
     async def stop(self, drain: bool) -> dict[str, Any]:
         """Take no more calls, run the service's ``close``; returns its last numbers."""
-        if self.failure is not None:
+        if await self.ready():
             return {}
         await asyncio.to_thread(self._task.stop if drain else self._task.terminate)
         await asyncio.to_thread(self._task.cleanup)
@@ -194,24 +223,21 @@ class OperatorActor(_Actor):
     """
 
     def __init__(self, plan: bytes, operator: bytes, index: int):
+        self._described = msgspec.json.decode(operator, type=OperatorPlan)
         self._index = index
-        try:
-            super().__init__(plan)
-            self._operator = self._make(msgspec.json.decode(operator, type=OperatorPlan))
-            self._operator.function.hook("setup")
-        except Exception as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it
-            self.failure = describe_error(exc)
+        super().__init__(plan)
 
-    def _make(self, plan: OperatorPlan) -> Operator:
+    def _make(self) -> None:
+        plan = self._described
         stage = Stage(plan.name, plan.kind, load(plan.function), plan.parallelism, plan.on_error)
         ctx = TaskContext(plan.name, task_index=self._index, parallelism=plan.parallelism, **self.common())
-        return Operator(stage, ctx, self.plan.name)
+        self._operator = Operator(stage, ctx, self.plan.name, msgspec.json.encode)
+        self._operator.function.hook("setup")
 
-    def ready(self) -> str | None:
-        """What failed when it was made; ``None`` = it takes records."""
-        return self.failure
+    async def _in_thread(self, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
-    def handle(self, first: int, chunk: bytes) -> bytes:
+    async def handle(self, first: int, chunk: bytes) -> bytes:
         """Apply the operator to a chunk.
 
         Args:
@@ -221,16 +247,16 @@ class OperatorActor(_Actor):
         Returns:
             A :class:`Handled`.
         """
-        if self.failure is not None:
-            return msgspec.json.encode(Handled([], {}, [], self.failure))
+        if (failure := await self.ready()) is not None:
+            return msgspec.json.encode(Handled([], {}, [], failure))
+        return await self._in_thread(self._handle, first, chunk)
+
+    def _handle(self, first: int, chunk: bytes) -> bytes:
         operator, before = self._operator, dict(self._operator.counts)
         made, error = self._apply(first, msgspec.json.decode(chunk, type=list[Record]))
         dead, operator.dead = operator.dead, []
         counts = {key: operator.counts[key] - before[key] for key in before}
-        try:
-            return msgspec.json.encode(Handled(made, counts, dead, error))
-        except TypeError as exc:
-            return msgspec.json.encode(Handled([], counts, [], f"records must be JSON: {exc}"))
+        return msgspec.json.encode(Handled(made, counts, dead, error))
 
     def _apply(self, first: int, records: list[Record]) -> tuple[list[Record], str | None]:
         operator, ctx, made = self._operator, self._operator.ctx, []
@@ -242,11 +268,13 @@ class OperatorActor(_Actor):
                 return made, describe_error(exc)
         return made, None
 
-    def close(self) -> str | None:
+    async def close(self) -> str | None:
         """Run the function's ``close``; returns what it raised."""
-        if self.failure is None:
-            try:
-                self._operator.function.hook("close")
-            except Exception as exc:  # noqa: BLE001 - the user's: it fails the job
-                return describe_error(exc)
+        return None if await self.ready() else await self._in_thread(self._close)
+
+    def _close(self) -> str | None:
+        try:
+            self._operator.function.hook("close")
+        except BaseException as exc:  # noqa: BLE001 - the user's: it fails the job
+            return describe_error(exc)
         return None

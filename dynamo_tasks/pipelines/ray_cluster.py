@@ -64,7 +64,7 @@ class ActorWrapper:
 
     Args:
         target: A handle of an actor, or any object.
-        name: Of the actor, for what is said about it.
+        name: Of the actor, for what is said about it; an attribute, too.
 
     Example:
         >>> ActorWrapper([3, 1]).index(1)
@@ -73,7 +73,7 @@ class ActorWrapper:
 
     def __init__(self, target: Any, name: str = ""):
         self._target = target
-        self._name = name or type(target).__name__
+        self.name = name or type(target).__name__
 
     @classmethod
     def start(
@@ -109,7 +109,7 @@ class ActorWrapper:
             raise WorkerLostError(f"there is no actor {name} (any more)") from exc
 
     def __repr__(self) -> str:
-        return f"<ActorWrapper {self._name}>"
+        return f"<ActorWrapper {self.name}>"
 
     @property
     def is_actor(self) -> bool:
@@ -137,7 +137,7 @@ class ActorWrapper:
         """
         if not self.is_actor:
             return getattr(self._target, method)(*args, **kwargs)
-        with _lost(self._name):
+        with _lost(self.name):
             return _ray().get(getattr(self._target, method).remote(*args, **kwargs), timeout=timeout)
 
     def call_async(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
@@ -145,7 +145,7 @@ class ActorWrapper:
         future: Future[Any] = Future()
         if self.is_actor:
             reference = getattr(self._target, method).remote(*args, **kwargs)
-            reference.future().add_done_callback(partial(_relay, future, self._name))
+            reference.future().add_done_callback(partial(_relay, future, self.name))
             return future
         try:
             future.set_result(getattr(self._target, method)(*args, **kwargs))
@@ -165,7 +165,11 @@ class ActorWrapper:
             "num_returns": "streaming", "max_task_retries": 0, "_generator_backpressure_num_objects": _AHEAD,
         }  # fmt: skip
         values = getattr(self._target, method).options(**options).remote(*args)
-        return _values(ray, values, self._name, time.monotonic() + first_within)
+        return _values(ray, values, self.name, time.monotonic() + first_within)
+
+    def restart(self) -> None:
+        """Have an actor that hangs killed and started again, if it has restarts left; returns at once."""
+        _ray().kill(self._target, no_restart=False)
 
     def kill(self) -> None:
         """End the actor and wait until it is gone; a second call does nothing."""
@@ -173,7 +177,7 @@ class ActorWrapper:
             return
         _ray().kill(self._target, no_restart=True)
         until = time.monotonic() + _GONE_WITHIN
-        while self._name in actor_names() and time.monotonic() < until:
+        while self.name in actor_names() and time.monotonic() < until:
             time.sleep(0.01)
 
 

@@ -44,7 +44,7 @@ class RayEnvironment(RemoteEnvironment):
 
     def running(self) -> Job | None:
         """The newest job of this environment that runs."""
-        return next((job for job in reversed(self.jobs) if not job.status().state.is_over), None)
+        return next((job for job in reversed(self.jobs) if not job.is_over), None)
 
     def close(self) -> None:
         """Stop all jobs; Ray itself stays, for other environments of the process."""

@@ -27,6 +27,7 @@ from dynamo_tasks.pipelines.queues import Channel, QueueDescriptor
 from dynamo_tasks.pipelines.ray_actors import Handled, OperatorActor
 from dynamo_tasks.pipelines.ray_cluster import ActorWrapper
 from dynamo_tasks.pipelines.ray_queue import RayQueueDescriptor
+from dynamo_tasks.pipelines.ray_watch import ActorWatch
 
 if TYPE_CHECKING:
     from dynamo_tasks.pipelines.environment import BaseEnvironment
@@ -48,6 +49,7 @@ class RayServices(JobServices):
         super().__init__(environment)
         self._operators: list[ActorWrapper] = []
         settings = environment.config
+        self._watch = ActorWatch(self.job_id, settings.hang_timeout)
         endpoints = environment.service_endpoints.values()
         if endpoints:
             settings = msgspec.structs.replace(settings, redis_url=settings.redis_url or resolve_redis_url())
@@ -61,7 +63,9 @@ class RayServices(JobServices):
 
     def make_task(self, factory: ServiceFactory, ctx: ServiceContext) -> BaseServiceTask:
         """See :meth:`JobServices.make_task`."""
-        return create_service_task(factory, ctx, plan=self.plan)
+        task = create_service_task(factory, ctx, plan=self.plan)
+        self._watch.add(task.service)
+        return task
 
     def start_operator(self, stage: Stage, index: int) -> ActorWrapper:
         """Start the actor of a task; it ends with the services."""
@@ -70,13 +74,15 @@ class RayServices(JobServices):
             name=f"{self.job_id}.{stage.name}.{index}", max_restarts=self.plan.settings.max_restarts,
         )  # fmt: skip
         self._operators.append(actor)
+        self._watch.add(actor)
         return actor
 
     def stop(self) -> None:
         """See :meth:`JobServices.stop`."""
         while self._operators:
             self._operators.pop().kill()
-        super().stop()
+        super().stop()  # still watched: one that hangs is waited for
+        self._watch.stop()
 
 
 class _ActorTask:
@@ -133,7 +139,7 @@ class RayJob(LocalJob):
 def _encode(name: str, records: list[Record]) -> bytes:
     try:
         return msgspec.json.encode(records)
-    except TypeError as exc:
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise InvalidRequestError(f"records must be JSON to travel to {name}: {exc}") from exc
 
 

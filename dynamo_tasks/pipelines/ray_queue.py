@@ -53,7 +53,7 @@ class Answer(msgspec.Struct, omit_defaults=True):
         """As JSON; a result that is none becomes an error."""
         try:
             return msgspec.json.encode(self)
-        except TypeError as exc:
+        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
             return msgspec.json.encode(Answer.failure(InvalidRequestError(f"a result must be JSON: {exc}")))
 
     @classmethod
@@ -78,7 +78,7 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     """
     try:
         return msgspec.json.encode((args, kwargs))
-    except TypeError as exc:
+    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
         raise InvalidRequestError(f"arguments of a service must be JSON: {exc}") from exc
 
 

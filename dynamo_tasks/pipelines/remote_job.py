@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
-from typing import Any
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from functools import partial
+from typing import Any, TypeVar
 
 import msgspec
 
-from dynamo_tasks.errors import JobFailedError, RequestNotFoundError
+from dynamo_tasks.errors import DynamoError, JobFailedError, RequestNotFoundError
 from dynamo_tasks.pipelines.job import Job, JobState, JobStatus
 from dynamo_tasks.pipelines.job_status import status_of
-from dynamo_tasks.pipelines.job_watch import JobWatch
+from dynamo_tasks.pipelines.job_watch import JobWatch, insist
 from dynamo_tasks.pipelines.operators import DeadLetter
 from dynamo_tasks.pipelines.plan import COMPONENT, Plan
 from dynamo_tasks.pipelines.remote_queue import Remote
@@ -24,35 +26,41 @@ from dynamo_tasks.store.submission import NewRequest
 
 __all__ = ["RemoteJob", "launch"]
 
+T = TypeVar("T")
 _POLL = 0.5
+_PATIENCE = 10.0
+"""Seconds that a question may wait for the server to come back."""
 
 
 async def launch(plan: Plan, remote: Remote) -> None:
-    """Begin a job and queue all of its tasks and services; harmless when repeated."""
+    """Begin a job and queue all of its tasks and services, in one step; harmless when repeated."""
     store = remote.runtime.client.store
     jobs = Jobs(store, plan.namespace)
-    await jobs.start(plan.id, plan.name, plan.encode(), plan.producers())
+    requests = [
+        _request(plan, store.prefix, "serve", f"@{one.name}", ServeRequest(plan.id, one.name))
+        for one in plan.hosted
+    ]
+    requests += [
+        _request(plan, store.prefix, "operate", task, TaskRequest(plan.id, one.name, index))
+        for one in plan.operators
+        for index, task in enumerate(one.tasks)
+    ]
+    begin = partial(jobs.start, plan.id, plan.name, plan.encode(), plan.producers(), requests)
     try:
-        for service in plan.hosted:
-            await _submit(plan, remote, "serve", f"@{service.name}", ServeRequest(plan.id, service.name))
-        for one in plan.operators:
-            for index, task in enumerate(one.tasks):
-                await _submit(plan, remote, "operate", task, TaskRequest(plan.id, one.name, index))
-    except BaseException:
-        await jobs.end(plan.id, JobState.FAILED, "it could not be submitted as a whole")
+        await insist(store, begin, _PATIENCE)
+    except DynamoError:
+        with contextlib.suppress(DynamoError):  # a full server may have taken a part of it
+            await jobs.end(plan.id, JobState.FAILED, "it could not be submitted as a whole")
         raise
 
 
-async def _submit(plan: Plan, remote: Remote, endpoint: str, what: str, request: Any) -> None:
-    client = remote.runtime.client
+def _request(plan: Plan, prefix: str, endpoint: str, what: str, payload: Any) -> NewRequest:
     where = EndpointId(plan.namespace, COMPONENT, endpoint)
     request_id = plan.request_id(what)
-    message, _ = build(where, request_id, msgspec.to_builtins(request), queue=where.queue)
-    await client.ledger.submit(
-        NewRequest(
-            id=request_id, endpoint=where, queue=f"{client.store.prefix}{where.queue}", message=message,
-            background=True, ignore_result=True,
-        )
+    message, _ = build(where, request_id, msgspec.to_builtins(payload), queue=where.queue)
+    return NewRequest(
+        id=request_id, endpoint=where, queue=f"{prefix}{where.queue}", message=message, background=True,
+        ignore_result=True,
     )  # fmt: skip
 
 
@@ -92,7 +100,7 @@ class RemoteJob(Job):
             await watch.wait_over()
             if watch.state == "GONE":
                 raise RequestNotFoundError(f"no job {self.id!r} is known any more")
-            await self._cleared()
+            await insist(self._jobs.store, self._cleared)
         finally:
             await watch.stop()
 
@@ -113,12 +121,30 @@ class RemoteJob(Job):
 
     def stop(self, *, drain: bool = True, timeout: float | None = None) -> JobStatus:
         """See :meth:`Job.stop`."""
-        bridge().call(self._jobs.end(self.id, JobState.STOPPING if drain else JobState.STOPPED))
+        state = JobState.STOPPING if drain and self._ask(self._begun) else JobState.STOPPED
+        self._ask(lambda: self._jobs.end(self.id, state))
         return self._await_end(timeout)
+
+    async def _begun(self) -> bool:
+        """Whether anything of it runs, or has run: else nothing is on its way."""
+        states = await self._jobs.request_states(self.plan.requests.values())
+        return any(state != "QUEUED" for state, _ in states)
 
     def status(self) -> JobStatus:
         """See :meth:`Job.status`."""
-        return bridge().call(status_of(self._jobs, self.plan))
+        return self._ask(lambda: status_of(self._jobs, self.plan))
+
+    @property
+    def is_over(self) -> bool:
+        """See :attr:`Job.is_over`; the server forgets a job a day behind its end."""
+        try:
+            return super().is_over
+        except RequestNotFoundError:
+            return True
+
+    def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """Ask the server; a short outage is waited out."""
+        return bridge().call(insist(self._jobs.store, ask, within=_PATIENCE))
 
     def results(self) -> Iterator[Any]:
         """See :meth:`Job.results`."""
@@ -131,7 +157,7 @@ class RemoteJob(Job):
         try:
             while True:
                 over = watch.over  # before the look: what was collected until then is there
-                found = await self._jobs.results(self.id, seen)
+                found = await insist(self._jobs.store, partial(self._jobs.results, self.id, seen))
                 for value in found:
                     yield value
                 seen += len(found)
@@ -144,4 +170,4 @@ class RemoteJob(Job):
 
     def dead_letters(self) -> list[DeadLetter]:
         """See :meth:`Job.dead_letters`."""
-        return [DeadLetter(*row) for row in bridge().call(self._jobs.dead_letters(self.id))]
+        return [DeadLetter(*row) for row in self._ask(lambda: self._jobs.dead_letters(self.id))]

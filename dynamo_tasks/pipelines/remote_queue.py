@@ -6,13 +6,16 @@ import asyncio
 import builtins
 import threading
 import time
+import uuid
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any, Self
+from functools import partial
+from typing import Any, Self, TypeVar
 
 from dynamo_tasks.config.server import resolve_redis_url
 from dynamo_tasks.errors import DynamoError, EndpointError, InvalidRequestError
+from dynamo_tasks.pipelines.job_watch import insist
 from dynamo_tasks.pipelines.messages import ServiceRequest, ServiceResponse
 from dynamo_tasks.pipelines.proxy import DEFAULT_METHOD
 from dynamo_tasks.pipelines.service_methods import refuse_method
@@ -26,6 +29,7 @@ from dynamo_tasks.store.bridge import bridge
 
 __all__ = ["CeleryQueueDescriptor", "EndpointQueueDescriptor", "Remote"]
 
+T = TypeVar("T")
 _GRACE = 1.0
 """Seconds that a request may outlive its caller: who waits says first that it took too long."""
 
@@ -108,10 +112,11 @@ class _RemoteQueue(ABC):
         try:
             client, payload, streams = self._open(request)
             if streams:
-                return await _stream(request, client.static(payload, context=Context()))
-            context = Context(deadline=request.deadline + _GRACE)
-            values = [value async for value in client.static(payload, context=context)]
-        except (DynamoError, TypeError, TimeoutError) as exc:
+                return await _stream(request, client, payload)
+            values = await _persist(
+                request, client, partial(_collect, client, payload, request.deadline + _GRACE)
+            )
+        except (DynamoError, TypeError, ValueError, OverflowError, RecursionError, TimeoutError) as exc:
             request.response_queue.put(_failure(request, exc))
             return
         elapsed = time.monotonic() - began
@@ -201,13 +206,31 @@ class _Client(Client):
         """What can be called is known."""
 
 
-async def _stream(request: ServiceRequest, call: RemoteCall) -> None:
-    """The first value answers the call; the rest goes to the reader as it takes it."""
+async def _persist(request: ServiceRequest, client: Client, ask: Callable[[str], Awaitable[T]]) -> T:
+    """Ask under one id, and again under the same where the server was away: it is queued once."""
+    request_id = str(uuid.uuid4())
+    within = request.deadline - time.time()
+    return await insist(client.store.store, lambda: ask(request_id), within)
+
+
+async def _collect(client: Client, payload: Any, deadline: float, request_id: str) -> list[Any]:
+    context = Context(request_id, deadline=deadline)
+    return [value async for value in client.static(payload, context=context)]
+
+
+async def _begin(client: Client, payload: Any, request_id: str) -> tuple[list[Any], RemoteCall]:
+    """A call and its first value, if there is one."""
+    call = client.static(payload, context=Context(request_id))
     try:
-        async with asyncio.timeout(request.deadline - time.time()):
-            first = [await anext(call)]
+        return [await anext(call)], call
     except StopAsyncIteration:
-        first = []
+        return [], call
+
+
+async def _stream(request: ServiceRequest, client: Client, payload: Any) -> None:
+    """The first value answers the call; the rest goes to the reader as it takes it."""
+    async with asyncio.timeout(request.deadline - time.time()):
+        first, call = await _persist(request, client, partial(_begin, client, payload))
     stream = ValueStream()
     feed = stream.feed
     request.response_queue.put(ServiceResponse(True, stream, None, 0.0, request.request_id))

@@ -31,6 +31,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         max_in_flight: Asynchronous calls that may wait for their response at once.
         ray_address: Of the Ray cluster; ``RAY_ADDRESS`` by default, else one is started within this process's life.
         max_restarts: How often Ray starts a lost actor again.
+        hang_timeout: Seconds that the process of an actor may be silent: then it counts as lost. More than a process
+            takes to start.
     """
 
     namespace: str = "pipelines"
@@ -43,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     max_in_flight: Positive = MAX_IN_FLIGHT
     ray_address: str | None = None
     max_restarts: Annotated[int, msgspec.Meta(ge=0)] = 3
+    hang_timeout: Seconds = 30.0
 
     @classmethod
     def of(cls, config: Mapping[str, Any] | None) -> Settings:

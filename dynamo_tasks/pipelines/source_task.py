@@ -11,10 +11,11 @@ import msgspec
 
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.functions import Bound, SourceFunction
+from dynamo_tasks.pipelines.messages import as_exception
 from dynamo_tasks.pipelines.operator_task import CHUNK, TaskRunner
-from dynamo_tasks.pipelines.operators import Record
+from dynamo_tasks.pipelines.operators import Record, check_record
 from dynamo_tasks.pipelines.queues import Channel, ChannelClosed
-from dynamo_tasks.store.jobs import Commit
+from dynamo_tasks.store.job_records import Commit
 
 __all__ = ["SourceTask"]
 
@@ -93,6 +94,7 @@ class SourceTask(TaskRunner):
     def _pump(self, position: _Position, loop: asyncio.AbstractEventLoop) -> None:
         try:
             for read in self._read(position):
+                check_record(read.value, msgspec.msgpack.encode)
                 self._channel.put(read)
                 if len(self._channel) == 1:
                     loop.call_soon_threadsafe(self._ready.set)
@@ -100,8 +102,8 @@ class SourceTask(TaskRunner):
             self._hook("close")
         except ChannelClosed:
             pass
-        except Exception as exc:  # noqa: BLE001 - the user's: it fails the job
-            self._error = exc
+        except BaseException as exc:  # noqa: BLE001 - the user's: it fails the job
+            self._error = as_exception(exc)
         self._channel.done()
         if not loop.is_closed():
             loop.call_soon_threadsafe(self._ready.set)
@@ -140,7 +142,7 @@ class SourceTask(TaskRunner):
             self._closed = True
             try:
                 self._hook("close")
-            except Exception as exc:  # noqa: BLE001 - the user's, and the job has ended or moved elsewhere
+            except BaseException as exc:  # noqa: BLE001 - the user's, and the job has ended or moved elsewhere
                 event("job.hook_failed", job=self.session.plan.id, name=self.name, error=exc)
 
 

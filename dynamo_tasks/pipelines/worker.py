@@ -88,13 +88,16 @@ class Operators:
     async def _serve(self, session: JobSession, plan: ServicePlan) -> AsyncIterator[dict[str, Any]]:
         task: BaseServiceTask | None = None
         try:
+            if session.watch.over:
+                return
             task = await asyncio.to_thread(_make_service, session, plan, _annex())
             await asyncio.to_thread(task.start_running)
             yield {"service": plan.name}
             await _tell(session, task)
         except Exception as exc:
             message = f"service {plan.name}: {describe_error(exc)}"
-            await insist(lambda: session.watch.jobs.end(session.plan.id, JobState.FAILED, message))
+            jobs = session.watch.jobs
+            await insist(jobs.store, lambda: jobs.end(session.plan.id, JobState.FAILED, message))
             raise
         finally:
             if task is not None:
@@ -110,12 +113,12 @@ class Operators:
             self._sessions = Sessions(Remote(runtime, asyncio.get_running_loop()))
         sessions = self._sessions
         jobs = Jobs(sessions.remote.runtime.client.store, _annex().namespace)
-        plan = Plan.decode((await insist(lambda: jobs.get(job_id))).plan)
+        plan = Plan.decode((await insist(jobs.store, lambda: jobs.get(job_id))).plan)
         try:
-            return await insist(lambda: sessions.enter(plan))
+            return await sessions.enter(plan)
         except ConfigError as exc:
             message = exc.message
-            await insist(lambda: jobs.end(job_id, JobState.FAILED, message))
+            await insist(jobs.store, lambda: jobs.end(job_id, JobState.FAILED, message))
             raise
 
     async def _leave(self, session: JobSession) -> None:

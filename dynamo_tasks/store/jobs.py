@@ -12,109 +12,23 @@ of records, ``time`` of the last commit (ms), ``done``.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
 
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.job_records import Checkpoint, Chunk, Commit, JobRecord
 from dynamo_tasks.store.keys import queue_keys
 from dynamo_tasks.store.scripts import script
+from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
+from dynamo_tasks.store.wire import pack, refusal
 
-__all__ = ["COUNTERS", "Checkpoint", "Commit", "JobRecord", "Jobs", "Output"]
+__all__ = ["Jobs"]
 
-COUNTERS = ("in", "out", "skipped", "dead")
-_encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder().decode
-Chunk = list[Any]
-
-
-@dataclass(frozen=True)
-class JobRecord:
-    """A job. Times are Unix seconds."""
-
-    id: str
-    namespace: str
-    name: str
-    state: str
-    plan: bytes
-    started: float
-    finished: float | None
-    error: str | None
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """How far a task has come.
-
-    Attributes:
-        number: Of its last commit; 0 = none.
-        position: Of a source.
-        open: Tasks that may still send it records.
-        waiting: Records in its input.
-        counts: By name, see :data:`COUNTERS`.
-        done: Whether it has ended.
-    """
-
-    number: int
-    position: bytes
-    open: int
-    waiting: int
-    counts: dict[str, int]
-    done: bool
-
-
-@dataclass(frozen=True)
-class Output:
-    """A chunk of records for one task."""
-
-    task: str
-    records: Chunk
-
-
-@dataclass(kw_only=True)
-class Commit:
-    """What a task has done since its last commit; see ``lua/job_commit.lua``.
-
-    Attributes:
-        task: Its name.
-        number: One more than the last commit's.
-        position: Of a source.
-        counts: To add to its counters.
-        consumed: Ids of its input that is handled.
-        consumed_records: Records in these.
-        outputs: For those that follow.
-        following: All tasks that follow; told when this one has ended.
-        results: Records for ``collect``.
-        dead: Dead letters.
-        done: Whether it has ended.
-    """
-
-    task: str
-    number: int
-    position: bytes = b""
-    counts: dict[str, int] = field(default_factory=dict)
-    consumed: list[bytes] = field(default_factory=list)
-    consumed_records: int = 0
-    outputs: list[Output] = field(default_factory=list)
-    following: list[str] = field(default_factory=list)
-    results: list[Any] = field(default_factory=list)
-    dead: list[Any] = field(default_factory=list)
-    done: bool = False
-
-    def arguments(self, most_waiting: int, most_dead: int) -> list[str | bytes | int]:
-        """Arguments of the script, from its name on."""
-        counts = [self.counts.get(name, 0) for name in COUNTERS]
-        args: list[str | bytes | int] = [
-            self.task, self.number, self.position, most_waiting, most_dead, *counts, int(self.done),
-            self.consumed_records, len(self.consumed), *self.consumed, len(self.outputs),
-        ]  # fmt: skip
-        for one in self.outputs:
-            args += [one.task, len(one.records), _encode(one.records)]
-        args += [len(self.following), *self.following]
-        args += [len(self.results), *map(_encode, self.results)]
-        return [*args, len(self.dead), *map(_encode, self.dead)]
+_PATIENCE = 5.0
+"""Seconds that a command may wait for the connection."""
 
 
 class Jobs:
@@ -130,21 +44,36 @@ class Jobs:
         self.namespace = namespace
         self._keys = store.keys(namespace)
 
-    async def start(self, job_id: str, name: str, plan: bytes, producers: dict[str, int]) -> None:
-        """Begin a job; harmless when repeated.
+    async def start(
+        self, job_id: str, name: str, plan: bytes, producers: dict[str, int], requests: list[NewRequest]
+    ) -> None:
+        """Begin a job and queue what runs it, all in one step. Safe to repeat.
 
         Args:
             job_id: Its id.
             name: Of its environment.
             plan: What its workers read, JSON.
             producers: Each task, and how many tasks send it records.
+            requests: One per task and hosted service.
         """
         keys = self._keys
         pairs = [part for pair in producers.items() for part in pair]
-        await script("job_start").run(
-            self.store.commands, [keys.job(job_id), keys.jobs], keys.base, job_id, self.store.namespaces_key,
-            self.namespace, name, plan, *pairs,
-        )  # fmt: skip
+        calls = [
+            script("job_start").command(
+                [keys.job(job_id), keys.jobs], keys.base, job_id, self.store.namespaces_key, self.namespace, name,
+                plan, *pairs,
+            )
+        ]  # fmt: skip
+        calls += [script("submit").command(*submit_call(keys, one)) for one in requests]
+        wire = await self.store.commands.wire(_PATIENCE)
+        for needed in ("job_start", "submit"):
+            await wire.execute("SCRIPT", "LOAD", script(needed).source)
+        replies = await wire.transaction([pack(tuple(call)) for call in calls])
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise refusal(str(reply))
+        for one, reply in zip(requests, replies[1:], strict=True):
+            submitted(one, reply)
 
     async def commit(
         self, job_id: str, request_id: str, claim: tuple[int, int], commit: Commit, *, most_waiting: int, most_dead: int
@@ -209,21 +138,21 @@ class Jobs:
 
     async def checkpoints(self, job_id: str, tasks: Iterable[str]) -> list[Checkpoint]:
         """How far tasks have come."""
-        wire = await self.store.commands.wire()
+        wire = await self.store.commands.wire(_PATIENCE)
         commands = [["HGETALL", self._keys.job_task(job_id, task)] for task in tasks]
         rows = await wire.pipeline(commands) if commands else []
-        return [_checkpoint(dict(zip(row[::2], row[1::2], strict=True))) for row in rows]
+        return [Checkpoint.of(dict(zip(row[::2], row[1::2], strict=True))) for row in rows]
 
     async def request_states(self, request_ids: Iterable[str]) -> list[tuple[str, str]]:
         """State and error (JSON) of the requests that run a job's tasks and services."""
-        wire = await self.store.commands.wire()
+        wire = await self.store.commands.wire(_PATIENCE)
         commands = [["HMGET", self._keys.record(one), "st", "err"] for one in request_ids]
         rows = await wire.pipeline(commands) if commands else []
         return [((state or b"").decode(), (error or b"").decode()) for state, error in rows]
 
     async def input(self, job_id: str, task: str, most: int) -> tuple[list[tuple[bytes, Chunk]], bool]:
         """The chunks that wait for a task, oldest first, with their ids; and whether more can come."""
-        wire = await self.store.commands.wire()
+        wire = await self.store.commands.wire(_PATIENCE)
         # In this order: once nobody can send any more, what is read behind that is all.
         open_, entries = await wire.pipeline(
             [
@@ -270,11 +199,3 @@ class Jobs:
     def channel(self, job_id: str) -> str:
         """Where its tasks wake each other up: a task's name, ``@room``, ``@results`` or ``@state``."""
         return self._keys.job_channel(job_id)
-
-
-def _checkpoint(row: dict[bytes, bytes]) -> Checkpoint:
-    counts = {name: int(row.get(name.encode(), 0)) for name in COUNTERS}
-    return Checkpoint(
-        int(row.get(b"n", 0)), row.get(b"pos", b""), int(row.get(b"open", 0)), int(row.get(b"wait", 0)), counts,
-        b"done" in row,
-    )  # fmt: skip

@@ -88,6 +88,7 @@ class Link:
             found, name=self._name, on_message=self._on_message, on_lost=self._on_lost, timeout=timeout
         )
         try:
+            await wire.execute("PING")  # one that still reads its AOF is not up
             if found is not self.address:
                 await sentinel.check_master(wire)
             if self._on_ready is not None:

@@ -124,12 +124,13 @@ async def ping(url: str, timeout: float) -> str:
         async with asyncio.timeout(timeout):
             wire = await Wire.connect(await locate(Address.parse(url)))
             try:
-                return str((await wire.execute("PING")).decode())
+                [reply] = await wire.pipeline([["PING"]])
             finally:
                 wire.close()
     except TimeoutError:
         raise ServerUnavailableError("the master that Sentinel names does not answer") from None
-    except ReplyError as exc:
-        if "LOADING" in exc.message:
-            return "LOADING"
-        raise ServerUnavailableError(exc.message) from exc
+    if not isinstance(reply, Exception):
+        return str(reply.decode())
+    if str(reply).startswith("LOADING"):
+        return "LOADING"
+    raise ServerUnavailableError(str(reply))

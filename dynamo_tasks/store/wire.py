@@ -251,6 +251,8 @@ def refusal(text: str) -> DynamoError:
             "the memory of the Redis server is full (maxmemory); it takes no new requests until there is room",
             retry_after=1.0,
         )
+    if text.startswith("LOADING"):
+        return ServerUnavailableError("the Redis server still reads its data", retry_after=1.0)
     return ReplyError(text)
 
 

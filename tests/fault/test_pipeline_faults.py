@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dynamo_tasks.errors import JobFailedError
 from dynamo_tasks.pipelines import JobState, RemoteEnvironment, RemoteJob, connect
 from dynamo_tasks.queue.app import create_app
 from tests.support import pipeline_parts as parts
-from tests.support.faults import freeze_worker, kill_worker, restart_redis, thaw_worker
+from tests.support.faults import freeze_worker, kill_redis, kill_worker, restart_redis, thaw_worker
 from tests.support.processes import Worker, until
 from tests.support.server import RedisServer
 
@@ -51,7 +52,7 @@ class Plant:
         until(lambda: self.taken(job) >= records, 60, f"{records} records, is {job.status()}")
 
     def taken(self, job: RemoteJob) -> int:
-        return next(one.records_in for one in job.status().operators if one.name == "table")
+        return records_of(job, "table")
 
     def written(self) -> int:
         """Records that the sink has written, whether that was committed or not."""
@@ -77,6 +78,10 @@ class Plant:
         assert sorted(job.results()) == found
         taken = {one.name: one.records_in for one in job.status().operators}
         assert taken["plus"] == taken["table"] == records
+
+
+def records_of(job: Any, name: str) -> int:
+    return next(one.records_in for one in job.status().operators if one.name == name)
 
 
 @pytest.fixture
@@ -123,8 +128,25 @@ def test_a_worker_that_hangs_is_fenced_when_it_wakes_up(plant: Plant) -> None:
 def test_a_server_that_is_killed_and_comes_back_on_its_aof(plant: Plant) -> None:
     job = plant.submit()
     plant.reached(job, 200)
+    kill_redis(plant.server)
+    with ThreadPoolExecutor() as threads:  # whoever asks meanwhile waits for the answer
+        asked = [
+            threads.submit(what) for what in (job.status, lambda: job.wait(90), lambda: list(job.results()))
+        ]
+        plant.server.start()
+        asked[0].result(30)
+        plant.check(job)
+
+
+@pytest.mark.slow
+def test_calls_of_services_outlast_a_restart_of_the_server(plant: Plant) -> None:
+    plant.env.from_batch(list(range(RECORDS))).map(parts.AskOne, parallelism=4, name="ask").collect()
+    job = plant.env.submit()
+    until(lambda: records_of(job, "ask") >= 100, 60)
     restart_redis(plant.server)
-    plant.check(job)
+    status = job.wait(90)
+    assert sorted(job.results()) == [2 * n for n in range(RECORDS)]
+    assert status.services[0]["requests"] == RECORDS  # none was asked twice
 
 
 @pytest.mark.slow

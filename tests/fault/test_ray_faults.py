@@ -99,6 +99,25 @@ def test_a_killed_service_comes_back_and_answers_what_it_was_asked(tmp_path: Pat
         assert shop.call_service("process", timeout=60) == waiting.result()
 
 
+def test_actors_that_hang_are_started_again_and_busy_ones_are_not(tmp_path: Path) -> None:
+    env = plant(queue_size=128, hang_timeout=5)
+    env.register_service("busy", parts.Process)
+    env.register_service("hung", parts.Process)
+    env.from_batch(range(RECORDS)).map(parts.Marked, str(tmp_path), name="marked").collect()
+    job = env.submit()
+    with connect(env) as shop:
+        busy, hung = (shop.call_service(name, timeout=60) for name in ("busy", "hung"))
+        nap = shop.call_service_async("busy", 8.0, method="nap", timeout=90)
+        until(lambda: records_of(job, "marked") > 0, 60)
+        for pid in (*pids(tmp_path), hung):
+            os.kill(pid, signal.SIGSTOP)
+        assert shop.call_service("hung", timeout=90) != hung
+        assert nap.result(90) == busy
+        assert list(job.results()) == [n + 1 for n in range(RECORDS)]
+    assert job.wait(60).state is JobState.SUCCEEDED
+    assert len(pids(tmp_path)) == 2
+
+
 def test_a_stream_of_a_killed_service_fails_and_is_not_begun_again() -> None:
     env = plant()
     env.register_service("process", parts.Process)

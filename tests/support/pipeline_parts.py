@@ -5,16 +5,41 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
+from asyncio import CancelledError
 from pathlib import Path
 from typing import Any
 
 from dynamo_tasks.pipelines import BaseService, FlatMapFunction, MapFunction, SinkFunction, SourceFunction
 
 __all__ = [
-    "Ask", "AskAll", "Count", "Counter", "Doubler", "Enrich", "Flaky", "Front", "HeldBack", "Marked", "MarkedTable",
-    "Process", "Profile", "Table", "Ticker", "evens",
-    "fails_on", "halves", "key_of", "plus",
-]  # fmt: skip
+    "Ask",
+    "AskAll",
+    "AskOne",
+    "Broken",
+    "BrokenSink",
+    "Count",
+    "Counter",
+    "Doubler",
+    "Enrich",
+    "Flaky",
+    "Front",
+    "HeldBack",
+    "Marked",
+    "MarkedTable",
+    "Process",
+    "Profile",
+    "Table",
+    "Ticker",
+    "evens",
+    "fails_on",
+    "halves",
+    "key_of",
+    "leaves_on",
+    "nested",
+    "odd_things",
+    "pause",
+    "plus",
+]
 
 
 class Profile:
@@ -39,6 +64,9 @@ class Profile:
 
     def count(self, n: int) -> Any:
         yield from range(n)
+
+    def leave(self, how: str) -> None:
+        leaves_on(1, 1, how)
 
     async def later(self, user_id: str) -> str:
         return f"later {user_id}"
@@ -99,6 +127,13 @@ class AskAll(FlatMapFunction):
         return [future.result() for future in futures]
 
 
+class AskOne(MapFunction):
+    """One call for each record."""
+
+    def execute(self, record: int) -> int:
+        return int(self.call_service("doubler", record, timeout=60))
+
+
 class Ticker(SourceFunction):
     """Runs until it is stopped."""
 
@@ -114,6 +149,10 @@ class Ticker(SourceFunction):
 
 def plus(record: int, more: int = 1) -> int:
     return record + more
+
+
+def pause(record: int, seconds: float) -> None:
+    time.sleep(seconds)
 
 
 def evens(record: int) -> bool:
@@ -132,6 +171,61 @@ def fails_on(record: int, bad: int) -> int:
     if record == bad:
         raise ValueError(f"bad record {record}")
     return record
+
+
+def leaves_on(record: int, bad: int, how: str) -> int:
+    """Raises what is no ``Exception``."""
+    if record == bad:
+        raise {
+            "SystemExit": SystemExit,
+            "CancelledError": CancelledError,
+            "KeyboardInterrupt": KeyboardInterrupt,
+        }[how](bad)
+    return record
+
+
+def odd_things(record: int) -> Any:
+    """What is JSON, and what is not."""
+    return [record, {1, object()}, "\ud800", nested(100_000)][record - 1]
+
+
+def nested(depth: int) -> Any:
+    """A list in a list in a list."""
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
+class Broken(BaseService):
+    """Cannot be made, or not set up."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+        self._reach("init")
+
+    def _reach(self, here: str) -> None:
+        if self.where == here:
+            raise ValueError("no licence")
+
+    def setup(self) -> None:
+        self._reach("setup")
+
+    def close(self) -> None:
+        self._reach("close")
+
+
+class BrokenSink(SinkFunction, Broken):
+    """The same as a sink."""
+
+    def setup(self) -> None:
+        self._reach("setup")
+
+    def close(self) -> None:
+        self._reach("close")
+
+    def execute(self, record: Any) -> None:
+        pass
 
 
 class HeldBack(MapFunction):
@@ -241,6 +335,10 @@ class Process(BaseService):
         Path(file).with_suffix(".begun").touch()
         while Path(file).exists():
             time.sleep(0.01)
+        return os.getpid()
+
+    def nap(self, seconds: float) -> int:
+        time.sleep(seconds)
         return os.getpid()
 
     def endless(self) -> Any:

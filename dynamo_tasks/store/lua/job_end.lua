@@ -6,7 +6,10 @@
 local state = redis.call('HGET', KEYS[1], 'st')
 if not state then return 'GONE' end
 if state ~= 'RUNNING' and state ~= 'STOPPING' then return 'OVER' end
-if ARGV[4] == 'STOPPING' then
+-- Without tasks there are only services, and nobody who would end the job behind its last record.
+if ARGV[4] == 'STOPPING' and redis.call('HGET', KEYS[1], 'left') == '0' then
+  end_job(KEYS[1], 'STOPPED', '')
+elseif ARGV[4] == 'STOPPING' then
   redis.call('HSET', KEYS[1], 'st', 'STOPPING')
 else
   end_job(KEYS[1], ARGV[4], ARGV[5])

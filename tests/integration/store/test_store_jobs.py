@@ -11,7 +11,8 @@ import pytest
 
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.jobs import Commit, Jobs, Output
+from dynamo_tasks.store.job_records import Commit, Output
+from dynamo_tasks.store.jobs import Jobs
 from tests.support.server import RedisServer
 
 CLAIM = (0xABC, 1000)
@@ -27,7 +28,7 @@ class Lab:
         self.keys = store.keys(self.jobs.namespace)
 
     async def begin(self) -> None:
-        await self.jobs.start("j", "lab", b"{}", {"a": 0, "b": 1})
+        await self.jobs.start("j", "lab", b"{}", {"a": 0, "b": 1}, [])
         for request, (lease, epoch) in (("ra", CLAIM), ("rb", CLAIM)):
             await self.store.commands.execute(
                 "HSET", self.keys.record(request), "st", "RUNNING", "own", f"{lease:x}", "ep", epoch

@@ -106,6 +106,56 @@ def test_an_operator_that_cannot_be_made_fails_submit() -> None:
         env.submit()
 
 
+def test_what_was_set_up_is_closed_where_the_next_cannot_be() -> None:
+    log: list[str] = []
+
+    class First(SinkFunction):
+        def setup(self) -> None:
+            log.append("setup")
+
+        def close(self) -> None:
+            log.append("close")
+            raise OSError("must not hide the reason")
+
+    class Second(SinkFunction):
+        def setup(self) -> None:
+            raise ValueError("no such table")
+
+        def close(self) -> None:
+            log.append("was never set up")
+
+    env = LocalEnvironment("shop")
+    stream = env.from_batch([1])
+    stream.sink(First)
+    stream.sink(Second)
+    with pytest.raises(ValueError, match="no such table"):
+        env.submit()
+    assert log == ["setup", "close"]
+
+
+def test_an_operator_may_stop_its_own_job() -> None:
+    made: list[Any] = []
+    submitted = threading.Event()
+
+    def stop(record: int) -> None:
+        assert submitted.wait(30)
+        made[0].stop()
+
+    env = LocalEnvironment("shop")
+    env.from_source(lambda: iter(range(10**9))).sink(stop)
+    made.append(env.submit())
+    submitted.set()
+    assert made[0].wait(30).state is JobState.STOPPED
+
+
+def test_an_iterator_is_read_once() -> None:
+    env = LocalEnvironment("shop")
+    env.from_batch(iter([1, 2])).collect()
+    assert list(env.submit(autostop=True).results()) == [1, 2]
+    with pytest.raises(JobFailedError, match="was read by an earlier job"):
+        env.submit(autostop=True)
+
+
 def test_a_sink_that_cannot_write_its_rest_fails_the_job() -> None:
     class Buffered(SinkFunction):
         def execute(self, record: Any) -> None:

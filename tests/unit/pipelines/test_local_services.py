@@ -81,6 +81,7 @@ class Lab:
 def test_the_queue_is_the_contexts_and_hooks_run_once() -> None:
     with Lab() as lab:
         assert lab.task.ctx.request_qd.get_queue() is lab.manager.check("gate").get_queue()
+        assert lab.task.ctx.logger.name == "dynamo_tasks.job.gate"
         lab.task.start_running()
         lab.task.service.opened.set()
         assert lab.proxy.call_sync("gate", 5) == 5

@@ -47,3 +47,20 @@ def test_attempts_back_off_up_to_half_a_second_and_are_jittered(monkeypatch: pyt
         assert all(limit / 2 <= delay <= limit for delay, limit in zip(seen, limits, strict=True)), seen
     assert one != other
     assert len(set(one[4:])) > 1
+
+
+def test_a_server_that_still_reads_its_data_is_not_up() -> None:
+    async def connect() -> None:
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while sent := await reader.read(1000):
+                writer.write(b"-LOADING Redis is loading the dataset\r\n" if b"PING" in sent else b"+OK\r\n")
+            writer.close()
+
+        server = await asyncio.start_server(answer, "127.0.0.1", 0)
+        link = Link(Address.parse(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"), name="test")
+        with pytest.raises(ServerUnavailableError, match="still reads its data"):
+            await link.start()
+        assert not link.connected
+        server.close()
+
+    asyncio.run(connect())

@@ -1,0 +1,110 @@
+"""What is kept of a job and of its tasks, and what a task commits; see :mod:`dynamo_tasks.store.jobs`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+__all__ = ["COUNTERS", "Checkpoint", "Commit", "JobRecord", "Output"]
+
+COUNTERS = ("in", "out", "skipped", "dead")
+_encode = msgspec.msgpack.Encoder().encode
+Chunk = list[Any]
+
+
+@dataclass(frozen=True)
+class JobRecord:
+    """A job. Times are Unix seconds."""
+
+    id: str
+    namespace: str
+    name: str
+    state: str
+    plan: bytes
+    started: float
+    finished: float | None
+    error: str | None
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """How far a task has come.
+
+    Attributes:
+        number: Of its last commit; 0 = none.
+        position: Of a source.
+        open: Tasks that may still send it records.
+        waiting: Records in its input.
+        counts: By name, see :data:`COUNTERS`.
+        done: Whether it has ended.
+    """
+
+    number: int
+    position: bytes
+    open: int
+    waiting: int
+    counts: dict[str, int]
+    done: bool
+
+    @classmethod
+    def of(cls, row: dict[bytes, bytes]) -> Checkpoint:
+        """Read the fields of its hash."""
+        counts = {name: int(row.get(name.encode(), 0)) for name in COUNTERS}
+        return cls(
+            int(row.get(b"n", 0)), row.get(b"pos", b""), int(row.get(b"open", 0)), int(row.get(b"wait", 0)), counts,
+            b"done" in row,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Output:
+    """A chunk of records for one task."""
+
+    task: str
+    records: Chunk
+
+
+@dataclass(kw_only=True)
+class Commit:
+    """What a task has done since its last commit; see ``lua/job_commit.lua``.
+
+    Attributes:
+        task: Its name.
+        number: One more than the last commit's.
+        position: Of a source.
+        counts: To add to its counters.
+        consumed: Ids of its input that is handled.
+        consumed_records: Records in these.
+        outputs: For those that follow.
+        following: All tasks that follow; told when this one has ended.
+        results: Records for ``collect``.
+        dead: Dead letters.
+        done: Whether it has ended.
+    """
+
+    task: str
+    number: int
+    position: bytes = b""
+    counts: dict[str, int] = field(default_factory=dict)
+    consumed: list[bytes] = field(default_factory=list)
+    consumed_records: int = 0
+    outputs: list[Output] = field(default_factory=list)
+    following: list[str] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
+    dead: list[Any] = field(default_factory=list)
+    done: bool = False
+
+    def arguments(self, most_waiting: int, most_dead: int) -> list[str | bytes | int]:
+        """Arguments of the script, from its name on."""
+        counts = [self.counts.get(name, 0) for name in COUNTERS]
+        args: list[str | bytes | int] = [
+            self.task, self.number, self.position, most_waiting, most_dead, *counts, int(self.done),
+            self.consumed_records, len(self.consumed), *self.consumed, len(self.outputs),
+        ]  # fmt: skip
+        for one in self.outputs:
+            args += [one.task, len(one.records), _encode(one.records)]
+        args += [len(self.following), *self.following]
+        args += [len(self.results), *map(_encode, self.results)]
+        return [*args, len(self.dead), *map(_encode, self.dead)]
