@@ -13,11 +13,12 @@ from typing import Any
 import pytest
 import redis
 
+from benchmarks.undisturbed import undisturbed
 from dynamo_tasks.runtime.inspect import snapshot
 from dynamo_tasks.store.keys import Keys
 from tests.support.faults import by_load, kill_worker
 from tests.support.processes import Frontend, Worker, until
-from tests.support.readers import MODEL, PACED, Reader, start, uninterrupted
+from tests.support.readers import MODEL, PACED, Reader, start
 from tests.support.server import RedisServer
 
 pytestmark = pytest.mark.slow
@@ -104,7 +105,7 @@ def _delete(stack: Stack, readers: list[Reader], query: str = "") -> None:
 
 def _are_cancelled(stack: Stack, readers: list[Reader]) -> None:
     """Each reader was told, what it got is a beginning of its text, and no engine goes on."""
-    texts = uninterrupted([reader.prompt for reader in readers], TOKENS)
+    texts = undisturbed([reader.prompt for reader in readers], TOKENS)
     for reader, text in zip(readers, texts, strict=True):
         reader.join(30)
         assert '"code":"cancelled"' in reader.error.replace(" ", ""), (reader.error, reader.done)
@@ -181,5 +182,5 @@ def test_an_idempotency_key_while_its_worker_is_dead(stack: Stack) -> None:
     for thread in threads:
         thread.join(60)
     assert again == first
-    texts = uninterrupted(prompts, 120)
+    texts = undisturbed(prompts, 120)
     assert [one and one[1] for one in first] == texts
