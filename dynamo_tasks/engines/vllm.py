@@ -12,7 +12,6 @@ import gc
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from typing import Any, Self
 
@@ -66,7 +65,6 @@ class VllmEngine(Engine):
         self._arguments = named
         self._kv_events: KvEvents | None = None
         self._stats = StatsCollector()
-        self._thread: ThreadPoolExecutor | None = None
         self._vllm: Started | None = None
         self._death: EngineDeadError | None = None
         self._limits = ModelLimits(vocab_size=0)
@@ -97,13 +95,8 @@ class VllmEngine(Engine):
         if self._vllm is None:
             self._began = time.monotonic()
             self._tell("import")
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="vllm")
-            loop = asyncio.get_running_loop()
-            api = await loop.run_in_executor(self._thread, import_vllm)
-            arguments = self._listen()
-            started = await loop.run_in_executor(
-                self._thread, start_vllm, api, arguments, self._stats, self._tell
-            )
+            api = await asyncio.to_thread(import_vllm)
+            started = await asyncio.to_thread(start_vllm, api, self._listen(), self._stats, self._tell)
             self._learn(started)
             self._vllm, self._death = started, None
             self._tell("ready")
@@ -149,16 +142,12 @@ class VllmEngine(Engine):
         """Abort what runs, end vLLM's processes."""
         await super().stop()
         vllm, self._vllm = self._vllm, None
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            if vllm is not None:
-                vllm.api.stop_outputs(vllm.llm)
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(thread, vllm.llm.shutdown, _SHUTDOWN_S)
-                del vllm
-                gc.collect()  # it is full of circles, and does not like to be found when the interpreter ends
-                event("engine.stop", engine=self.name, model=self.card.name)
-            thread.shutdown(wait=False)
+        if vllm is not None:
+            vllm.api.stop_outputs(vllm.llm)
+            await asyncio.to_thread(vllm.llm.shutdown, _SHUTDOWN_S)
+            del vllm
+            gc.collect()  # it is full of circles, and does not like to be found when the interpreter ends
+            event("engine.stop", engine=self.name, model=self.card.name)
         if self._kv_events is not None:
             self._kv_events.close()
             self._kv_events = None

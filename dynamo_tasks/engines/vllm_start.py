@@ -1,4 +1,4 @@
-"""From configuration to a running vLLM engine. Everything here blocks: it runs in the engine's own thread."""
+"""From configuration to a running vLLM engine. Everything here blocks: it runs in a thread."""
 
 from __future__ import annotations
 
@@ -107,7 +107,6 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
         EngineError: vLLM could not start.
     """
     tell("configure")
-    # What is spawned from here on dies with this thread, which lives as long as the engine.
     leash_children()
     tokenizer = _tokenizer_folder(arguments)
     try:
@@ -117,9 +116,7 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
         raise ConfigError(f"vLLM refuses its arguments: {_first_line(error)}", param="engine_args") from error
     tell("load")
     try:
-        llm = api.AsyncLLM.from_vllm_config(
-            config, stat_loggers=[stats], disable_log_stats=made.disable_log_stats
-        )
+        llm = api.make_engine(config, stats, log_stats=not made.disable_log_stats)
     except (RuntimeError, ValueError, OSError) as error:
         raise EngineError(f"vLLM could not start with model {arguments['model']!r}: {error}") from error
     return Started(api, llm, config, tokenizer)
