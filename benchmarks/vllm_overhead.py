@@ -1,6 +1,7 @@
 """What a token costs on top of vLLM: ``AsyncLLM`` itself, this project, and vLLM's own server, side by side.
 
     python -m benchmarks.vllm_overhead                          # a tiny model that is made on the spot
+    python -m benchmarks.vllm_overhead --size small             # one whose steps take about as long as real ones
     python -m benchmarks.vllm_overhead --model /models/llama --arg dtype=bfloat16 --requests 4
 
 All three run at the same time, with the same engine arguments and the same prompts, and get their loads in
@@ -25,7 +26,7 @@ import yaml
 from benchmarks.load import Load
 from benchmarks.procstat import Meter, descendants
 from benchmarks.target import Target, TargetError
-from benchmarks.tiny_model import make_tiny_model
+from benchmarks.tiny_model import SIZES, make_tiny_model
 
 __all__ = ["main"]
 
@@ -205,7 +206,8 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="a folder; a tiny model by default")
+    parser.add_argument("--model", help="a folder; one is made by default")
+    parser.add_argument("--size", choices=sorted(SIZES), default="tiny", help="of the model that is made")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="of AsyncEngineArgs")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--requests", type=int, default=8, help="per connection")
@@ -230,7 +232,7 @@ def main() -> None:
     options = _options()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as entered:
         home = Path(folder)
-        model = options.model or str(make_tiny_model(home / "tiny"))
+        model = options.model or str(make_tiny_model(home / options.size, size=options.size))
         given = {
             name: yaml.safe_load(value) for name, _, value in (arg.partition("=") for arg in options.arg)
         }

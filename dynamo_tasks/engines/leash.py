@@ -38,7 +38,7 @@ def leash_children() -> None:
     """From now on, whatever this process spawns dies with it; a second call does nothing. Linux only."""
     if sys.platform == "linux" and multiprocessing.spawn.get_command_line is not _command_line:
         multiprocessing.spawn.get_command_line = _command_line
-        multiprocessing.util.spawnv_passfds = _Spawner()
+        multiprocessing.util.spawnv_passfds = _Spawner().spawn
 
 
 def hold(parent: int) -> None:
@@ -70,12 +70,12 @@ class _Spawner:
         self._pid = os.getpid()
         threading.Thread(target=self._run, name="leash", daemon=True).start()
 
-    def __call__(self, *call: Any) -> int:
-        """Start a process: executable, arguments, file descriptors to pass; gives its id."""
+    def spawn(self, path: Any, args: Any, passfds: Any) -> int:
+        """Start a process, whoever asks; gives its id."""
         if os.getpid() != self._pid:
-            return int(_spawnv(*call))  # a fork of this process, which has not got the thread
+            return _spawnv(path, args, passfds)  # a fork of this process, which has not got the thread
         done: Future[int] = Future()
-        self._jobs.put((done, os.sched_getaffinity(0), call))
+        self._jobs.put((done, os.sched_getaffinity(0), (path, args, passfds)))
         return done.result()
 
     def _run(self) -> None:
@@ -83,6 +83,6 @@ class _Spawner:
             done, cores, call = self._jobs.get()
             try:
                 os.sched_setaffinity(0, cores)  # as the caller's thread: the child inherits it
-                done.set_result(int(_spawnv(*call)))
+                done.set_result(_spawnv(*call))
             except BaseException as error:  # noqa: BLE001 - the caller's to deal with
                 done.set_exception(error)

@@ -18,15 +18,17 @@ from typing import Any, Self
 import msgspec
 
 from dynamo_tasks.engines.args import EngineArgs
-from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
+from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats
 from dynamo_tasks.engines.embedding import encode_inputs
 from dynamo_tasks.engines.merge import merged
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import load_tokenizer
-from dynamo_tasks.engines.vllm_choice import Choice
+from dynamo_tasks.engines.vllm_choice import Choice, known_before, usage_of
+from dynamo_tasks.engines.vllm_errors import translated
 from dynamo_tasks.engines.vllm_install import check_installed
 from dynamo_tasks.engines.vllm_kv_events import KvEvents
 from dynamo_tasks.engines.vllm_params import FEATURES, ModelLimits, check_request
+from dynamo_tasks.engines.vllm_sleep import Sleep
 from dynamo_tasks.engines.vllm_start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm_stats import StatsCollector
 from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError, UnknownModelError
@@ -63,6 +65,7 @@ class VllmEngine(Engine):
         slots = int(named.setdefault("max_num_seqs", EngineArgs().max_num_seqs))
         super().__init__("vllm", ModelCard(name=name, adapters=list(self._adapters)), slots)
         self._arguments = named
+        self._sleep = Sleep(named)
         self._kv_events: KvEvents | None = None
         self._stats = StatsCollector()
         self._vllm: Started | None = None
@@ -164,6 +167,24 @@ class VllmEngine(Engine):
             event("engine.died", engine=self.name, model=self.card.name, error=reason)
         return self._death
 
+    def check_sleep(self, level: int) -> None:
+        """Do nothing if it can sleep: with ``enable_sleep_mode``, on a GPU."""
+        self._sleep.check(level)
+
+    async def sleep(self, level: int) -> None:
+        """Give the GPU's memory back."""
+        self.check_health()
+        await self._sleep.begin(self._started_llm(), level)
+
+    async def wake_up(self) -> None:
+        """Take it again."""
+        self.check_health()
+        await self._sleep.end(self._started_llm())
+
+    def _started_llm(self) -> Any:
+        assert self._vllm is not None
+        return self._vllm.llm
+
     def stats(self) -> EngineStats:
         """How busy it is."""
         waiting = min(self._stats.waiting, self._live)
@@ -196,6 +217,8 @@ class VllmEngine(Engine):
         raise EngineError("vLLM gave no vector")
 
     def _check_features(self, request: GenerateRequest) -> None:
+        if self._sleep.level:
+            raise EngineError("engine 'vllm' sleeps")
         if self.card.kind == "embeddings":
             raise InvalidRequestError(f"model {self.card.name!r} makes embeddings, not text", param="model")
         if request.model not in (None, self.card.name, *self._adapters):
@@ -211,9 +234,9 @@ class VllmEngine(Engine):
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
         choices = self._choices(request)
         live = [choice for choice in choices if not choice.finished]
-        for delta in self._known(request, choices):
+        for delta in known_before(request, choices, self.tokenizer):
             if not live and delta.index == request.n - 1:
-                delta.usage = self._usage(request, choices)
+                delta.usage = usage_of(request, choices)
             yield delta
         left = len(live)
         source = merged([self._run(request, choice) for choice in live])
@@ -221,7 +244,7 @@ class VllmEngine(Engine):
             async for delta in source:
                 left -= delta.finish_reason is not None
                 if not left:
-                    delta.usage = self._usage(request, choices)
+                    delta.usage = usage_of(request, choices)
                 yield delta
         finally:
             await source.aclose()
@@ -236,16 +259,6 @@ class VllmEngine(Engine):
             )
             for index in range(request.n)
         ]  # fmt: skip
-
-    def _known(self, request: GenerateRequest, choices: list[Choice]) -> Iterator[TokenDelta]:
-        """What needs no engine: how choices have ended already, and the prompt where it is asked for."""
-        echoed = self.tokenizer.decode(request.prompt_token_ids) if request.extra.get("echo") else ""
-        for choice in choices:
-            index = choice.output.index
-            if choice.finished:
-                yield TokenDelta("", [], index, choice.output.finish_reason)
-            elif echoed and index not in request.output_token_ids:
-                yield TokenDelta(echoed, [], index)
 
     async def _run(self, request: GenerateRequest, choice: Choice) -> AsyncGenerator[TokenDelta, None]:
         vllm = self._vllm
@@ -265,13 +278,8 @@ class VllmEngine(Engine):
         """Count one sequence; say vLLM's errors as ours."""
         self._live += 1
         try:
-            yield
-        except vllm.api.EngineDeadError as error:
-            raise self._died("its process ended") from error
-        except vllm.api.VLLMClientError as error:
-            raise InvalidRequestError(str(error), param=getattr(error, "parameter", None)) from error
-        except vllm.api.EngineGenerateError as error:
-            raise _of_cause(error) from error
+            with translated(vllm.api, self._died):
+                yield
         finally:
             self._live -= 1
 
@@ -291,16 +299,3 @@ class VllmEngine(Engine):
             return None
         number = list(self._adapters).index(name) + 1
         return vllm.api.adapter(name, number, self._adapters[name])
-
-    @staticmethod
-    def _usage(request: GenerateRequest, choices: list[Choice]) -> dict[str, int]:
-        produced = sum(choice.output.count for choice in choices)
-        cached = max(choice.cached_tokens for choice in choices)
-        return usage(len(request.prompt_token_ids), produced, cached)
-
-
-def _of_cause(error: Exception) -> InvalidRequestError | EngineError:
-    """vLLM wraps what went wrong with a request; a value that it could not read is the request's fault."""
-    cause = error.__cause__ or error
-    text = str(cause) or type(cause).__name__
-    return InvalidRequestError(text) if isinstance(cause, ValueError) else EngineError(f"vLLM: {text}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from vllm import __version__ as version
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import GenerationError, GracefulHTTPError, RetryableRequestError, VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
@@ -25,7 +25,10 @@ __all__ = [
     "AsyncEngineArgs",
     "EngineDeadError",
     "EngineGenerateError",
+    "GenerationError",
+    "GracefulHTTPError",
     "RequestOutputKind",
+    "RetryableRequestError",
     "SamplingParams",
     "StructuredOutputsParams",
     "VLLMClientError",
@@ -61,7 +64,7 @@ def make_engine(config: Any, stats: StatsCollector, *, log_stats: bool) -> Async
 def _only(stats: StatsCollector) -> type[PrometheusStatLogger]:
     """A collector that takes the place of vLLM's Prometheus metrics."""
 
-    class Only(PrometheusStatLogger):
+    class Only(PrometheusStatLogger):  # type: ignore[misc]
         def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None: ...
 
         def record(self, *args: Any, **kwargs: Any) -> None:

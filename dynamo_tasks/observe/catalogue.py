@@ -278,6 +278,7 @@ _LOG_EVENTS = (
              ("engine", "model", "phase", "elapsed_s")),
     LogEvent("engine.start", INFO, "An engine is ready.", ("engine", "model", "startup_s")),
     LogEvent("engine.stop", INFO, "An engine was stopped.", ("engine", "model")),
+    LogEvent("engine.sleep", INFO, "An engine sleeps at level 1 or 2, or was woken (0).", ("engine", "level")),
     LogEvent("engine.died", ERROR, "An engine failed; the instance leaves the registry.",
              ("engine", "model", "error")),
     LogEvent("sweeper.moved", INFO, "Requests were moved; kind as in `sweeper_moves_total`.",

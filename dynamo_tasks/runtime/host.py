@@ -24,7 +24,9 @@ from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.runtime.annex import Annex
 from dynamo_tasks.runtime.checkup import Checkup
 from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.control import ControlDesk
 from dynamo_tasks.runtime.dependencies import start_service, together
+from dynamo_tasks.runtime.dormancy import Dormancy
 from dynamo_tasks.runtime.fleet import show_own
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.health import HealthMonitor, HealthSettings
@@ -210,6 +212,8 @@ class ServiceHost:
             if pool is not None:
                 self.capacity = pool.limit
             await self._register()
+            if pool is not None:
+                self._take_orders(pool)
         assert self._sweeper is not None
         assert self._recoverer is not None
         await self._sweeper.start()
@@ -256,14 +260,24 @@ class ServiceHost:
             resolver.annex = Annex(self.app, self._registered, namespace, self._handlers, self.capacity)
         self.lifecycle.advance(InstanceState.REGISTERED)
 
+    def _take_orders(self, pool: Any) -> None:
+        """Sleep and wake when somebody says so."""
+        assert self._registered is not None
+        dormancy = Dormancy(self.lifecycle, self.app.intake, self._registered, self.instance, pool)
+        self._registered.on_control = ControlDesk(self.runtime.client.store, dormancy.ordered).take
+
     async def _watch_health(self) -> None:
         executor, registered = self._executor, self._registered
         assert executor is not None
         assert registered is not None
+
+        def busy() -> bool:
+            return executor.in_flight > 0 or self.lifecycle.state is InstanceState.ASLEEP
+
         checkup = Checkup(self.lifecycle, self.app.intake, lambda: [registered])
         self._health = HealthMonitor(
             HealthSettings.of(self.service.inner), partial(probe, self.instance), lambda: self._endpoints,
-            busy=lambda: executor.in_flight > 0, on_result=checkup.result, on_dead=self._dead,
+            busy=busy, on_result=checkup.result, on_dead=self._dead,
         )  # fmt: skip
         await self._health.start()
         executor.on_engine_died = self._engine_died

@@ -83,3 +83,13 @@ def test_without_vllm_it_says_what_to_install(tmp_path: Path, tiny_model: Path) 
     )  # fmt: skip
     assert found.returncode == 2
     assert "needs vLLM, which is not installed: pip install 'dynamo-tasks[vllm]'" in found.stderr
+
+
+def test_sleep_where_the_build_has_none_is_one_line(tmp_path: Path, tiny_model: Path) -> None:
+    argv = [*COMMAND, "serve", "--port", "0", "--model", str(tiny_model), "--Worker.enable_sleep_mode=true"]
+    with Process(argv, environ_of(tmp_path), name="serve") as serve:
+        until(lambda: not serve.alive, START_S, "its end")
+        assert serve.popen.returncode != 0
+        assert "vLLM refuses its arguments: " in serve.output
+        assert "Sleep mode is not supported on current platform" in serve.output
+        assert "Traceback" not in serve.output, serve.output
