@@ -19,6 +19,7 @@ import multiprocessing.spawn
 import multiprocessing.util
 import os
 import queue
+import runpy
 import signal
 import sys
 import threading
@@ -28,29 +29,39 @@ from typing import Any
 __all__ = ["hold", "leash_children"]
 
 _PR_SET_PDEATHSIG = 1
-_RUN = "import runpy; runpy.run_path({file!r})['hold']({parent}); {program}"
+_RUN = "import runpy; runpy.run_path({file!r})['hold']({parent}, {prelude!r}); {program}"
 
+_prelude: str | None = None
 _get_command_line = multiprocessing.spawn.get_command_line
 _spawnv = multiprocessing.util.spawnv_passfds
 
 
-def leash_children() -> None:
-    """From now on, whatever this process spawns dies with it; a second call does nothing. Linux only."""
+def leash_children(prelude: str | None = None) -> None:
+    """From now on, whatever this process spawns dies with it; a second call does nothing. Linux only.
+
+    Args:
+        prelude: A file whose ``begin()`` each of them calls first, and what they spawn, too.
+    """
+    global _prelude
+    _prelude = prelude
     if sys.platform == "linux" and multiprocessing.spawn.get_command_line is not _command_line:
         multiprocessing.spawn.get_command_line = _command_line
         multiprocessing.util.spawnv_passfds = _Spawner().spawn
 
 
-def hold(parent: int) -> None:
+def hold(parent: int, prelude: str | None = None) -> None:
     """Tie this process to its parent; ends it at once where the parent has gone already.
 
     Args:
         parent: Its process id.
+        prelude: See :func:`leash_children`.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
-    leash_children()
+    leash_children(prelude)
+    if prelude is not None:
+        runpy.run_path(prelude)["begin"]()
 
 
 def _command_line(**kwargs: Any) -> list[str]:
@@ -58,7 +69,9 @@ def _command_line(**kwargs: Any) -> list[str]:
     argv = _get_command_line(**kwargs)
     if "-c" in argv:  # a frozen program has none
         program = argv.index("-c") + 1
-        argv[program] = _RUN.format(file=__file__, parent=os.getpid(), program=argv[program])
+        argv[program] = _RUN.format(
+            file=__file__, parent=os.getpid(), prelude=_prelude, program=argv[program]
+        )
     return argv
 
 

@@ -28,6 +28,7 @@ from dynamo_tasks.engines.vllm_errors import translated
 from dynamo_tasks.engines.vllm_install import check_installed
 from dynamo_tasks.engines.vllm_kv_events import KvEvents
 from dynamo_tasks.engines.vllm_params import FEATURES, ModelLimits, check_request
+from dynamo_tasks.engines.vllm_progress import Progress
 from dynamo_tasks.engines.vllm_sleep import Sleep
 from dynamo_tasks.engines.vllm_start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm_stats import StatsCollector
@@ -99,7 +100,8 @@ class VllmEngine(Engine):
             self._began = time.monotonic()
             self._tell("import")
             api = await asyncio.to_thread(import_vllm)
-            started = await asyncio.to_thread(start_vllm, api, self._listen(), self._stats, self._tell)
+            with Progress(self._tell):
+                started = await asyncio.to_thread(start_vllm, api, self._listen(), self._stats, self._tell)
             self._learn(started)
             self._vllm, self._death = started, None
             self._tell("ready")
@@ -174,16 +176,16 @@ class VllmEngine(Engine):
     async def sleep(self, level: int) -> None:
         """Give the GPU's memory back."""
         self.check_health()
-        await self._sleep.begin(self._started_llm(), level)
+        await self._sleep.begin(self._running().llm, level)
 
     async def wake_up(self) -> None:
         """Take it again."""
         self.check_health()
-        await self._sleep.end(self._started_llm())
+        await self._sleep.end(self._running().llm)
 
-    def _started_llm(self) -> Any:
+    def _running(self) -> Started:
         assert self._vllm is not None
-        return self._vllm.llm
+        return self._vllm
 
     def stats(self) -> EngineStats:
         """How busy it is."""
@@ -206,8 +208,7 @@ class VllmEngine(Engine):
         return EmbeddingResult(vectors, sum(map(len, prompts)))
 
     async def _vector(self, prompt: list[int], dimensions: int | None) -> list[float]:
-        vllm = self._vllm
-        assert vllm is not None
+        vllm = self._running()
         params = vllm.api.embedding_params(dimensions)
         with self._at_work(vllm):
             source = vllm.llm.encode(vllm.api.tokens_input(prompt), params, uuid.uuid4().hex)
@@ -261,8 +262,7 @@ class VllmEngine(Engine):
         ]  # fmt: skip
 
     async def _run(self, request: GenerateRequest, choice: Choice) -> AsyncGenerator[TokenDelta, None]:
-        vllm = self._vllm
-        assert vllm is not None
+        vllm = self._running()
         with self._at_work(vllm):
             async with aclosing(self._ask(vllm, request, choice)) as source:
                 async for result in source:
@@ -283,15 +283,14 @@ class VllmEngine(Engine):
         finally:
             self._live -= 1
 
-    def _ask(self, vllm: Started, request: GenerateRequest, choice: Choice) -> AsyncGenerator[Any, None]:
-        source: AsyncGenerator[Any, None] = vllm.llm.generate(
+    def _ask(self, vllm: Started, request: GenerateRequest, choice: Choice) -> Any:
+        return vllm.llm.generate(
             vllm.api.tokens_input(choice.prompt),
             vllm.api.sampling_params(choice.arguments),
             f"{request.request_id}-{choice.output.index}",
             priority=request.priority if self._limits.priorities else 0,
             lora_request=self._adapter(vllm, request.model),
         )
-        return source
 
     def _adapter(self, vllm: Started, name: str | None) -> Any:
         """vLLM's request for a LoRA adapter; ``None`` for the model itself."""

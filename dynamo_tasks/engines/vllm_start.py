@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo_tasks.config.gpus import PINNED
+from dynamo_tasks.engines import vllm_progress
 from dynamo_tasks.engines.fields import nearest
 from dynamo_tasks.engines.leash import leash_children
 from dynamo_tasks.engines.vllm_install import argument_names, check_model
@@ -107,7 +108,7 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
         EngineError: vLLM could not start.
     """
     tell("configure")
-    leash_children()
+    leash_children(vllm_progress.__file__)
     tokenizer = _tokenizer_folder(arguments)
     try:
         made = api.AsyncEngineArgs(**_as_configs(api.AsyncEngineArgs, _with_defaults(arguments)))

@@ -274,7 +274,7 @@ _LOG_EVENTS = (
     LogEvent("engine.kv_events_lost", WARNING, "A batch of KV events could not be published.",
              ("worker_id", "seq", "error")),
     LogEvent("engine.progress", INFO,
-             "An engine gets ready; phase is import, configure, load (weights, profiling, warm-up) or ready.",
+             "An engine gets ready; phase is import, configure, load, weights, profile, warmup or ready.",
              ("engine", "model", "phase", "elapsed_s")),
     LogEvent("engine.start", INFO, "An engine is ready.", ("engine", "model", "startup_s")),
     LogEvent("engine.stop", INFO, "An engine was stopped.", ("engine", "model")),

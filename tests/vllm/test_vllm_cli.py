@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -23,10 +24,10 @@ def test_serve_a_folder(tmp_path: Path, tiny_model: Path) -> None:
     with Serve(tmp_path, *arguments, wait=False) as serve:
         until(lambda: "\nready " in serve.output or not serve.alive, START_S, "ready")
         assert serve.alive, serve.output
-        phases = [
-            phase for phase in ("import", "configure", "load", "ready") if f"phase={phase}" in serve.output
-        ]
-        assert phases == ["import", "configure", "load", "ready"], serve.output
+        phases = re.findall(r"engine\.progress .*phase=(\w+)", serve.output)
+        assert phases == ["import", "configure", "load", "weights", "profile", "warmup", "ready"], (
+            serve.output
+        )
         body = {"model": str(tiny_model), "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
         answer = serve.post("/v1/chat/completions", body)
         assert answer.status == 200
