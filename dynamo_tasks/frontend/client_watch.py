@@ -31,7 +31,7 @@ class ClientWatch:
         assert task is not None, "ASGI apps run in tasks"
         self._task = task
         self._cancelling = task.cancelling()
-        self._watcher = asyncio.create_task(self._wait())
+        self._watcher: asyncio.Task[None] | None = asyncio.create_task(self._wait())
         return self
 
     async def __aexit__(
@@ -43,7 +43,11 @@ class ClientWatch:
 
     def disarm(self) -> None:
         """Watch no longer: what is left to do must not be interrupted."""
-        self._watcher.cancel()
+        # Let go of it: its cancellation refers to its frame, and that to us; such a circle, and the connection with
+        # it, would stay until the garbage collector looks at its oldest generation.
+        watcher, self._watcher = self._watcher, None
+        if watcher is not None:
+            watcher.cancel()
 
     async def _wait(self) -> None:
         while (await self._receive())["type"] != "http.disconnect":

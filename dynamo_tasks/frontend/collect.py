@@ -8,7 +8,7 @@ from starlette.types import Receive, Scope, Send
 
 from dynamo_tasks.errors import EndpointError
 from dynamo_tasks.frontend.client_watch import ClientWatch
-from dynamo_tasks.frontend.errors import end_error, json_response
+from dynamo_tasks.frontend.errors import check_end, json_response
 from dynamo_tasks.frontend.gateway import EventStream
 from dynamo_tasks.frontend.logprobs import logprobs_of
 from dynamo_tasks.frontend.metrics import RequestMeter
@@ -148,8 +148,7 @@ class CollectedResponse:
             self.status = 499
             log.event("http.disconnected", request_id=self._stream.request_id, api=self._api)
             return
-        if (error := end_error(end)) is not None:
-            raise error
+        check_end(end)
         response = json_response(self._collector.body(end), request_id=self._stream.request_id)
         self.started = True
         await response(scope, receive, send)

@@ -14,6 +14,7 @@ from dynamo_tasks.protocol.states import State
 
 __all__ = [
     "REQUEST_ID",
+    "check_end",
     "describe",
     "end_error",
     "error_body",
@@ -65,6 +66,16 @@ def json_response(
     if request_id is not None:
         headers[REQUEST_ID] = request_id
     return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+def check_end(end: End) -> None:
+    """Raise what a request ended with, unless it ended well."""
+    error = end_error(end)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # its traceback has this frame: a circle that would keep the whole connection
 
 
 def end_error(end: End) -> DynamoError | None:

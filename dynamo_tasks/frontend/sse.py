@@ -9,7 +9,7 @@ from starlette.types import Receive, Scope, Send
 
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.frontend.client_watch import ClientWatch
-from dynamo_tasks.frontend.errors import REQUEST_ID, end_error
+from dynamo_tasks.frontend.errors import REQUEST_ID, check_end
 from dynamo_tasks.frontend.gateway import EventStream
 from dynamo_tasks.frontend.metrics import RequestMeter
 from dynamo_tasks.frontend.render import DONE, Renderer, error_event
@@ -205,7 +205,6 @@ def _raise_refusal(events: Sequence[Event]) -> None:
     """Raise what a request ended with that never put out anything."""
     for event in events:
         if event.kind == Kind.END:
-            if (error := end_error(End.decode(event.data))) is not None:
-                raise error
+            check_end(End.decode(event.data))
         elif event.kind != Kind.CLAIM:
             return

@@ -380,10 +380,13 @@ class ServiceHost:
 
 
 def _calm_collector() -> None:
-    """Keep the garbage collector from walking what lives as long as the process, and from running often."""
+    """Keep the garbage collector from walking what lives as long as the process, and from running often.
+
+    Not too seldom, either: what waits in a circle for the oldest generation is memory that has grown.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
+    gc.set_threshold(10_000, 10, 10)
 
 
 def _traffic(service: Service) -> dict[str, int | None]:

@@ -96,26 +96,28 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
         DeadlineUnreachableError: it would not be ready by its deadline.
     """
     code, value, *more = reply
-    error = _refusal(new, code, value, more)
-    if error is not None:
+    try:
+        _check(new, code, value, more)
+    except DynamoError as error:
         tell_rejected(new.endpoint, error.code)
-        raise error
+        raise
     request_id = value.decode()
     if request_id == new.id:
         tell_submitted(new.id, new.endpoint, new.queue, new.priority)
     return request_id
 
 
-def _refusal(new: NewRequest, code: bytes, value: bytes, more: list[bytes]) -> DynamoError | None:
+def _check(new: NewRequest, code: bytes, value: bytes, more: list[bytes]) -> None:
     if code == b"CONFLICT":
-        return IdempotencyConflictError(
+        raise IdempotencyConflictError(
             f"idempotency key {new.idempotency_key!r} was used with another payload"
         )
     if code == b"FULL":
-        return QueueFullError(
+        raise QueueFullError(
             f"the queue of {more[0].decode()} holds {int(value)} requests, its limit", retry_after=1.0
         )
-    return _late(new, int(value) / 1000, int(more[0]) / 1000) if code == b"LATE" else None
+    if code == b"LATE":
+        raise _late(new, int(value) / 1000, int(more[0]) / 1000)
 
 
 def _late(new: NewRequest, wait: float, least: float) -> DeadlineUnreachableError:

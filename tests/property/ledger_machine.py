@@ -98,10 +98,10 @@ class LedgerMachine(RuleBasedStateMachine):
         assert stands == (known if digest == payload else None)
         assert request_id not in world.history.keeps
 
-    @rule(n=REQUESTS, retries=st.sampled_from([0, 0, 1]))
-    def a_message_is_repeated(self, n: int, retries: int) -> None:
-        """Delivered twice, or delivered after the end: to whoever takes the next one."""
-        endpoint = self.world.worker
+    @rule(n=REQUESTS, retries=st.sampled_from([0, 0, 1]), routed=st.booleans())
+    def a_message_is_repeated(self, n: int, retries: int, routed: bool = False) -> None:
+        """Delivered twice, or delivered after the end: to whoever takes the next one, here or behind the router."""
+        endpoint = self.world.router if routed else self.world.worker
         if f"r{n}" in self.world.history.keeps:
             self.client.rpush(endpoint.queue, self.world.message(f"r{n}", endpoint, retries))
 
@@ -177,11 +177,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def claim(self, n: int, again: bool) -> None:
         self.run_(self.world.claim(self._instance(n), again))
 
-    @rule(n=INSTANCES, own=st.booleans(), append=st.booleans())
-    def serve(self, n: int, own: bool, append: bool) -> None:
+    @rule(n=INSTANCES, own=st.booleans(), append=st.booleans(), again=st.booleans())
+    def serve(self, n: int, own: bool, append: bool, again: bool = False) -> None:
         """What a worker does if nothing comes in between: so that random runs get somewhere."""
         self.pop(n, own)
-        self.claim(n, False)
+        self.claim(n, again)
         if append:
             self.append(n, 0)
 

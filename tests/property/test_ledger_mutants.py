@@ -51,6 +51,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("forward", "redis.call('SREM', running_of(component_of(r.en)), id)\n", ""),
     ("_lib", "    redis.call('SREM', waiting_of(component), id)\n", ""),
     ("claim", "redis.call('SMOVE', waiting_of(component), running_of(component), id) == 0", "true"),
+    ("claim", "if r.en and component_of(r.en) ~= component then", "if false then"),
     ("_lib", "  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end\n", ""),
 ]  # fmt: skip
 

@@ -41,7 +41,11 @@ _EDITS: list[tuple[str, str, str]] = [
         "usage=self._usage, values=self._value, news=1)",
     ),
     ("queue/envelope.py", "PROTOCOL}, **(more or {}),", 'PROTOCOL, "news": 1}, "x-news": 1, **(more or {}),'),
-    ("store/ledger.py", '"ex", int(self.expires * 1000),', '"ex", int(self.expires * 1000), "news", "1",'),
+    (
+        "store/submission.py",
+        '"ex", int(self.expires * 1000),',
+        '"ex", int(self.expires * 1000), "news", "1",',
+    ),
     ("store/lua/_lib.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
     ("store/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),
     (

@@ -89,11 +89,12 @@ class Owner:
         await self.place.do("DEL", self.place.keys.lease(self.lease))
 
     async def claim(
-        self, request_id: str, *, retries: int = 0, tracked: bool = True, nonce: str | None = None
-    ) -> Attempt:
+        self, request_id: str, *, retries: int = 0, tracked: bool = True, nonce: str | None = None,
+        endpoint: EndpointId | None = None,
+    ) -> Attempt:  # fmt: skip
         return await self.ledger.claim(
-            self.place.endpoint, request_id, self.lease, retries=retries, tracked=tracked, queue=self.place.queue,
-            message=b"message", nonce=nonce,
+            endpoint or self.place.endpoint, request_id, self.lease, retries=retries, tracked=tracked,
+            queue=self.place.queue, message=b"message", nonce=nonce,
         )  # fmt: skip
 
     def open(self, attempt: Attempt, **options: Any) -> OpenLog:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.releases import make_newer
+
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("dynamo_tasks", "workers", "beat")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -98,3 +100,7 @@ def test_every_script_in_the_repository_is_valid_bash():
         assert script.stat().st_mode & 0o111, f"{script} cannot be executed"
         done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
+
+
+def test_the_newer_release_of_the_upgrade_tests_can_still_be_made(tmp_path):
+    make_newer(tmp_path)

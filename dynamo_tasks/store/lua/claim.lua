@@ -8,7 +8,8 @@
 -- returns {'OK', epoch, previous id, attempt, readers, deadline ms, {field, value, ... to restore the record from},
 --          ms that it waited}
 --         {'UNSETTLED', state, result JSON, error JSON}  ended, but Celery's tail did not run to its end
---         {'DUPLICATE'}     owned by a live instance, ended, or superseded by a retry: ack and drop
+--         {'DUPLICATE'}     owned by a live instance, ended, superseded by a retry, or meant for another component (it was
+--                           forwarded since, and has another message): ack and drop
 --         {'GONE'}          it has our header, but its record is gone: drop
 --         {'EXPIRED'}       its deadline has passed: the caller ends it
 --         {'NEWER'}         it needs a newer worker: kept for one, drop the message
@@ -123,6 +124,7 @@ local function answer()
     if ARGV[6] == '1' then return { 'GONE' } end
     record_it()
   end
+  if r.en and component_of(r.en) ~= component then return { 'DUPLICATE' } end
   if TERMINAL[r.st] then return tail_again() end
   local refused = r.st == 'RUNNING' and of_running() or nil
   return refused or too_new() or too_early_or_late() or too_many() or start()

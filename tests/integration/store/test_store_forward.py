@@ -6,10 +6,10 @@ import pytest
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.store.forwarding import forward
-from dynamo_tasks.store.ledger import Attempt
+from dynamo_tasks.store.ledger import Attempt, ClaimRefused
 from dynamo_tasks.store.recovery import Recovery
 from tests.support.server import RedisServer
-from tests.support.streams import Owner, Place, on_loop, read_to_end, values
+from tests.support.streams import DONE, Owner, Place, on_loop, read_to_end, values
 
 CHOSEN = 0xAB
 
@@ -46,12 +46,32 @@ async def test_a_forwarded_request_keeps_its_stream_and_its_attempts(redis_serve
         assert await _hand_on(place, router, attempt) == "OK"  # the reply was lost
         assert await _waiting(place) == (1, 0)
         assert await place.field(sub.request_id, "en") == str(_target(place))
-        log = await worker.run(sub.request_id)
+        log = await worker.run(sub.request_id, endpoint=_target(place))
         assert (log.attempt.number, log.attempt.readers) == (1, [client.reader.channel])
         assert await _hand_on(place, router, attempt) == "FENCED"
         await worker.write(log, "a", "b")
         await worker.finish(log)
         assert values(await read_to_end(sub)) == ["a", "b"]
+
+
+@on_loop
+async def test_a_message_from_before_the_forward_is_dropped(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        router, other, worker = await place.owner(), await place.owner(), await place.owner()
+        attempt = await router.claim(await place.submit())
+        await _hand_on(place, router, attempt)
+        for state in ("QUEUED", "RUNNING", "SUCCEEDED"):
+            assert await place.field(attempt.id, "st") == state
+            with pytest.raises(ClaimRefused) as caught:
+                await other.claim(attempt.id)
+            assert caught.value.reason == "DUPLICATE"
+            if state == "QUEUED":
+                log = await worker.run(attempt.id, endpoint=_target(place))
+            elif state == "RUNNING":
+                await log.finish(DONE, b"", settled=False)
+                await worker.die()
+        running = place.keys.base + "running:"
+        assert not await place.do("EXISTS", running + place.endpoint.component, running + "Engine")
 
 
 @on_loop
@@ -101,7 +121,7 @@ async def test_at_a_hand_over_a_forwarded_request_leaves_the_queue_of_its_instan
         await _register(place)
         request_id = await place.submit()
         await _hand_on(place, router, await router.claim(request_id))
-        attempt = await worker.claim(request_id)
+        attempt = await worker.claim(request_id, endpoint=_target(place))
         await worker.ledger.release(attempt, retries=0, front=True, counts=False)
         assert await _waiting(place) == (1, 1)  # the first one is the message that this test did not take
         assert await place.field(request_id, "q") == _target(place).queue
