@@ -13,12 +13,19 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.errors import DynamoError, NoInstancesError, ProtocolError, UnavailableError, error_for_code
+from dynamo_tasks.errors import (
+    DynamoError,
+    InvalidRequestError,
+    NoInstancesError,
+    ProtocolError,
+    UnavailableError,
+    error_for_code,
+)
 from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.pubsub import Channels
 
-__all__ = ["CONTROL", "Carrier", "ControlDesk", "give_order"]
+__all__ = ["CONTROL", "Carrier", "ControlDesk", "give_order", "unable"]
 
 CONTROL = b"control "
 """What orders of this kind begin with."""
@@ -54,6 +61,11 @@ class ControlDesk:
         except DynamoError as error:
             answer = ["", error.code, error.message]
         self._commands.post("PUBLISH", reply_to, msgspec.json.encode(answer))
+
+
+async def unable(op: str, arguments: Mapping[str, Any]) -> str:
+    """The carrier of an instance that takes no such orders."""
+    raise InvalidRequestError(f"this instance does not {op}")
 
 
 async def give_order(

@@ -101,14 +101,13 @@ class Dormancy:
                 await self._sleep(_order(arguments))
             else:
                 await self._wake()
-        return "asleep" if self._asleep else "awake"
+        return "asleep" if self._sleeps() else "awake"
 
-    @property
-    def _asleep(self) -> bool:
+    def _sleeps(self) -> bool:
         return self._lifecycle.state is InstanceState.ASLEEP
 
     async def _sleep(self, order: SleepOrder) -> None:
-        if self._asleep:
+        if self._sleeps():
             return
         if not hasattr(self._service, "check_sleep"):
             raise InvalidRequestError(f"{self._lifecycle.component} has nothing that could sleep")
@@ -117,6 +116,8 @@ class Dormancy:
         await self._leave(order.level)
         try:
             await self._end_requests(order.drain)
+            if not self._sleeps():
+                raise UnavailableError("it is going down")
             await service.sleep(order.level)
         except BaseException:
             await self._return("it could not sleep")
@@ -137,11 +138,13 @@ class Dormancy:
             raise UnavailableError("requests that cannot be stopped still run: it cannot sleep now")
 
     async def _wake(self) -> None:
-        if self._asleep:
+        if self._sleeps():
             await self._service.wake_up()
             await self._return("it was woken")
 
     async def _return(self, reason: str) -> None:
+        if not self._sleeps():  # it was told to end meanwhile
+            return
         await self._registration.replace(self._awake)
         self._lifecycle.advance(InstanceState.RUNNING, reason)
         self._intake.resume()

@@ -17,7 +17,7 @@ from dynamo_tasks.errors import AlreadyRegisteredError, DynamoError, ServerUnava
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
-from dynamo_tasks.runtime.control import CONTROL
+from dynamo_tasks.runtime.control import CONTROL, ControlDesk, unable
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.recovery import Recovery
@@ -44,7 +44,7 @@ class Instance:
         traffic: Limits of its components as a whole.
 
     Attributes:
-        on_control: Takes orders that concern the instance as a whole; ``None`` where it takes none.
+        on_control: Takes orders that concern the instance as a whole; refuses them by default.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Instance:
         self._recovery = Recovery(store)
         self._unaccounted: set[str] = set()
         self._registered = False
-        self.on_control: Callable[[bytes], None] | None = None
+        self.on_control = ControlDesk(store, unable).take
         self._task: asyncio.Task[None] | None = None
         self._channel = store.keys(namespace).alive_channel(lease)
         self._presence = Link(
@@ -94,7 +94,7 @@ class Instance:
         await wire.execute("SUBSCRIBE", self._channel)
 
     def _ordered(self, channel: bytes, payload: bytes) -> None:
-        if payload.startswith(CONTROL) and self.on_control is not None:
+        if payload.startswith(CONTROL):
             self.on_control(payload)
             return
         if not payload.startswith(_STATS):

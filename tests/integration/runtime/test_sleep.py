@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -101,16 +101,18 @@ def test_a_component_sleeps_and_wakes(
         with_runtime(session)
 
 
-def test_an_engine_that_cannot_sleep_says_so_and_serves_on(
-    with_runtime: Run, redis_server: RedisServer
-) -> None:
-    async def session(runtime: DistributedRuntime) -> None:
-        component = runtime.namespace("own-sleepless").component("Worker")
-        client = await component.endpoint("generate").client(annotated=False)
-        await client.wait_for_instances(1, timeout=20)
-        with pytest.raises(InvalidRequestError, match="engine 'echo' cannot sleep"):
-            await component.sleep()
-        assert await _answer(client, asyncio.Event()) == LONG["prompt"]
+def test_what_cannot_sleep_says_so_and_serves_on(with_runtime: Run, redis_server: RedisServer) -> None:
+    async def work(request: Any) -> AsyncIterator[Any]:
+        yield request
 
-    with _worker(redis_server, "sleepless", namespace="own-sleepless"):
-        with_runtime(session)
+    async def session(runtime: DistributedRuntime) -> None:
+        async with await DistributedRuntime.create(redis_server.url) as serving:
+            endpoint = serving.namespace("own-sleepless").component("Plain").endpoint("work")
+            await endpoint.endpoint_builder().handler(work).start()
+            component = runtime.namespace("own-sleepless").component("Plain")
+            with pytest.raises(InvalidRequestError, match="this instance does not sleep"):
+                await component.sleep()
+            client = await component.endpoint("work").client(annotated=False)
+            assert [value async for value in client.generate(7)] == [7]
+
+    with_runtime(session)
