@@ -18,8 +18,9 @@ from dynamo_tasks.pipelines.proxy import DEFAULT_METHOD
 from dynamo_tasks.pipelines.service_methods import refuse_method
 from dynamo_tasks.pipelines.value_stream import ValueStream
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.runtime.client import Client, RemoteCall
+from dynamo_tasks.runtime.client import Client
 from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.remote_call import RemoteCall
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.bridge import bridge
 

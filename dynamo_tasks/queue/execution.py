@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any, NoReturn
 
@@ -22,20 +21,19 @@ from dynamo_tasks.errors import (
     EndpointError,
     EngineDeadError,
     FencedError,
-    NotResumableError,
     ServerUnavailableError,
     StreamDivergedError,
 )
-from dynamo_tasks.protocol.events import ZERO, End, ErrorInfo
+from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.protocol.tokens import TokenDelta, is_complete
+from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.queue.account import Account
 from dynamo_tasks.queue.executor import Executor, Orders
 from dynamo_tasks.queue.forwarding import hand_on
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
-from dynamo_tasks.queue.replay import logged_values, skip
+from dynamo_tasks.queue.produced import Produced
 from dynamo_tasks.queue.returned import encode_result
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
@@ -65,14 +63,11 @@ class Execution:
         self._handler = handler
         self._call = call
         self._payload = payload
-        self._aggregate = handler.aggregate()
+        self._produced = Produced(executor, handler, keeps_result=call.keeps_result)
         self._account = Account(handler.endpoint)
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
         self._stop_asked = 0.0
-        self._value: list[Any] | None = None
-        self._finish_reason: str | None = None
-        self._usage: dict[str, int] | None = None
         self._log: OpenLog | None = None
         self._to_settle = self._only_tail = False
         self.context = Context(call.id, self._account.name, retries=call.retries, headers=call.headers)
@@ -172,9 +167,8 @@ class Execution:
         await self._account.claimed(attempt, self.context, self._executor.ledger)
         try:
             with self._deadline(attempt.deadline):
-                await self._drive(attempt, log)
-            end = End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
-            result = self._result()
+                await self._drive(log)
+            end, result = self._produced.end(), self._produced.result()
             encoded = encode_result(self._account.name, end, result)
         except Stop as stop:
             return await self._stopped(stop, attempt, log)
@@ -198,11 +192,6 @@ class Execution:
         await self._end(log, end, encoded)
         return result
 
-    def _result(self) -> Any:
-        if not self._call.keeps_result:
-            return None
-        return self._value[0] if self._value is not None else self._aggregate.result()
-
     async def _failed(self, exc: Exception, log: OpenLog) -> None:
         try:
             self._handler.retry.check(exc, self._call.retries)
@@ -211,10 +200,10 @@ class Execution:
             raise
         await self.fail(exc)
 
-    async def _drive(self, attempt: Attempt, log: OpenLog) -> None:
+    async def _drive(self, log: OpenLog) -> None:
         """Run the endpoint to its end, appending what it yields."""
         self._check_stop()
-        self._body = Interruptible(self._consume(attempt, log))
+        self._body = Interruptible(self._consume(log))
         try:
             await self._body.task
         except asyncio.CancelledError:
@@ -228,13 +217,13 @@ class Execution:
         if self._stop is not None and reason in (None, self._stop.reason):
             raise self._stop
 
-    async def _consume(self, attempt: Attempt, log: OpenLog) -> None:
+    async def _consume(self, log: OpenLog) -> None:
         enter_context(self.context)
         self._account.span.enter()
-        values = await self._values(attempt)
+        values = await self._produced.rest(log, self._payload)
         if values is None:
             return
-        streaming, append, take = self._handler.streaming, log.append, self._take
+        streaming, append, take = self._handler.streaming, log.append, self._produced.take
         async with aclosing(values) as source:  # type: ignore[type-var]
             async for value in source:
                 if type(value) is not TokenDelta:
@@ -244,44 +233,6 @@ class Execution:
                 take(value)
                 if log.congested:
                     await log.room()
-
-    def _take(self, value: Any) -> None:
-        if type(value) is TokenDelta:
-            if value.finish_reason is not None:
-                self._finish_reason = value.finish_reason
-            if value.usage is not None:
-                self._usage = value.usage
-            self._executor.tokens += len(value.token_ids)
-            if self._call.keeps_result:
-                self._aggregate.add(value)
-        elif self._handler.streaming:
-            if self._call.keeps_result:
-                self._aggregate.add(value)
-        else:
-            self._value = [value]
-
-    async def _values(self, attempt: Attempt) -> AsyncIterator[Any] | None:
-        """What the endpoint yields from here on; ``None`` if an earlier attempt has logged all of it."""
-        if attempt.previous == ZERO:
-            return self._handler.run(self._payload, [])
-        logged, size = await logged_values(self._executor.store, attempt)
-        if self._log is not None:
-            self._log.inherit(size)
-        if not logged:
-            return self._handler.run(self._payload, [])
-        policy = self._handler.policy
-        if policy == "continue":
-            for value in logged:
-                self._take(value)
-            return None if is_complete(self._payload, logged) else self._handler.run(self._payload, logged)
-        if policy == "replay":
-            for value in logged:
-                self._take(value)
-            return skip(self._handler.run(self._payload, []), len(logged))
-        raise NotResumableError(
-            f"{self._handler.endpoint} had streamed {len(logged)} values when its attempt ended, "
-            f"and its policy is {policy!r}; declare continue or replay"
-        )
 
     @contextlib.contextmanager
     def _deadline(self, deadline: float) -> Any:

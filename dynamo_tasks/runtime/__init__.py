@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynamo_tasks.runtime.celeryapp import default_app, default_resolver
-    from dynamo_tasks.runtime.client import Client, Item
+    from dynamo_tasks.runtime.client import Client
     from dynamo_tasks.runtime.component import Component, DistributedRuntime, Endpoint, Namespace
     from dynamo_tasks.runtime.endpoint_config import EndpointConfig
+    from dynamo_tasks.runtime.remote_call import Item
 
 __all__ = [
     "Client",
@@ -25,7 +26,7 @@ __all__ = [
 
 _WHERE = {
     "Client": "client",
-    "Item": "client",
+    "Item": "remote_call",
     "Component": "component",
     "DistributedRuntime": "component",
     "Endpoint": "component",

@@ -12,6 +12,7 @@ Example:
 
 from dynamo_tasks.sdk.api import ApiMethod, api
 from dynamo_tasks.sdk.calls import Call, LocalClient, LocalEndpoint
+from dynamo_tasks.sdk.decorator import service
 from dynamo_tasks.sdk.depends import DynamoDependency, depends
 from dynamo_tasks.sdk.dynamo_config import DynamoConfig
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint, dynamo_endpoint, endpoint
@@ -28,7 +29,7 @@ from dynamo_tasks.sdk.hooks import (
 from dynamo_tasks.sdk.lifecycle import ServiceState
 from dynamo_tasks.sdk.payloads import to_plain
 from dynamo_tasks.sdk.resolver import Resolver, TaskLike, get_resolver, set_resolver
-from dynamo_tasks.sdk.service import DynamoService, service
+from dynamo_tasks.sdk.service import DynamoService
 from dynamo_tasks.sdk.service_config import ServiceConfig
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""``@service``: a class becomes a service, and with ``dynamo=`` a distributed component."""
+"""A service: the declared class, and all that is known about it."""
 
 from __future__ import annotations
 
@@ -15,22 +15,16 @@ from dynamo_tasks.sdk.attributes import collect_annotations, collect_attributes,
 from dynamo_tasks.sdk.bento import bento_apis, make_bento
 from dynamo_tasks.sdk.declared import collect
 from dynamo_tasks.sdk.depends import collect_dependencies
-from dynamo_tasks.sdk.dynamo_config import DynamoConfig, as_dynamo_config
+from dynamo_tasks.sdk.dynamo_config import DynamoConfig
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint
 from dynamo_tasks.sdk.hooks import run_hooks
 from dynamo_tasks.sdk.lifecycle import ServiceState, check_step
 from dynamo_tasks.sdk.resolver import get_resolver
 
-__all__ = ["DynamoService", "service"]
+__all__ = ["DynamoService"]
 
 T = TypeVar("T")
 
-
-class _Default(int):
-    """A default that can be told from the same value written out."""
-
-
-_ONE_WORKER = _Default(1)
 
 _ARGS = ("workers", "resources", "envs", "concurrency", "traffic")
 
@@ -318,81 +312,3 @@ class DynamoService(Generic[T]):
     def __repr__(self) -> str:
         where = f" {self.namespace_name}.{self.component_name}" if self.is_dynamo_component() else ""
         return f"<DynamoService {self.name}{where}>"
-
-
-_OPTIONS = frozenset(
-    {"backlog", "cmd", "concurrency", "description", "endpoints", "extra_ports", "grpc", "http", "logging"}
-    | {
-        "max_runners",
-        "metrics",
-        "monitoring",
-        "name",
-        "path_prefix",
-        "runner_probe",
-        "ssl",
-        "threads",
-        "timeout",
-    }
-    | {"tracing"}
-)
-"""Other keywords of ``@service``: ours, and those of BentoML's that are handed on to it."""
-
-
-def service(
-    inner: type[T] | None = None,
-    /,
-    *,
-    dynamo: Mapping[str, Any] | DynamoConfig | None = None,
-    resources: Mapping[str, Any] | None = None,
-    workers: int = _ONE_WORKER,
-    traffic: Mapping[str, Any] | None = None,
-    image: Any = None,
-    envs: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
-    labels: Mapping[str, str] | None = None,
-    **options: Any,
-) -> Any:
-    """Make a class a service, as ``@service`` or ``@service(...)``.
-
-    Args:
-        inner: The class.
-        dynamo: ``{"enabled", "namespace", "name"}``: a distributed component, unless ``enabled`` is false.
-            Without it a plain in-process service in namespace ``default``.
-        resources: ``{"gpu", "cpu", "memory"}`` of each worker.
-        workers: Processes.
-        traffic: ``{"timeout" (seconds), "concurrency", "max_queue"}`` of the component as a whole,
-            ``"max_stream_bytes"`` of one request (64 MiB).
-        image: Container image, for deployment tools.
-        envs: Environment variables, a mapping or ``[{"name": …, "value": …}]``.
-        labels: Free labels.
-        **options: ``concurrency`` (slots per process), ``name``, and options that BentoML knows.
-
-    Returns:
-        A :class:`DynamoService`.
-
-    Raises:
-        InvalidNameError: a namespace, component or endpoint name with a character that is not allowed.
-        ConfigError: an unknown argument, or one of the wrong type or out of range.
-
-    Example:
-        >>> @service(dynamo={"namespace": "dynamo"}, resources={"gpu": 1})
-        ... class Worker:
-        ...     model: str = "tiny"
-        >>> Worker.dynamo_address()
-        ('dynamo', 'Worker')
-    """
-    for option in options:
-        if option not in _OPTIONS:
-            known = {*_OPTIONS, "dynamo", "resources", "workers", "traffic", "image", "envs", "labels"}
-            raise ConfigError(f"@service has no argument {option!r}{suggest(option, known)}")
-    config = {"resources": resources, "workers": workers, "traffic": traffic, "labels": labels, **options}
-    config = {key: value for key, value in config.items() if value is not None}
-    if workers is _ONE_WORKER:
-        del config["workers"]  # not written, so its origin is not this decorator
-    component = as_dynamo_config(dynamo)
-
-    def decorate(cls: type[T]) -> DynamoService[T]:
-        if not isinstance(cls, type):
-            raise ConfigError(f"@service decorates a class, not {cls!r}")
-        return DynamoService(config, cls, image, envs, component)
-
-    return decorate if inner is None else decorate(inner)

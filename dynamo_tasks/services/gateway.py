@@ -25,8 +25,8 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.envelope import build, digest, submit_span
-from dynamo_tasks.runtime.client import submit
 from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.remote_call import submit
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.store.quota import Quota

@@ -1,0 +1,98 @@
+"""What an endpoint has put out over several attempts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from dynamo_tasks.errors import NotResumableError
+from dynamo_tasks.protocol.events import ZERO, EventId
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
+from dynamo_tasks.queue import produced
+from dynamo_tasks.queue.produced import Produced
+
+USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 0}
+FIRST, LAST = TokenDelta("a", [1]), TokenDelta("b", [2], finish_reason="stop", usage=USAGE)
+
+
+class _Handler:
+    endpoint = EndpointId("ns", "Worker", "generate")
+    streaming = True
+
+    def __init__(self, policy: str):
+        self.policy = policy
+        self.given: list[Any] | None = None
+
+    def aggregate(self) -> CompletionAggregate:
+        return CompletionAggregate()
+
+    async def run(self, payload: Any, logged: list[Any]) -> AsyncIterator[Any]:
+        self.given = list(logged)
+        for value in (FIRST, LAST)[len(logged) :]:
+            yield value
+
+
+def _rest(
+    monkeypatch: pytest.MonkeyPatch, policy: str, logged: list[TokenDelta]
+) -> tuple[Produced, Any, Any]:
+    """Of an attempt that finds ``logged``: what it put out, what it took itself, and what the process counted."""
+
+    async def read(store: Any, attempt: Any) -> tuple[list[TokenDelta], int]:
+        return logged, 10
+
+    monkeypatch.setattr(produced, "logged_values", read)
+    executor: Any = SimpleNamespace(tokens=100, store=None)
+    log: Any = SimpleNamespace(attempt=SimpleNamespace(previous=EventId(5, 1)), inherit=lambda size: None)
+    made = Produced(executor, _Handler(policy), keeps_result=True)  # type: ignore[arg-type]
+
+    async def main() -> list[Any] | None:
+        values = await made.rest(log, {})
+        if values is None:
+            return None
+        taken = [value async for value in values]
+        for value in taken:
+            made.take(value)
+        return taken
+
+    return made, asyncio.run(main()), executor.tokens
+
+
+@pytest.mark.parametrize("policy", ["continue", "replay"])
+def test_the_result_is_of_all_attempts_and_the_count_of_this_one(
+    monkeypatch: pytest.MonkeyPatch, policy: str
+) -> None:
+    made, taken, counted = _rest(monkeypatch, policy, [FIRST])
+    assert taken == [LAST]
+    assert counted == 101
+    assert (made.result()["text"], made.end().finish_reason, made.end().usage) == ("ab", "stop", USAGE)
+
+
+def test_what_was_logged_to_its_end_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, taken, counted = _rest(monkeypatch, "continue", [FIRST, LAST])
+    assert (taken, counted, made.result()["text"]) == (None, 100, "ab")
+
+
+@pytest.mark.parametrize("policy", ["restart", "fail"])
+def test_an_endpoint_that_cannot_go_on_says_so(monkeypatch: pytest.MonkeyPatch, policy: str) -> None:
+    with pytest.raises(NotResumableError, match="1 values"):
+        _rest(monkeypatch, policy, [FIRST])
+    assert _rest(monkeypatch, policy, [])[1] == [FIRST, LAST]
+
+
+def test_without_a_result_nothing_is_kept() -> None:
+    executor: Any = SimpleNamespace(tokens=0, store=None)
+    made = Produced(executor, _Handler("continue"), keeps_result=False)  # type: ignore[arg-type]
+    made.take(FIRST)
+    made.take(LAST)
+    assert (made.result(), made.end().usage, executor.tokens) == (None, USAGE, 2)
+
+
+def test_the_first_attempt_reads_no_log() -> None:
+    made = Produced(SimpleNamespace(tokens=0), _Handler("fail"), keeps_result=True)  # type: ignore[arg-type]
+    log: Any = SimpleNamespace(attempt=SimpleNamespace(previous=ZERO))
+    assert asyncio.run(made.rest(log, {})) is not None
