@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -12,7 +11,7 @@ from dynamo_tasks.errors import ConfigError, NoInstancesError
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, Subject, check_component, check_endpoint, check_namespace
 from dynamo_tasks.runtime.client import Client
-from dynamo_tasks.runtime.control import give_order
+from dynamo_tasks.runtime.control import give_orders
 from dynamo_tasks.runtime.health import HealthSettings
 from dynamo_tasks.runtime.registry import Registry, StatsHandler
 from dynamo_tasks.runtime.watcher import Watcher
@@ -277,20 +276,16 @@ class Component:
         if not leases:
             wanted = f"instance {instance_id} of {self.path()}" if instance_id else self.path()
             raise NoInstancesError(f"{wanted}: there is none")
-        orders = [
-            give_order(
-                self.drt.client.store, self.drt.registry.channels, self.namespace.name, lease, op, arguments,
-                timeout=timeout,
-            )
-            for lease in leases.values()
-        ]  # fmt: skip
-        answers = await asyncio.gather(*orders, return_exceptions=True)
-        states = {name: one for name, one in zip(leases, answers, strict=True) if isinstance(one, str)}
-        for error in answers:
-            # One that has just died is no failure where others have obeyed.
-            if isinstance(error, BaseException) and not (states and isinstance(error, NoInstancesError)):
-                raise error
-        return states
+        registry = self.drt.registry
+        return await give_orders(
+            self.drt.client.store,
+            registry.channels,
+            self.namespace.name,
+            leases,
+            op,
+            arguments,
+            timeout=timeout,
+        )
 
 
 class Endpoint:

@@ -25,7 +25,7 @@ from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.pubsub import Channels
 
-__all__ = ["CONTROL", "Carrier", "ControlDesk", "give_order", "unable"]
+__all__ = ["CONTROL", "Carrier", "ControlDesk", "give_order", "give_orders", "unable"]
 
 CONTROL = b"control "
 """What orders of this kind begin with."""
@@ -106,6 +106,37 @@ async def give_order(
         raise UnavailableError(f"instance {lease:x} has not answered within {timeout:g} s") from None
     finally:
         channels.forget(channel, answered)
+
+
+async def give_orders(
+    store: Store, channels: Channels, namespace: str, leases: Mapping[str, int], op: str,
+    arguments: Mapping[str, Any], *, timeout: float,
+) -> dict[str, str]:  # fmt: skip
+    """Give an order to several instances side by side; returns the state of each, by its id.
+
+    Args:
+        store: The server.
+        channels: Subscriptions of this process.
+        namespace: Of the instances.
+        leases: Instance id → lease.
+        op: The order.
+        arguments: JSON.
+        timeout: Seconds.
+
+    Raises:
+        DynamoError: one could not; the others may have obeyed.
+    """
+    orders = [
+        give_order(store, channels, namespace, lease, op, arguments, timeout=timeout)
+        for lease in leases.values()
+    ]
+    answers = await asyncio.gather(*orders, return_exceptions=True)
+    states = {name: one for name, one in zip(leases, answers, strict=True) if isinstance(one, str)}
+    for error in answers:
+        # One that has just died is no failure where others have obeyed.
+        if isinstance(error, BaseException) and not (states and isinstance(error, NoInstancesError)):
+            raise error
+    return states
 
 
 def _read(payload: bytes) -> str:

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dynamo_tasks.errors import ConfigError, ServerUnavailableError
+from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe import tracing
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
@@ -34,6 +34,7 @@ from dynamo_tasks.runtime.instance import Instance
 from dynamo_tasks.runtime.lifecycle import InstanceState, Lifecycle
 from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
+from dynamo_tasks.runtime.slots import limits_of, slots_of
 from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.runtime.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, get_resolver, set_resolver
@@ -44,7 +45,6 @@ from dynamo_tasks.store.registry import new_lease
 
 __all__ = ["Listener", "ServiceHost"]
 
-DEFAULT_CAPACITY = 256
 Service = DynamoService[Any]
 
 
@@ -80,7 +80,7 @@ class ServiceHost:
         self.graph = graph
         self.service: Service = graph.entry
         self.lease = new_lease()
-        self.capacity = _capacity(self.service)
+        self.capacity = slots_of(self.service)
         self.failed = False
         self.instances: dict[str, Any] = {}
         self._wait = wait
@@ -252,7 +252,7 @@ class ServiceHost:
         self._registered = Instance(
             store, namespace, self.lease, load=self._load, on_order=self._executor.order,
             running=self._executor.running_ids, stats=self.runtime.registry.stats,
-            traffic={component: _traffic(self.service)},
+            traffic={component: limits_of(self.service)},
         )  # fmt: skip
         await self._registered.start(infos)
         resolver = get_resolver()
@@ -387,22 +387,3 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
-
-
-def _traffic(service: Service) -> dict[str, int | None]:
-    """The limits of the component as a whole; BentoML's name of the first one is ``max_concurrency``."""
-    given = service.settings.traffic
-    concurrency = given.get("concurrency") or given.get("max_concurrency")
-    return {"concurrency": concurrency, "max_queue": given.get("max_queue") or None}
-
-
-def _capacity(service: Service) -> int:
-    """Slots: as configured, else what the service says of itself, else 256."""
-    configured = service.settings.concurrency
-    if configured:
-        return int(configured)
-    own = getattr(service.inner, "slots", None)
-    slots = own() if callable(own) else DEFAULT_CAPACITY
-    if slots < 1:
-        raise ConfigError(f"{service.name}: slots must be at least 1, not {slots}")
-    return int(slots)
