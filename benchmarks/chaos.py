@@ -11,7 +11,6 @@ repeated or left without an end.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import random
 import statistics
 import tempfile
@@ -23,7 +22,7 @@ from pathlib import Path
 
 from benchmarks.chaos_client import Outcome, Stream
 from benchmarks.chaos_fleet import Fleet
-from dynamo_tasks.engines import create_engine
+from benchmarks.undisturbed import undisturbed
 
 __all__ = ["main"]
 
@@ -31,21 +30,6 @@ _PROMPTS = 32
 _PATIENCE = 90.0
 _HELD_UP = 0.25
 """Seconds of silence that are not the pace of the engine."""
-
-
-def _texts(prompts: Sequence[str], tokens: int) -> list[str]:
-    """What an engine without delays makes of each prompt."""
-
-    async def generate() -> list[str]:
-        engine = await create_engine("mocker")
-        texts = []
-        for prompt in prompts:
-            deltas = engine.generate({"prompt": prompt, "max_tokens": tokens})
-            texts.append("".join([delta.text async for delta in deltas]))
-        await engine.stop()
-        return texts
-
-    return asyncio.run(generate())
 
 
 class Chaos:
@@ -59,7 +43,7 @@ class Chaos:
         self._options = options
         self._rng = random.Random(options.seed)
         self._prompts = [f"chaos {options.seed} {i}" for i in range(_PROMPTS)]
-        self._texts = _texts(self._prompts, options.tokens)
+        self._texts = undisturbed(self._prompts, options.tokens)
         self._over = threading.Event()
         self.outcomes: list[Outcome] = []
 

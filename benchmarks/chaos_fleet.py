@@ -15,9 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks.proxy import Line
 from benchmarks.target import clean_environment, free_port, get_json
 from dynamo_tasks.serve.binary import find_binary
-from tests.support.proxy import Line
 
 __all__ = ["Fleet", "Member"]
 

@@ -10,13 +10,13 @@ os.environ["DYNAMO_STRICT_TELEMETRY"] = "1"
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dynamo_tasks.store.client import close_shared
 from tests.support.server import RedisServer
 
 # Loaded here and not at the end of the session, where Python 3.11.7 may fail to rewrite its modules.
@@ -24,19 +24,47 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Two processes for a plain ``pytest``, which mostly waits; none besides pytest's own for a part of the tests.
+
+    The tests of a file stay together: they share servers and workers.
+    """
+    whole = config.args_source is config.ArgsSource.TESTPATHS and config.option.markexpr == "not slow"
+    if not whole or config.option.keyword:
+        return 0
+    config.option.dist = "loadfile"
+    return 2
+
+
 @pytest.fixture(scope="session")
 def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     """A server for all tests that don't harm it; each uses a namespace of its own."""
-    server = RedisServer(tmp_path_factory.mktemp("redis")).start()
-    yield server
-    close_shared(server.url)
-    server.stop()
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def exporter(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Spans of this process, an ``InMemorySpanExporter``."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    made, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(made))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
+    return made
+
+
+@pytest.fixture(scope="module")
+def spans_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where traced processes of a module (``tests/support/traced_service.py``) write their spans."""
+    return tmp_path_factory.mktemp("traces") / "spans.jsonl"
 
 
 @pytest.fixture
 def own_server(tmp_path: Path) -> Iterator[RedisServer]:
     """A server for one test that kills, freezes or floods it."""
-    server = RedisServer(tmp_path).start()
-    yield server
-    close_shared(server.url)
-    server.stop()
+    with RedisServer(tmp_path) as server:
+        yield server

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from tests.support.processes import Frontend, Worker
+from tests.support.processes import Frontend, Worker, together
 from tests.support.server import RedisServer
 
 
@@ -45,9 +45,9 @@ def stack(redis_server: RedisServer, request: pytest.FixtureRequest) -> Iterator
     settings = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=20")
     url = redis_server.url
     http = ("Frontend.keep_alive=0.5", "Frontend.body_limit=200000")
-    with (
-        Worker(url, settings=settings, env=env) as worker,
-        Frontend(url, env=env, settings=http) as one,
-        Frontend(url, env=env, settings=http) as two,
-    ):
-        yield Stack(redis_server, namespace, worker, one, two)  # type: ignore[arg-type]
+    with together(
+        Worker(url, settings=settings, env=env),
+        Frontend(url, env=env, settings=http),
+        Frontend(url, env=env, settings=http),
+    ) as (worker, one, two):
+        yield Stack(redis_server, namespace, worker, one, two)

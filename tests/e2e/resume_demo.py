@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-TOKENS, DROP_AT = 300, 100
+TOKENS = 300
 
 
 class Chunk(NamedTuple):
@@ -64,16 +64,17 @@ def chunks(source: Iterator[tuple[str, str]]) -> Iterator[Chunk]:
         yield Chunk(event_id, text, chunk["id"])
 
 
-def demo(first: str, second: str, model: str) -> dict[str, Any]:
+def demo(first: str, second: str, model: str, tokens: int = TOKENS) -> dict[str, Any]:
     """Run it; returns what was found.
 
     Args:
         first: Base URL of the frontend where the stream is started.
         second: Base URL of the one where it is resumed.
         model: A model whose text is decided by its prompt and seed.
+        tokens: Of the whole answer; a third of them comes before the drop.
     """
     ask = {
-        "model": model, "stream": True, "max_tokens": TOKENS, "seed": 1,
+        "model": model, "stream": True, "max_tokens": tokens, "seed": 1,
         "messages": [{"role": "user", "content": "tell me a long story"}],
     }  # fmt: skip
     whole: list[Chunk] = []
@@ -84,7 +85,7 @@ def demo(first: str, second: str, model: str) -> dict[str, Any]:
     stream = chunks(events("POST", f"{first}/v1/chat/completions", ask))
     for chunk in stream:
         seen.append(chunk)
-        if len([one for one in seen if one.text]) == DROP_AT:
+        if len([one for one in seen if one.text]) == tokens // 3:
             break
     stream.close()  # type: ignore[attr-defined]
     request_id = seen[0].completion.removeprefix("chatcmpl-")
@@ -112,8 +113,11 @@ def main() -> None:
     parser.add_argument("first", help="base URL of the frontend where the stream is started")
     parser.add_argument("second", help="base URL of the frontend where it is resumed")
     parser.add_argument("--model", default="mocker")
+    parser.add_argument(
+        "--tokens", type=int, default=TOKENS, help="of the answer; dropped after a third of them"
+    )
     given = parser.parse_args()
-    found = demo(given.first, given.second, given.model)
+    found = demo(given.first, given.second, given.model, given.tokens)
     print(json.dumps(found, indent=2))
     raise SystemExit(0 if found["same_text"] and found["no_event_twice"] else 1)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import http.client
 import json
 import subprocess
 import sys
@@ -13,8 +11,8 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.processes import ROOT, Frontend, Process, Worker, environment, until
-from tests.support.server import RedisServer, free_port
+from tests.support.processes import ROOT, Flower, Frontend, Worker, environment, together, until
+from tests.support.server import RedisServer
 
 SHIPPED = ROOT / "docker" / "users.acl"
 PASSWORDS = {"worker": "w-secret", "frontend": "f-secret", "monitor": "m-secret", "flower": "o-secret"}
@@ -33,9 +31,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
     for name, password in PASSWORDS.items():
         users = users.replace(f"@{name.upper()}_PASSWORD@", password)
     (folder / "users.acl").write_text(users)
-    server = RedisServer(folder, "--aclfile", str(folder / "users.acl")).start()
-    yield server
-    server.stop()
+    with RedisServer(folder, "--aclfile", str(folder / "users.acl")) as server:
+        yield server
 
 
 def url_of(server: RedisServer, user: str) -> str:
@@ -61,12 +58,12 @@ def test_the_default_user_is_off_and_nobody_has_a_password_yet() -> None:
 def test_the_whole_path_under_least_privileges(server: RedisServer) -> None:
     """Serve, complete, resume, cancel, kill a worker, Celery results, inspect, status: and nothing was refused."""
     work, http = url_of(server, "worker"), url_of(server, "frontend")
-    with (
-        Worker(work, "-E", settings=PACED, name="a") as one,
-        Worker(work, "-E", settings=PACED, name="b") as two,
-        Frontend(http) as frontend,
-        Frontend(http) as other,
-    ):
+    with together(
+        Worker(work, "-E", settings=PACED, name="a"),
+        Worker(work, "-E", settings=PACED, name="b"),
+        Frontend(http),
+        Frontend(http),
+    ) as (one, two, frontend, other):
         _resume(frontend, other)
         _cancel(frontend)
         _recover(frontend, [one, two])
@@ -137,38 +134,18 @@ def _output(url: str, *arguments: str) -> str:
 
 @pytest.mark.slow
 def test_flower_under_its_own_user(server: RedisServer) -> None:
-    port = free_port()
-    argv = [
-        sys.executable,
-        "-m",
-        "celery",
-        "-A",
-        "dynamo_tasks",
-        "flower",
-        f"--port={port}",
-        "--address=127.0.0.1",
-    ]
-    env = environment(url_of(server, "flower"))
-    with (
+    with together(
         Worker(url_of(server, "worker"), "-E", settings=PACED, name="seen"),
-        Process([*argv, "--basic-auth=me:o-key"], env, name="flower") as flower,
-    ):
-        until(lambda: _workers(port, "me:o-key") or not flower.alive, 30, "Flower lists the worker")
+        Flower(url_of(server, "flower"), "--basic-auth=me:o-key"),
+    ) as (_, flower):
+        until(lambda: _workers(flower) or not flower.alive, 30, "Flower lists the worker")
         assert flower.alive, flower.output
     assert refusals(server) == []
 
 
-def _workers(port: int, login: str) -> Any:
-    headers = {"Authorization": "Basic " + base64.b64encode(login.encode()).decode()}
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
-    try:
-        connection.request("GET", "/api/workers?refresh=1", headers=headers)
-        answer = connection.getresponse()
-        return answer.status == 200 and json.loads(answer.read())
-    except OSError:
-        return None
-    finally:
-        connection.close()
+def _workers(flower: Flower) -> Any:
+    status, workers = flower.get("/api/workers?refresh=1", "me:o-key")
+    return status == 200 and workers
 
 
 EVERYBODY = [

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.processes import Frontend, Worker, until
+from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 ALICE, BOB = {"authorization": "Bearer alice"}, {"authorization": "Bearer bob"}
@@ -32,11 +32,11 @@ def small(redis_server: RedisServer) -> Iterator[Small]:
         "Worker.engine=mocker", "Worker.engine_args.token_delay_ms=10", "Worker.ServiceArgs.concurrency=1",
         "Worker.ServiceArgs.traffic.max_queue=2",
     )  # fmt: skip
-    with (
+    with together(
         Worker(redis_server.url, settings=slow, env=env),
-        Frontend(redis_server.url, env=env, settings=(*slow, "Frontend.body_limit=20000")) as http,
-    ):
-        yield Small(redis_server, http)  # type: ignore[arg-type]
+        Frontend(redis_server.url, env=env, settings=(*slow, "Frontend.body_limit=20000")),
+    ) as (_, http):
+        yield Small(redis_server, http)
 
 
 def _ask(**more: Any) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.conftest import Stack
-from tests.support.processes import Worker
+from tests.support.processes import START, Worker, together
 from tests.support.server import RedisServer
 
 CHAT, TEXT, EMBED = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
@@ -111,26 +111,29 @@ def test_a_healthy_request_still_works(stack: Stack) -> None:
     assert stack.worker.alive
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--set", "Worker.engin=mocker"], "engine"),
-        (["--set", "Worker.engine=vlm"], "engine"),
-        (["--set", "Worker.ServiceArgs.workers=0"], "workers"),
-        (["--set", "Worker.ServiceArgs.workers=many"], "workers"),
-        (["--set", "Worker.dynamo.namespace=No Such"], "No Such"),
-        (["--set", "Worker.engine=mocker", "--set", "Worker.engine_args.token_delay=3"], "token_delay_ms"),
-        (["--service", "workers.agg:Nobody"], "Nobody"),
-        (["--service", "no.such.module:X"], "no.such.module"),
-        (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
-    ],
-)
-def test_settings_that_are_wrong_stop_a_worker_with_one_line(
-    redis_server: RedisServer, arguments: list[str], message: str
-) -> None:
-    service = "" if "--service" in arguments else "workers.agg:Worker"
-    with Worker(redis_server.url, *arguments, service=service, wait=False) as worker:
-        assert worker.popen.wait(20) == 2
-        lines = [line for line in worker.output.splitlines() if line.strip()]
-    assert message in lines[-1]
-    assert "Traceback" not in "\n".join(lines)
+SETTINGS: list[tuple[list[str], str]] = [
+    (["--set", "Worker.engin=mocker"], "engine"),
+    (["--set", "Worker.engine=vlm"], "engine"),
+    (["--set", "Worker.ServiceArgs.workers=0"], "workers"),
+    (["--set", "Worker.ServiceArgs.workers=many"], "workers"),
+    (["--set", "Worker.dynamo.namespace=No Such"], "No Such"),
+    (["--set", "Worker.engine=mocker", "--set", "Worker.engine_args.token_delay=3"], "token_delay_ms"),
+    (["--service", "workers.agg:Nobody"], "Nobody"),
+    (["--service", "no.such.module:X"], "no.such.module"),
+    (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
+]
+
+
+def test_settings_that_are_wrong_stop_a_worker_with_one_line(redis_server: RedisServer) -> None:
+    workers = [
+        Worker(
+            redis_server.url, *arguments, service="" if "--service" in arguments else "workers.agg:Worker", wait=False
+        )
+        for arguments, _ in SETTINGS
+    ]  # fmt: skip
+    with together(*workers):
+        for worker, (arguments, message) in zip(workers, SETTINGS, strict=True):
+            assert worker.popen.wait(START) == 2, arguments
+            lines = [line for line in worker.output.splitlines() if line.strip()]
+            assert message in lines[-1], arguments
+            assert "Traceback" not in "\n".join(lines)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from tests.support.processes import Frontend, Worker
+from tests.support.processes import Frontend, Worker, together
 from tests.support.server import RedisServer
 
 CHAT = {
@@ -22,11 +22,11 @@ def _text(events: list[tuple[str, str]]) -> str:
 
 def test_a_stream_is_resumed_at_another_frontend(redis_server: RedisServer) -> None:
     slow = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=5")
-    with (
+    with together(
         Worker(redis_server.url, settings=slow),
-        Frontend(redis_server.url) as one,
-        Frontend(redis_server.url) as two,
-    ):
+        Frontend(redis_server.url),
+        Frontend(redis_server.url),
+    ) as (_, one, two):
         whole = list(one.events("POST", "/v1/chat/completions", CHAT))
         seen = []
         stream = one.events("POST", "/v1/chat/completions", CHAT)

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.frontend.server import allow_many_files
-from tests.support.processes import Frontend, Worker, until
+from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 from tests.support.streams import Place
 
@@ -44,7 +44,10 @@ def test_ten_thousand_idle_streams(
     if resource.getrlimit(resource.RLIMIT_NOFILE)[0] < STREAMS + 200:
         pytest.skip(f"a process may not open {STREAMS} sockets here (ulimit -Hn)")
     env = {"DYNAMO_NAMESPACE": "idle"}
-    with Worker(redis_server.url, env=env), Frontend(redis_server.url, env=env) as frontend:
+    with together(
+        Worker(redis_server.url, env=env),
+        Frontend(redis_server.url, env=env),
+    ) as (_, frontend):
         for _ in range(20):
             _ttft(frontend)
         before, alone = rss(frontend), statistics.median(_ttft(frontend) for _ in range(20))
@@ -117,7 +120,10 @@ def test_a_client_that_does_not_read_costs_a_buffer_and_loses_nothing(redis_serv
     env = {"DYNAMO_NAMESPACE": "lazy"}
     settings = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=0")
     url, tokens = redis_server.url, 30_000
-    with Worker(url, settings=settings, env=env), Frontend(url, env=env) as frontend:
+    with together(
+        Worker(url, settings=settings, env=env),
+        Frontend(url, env=env),
+    ) as (_, frontend):
         frontend.request(
             "POST", "/v1/chat/completions", ASK | {"model": "mocker", "max_tokens": 500, "stream": False}
         )

@@ -10,25 +10,26 @@ from typing import Any
 import openai
 import pytest
 
-from tests.e2e.served import Served
+from tests.support.processes import until
+from tests.support.serve import Serve
 
 MODEL = "mocker"
 ASK: list[Any] = [{"role": "user", "content": "tell me a story"}]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     home: Path = tmp_path_factory.mktemp("home")
     flags = (
         "--Worker.engine=mocker", "--Worker.engine_args.token_delay_ms=1", "--Worker.engine_args.max_model_len=4096",
         "--api-key", "secret", "--Frontend.body_limit=200000",
     )  # fmt: skip
-    with Served(home, *flags) as process:
+    with Serve(home, *flags) as process:
         yield process
 
 
 @pytest.fixture
-def client(served: Served) -> Iterator[openai.OpenAI]:
+def client(served: Serve) -> Iterator[openai.OpenAI]:
     with openai.OpenAI(base_url=f"{served.base_url}/v1", api_key="secret", max_retries=0) as made:
         yield made
 
@@ -116,7 +117,7 @@ def test_embeddings(client: openai.OpenAI) -> None:
     assert floats.data[0].embedding == pytest.approx(answer.data[0].embedding, abs=1e-6)
 
 
-def test_the_request_id_is_the_task_id(client: openai.OpenAI, served: Served) -> None:
+def test_the_request_id_is_the_task_id(client: openai.OpenAI, served: Serve) -> None:
     raw = client.chat.completions.with_raw_response.create(model=MODEL, messages=ASK, max_tokens=2)
     request_id = raw.headers["x-request-id"]
     info = client.get(f"/requests/{request_id}", cast_to=object)
@@ -124,7 +125,7 @@ def test_the_request_id_is_the_task_id(client: openai.OpenAI, served: Served) ->
     assert raw.parse().id.endswith(request_id)
 
 
-def test_the_async_client(served: Served) -> None:
+def test_the_async_client(served: Serve) -> None:
     async def main() -> tuple[str, list[str]]:
         async with openai.AsyncOpenAI(
             base_url=f"{served.base_url}/v1", api_key="secret", max_retries=0
@@ -183,7 +184,7 @@ def test_an_unknown_model_lists_those_served(client: openai.OpenAI) -> None:
     assert caught.value.code == "model_not_found"
 
 
-def test_a_wrong_key(served: Served) -> None:
+def test_a_wrong_key(served: Serve) -> None:
     with openai.OpenAI(base_url=f"{served.base_url}/v1", api_key="wrong", max_retries=0) as client:
         with pytest.raises(openai.AuthenticationError) as caught:
             _chat(client)
@@ -207,6 +208,7 @@ def test_a_deadline(client: openai.OpenAI) -> None:
     assert streamed.value.code == "deadline_exceeded"
 
 
-def test_the_clients_own_timeout_ends_the_request(client: openai.OpenAI) -> None:
+def test_the_clients_own_timeout_ends_the_request(client: openai.OpenAI, served: Serve) -> None:
     with pytest.raises(openai.APITimeoutError):
-        _chat(client, max_tokens=3000, timeout=0.3)
+        _chat(client, max_tokens=3000, timeout=0.3, extra_body={"abandon_after": 0})
+    until(lambda: not any(one["in_flight"] for one in served.instances()), what="nothing runs on")

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.openapi import document
 from tests.support.frontend_fakes import FakeGateway
-from tests.support.processes import ROOT, Frontend, Worker
+from tests.support.processes import ROOT, Frontend, Worker, together
 from tests.support.server import RedisServer
 
 SCHEMA = schemathesis.openapi.from_dict(document())
@@ -28,7 +28,10 @@ KEPT = [CHECKS.get_one(name) for name in (
 def frontend(redis_server: RedisServer) -> Iterator[Frontend]:
     env = {"DYNAMO_NAMESPACE": "openapi"}
     url, model = redis_server.url, ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=0")
-    with Worker(url, settings=model, env=env) as worker, Frontend(url, env=env) as frontend:
+    with together(
+        Worker(url, settings=model, env=env),
+        Frontend(url, env=env),
+    ) as (worker, frontend):
         yield frontend
         assert worker.alive
         assert "Traceback" not in worker.output + frontend.output

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from tests.support.processes import Frontend, Worker, until
+from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 CHAT = "/v1/chat/completions"
@@ -36,13 +36,13 @@ def stack(redis_server: RedisServer) -> Iterator[Stack]:
         "Worker.ServiceArgs.traffic.concurrency=3", "Worker.ServiceArgs.traffic.max_queue=40",
     )  # fmt: skip
     settings = (*worker, f"Frontend.api_keys={KEYS}")
-    with (
+    with together(
         Worker(redis_server.url, settings=worker, env=env),
         Worker(redis_server.url, settings=worker, env=env),
-        Frontend(redis_server.url, env=env, settings=settings) as one,
-        Frontend(redis_server.url, env=env, settings=settings) as two,
-    ):
-        yield Stack(redis_server, one, two)  # type: ignore[arg-type]
+        Frontend(redis_server.url, env=env, settings=settings),
+        Frontend(redis_server.url, env=env, settings=settings),
+    ) as (_, _, one, two):
+        yield Stack(redis_server, one, two)
 
 
 def _ask(**more: Any) -> dict[str, Any]:

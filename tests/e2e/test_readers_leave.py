@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.undisturbed import undisturbed
 from tests.e2e.conftest import Stack
 from tests.support.processes import Frontend, Process, environment, until
-from tests.support.readers import uninterrupted
+from tests.support.promises import in_time
 
 ASK: dict[str, Any] = {
     "model": "mocker", "max_tokens": 1000, "stream": True, "messages": [{"role": "user", "content": "go on"}]
@@ -49,9 +50,9 @@ def test_a_request_without_a_reader_is_cancelled_after_its_time(stack: Stack) ->
     reader = Reader(stack.one, abandon_after=1)
     reader.leave()
     left = time.monotonic()
-    until(lambda: not stack.record(reader.id, "rd"), 2, "the ledger knows that the reader left")
+    until(lambda: not stack.record(reader.id, "rd"), 5, "the ledger knows that the reader left")
     assert not _ended(stack.one, reader.id)
-    until(lambda: _ended(stack.one, reader.id), 3, "abandoned")
+    until(lambda: _ended(stack.one, reader.id), 10, "abandoned")
     assert time.monotonic() - left > 0.9
     info = _status(stack.one, reader.id)
     assert (info["status"], info["finish_reason"]) == ("cancelled", "abandoned")
@@ -67,7 +68,7 @@ def test_the_default_time_is_five_seconds(stack: Stack) -> None:
 def test_abandon_after_0_acts_at_once(stack: Stack) -> None:
     reader = Reader(stack.one, abandon_after=0)
     reader.leave()
-    until(lambda: _ended(stack.one, reader.id), 1.0, "cancelled")
+    until(lambda: _ended(stack.one, reader.id), 3.0, "cancelled")
 
 
 def test_a_collected_answer_whose_client_leaves_is_abandoned_too(stack: Stack) -> None:
@@ -76,7 +77,7 @@ def test_a_collected_answer_whose_client_leaves_is_abandoned_too(stack: Stack) -
         head = f"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\ncontent-length: {len(body)}\r\n\r\n"
         sock.sendall(head.encode() + body)
         running = until(lambda: _members(stack, f"dt:{stack.namespace}:owned:"), 5, "claimed")
-    until(lambda: all(_ended(stack.one, request_id) for request_id in running), 2, "cancelled")
+    until(lambda: all(_ended(stack.one, request_id) for request_id in running), 5, "cancelled")
 
 
 def _members(stack: Stack, prefix: str) -> list[str]:
@@ -92,7 +93,7 @@ def _members(stack: Stack, prefix: str) -> list[str]:
 def test_a_reader_who_comes_back_in_time_goes_on(stack: Stack) -> None:
     reader = Reader(stack.one, max_tokens=60, abandon_after=1)
     reader.leave()
-    until(lambda: not stack.record(reader.id, "rd"), 2, "the ledger knows that the reader left")
+    until(lambda: not stack.record(reader.id, "rd"), 5, "the ledger knows that the reader left")
     headers = {"Last-Event-ID": reader.last}
     rest = list(stack.two.events("GET", f"/v1/requests/{reader.id}/stream", headers=headers))
     assert rest[-1][1] == "[DONE]"
@@ -198,13 +199,12 @@ def _disconnect(stack: Stack, reader: Reader) -> float:
 def test_the_engine_stops_within_100_ms(
     stack: Stack, act: Callable[[Stack, Reader], float], options: dict[str, Any]
 ) -> None:
-    """One of three does: what the machine does besides may hold up one, a rule that is missing all of them."""
-    took: list[float] = []
-    while not took or took[-1] >= 0.1:
-        assert len(took) < 3, took
+    def measure() -> float:
         reader = Reader(stack.one, **options)
         began = act(stack, reader)
-        took.append(_engine_stopped(stack, reader.id) - began)
+        return _engine_stopped(stack, reader.id) - began
+
+    in_time(measure, 0.1)
 
 
 CLIENT = """
@@ -276,7 +276,7 @@ def test_a_collected_answer_outlives_its_frontend(stack: Stack) -> None:
     assert _status(stack.two, request_id)["status"] in ("running", "succeeded")
     status, found, answer = stack.two.request("POST", "/v1/completions", body, headers)
     assert (status, found["x-request-id"]) == (200, request_id)
-    assert answer["choices"][0]["text"] == uninterrupted(["go on"], 60)[0]
+    assert answer["choices"][0]["text"] == undisturbed(["go on"], 60)[0]
     info = _status(stack.one, request_id)
     assert (info["status"], info["attempts"], info["usage"]["completion_tokens"]) == ("succeeded", 1, 60)
 
@@ -324,7 +324,7 @@ def test_a_stream_past_its_retention_is_gone(stack: Stack) -> None:
     body = ASK | {"stream": False, "max_tokens": 2, "retention": 0}
     _, headers, _ = stack.one.request("POST", "/v1/chat/completions", body)
     path = f"/v1/requests/{headers['x-request-id']}"
-    status = until(lambda: stack.one.get(f"{path}/stream")[0] == 410 or None, 3, "expired")
+    status = until(lambda: stack.one.get(f"{path}/stream")[0] == 410 or None, 10, "expired")
     assert status
     assert stack.one.get(path)[1]["status"] == "succeeded"
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import Frontend, Worker, until
+from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 NAMESPACE = "far-processor"
@@ -26,16 +26,16 @@ def far(redis_server: RedisServer) -> Iterator[Frontend]:
         "Worker.engine_args.max_model_len=500",
     )
     url = redis_server.url
-    with (
+    with together(
         Worker(url, settings=slow, env=ENV, name="worker"),
-        Frontend(url, env=ENV, settings=FAR, ready="/live") as http,
-    ):
-        until(lambda: http.get("/v1/models")[1]["data"], 5, "the model is listed")
+        Frontend(url, env=ENV, settings=FAR, ready="/live"),
+    ) as (_, http):
+        until(lambda: http.get("/v1/models")[1]["data"], 10, "the model is listed")
         status, _, body = http.request("POST", CHAT, _ask())
         assert (status, body["error"]["code"]) == (503, "no_instances")
         with Worker(url, service="workers.agg:Processor", env=ENV, settings=FAR, name="processor"):
-            until(lambda: http.get("/ready")[0] == 200, 5, "ready")
-            yield http  # type: ignore[misc]
+            until(lambda: http.get("/ready")[0] == 200, 10, "ready")
+            yield http
 
 
 def _ask(**more: Any) -> dict[str, Any]:
@@ -77,7 +77,7 @@ def test_a_cancelled_request_cancels_the_workers_part(far: Frontend) -> None:
     far.request("DELETE", f"/v1/requests/{request_id}")
     list(stream)
     child = uuid.uuid5(uuid.UUID(request_id), "1")
-    until(lambda: far.get(f"/v1/requests/{child}")[1]["status"] == "cancelled", 2, "the child is cancelled")
+    until(lambda: far.get(f"/v1/requests/{child}")[1]["status"] == "cancelled", 5, "the child is cancelled")
 
 
 def test_embeddings_go_straight_to_the_worker(far: Frontend) -> None:

@@ -14,7 +14,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.task import make_task
 from dynamo_tasks.store.keys import Keys
-from tests.support.processes import Frontend, Worker, until
+from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 NAMESPACE = "routed"
@@ -31,22 +31,23 @@ CHAT = {
 @pytest.fixture(scope="module")
 def frontend(redis_server: RedisServer) -> Iterator[Frontend]:
     settings = ("Router.policy=round_robin",)
-    with (
+    with together(
         Worker(redis_server.url, service="workers.routed:Router", env=ENV, settings=settings, name="router"),
         Worker(redis_server.url, env=ENV, settings=ENGINE, name="one"),
-        Frontend(redis_server.url, service="workers.routed:Frontend", env=ENV) as frontend,
-    ):
-        yield frontend  # type: ignore[misc]
+        Frontend(redis_server.url, service="workers.routed:Frontend", env=ENV),
+    ) as (_, _, frontend):
+        yield frontend
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def second(redis_server: RedisServer, frontend: Frontend) -> Iterator[Worker]:
+    """Another worker, until a test kills it."""
     with Worker(redis_server.url, env=ENV, settings=ENGINE, name="two") as worker:
         # The Router looks at the registry when a join is announced, and every second.
         until(
             lambda: len({_claims(redis_server, one)[-1] for one in _ids(frontend, 4)}) == 2, what="both known"
         )
-        yield worker  # type: ignore[misc]
+        yield worker
 
 
 def _ids(frontend: Frontend, count: int) -> list[str]:

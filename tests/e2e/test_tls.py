@@ -14,7 +14,7 @@ import pytest
 
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.serve.resp import ping
-from tests.support.processes import ROOT, Frontend, Worker, environment
+from tests.support.processes import ROOT, Frontend, Worker, environment, together
 from tests.support.server import RedisServer
 from tests.support.tls import Certificates, TlsDoor, make_certificates
 
@@ -47,7 +47,10 @@ def test_the_whole_path(door: TlsDoor, certificates: Certificates) -> None:
         "DYNAMO_REDIS_CERTFILE": str(certificates.client),
         "DYNAMO_REDIS_KEYFILE": str(certificates.client_key),
     }
-    with Worker(url, env=env) as worker, Frontend(url, env=env) as frontend:
+    with together(
+        Worker(url, env=env),
+        Frontend(url, env=env),
+    ) as (worker, frontend):
         events = list(frontend.events("POST", "/v1/chat/completions", ASK | {"stream": True}))
         assert events[-1][1] == "[DONE]"
         request = json.loads(events[0][1])["id"].removeprefix("chatcmpl-")

@@ -22,11 +22,6 @@ BODY = {"model": "mocker", "prompt": "the same long prompt " * 8, "max_tokens": 
 
 
 @pytest.fixture(scope="module")
-def spans_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("traces") / "spans.jsonl"
-
-
-@pytest.fixture(scope="module")
 def worker(redis_server: RedisServer, spans_file: Path) -> Iterator[Worker]:
     env = {
         "DYNAMO_NAMESPACE": NAMESPACE,

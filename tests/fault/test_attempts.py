@@ -6,36 +6,29 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dynamo_tasks.errors import WorkerLostError
-from dynamo_tasks.store.client import close_shared
-from tests.support.processes import ROOT, Worker, environment, until
+from tests.support.processes import ROOT, Worker, environment, together, until
 from tests.support.queue import Lab
 from tests.support.server import RedisServer
 
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    server = RedisServer(tmp_path_factory.mktemp("attempts")).start()
-    made = Lab(server, "attempts")
-    yield made
-    made.close()
-    close_shared(server.url)
-    server.stop()
+    with RedisServer(tmp_path_factory.mktemp("attempts")) as server:
+        made = Lab(server, "attempts")
+        yield made
+        made.close()
 
 
 @pytest.fixture(scope="module")
 def workers(lab: Lab) -> Iterator[list[Worker]]:
-    with ExitStack() as stack:
-        found = [stack.enter_context(lab.worker(name=f"w{i}", wait=False)) for i in range(4)]
-        for worker in found:
-            worker.wait_ready()
-        yield found
+    with together(*(lab.worker(name=f"w{i}") for i in range(4))) as found:
+        yield list(found)
 
 
 def _dead(lab: Lab, *arguments: str) -> str:

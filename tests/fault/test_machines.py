@@ -71,8 +71,7 @@ def test_machine_gone(entered: ExitStack, own_server: RedisServer) -> None:
 def test_a_machine_whose_packets_are_dropped(entered: ExitStack, tmp_path: Path) -> None:
     """Its connections look open at both ends. Its streams go on elsewhere; back again, it is fenced, and serves."""
     machine = entered.enter_context(Machine())
-    server = RedisServer(tmp_path, "--protected-mode", "no", host=machine.here).start()
-    entered.callback(server.stop)
+    server = entered.enter_context(RedisServer(tmp_path, "--protected-mode", "no", host=machine.here))
     far = _worker(entered, server.url, "far", machine.prefix)
     far.wait_ready()
     near = _worker(entered, server.url, "near")
@@ -94,16 +93,14 @@ def test_a_machine_whose_packets_are_dropped(entered: ExitStack, tmp_path: Path)
     fresh = start(http, n=16, tokens=30)
     check(fresh)
     _calm(far, near, http)
-    close_shared(server.url)
 
 
 def test_a_server_whose_packets_are_dropped(entered: ExitStack, tmp_path: Path) -> None:
     """For everybody, and for longer than a lease: refused meanwhile, then all goes on; nobody is taken for dead."""
     machine = entered.enter_context(Machine())
-    server = RedisServer(
-        tmp_path, "--protected-mode", "no", host=machine.there, prefix=machine.prefix
-    ).start()
-    entered.callback(server.stop)
+    server = entered.enter_context(
+        RedisServer(tmp_path, "--protected-mode", "no", host=machine.there, prefix=machine.prefix)
+    )
     workers = [_worker(entered, server.url, name) for name in "ab"]
     http = _frontend(entered, server.url, 2)
     readers = start(http, n=16, tokens=300)
@@ -131,7 +128,6 @@ def test_a_server_whose_packets_are_dropped(entered: ExitStack, tmp_path: Path) 
     for process in (*workers, http):
         assert "instance.died" not in process.output, process.output
     _calm(*workers, http)
-    close_shared(server.url)
 
 
 def test_oom_kill(entered: ExitStack, own_server: RedisServer) -> None:

@@ -7,7 +7,7 @@ import pytest
 from dynamo_tasks.errors import StreamTooLargeError
 from dynamo_tasks.store.log import ENTRY_BYTES
 from tests.support.faults import kill_worker
-from tests.support.processes import until
+from tests.support.processes import together, until
 from tests.support.queue import Lab
 from tests.support.server import RedisServer
 
@@ -23,7 +23,10 @@ def test_the_cap_of_a_stream_counts_what_earlier_attempts_wrote(own_server: Redi
     own_server.command("CONFIG", "SET", "maxmemory", "16mb")
     lab = Lab(own_server, "cap")
     setting = ("--set", f"Lab.ServiceArgs.traffic.max_stream_bytes={CAP}")
-    with lab.worker(*setting, name="one") as one, lab.worker(*setting, name="two") as two:
+    with together(
+        lab.worker(*setting, name="one"),
+        lab.worker(*setting, name="two"),
+    ) as (one, two):
         result = lab.call("count", {"n": 1000, "delay": 0.01})
         stream = iter(result)
         got = [next(stream)]

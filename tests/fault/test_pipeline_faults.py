@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -25,15 +26,16 @@ OPERATORS = "dynamo_tasks.pipelines.worker:Operators"
 class Plant:
     """A pipeline of counted records on two workers, and who runs which of its tasks."""
 
-    def __init__(self, server: RedisServer, folder: Path):
+    def __init__(self, server: RedisServer, folder: Path, entered: contextlib.ExitStack):
         self.server = server
+        self._entered = entered
         self.path = folder / "records.sqlite"
-        self.workers = [self.worker("a"), self.worker("b")]
+        self.workers = [self.worker("a", wait=False), self.worker("b")]
         self.env = RemoteEnvironment("plant", {"redis_url": server.url, "queue_size": 128})
         self.env.register_service("doubler", parts.Doubler)
 
-    def worker(self, name: str) -> Worker:
-        return Worker(self.server.url, service=OPERATORS, name=name)
+    def worker(self, name: str, wait: bool = True) -> Worker:
+        return self._entered.enter_context(Worker(self.server.url, service=OPERATORS, name=name, wait=wait))
 
     def submit(self, source: Any = None) -> RemoteJob:
         stream = self.env.from_batch(list(range(RECORDS))) if source is None else source(self.env)
@@ -76,17 +78,13 @@ class Plant:
         taken = {one.name: one.records_in for one in job.status().operators}
         assert taken["plus"] == taken["table"] == records
 
-    def close(self) -> None:
-        self.env.close()
-        for worker in self.workers:
-            worker.__exit__()
-
 
 @pytest.fixture
 def plant(own_server: RedisServer, tmp_path: Path) -> Any:
-    made = Plant(own_server, tmp_path)
-    yield made
-    made.close()
+    with contextlib.ExitStack() as entered:
+        made = Plant(own_server, tmp_path, entered)
+        entered.callback(made.env.close)
+        yield made
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ result, one between the result and the note that nothing is left to do. A fourth
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +16,6 @@ import pytest
 from celery import chord
 
 from dynamo_tasks.queue.result import StreamResult
-from dynamo_tasks.store.client import close_shared
 from dynamo_tasks.store.scripts import script
 from tests.support.faults import Line, kill_worker
 from tests.support.processes import Worker, until
@@ -41,32 +41,31 @@ class Victim:
         self.line = stack.enter_context(Line(lab.server.url))
         if holds:
             self.line.hold_command(holds)
-        before = lab.redis.smembers(lab.keys.leases)
         env = {"LAB_NAMESPACE": lab.namespace}
-        self.worker = stack.enter_context(Worker(self.line.url, service=SERVICE, name=name, env=env))
-        (self.lease,) = lab.redis.smembers(lab.keys.leases) - before
+        worker = Worker(self.line.url, service=SERVICE, name=name, env=env, wait=False)
+        self.worker = stack.enter_context(worker)
 
     def queue(self, endpoint: str) -> str:
         """Its own queue for an endpoint."""
-        return f"{NAMESPACE}|Lab.{endpoint}-{self.lease}"
+        found = re.search(r"instance_id=([0-9a-f]+)", self.worker.output)
+        assert found, self.worker.output
+        return f"{NAMESPACE}|Lab.{endpoint}-{found[1]}"
 
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
-    server = RedisServer(tmp_path_factory.mktemp("losses")).start()
-    lab = Lab(server, NAMESPACE)
-    with contextlib.ExitStack() as stack:
+    with RedisServer(tmp_path_factory.mktemp("losses")) as server, contextlib.ExitStack() as stack:
+        lab = Lab(server, NAMESPACE)
+        stack.callback(lab.close)
         lost, twice = lab.call("echo", "lost"), lab.call("echo", "twice")
         (message,) = [raw for raw in lab.redis.lrange(lab.queue, 0, -1) if twice.id in raw]
         lab.redis.delete(lab.queue)
         lab.redis.lpush(lab.queue, message, message)
         survivor = Victim(lab, stack, "survivor")
+        survivor.worker.wait_ready()
         made = Scene(lab, survivor.worker, {"lost": lost, "twice": twice, "message": message})
         _ask(made, survivor, stack)
         yield made
-    lab.close()
-    close_shared(server.url)
-    server.stop()
 
 
 def _ask(scene: Scene, survivor: Victim, stack: contextlib.ExitStack) -> None:
@@ -74,6 +73,8 @@ def _ask(scene: Scene, survivor: Victim, stack: contextlib.ExitStack) -> None:
     popped = Victim(lab, stack, "popped", script("claim").sha)
     ended = Victim(lab, stack, "ended", "celery-task-meta-")
     unsettled = Victim(lab, stack, "unsettled", script("settle").sha)
+    for victim in (popped, ended, unsettled):
+        victim.worker.wait_ready()
     add, echo = lab.task("add"), lab.task("echo")
     results["popped"] = lab.call("echo", "popped", queue=popped.queue("echo"))
     header = [

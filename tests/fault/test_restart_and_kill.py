@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.store.client import close_shared
 from dynamo_tasks.store.registry import LEASE_TTL
 from tests.support.faults import by_load, kill_worker, restart_redis
 from tests.support.processes import Frontend, Worker, until
@@ -37,7 +36,6 @@ def stack(own_server: RedisServer, tmp_path: Path) -> Iterator[Stack]:
         ]
         http = entered.enter_context(Frontend(url, settings=("Worker.ServiceArgs.workers=3",)))
         yield Stack(own_server, workers, http)
-    close_shared(own_server.url)
 
 
 def _died(stack: Stack, by: str) -> bool:

@@ -11,7 +11,6 @@ import pytest
 import redis
 
 from dynamo_tasks.runtime.inspect import snapshot
-from dynamo_tasks.store.client import close_shared
 from tests.support.processes import ROOT, Frontend, Worker, until
 from tests.support.readers import PACED, Reader, check
 from tests.support.releases import NEWER_PRIORITY, make_newer
@@ -34,10 +33,10 @@ class Fleet:
         self._load = [threading.Thread(target=self._read, args=(n,), daemon=True) for n in range(STREAMS)]
 
     def worker(self, root: Path) -> Worker:
-        return self._entered.enter_context(Worker(self.server.url, settings=PACED, root=root))  # type: ignore[return-value]
+        return self._entered.enter_context(Worker(self.server.url, settings=PACED, root=root))
 
     def frontend(self, root: Path) -> Frontend:
-        return self._entered.enter_context(Frontend(self.server.url, root=root))  # type: ignore[return-value]
+        return self._entered.enter_context(Frontend(self.server.url, root=root))
 
     def _read(self, n: int) -> None:
         while not self._enough.is_set():
@@ -87,11 +86,8 @@ class Fleet:
 @pytest.fixture
 def fleet(tmp_path: Path) -> Iterator[Fleet]:
     (tmp_path / "server").mkdir()
-    server = RedisServer(tmp_path / "server").start()
-    with ExitStack() as entered:
+    with RedisServer(tmp_path / "server") as server, ExitStack() as entered:
         yield Fleet(server, entered, make_newer(tmp_path / "newer"))
-    close_shared(server.url)
-    server.stop()
 
 
 def _check_newer_requests(fleet: Fleet) -> None:

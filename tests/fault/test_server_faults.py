@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import pytest
 
-from dynamo_tasks.store.client import close_shared
 from tests.support.faults import (
     Line,
     cut_redis,
@@ -49,16 +48,13 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    server = RedisServer(tmp_path_factory.mktemp("outage")).start()
-    with ExitStack() as entered:
+    with RedisServer(tmp_path_factory.mktemp("outage")) as server, ExitStack() as entered:
         line = entered.enter_context(Line(server.url))
         workers = [
             entered.enter_context(Worker(line.url, settings=PACED, name=name, wait=False)) for name in "ab"
         ]
         http = entered.enter_context(Frontend(line.url, settings=("Worker.ServiceArgs.workers=2",)))
         yield Stack(server, line, workers, http)
-    close_shared(server.url)
-    server.stop()
 
 
 def _is_refused(http: Frontend, code: str = "server_unavailable") -> None:

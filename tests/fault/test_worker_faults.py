@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from dynamo_tasks.store.client import close_shared
 from tests.support.faults import (
     Line,
     by_load,
@@ -48,8 +47,7 @@ class Stack:
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    server = RedisServer(tmp_path_factory.mktemp("workers")).start()
-    with ExitStack() as entered:
+    with RedisServer(tmp_path_factory.mktemp("workers")) as server, ExitStack() as entered:
         made = Stack(server, entered, entered.enter_context(Line(server.url)))
         made.add("a")
         made.add("b")
@@ -58,8 +56,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         made.one = entered.enter_context(Frontend(server.url, settings=settings))
         until(lambda: made.two.get("/ready")[0] == 200, what="the second frontend")
         yield made
-    close_shared(server.url)
-    server.stop()
 
 
 def test_kill_worker(stack: Stack) -> None:

@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from dynamo_tasks.queue.guest import check_settings
 from dynamo_tasks.runtime import default_app
 from dynamo_tasks.sdk import set_resolver
 from dynamo_tasks.store.client import close_shared
-from tests.support.processes import Worker
+from tests.support.processes import Worker, together
 from tests.support.serve import Serve
 from tests.support.server import RedisServer
 
@@ -64,12 +63,7 @@ def shops(redis_server: RedisServer, own_process: None) -> Iterator[list[Shop]]:
     five, six = (redis_server.url.removesuffix("0") + number for number in "56")
     places = [("one", "one:", five, five), ("two", "two:", five, None), ("three", "", six, None)]
     found = [Shop(*place, make_app(place[2], place[1], result_backend=place[3])) for place in places]
-    with ExitStack() as stack:
-        workers = [_worker(shop, wait=False) for shop in found]
-        for worker in workers:
-            stack.enter_context(worker)
-        for worker in workers:
-            worker.wait_ready()
+    with together(*(_worker(shop) for shop in found)):
         yield found
     for url in (five, six):
         close_shared(url)

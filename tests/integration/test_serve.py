@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.processes import until
+from tests.support.processes import together, until
 from tests.support.serve import Serve, processes_of
 from tests.support.server import RedisServer, free_port
 
@@ -163,7 +163,7 @@ def test_ctrl_c_stops_all_within_five_seconds_with_streams_running(tmp_path: Pat
         for answer in answers:
             answer.readline()
         assert serve.interrupt() < 5
-        until(lambda: not processes_of(home), 2.0, "no process left")
+        until(lambda: not processes_of(home), 10.0, "no process left")
         assert "stop       done" in serve.output
 
 
@@ -177,10 +177,9 @@ def test_nothing_outlives_a_killed_serve(tmp_path: Path) -> None:
 
 def test_services_apart_share_the_server_and_a_key_guards_http(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    with (
-        Serve(home, "--service", "Worker") as worker,
-        Serve(home, "--service", "Frontend", "--api-key", "k1,k2") as frontend,
-    ):
+    with together(
+        Serve(home, "--service", "Worker"), Serve(home, "--service", "Frontend", "--api-key", "k1,k2")
+    ) as (worker, frontend):
         assert "dynamo.Worker" in worker.line("ready ")
         assert worker.line("server") == frontend.line("server")
         body = {"model": "echo", "prompt": "hi"}
@@ -190,7 +189,7 @@ def test_services_apart_share_the_server_and_a_key_guards_http(tmp_path: Path) -
         assert "k1" not in frontend.output
         frontend.interrupt()
         assert "left running for its other users" in frontend.output
-    until(lambda: not processes_of(home), 5.0, "no process left")
+    until(lambda: not processes_of(home), 10.0, "no process left")
 
 
 def test_a_named_server_is_used_and_none_started(tmp_path: Path, redis_server: RedisServer) -> None:

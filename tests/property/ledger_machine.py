@@ -16,7 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from dynamo_tasks.store.base import Store
 from tests.property.ledger_invariants import check_rest
+from tests.property.ledger_observers import Observers
 from tests.property.ledger_parts import Instance
+from tests.property.ledger_processes import Processes
 from tests.property.ledger_world import World
 
 __all__ = ["LedgerMachine"]
@@ -40,9 +42,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def begin(self) -> None:
         self.world = World(self.client, self.store, f"ledger{next(_namespaces)}")
         self.world.erase()
+        self.processes = Processes(self.world)
+        self.observers = Observers(self.world, self.processes)
         world = self.world
         for endpoint in (world.router, world.worker, world.worker):
-            world.instances.append(self.run_(world.boot(endpoint)))
+            world.instances.append(self.run_(self.processes.boot(endpoint)))
         for n in range(2):
             self.run_(world.submit(f"r{n}", world.worker))
 
@@ -145,8 +149,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def clients_die(self) -> None:
         """All channels of clients have lost their subscribers (here they never have any)."""
-        for _ in range(2):
-            self.run_(self.world.presence.check(self.world.namespace))
+        self.run_(self.observers.clients_die())
 
     @rule(n=REQUESTS)
     def cancel(self, n: int) -> None:
@@ -165,17 +168,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(n=REQUESTS)
     def revive(self, n: int) -> None:
-        self.run_(self.world.revive(f"r{n}"))
+        self.run_(self.observers.revive(f"r{n}"))
 
     # Processes
 
     @rule(n=INSTANCES, own=st.booleans())
     def pop(self, n: int, own: bool) -> None:
-        self.run_(self.world.pop(self._instance(n), own))
+        self.run_(self.processes.pop(self._instance(n), own))
 
     @rule(n=INSTANCES, again=st.booleans())
     def claim(self, n: int, again: bool) -> None:
-        self.run_(self.world.claim(self._instance(n), again))
+        self.run_(self.processes.claim(self._instance(n), again))
 
     @rule(n=INSTANCES, own=st.booleans(), append=st.booleans(), again=st.booleans())
     def serve(self, n: int, own: bool, append: bool, again: bool = False) -> None:
@@ -207,33 +210,33 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(n=INSTANCES, k=st.integers(0, 2))
     def append(self, n: int, k: int) -> None:
         if request_id := self._held(n, k):
-            self.run_(self.world.append(self._instance(n), request_id))
+            self.run_(self.processes.append(self._instance(n), request_id))
 
     @rule(n=INSTANCES, k=st.integers(0, 2), good=st.booleans(), again=st.booleans())
     def finish(self, n: int, k: int, good: bool, again: bool) -> None:
         if request_id := self._held(n, k):
-            self.run_(self.world.finish(self._instance(n), request_id, good, again))
+            self.run_(self.processes.finish(self._instance(n), request_id, good, again))
 
     @rule(n=INSTANCES)
     def settle(self, n: int) -> None:
         for request_id in sorted(self._instance(n).tails)[:1]:
-            self.run_(self.world.settle(self._instance(n), request_id))
+            self.run_(self.processes.settle(self._instance(n), request_id))
 
     @rule(n=INSTANCES, k=st.integers(0, 2))
     def resync(self, n: int, k: int) -> None:
         if request_id := self._held(n, k):
-            self.run_(self.world.resync(self._instance(n), request_id))
+            self.run_(self.processes.resync(self._instance(n), request_id))
 
     @rule(n=INSTANCES, retry=st.booleans(), wait_ms=st.sampled_from([0, 3000]), again=st.booleans())
     def release(self, n: int, retry: bool, wait_ms: int, again: bool) -> None:
         if request_id := self._held(n, 0):
-            world = self.world
-            self.run_(world.release(self._instance(n), request_id, retry=retry, wait_ms=wait_ms, again=again))
+            one = self._instance(n)
+            self.run_(self.processes.release(one, request_id, retry=retry, wait_ms=wait_ms, again=again))
 
     @rule(n=st.integers(1, 2), again=st.booleans())
     def forward(self, n: int, again: bool) -> None:
         if request_id := self._held(0, 0):
-            self.run_(self.world.forward(self._instance(0), request_id, self._instance(n), again))
+            self.run_(self.processes.forward(self._instance(0), request_id, self._instance(n), again))
 
     @rule(again=st.booleans(), n=st.integers(1, 2))
     def route(self, again: bool, n: int) -> None:
@@ -243,37 +246,37 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(n=INSTANCES)
     def kill(self, n: int) -> None:
-        self.run_(self.world.kill(n))
+        self.run_(self.processes.kill(n))
 
     @rule(n=INSTANCES)
     def lapse(self, n: int) -> None:
-        self.run_(self.world.lapse(self._instance(n).lease))
+        self.run_(self.processes.lapse(self._instance(n).lease))
 
     @rule()
     def lost_leases_lapse(self) -> None:
         for lease in self.world.lost:
-            self.run_(self.world.lapse(lease))
+            self.run_(self.processes.lapse(lease))
 
     @rule(n=INSTANCES)
     def renew(self, n: int) -> None:
-        self.run_(self.world.renew(self._instance(n)))
+        self.run_(self.processes.renew(self._instance(n)))
 
     @rule(n=INSTANCES)
     def reconcile(self, n: int) -> None:
-        self.run_(self.world.reconcile(self._instance(n)))
+        self.run_(self.processes.reconcile(self._instance(n)))
 
     # Observers
 
     @rule()
     def bury_the_dead(self) -> None:
         for lease in self.world.lost:
-            self.run_(self.world.take_over(lease))
+            self.run_(self.observers.take_over(lease))
         self.world.lost.clear()
 
     @rule(n=INSTANCES)
     def take_the_living_for_dead(self, n: int) -> None:
         """A wrong guess; it may go on before it renews."""
-        self.run_(self.world.take_over(self._instance(n).lease))
+        self.run_(self.observers.take_over(self._instance(n).lease))
 
     @rule(n=INSTANCES)
     def fail_over(self, n: int) -> None:
@@ -293,7 +296,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule()
     def sweep(self) -> None:
-        self.run_(self.world.sweep())
+        self.run_(self.observers.sweep())
 
     @rule(ms=st.sampled_from([1, 1000, 6000]))
     def time_passes(self, ms: int) -> None:
@@ -304,8 +307,8 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         try:
             if self.sound:
-                self.run_(self.world.quiesce())
-                self.run_(self.world.leave())
+                self.run_(self.observers.quiesce())
+                self.run_(self.observers.leave())
                 check_rest(self.world.verify())
         finally:
             self.world.erase()

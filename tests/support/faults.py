@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.proxy import Line
 from dynamo_tasks.runtime.inspect import snapshot
 from tests.support.processes import Frontend, Process, Worker, until
-from tests.support.proxy import Line
 from tests.support.server import RedisServer
 
 __all__ = [

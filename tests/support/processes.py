@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import http.client
-import json
 import os
 import signal
 import subprocess
@@ -13,13 +12,16 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+from tests.support import web
 from tests.support.server import free_port
 
-__all__ = ["ROOT", "Frontend", "Process", "Worker", "environment", "until"]
+__all__ = ["ROOT", "START", "Flower", "Frontend", "Process", "Worker", "environment", "together", "until"]
 
 ROOT = Path(__file__).resolve().parents[2]
+START = 60.0
+"""Seconds that a process may take to be ready: a limit for a machine that does other things, too."""
 
 
 def until(check: Callable[[], Any], timeout: float = 15.0, what: str | Callable[[], str] = "") -> Any:
@@ -46,9 +48,20 @@ def environment(url: str, **more: str) -> dict[str, str]:
 
 
 class Process:
-    """A child process whose output goes to a file; killed when the test is over."""
+    """A child process whose output goes to a file: started when it is made, ready once entered, killed at the end.
 
-    def __init__(self, argv: list[str], env: dict[str, str], *, name: str = "process", cwd: Path = ROOT):
+    Args:
+        argv: Its command line.
+        env: Its whole environment.
+        name: Of its output's file.
+        cwd: Where it runs.
+        wait: Whether entering it waits until it is ready.
+    """
+
+    def __init__(
+        self, argv: list[str], env: dict[str, str], *, name: str = "process", cwd: Path = ROOT, wait: bool = True
+    ):  # fmt: skip
+        self._waits = wait
         self.log = Path(tempfile.mkstemp(prefix=f"dt-{name}-", suffix=".log")[1])
         with self.log.open("wb") as out:
             self.popen = subprocess.Popen(argv, env=env, cwd=cwd, stdout=out, stderr=subprocess.STDOUT)
@@ -80,14 +93,31 @@ class Process:
             self.signal(signal.SIGTERM)
         return self.popen.wait(timeout)
 
-    def __enter__(self) -> Process:
+    def wait_ready(self, timeout: float = START) -> None:
+        """Wait until it does what it is there for."""
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as undo:
+            undo.push(self.__exit__)
+            if self._waits:
+                self.wait_ready()
+            undo.pop_all()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        with contextlib.suppress(ProcessLookupError):
+        if self.alive:
             self.signal(signal.SIGCONT)
         self.kill()
         self.log.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def together(*processes: Process) -> Iterator[tuple[Any, ...]]:
+    """Processes that start beside each other; entered once all are ready."""
+    with contextlib.ExitStack() as stack:
+        for process in processes:
+            stack.push(process.__exit__)
+        yield tuple(stack.enter_context(process) for process in processes)
 
 
 class Worker(Process):
@@ -98,30 +128,19 @@ class Worker(Process):
         name: str = "w", env: dict[str, str] | None = None, wait: bool = True, settings: tuple[str, ...] = (),
         loglevel: str = "info", prefix: tuple[str, ...] = (), root: Path = ROOT,
     ):  # fmt: skip
-        argv = [
-            *prefix,
-            sys.executable,
-            "-m",
-            "celery",
-            "-A",
-            app,
-            "worker",
-            "--loglevel",
-            loglevel,
-            "-n",
-            f"{name}@%h",
-        ]
+        argv = [*prefix, sys.executable, "-m", "celery", "-A", app, "worker"]
+        argv += ["--loglevel", loglevel, "-n", f"{name}@%h"]
         if service:
             argv += ["--service", service]
         for setting in settings:
             argv += ["--set", setting]
         more = {"PYTHONPATH": str(root), **(env or {})} if root != ROOT else env or {}
-        super().__init__([*argv, *arguments], environment(url, **more), name=f"worker-{name}", cwd=root)
-        if wait:
-            self.wait_ready()
+        super().__init__(
+            [*argv, *arguments], environment(url, **more), name=f"worker-{name}", cwd=root, wait=wait
+        )
 
-    def wait_ready(self, timeout: float = 30.0) -> None:
-        until(lambda: "ready." in self.output or not self.alive, timeout, "worker ready")
+    def wait_ready(self, timeout: float = START) -> None:
+        until(lambda: "ready." in self.output or not self.alive, timeout, lambda: f"ready: {self.output}")
         assert self.alive, self.output
 
 
@@ -145,10 +164,16 @@ class Frontend(Process):
         for setting in settings:
             argv += ["--set", setting]
         more = {"PYTHONPATH": str(root), **(env or {})} if root != ROOT else env or {}
-        super().__init__(argv, environment(url, **more), name="frontend", cwd=root)
-        if ready:
-            until(lambda: self.get(ready)[0] == 200 or not self.alive, 30.0, f"{ready} of the frontend")
-            assert self.alive, self.output
+        super().__init__(argv, environment(url, **more), name="frontend", cwd=root, wait=bool(ready))
+        self._ready = ready
+
+    def wait_ready(self, timeout: float = START) -> None:
+        until(
+            lambda: self.get(self._ready)[0] == 200 or not self.alive,
+            timeout,
+            lambda: f"ready: {self.output}",
+        )
+        assert self.alive, self.output
 
     @property
     def base_url(self) -> str:
@@ -158,49 +183,29 @@ class Frontend(Process):
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> tuple[int, dict[str, str], Any]:
         """One request; status, headers, body (parsed if it is JSON)."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-            connection.request(method, path, data, {"content-type": "application/json", **(headers or {})})
-            answer = connection.getresponse()
-            raw = answer.read()
-            found = {key.lower(): value for key, value in answer.getheaders()}
-            return answer.status, found, json.loads(raw) if "json" in found.get("content-type", "") else raw
-        finally:
-            connection.close()
+        return web.ask(self.port, method, path, body, headers)
 
     def get(self, path: str) -> tuple[int, Any]:
         """GET; status 0 while nobody listens."""
-        try:
-            status, _, body = self.request("GET", path)
-        except OSError:
-            return 0, None
-        return status, body
+        return web.look(self.port, path)
 
     def events(
         self, method: str, path: str, body: Any = None, headers: dict[str, str] | None = None
     ) -> Iterator[tuple[str, str]]:
         """Server-sent events as ``(id, data)``; close the iterator to drop the connection."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        try:
-            data = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, data, {"content-type": "application/json", **(headers or {})})
-            answer = connection.getresponse()
-            if answer.status != 200:
-                raise AssertionError(f"{answer.status}: {answer.read()!r}")
-            yield from _sse(answer)
-        finally:
-            connection.close()
+        return web.events(self.port, method, path, body, headers)
 
 
-def _sse(answer: http.client.HTTPResponse) -> Iterator[tuple[str, str]]:
-    event_id, data = "", []
-    while line := answer.readline():
-        text = line.decode().rstrip("\n")
-        if text.startswith("id: "):
-            event_id = text[4:]
-        elif text.startswith("data: "):
-            data.append(text[6:])
-        elif not text and data:
-            yield event_id, "\n".join(data)
-            event_id, data = "", []
+class Flower(Process):
+    """``celery -A dynamo_tasks flower``; not ready before :meth:`get` has a status."""
+
+    def __init__(self, url: str, *arguments: str, **env: str):
+        self.port = free_port()
+        argv = [sys.executable, "-m", "celery", "-A", "dynamo_tasks", "flower"]
+        where = [f"--port={self.port}", "--address=127.0.0.1"]
+        super().__init__([*argv, *where, *arguments], environment(url, **env), name="flower")
+
+    def get(self, path: str, login: str = "") -> tuple[int, Any]:
+        """GET as ``user:password``; status 0 while nobody listens."""
+        headers = {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"} if login else None
+        return web.look(self.port, path, headers)

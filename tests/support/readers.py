@@ -1,18 +1,17 @@
-"""Clients of streaming completions that hold what they got against the uninterrupted text."""
+"""Clients of streaming completions that hold what they got against the undisturbed text."""
 
 from __future__ import annotations
 
-import asyncio
 import http.client
 import json
 import threading
 import time
 from collections.abc import Callable, Sequence
 
-from dynamo_tasks.engines import create_engine
+from benchmarks.undisturbed import undisturbed
 from tests.support.processes import Frontend, until
 
-__all__ = ["MODEL", "PACED", "Reader", "check", "start", "uninterrupted"]
+__all__ = ["MODEL", "PACED", "Reader", "check", "start"]
 
 MODEL = "mocker"
 PACED = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=20")
@@ -96,21 +95,6 @@ class Reader(threading.Thread):
         return max((b - a for a, b in pairs if b > after), default=0.0)
 
 
-def uninterrupted(prompts: Sequence[str], tokens: int) -> list[str]:
-    """The texts as an engine without delays and faults gives them."""
-
-    async def generate() -> list[str]:
-        engine = await create_engine(MODEL)
-        out = []
-        for prompt in prompts:
-            deltas = engine.generate({"prompt": prompt, "max_tokens": tokens})
-            out.append("".join([delta.text async for delta in deltas]))
-        await engine.stop()
-        return out
-
-    return asyncio.run(generate())
-
-
 def start(*frontends: Frontend, n: int, tokens: int = 100, at_least: int = 10) -> list[Reader]:
     """Start ``n`` streams at the first frontend, and wait until all of them run."""
     readers = [Reader(lambda: frontends, f"prompt {i}", tokens) for i in range(n)]
@@ -125,7 +109,7 @@ def start(*frontends: Frontend, n: int, tokens: int = 100, at_least: int = 10) -
 
 def check(readers: Sequence[Reader], timeout: float = 30.0) -> None:
     """Nothing lost, repeated or reordered, and every stream has its end."""
-    texts = uninterrupted([reader.prompt for reader in readers], readers[0].tokens)
+    texts = undisturbed([reader.prompt for reader in readers], readers[0].tokens)
     for reader, text in zip(readers, texts, strict=True):
         reader.join(timeout)
         assert reader.done, (reader.prompt, "no end", reader.error, len(reader.ids))

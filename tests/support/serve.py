@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from tests.support.processes import ROOT, Process, until
+from tests.support.processes import ROOT, START, Process, until
 
 __all__ = ["COMMAND", "Serve", "environ_of", "processes_of"]
 
@@ -45,14 +45,15 @@ class Serve(Process):
     def __init__(self, home: Path, *arguments: str, wait: bool = True, **env: str):
         self.home = home
         argv = [*COMMAND, "serve", "--port", "0", *arguments]
-        super().__init__(argv, environ_of(home, **env), name="serve")
-        if wait:
-            self.line("ready ")
+        super().__init__(argv, environ_of(home, **env), name="serve", wait=wait)
 
-    def line(self, start: str) -> str:
+    def wait_ready(self, timeout: float = START) -> None:
+        self.line("ready ", timeout)
+
+    def line(self, start: str, timeout: float = START) -> str:
         """The first line that starts so."""
         pattern = re.compile(rf"^{re.escape(start)}.*$", re.MULTILINE)
-        found = until(lambda: pattern.search(self.output) or not self.alive, 30.0, f"a line {start!r}")
+        found = until(lambda: pattern.search(self.output) or not self.alive, timeout, f"a line {start!r}")
         assert found is not True, self.output
         return str(found.group())
 
@@ -61,6 +62,10 @@ class Serve(Process):
         found = re.search(r"http://127\.0\.0\.1:(\d+)", self.line("ready "))
         assert found
         return int(found.group(1))
+
+    @property
+    def base_url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
 
     def cli(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command beside it."""

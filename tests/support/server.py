@@ -8,8 +8,10 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Self
 
 from dynamo_tasks.serve.binary import find_binary
+from dynamo_tasks.store.client import close_shared
 
 __all__ = ["RedisServer", "free_port"]
 
@@ -23,6 +25,9 @@ def free_port() -> int:
 
 class RedisServer:
     """A server process with an AOF; can be killed, frozen and restarted on its data.
+
+    Use as ``with RedisServer(folder) as server:``, which starts it; at the end it is stopped, and the connections to it
+    that this process shares are closed.
 
     Args:
         folder: Of its data.
@@ -45,7 +50,7 @@ class RedisServer:
     def url(self) -> str:
         return f"redis://{self.host}:{self.port}/0"
 
-    def start(self) -> RedisServer:
+    def start(self) -> Self:
         argv = [
             *self._prefix, str(find_binary()), "--port", str(self.port), "--bind", self.host,
             "--dir", str(self._folder),
@@ -59,6 +64,13 @@ class RedisServer:
             time.sleep(0.01)
         self.started_at = time.monotonic()
         return self
+
+    def __enter__(self) -> Self:
+        return self.start()
+
+    def __exit__(self, *exc: object) -> None:
+        close_shared(self.url)
+        self.stop()
 
     def ping(self) -> bool:
         try:

@@ -194,6 +194,14 @@ class Place:
         """Queue a request that nobody reads."""
         return await self.ledger.submit(self.new(**options))
 
+    async def running(
+        self, owner_url: str | None = None, client_url: str | None = None, **options: Any
+    ) -> tuple[Owner, Subscription, OpenLog]:
+        """A request that an owner runs and a client reads."""
+        owner, client = await self.owner(owner_url), await self.client(client_url)
+        sub = await client.submit(**options)
+        return owner, sub, await owner.run(sub.request_id)
+
     async def log(self, request_id: str) -> list[Event]:
         return await read_all(self.store, self.namespace, request_id)
 

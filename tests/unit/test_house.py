@@ -75,8 +75,28 @@ def test_public_module_says_what_it_is_and_what_it_exports(path):
     assert "__all__" in names or not names, "no __all__"
 
 
-def run_python(code):
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+def test_benchmarks_take_nothing_from_the_tests():
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not (node.module or "").startswith("tests"), f"{path}:{node.lineno}"
+
+
+def test_the_newer_release_of_the_upgrade_tests_can_be_made(tmp_path):
+    """Those tests are slow ones; what they change in the sources must not have moved since."""
+    newer = make_newer(tmp_path)
+    assert run_python("from dynamo_tasks.protocol.versions import PROTOCOL; print(PROTOCOL)", newer) == "2\n"
+
+
+def run_python(code, folder=ROOT):
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=folder,
+        env={"PYTHONPATH": str(folder)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     return done.stdout
 

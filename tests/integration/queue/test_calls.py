@@ -12,6 +12,7 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 
 from dynamo_tasks.errors import IdempotencyConflictError
 from tests.support.processes import Worker, until
+from tests.support.promises import in_time
 from tests.support.queue import Lab
 
 pytestmark = pytest.mark.usefixtures("worker")
@@ -144,15 +145,18 @@ def test_plain_tasks_run_in_threads(lab: Lab) -> None:
 
 
 def test_a_blocking_endpoint_does_not_hold_up_the_loop(lab: Lab) -> None:
-    blocked = [
-        lab.call("plain", {"sleep": 0.8}),
-        lab.call("steps", {"n": 2, "sleep": 0.4}),
-        lab.plain("doze").delay(0.8),
-    ]
-    gaps = list(lab.call("pace", {"n": 20, "delay": 0.02}))
-    assert max(gaps) < 0.3, gaps
-    for one in blocked:
-        one.get(timeout=10)
+    def measure() -> float:
+        blocked = [
+            lab.call("plain", {"sleep": 0.8}),
+            lab.call("steps", {"n": 2, "sleep": 0.4}),
+            lab.plain("doze").delay(0.8),
+        ]
+        gaps = list(lab.call("pace", {"n": 20, "delay": 0.02}))
+        for one in blocked:
+            one.get(timeout=10)
+        return max(gaps)
+
+    in_time(measure, 0.3)
 
 
 def test_bodies_run_beside_each_other_in_contexts_of_their_own(lab: Lab) -> None:
@@ -185,7 +189,7 @@ def test_get_never_hangs(lab: Lab) -> None:
             result.get(timeout=0.3)
         assert result.cancel()
         with pytest.raises(TaskRevokedError):
-            result.get(timeout=3)
+            result.get(timeout=10)
         assert result.state == "REVOKED"
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.queue.app import create_app
-from tests.support.processes import Process, Worker, environment, until
+from tests.support.processes import Flower, Process, Worker, environment, together, until
 from tests.support.queue import SERVICE, Lab
 from tests.support.server import RedisServer, free_port
 
@@ -108,7 +105,10 @@ def test_beat_fires_an_entry_at_an_endpoint(lab: Lab, tmp_path: Path) -> None:
         "info",
     ]
     argv += ["--max-interval", "1"]
-    with lab.worker(name="beaten") as worker, Process(argv, env, name="beat") as beat:
+    with together(
+        lab.worker(name="beaten"),
+        Process(argv, env, name="beat"),
+    ) as (worker, beat):
         until(lambda: worker.output.count("signal task_postrun") >= 2 or not beat.alive, what="two runs")
         assert beat.alive, beat.output
         ids = [line.split()[3] for line in worker.output.splitlines() if "signal task_postrun" in line]
@@ -116,27 +116,20 @@ def test_beat_fires_an_entry_at_an_endpoint(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_flower_shows_worker_and_tasks(lab: Lab) -> None:
-    port = free_port()
-    with (
+    with together(
         lab.worker("-E", name="flowered"),
-        celery(
-            lab.server.url, "flower", f"--port={port}", "--address=127.0.0.1", name="flower",
-            FLOWER_UNAUTHENTICATED_API="true",
-        ) as flower,
-    ):  # fmt: skip
+        Flower(lab.server.url, FLOWER_UNAUTHENTICATED_API="true"),
+    ) as (_, flower):
 
         def api(path: str) -> Any:
-            try:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/api/{path}", timeout=5) as answer:
-                    return json.load(answer)
-            except (urllib.error.URLError, ConnectionError, TimeoutError):
-                return None
+            status, found = flower.get(f"/api/{path}")
+            return found if status == 200 else {}
 
-        until(lambda: any("flowered" in name for name in api("workers?refresh=1") or {}), 30, flower.output)
+        until(lambda: any("flowered" in name for name in api("workers?refresh=1")), 30, lambda: flower.output)
         result = lab.call("echo", 1)
         assert result.get(timeout=5) == 1
-        task = until(lambda: (api("tasks") or {}).get(result.id), what="the task")
-        until(lambda: (api("tasks") or {})[result.id]["state"] == "SUCCESS", what="its success")
+        task = until(lambda: api("tasks").get(result.id), what="the task")
+        until(lambda: api("tasks")[result.id]["state"] == "SUCCESS", what="its success")
         assert task["name"] == f"{lab.namespace}.Lab.echo"
 
 

@@ -156,6 +156,8 @@ def test_an_idle_worker_gets_the_rest(lab: Lab, worker: Worker) -> None:
     until(lambda: lab.length() == 2, what="the first worker is full")
     with lab.worker("--concurrency", "4", name="second"):
         until(lambda: lab.length() == 0, what="the second one takes the rest")
+        for result in results:
+            lab.reaches(result.id, "RUNNING")
         owners = Counter(lab.record(result.id)["own"] for result in results)
         assert sorted(owners.values()) == [2, 4]
         for result in results:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
 import pickle
 import random
 import uuid
@@ -15,20 +14,11 @@ import pytest
 import redis
 from kombu.exceptions import ContentDisallowed, DecodeError
 
+from tests.support.bomb import Bomb
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
 
 pytestmark = pytest.mark.slow
-
-
-class Bomb:
-    """Makes a folder where it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture

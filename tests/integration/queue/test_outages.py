@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -115,8 +116,9 @@ def test_streams_keep_their_pace_while_only_the_broker_is_away(lab: Lab) -> None
             cut(lab, only="broker")
             time.sleep(0.05)  # the pace of the fault
         gaps = list(paced)
-        assert sorted(gaps)[len(gaps) // 2] < 0.04, gaps
-        assert max(gaps) < 0.3, gaps
+        assert statistics.median(gaps) < 0.1, gaps
+        # Far above what a busy machine adds, far below what a connection's patience would (seconds).
+        assert max(gaps) < 1.0, gaps
         assert lab.call("echo", 1).get(timeout=10) == 1
         alive(worker)
 

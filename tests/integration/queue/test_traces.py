@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 from opentelemetry import trace
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from tests.support.processes import Worker, until
@@ -17,20 +15,6 @@ from tests.support.queue import Lab
 from tests.support.traced_service import read_spans
 
 SERVICE = "tests.support.traced_service:Traced"
-
-
-@pytest.fixture
-def exporter(monkeypatch: pytest.MonkeyPatch) -> InMemorySpanExporter:
-    """Spans of this process."""
-    made, provider = InMemorySpanExporter(), TracerProvider()
-    provider.add_span_processor(SimpleSpanProcessor(made))
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
-    return made
-
-
-@pytest.fixture(scope="module")
-def spans_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("traces") / "spans.jsonl"
 
 
 @pytest.fixture(scope="module")

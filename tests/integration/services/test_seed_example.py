@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import Worker, until
+from tests.support.processes import Worker, together, until
 from tests.support.serve import Serve, processes_of
 from tests.support.server import RedisServer, free_port
 
@@ -77,7 +77,7 @@ def test_namespaces_side_by_side_and_gpus_through_an_outer_mask(tmp_path: Path) 
         serve.interrupt()
     assert not list((home / "serve").iterdir())
     assert not list(home.glob("gpus-*.json"))
-    until(lambda: not processes_of(home), 5.0, "no process left")
+    until(lambda: not processes_of(home), 10.0, "no process left")
 
 
 def test_a_component_that_is_not_the_entry_serves_its_http_methods_too(tmp_path: Path) -> None:
@@ -139,8 +139,7 @@ def test_a_bare_worker_takes_what_is_free(redis_server: RedisServer, tmp_path: P
     def worker(name: str, **more: Any) -> Worker:
         return Worker(redis_server.url, service=f"{HERE}.graph_namespaces:Left", name=name, env=env, **more)
 
-    with worker("a", wait=False) as one, worker("b") as two:
-        one.wait_ready()
+    with together(worker("a"), worker("b")) as (one, two):
         seen = {until(lambda w=w: _gpus(w.output), what="the start event") for w in (one, two)}
         assert seen == {"0", "1"}
         with worker("c", wait=False) as third:

@@ -7,11 +7,11 @@ import random
 
 import pytest
 
+from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.protocol.events import End, Kind
 from dynamo_tasks.store.ledger import ClaimRefused
 from dynamo_tasks.store.scripts import script
-from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Place, eventually, on_loop, read_to_end, values
 
@@ -95,9 +95,7 @@ async def test_a_server_that_is_killed_in_mid_stream_and_comes_back_on_its_aof(
 async def test_a_server_that_comes_back_empty_is_told_everything(own_server: RedisServer) -> None:
     """Another run_id: record, claim and events are restored; readers notice nothing."""
     async with Place(own_server.url) as place:
-        owner, client = await place.owner(), await place.client()
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running()
         await owner.write(log, 1, 2)
         await place.do("CONFIG", "SET", "appendonly", "no")
         own_server.kill()
@@ -118,9 +116,7 @@ async def test_a_server_that_comes_back_empty_is_told_everything(own_server: Red
 @on_loop
 async def test_a_frozen_server_delays_and_loses_nothing(own_server: RedisServer) -> None:
     async with Place(own_server.url) as place:
-        owner, client = await place.owner(), await place.client()
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running()
         await owner.write(log, 0)
         own_server.freeze()
         for n in range(1, 50):

@@ -7,11 +7,11 @@ import asyncio
 import msgspec
 import pytest
 
+from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import FencedError, LeaseLostError, RequestNotFoundError, StreamDivergedError
 from dynamo_tasks.protocol.events import EventId, Kind
 from dynamo_tasks.store import log as log_module
 from dynamo_tasks.store.wire import Wire
-from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Owner, Place, eventually, on_loop, read_to_end, values
 
@@ -152,9 +152,7 @@ async def test_a_flush_is_executed_as_one(own_server: RedisServer) -> None:
 @on_loop
 async def test_what_gathers_during_a_flush_becomes_one_event(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        owner, client = await place.owner(), await place.client()
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running()
         for n in range(50):
             log.append(n)
         await owner.finish(log)
@@ -167,9 +165,7 @@ async def test_what_gathers_during_a_flush_becomes_one_event(redis_server: Redis
 async def test_an_outage_holds_the_producer_back(redis_server: RedisServer) -> None:
     """What gathers while the server is away is bounded, although nothing of it is frozen."""
     async with Proxy(redis_server.url) as proxy, Place(redis_server.url) as place:
-        owner, client = await place.owner(proxy.url), await place.client()
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running(proxy.url)
         proxy.refuse()
         n = 0
         while not log.congested:
@@ -192,9 +188,7 @@ async def _forgotten(place: Place, proxy: Proxy, owner: Owner, snapshot: dict[st
 @on_loop
 async def test_events_that_the_server_forgot_are_written_again(redis_server: RedisServer) -> None:
     async with Proxy(redis_server.url) as proxy, Place(redis_server.url) as place:
-        owner, client = await place.owner(proxy.url), await place.client()
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running(proxy.url)
         await owner.write(log, 1, 2)
         snapshot = await place.snapshot(sub.request_id)
         await owner.write(log, 3, 4)
@@ -308,9 +302,7 @@ async def test_a_claim_whose_predecessor_is_forgotten_cannot_be_restored(redis_s
 @on_loop
 async def test_scripts_that_the_server_lost_are_loaded_again(own_server: RedisServer) -> None:
     async with Place(own_server.url) as place:
-        owner, client = await place.owner(), await place.client()
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running()
         await place.do("SCRIPT", "FLUSH")
         log.append(1)
         await owner.finish(log)

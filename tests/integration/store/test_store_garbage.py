@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import pickle
 from pathlib import Path
 
@@ -16,18 +15,9 @@ from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.store.events import EventLog
 from dynamo_tasks.store.pubsub import Channels
 from dynamo_tasks.store.registry import Registry
+from tests.support.bomb import Bomb
 from tests.support.server import RedisServer
 from tests.support.streams import Place, on_loop, read_to_end, values
-
-
-class Bomb:
-    """Makes a file where it is unpickled."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, ...]:
-        return os.mkdir, (str(self.path),)
 
 
 @pytest.fixture

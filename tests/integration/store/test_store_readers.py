@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import (
     InvalidEventIdError,
     RequestNotFoundError,
@@ -19,7 +20,6 @@ from dynamo_tasks.store import reader as reader_module
 from dynamo_tasks.store import subscription as subscription_module
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.wire import Wire
-from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.streams import Client, Place, eventually, on_loop, read_to_end, values
 
@@ -143,9 +143,7 @@ async def test_what_is_written_while_a_reader_is_away_or_joins_again_is_not_miss
     """SUBSCRIBE → attach → XRANGE → pushes, without any help of the check of silent streams."""
     monkeypatch.setattr(subscription_module, "FIRST_CHECK", 60.0)
     async with Proxy(redis_server.url) as proxy, Place(redis_server.url) as place:
-        owner, client = await place.owner(), await place.client(proxy.url)
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running(client_url=proxy.url)
         for n in range(20):
             if n % 5 == 0:
                 proxy.cut()
@@ -198,9 +196,7 @@ async def test_a_silent_stream_is_checked_and_the_checks_back_off(
     monkeypatch.setattr(subscription_module, "LAST_CHECK", 0.2)
     monkeypatch.setattr(reader_module, "_TICK", 0.01)
     async with Place(redis_server.url) as place:
-        owner, client = await place.owner(), await place.client()
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running()
         await eventually(lambda: sub._interval == 0.2, what="backed off")
         await place.do("HSET", place.keys.record(sub.request_id), "rd", "")
         log.readers = []  # from here on nothing is pushed
@@ -236,9 +232,7 @@ async def test_a_reader_ahead_of_the_log_is_told(redis_server: RedisServer) -> N
 async def test_a_reader_ahead_of_the_log_is_told_when_it_is_cancelled(redis_server: RedisServer) -> None:
     """An end by somebody who is not the owner names what it follows, too."""
     async with Place(redis_server.url) as place:
-        one, client = await place.owner(), await place.client()
-        sub = await client.submit()
-        log = await one.run(sub.request_id)
+        one, sub, log = await place.running()
         await one.write(log, "a")
         snapshot = await place.snapshot(sub.request_id)
         await one.write(log, "forgotten")
@@ -326,9 +320,7 @@ async def test_a_slow_reader_holds_little_and_falls_back_to_the_log(
     monkeypatch.setattr(subscription_module, "BUFFER", 8)
     monkeypatch.setattr(subscription_module, "HELD", 4)
     async with Place(redis_server.url) as place:
-        owner, client = await place.owner(), await place.client()
-        slow = await client.submit()
-        log = await owner.run(slow.request_id)
+        owner, slow, log = await place.running()
         for n in range(100):
             await owner.write(log, n)
             assert len(slow._buffer) <= 8
@@ -347,9 +339,7 @@ async def test_a_buffer_is_bounded_in_bytes(
 ) -> None:
     monkeypatch.setattr(subscription_module, "BUFFER_BYTES", 3000)
     async with Place(redis_server.url) as place:
-        owner, client = await place.owner(), await place.client()
-        slow = await client.submit()
-        log = await owner.run(slow.request_id)
+        owner, slow, log = await place.running()
         await owner.write(log, *("x" * 1000 for _ in range(20)))
         await owner.finish(log)
         assert sum(len(event.data) for event in slow._buffer) < 5000
@@ -415,9 +405,7 @@ async def test_a_reader_that_is_stopped_while_it_joins_leaves(redis_server: Redi
 @on_loop
 async def test_leaving_is_repeated_until_the_server_knows(redis_server: RedisServer) -> None:
     async with Proxy(redis_server.url) as proxy, Place(redis_server.url) as place:
-        owner, client = await place.owner(), await place.client(proxy.url)
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running(client_url=proxy.url)
         proxy.refuse()
         sub.close()
         await asyncio.sleep(0)

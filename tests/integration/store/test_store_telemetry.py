@@ -7,13 +7,13 @@ import uuid
 
 import pytest
 
+from benchmarks.proxy import Proxy
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.schema import PREFIX
 from dynamo_tasks.protocol.events import End, EventId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store import subscription as subscription_module
 from dynamo_tasks.store.recovery import Recovery
-from tests.support.proxy import Proxy
 from tests.support.server import RedisServer
 from tests.support.streams import Place, eventually, on_loop, values
 
@@ -78,9 +78,7 @@ async def test_a_slow_reader_is_counted_once(
     slow, gaps = Delta("reader_slow_total"), Delta("reader_gaps_total")
     fell_back = Delta("reader_xranges_total", reason="slow")
     async with Place(redis_server.url) as place:
-        owner, client = await place.owner(), await place.client()
-        sub = await client.submit()
-        log = await owner.run(sub.request_id)
+        owner, sub, log = await place.running()
         for n in range(50):
             await owner.write(log, n)
         await owner.finish(log)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import httpx
@@ -55,6 +56,16 @@ async def connect(
     head = f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(raw)}\r\n\r\n"
     writer.write(head.encode() + raw)
     return reader, writer
+
+
+@contextlib.asynccontextmanager
+async def streaming(server: HttpServer) -> AsyncIterator[httpx.Response]:
+    """The answer to a streaming chat completion, from its headers on."""
+    async with (
+        httpx.AsyncClient(base_url=server.url) as client,
+        client.stream("POST", CHAT, json=chat(stream=True)) as response,
+    ):
+        yield response
 
 
 async def leave(writer: asyncio.StreamWriter) -> None:
@@ -133,10 +144,7 @@ def test_openais_client_raises_what_a_stream_ends_with() -> None:
 
 def test_tokens_arrive_one_by_one() -> None:
     async def work(server: HttpServer) -> None:
-        async with (
-            httpx.AsyncClient(base_url=server.url) as client,
-            client.stream("POST", CHAT, json=chat(stream=True)) as response,
-        ):
+        async with streaming(server) as response:
             log = gateway.logs[response.headers["x-request-id"]]
             blocks = response.aiter_text()
             assert sse(await anext(blocks))[0][1]["choices"][0]["delta"]["role"] == "assistant"
@@ -152,10 +160,7 @@ def test_tokens_arrive_one_by_one() -> None:
 
 def test_headers_do_not_wait_for_a_queue() -> None:
     async def work(server: HttpServer) -> None:
-        async with (
-            httpx.AsyncClient(base_url=server.url) as client,
-            client.stream("POST", CHAT, json=chat(stream=True)) as response,
-        ):
+        async with streaming(server) as response:
             gateway.logs[response.headers["x-request-id"]].add(*hello())
             assert sse(await response.aread())[-1][1] == "[DONE]"
 
@@ -165,10 +170,7 @@ def test_headers_do_not_wait_for_a_queue() -> None:
 
 def test_a_silent_stream_is_kept_alive() -> None:
     async def work(server: HttpServer) -> None:
-        async with (
-            httpx.AsyncClient(base_url=server.url) as client,
-            client.stream("POST", CHAT, json=chat(stream=True)) as response,
-        ):
+        async with streaming(server) as response:
             blocks = response.aiter_text()
             await anext(blocks)
             assert [await anext(blocks) for _ in range(3)] == [": keep-alive\n\n"] * 3
@@ -224,10 +226,7 @@ def test_a_slow_reader_holds_up_its_own_stream_only() -> None:
 
 def test_a_server_that_is_lost_midway_ends_the_stream_with_an_error() -> None:
     async def work(server: HttpServer) -> None:
-        async with (
-            httpx.AsyncClient(base_url=server.url) as client,
-            client.stream("POST", CHAT, json=chat(stream=True)) as response,
-        ):
+        async with streaming(server) as response:
             blocks = response.aiter_text()
             await anext(blocks)
             gateway.streams[0].failure = ServerUnavailableError("Redis is gone")

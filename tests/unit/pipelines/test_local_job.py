@@ -24,6 +24,7 @@ from dynamo_tasks.pipelines import (
     connect,
 )
 from tests.support.pipeline_parts import Profile, fails_on, plus
+from tests.support.processes import until
 
 EXAMPLE = Path(__file__).with_name("sage_example.py")
 
@@ -75,7 +76,7 @@ def test_a_source_waits_for_a_slow_sink() -> None:
     job = env.submit()
     for _ in range(20):
         gate.release()
-    _until(lambda: job.status().operators[2].records_in >= 20)
+    until(lambda: job.status().operators[2].records_in >= 20)
     time.sleep(0.05)  # nothing may follow: there is no signal for that
     # two channels of 4, two batches taken of up to 4, and one in each hand
     assert made <= 21 + 4 * 4 + 3
@@ -208,10 +209,3 @@ def test_a_key_that_is_none_is_a_bad_record() -> None:
     job = env.submit(autostop=True)
     assert list(job.results()) == [2]
     assert "a key must be JSON" in job.dead_letters()[0].error
-
-
-def _until(check: Any, timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not check():
-        assert time.monotonic() < deadline, check
-        time.sleep(0.002)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from concurrent.futures import CancelledError
 from typing import Any
 
@@ -15,6 +14,7 @@ from dynamo_tasks.pipelines.context import ServiceContext
 from dynamo_tasks.pipelines.proxy import ProxyManager
 from dynamo_tasks.pipelines.queues import LocalQueueDescriptor
 from dynamo_tasks.pipelines.service_caller import ServiceManager
+from tests.support.processes import until
 
 
 class Gate(BaseService):
@@ -95,7 +95,7 @@ def test_the_queue_is_the_contexts_and_hooks_run_once() -> None:
 def test_calls_are_serial_unless_asked_otherwise(parallelism: int) -> None:
     with Lab(parallelism=parallelism) as lab:
         calls = [lab.proxy.call_async("gate", n) for n in range(4)]
-        _until(lambda: lab.task.service.running == parallelism)
+        until(lambda: lab.task.service.running == parallelism)
         lab.task.service.opened.set()
         assert [call.result(30) for call in calls] == [0, 1, 2, 3]
         assert lab.task.service.most == parallelism
@@ -109,7 +109,7 @@ def test_stop_answers_what_waits_and_terminate_refuses_it() -> None:
         assert [call.result(30) for call in calls] == [0, 1, 2]
     with Lab() as lab:
         calls = [lab.proxy.call_async("gate", n) for n in range(3)]
-        _until(lambda: lab.task.service.running == 1)
+        until(lambda: lab.task.service.running == 1)
         threading.Timer(0.05, lab.task.service.opened.set).start()
         lab.task.terminate()
         assert calls[0].result(30) == 0
@@ -124,7 +124,7 @@ def test_a_call_whose_caller_has_given_up_is_not_run() -> None:
             lab.proxy.call_sync("gate", 2, timeout=0.01)
         lab.task.service.opened.set()
         assert first.result(30) == 1
-        _until(lambda: lab.task.get_statistics()["expired"] == 1)
+        until(lambda: lab.task.get_statistics()["expired"] == 1)
         assert lab.task.get_statistics()["requests"] == 1
         assert 'dynamo_tasks_service_expired_total{service="gate"} 1' in lab.task.export_metrics()
 
@@ -158,7 +158,7 @@ def test_a_stream_that_nobody_reads_any_more_ends_its_generator() -> None:
         stream = lab.proxy.call_sync("gate", method="endless")
         assert next(stream) == "more"
         del stream
-        _until(lambda: lab.task.service.log == ["setup", "ended"])
+        until(lambda: lab.task.service.log == ["setup", "ended"])
         held = lab.proxy.call_sync("gate", method="endless")
         lab.task.terminate()  # does not wait for a reader that does not read
         assert lab.task.service.log == ["setup", "ended", "ended"]
@@ -214,10 +214,3 @@ def test_a_service_that_cannot_start_leaves_nothing_behind() -> None:
     with pytest.raises(ValueError, match="no licence"):
         connect(env)
     assert threading.active_count() == before
-
-
-def _until(check: Any, timeout: float = 30.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not check():
-        assert time.monotonic() < deadline, check
-        time.sleep(0.002)
