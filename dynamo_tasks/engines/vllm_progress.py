@@ -37,28 +37,31 @@ _STEPS = {
 
 def begin() -> None:
     """Tell the worker process of each phase that this process of vLLM's comes to."""
-    address = os.environ.get(_VARIABLE)
-    if not address:
-        return
-    for name, steps in _STEPS.items():
-        logger = logging.getLogger(name)
-        logger.setLevel(logging.INFO)  # vLLM's handlers have levels of their own
-        logger.addHandler(_Teller(address, steps))
+    if os.environ.get(_VARIABLE):
+        for name in _STEPS:
+            logging.getLogger(name).__class__ = _Teller
 
 
-class _Teller(logging.Handler):
-    """Sends the phase that begins with a message."""
+class _Teller(logging.Logger):
+    """A logger that tells of phases, at every log level.
 
-    def __init__(self, address: str, steps: dict[str, str]) -> None:
-        super().__init__()
-        self._address = address
-        self._steps = steps
+    Not a handler: where vLLM configures logging, which comes later, loggers lose handlers and level.
+    """
 
-    def emit(self, record: logging.LogRecord) -> None:
-        for start, phase in self._steps.items():
+    def isEnabledFor(self, level: int) -> bool:  # noqa: N802 - as logging calls it
+        return level >= logging.INFO or super().isEnabledFor(level)
+
+    def handle(self, record: logging.LogRecord) -> None:
+        for start, phase in _STEPS[self.name].items():
             if str(record.msg).startswith(start):
-                with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
-                    sender.sendto(phase.encode(), f"\0{self._address}")
+                _send(phase)
+        if super().isEnabledFor(record.levelno):
+            super().handle(record)
+
+
+def _send(phase: str) -> None:
+    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        sender.sendto(phase.encode(), f"\0{os.environ[_VARIABLE]}")
 
 
 class Progress:

