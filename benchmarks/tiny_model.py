@@ -1,6 +1,6 @@
 """A tiny Llama with random weights and a trained byte-level BPE tokenizer, in a folder like any other model.
 
-    python -m benchmarks.tiny_model DIR
+    python -m benchmarks.tiny_model DIR [SIZE]
 
 Everything is made here, from a seed: no model hub is needed. The text that it writes means nothing, but it
 behaves like a model: greedy answers are reproducible and differ from prompt to prompt.
@@ -11,9 +11,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-__all__ = ["CHAT_TEMPLATE", "SPECIAL_TOKENS", "make_tiny_model"]
+__all__ = ["CHAT_TEMPLATE", "SIZES", "SPECIAL_TOKENS", "Size", "make_tiny_model"]
 
 SPECIAL_TOKENS = ("<|begin|>", "<|end|>", "<|start_header|>", "<|end_header|>", "<|tool|>")
 CHAT_TEMPLATE = (
@@ -26,7 +26,26 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|start_header|>assistant<|end_header|>{% endif %}"
 )
 
-_HIDDEN, _LAYERS, _HEADS, _KV_HEADS, _HEAD_DIM, _MLP, _VOCAB = 96, 2, 3, 1, 32, 192, 1024
+
+class Size(NamedTuple):
+    """Widths and depth of a Llama."""
+
+    hidden: int
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+
+
+SIZES = {
+    "tiny": Size(hidden=96, layers=2, heads=3, kv_heads=1, head_dim=32, mlp=192),
+    "even": Size(hidden=96, layers=2, heads=4, kv_heads=2, head_dim=32, mlp=192),
+    "small": Size(hidden=512, layers=8, heads=8, kv_heads=4, head_dim=64, mlp=1408),
+}
+"""``tiny`` has 0.36 million weights, ``even`` about as many, that two processes can share, ``small`` 25 million."""
+
+_VOCAB = 1024
 _TEXT = (
     "The quick brown fox jumps over the lazy dog, again and again, until the evening comes.",
     "A queue is a promise: what went in comes out, once, in order, and somebody is told of it.",
@@ -36,11 +55,12 @@ _TEXT = (
 )
 
 
-def make_tiny_model(folder: Path, *, max_position: int = 1024, seed: int = 0) -> Path:
+def make_tiny_model(folder: Path, *, size: str = "tiny", max_position: int = 1024, seed: int = 0) -> Path:
     """Write model and tokenizer.
 
     Args:
         folder: Where; made if it does not exist.
+        size: A name of :data:`SIZES`.
         max_position: Context length in tokens.
         seed: Of the weights.
 
@@ -49,17 +69,17 @@ def make_tiny_model(folder: Path, *, max_position: int = 1024, seed: int = 0) ->
     """
     folder.mkdir(parents=True, exist_ok=True)
     _write_tokenizer(folder)
-    _write_json(folder / "config.json", _config(max_position))
+    _write_json(folder / "config.json", _config(SIZES[size], max_position))
     _write_json(folder / "generation_config.json", {"bos_token_id": 0, "eos_token_id": 1, "do_sample": False})
-    _write_weights(folder / "model.safetensors", seed)
+    _write_weights(folder / "model.safetensors", SIZES[size], seed)
     return folder
 
 
-def _config(max_position: int) -> dict[str, Any]:
+def _config(size: Size, max_position: int) -> dict[str, Any]:
     return {
-        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": _HIDDEN,
-        "num_hidden_layers": _LAYERS, "num_attention_heads": _HEADS, "num_key_value_heads": _KV_HEADS,
-        "head_dim": _HEAD_DIM, "intermediate_size": _MLP, "vocab_size": _VOCAB, "hidden_act": "silu",
+        "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": size.hidden,
+        "num_hidden_layers": size.layers, "num_attention_heads": size.heads, "num_key_value_heads": size.kv_heads,
+        "head_dim": size.head_dim, "intermediate_size": size.mlp, "vocab_size": _VOCAB, "hidden_act": "silu",
         "rms_norm_eps": 1e-5, "rope_theta": 10000.0, "max_position_embeddings": max_position,
         "tie_word_embeddings": False, "torch_dtype": "float32", "bos_token_id": 0, "eos_token_id": 1,
     }  # fmt: skip
@@ -96,7 +116,7 @@ def _write_tokenizer(folder: Path) -> None:
     )  # fmt: skip
 
 
-def _write_weights(file: Path, seed: int) -> None:
+def _write_weights(file: Path, size: Size, seed: int) -> None:
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -109,21 +129,22 @@ def _write_weights(file: Path, seed: int) -> None:
         return normal(rows, columns, scale=2 / columns**0.5)
 
     weights = {
-        "model.embed_tokens.weight": normal(_VOCAB, _HIDDEN, scale=1.0),
-        "model.norm.weight": np.ones(_HIDDEN, np.float32),
-        "lm_head.weight": normal(_VOCAB, _HIDDEN, scale=0.5),
+        "model.embed_tokens.weight": normal(_VOCAB, size.hidden, scale=1.0),
+        "model.norm.weight": np.ones(size.hidden, np.float32),
+        "lm_head.weight": normal(_VOCAB, size.hidden, scale=0.5),
     }
-    heads, kv_heads = _HEADS * _HEAD_DIM, _KV_HEADS * _HEAD_DIM
-    for layer in range(_LAYERS):
+    hidden, mlp = size.hidden, size.mlp
+    heads, kv_heads = size.heads * size.head_dim, size.kv_heads * size.head_dim
+    for layer in range(size.layers):
         shapes = {
-            "self_attn.q_proj": (heads, _HIDDEN), "self_attn.k_proj": (kv_heads, _HIDDEN),
-            "self_attn.v_proj": (kv_heads, _HIDDEN), "self_attn.o_proj": (_HIDDEN, heads),
-            "mlp.gate_proj": (_MLP, _HIDDEN), "mlp.up_proj": (_MLP, _HIDDEN), "mlp.down_proj": (_HIDDEN, _MLP),
+            "self_attn.q_proj": (heads, hidden), "self_attn.k_proj": (kv_heads, hidden),
+            "self_attn.v_proj": (kv_heads, hidden), "self_attn.o_proj": (hidden, heads),
+            "mlp.gate_proj": (mlp, hidden), "mlp.up_proj": (mlp, hidden), "mlp.down_proj": (hidden, mlp),
         }  # fmt: skip
         for name, (rows, columns) in shapes.items():
             weights[f"model.layers.{layer}.{name}.weight"] = matrix(rows, columns)
         for name in ("input_layernorm", "post_attention_layernorm"):
-            weights[f"model.layers.{layer}.{name}.weight"] = np.ones(_HIDDEN, np.float32)
+            weights[f"model.layers.{layer}.{name}.weight"] = np.ones(hidden, np.float32)
     save_file(weights, str(file), metadata={"format": "pt"})
 
 
@@ -132,4 +153,4 @@ def _write_json(file: Path, content: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    print(make_tiny_model(Path(sys.argv[1])))
+    print(make_tiny_model(Path(sys.argv[1]), size=(*sys.argv, "tiny")[2]))

@@ -1,10 +1,12 @@
 """What a token costs on top of vLLM: ``AsyncLLM`` itself, this project, and vLLM's own server, side by side.
 
     python -m benchmarks.vllm_overhead                          # a tiny model that is made on the spot
+    python -m benchmarks.vllm_overhead --size small             # one whose steps take about as long as real ones
     python -m benchmarks.vllm_overhead --model /models/llama --arg dtype=bfloat16 --requests 4
 
 All three run at the same time, with the same engine arguments and the same prompts, and get their loads in
-turn: an engine without a request costs nothing. Needs an environment with vLLM (docs/vllm.md).
+turn: an engine without a request costs nothing. Beside the speed, the CPU time of all that is not the engine is
+taken: that of the load generator is no part of it. Needs an environment with vLLM (docs/vllm.md).
 """
 
 from __future__ import annotations
@@ -17,14 +19,14 @@ import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import yaml
 
 from benchmarks.load import Load
-from benchmarks.procstat import descendants
+from benchmarks.procstat import Meter, descendants
 from benchmarks.target import Target, TargetError
-from benchmarks.tiny_model import make_tiny_model
+from benchmarks.tiny_model import SIZES, make_tiny_model
 
 __all__ = ["main"]
 
@@ -34,13 +36,50 @@ _TINY: dict[str, Any] = {
 }  # fmt: skip
 
 
+_ENGINE = "VLLM::"
+"""How vLLM's engine processes are called."""
+
+
+class Found(NamedTuple):
+    """What one load has shown.
+
+    Attributes:
+        tok_per_s: Tokens per second.
+        around_s: CPU seconds per million tokens around the engine: of all processes but the engine's.
+        engine_s: CPU seconds per million tokens of the engine's processes, which wait by spinning.
+    """
+
+    tok_per_s: float
+    around_s: float
+    engine_s: float
+
+
 class System(Protocol):
-    """Answers loads with tokens per second."""
+    """Answers loads."""
 
     name: str
 
-    def measure(self, concurrency: int, requests: int, max_tokens: int) -> float:
-        """Tokens per second."""
+    def measure(self, concurrency: int, requests: int, max_tokens: int) -> Found:
+        """Put one load on it."""
+
+
+class Costs:
+    """CPU time of a process and its descendants while a load runs."""
+
+    def __init__(self, pid: int):
+        found = descendants(pid)
+        engine = {one for one in found if _title(one).startswith(_ENGINE)}
+        self._meter = Meter({"engine": engine, "around": found - engine})
+        self._meter.start()
+
+    def found(self, tokens: int, tok_per_s: float) -> Found:
+        """For so many tokens, at this speed."""
+        used = {name: usage.cpu_s / tokens * 1e6 for name, usage in self._meter.stop().items()}
+        return Found(tok_per_s, used["around"], used["engine"])
+
+
+def _title(pid: int) -> str:
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
 
 
 class Direct:
@@ -71,12 +110,13 @@ class Direct:
                 return dict(json.loads(line))
         raise TargetError(f"{self.name} ended ({self._process.wait()})")
 
-    def measure(self, concurrency: int, requests: int, max_tokens: int) -> float:
+    def measure(self, concurrency: int, requests: int, max_tokens: int) -> Found:
         assert self._process.stdin
+        costs = Costs(self._process.pid)
         asked = {"concurrency": concurrency, "requests": requests, "max_tokens": max_tokens}
         print(json.dumps(asked), file=self._process.stdin, flush=True)
         found = self._answer()
-        return float(found["tokens"] / found["wall_s"])
+        return costs.found(found["tokens"], found["tokens"] / found["wall_s"])
 
 
 class Server(Target):
@@ -96,7 +136,8 @@ class Server(Target):
     def groups(self) -> dict[str, set[int]]:
         return {"server": descendants(self.pid("server"))}
 
-    def measure(self, concurrency: int, requests: int, max_tokens: int) -> float:
+    def measure(self, concurrency: int, requests: int, max_tokens: int) -> Found:
+        costs = Costs(self.pid("server"))
         load = Load(url=self.url, model=self.model, concurrency=concurrency, requests=requests,
                     max_tokens=max_tokens, ignore_eos=True)  # fmt: skip
         flags = ["--url", load.url, "--model", load.model, "-c", str(concurrency), "-n", str(requests)]
@@ -107,7 +148,7 @@ class Server(Target):
         found = json.loads(done.stdout)
         if found["errors"] or found["short"]:
             raise TargetError(f"{self.name}: {found['error_texts'] or 'answers were too short'}")
-        return float(found["tok_per_s"])
+        return costs.found(found["tokens"], found["tok_per_s"])
 
 
 def _own(arguments: dict[str, Any]) -> Server:
@@ -129,23 +170,44 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _table(rows: list[tuple[int, dict[str, list[float]]]], names: list[str]) -> str:
+Rows = list[tuple[int, dict[str, list[Found]]]]
+
+
+def _speeds(rows: Rows, names: list[str]) -> str:
     """Medians in tokens per second, and the ratio of the project to each of the others."""
-    lines = ["| concurrency | " + " | ".join(names) + " | of AsyncLLM | of vLLM's server |"]
-    lines.append("|" + "---|" * (len(names) + 3))
+    lines = _head(["concurrency", *(f"{name}, tok/s" for name in names), "of AsyncLLM", "of vLLM's server"])
     for concurrency, found in rows:
-        median = {name: statistics.median(values) for name, values in found.items()}
-        cells = [f"{median[name]:.0f} ({min(found[name]):.0f}-{max(found[name]):.0f})" for name in names]
+        speeds = {name: [one.tok_per_s for one in found[name]] for name in names}
+        median = {name: statistics.median(values) for name, values in speeds.items()}
+        cells = [f"{median[name]:.0f} ({min(speeds[name]):.0f}-{max(speeds[name]):.0f})" for name in names]
         ratios = [f"{median[names[1]] / median[name]:.0%}" for name in (names[0], names[2])]
         lines.append(f"| {concurrency} | " + " | ".join([*cells, *ratios]) + " |")
     return "\n".join(lines)
+
+
+def _costs(rows: Rows, names: list[str]) -> str:
+    """Medians of CPU seconds per million tokens."""
+    lines = _head(["CPU-s per 1M tokens, at", *(f"{name}: around + engine" for name in names)])
+    for concurrency, found in rows:
+        cells = [
+            f"{statistics.median(one.around_s for one in found[name]):.0f} + "
+            f"{statistics.median(one.engine_s for one in found[name]):.0f}"
+            for name in names
+        ]
+        lines.append(f"| {concurrency} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _head(columns: list[str]) -> list[str]:
+    return ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", help="a folder; a tiny model by default")
+    parser.add_argument("--model", help="a folder; one is made by default")
+    parser.add_argument("--size", choices=sorted(SIZES), default="tiny", help="of the model that is made")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="of AsyncEngineArgs")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--requests", type=int, default=8, help="per connection")
@@ -154,12 +216,23 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def _measure(systems: list[System], concurrency: int, options: argparse.Namespace) -> dict[str, list[Found]]:
+    """All systems in turn, again and again."""
+    found: dict[str, list[Found]] = {system.name: [] for system in systems}
+    for repeat in range(options.repeats + 1):
+        for system in systems:
+            one = system.measure(concurrency, options.requests * concurrency, options.max_tokens)
+            if repeat:  # the first one warms up
+                found[system.name].append(one)
+    return found
+
+
 def main() -> None:
     """Measure, and print a table."""
     options = _options()
     with tempfile.TemporaryDirectory() as folder, ExitStack() as entered:
         home = Path(folder)
-        model = options.model or str(make_tiny_model(home / "tiny"))
+        model = options.model or str(make_tiny_model(home / options.size, size=options.size))
         given = {
             name: yaml.safe_load(value) for name, _, value in (arg.partition("=") for arg in options.arg)
         }
@@ -169,16 +242,9 @@ def main() -> None:
         systems: list[System] = [
             direct, entered.enter_context(_own(arguments)), entered.enter_context(_theirs(arguments))
         ]  # fmt: skip
-        rows = []
-        for concurrency in options.concurrency:
-            found: dict[str, list[float]] = {system.name: [] for system in systems}
-            for repeat in range(options.repeats + 1):
-                for system in systems:
-                    speed = system.measure(concurrency, options.requests * concurrency, options.max_tokens)
-                    if repeat:  # the first one warms up
-                        found[system.name].append(speed)
-            rows.append((concurrency, found))
-        print(_table(rows, [system.name for system in systems]))
+        rows = [(concurrency, _measure(systems, concurrency, options)) for concurrency in options.concurrency]
+        names = [system.name for system in systems]
+        print(_speeds(rows, names), _costs(rows, names), sep="\n\n")
 
 
 if __name__ == "__main__":

@@ -168,6 +168,26 @@ class Engine(ABC):
         """
         return None
 
+    def check_sleep(self, level: int) -> None:
+        """Do nothing if it can sleep.
+
+        Raises:
+            InvalidRequestError: it cannot, or not like that; says what would be needed.
+        """
+        raise InvalidRequestError(f"engine {self.name!r} cannot sleep")
+
+    async def sleep(self, level: int) -> None:
+        """Give memory back until :meth:`wake_up`; nothing runs.
+
+        Args:
+            level: 1 = weights go to the host's memory, 2 = they are dropped; see :meth:`check_sleep`.
+        """
+        self.check_sleep(level)
+
+    async def wake_up(self) -> None:
+        """Be able to serve again."""
+        raise EngineError(f"engine {self.name!r} does not sleep")
+
     def check_health(self) -> None:
         """Do nothing if it can serve.
 

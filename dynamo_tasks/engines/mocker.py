@@ -20,7 +20,7 @@ from dynamo_tasks.engines.pseudotext import PseudoText, text_key
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.scheduler import Scheduler, SchedulerArgs
 from dynamo_tasks.engines.sequence import Run, Sequence
-from dynamo_tasks.errors import ConfigError, EngineDeadError
+from dynamo_tasks.errors import ConfigError, EngineDeadError, EngineError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
@@ -62,6 +62,7 @@ class MockerEngine(Engine):
         self._scheduler = Scheduler(args)
         self._task: asyncio.Task[None] | None = None
         self._death: EngineDeadError | None = None
+        self._asleep = False
 
     async def start(self) -> None:
         """Start the scheduler's task."""
@@ -92,6 +93,18 @@ class MockerEngine(Engine):
             event("engine.died", engine=self.name, model=self.card.name, error=message)
         self._scheduler.fail(error)
 
+    def check_sleep(self, level: int) -> None:
+        """Do nothing: it has no memory to give back, and forgets its prefix cache, as real engines do."""
+
+    async def sleep(self, level: int) -> None:
+        """Forget the prefix cache, and serve nothing."""
+        self._scheduler.forget()
+        self._asleep = True
+
+    async def wake_up(self) -> None:
+        """Serve again."""
+        self._asleep = False
+
     def check_health(self) -> None:
         """Do nothing if it can serve."""
         if self._death is not None:
@@ -115,6 +128,8 @@ class MockerEngine(Engine):
         return await embed_all(inputs, dimensions, self.tokenizer, self.card.max_model_len)
 
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+        if self._asleep:
+            raise EngineError("engine 'mocker' sleeps")
         run, scheduler = Run(), self._scheduler
         choices = self._choices(request, run)
         try:

@@ -118,6 +118,10 @@ class Scheduler:
         self._open.clear()
         self._queue.clear()
         self._prefill, self._decode, self._full, self.waiting = [], [], [], 0
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin with an empty cache; nothing runs."""
         self.cache = KVCache(self.cache.num_blocks, self.cache.block_size)
 
     async def run(self) -> None:

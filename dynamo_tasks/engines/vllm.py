@@ -12,22 +12,24 @@ import gc
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, contextmanager
 from typing import Any, Self
 
 import msgspec
 
 from dynamo_tasks.engines.args import EngineArgs
-from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
+from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats
 from dynamo_tasks.engines.embedding import encode_inputs
 from dynamo_tasks.engines.merge import merged
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import load_tokenizer
-from dynamo_tasks.engines.vllm_choice import Choice
+from dynamo_tasks.engines.vllm_choice import Choice, known_before, usage_of
+from dynamo_tasks.engines.vllm_errors import translated
 from dynamo_tasks.engines.vllm_install import check_installed
 from dynamo_tasks.engines.vllm_kv_events import KvEvents
 from dynamo_tasks.engines.vllm_params import FEATURES, ModelLimits, check_request
+from dynamo_tasks.engines.vllm_progress import Progress
+from dynamo_tasks.engines.vllm_sleep import Sleep
 from dynamo_tasks.engines.vllm_start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm_stats import StatsCollector
 from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError, UnknownModelError
@@ -64,9 +66,9 @@ class VllmEngine(Engine):
         slots = int(named.setdefault("max_num_seqs", EngineArgs().max_num_seqs))
         super().__init__("vllm", ModelCard(name=name, adapters=list(self._adapters)), slots)
         self._arguments = named
+        self._sleep = Sleep(named)
         self._kv_events: KvEvents | None = None
         self._stats = StatsCollector()
-        self._thread: ThreadPoolExecutor | None = None
         self._vllm: Started | None = None
         self._death: EngineDeadError | None = None
         self._limits = ModelLimits(vocab_size=0)
@@ -97,13 +99,9 @@ class VllmEngine(Engine):
         if self._vllm is None:
             self._began = time.monotonic()
             self._tell("import")
-            self._thread = ThreadPoolExecutor(1, thread_name_prefix="vllm")
-            loop = asyncio.get_running_loop()
-            api = await loop.run_in_executor(self._thread, import_vllm)
-            arguments = self._listen()
-            started = await loop.run_in_executor(
-                self._thread, start_vllm, api, arguments, self._stats, self._tell
-            )
+            api = await asyncio.to_thread(import_vllm)
+            with Progress(self._tell):
+                started = await asyncio.to_thread(start_vllm, api, self._listen(), self._stats, self._tell)
             self._learn(started)
             self._vllm, self._death = started, None
             self._tell("ready")
@@ -149,16 +147,12 @@ class VllmEngine(Engine):
         """Abort what runs, end vLLM's processes."""
         await super().stop()
         vllm, self._vllm = self._vllm, None
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            if vllm is not None:
-                vllm.api.stop_outputs(vllm.llm)
-                loop = asyncio.get_running_loop()
-                await loop.run_in_executor(thread, vllm.llm.shutdown, _SHUTDOWN_S)
-                del vllm
-                gc.collect()  # it is full of circles, and does not like to be found when the interpreter ends
-                event("engine.stop", engine=self.name, model=self.card.name)
-            thread.shutdown(wait=False)
+        if vllm is not None:
+            vllm.api.stop_outputs(vllm.llm)
+            await asyncio.to_thread(vllm.llm.shutdown, _SHUTDOWN_S)
+            del vllm
+            gc.collect()  # it is full of circles, and does not like to be found when the interpreter ends
+            event("engine.stop", engine=self.name, model=self.card.name)
         if self._kv_events is not None:
             self._kv_events.close()
             self._kv_events = None
@@ -174,6 +168,24 @@ class VllmEngine(Engine):
             self._death = EngineDeadError(f"engine 'vllm' died: {reason}")
             event("engine.died", engine=self.name, model=self.card.name, error=reason)
         return self._death
+
+    def check_sleep(self, level: int) -> None:
+        """Do nothing if it can sleep: with ``enable_sleep_mode``, on a GPU."""
+        self._sleep.check(level)
+
+    async def sleep(self, level: int) -> None:
+        """Give the GPU's memory back."""
+        self.check_health()
+        await self._sleep.begin(self._running().llm, level)
+
+    async def wake_up(self) -> None:
+        """Take it again."""
+        self.check_health()
+        await self._sleep.end(self._running().llm)
+
+    def _running(self) -> Started:
+        assert self._vllm is not None
+        return self._vllm
 
     def stats(self) -> EngineStats:
         """How busy it is."""
@@ -196,8 +208,7 @@ class VllmEngine(Engine):
         return EmbeddingResult(vectors, sum(map(len, prompts)))
 
     async def _vector(self, prompt: list[int], dimensions: int | None) -> list[float]:
-        vllm = self._vllm
-        assert vllm is not None
+        vllm = self._running()
         params = vllm.api.embedding_params(dimensions)
         with self._at_work(vllm):
             source = vllm.llm.encode(vllm.api.tokens_input(prompt), params, uuid.uuid4().hex)
@@ -207,6 +218,8 @@ class VllmEngine(Engine):
         raise EngineError("vLLM gave no vector")
 
     def _check_features(self, request: GenerateRequest) -> None:
+        if self._sleep.level:
+            raise EngineError("engine 'vllm' sleeps")
         if self.card.kind == "embeddings":
             raise InvalidRequestError(f"model {self.card.name!r} makes embeddings, not text", param="model")
         if request.model not in (None, self.card.name, *self._adapters):
@@ -222,9 +235,9 @@ class VllmEngine(Engine):
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
         choices = self._choices(request)
         live = [choice for choice in choices if not choice.finished]
-        for delta in self._known(request, choices):
+        for delta in known_before(request, choices, self.tokenizer):
             if not live and delta.index == request.n - 1:
-                delta.usage = self._usage(request, choices)
+                delta.usage = usage_of(request, choices)
             yield delta
         left = len(live)
         source = merged([self._run(request, choice) for choice in live])
@@ -232,7 +245,7 @@ class VllmEngine(Engine):
             async for delta in source:
                 left -= delta.finish_reason is not None
                 if not left:
-                    delta.usage = self._usage(request, choices)
+                    delta.usage = usage_of(request, choices)
                 yield delta
         finally:
             await source.aclose()
@@ -248,19 +261,8 @@ class VllmEngine(Engine):
             for index in range(request.n)
         ]  # fmt: skip
 
-    def _known(self, request: GenerateRequest, choices: list[Choice]) -> Iterator[TokenDelta]:
-        """What needs no engine: how choices have ended already, and the prompt where it is asked for."""
-        echoed = self.tokenizer.decode(request.prompt_token_ids) if request.extra.get("echo") else ""
-        for choice in choices:
-            index = choice.output.index
-            if choice.finished:
-                yield TokenDelta("", [], index, choice.output.finish_reason)
-            elif echoed and index not in request.output_token_ids:
-                yield TokenDelta(echoed, [], index)
-
     async def _run(self, request: GenerateRequest, choice: Choice) -> AsyncGenerator[TokenDelta, None]:
-        vllm = self._vllm
-        assert vllm is not None
+        vllm = self._running()
         with self._at_work(vllm):
             async with aclosing(self._ask(vllm, request, choice)) as source:
                 async for result in source:
@@ -276,25 +278,19 @@ class VllmEngine(Engine):
         """Count one sequence; say vLLM's errors as ours."""
         self._live += 1
         try:
-            yield
-        except vllm.api.EngineDeadError as error:
-            raise self._died("its process ended") from error
-        except vllm.api.VLLMClientError as error:
-            raise InvalidRequestError(str(error), param=getattr(error, "parameter", None)) from error
-        except vllm.api.EngineGenerateError as error:
-            raise _of_cause(error) from error
+            with translated(vllm.api, self._died):
+                yield
         finally:
             self._live -= 1
 
-    def _ask(self, vllm: Started, request: GenerateRequest, choice: Choice) -> AsyncGenerator[Any, None]:
-        source: AsyncGenerator[Any, None] = vllm.llm.generate(
+    def _ask(self, vllm: Started, request: GenerateRequest, choice: Choice) -> Any:
+        return vllm.llm.generate(
             vllm.api.tokens_input(choice.prompt),
             vllm.api.sampling_params(choice.arguments),
             f"{request.request_id}-{choice.output.index}",
             priority=request.priority if self._limits.priorities else 0,
             lora_request=self._adapter(vllm, request.model),
         )
-        return source
 
     def _adapter(self, vllm: Started, name: str | None) -> Any:
         """vLLM's request for a LoRA adapter; ``None`` for the model itself."""
@@ -302,16 +298,3 @@ class VllmEngine(Engine):
             return None
         number = list(self._adapters).index(name) + 1
         return vllm.api.adapter(name, number, self._adapters[name])
-
-    @staticmethod
-    def _usage(request: GenerateRequest, choices: list[Choice]) -> dict[str, int]:
-        produced = sum(choice.output.count for choice in choices)
-        cached = max(choice.cached_tokens for choice in choices)
-        return usage(len(request.prompt_token_ids), produced, cached)
-
-
-def _of_cause(error: Exception) -> InvalidRequestError | EngineError:
-    """vLLM wraps what went wrong with a request; a value that it could not read is the request's fault."""
-    cause = error.__cause__ or error
-    text = str(cause) or type(cause).__name__
-    return InvalidRequestError(text) if isinstance(cause, ValueError) else EngineError(f"vLLM: {text}")

@@ -10,27 +10,32 @@ from typing import Any
 
 from vllm import __version__ as version
 from vllm.engine.arg_utils import AsyncEngineArgs
-from vllm.exceptions import VLLMClientError
+from vllm.exceptions import GenerationError, GracefulHTTPError, RetryableRequestError, VLLMClientError
 from vllm.lora.request import LoRARequest
 from vllm.pooling_params import PoolingParams
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
+from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from dynamo_tasks.engines.vllm_install import check_version
+from dynamo_tasks.engines.vllm_stats import StatsCollector
 
 __all__ = [
     "AsyncEngineArgs",
-    "AsyncLLM",
     "EngineDeadError",
     "EngineGenerateError",
+    "GenerationError",
+    "GracefulHTTPError",
     "RequestOutputKind",
+    "RetryableRequestError",
     "SamplingParams",
     "StructuredOutputsParams",
     "VLLMClientError",
     "adapter",
     "embedding_params",
     "end_ids",
+    "make_engine",
     "makes_embeddings",
     "sampling_params",
     "stop_outputs",
@@ -38,6 +43,40 @@ __all__ = [
 ]
 
 check_version(str(version))
+
+
+def make_engine(config: Any, stats: StatsCollector, *, log_stats: bool) -> AsyncLLM:
+    """Load the model, wait until it can serve.
+
+    Args:
+        config: A ``VllmConfig``.
+        stats: Gets what the scheduler tells after each step.
+        log_stats: Whether vLLM logs statistics and keeps Prometheus metrics of its own, too. They are taken per
+            request and step, which is a tenth of what a token costs in this process.
+    """
+    loggers = [stats if log_stats else _only(stats)]
+    llm = AsyncLLM.from_vllm_config(config, stat_loggers=loggers, disable_log_stats=not log_stats)
+    # The engine core has been told to make statistics; from here on only its own are wanted.
+    llm.log_stats = llm.output_processor.log_stats = log_stats
+    return llm
+
+
+def _only(stats: StatsCollector) -> type[PrometheusStatLogger]:
+    """A collector that takes the place of vLLM's Prometheus metrics."""
+
+    class Only(PrometheusStatLogger):  # type: ignore[misc]
+        def __init__(self, vllm_config: Any, engine_indexes: list[int] | None = None) -> None: ...
+
+        def record(self, *args: Any, **kwargs: Any) -> None:
+            stats.record(*args, **kwargs)
+
+        def record_sleep_state(self, sleep: int = 0, level: int = 0) -> None: ...
+
+        def record_admission_rejection(self, reason: str) -> None: ...
+
+        def log_engine_initialized(self) -> None: ...
+
+    return Only
 
 
 def tokens_input(ids: list[int]) -> dict[str, Any]:

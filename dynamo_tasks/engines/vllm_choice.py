@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
+from dynamo_tasks.engines.base import usage
 from dynamo_tasks.engines.output import ChoiceOutput
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import Tokenizer
@@ -12,7 +13,7 @@ from dynamo_tasks.engines.vllm_params import ModelLimits, is_replayed, sampling_
 from dynamo_tasks.errors import EngineError, NotResumableError
 from dynamo_tasks.protocol.tokens import TokenDelta
 
-__all__ = ["Choice"]
+__all__ = ["Choice", "known_before", "usage_of"]
 
 _ENDS = {"length": "length", "stop": "stop", "repetition": "stop"}
 
@@ -137,3 +138,23 @@ class Choice:
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
         text = self._text(token)
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
+
+
+def known_before(
+    request: GenerateRequest, choices: list[Choice], tokenizer: Tokenizer
+) -> Iterator[TokenDelta]:
+    """What needs no engine: how choices have ended already, and the prompt where it is asked for."""
+    echoed = tokenizer.decode(request.prompt_token_ids) if request.extra.get("echo") else ""
+    for choice in choices:
+        index = choice.output.index
+        if choice.finished:
+            yield TokenDelta("", [], index, choice.output.finish_reason)
+        elif echoed and index not in request.output_token_ids:
+            yield TokenDelta(echoed, [], index)
+
+
+def usage_of(request: GenerateRequest, choices: list[Choice]) -> dict[str, int]:
+    """The ``usage`` of the whole request."""
+    produced = sum(choice.output.count for choice in choices)
+    cached = max(choice.cached_tokens for choice in choices)
+    return usage(len(request.prompt_token_ids), produced, cached)

@@ -54,7 +54,8 @@ def adjusted(parser: Any, request: ChatCompletionRequest) -> dict[str, Any]:
         ValueError: The tools cannot be had as asked.
     """
     changed = parser.adjust_request(request)
-    out: dict[str, Any] = {} if changed.skip_special_tokens else {"skip_special_tokens": False}
+    # None, which is vLLM's default from 0.33 on, is no wish.
+    out: dict[str, Any] = {"skip_special_tokens": False} if changed.skip_special_tokens is False else {}
     wanted = changed.structured_outputs
     if wanted is not None:
         kinds = ("json", "regex", "choice", "grammar", "json_object", "structural_tag")

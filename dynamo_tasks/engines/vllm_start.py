@@ -1,4 +1,4 @@
-"""From configuration to a running vLLM engine. Everything here blocks: it runs in the engine's own thread."""
+"""From configuration to a running vLLM engine. Everything here blocks: it runs in a thread."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dynamo_tasks.config.gpus import PINNED
+from dynamo_tasks.engines import vllm_progress
 from dynamo_tasks.engines.fields import nearest
 from dynamo_tasks.engines.leash import leash_children
 from dynamo_tasks.engines.vllm_install import argument_names, check_model
@@ -107,8 +108,7 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
         EngineError: vLLM could not start.
     """
     tell("configure")
-    # What is spawned from here on dies with this thread, which lives as long as the engine.
-    leash_children()
+    leash_children(vllm_progress.__file__)
     tokenizer = _tokenizer_folder(arguments)
     try:
         made = api.AsyncEngineArgs(**_as_configs(api.AsyncEngineArgs, _with_defaults(arguments)))
@@ -117,9 +117,7 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
         raise ConfigError(f"vLLM refuses its arguments: {_first_line(error)}", param="engine_args") from error
     tell("load")
     try:
-        llm = api.AsyncLLM.from_vllm_config(
-            config, stat_loggers=[stats], disable_log_stats=made.disable_log_stats
-        )
+        llm = api.make_engine(config, stats, log_stats=not made.disable_log_stats)
     except (RuntimeError, ValueError, OSError) as error:
         raise EngineError(f"vLLM could not start with model {arguments['model']!r}: {error}") from error
     return Started(api, llm, config, tokenizer)

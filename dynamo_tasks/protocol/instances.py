@@ -11,7 +11,10 @@ from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.versions import PROTOCOL
 
-__all__ = ["InstanceInfo", "Load", "ModelCard"]
+__all__ = ["ASLEEP", "InstanceInfo", "Load", "ModelCard"]
+
+ASLEEP = "asleep"
+"""Name of the one endpoint that an instance registers while it sleeps: it serves nothing, and can be seen and woken."""
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):

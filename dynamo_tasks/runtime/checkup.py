@@ -41,6 +41,8 @@ class Checkup:
         with contextlib.suppress(ServerUnavailableError):
             for registration in self._registrations():
                 await registration.register()
+            if self._lifecycle.state is InstanceState.ASLEEP:
+                return
             self._intake.resume()
             self._lifecycle.advance(InstanceState.HEALTHY, "all checks passed")
 
@@ -50,6 +52,7 @@ class Checkup:
         if not registered:
             return
         self._lifecycle.tell("instance.unhealthy", reason)
-        self._lifecycle.advance(InstanceState.RUNNING, reason)
+        if self._lifecycle.state is not InstanceState.ASLEEP:
+            self._lifecycle.advance(InstanceState.RUNNING, reason)
         for registration in registered:
             await registration.deregister()

@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from dynamo_tasks.config.server import key_prefix, resolve_redis_url
-from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.errors import ConfigError, NoInstancesError
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, Subject, check_component, check_endpoint, check_namespace
 from dynamo_tasks.runtime.client import Client
+from dynamo_tasks.runtime.control import give_orders
 from dynamo_tasks.runtime.health import HealthSettings
 from dynamo_tasks.runtime.registry import Registry, StatsHandler
 from dynamo_tasks.runtime.watcher import Watcher
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from dynamo_tasks.runtime.serving import ServiceGroup
 
 __all__ = ["Component", "DistributedRuntime", "Endpoint", "Namespace"]
+
+_SLEEP_TIMEOUT = 300.0
+"""Seconds that an engine may take to give memory back, or to load."""
 
 
 class DistributedRuntime:
@@ -230,6 +234,58 @@ class Component:
             timeout: Seconds; instances that have not answered by then are left out.
         """
         return await self.drt.registry.scrape(self.namespace.name, self.name, timeout)
+
+    async def sleep(
+        self, *, instance_id: str | None = None, level: int = 1, drain: float = 30.0
+    ) -> dict[str, str]:
+        """Put its instances, or one of them, to sleep: they serve nothing, and their engines give memory back.
+
+        Args:
+            instance_id: Of one of them; all by default.
+            level: 1 = weights go to the host's memory, 2 = they are dropped and loaded anew.
+            drain: Seconds that running requests have; what runs then goes to other instances.
+
+        Returns:
+            Instance id → ``asleep``.
+
+        Raises:
+            NoInstancesError: there is none.
+            InvalidRequestError: what they serve cannot sleep.
+            DynamoError: one could not; the others may sleep.
+        """
+        order = {"level": level, "drain": drain}
+        return await self._order("sleep", order, instance_id, drain + _SLEEP_TIMEOUT)
+
+    async def wake_up(self, *, instance_id: str | None = None) -> dict[str, str]:
+        """Wake what sleeps; one that is awake stays so.
+
+        Returns:
+            Instance id → ``awake``.
+
+        Raises:
+            NoInstancesError: there is none.
+            DynamoError: one could not wake; the others may be awake.
+        """
+        return await self._order("wake", {}, instance_id, _SLEEP_TIMEOUT)
+
+    async def _order(
+        self, op: str, arguments: dict[str, Any], instance_id: str | None, timeout: float
+    ) -> dict[str, str]:
+        found = {info.instance_id: info.lease_id for info in await self.instances()}
+        leases = {name: lease for name, lease in found.items() if instance_id in (None, name)}
+        if not leases:
+            wanted = f"instance {instance_id} of {self.path()}" if instance_id else self.path()
+            raise NoInstancesError(f"{wanted}: there is none")
+        registry = self.drt.registry
+        return await give_orders(
+            self.drt.client.store,
+            registry.channels,
+            self.namespace.name,
+            leases,
+            op,
+            arguments,
+            timeout=timeout,
+        )
 
 
 class Endpoint:

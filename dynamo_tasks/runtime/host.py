@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dynamo_tasks.errors import ConfigError, ServerUnavailableError
+from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe import tracing
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
@@ -24,7 +24,9 @@ from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.runtime.annex import Annex
 from dynamo_tasks.runtime.checkup import Checkup
 from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.control import ControlDesk
 from dynamo_tasks.runtime.dependencies import start_service, together
+from dynamo_tasks.runtime.dormancy import Dormancy
 from dynamo_tasks.runtime.fleet import show_own
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.health import HealthMonitor, HealthSettings
@@ -32,6 +34,7 @@ from dynamo_tasks.runtime.instance import Instance
 from dynamo_tasks.runtime.lifecycle import InstanceState, Lifecycle
 from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
+from dynamo_tasks.runtime.slots import limits_of, slots_of
 from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.runtime.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, get_resolver, set_resolver
@@ -42,7 +45,6 @@ from dynamo_tasks.store.registry import new_lease
 
 __all__ = ["Listener", "ServiceHost"]
 
-DEFAULT_CAPACITY = 256
 Service = DynamoService[Any]
 
 
@@ -78,7 +80,7 @@ class ServiceHost:
         self.graph = graph
         self.service: Service = graph.entry
         self.lease = new_lease()
-        self.capacity = _capacity(self.service)
+        self.capacity = slots_of(self.service)
         self.failed = False
         self.instances: dict[str, Any] = {}
         self._wait = wait
@@ -210,6 +212,8 @@ class ServiceHost:
             if pool is not None:
                 self.capacity = pool.limit
             await self._register()
+            if pool is not None:
+                self._take_orders(pool)
         assert self._sweeper is not None
         assert self._recoverer is not None
         await self._sweeper.start()
@@ -248,7 +252,7 @@ class ServiceHost:
         self._registered = Instance(
             store, namespace, self.lease, load=self._load, on_order=self._executor.order,
             running=self._executor.running_ids, stats=self.runtime.registry.stats,
-            traffic={component: _traffic(self.service)},
+            traffic={component: limits_of(self.service)},
         )  # fmt: skip
         await self._registered.start(infos)
         resolver = get_resolver()
@@ -256,14 +260,24 @@ class ServiceHost:
             resolver.annex = Annex(self.app, self._registered, namespace, self._handlers, self.capacity)
         self.lifecycle.advance(InstanceState.REGISTERED)
 
+    def _take_orders(self, pool: Any) -> None:
+        """Sleep and wake when somebody says so."""
+        assert self._registered is not None
+        dormancy = Dormancy(self.lifecycle, self.app.intake, self._registered, self.instance, pool)
+        self._registered.on_control = ControlDesk(self.runtime.client.store, dormancy.ordered).take
+
     async def _watch_health(self) -> None:
         executor, registered = self._executor, self._registered
         assert executor is not None
         assert registered is not None
+
+        def busy() -> bool:
+            return executor.in_flight > 0 or self.lifecycle.state is InstanceState.ASLEEP
+
         checkup = Checkup(self.lifecycle, self.app.intake, lambda: [registered])
         self._health = HealthMonitor(
             HealthSettings.of(self.service.inner), partial(probe, self.instance), lambda: self._endpoints,
-            busy=lambda: executor.in_flight > 0, on_result=checkup.result, on_dead=self._dead,
+            busy=busy, on_result=checkup.result, on_dead=self._dead,
         )  # fmt: skip
         await self._health.start()
         executor.on_engine_died = self._engine_died
@@ -373,22 +387,3 @@ def _calm_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 10, 10)
-
-
-def _traffic(service: Service) -> dict[str, int | None]:
-    """The limits of the component as a whole; BentoML's name of the first one is ``max_concurrency``."""
-    given = service.settings.traffic
-    concurrency = given.get("concurrency") or given.get("max_concurrency")
-    return {"concurrency": concurrency, "max_queue": given.get("max_queue") or None}
-
-
-def _capacity(service: Service) -> int:
-    """Slots: as configured, else what the service says of itself, else 256."""
-    configured = service.settings.concurrency
-    if configured:
-        return int(configured)
-    own = getattr(service.inner, "slots", None)
-    slots = own() if callable(own) else DEFAULT_CAPACITY
-    if slots < 1:
-        raise ConfigError(f"{service.name}: slots must be at least 1, not {slots}")
-    return int(slots)

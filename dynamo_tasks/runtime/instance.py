@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -17,6 +17,7 @@ from dynamo_tasks.errors import AlreadyRegisteredError, DynamoError, ServerUnava
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.runtime.control import CONTROL, ControlDesk, unable
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.recovery import Recovery
@@ -41,6 +42,9 @@ class Instance:
         running: Ids of the requests that it really runs.
         stats: Asked for the stats of a component of this instance, by its service name.
         traffic: Limits of its components as a whole.
+
+    Attributes:
+        on_control: Takes orders that concern the instance as a whole; refuses them by default.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class Instance:
         self._recovery = Recovery(store)
         self._unaccounted: set[str] = set()
         self._registered = False
+        self.on_control = ControlDesk(store, unable).take
         self._task: asyncio.Task[None] | None = None
         self._channel = store.keys(namespace).alive_channel(lease)
         self._presence = Link(
@@ -80,10 +85,18 @@ class Instance:
         """Whether it can be found."""
         return self._registered
 
+    @property
+    def infos(self) -> list[InstanceInfo]:
+        """What it announces."""
+        return list(self._infos)
+
     async def _subscribe(self, wire: Wire) -> None:
         await wire.execute("SUBSCRIBE", self._channel)
 
     def _ordered(self, channel: bytes, payload: bytes) -> None:
+        if payload.startswith(CONTROL):
+            self.on_control(payload)
+            return
         if not payload.startswith(_STATS):
             self._on_order(channel, payload)
             return
@@ -120,9 +133,21 @@ class Instance:
         await self._registry.register(self._namespace, self.lease, infos)
         _tell_registered(infos)
 
+    async def replace(self, infos: list[InstanceInfo]) -> None:
+        """Announce these endpoints in the place of all others; where the server is away, it is told later."""
+        gone = [info for info in self._infos if info not in infos]
+        self._infos = list(infos)
+        if self._registered:
+            with contextlib.suppress(ServerUnavailableError):
+                await self._registry.register(self._namespace, self.lease, self._infos)
+            await self._withdraw(gone)
+
     async def remove(self, *infos: InstanceInfo) -> None:
         """Serve some endpoints no more; what waits for this instance alone, any other one may take."""
         self._infos = [info for info in self._infos if info not in infos]
+        await self._withdraw(infos)
+
+    async def _withdraw(self, infos: Sequence[InstanceInfo]) -> None:
         with contextlib.suppress(DynamoError):
             await self._recovery.inherit([info.id for info in infos], self.lease)
             await self._registry.withdraw(self._namespace, self.lease, infos)

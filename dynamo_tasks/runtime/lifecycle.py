@@ -3,13 +3,15 @@
 ::
 
     Created ─▶ Registered ─▶ Running ⇄ Healthy ─▶ Stopping ─▶ Deregistered
-                                └───────────────────▲
+                              ▲ └───────┬───────────▲
+                              └───── Asleep ────────┘
 
 * Created: the process has a lease id and is connected; nothing of it is on the server.
 * Registered: its lease and its endpoints are in the registry.
 * Running: it takes requests. It is not checked yet; or a check failed, and then it is out of the registry and
   takes none until the checks pass.
 * Healthy: the last checks passed.
+* Asleep: somebody told it to sleep; it takes no requests, and what ran ends or is handed over.
 * Stopping: it was told to end; it left the registry first, and finishes what runs.
 * Deregistered: its lease is revoked.
 """
@@ -31,6 +33,7 @@ class InstanceState(StrEnum):
     REGISTERED = "Registered"
     RUNNING = "Running"
     HEALTHY = "Healthy"
+    ASLEEP = "Asleep"
     STOPPING = "Stopping"
     DEREGISTERED = "Deregistered"
 
@@ -39,8 +42,9 @@ _S = InstanceState
 _EDGES = {
     _S.CREATED: {_S.REGISTERED, _S.STOPPING},
     _S.REGISTERED: {_S.RUNNING, _S.STOPPING},
-    _S.RUNNING: {_S.HEALTHY, _S.STOPPING},
-    _S.HEALTHY: {_S.RUNNING, _S.STOPPING},
+    _S.RUNNING: {_S.HEALTHY, _S.ASLEEP, _S.STOPPING},
+    _S.HEALTHY: {_S.RUNNING, _S.ASLEEP, _S.STOPPING},
+    _S.ASLEEP: {_S.RUNNING, _S.STOPPING},
     _S.STOPPING: {_S.DEREGISTERED},
     _S.DEREGISTERED: set[InstanceState](),
 }

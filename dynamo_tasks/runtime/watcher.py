@@ -7,7 +7,7 @@ import contextlib
 
 from dynamo_tasks.errors import DynamoError, NoInstancesError
 from dynamo_tasks.observe import enabled, event
-from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.protocol.instances import ASLEEP, InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.router import Candidate
 from dynamo_tasks.runtime.fleet import FleetGauges
@@ -72,7 +72,8 @@ class Watcher:
                 await self._list()
 
     async def _list(self) -> None:
-        instances = await self._registry.instances(self.namespace)
+        found = await self._registry.instances(self.namespace)
+        instances = [info for info in found if info.endpoint != ASLEEP]
         leases = {info.lease_id for info in instances}
         self.loads = await self._registry.loads(self.namespace, leases)
         # Whoever dies without a word is missed when its lease has run out, and not at the next round.

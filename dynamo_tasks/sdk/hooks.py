@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import cache
 from typing import Any, Literal, TypeAlias, TypeVar, overload
 
 from dynamo_tasks.errors import ConfigError
@@ -79,8 +80,13 @@ def collect_hooks(cls: type, hook: Hook) -> list[str]:
 
     An override takes the place of what it overrides, and counts only if it is a hook itself.
     """
+    return list(_collected(cls, hook))
+
+
+@cache  # every instance is asked for its health every second
+def _collected(cls: type, hook: Hook) -> tuple[str, ...]:
     names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
-    return [name for name in names if hook in getattr(inspect.getattr_static(cls, name, None), _MARK, ())]
+    return tuple(n for n in names if hook in getattr(inspect.getattr_static(cls, n, None), _MARK, ()))
 
 
 async def run_hooks(instance: object, hook: Hook) -> list[Any]:

@@ -5,6 +5,7 @@ Loaded at the moment of use: ``dynamo-tasks --help`` and ``serve`` itself must n
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import os
 from collections.abc import AsyncIterable, Iterable
@@ -20,8 +21,10 @@ __all__ = [
     "dead_request",
     "open_stream",
     "purge_namespace",
+    "put_to_sleep",
     "retry_dead",
     "snapshot",
+    "wake",
 ]
 
 
@@ -124,6 +127,35 @@ def retry_dead(url: str, request_ids: Iterable[str]) -> None:
         RequestNotFoundError: one is in no dead list.
     """
     importlib.import_module("dynamo_tasks.runtime.graveyard").retried(url, list(request_ids))
+
+
+def put_to_sleep(
+    url: str, namespace: str, component: str, *, instance_id: str | None, level: int, drain: float
+) -> dict[str, str]:
+    """Put instances of a component to sleep; instance id → state.
+
+    Raises:
+        DynamoError: there is none, or one cannot.
+    """
+    return _ordered(url, namespace, component, "sleep", instance_id=instance_id, level=level, drain=drain)
+
+
+def wake(url: str, namespace: str, component: str, *, instance_id: str | None) -> dict[str, str]:
+    """Wake instances of a component; instance id → state.
+
+    Raises:
+        DynamoError: there is none, or one cannot.
+    """
+    return _ordered(url, namespace, component, "wake_up", instance_id=instance_id)
+
+
+def _ordered(url: str, namespace: str, component: str, op: str, **how: Any) -> dict[str, str]:
+    async def give() -> Any:
+        runtime = await importlib.import_module("dynamo_tasks.runtime").DistributedRuntime.create(url)
+        async with runtime:
+            return await getattr(runtime.namespace(namespace).component(component), op)(**how)
+
+    return cast("dict[str, str]", asyncio.run(give()))
 
 
 async def connect(url: str) -> Runtime:

@@ -121,6 +121,18 @@ class Worker:
         self._engine.check_health()
         return True
 
+    def check_sleep(self, level: int) -> None:
+        """Refuse what the engine cannot do."""
+        self._engine.check_sleep(level)
+
+    async def sleep(self, level: int) -> None:
+        """Let the engine give its memory back; nothing runs."""
+        await self._engine.sleep(level)
+
+    async def wake_up(self) -> None:
+        """Let it serve again."""
+        await self._engine.wake_up()
+
     def model_card(self) -> ModelCard:
         """What frontends must know of the model."""
         return msgspec.structs.replace(

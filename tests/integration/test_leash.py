@@ -1,4 +1,4 @@
-"""Spawned children die with their parent, and so do theirs."""
+"""Spawned children die with their parent, and so do theirs; but not with the thread that made them."""
 
 from __future__ import annotations
 
@@ -10,22 +10,33 @@ from pathlib import Path
 from tests.support.processes import ROOT, environment, until
 
 FAMILY = """
-import multiprocessing, os, sys, time
+import multiprocessing, os, sys, threading, time
 
 def grandchild(file):
     open(file, "a").write(f"{os.getpid()}\\n")
     time.sleep(60)
 
+def spawn(target, file):
+    multiprocessing.get_context("spawn").Process(target=target, args=(file,)).start()
+
+def spawn_and_see(target, file):
+    spawn(target, file)
+    while len(open(file).readlines()) < 2:
+        time.sleep(0.01)
+
 def child(file):
     open(file, "a").write(f"{os.getpid()}\\n")
-    multiprocessing.get_context("spawn").Process(target=grandchild, args=(file,)).start()
+    thread = threading.Thread(target=spawn_and_see, args=(grandchild, file))
+    thread.start()
+    thread.join()
+    open(file + ".thread", "w").close()
     time.sleep(60)
 
 if __name__ == "__main__":
     from dynamo_tasks.engines.leash import leash_children
 
     leash_children()
-    multiprocessing.get_context("spawn").Process(target=child, args=(sys.argv[1],)).start()
+    spawn(child, sys.argv[1])
     time.sleep(60)
 """
 
@@ -47,6 +58,8 @@ def test_a_killed_parent_takes_its_family_with_it(tmp_path: Path) -> None:
     )
     try:
         until(lambda: len(pids.read_text().splitlines()) == 2, what="both generations run")
+        until(pids.with_name("pids.thread").exists, what="the thread that made the second one has ended")
+        assert all(_alive(int(line)) for line in pids.read_text().splitlines())
     finally:
         parent.kill()
         parent.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -23,10 +24,10 @@ def test_serve_a_folder(tmp_path: Path, tiny_model: Path) -> None:
     with Serve(tmp_path, *arguments, wait=False) as serve:
         until(lambda: "\nready " in serve.output or not serve.alive, START_S, "ready")
         assert serve.alive, serve.output
-        phases = [
-            phase for phase in ("import", "configure", "load", "ready") if f"phase={phase}" in serve.output
-        ]
-        assert phases == ["import", "configure", "load", "ready"], serve.output
+        phases = re.findall(r"engine\.progress .*phase=(\w+)", serve.output)
+        assert phases == ["import", "configure", "load", "weights", "profile", "warmup", "ready"], (
+            serve.output
+        )
         body = {"model": str(tiny_model), "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
         answer = serve.post("/v1/chat/completions", body)
         assert answer.status == 200
@@ -83,3 +84,13 @@ def test_without_vllm_it_says_what_to_install(tmp_path: Path, tiny_model: Path) 
     )  # fmt: skip
     assert found.returncode == 2
     assert "needs vLLM, which is not installed: pip install 'dynamo-tasks[vllm]'" in found.stderr
+
+
+def test_sleep_where_the_build_has_none_is_one_line(tmp_path: Path, tiny_model: Path) -> None:
+    argv = [*COMMAND, "serve", "--port", "0", "--model", str(tiny_model), "--Worker.enable_sleep_mode=true"]
+    with Process(argv, environ_of(tmp_path), name="serve") as serve:
+        until(lambda: not serve.alive, START_S, "its end")
+        assert serve.popen.returncode != 0
+        assert "vLLM refuses its arguments: " in serve.output
+        assert "Sleep mode is not supported on current platform" in serve.output
+        assert "Traceback" not in serve.output, serve.output

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -94,6 +95,18 @@ def test_what_was_said_is_read_token_by_token(parsers: Parsers, model: Path) -> 
     ]
     assert len({call.id for call in message.tool_calls}) == 2
     assert reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    ("told", "wanted"), [(True, {}), (None, {}), (False, {"skip_special_tokens": False})]
+)
+def test_special_tokens_are_kept_where_a_parser_wants_them(told: bool | None, wanted: dict[str, Any]) -> None:
+    from dynamo_tasks.engines.vllm_parsers_api import adjusted
+
+    changed = SimpleNamespace(skip_special_tokens=told, structured_outputs=None)
+    parser = SimpleNamespace(adjust_request=lambda request: changed)
+    request: Any = None
+    assert adjusted(parser, request) == wanted
 
 
 @pytest.mark.parametrize("batch", [1, 3])

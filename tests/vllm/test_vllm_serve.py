@@ -5,6 +5,7 @@ The last tests kill; each leaves a worker behind for the next one.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import threading
@@ -18,6 +19,8 @@ from typing import Any
 
 import pytest
 
+from dynamo_tasks import DistributedRuntime
+from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.runtime.inspect import snapshot
 from dynamo_tasks.store.client import close_shared
 from tests.support.processes import Frontend, Worker, until
@@ -221,6 +224,19 @@ def test_a_client_that_leaves_frees_the_engine(fleet: Fleet) -> None:
     until(
         lambda: not any(row["in_flight"] or row["load"]["running"] for row in fleet.instances()),
         what="nothing runs",
+    )
+
+
+def test_a_worker_without_sleep_mode_says_so_and_serves_on(fleet: Fleet) -> None:
+    async def put_to_sleep() -> None:
+        async with await DistributedRuntime.create(fleet.server.url) as runtime:
+            await runtime.namespace("dynamo").component("Worker").sleep()
+
+    with pytest.raises(InvalidRequestError, match="was started without enable_sleep_mode"):
+        asyncio.run(put_to_sleep())
+    assert (
+        fleet.ask(COMPLETIONS, {**GREEDY, "prompt": PROMPT, "max_tokens": 2})["usage"]["completion_tokens"]
+        == 2
     )
 
 

@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.engines import GenerateRequest
+from dynamo_tasks.engines import GenerateRequest, create_engine
 from dynamo_tasks.engines.kvcache import KVCache
 from dynamo_tasks.engines.mocker import MockerArgs, MockerEngine
 from dynamo_tasks.engines.pseudotext import PseudoText, text_key
 from dynamo_tasks.engines.scheduler import Scheduler
 from dynamo_tasks.engines.sequence import Sequence
-from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError
+from dynamo_tasks.errors import DynamoError, EngineDeadError, EngineError, InvalidRequestError
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 
 
@@ -286,3 +286,20 @@ def test_generate_takes_a_payload() -> None:
         assert deltas[-1].usage == {"prompt_tokens": 18, "completion_tokens": 256, "cached_tokens": 0}
 
     with_engine(work)
+
+
+def test_only_engines_with_memory_to_give_sleep() -> None:
+    async def work() -> None:
+        echo = await create_engine("echo")
+        for refused in (echo.sleep(1), echo.wake_up()):
+            with pytest.raises(DynamoError, match=r"engine 'echo' (cannot|does not) sleep"):
+                await refused
+        mocker = await create_engine("mocker")
+        await mocker.sleep(1)
+        with pytest.raises(EngineError, match="sleeps"):
+            await anext(mocker.generate({"prompt": "hi"}))
+        await mocker.wake_up()
+        assert await anext(mocker.generate({"prompt": "hi"}))
+        await mocker.stop()
+
+    asyncio.run(work())

@@ -29,6 +29,7 @@ def found_in_circles() -> Iterator[Counter[str]]:
     """Types of what only the garbage collector could free, of those made inside the block."""
     found: Counter[str] = Counter()
     gc.collect()
+    gc.freeze()  # what the process has anyway
     gc.disable()
     try:
         yield found
@@ -38,6 +39,7 @@ def found_in_circles() -> Iterator[Counter[str]]:
     finally:
         gc.set_debug(0)
         gc.garbage.clear()
+        gc.unfreeze()
         gc.enable()
 
 

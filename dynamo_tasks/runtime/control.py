@@ -1,0 +1,153 @@
+"""Orders to one instance, on its alive channel: to sleep, to wake.
+
+``control <op> <where to answer> <arguments>`` is answered by ``[state, error code, message]``. It passes all
+queues by: an instance that takes nothing from queues hears it, and a full one at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import (
+    DynamoError,
+    InvalidRequestError,
+    NoInstancesError,
+    ProtocolError,
+    UnavailableError,
+    error_for_code,
+)
+from dynamo_tasks.protocol.events import UNREADABLE
+from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.pubsub import Channels
+
+__all__ = ["CONTROL", "Carrier", "ControlDesk", "give_order", "give_orders", "unable"]
+
+CONTROL = b"control "
+"""What orders of this kind begin with."""
+
+Carrier = Callable[[str, Mapping[str, Any]], Awaitable[str]]
+"""Carries out an order with its arguments; gives the state of the instance then."""
+
+
+class ControlDesk:
+    """Takes orders to this instance.
+
+    Args:
+        store: The server.
+        carry_out: Does what is asked.
+    """
+
+    def __init__(self, store: Store, carry_out: Carrier):
+        self._commands = store.commands
+        self._carry_out = carry_out
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def take(self, payload: bytes) -> None:
+        """Begin to carry one out; what cannot be read is dropped: nobody could be answered."""
+        parts = payload.decode(errors="replace").split(" ", 3)
+        if len(parts) == 4:
+            task = asyncio.create_task(self._work(*parts[1:]), name="control")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _work(self, op: str, reply_to: str, arguments: str) -> None:
+        try:
+            answer = [await self._carry_out(op, _decode(arguments, dict[str, Any])), "", ""]
+        except DynamoError as error:
+            answer = ["", error.code, error.message]
+        self._commands.post("PUBLISH", reply_to, msgspec.json.encode(answer))
+
+
+async def unable(op: str, arguments: Mapping[str, Any]) -> str:
+    """The carrier of an instance that takes no such orders."""
+    raise InvalidRequestError(f"this instance does not {op}")
+
+
+async def give_order(
+    store: Store, channels: Channels, namespace: str, lease: int, op: str, arguments: Mapping[str, Any],
+    *, timeout: float,
+) -> str:  # fmt: skip
+    """Give an order and wait until it is carried out; returns the state of the instance then.
+
+    Args:
+        store: The server.
+        channels: Subscriptions of this process.
+        namespace: Of the instance.
+        lease: Its id.
+        op: The order.
+        arguments: JSON.
+        timeout: Seconds; afterwards it may still be carried out.
+
+    Raises:
+        NoInstancesError: nobody is there.
+        UnavailableError: no answer in time.
+        DynamoError: what the instance says.
+    """
+    keys, answer = store.keys(namespace), asyncio.get_running_loop().create_future()
+    channel = keys.answers_channel(secrets.token_hex(8))
+
+    def answered(payload: bytes) -> None:
+        if not answer.done():
+            answer.set_result(payload)
+
+    await channels.listen(channel, answered)
+    order = f"control {op} {channel} {msgspec.json.encode(arguments).decode()}"
+    try:
+        if not await store.commands.execute("PUBLISH", keys.alive_channel(lease), order):
+            raise NoInstancesError(f"instance {lease:x} is not there")
+        async with asyncio.timeout(timeout):
+            return _read(await answer)
+    except TimeoutError:
+        raise UnavailableError(f"instance {lease:x} has not answered within {timeout:g} s") from None
+    finally:
+        channels.forget(channel, answered)
+
+
+async def give_orders(
+    store: Store, channels: Channels, namespace: str, leases: Mapping[str, int], op: str,
+    arguments: Mapping[str, Any], *, timeout: float,
+) -> dict[str, str]:  # fmt: skip
+    """Give an order to several instances side by side; returns the state of each, by its id.
+
+    Args:
+        store: The server.
+        channels: Subscriptions of this process.
+        namespace: Of the instances.
+        leases: Instance id → lease.
+        op: The order.
+        arguments: JSON.
+        timeout: Seconds.
+
+    Raises:
+        DynamoError: one could not; the others may have obeyed.
+    """
+    orders = [
+        give_order(store, channels, namespace, lease, op, arguments, timeout=timeout)
+        for lease in leases.values()
+    ]
+    answers = await asyncio.gather(*orders, return_exceptions=True)
+    states = {name: one for name, one in zip(leases, answers, strict=True) if isinstance(one, str)}
+    for error in answers:
+        # One that has just died is no failure where others have obeyed.
+        if isinstance(error, BaseException) and not (states and isinstance(error, NoInstancesError)):
+            raise error
+    return states
+
+
+def _read(payload: bytes) -> str:
+    state, code, message = _decode(payload, tuple[str, str, str])
+    if code:
+        raise error_for_code(code, message)
+    return str(state)
+
+
+def _decode(data: bytes | str, kind: Any) -> Any:
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except UNREADABLE as error:
+        raise ProtocolError(f"an order or its answer cannot be read: {error}") from error
