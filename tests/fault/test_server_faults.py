@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from dynamo_tasks.runtime.inspect import snapshot
 from tests.support.faults import (
     Line,
     cut_redis,
@@ -66,7 +67,9 @@ def _is_refused(http: Frontend, code: str = "server_unavailable") -> None:
 
 
 def _is_back(stack: Stack, since: float) -> None:
-    until(lambda: stack.http.get("/ready")[0] == 200, 2.0, "all registered again")
+    # The frontend may not have looked yet: what the server says counts.
+    until(lambda: len(snapshot(stack.server.url)["instances"]) == 2, 2.0, "all registered again")
+    until(lambda: stack.http.get("/ready")[0] == 200, 2.0, "all seen again")
     until(lambda: stack.http.request("POST", "/v1/completions", ASK)[0] == 200, 2.0, "served again")
     assert time.monotonic() - since < 3.0
 
