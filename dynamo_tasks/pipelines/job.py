@@ -75,6 +75,7 @@ class JobStatus:
         error: What it failed with.
         operators: In the order of their declaration.
         services: Statistics of each service.
+        unbegun: Tasks and services for which no worker has had a slot yet; on Celery.
     """
 
     id: str
@@ -85,6 +86,7 @@ class JobStatus:
     error: str | None = None
     operators: list[OperatorStatus] = field(default_factory=list)
     services: list[dict[str, Any]] = field(default_factory=list)
+    unbegun: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """The same as JSON."""

@@ -25,6 +25,7 @@ async def status_of(jobs: Jobs, plan: Plan) -> JobStatus:
     elapsed = max((record.finished or time.time()) - record.started, 1e-3)
     operators = [_operator(one, [found[task] for task in one.tasks], elapsed) for one in plan.operators]
     services = await jobs.service_notes(plan.id, [one.name for one in plan.hosted])
+    states = await jobs.request_states(plan.requests.values()) if record.finished is None else []
     return JobStatus(
         plan.id,
         plan.name,
@@ -34,6 +35,7 @@ async def status_of(jobs: Jobs, plan: Plan) -> JobStatus:
         record.error,
         operators,
         services,
+        sum(state == "QUEUED" for state, _ in states),
     )
 
 

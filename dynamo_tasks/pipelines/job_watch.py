@@ -61,6 +61,7 @@ class JobWatch:
     Attributes:
         state: The job's, as last seen; ``GONE`` once the server does not know it any more.
         stop_asked: Set once its sources are to end.
+        unbegun: Tasks and services for which no worker has had a slot yet, as last seen.
     """
 
     def __init__(self, runtime: DistributedRuntime, plan: Plan):
@@ -72,6 +73,7 @@ class JobWatch:
         self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._poked = asyncio.Event()
         self.stop_asked = asyncio.Event()
+        self.unbegun = 0
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -144,6 +146,7 @@ class JobWatch:
     async def _check_requests(self) -> None:
         requests = self._plan.requests
         states = await self.jobs.request_states(requests.values())
+        self.unbegun = sum(state == "QUEUED" for state, _ in states)
         for name, (state, error) in zip(requests, states, strict=True):
             if state in _DEAD:
                 message = msgspec.json.decode(error)["message"] if error else state.lower()

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from dynamo_tasks.errors import DynamoError, JobFailedError, RequestNotFoundError
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.job import Job, JobState, JobStatus
 from dynamo_tasks.pipelines.job_status import status_of
 from dynamo_tasks.pipelines.job_watch import JobWatch, insist
@@ -30,6 +31,8 @@ T = TypeVar("T")
 _POLL = 0.5
 _PATIENCE = 10.0
 """Seconds that a question may wait for the server to come back."""
+_SLOW_START = 5.0
+"""Seconds within which workers should have begun all of a job."""
 
 
 async def launch(plan: Plan, remote: Remote) -> None:
@@ -97,12 +100,22 @@ class RemoteJob(Job):
         watch = JobWatch(self._remote.runtime, self.plan)
         await watch.start()
         try:
+            await self._tell_unbegun(watch)
             await watch.wait_over()
             if watch.state == "GONE":
                 raise RequestNotFoundError(f"no job {self.id!r} is known any more")
             await insist(self._jobs.store, self._cleared)
         finally:
             await watch.stop()
+
+    async def _tell_unbegun(self, watch: JobWatch) -> None:
+        """Say once that it waits for slots: with too few of them it may wait for ever."""
+        try:
+            async with asyncio.timeout(_SLOW_START):
+                await watch.wait_over()
+        except TimeoutError:
+            if watch.unbegun:
+                event("job.unbegun", job=self.id, unbegun=watch.unbegun, requests=len(self.plan.requests))
 
     async def _cleared(self) -> None:
         """Its requests end just behind it: wait until they have."""

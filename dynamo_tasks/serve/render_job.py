@@ -25,6 +25,8 @@ def render_job(job: Mapping[str, Any]) -> RenderableType:
     head = Text.assemble("job ", (str(job["id"]), "bold"), "  ", (state.lower(), _STATES.get(state, "dim")))
     if job.get("error"):
         head.append(f"  {job['error']}", "red")
+    if unbegun := job.get("unbegun"):
+        head.append(f"  {unbegun} tasks and services wait for a slot", "yellow")
     parts: list[RenderableType] = [head]
     if state in _STATES:  # what has ended well is one line
         parts.append(_operators(job["operators"]))

@@ -73,6 +73,8 @@ def test_a_call_that_takes_too_long_is_cancelled() -> None:
 
 
 _SCRIPT = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
 import asyncio
 from dynamo_tasks.store.bridge import bridge
 
