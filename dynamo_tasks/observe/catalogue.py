@@ -306,7 +306,7 @@ _LOG_EVENTS = (
     LogEvent("job.bad_record", WARNING, "An operator could not handle a record; policy is skip or dead_letter.",
              ("job", "operator", "policy", "error")),
     LogEvent("job.unbegun", WARNING,
-             "Tasks and services of a job wait for a slot of a worker: more workers, or a larger concurrency, are needed.",
+             "Tasks and services of a job wait for a slot: more workers are needed, or a larger concurrency.",
              ("job", "unbegun", "requests")),
     LogEvent("job.hook_failed", ERROR, "`close` of a function or service raised while its job ended.",
              ("job", "name", "error")),
