@@ -36,13 +36,17 @@ class Produced:
         self._usage: dict[str, int] | None = None
 
     def take(self, value: Any) -> None:
-        """Take the next value."""
+        """Take the next value that this attempt made."""
+        if type(value) is TokenDelta:
+            self._executor.tokens += len(value.token_ids)
+        self._add(value)
+
+    def _add(self, value: Any) -> None:
         if type(value) is TokenDelta:
             if value.finish_reason is not None:
                 self._finish_reason = value.finish_reason
             if value.usage is not None:
                 self._usage = value.usage
-            self._executor.tokens += len(value.token_ids)
         elif not self._handler.streaming:
             self._value = [value]
             return
@@ -75,13 +79,8 @@ class Produced:
                 f"{self._handler.endpoint} had streamed {len(logged)} values when its attempt ended, "
                 f"and its policy is {policy!r}; declare continue or replay"
             )
-        self._inherit(logged)
+        for value in logged:
+            self._add(value)  # another attempt has made it
         if policy == "replay":
             return skip(self._handler.run(payload, []), len(logged))
         return None if is_complete(payload, logged) else self._handler.run(payload, logged)
-
-    def _inherit(self, logged: list[Any]) -> None:
-        tokens = self._executor.tokens
-        for value in logged:
-            self.take(value)
-        self._executor.tokens = tokens  # those were made elsewhere

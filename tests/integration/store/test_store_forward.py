@@ -70,8 +70,8 @@ async def test_a_message_from_before_the_forward_is_dropped(redis_server: RedisS
             elif state == "RUNNING":
                 await log.finish(DONE, b"", settled=False)
                 await worker.die()
-        running = place.keys.base + "running:"
-        assert not await place.do("EXISTS", running + place.endpoint.component, running + "Engine")
+        components = (place.endpoint.component, _target(place).component)
+        assert not await place.do("EXISTS", *(place.keys.running(one) for one in components))
 
 
 @on_loop
