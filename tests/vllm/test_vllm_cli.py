@@ -51,23 +51,25 @@ def test_mistakes_are_told_before_anything_starts(tmp_path: Path, tiny_model: Pa
         assert says in line
 
 
-def test_a_model_that_the_hub_does_not_give_is_one_line(tmp_path: Path) -> None:
-    env = {**environ_of(tmp_path), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
-    argv = [*COMMAND, "serve", "--port", "0", "--model", "nobody/nothing"]
-    with Process(argv, env, name="serve") as serve:
+def _refused(home: Path, *arguments: str, env: dict[str, str] | None = None) -> str:
+    """What ``serve`` prints that ends by itself, without a traceback."""
+    argv = [*COMMAND, "serve", "--port", "0", *arguments]
+    with Process(argv, {**environ_of(home), **(env or {})}, name="serve") as serve:
         until(lambda: not serve.alive, START_S, "its end")
         assert serve.popen.returncode != 0
-        assert "model 'nobody/nothing': no such folder here, and the hub does not give it" in serve.output
-        assert "Traceback" not in serve.output
+        assert "Traceback" not in serve.output, serve.output
+        return serve.output
+
+
+def test_a_model_that_the_hub_does_not_give_is_one_line(tmp_path: Path) -> None:
+    env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
+    output = _refused(tmp_path, "--model", "nobody/nothing", env=env)
+    assert "model 'nobody/nothing': no such folder here, and the hub does not give it" in output
 
 
 def test_an_argument_that_vllm_refuses_is_one_line(tmp_path: Path, tiny_model: Path) -> None:
-    argv = [*COMMAND, "serve", "--port", "0", "--model", str(tiny_model), "--Worker.max_model_len=999999"]
-    with Process(argv, environ_of(tmp_path), name="serve") as serve:
-        until(lambda: not serve.alive, START_S, "its end")
-        assert serve.popen.returncode != 0
-        assert "vLLM refuses its arguments" in serve.output
-        assert "Traceback" not in serve.output, serve.output
+    output = _refused(tmp_path, "--model", str(tiny_model), "--Worker.max_model_len=999999")
+    assert "vLLM refuses its arguments" in output
 
 
 def test_without_vllm_it_says_what_to_install(tmp_path: Path, tiny_model: Path) -> None:
@@ -87,10 +89,6 @@ def test_without_vllm_it_says_what_to_install(tmp_path: Path, tiny_model: Path) 
 
 
 def test_sleep_where_the_build_has_none_is_one_line(tmp_path: Path, tiny_model: Path) -> None:
-    argv = [*COMMAND, "serve", "--port", "0", "--model", str(tiny_model), "--Worker.enable_sleep_mode=true"]
-    with Process(argv, environ_of(tmp_path), name="serve") as serve:
-        until(lambda: not serve.alive, START_S, "its end")
-        assert serve.popen.returncode != 0
-        assert "vLLM refuses its arguments: " in serve.output
-        assert "Sleep mode is not supported on current platform" in serve.output
-        assert "Traceback" not in serve.output, serve.output
+    output = _refused(tmp_path, "--model", str(tiny_model), "--Worker.enable_sleep_mode=true")
+    assert "vLLM refuses its arguments: " in output
+    assert "Sleep mode is not supported on current platform" in output
