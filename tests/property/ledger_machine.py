@@ -109,7 +109,10 @@ class LedgerMachine(RuleBasedStateMachine):
         if f"r{n}" in self.world.history.keeps:
             self.client.rpush(endpoint.queue, self.world.message(f"r{n}", endpoint, retries))
 
-    @rule(n=REQUESTS, to=st.integers(1, 2), first=st.sampled_from(["", "death", "hang", "retry", "time"]))
+    @rule(
+        n=REQUESTS, to=st.integers(1, 2),
+        first=st.sampled_from(["", "death", "hang", "retry", "time", "a retry that hangs"]),
+    )  # fmt: skip
     def a_message_is_late(self, n: int, to: int, first: str) -> None:
         """It is delivered once more, to somebody in particular, behind what may have happened to who knew of it."""
         if first == "death":
@@ -118,6 +121,10 @@ class LedgerMachine(RuleBasedStateMachine):
             self.lapse(3 - to)
         elif first == "retry":
             self.release(3 - to, True, 0, False)
+        elif first == "a retry that hangs":
+            self.release(3 - to, True, 0, False)
+            self.serve(3 - to, False, False)
+            self.lapse(3 - to)
         elif first == "time":
             self.time_passes(10_000)
         self.a_message_is_repeated(n, 0)

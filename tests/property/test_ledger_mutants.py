@@ -12,6 +12,8 @@ __all__ = ["connected"]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
 ALIVE = "redis.call('EXISTS', base .. 'lease:' .. r.own) == 1"
+TAKEN_TOO_EARLY = """= r.st == 'RUNNING' and of_running() or nil
+  if r.st == 'RUNNING' and not refused then take_from_the_dead('') end"""
 # Script, a check or a write of it, what is there instead.
 MUTANTS: list[tuple[str, str, str]] = [
     ("claim", "if r.own == lease and r.non == nonce then", "if false then"),
@@ -52,6 +54,8 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("_lib", "    redis.call('SREM', waiting_of(component), id)\n", ""),
     ("claim", "redis.call('SMOVE', waiting_of(component), running_of(component), id) == 0", "true"),
     ("claim", "if r.en and component_of(r.en) ~= component then", "if false then"),
+    ("claim", "  if r.st == 'RUNNING' then take_from_the_dead(previous) end\n", ""),
+    ("claim", "= r.st == 'RUNNING' and of_running() or nil", TAKEN_TOO_EARLY),
     ("_lib", "  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end\n", ""),
 ]  # fmt: skip
 

@@ -59,15 +59,19 @@ local function tail_again()
   return { 'UNSETTLED', r.st, r.out or '', r.err or '' }
 end
 
--- A claim of a request that runs: refused, unless it is the same claim again or its owner is dead.
+-- A claim of a request that runs: refused, unless it is the same claim again or its owner is dead. Whether this claim may
+-- take it over is not known yet: until then the dead owner keeps it, so that its recovery finds it.
 local function of_running()
   if r.own == lease and r.non == nonce then return granted(r.ep, r.prev, r.att, '0') end
   if redis.call('EXISTS', base .. 'lease:' .. r.own) == 1 then
     if retry > (tonumber(r.ret) or 0) then return { 'WAIT', '1000' } end
     return { 'DUPLICATE' }
   end
+end
+
+local function take_from_the_dead(top)
   redis.call('SREM', base .. 'owned:' .. r.own, id)
-  if top_of(KEYS[2]) == r.ep .. '-0' then redis.call('HINCRBY', KEYS[1], 'bar', 1) end
+  if top == r.ep .. '-0' then redis.call('HINCRBY', KEYS[1], 'bar', 1) end
 end
 
 -- Whoever takes it next may be a newer one; never an instance that was chosen without regard to that.
@@ -98,6 +102,7 @@ end
 
 local function start()
   local previous, top = top_of(KEYS[2])
+  if r.st == 'RUNNING' then take_from_the_dead(previous) end
   local epoch = int(math.max(now, (tonumber(r.ep) or 0) + 1, top + 1))
   local attempt = int((tonumber(r.att) or 0) + 1)
   local event_id = epoch .. '-0'

@@ -8,6 +8,7 @@ from dynamo_tasks.errors import RequestCancelledError
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId, Kind
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.ledger import ClaimRefused
+from dynamo_tasks.store.recovery import Recovery
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Place, eventually, on_loop, values
 
@@ -127,6 +128,22 @@ async def test_retry_messages_are_told_apart_by_their_number(redis_server: Redis
         await one.ledger.release(attempt, retries=1, message=b"retry message")
         assert (await refusal(two, request_id, retries=0)).reason == "DUPLICATE"  # superseded
         assert (await two.claim(request_id, retries=1)).number == 2
+
+
+@on_loop
+async def test_a_refused_claim_takes_nothing_from_a_dead_owner(redis_server: RedisServer) -> None:
+    """Else nobody would own the request, and its recovery would not find it."""
+    async with Place(redis_server.url) as place:
+        one, two, request_id = await place.owner(), await place.owner(), await place.submit()
+        attempt = await one.claim(request_id)
+        await one.ledger.release(attempt, retries=1, message=b"retry message")
+        await two.claim(request_id, retries=1)
+        await two.die()
+        assert (await refusal(one, request_id, retries=0)).reason == "DUPLICATE"
+        assert request_id in await Recovery(place.store).owned(place.namespace, two.lease)
+        assert await Recovery(place.store).requeue(place.namespace, request_id, two.lease) == "OK"
+        assert await place.state(request_id) == "QUEUED"
+        assert request_id not in await Recovery(place.store).owned(place.namespace, two.lease)
 
 
 @on_loop
