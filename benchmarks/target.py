@@ -92,7 +92,9 @@ class Target(ABC):
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                # No session of its own: Linux shares time among sessions first (autogroup), and the load generator
+                # beside an engine that waits by spinning would be starved.
+                process_group=0,
             )
 
     def pid(self, role: str) -> int:

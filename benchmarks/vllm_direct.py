@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["main"]
+__all__ = ["main", "token_prompts"]
 
 
 async def main(arguments: dict[str, Any]) -> None:
@@ -39,13 +39,14 @@ async def main(arguments: dict[str, Any]) -> None:
 
 
 async def _load(llm: Any, model: str, concurrency: int, requests: int, max_tokens: int) -> dict[str, Any]:
-    prompts = iter(list(_prompts(model, requests)))
+    prompts = iter(list(token_prompts(model, requests)))
     began = time.perf_counter()
     counts = await asyncio.gather(*[_client(llm, prompts, max_tokens) for _ in range(concurrency)])
     return {"wall_s": time.perf_counter() - began, "requests": requests, "tokens": sum(counts)}
 
 
-def _prompts(model: str, requests: int) -> Iterator[list[int]]:
+def token_prompts(model: str, requests: int) -> Iterator[list[int]]:
+    """The prompts of the load generator, as token ids."""
     from benchmarks.load import Load, Requests
     from dynamo_tasks.engines.payload import prompt_ids
     from dynamo_tasks.engines.tokenizer import load_tokenizer

@@ -1,25 +1,27 @@
-"""What a token costs on top of vLLM: ``AsyncLLM`` itself, this project, and vLLM's own server, side by side.
+"""What a token costs on top of vLLM: ``AsyncLLM`` itself, Celery tasks, this project's HTTP, and vLLM's own server.
 
     python -m benchmarks.vllm_overhead                          # a tiny model that is made on the spot
     python -m benchmarks.vllm_overhead --size small             # one whose steps take about as long as real ones
     python -m benchmarks.vllm_overhead --model /models/llama --arg dtype=bfloat16 --requests 4
 
-All three run at the same time, with the same engine arguments and the same prompts, and get their loads in
-turn: an engine without a request costs nothing. Beside the speed, the CPU time of all that is not the engine is
-taken: that of the load generator is no part of it. Needs an environment with vLLM (docs/vllm.md).
+All run at the same time, with the same engine arguments and the same prompts, and get their loads in turn: an
+engine without a request costs nothing. Tasks (``Worker.generate.delay(…).get()``) and HTTP go to the same
+worker. Beside the speed, the CPU time of all that is not the engine is taken: that of the load generator is no
+part of it. Needs an environment with vLLM (docs/vllm.md).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, Self
 
 import yaml
 
@@ -82,18 +84,17 @@ def _title(pid: int) -> str:
     return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
 
 
-class Direct:
-    """``AsyncLLM`` in a process of its own."""
+class Driven:
+    """A process that puts loads on an engine itself, asked by JSON lines."""
 
-    name = "AsyncLLM"
-
-    def __init__(self, arguments: dict[str, Any], log: Path):
+    def __init__(self, name: str, module: str, argument: Any, log: Path, env: dict[str, str] | None = None):
+        self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.vllm_direct", json.dumps(arguments)],
+            [sys.executable, "-m", module, json.dumps(argument)], env={**os.environ, **(env or {})},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("wb"), text=True,
         )  # fmt: skip
 
-    def __enter__(self) -> Direct:
+    def __enter__(self) -> Self:
         self._answer()
         return self
 
@@ -110,13 +111,31 @@ class Direct:
                 return dict(json.loads(line))
         raise TargetError(f"{self.name} ended ({self._process.wait()})")
 
+    def _serving(self) -> int:
+        """The process that serves the load, with its children."""
+        return self._process.pid
+
     def measure(self, concurrency: int, requests: int, max_tokens: int) -> Found:
         assert self._process.stdin
-        costs = Costs(self._process.pid)
+        costs = Costs(self._serving())
         asked = {"concurrency": concurrency, "requests": requests, "max_tokens": max_tokens}
         print(json.dumps(asked), file=self._process.stdin, flush=True)
         found = self._answer()
         return costs.found(found["tokens"], found["tokens"] / found["wall_s"])
+
+
+class Tasks(Driven):
+    """Celery tasks, sent by an application to the worker of ``server``."""
+
+    def __init__(self, server: Server, model: str, home: Path):
+        self._server = server
+        super().__init__(
+            "tasks", "benchmarks.vllm_tasks", model, home / "tasks.log",
+            {"DYNAMO_HOME": str(server.home)},
+        )  # fmt: skip
+
+    def _serving(self) -> int:
+        return self._server.pid("server")
 
 
 class Server(Target):
@@ -130,6 +149,7 @@ class Server(Target):
         self._argv = argv
 
     def start(self, home: Path) -> None:
+        self.home = home
         argv = [argument.replace("{port}", str(self.port)) for argument in self._argv]
         self.spawn("server", argv, {"DYNAMO_HOME": str(home)})
 
@@ -154,7 +174,7 @@ class Server(Target):
 def _own(arguments: dict[str, Any]) -> Server:
     flags = [f"--Worker.{name}={_text(value)}" for name, value in arguments.items() if name != "model"]
     argv = [sys.executable, "-m", "dynamo_tasks", "serve", "--port", "{port}", "--model", arguments["model"]]
-    return Server("dynamo-tasks", [*argv, *flags])
+    return Server("HTTP", [*argv, *flags])
 
 
 def _theirs(arguments: dict[str, Any]) -> Server:
@@ -174,13 +194,16 @@ Rows = list[tuple[int, dict[str, list[Found]]]]
 
 
 def _speeds(rows: Rows, names: list[str]) -> str:
-    """Medians in tokens per second, and the ratio of the project to each of the others."""
-    lines = _head(["concurrency", *(f"{name}, tok/s" for name in names), "of AsyncLLM", "of vLLM's server"])
+    """Medians in tokens per second, and the ratios of tasks and HTTP to what is below and beside them."""
+    direct, tasks, own, theirs = names
+    pairs = [(tasks, direct), (own, direct), (own, theirs)]
+    heads = [*(f"{name}, tok/s" for name in names), *(f"{one} / {other}" for one, other in pairs)]
+    lines = _head(["concurrency", *heads])
     for concurrency, found in rows:
         speeds = {name: [one.tok_per_s for one in found[name]] for name in names}
         median = {name: statistics.median(values) for name, values in speeds.items()}
         cells = [f"{median[name]:.0f} ({min(speeds[name]):.0f}-{max(speeds[name]):.0f})" for name in names]
-        ratios = [f"{median[names[1]] / median[name]:.0%}" for name in (names[0], names[2])]
+        ratios = [f"{median[one] / median[other]:.0%}" for one, other in pairs]
         lines.append(f"| {concurrency} | " + " | ".join([*cells, *ratios]) + " |")
     return "\n".join(lines)
 
@@ -238,10 +261,11 @@ def main() -> None:
         }
         arguments = {"model": model, "max_num_seqs": max(options.concurrency)}
         arguments |= ({} if options.model else _TINY) | given
-        direct = entered.enter_context(Direct(arguments, home / "direct.log"))
-        systems: list[System] = [
-            direct, entered.enter_context(_own(arguments)), entered.enter_context(_theirs(arguments))
-        ]  # fmt: skip
+        direct = Driven("AsyncLLM", "benchmarks.vllm_direct", arguments, home / "direct.log")
+        entered.enter_context(direct)
+        own = entered.enter_context(_own(arguments))
+        tasks = entered.enter_context(Tasks(own, model, home))
+        systems: list[System] = [direct, tasks, own, entered.enter_context(_theirs(arguments))]
         rows = [(concurrency, _measure(systems, concurrency, options)) for concurrency in options.concurrency]
         names = [system.name for system in systems]
         print(_speeds(rows, names), _costs(rows, names), sep="\n\n")

@@ -21,6 +21,7 @@ from dynamo_tasks.engines.args import EngineArgs
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats
 from dynamo_tasks.engines.embedding import encode_inputs
 from dynamo_tasks.engines.merge import merged
+from dynamo_tasks.engines.pace import Pace
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import load_tokenizer
 from dynamo_tasks.engines.vllm_choice import Choice, known_before, usage_of
@@ -75,6 +76,7 @@ class VllmEngine(Engine):
         self._end_ids: frozenset[int] = frozenset()
         self._began = 0.0
         self._live = 0
+        self._pace = Pace()
         self._tokens = 0
 
     @classmethod
@@ -272,6 +274,8 @@ class VllmEngine(Engine):
                         yield delta
                     if choice.finished:
                         return
+                    if not choice.ends_soon:
+                        await self._pace.rest(self._live)
 
     @contextmanager
     def _at_work(self, vllm: Started) -> Iterator[None]:

@@ -54,6 +54,7 @@ class Choice:
         self.output = ChoiceOutput(request, index, tokenizer, max_tokens, ends)
         self.arguments = sampling_arguments(request, limits, index)
         self.cached_tokens = 0
+        self._last = 0
         self._tokenizer = tokenizer
         emitted = request.output_token_ids.get(index, [])
         self._offset = self._begin(request, emitted)
@@ -77,6 +78,11 @@ class Choice:
         """Whether the answer is complete."""
         return self.output.finish_reason is not None
 
+    @property
+    def ends_soon(self) -> bool:
+        """Whether its limit is so near that it may be reached with the next piece or the one after that."""
+        return self.output.limit - self.output.count <= 2 * self._last
+
     def take(self, result: Any) -> TokenDelta | None:
         """Take what vLLM gives; ``None`` where nothing of it is new.
 
@@ -91,6 +97,7 @@ class Choice:
         if self._expected:
             known = self._skip(ids)
             ids, logprobs = ids[known:], logprobs[known:] if logprobs else logprobs
+        self._last = len(ids)
         delta = self.output.push(ids) if ids else None
         if delta is not None and logprobs:
             delta.logprobs = [

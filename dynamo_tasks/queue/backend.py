@@ -14,6 +14,8 @@ from collections.abc import Callable
 from typing import Any
 
 from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.states import SUCCESS
+from kombu.utils.encoding import bytes_to_str
 
 from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.observe.calm import Calm
@@ -79,6 +81,17 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         """
         if submitted_as.get() is None:
             super().on_task_call(producer, task_id)
+
+    def _store_result(
+        self, task_id: Any, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
+    ) -> Any:
+        """Write an outcome; a success without a look at what is there (Celery keeps one from being overwritten)."""
+        if state != SUCCESS:
+            return super()._store_result(task_id, result, state, traceback, request=request, **kwargs)
+        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
+        meta["task_id"] = bytes_to_str(task_id)
+        self._set_with_state(self.get_key_for_task(task_id), self.encode(meta), state)
+        return result
 
     def _ensure_retryable(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         on_loop = not in_greenlet() and threading.current_thread() is threading.main_thread()

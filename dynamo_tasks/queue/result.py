@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import contextvars
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import Any
@@ -180,7 +183,7 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
             return exc
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return asyncio.to_thread(self.get).__await__()
+        return _in_thread(self.get).__await__()
 
     async def _record_or_none(self, client: StoreClient) -> Record | None:
         try:
@@ -252,6 +255,27 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
 
     def __reduce__(self) -> Any:
         return self.__class__, (self.id,)
+
+
+async def _in_thread(call: Callable[[], Any]) -> Any:
+    """Call in a thread of its own: those of a pool may all be waiting for something that takes long."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[Any] = loop.create_future()
+
+    def settle(how: Callable[[Any], None], value: Any) -> None:
+        if not future.done():
+            how(value)
+
+    def run() -> None:
+        try:
+            outcome = future.set_result, call()
+        except BaseException as exc:  # noqa: BLE001 - it is raised where the result is awaited
+            outcome = future.set_exception, exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
+    return await future
 
 
 async def _awaited(make: Callable[[], Any]) -> Any:

@@ -167,7 +167,10 @@ class ManagedProcess:
                 stdout=pump.writer,
                 stderr=pump.writer,
                 env=self._environment(),
-                start_new_session=True,
+                # A group of its own, to be killed as one and out of the terminal's reach; but in our session: Linux
+                # shares time among sessions before it does among processes (autogroup), and an engine that waits
+                # by spinning, in a session of its own, would starve the server and the frontend.
+                process_group=0,
             )
         finally:
             pump.start()

@@ -194,8 +194,9 @@ class EmbeddedServer:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 pass_fds=(held,),
-                # Its own session: a Ctrl-C in the terminal of one user must not reach it.
-                start_new_session=True,
+                # A group of its own: a Ctrl-C in the terminal of one user must not reach it. Not a session, see
+                # ``ManagedProcess``.
+                process_group=0,
             )
         # It may have ended already: then this is an identity that no process has.
         server = ProcessId.of(self._process.pid) or ProcessId(self._process.pid, -1)

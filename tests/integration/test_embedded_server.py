@@ -97,6 +97,10 @@ def test_starts_answers_and_stops(home: Home) -> None:
     url = server.join()
     assert ping(url) == "PONG"
     assert running_url(home) == url
+    running = server_of(home)
+    assert running is not None
+    assert os.getpgid(running.pid) == running.pid  # out of the reach of a terminal's Ctrl-C
+    assert os.getsid(running.pid) == os.getsid(0)  # and no session of its own, see ManagedProcess
     assert resolve_redis_url({"DYNAMO_HOME": str(home.path)}) == url
     assert server.leave() is True
     assert running_url(home) is None

@@ -76,6 +76,23 @@ def test_runs_and_passes_lines_and_environment_on() -> None:
     asyncio.run(main())
 
 
+def test_each_process_has_a_group_of_its_own_in_our_session() -> None:
+    """A Ctrl-C must not reach them; and the kernel must share its time among them as among any processes."""
+
+    async def main() -> str:
+        record = Record()
+        process = python(
+            "import os, time; print(os.getpgid(0) == os.getpid(), os.getsid(0), flush=True); time.sleep(60)"
+        )
+        supervisor = supervise(record, process)
+        await supervisor.start()
+        await record.until(lambda: record.lines)
+        await supervisor.stop()
+        return record.lines[0][1]
+
+    assert asyncio.run(main()) == f"True {os.getsid(0)}"
+
+
 def test_restarts_a_killed_process() -> None:
     async def main() -> None:
         record = Record()

@@ -1,0 +1,63 @@
+"""How long streams rest between two pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from dynamo_tasks.engines.pace import Pace
+
+
+def rest(streams: int, resting: int = 1) -> float:
+    """Seconds that so many of them rest at once."""
+
+    async def main() -> float:
+        pace, began = Pace(), time.perf_counter()
+        await asyncio.gather(*[pace.rest(streams) for _ in range(resting)])
+        return time.perf_counter() - began
+
+    return asyncio.run(main())
+
+
+@pytest.mark.parametrize("streams", [0, 1, 3])
+def test_a_few_streams_never_rest(streams: int) -> None:
+    async def main() -> bool:
+        return await asyncio.wait_for(_at_once(Pace().rest(streams)), 1)
+
+    assert asyncio.run(main())
+
+
+async def _at_once(rest: object) -> bool:
+    """Whether a coroutine ends without waiting for anything."""
+    try:
+        rest.send(None)  # type: ignore[attr-defined]
+    except StopIteration:
+        return True
+    return False
+
+
+def test_the_more_streams_the_longer_they_rest() -> None:
+    assert rest(16) >= 0.0075
+    assert rest(1000) >= 0.0195
+
+
+def test_it_is_never_long() -> None:
+    assert min(rest(100_000) for _ in range(5)) < 0.06
+
+
+def test_all_wake_together() -> None:
+    assert min(rest(64, resting=64) for _ in range(5)) < 0.08
+
+
+def test_one_that_gives_up_does_not_wake_the_others() -> None:
+    async def main() -> list[bool]:
+        pace = Pace()
+        tasks = [asyncio.create_task(pace.rest(64)) for _ in range(3)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return [task.cancelled() for task in tasks]
+
+    assert asyncio.run(main()) == [True, False, False]
