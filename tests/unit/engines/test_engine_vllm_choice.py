@@ -177,3 +177,13 @@ def test_stats_of_several_engine_cores() -> None:
         stats(None, index).record(told, None, engine_idx=index)
     stats.record(None, None)
     assert (stats.waiting, stats.kv_usage, stats.prefix_hit_rate) == (4, 0.25, 0.4)
+
+
+def test_near_its_limit_a_choice_does_not_rest() -> None:
+    one = choice(request(), max_tokens=10)
+    ends = []
+    for ids in ([1], [2, 3, 4], [5, 6], [7, 8], [9], [10]):
+        one.take(result(ids))
+        ends.append(one.ends_soon)
+    assert ends == [False, True, True, True, True, True]
+    assert one.finished
