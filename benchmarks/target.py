@@ -84,7 +84,7 @@ class Target(ABC):
         """Process ids by role: ``frontend``, ``worker`` and others."""
 
     def spawn(self, role: str, argv: Sequence[str], env: Mapping[str, str]) -> None:
-        """Start a process in a session of its own; its output goes to ``<home>/<role>.log``."""
+        """Start a process in a group of its own; its output goes to ``<home>/<role>.log``."""
         with (self.home / f"{role}.log").open("wb") as log:
             self._processes[role] = subprocess.Popen(
                 argv,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -27,7 +26,7 @@ import yaml
 
 from benchmarks.load import Load
 from benchmarks.procstat import Meter, descendants
-from benchmarks.target import Target, TargetError
+from benchmarks.target import Target, TargetError, clean_environment
 from benchmarks.tiny_model import SIZES, make_tiny_model
 
 __all__ = ["main"]
@@ -90,7 +89,7 @@ class Driven:
     def __init__(self, name: str, module: str, argument: Any, log: Path, env: dict[str, str] | None = None):
         self.name = name
         self._process = subprocess.Popen(
-            [sys.executable, "-m", module, json.dumps(argument)], env={**os.environ, **(env or {})},
+            [sys.executable, "-m", module, json.dumps(argument)], env={**clean_environment(), **(env or {})},
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log.open("wb"), text=True,
         )  # fmt: skip
 

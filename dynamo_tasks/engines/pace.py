@@ -4,8 +4,8 @@ An engine that makes a token of every stream each 5 ms gives more pieces than an
 worker, the server, the frontend and the client some 50 µs together. So the more streams there are, the longer each
 rests between two pieces; what the engine makes meanwhile comes with the next one. Two bounds:
 
-- one stream rests for 0.5 ms per stream that the engine has, so all pieces together take a tenth of a core; a few
-  streams never rest, since a step takes longer;
+- one stream rests for 0.5 ms per stream that the engine has, so all pieces together take a tenth of a core, up to 40
+  streams; a few never rest, since a step takes longer;
 - never more than 20 ms: 50 pieces per second and stream. Models whose steps take longer give every token at once.
 """
 

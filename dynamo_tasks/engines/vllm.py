@@ -99,7 +99,7 @@ class VllmEngine(Engine):
             EngineError: vLLM could not start.
         """
         if self._vllm is None:
-            self._began = time.monotonic()
+            self._began, self._pace = time.monotonic(), Pace()
             self._tell("import")
             api = await asyncio.to_thread(import_vllm)
             with Progress(self._tell):

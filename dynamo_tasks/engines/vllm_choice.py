@@ -15,6 +15,8 @@ from dynamo_tasks.protocol.tokens import TokenDelta
 
 __all__ = ["Choice", "known_before", "usage_of"]
 
+_FEW = 8
+"""Tokens that are so soon made that nobody should rest meanwhile."""
 _ENDS = {"length": "length", "stop": "stop", "repetition": "stop"}
 
 
@@ -80,8 +82,9 @@ class Choice:
 
     @property
     def ends_soon(self) -> bool:
-        """Whether its limit is so near that it may be reached with the next piece or the one after that."""
-        return self.output.limit - self.output.count <= 2 * self._last
+        """Whether to look at it at once: its limit is near, or what comes next is only compared."""
+        left = self.output.limit - self.output.count
+        return left <= max(_FEW, 2 * self._last) or bool(self._expected)
 
     def take(self, result: Any) -> TokenDelta | None:
         """Take what vLLM gives; ``None`` where nothing of it is new.
@@ -92,12 +95,12 @@ class Choice:
         """
         piece = result.outputs[0]
         ids, logprobs = list(piece.token_ids), piece.logprobs
+        self._last = len(ids)
         if result.num_cached_tokens is not None:
             self.cached_tokens = max(self.cached_tokens, min(result.num_cached_tokens, self._prompt_size))
         if self._expected:
             known = self._skip(ids)
             ids, logprobs = ids[known:], logprobs[known:] if logprobs else logprobs
-        self._last = len(ids)
         delta = self.output.push(ids) if ids else None
         if delta is not None and logprobs:
             delta.logprobs = [

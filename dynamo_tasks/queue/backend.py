@@ -85,13 +85,21 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def _store_result(
         self, task_id: Any, result: Any, state: str, traceback: Any = None, request: Any = None, **kwargs: Any
     ) -> Any:
-        """Write an outcome; a success without a look at what is there (Celery keeps one from being overwritten)."""
-        if state != SUCCESS:
+        """Write an outcome.
+
+        Celery looks first, and keeps a success that is there. An endpoint's success is the ledger's one outcome: it
+        is written without a look.
+        """
+        if state != SUCCESS or not self._is_endpoint(request):
             return super()._store_result(task_id, result, state, traceback, request=request, **kwargs)
         meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
         meta["task_id"] = bytes_to_str(task_id)
         self._set_with_state(self.get_key_for_task(task_id), self.encode(meta), state)
         return result
+
+    def _is_endpoint(self, request: Any) -> bool:
+        task = self.app.tasks.get(getattr(request, "task", None) or "")
+        return bool(getattr(task, "runs_on_loop", False))
 
     def _ensure_retryable(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         on_loop = not in_greenlet() and threading.current_thread() is threading.main_thread()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import contextvars
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -18,7 +16,7 @@ from dynamo_tasks.errors import DynamoError, RequestNotFoundError
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind, decode_values
 from dynamo_tasks.protocol.states import CELERY_STATES, TERMINAL, State
 from dynamo_tasks.protocol.tokens import CompletionAggregate, decode_deltas
-from dynamo_tasks.store.bridge import bridge
+from dynamo_tasks.store.bridge import bridge, in_thread
 from dynamo_tasks.store.client import StoreClient, shared_client
 from dynamo_tasks.store.record import Record
 
@@ -154,9 +152,12 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
             celery.exceptions.TaskRevokedError: it was cancelled, or it expired.
             Exception: what the endpoint raised, as Celery rebuilds it.
         """
+        return self._wait(timeout, propagate, threading.Event(), **kwargs)
+
+    def _wait(self, timeout: float | None, propagate: bool, given_up: threading.Event, **kwargs: Any) -> Any:
         deadline = None if timeout is None else time.monotonic() + timeout
         wait = _FIRST_LOOK
-        while True:
+        while not given_up.is_set():
             left = wait if deadline is None else max(0.0, min(wait, deadline - time.monotonic()))
             try:
                 if not self.ignored:
@@ -170,6 +171,7 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
             wait = min(2 * wait, _LAST_LOOK)
+        raise CeleryTimeoutError("nobody waits for it any more")
 
     def _from_ledger(self, record: Record, propagate: bool) -> Any:
         """The outcome of a request that has ended, where Celery's result backend does not tell it."""
@@ -183,7 +185,7 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
             return exc
 
     def __await__(self) -> Generator[Any, None, Any]:
-        return _in_thread(self.get).__await__()
+        return in_thread(lambda given_up: self._wait(None, True, given_up)).__await__()
 
     async def _record_or_none(self, client: StoreClient) -> Record | None:
         try:
@@ -255,27 +257,6 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
 
     def __reduce__(self) -> Any:
         return self.__class__, (self.id,)
-
-
-async def _in_thread(call: Callable[[], Any]) -> Any:
-    """Call in a thread of its own: those of a pool may all be waiting for something that takes long."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[Any] = loop.create_future()
-
-    def settle(how: Callable[[Any], None], value: Any) -> None:
-        if not future.done():
-            how(value)
-
-    def run() -> None:
-        try:
-            outcome = future.set_result, call()
-        except BaseException as exc:  # noqa: BLE001 - it is raised where the result is awaited
-            outcome = future.set_exception, exc
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(settle, *outcome)
-
-    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
-    return await future
 
 
 async def _awaited(make: Callable[[], Any]) -> Any:

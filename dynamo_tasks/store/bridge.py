@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
+import contextvars
 import os
 import sys
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["Bridge", "bridge"]
+__all__ = ["Bridge", "bridge", "in_thread"]
 
 T = TypeVar("T")
 _CLOSE_TIMEOUT = 5.0
@@ -120,3 +121,34 @@ def bridge() -> Bridge:
         if _bridge is None or not _bridge._thread.is_alive():
             _bridge = Bridge()
         return _bridge
+
+
+async def in_thread(call: Callable[[threading.Event], T]) -> T:
+    """Call in a thread of its own: those of a pool may all be waiting for something that takes long.
+
+    Args:
+        call: Gets an event that is set once nobody waits for it any more.
+    """
+    loop, given_up = asyncio.get_running_loop(), threading.Event()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(how: Callable[[Any], None], value: Any) -> None:
+        if not future.done():
+            how(value)
+
+    def run() -> None:
+        outcome: tuple[Callable[[Any], None], Any]
+        try:
+            outcome = future.set_result, call(given_up)
+        except StopIteration as exc:
+            outcome = future.set_exception, RuntimeError(f"the endpoint raised StopIteration: {exc}")
+        except BaseException as exc:  # noqa: BLE001 - it is raised where the result is awaited
+            outcome = future.set_exception, exc
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(settle, *outcome)
+
+    threading.Thread(target=contextvars.copy_context().run, args=(run,), daemon=True).start()
+    try:
+        return await future
+    finally:
+        given_up.set()

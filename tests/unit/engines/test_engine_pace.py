@@ -43,12 +43,19 @@ def test_the_more_streams_the_longer_they_rest() -> None:
     assert rest(1000) >= 0.0195
 
 
-def test_it_is_never_long() -> None:
-    assert min(rest(100_000) for _ in range(5)) < 0.06
+def test_who_comes_late_wakes_with_the_others() -> None:
+    async def main() -> tuple[float, bool]:
+        pace, loop = Pace(), asyncio.get_running_loop()
+        first = asyncio.create_task(pace.rest(1000))
+        await asyncio.sleep(0.01)
+        began = loop.time()
+        await pace.rest(1000)
+        late = loop.time() - began
+        return late, first.done()
 
-
-def test_all_wake_together() -> None:
-    assert min(rest(64, resting=64) for _ in range(5)) < 0.08
+    rests = [asyncio.run(main()) for _ in range(5)]
+    assert min(late for late, _ in rests) < 0.019
+    assert all(done for _, done in rests)
 
 
 def test_one_that_gives_up_does_not_wake_the_others() -> None:
