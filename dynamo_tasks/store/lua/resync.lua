@@ -30,6 +30,7 @@ if not r.st then
   r = fields(KEYS[1], 'rd', 'en', 'q', 'qs', 'tn', 'tw')
 end
 if not known then
+  if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
   redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'own', lease, 'ep', ARGV[4], 'non', ARGV[5], 'att', ARGV[6],
     'prev', ARGV[7])
   redis.call('ZREM', base .. 'queued', id)

@@ -14,7 +14,7 @@ from dynamo_tasks.store.dead import DeadList
 from dynamo_tasks.store.ledger import ClaimRefused
 from dynamo_tasks.store.recovery import Recovery
 from tests.support.server import RedisServer
-from tests.support.streams import Owner, Place, on_loop
+from tests.support.streams import Owner, Place, on_loop, values
 
 
 async def _refusal(owner: Owner, request_id: str) -> str:
@@ -211,3 +211,23 @@ async def test_a_message_above_the_retry_number_does_not_make_the_records_own_on
         await owner.claim(request_id, retries=1)
         assert await _lose(place, owner, request_id) == "OK"
         assert (await other.claim(request_id, retries=0)).number == 2
+
+
+@on_loop
+async def test_a_claim_that_is_restored_leaves_nothing_with_the_owner_before(redis_server: RedisServer) -> None:
+    """A failover has forgotten that the owner before died, and the claim that followed."""
+    async with Place(redis_server.url) as place:
+        one, two, request_id = await place.owner(), await place.owner(), await place.submit()
+        await one.claim(request_id)
+        keys = [place.keys.record(request_id), place.keys.log(request_id), place.keys.owned(one.lease)]
+        forgotten = {key: await place.do("DUMP", key) for key in keys}
+        recovery = Recovery(place.store)
+        assert await recovery.requeue(place.namespace, request_id, one.lease) == "OK"
+        log = await two.run(request_id)
+        for key, value in forgotten.items():
+            await place.do("RESTORE", key, 0, value, "REPLACE")
+        log.suspect = True
+        await two.write(log, 1)
+        assert values(await place.log(request_id)) == [1]
+        assert await recovery.owned(place.namespace, one.lease) == set()
+        assert await recovery.owned(place.namespace, two.lease) == {request_id}
