@@ -9,7 +9,12 @@ from tests.property.test_ledger_machine import NAMES, connected, run_machine
 
 __all__ = ["connected"]
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(400),
+    # Runs are random: one in some dozens meets none that shows the rarest of them. Other failures count at once.
+    pytest.mark.flaky(reruns=2, only_rerun="DID NOT RAISE"),
+]
 
 ALIVE = "redis.call('EXISTS', base .. 'lease:' .. r.own) == 1"
 TAKEN_TOO_EARLY = """= r.st == 'RUNNING' and of_running() or nil

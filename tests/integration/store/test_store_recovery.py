@@ -214,7 +214,9 @@ async def test_a_message_above_the_retry_number_does_not_make_the_records_own_on
 
 
 @on_loop
-async def test_a_claim_that_is_restored_leaves_nothing_with_the_owner_before(redis_server: RedisServer) -> None:
+async def test_a_claim_that_is_restored_leaves_nothing_with_the_owner_before(
+    redis_server: RedisServer,
+) -> None:
     """A failover has forgotten that the owner before died, and the claim that followed."""
     async with Place(redis_server.url) as place:
         one, two, request_id = await place.owner(), await place.owner(), await place.submit()
