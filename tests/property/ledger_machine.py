@@ -305,6 +305,10 @@ class LedgerMachine(RuleBasedStateMachine):
     def sweep(self) -> None:
         self.run_(self.observers.sweep())
 
+    @rule(n=REQUESTS)
+    def a_sweeper_is_late(self, n: int) -> None:
+        self.run_(self.observers.end_overdue(f"r{n}"))
+
     @rule(ms=st.sampled_from([1, 1000, 6000]))
     def time_passes(self, ms: int) -> None:
         self.world.passes(ms)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.runtime.sweeper import Sweeper
 from dynamo_tasks.store.dead import DeadList
 from dynamo_tasks.store.presence import ReaderPresence
@@ -43,6 +45,14 @@ class Observers:
         await self._sweeper._due(self._world.namespace)
         check_sweep(before, read_dump(self._world.client, self._world.keys).records, now)
         self._suspects, _ = await self._world.recovery.lost_messages(self._world.namespace, self._suspects)
+
+    async def end_overdue(self, request_id: str) -> None:
+        """A sweeper that read long ago that its deadline may have passed."""
+        before, now = await self._world.record(request_id), self._world.now
+        end = End(State.FAILED, "deadline", error=ErrorInfo("deadline_exceeded", "late"))
+        reply = await self._world.ledger.cancel(self._world.namespace, request_id, end=end, guard="due")
+        overdue = bool(before) and before["st"] not in TERMINAL and 0 < int(before.get("dl") or 0) <= now
+        assert (reply == "OK") == overdue, f"{before}: ended as overdue: {reply}"
 
     async def revive(self, request_id: str) -> None:
         """``dynamo-tasks dead retry``."""
