@@ -42,8 +42,9 @@ def beat(url: str, folder: Path, app: str) -> Process:
 
 def test_the_default_schedule_starts_and_stops(redis_server: RedisServer, tmp_path: Path) -> None:
     with beat(redis_server.url, tmp_path, "dynamo_tasks") as process:
-        # Its store: a signal before that would interrupt Celery in the middle of an import.
-        until(lambda: list(tmp_path.glob("schedule*")) or not process.alive, 20.0, "beat runs")
+        # Its store is there before its signal handler, and that before this line: a signal in between would meet
+        # Celery in the middle of an import, or of opening the store.
+        until(lambda: "beat: Starting" in process.output or not process.alive, 20.0, "beat runs")
         assert process.terminate() == 0, process.output
         assert "Traceback" not in process.output
 
