@@ -8,12 +8,14 @@
 local id, lease = ARGV[2], ARGV[3]
 local r = fields(KEYS[1], 'st', 'own', 'ep', 'en', 'q', 'qs', 'msg', 'att', 'ret', 'tn', 'tw')
 if not r.st then return 'GONE' end
-if r.st == 'QUEUED' and r.ep == ARGV[4] and r.ret == ARGV[5] then return 'OK' end
+-- The number is that of the message which the record keeps: with the stored message it stays.
+local retry = ARGV[7] ~= '' and ARGV[5] or r.ret or '0'
+if r.st == 'QUEUED' and r.ep == ARGV[4] and (r.ret or '0') == retry then return 'OK' end
 if r.st ~= 'RUNNING' or r.own ~= lease or r.ep ~= ARGV[4] then return 'FENCED' end
 local message = ARGV[7] ~= '' and ARGV[7] or r.msg
 local now, not_before = now_ms(), tonumber(ARGV[6])
 local attempts = ARGV[9] == '1' and int(tonumber(r.att) - 1) or r.att
-redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'ret', ARGV[5], 'nb', ARGV[6], 'msg', message, 'att', attempts)
+redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'ret', retry, 'nb', ARGV[6], 'msg', message, 'att', attempts)
 redis.call('HDEL', KEYS[1], 'own', 'non')
 redis.call('SREM', base .. 'owned:' .. lease, id)
 redis.call('SREM', running_of(component_of(r.en)), id)

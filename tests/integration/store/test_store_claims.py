@@ -208,6 +208,17 @@ async def test_a_release_asked_again_is_one_release(redis_server: RedisServer) -
 
 
 @on_loop
+async def test_a_hand_over_keeps_the_retry_number_of_the_message_that_is_kept(redis_server: RedisServer) -> None:
+    """Else that message would be taken for superseded, however often it is sent again."""
+    async with Place(redis_server.url) as place:
+        owner, request_id = await place.owner(), await place.submit()
+        attempt = await owner.claim(request_id, retries=1)  # a retry's message that was ahead of the ledger
+        for _ in range(2):
+            await owner.ledger.release(attempt, retries=1, front=True, counts=False)
+        assert (await owner.claim(request_id, retries=0)).number == 1
+
+
+@on_loop
 async def test_somebody_elses_end_fences_with_exactly_the_next_epoch(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         owner, request_id = await place.owner(), await place.submit()
