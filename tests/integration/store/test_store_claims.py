@@ -208,7 +208,9 @@ async def test_a_release_asked_again_is_one_release(redis_server: RedisServer) -
 
 
 @on_loop
-async def test_a_hand_over_keeps_the_retry_number_of_the_message_that_is_kept(redis_server: RedisServer) -> None:
+async def test_a_hand_over_keeps_the_retry_number_of_the_message_that_is_kept(
+    redis_server: RedisServer,
+) -> None:
     """Else that message would be taken for superseded, however often it is sent again."""
     async with Place(redis_server.url) as place:
         owner, request_id = await place.owner(), await place.submit()
