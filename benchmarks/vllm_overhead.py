@@ -148,7 +148,6 @@ class Server(Target):
         self._argv = argv
 
     def start(self, home: Path) -> None:
-        self.home = home
         argv = [argument.replace("{port}", str(self.port)) for argument in self._argv]
         self.spawn("server", argv, {"DYNAMO_HOME": str(home)})
 
