@@ -12,6 +12,11 @@ from urllib.parse import urlsplit
 
 __all__ = ["Load", "Requests", "Result", "percentile"]
 
+_GOLDEN = 0.6180339887498949
+"""Multiples of it, without their whole parts, fill the unit interval evenly."""
+_LENGTH = 7_654_321
+"""Stands where a request's length goes, as wide as any."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Load:
@@ -22,7 +27,8 @@ class Load:
         model: Served model name.
         concurrency: Connections.
         requests: Requests in all, after the warm-up.
-        max_tokens: Of each request.
+        max_tokens: Of each request; with a spread, of all on average.
+        spread: How much the lengths differ, 0 to 1: with 0.5, from half of ``max_tokens`` to one and a half times.
         warmup: Requests before the measurement, over the same connections.
         prompt_mode: ``unique`` (differs from its first word on) or ``shared`` (the same for all).
         prompt_chars: Length of the prompt.
@@ -37,6 +43,7 @@ class Load:
     concurrency: int = 1
     requests: int = 100
     max_tokens: int = 64
+    spread: float = 0.0
     warmup: int = 0
     prompt_mode: str = "unique"
     prompt_chars: int = 64
@@ -50,10 +57,17 @@ class Load:
         for name in ("concurrency", "requests", "max_tokens"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if not 0 <= self.spread <= 1:
+            raise ValueError(f"spread must be between 0 and 1, not {self.spread}")
         if self.prompt_mode not in ("unique", "shared"):
             raise ValueError(f"prompt_mode must be unique or shared, not {self.prompt_mode!r}")
         if urlsplit(self.url).scheme != "http" or not urlsplit(self.url).hostname:
             raise ValueError(f"url must be http://host:port, not {self.url!r}")
+
+    def length(self, number: int) -> int:
+        """How many tokens the request of this number asks for; spread evenly, and the same in every run."""
+        place = 2 * (number * _GOLDEN % 1) - 1
+        return max(1, round(self.max_tokens * (1 + self.spread * place)))
 
 
 @dataclass
@@ -122,10 +136,16 @@ def percentile(ordered: Sequence[float], p: float) -> float:
 
 
 class Requests:
-    """Makes the requests' bytes; nearly all of each is made once."""
+    """Makes the requests' bytes; nearly all of each is made once.
+
+    Attributes:
+        made: How many there were.
+    """
 
     def __init__(self, load: Load):
         parts = urlsplit(load.url)
+        self._load = load
+        self.made = 0
         self._unique = load.prompt_mode == "unique"
         # Begins with the time, so that the prompts of two runs against one server differ too.
         self._number = time.monotonic_ns() // 1000 if self._unique else 0
@@ -136,7 +156,7 @@ class Requests:
         body: dict[str, Any] = {
             "model": load.model,
             "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": load.max_tokens,
+            "max_tokens": _LENGTH,
         }
         if load.stream:
             body |= {"stream": True, "stream_options": {"include_usage": True}}
@@ -148,10 +168,14 @@ class Requests:
             f"POST {parts.path.rstrip('/')}/v1/chat/completions HTTP/1.1\r\nhost: {parts.netloc}\r\n"
             f"content-type: application/json\r\n{authorization}content-length: {len(payload)}\r\n\r\n"
         )
-        self._before, self._after = (head.encode() + payload).split(mark.encode())
+        self._before, rest = (head.encode() + payload).split(mark.encode())
+        self._between, self._after = rest.split(b"%d" % _LENGTH)
 
-    def next(self) -> bytes:
-        """The next request: head and body."""
+    def next(self) -> tuple[bytes, int]:
+        """The next request, head and body, and how many tokens it asks for."""
         if self._unique:
             self._number += 1
-        return b"%b%08d%b" % (self._before, self._number % 100_000_000, self._after)
+        tokens = self._load.length(self.made)
+        self.made += 1
+        pieces = (self._before, self._number % 100_000_000, self._between, tokens, self._after)
+        return b"%b%08d%b%7d%b" % pieces, tokens

@@ -42,13 +42,14 @@ _CONNECT_TIMEOUT = 5.0
 class _Connection:
     """One of the concurrent clients: at most one request at a time."""
 
-    __slots__ = ("address", "answer", "data", "fresh", "sent", "sock")
+    __slots__ = ("address", "answer", "asked", "data", "fresh", "sent", "sock")
 
     def __init__(self, address: tuple[str, int]):
         self.address = address
         self.sock: socket.socket | None = None
         self.answer: Answer | None = None
         self.data = b""
+        self.asked = 0
         self.sent = 0.0
         self.fresh = True
 
@@ -115,7 +116,7 @@ class _Generator:
         while self._unsent and self._idle:
             connection = self._idle.popleft()
             self._unsent -= 1
-            connection.data = self._requests.next()
+            connection.data, connection.asked = self._requests.next()
             connection.sent = time.perf_counter()
             self._send(connection)
 
@@ -160,15 +161,15 @@ class _Generator:
         if summary.error:
             self.result.errors[summary.error] += 1
         else:
-            self._count(answer, summary, connection.sent, now)
+            self._count(answer, summary, connection, now)
         self._release(connection, close=answer.close)
 
-    def _count(self, answer: Answer, summary: Summary, sent: float, now: float) -> None:
-        result = self.result
+    def _count(self, answer: Answer, summary: Summary, connection: _Connection, now: float) -> None:
+        result, sent = self.result, connection.sent
         result.requests += 1
         result.tokens += summary.tokens
         result.events += summary.events
-        result.short += summary.tokens < self.load.max_tokens
+        result.short += summary.tokens < connection.asked
         result.uncounted += not summary.counted
         result.latency.append(now - sent)
         result.ttft.append((answer.first_text or now) - sent)
@@ -221,6 +222,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", "--concurrency", type=int, default=1)
     parser.add_argument("-n", "--requests", type=int, default=100)
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument(
+        "--spread", type=float, default=0.0, help="0.5: lengths of 0.5 to 1.5 times --max-tokens"
+    )
     parser.add_argument("--warmup", type=int, default=0, help="requests before the measurement")
     parser.add_argument("--prompt-mode", choices=("unique", "shared"), default="unique")
     parser.add_argument("--prompt-chars", type=int, default=64)

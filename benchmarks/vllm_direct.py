@@ -1,6 +1,6 @@
 """vLLM's ``AsyncLLM`` with nothing around it: what an engine gives at best.
 
-Driven over stdin and stdout: a JSON line ``{"concurrency", "requests", "max_tokens"}`` is answered by one with
+Driven over stdin and stdout: a JSON line ``{"concurrency", "requests", "max_tokens", "spread"}`` is answered by one with
 ``wall_s``, ``requests`` and ``tokens``. Prompts are those of the load generator, rendered and tokenized before
 the clock starts; text is made by vLLM, token by token, as its own server has it done.
 
@@ -26,47 +26,45 @@ async def main(arguments: dict[str, Any]) -> None:
 
     llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments, disable_log_stats=True))
     try:
-        await _load(llm, arguments["model"], 1, 2, 2)
+        await _load(llm, arguments["model"], concurrency=1, requests=2, max_tokens=2)
         print(json.dumps({"ready": True}), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
             asked = json.loads(line)
-            found = await _load(
-                llm, arguments["model"], asked["concurrency"], asked["requests"], asked["max_tokens"]
-            )
-            print(json.dumps(found), flush=True)
+            print(json.dumps(await _load(llm, arguments["model"], **asked)), flush=True)
     finally:
         llm.shutdown()
 
 
-async def _load(llm: Any, model: str, concurrency: int, requests: int, max_tokens: int) -> dict[str, Any]:
-    prompts = iter(list(token_prompts(model, requests)))
+async def _load(llm: Any, model: str, *, concurrency: int, **load: Any) -> dict[str, Any]:
+    prompts = iter(list(token_prompts(model, **load)))
     began = time.perf_counter()
-    counts = await asyncio.gather(*[_client(llm, prompts, max_tokens) for _ in range(concurrency)])
-    return {"wall_s": time.perf_counter() - began, "requests": requests, "tokens": sum(counts)}
+    counts = await asyncio.gather(*[_client(llm, prompts) for _ in range(concurrency)])
+    return {"wall_s": time.perf_counter() - began, "tokens": sum(counts)}
 
 
-def token_prompts(model: str, requests: int) -> Iterator[list[int]]:
-    """The prompts of the load generator, as token ids."""
+def token_prompts(model: str, **load: Any) -> Iterator[tuple[list[int], int]]:
+    """The requests of a load: each prompt's token ids, and how many tokens it asks for."""
     from benchmarks.load import Load, Requests
     from dynamo_tasks.engines.payload import prompt_ids
     from dynamo_tasks.engines.tokenizer import load_tokenizer
     from dynamo_tasks.protocol.instances import ModelCard
 
     tokenizer, card = load_tokenizer(model), ModelCard(name="direct")
-    made = Requests(Load(url="http://127.0.0.1", model="direct", requests=requests))
-    for _ in range(requests):
-        body = json.loads(made.next().partition(b"\r\n\r\n")[2])
-        yield prompt_ids(body, tokenizer, card)
+    asked = Load(url="http://127.0.0.1", model="direct", **load)
+    made = Requests(asked)
+    for _ in range(asked.requests):
+        request, tokens = made.next()
+        yield prompt_ids(json.loads(request.partition(b"\r\n\r\n")[2]), tokenizer, card), tokens
 
 
-async def _client(llm: Any, prompts: Iterator[list[int]], max_tokens: int) -> int:
+async def _client(llm: Any, prompts: Iterator[tuple[list[int], int]]) -> int:
     """One of the concurrent clients: the next prompt when the last answer is complete."""
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
-    own = {**llm.model_config.get_diff_sampling_param(), "max_tokens": max_tokens, "ignore_eos": True}
-    params = SamplingParams(**own, output_kind=RequestOutputKind.DELTA)
+    own = {**llm.model_config.get_diff_sampling_param(), "ignore_eos": True}
     tokens = 0
-    for number, ids in enumerate(prompts):
+    for number, (ids, asked) in enumerate(prompts):
+        params = SamplingParams(**own, max_tokens=asked, output_kind=RequestOutputKind.DELTA)
         prompt = {"type": "token", "prompt_token_ids": ids}
         async for output in llm.generate(prompt, params, f"{id(prompt)}-{number}"):
             tokens += len(output.outputs[0].token_ids)

@@ -24,7 +24,6 @@ from typing import Any, NamedTuple, Protocol, Self
 
 import yaml
 
-from benchmarks.load import Load
 from benchmarks.procstat import Meter, descendants
 from benchmarks.target import Target, TargetError, clean_environment
 from benchmarks.tiny_model import SIZES, make_tiny_model
@@ -60,7 +59,7 @@ class System(Protocol):
 
     name: str
 
-    def measure(self, concurrency: int, requests: int, max_tokens: int) -> Found:
+    def measure(self, load: dict[str, Any]) -> Found:
         """Put one load on it."""
 
 
@@ -114,11 +113,10 @@ class Driven:
         """The process that serves the load, with its children."""
         return self._process.pid
 
-    def measure(self, concurrency: int, requests: int, max_tokens: int) -> Found:
+    def measure(self, load: dict[str, Any]) -> Found:
         assert self._process.stdin
         costs = Costs(self._serving())
-        asked = {"concurrency": concurrency, "requests": requests, "max_tokens": max_tokens}
-        print(json.dumps(asked), file=self._process.stdin, flush=True)
+        print(json.dumps(load), file=self._process.stdin, flush=True)
         found = self._answer()
         return costs.found(found["tokens"], found["tokens"] / found["wall_s"])
 
@@ -154,13 +152,11 @@ class Server(Target):
     def groups(self) -> dict[str, set[int]]:
         return {"server": descendants(self.pid("server"))}
 
-    def measure(self, concurrency: int, requests: int, max_tokens: int) -> Found:
+    def measure(self, load: dict[str, Any]) -> Found:
         costs = Costs(self.pid("server"))
-        load = Load(url=self.url, model=self.model, concurrency=concurrency, requests=requests,
-                    max_tokens=max_tokens, ignore_eos=True)  # fmt: skip
-        flags = ["--url", load.url, "--model", load.model, "-c", str(concurrency), "-n", str(requests)]
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in load.items()]
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.loadgen", *flags, "--max-tokens", str(max_tokens), "--ignore-eos"],
+            [sys.executable, "-m", "benchmarks.loadgen", "--url", self.url, "--model", self.model, *flags, "--ignore-eos"],
             stdout=subprocess.PIPE, check=True,
         )  # fmt: skip
         found = json.loads(done.stdout)
@@ -233,6 +229,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
     parser.add_argument("--requests", type=int, default=8, help="per connection")
     parser.add_argument("--max-tokens", type=int, default=64)
+    parser.add_argument(
+        "--spread", type=float, default=0.5, help="how much the answers' lengths differ, 0 to 1"
+    )
     parser.add_argument("--repeats", type=int, default=3)
     return parser.parse_args()
 
@@ -240,9 +239,16 @@ def _options() -> argparse.Namespace:
 def _measure(systems: list[System], concurrency: int, options: argparse.Namespace) -> dict[str, list[Found]]:
     """All systems in turn, again and again."""
     found: dict[str, list[Found]] = {system.name: [] for system in systems}
+    requests = options.requests * concurrency
+    load = {
+        "concurrency": concurrency,
+        "requests": requests,
+        "max_tokens": options.max_tokens,
+        "spread": options.spread,
+    }
     for repeat in range(options.repeats + 1):
         for system in systems:
-            one = system.measure(concurrency, options.requests * concurrency, options.max_tokens)
+            one = system.measure(load)
             if repeat:  # the first one warms up
                 found[system.name].append(one)
     return found

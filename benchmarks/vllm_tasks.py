@@ -1,6 +1,6 @@
-"""Celery tasks to a worker that runs vLLM: ``Worker.generate.delay(…).get()``, many at the same time.
+"""Celery tasks to a worker that runs vLLM: ``Worker.generate.delay(…)``, many at the same time.
 
-One thread sends them, and waits for the oldest one before it sends the next. Driven over stdin and stdout as
+One thread sends them; whenever one has ended, the next is sent (``result.then``). Driven over stdin and stdout as
 ``benchmarks.vllm_direct`` is, with the same prompts; talks to the server of ``DYNAMO_HOME``.
 
     python -m benchmarks.vllm_tasks '"DIR"'
@@ -22,30 +22,29 @@ __all__ = ["main"]
 
 def main(model: str) -> None:
     """Serve lines until stdin ends."""
-    _load(model, 1, 2, 2)
+    _load(model, concurrency=1, requests=2, max_tokens=2)
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        asked = json.loads(line)
-        print(
-            json.dumps(_load(model, asked["concurrency"], asked["requests"], asked["max_tokens"])), flush=True
-        )
+        print(json.dumps(_load(model, **json.loads(line))), flush=True)
 
 
-def _load(model: str, concurrency: int, requests: int, max_tokens: int) -> dict[str, Any]:
-    prompts = list(token_prompts(model, requests))
-    waiting: deque[Any] = deque()
-    tokens, began = 0, time.perf_counter()
-    for ids in prompts:
-        if len(waiting) == concurrency:
-            tokens += _tokens(waiting.popleft())
-        payload = {"prompt_token_ids": ids, "max_tokens": max_tokens, "ignore_eos": True}
-        waiting.append(Worker.generate.delay(payload))
-    tokens += sum(map(_tokens, waiting))
-    return {"wall_s": time.perf_counter() - began, "requests": requests, "tokens": tokens}
+def _load(model: str, *, concurrency: int, **load: Any) -> dict[str, Any]:
+    requests = list(token_prompts(model, **load))
+    unsent, running = iter(requests), deque[Any]()
 
+    def send_next(_: Any = None) -> None:
+        for ids, tokens in unsent:
+            payload = {"prompt_token_ids": ids, "max_tokens": tokens, "ignore_eos": True}
+            running.append(Worker.generate.delay(payload))
+            running[-1].then(send_next)
+            return
 
-def _tokens(task: Any) -> int:
-    return len(task.get(timeout=600)["token_ids"])
+    began, tokens = time.perf_counter(), 0
+    for _ in range(concurrency):
+        send_next()
+    while running:
+        tokens += len(running.popleft().get(timeout=600)["token_ids"])
+    return {"wall_s": time.perf_counter() - began, "tokens": tokens}
 
 
 if __name__ == "__main__":

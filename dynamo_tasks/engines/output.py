@@ -129,13 +129,7 @@ class ChoiceOutput:
 
     def push(self, ids: list[int]) -> TokenDelta:
         """Take the next ids; the delta has those of them that belong to the answer."""
-        if self._scanner is not None or self._stop_ids:
-            ids, text = self._watch(ids)
-        else:
-            if len(ids) > self.limit - self.count:
-                ids = ids[: self.limit - self.count]
-            text = self._stream.push(ids)
-            self.count += len(ids)
+        ids, text = self._until_end(ids) if self._scanner is None else self._watch(ids)
         if self.finish_reason is None and self.count >= self.limit:
             self.finish_reason = "length"
             text += self._rest()
@@ -145,6 +139,18 @@ class ChoiceOutput:
         """The engine ended it for a reason of its own: give what is held back."""
         self.finish_reason = reason
         return TokenDelta(self._rest(), [], self.index, reason)
+
+    def _until_end(self, ids: list[int]) -> tuple[list[int], str]:
+        """All that belong to the answer, up to a token that ends it."""
+        if self.finish_reason is not None:
+            return [], ""
+        ids = ids[: self.limit - self.count]
+        for at, token in enumerate(ids if self._stop_ids else ()):
+            if token in self._stop_ids and self.count + at >= self._min_tokens:
+                self.finish_reason, self.count = "stop", self.count + at + 1
+                return ids[: at + 1], self._stream.push(ids[: at + self._include_stop]) + self._rest()
+        self.count += len(ids)
+        return ids, self._stream.push(ids)
 
     def _watch(self, ids: list[int]) -> tuple[list[int], str]:
         """One token at a time, so that the answer ends with the very token that completes a stop."""

@@ -4,9 +4,9 @@ An engine that makes a token of every stream each 5 ms gives more pieces than an
 worker, the server, the frontend and the client some 50 µs together. So the more streams there are, the longer each
 rests between two pieces; what the engine makes meanwhile comes with the next one. Two bounds:
 
-- one stream rests for 0.5 ms per stream that the engine has, so all pieces together take a tenth of a core, up to 40
+- one stream rests for 0.5 ms per stream that the engine has, so all pieces together take a tenth of a core, up to 80
   streams; a few never rest, since a step takes longer;
-- never more than 20 ms: 50 pieces per second and stream. Models whose steps take longer give every token at once.
+- never more than 40 ms: 25 pieces per second and stream. Models whose steps take longer give every token at once.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import asyncio
 __all__ = ["Pace"]
 
 _EACH_S = 0.0005
-_MOST_S = 0.02
+_MOST_S = 0.04
 _LEAST_S = 0.002
 """What is shorter than a step of any model is no rest."""
 

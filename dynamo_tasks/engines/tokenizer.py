@@ -133,7 +133,17 @@ class _FileStream:
         self._shown = ""
 
     def push(self, ids: list[int]) -> str:
-        return "".join([self._one(token) for token in ids])
+        """All at once; one by one where some are parts of characters: what broken ones give depends on the cut."""
+        if len(ids) < 3:
+            return "".join([self._one(token) for token in ids])
+        self._ids, before = [*self._ids, *ids], self._ids
+        text, last = self._text(), self._tokenizer.decode(ids[-1:], skip_special_tokens=self._skip_special)
+        if _UNFINISHED in text or _UNFINISHED in last:
+            self._ids = before
+            return "".join([self._one(token) for token in ids])
+        new = text[len(self._shown) :]
+        self._ids, self._read, self._shown = ids[-1:], 1, last
+        return new
 
     def _one(self, token: int) -> str:
         self._ids.append(token)

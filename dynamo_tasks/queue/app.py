@@ -26,6 +26,7 @@ from dynamo_tasks.queue.transport import SentinelTransport, Transport
 from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_STEPS
+from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.wire import notice_loss
 
 __all__ = [
@@ -161,7 +162,14 @@ class DynamoApp(Celery):  # type: ignore[misc]
 
     def _get_backend(self) -> Any:
         self.server_url  # noqa: B018 - finds the server, where that was not done yet
-        return ours(super()._get_backend(), waits=self.is_worker, prefix=self.key_prefix)
+        return ours(
+            super()._get_backend(), waits=self.is_worker, prefix=self.key_prefix, link=self.results_link
+        )
+
+    @property
+    def results_link(self) -> Callable[[], Link] | None:
+        """The connection that a worker writes results of endpoints on; see ``ResultBackend``."""
+        return (lambda: self.executor.store.commands) if self.is_worker else None
 
     @property
     def key_prefix(self) -> str:

@@ -18,10 +18,13 @@ from celery.states import SUCCESS
 from kombu.utils.encoding import bytes_to_str
 
 from dynamo_tasks.config.tls import TlsOptions
+from dynamo_tasks.errors import DynamoError, ServerFullError, ServerUnavailableError
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
 from dynamo_tasks.queue.transport import submitted_as
+from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.wire import ReplyError, pack
 
 __all__ = ["CONNECT_TIMEOUT", "ResultBackend", "SentinelResultBackend", "ours"]
 
@@ -38,6 +41,8 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         prefix: What all keys start with; Celery's option for that would add an underscore to some.
         transport_options: In place of the application's ``result_backend_transport_options``.
         tls: In place of the application's ``redis_backend_use_ssl``.
+        link: The worker's own connection to the same server. Results are written on it, so that the loop goes on
+            meanwhile; those of threads are not.
     """
 
     def __init__(
@@ -47,9 +52,11 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         prefix: str = "",
         transport_options: dict[str, Any] | None = None,
         tls: TlsOptions | None = None,
+        link: Callable[[], Link] | None = None,
         **kwargs: Any,
     ):
         self._prefix = prefix
+        self._link = link
         super().__init__(*args, **kwargs)
         if tls is not None:
             self.connparams |= {**tls.settings(), "connection_class": self.connection_class_ssl}
@@ -97,6 +104,13 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         self._set_with_state(self.get_key_for_task(task_id), self.encode(meta), state)
         return result
 
+    def _set(self, key: str, value: str, expires: float | None = None) -> None:
+        if self._link is None or not in_greenlet():
+            super()._set(key, value, expires)
+            return
+        ttl = self.expires if expires is None else expires
+        await_(_write(self._link(), key, value, ttl))
+
     def _is_endpoint(self, request: Any) -> bool:
         task = self.app.tasks.get(getattr(request, "task", None) or "")
         return bool(getattr(task, "runs_on_loop", False))
@@ -111,10 +125,10 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         while True:
             try:
                 return run(func, *args, **kwargs)
-            except (*self.connection_errors, *self._refusals) as exc:
+            except (*self.connection_errors, *self._refusals, *_AWAY) as exc:
                 if failures.due():
                     # What the server refuses it names with its arguments: the result has no place in a log.
-                    refused = isinstance(exc, self._refusals)
+                    refused = isinstance(exc, (*self._refusals, ServerFullError, _ReadOnlyError))
                     error = f"refused: {type(exc).__name__}" if refused else str(exc)
                     event("store.reconnect_failed", connection="results", server=self.as_uri(), error=error)
                 self._sleep(_RETRY)
@@ -132,6 +146,23 @@ class SentinelResultBackend(ResultBackend, SentinelBackend):  # type: ignore[mis
     """The same on the master that Sentinels name."""
 
 
+class _ReadOnlyError(DynamoError):
+    """The server has become a replica."""
+
+
+_AWAY = (ServerUnavailableError, ServerFullError, _ReadOnlyError)
+"""What does not last."""
+
+
+async def _write(link: Link, key: str, value: str, ttl: float | None) -> None:
+    """Keep a result and tell who waits for it: what Celery does, on a connection of ours."""
+    keep = ("SETEX", key, int(ttl), value) if ttl else ("SET", key, value)
+    try:
+        await (await link.wire(CONNECT_TIMEOUT)).transaction([pack(keep), pack(("PUBLISH", key, value))])
+    except ReplyError as exc:
+        raise _ReadOnlyError(exc.message) if "READONLY" in exc.message else exc from None
+
+
 def _call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     return func(*args, **kwargs)
 
@@ -144,13 +175,13 @@ def _call_aside(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 _KINDS = {RedisBackend: ResultBackend, SentinelBackend: SentinelResultBackend}
 
 
-def ours(backend: Any, *, waits: bool, prefix: str = "") -> Any:
+def ours(backend: Any, *, waits: bool, **more: Any) -> Any:
     """Our kind of a backend that Celery made from the settings; others stay as they are.
 
     Args:
         backend: What Celery made.
         waits: See :class:`ResultBackend`.
-        prefix: The same.
+        **more: The same.
     """
     kind = _KINDS.get(type(backend))
-    return backend if kind is None else kind(app=backend.app, url=backend.url, waits=waits, prefix=prefix)
+    return backend if kind is None else kind(app=backend.app, url=backend.url, waits=waits, **more)

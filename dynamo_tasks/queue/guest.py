@@ -95,7 +95,7 @@ class GuestApp(DynamoApp):
             kind = ResultBackend if address.sentinels is None else SentinelResultBackend
             made = self._local.endpoint_results = kind(
                 app=self, url=address.broker_url, waits=self.is_worker, prefix=self.key_prefix,
-                transport_options=address.broker_options, tls=address.tls,
+                transport_options=address.broker_options, tls=address.tls, link=self.results_link,
             )  # fmt: skip
         return made
 

@@ -22,8 +22,8 @@ from dynamo_tasks.store.record import Record
 
 __all__ = ["StreamResult", "values_of"]
 
-_FIRST_LOOK, _LAST_LOOK = 0.05, 1.0
-"""Seconds between looks into the ledger while Celery's backend is waited for."""
+_FIRST_LOOK, _LOOK = 0.05, 1.0
+"""Seconds before the first look into the ledger while Celery's backend is waited for, and between the others."""
 _TAIL = 1.0
 """Seconds that a worker is given to write the result of a request that has ended."""
 
@@ -170,7 +170,7 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
                     return self._from_ledger(record, propagate)
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
-            wait = min(2 * wait, _LAST_LOOK)
+            wait = _LOOK
         raise CeleryTimeoutError("nobody waits for it any more")
 
     def _from_ledger(self, record: Record, propagate: bool) -> Any:

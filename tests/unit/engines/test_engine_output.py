@@ -1,3 +1,4 @@
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,22 @@ def test_output_is_the_same_however_it_is_cut_or_continued(
 def test_stop_token_is_kept_but_not_shown() -> None:
     delta = ChoiceOutput(request(stop_token_ids=[66]), 0, ByteTokenizer(), 9).push([65, 66, 67])
     assert (delta.text, delta.token_ids, delta.finish_reason) == ("A", [65, 66], "stop")
+
+
+@settings(deadline=None)
+@given(LETTERS, st.lists(st.integers(97, 100), max_size=2), st.integers(1, 9), st.integers(1, 30), st.integers(0, 10))
+@pytest.mark.parametrize("include", [False, True])
+def test_stop_tokens_end_it_at_the_same_place_however_it_is_cut(
+    include: bool, text: str, ends: list[int], size: int, limit: int, least: int
+) -> None:
+    asked = request(min_tokens=least, stop_token_ids=ends, extra={"include_stop_str_in_output": include})
+    single, cut = (ChoiceOutput(asked, 0, ByteTokenizer(), limit) for _ in range(2))
+    ids = list(text.encode())
+    expected = [single.push([token]) for token in ids]
+    shown = [cut.push(ids[at : at + size]) for at in range(0, len(ids), size)]
+    assert "".join(one.text for one in shown) == "".join(one.text for one in expected)
+    assert [id for one in shown for id in one.token_ids] == [id for one in expected for id in one.token_ids]
+    assert (cut.finish_reason, cut.count) == (single.finish_reason, single.count)
 
 
 def test_min_tokens_puts_stops_off() -> None:

@@ -40,7 +40,7 @@ async def _at_once(rest: object) -> bool:
 
 def test_the_more_streams_the_longer_they_rest() -> None:
     assert rest(16) >= 0.0075
-    assert rest(1000) >= 0.0195
+    assert rest(1000) >= 0.0395
 
 
 def test_who_comes_late_wakes_with_the_others() -> None:
@@ -54,7 +54,7 @@ def test_who_comes_late_wakes_with_the_others() -> None:
         return late, first.done()
 
     rests = [asyncio.run(main()) for _ in range(5)]
-    assert min(late for late, _ in rests) < 0.019
+    assert min(late for late, _ in rests) < 0.039
     assert all(done for _, done in rests)
 
 
