@@ -1,7 +1,7 @@
 """vLLM's ``AsyncLLM`` with nothing around it: what an engine gives at best.
 
-Driven over stdin and stdout: a JSON line ``{"concurrency", "requests", "max_tokens", "spread"}`` is answered by one with
-``wall_s``, ``requests`` and ``tokens``. Prompts are those of the load generator, rendered and tokenized before
+Driven over stdin and stdout: a JSON line ``{"concurrency", "requests", "max_tokens", "spread"}`` is answered by one
+with ``wall_s`` and ``tokens``. Prompts are those of the load generator, rendered and tokenized before
 the clock starts; text is made by vLLM, token by token, as its own server has it done.
 
     python -m benchmarks.vllm_direct '{"model": "DIR", "max_num_seqs": 64}'

@@ -154,10 +154,10 @@ class Server(Target):
 
     def measure(self, load: dict[str, Any]) -> Found:
         costs = Costs(self.pid("server"))
-        flags = [f"--{name.replace('_', '-')}={value}" for name, value in load.items()]
+        asked = {"url": self.url, "model": self.model, **load}
+        flags = [f"--{name.replace('_', '-')}={value}" for name, value in asked.items()]
         done = subprocess.run(
-            [sys.executable, "-m", "benchmarks.loadgen", "--url", self.url, "--model", self.model, *flags, "--ignore-eos"],
-            stdout=subprocess.PIPE, check=True,
+            [sys.executable, "-m", "benchmarks.loadgen", *flags, "--ignore-eos"], stdout=subprocess.PIPE, check=True
         )  # fmt: skip
         found = json.loads(done.stdout)
         if found["errors"] or found["short"]:
@@ -227,7 +227,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--size", choices=sorted(SIZES), default="tiny", help="of the model that is made")
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE", help="of AsyncEngineArgs")
     parser.add_argument("--concurrency", type=int, nargs="+", default=[1, 16, 64])
-    parser.add_argument("--requests", type=int, default=8, help="per connection")
+    parser.add_argument("--requests", type=int, default=16, help="per connection, at least 32 in all")
     parser.add_argument("--max-tokens", type=int, default=64)
     parser.add_argument(
         "--spread", type=float, default=0.5, help="how much the answers' lengths differ, 0 to 1"
@@ -239,13 +239,10 @@ def _options() -> argparse.Namespace:
 def _measure(systems: list[System], concurrency: int, options: argparse.Namespace) -> dict[str, list[Found]]:
     """All systems in turn, again and again."""
     found: dict[str, list[Found]] = {system.name: [] for system in systems}
-    requests = options.requests * concurrency
     load = {
-        "concurrency": concurrency,
-        "requests": requests,
-        "max_tokens": options.max_tokens,
-        "spread": options.spread,
-    }
+        "concurrency": concurrency, "requests": max(32, options.requests * concurrency),
+        "max_tokens": options.max_tokens, "spread": options.spread,
+    }  # fmt: skip
     for repeat in range(options.repeats + 1):
         for system in systems:
             one = system.measure(load)
