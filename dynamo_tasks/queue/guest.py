@@ -43,7 +43,7 @@ from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEP
 
 __all__ = ["GuestApp", "adopt", "check_settings"]
 
-_SCHEMES = ("redis", "rediss", "sentinel")
+_SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _LOCAL = ("amqp", "events", "executor", "Worker", "WorkController")
 _OURS = ("service", "config", "set")
 

@@ -2,7 +2,9 @@
 
 Three forms name one server; two name a master that Sentinels watch over::
 
-    redis://[user:password@]host[:6379][/db]        rediss://…        unix:///path[?db=…]
+    redis://[user:password@]host[:6379][/db]        rediss://…
+    unix://[user:password@]/path[?db=…]
+    redis+socket://[user:password@]/path[?virtual_host=…]                            (the same, as Celery writes it)
     sentinel://[user:password@]h1[:26379];sentinel://h2;…[/db]?master_name=NAME       (as kombu and Celery write it)
     sentinel://[user:password@]h1[:26379],h2,…/NAME[/db]
 
@@ -27,6 +29,7 @@ from dynamo_tasks.errors import ConfigError
 __all__ = ["Address", "Sentinels"]
 
 _SENTINEL_PORT = 26379
+_SOCKET_SCHEMES = ("redis+socket", "socket")
 _SYNC_TIMEOUT = 1.0
 """Seconds that a Sentinel may take to accept, and to answer, where it is asked synchronously."""
 _NUMBER = re.compile(r"[0-9]{1,9}")
@@ -82,6 +85,8 @@ class Address:
         scheme = urlsplit(url).scheme or "no scheme"
         if scheme == SENTINEL_SCHEME:
             return _parse_sentinel(url, options or {})
+        if scheme in _SOCKET_SCHEMES:
+            url = _unix(url)
         try:
             found = redis.ConnectionPool.from_url(url).connection_kwargs
         except ValueError as exc:
@@ -103,9 +108,11 @@ class Address:
     @property
     def broker_url(self) -> str:
         """The URL as kombu and Celery understand it."""
+        login = _login(self.username, self.password)
+        if self.path:
+            return f"redis+socket://{login}{quote(self.path)}?virtual_host={self.db}"
         if self.sentinels is None:
             return self.url
-        login = _login(self.username, self.password)
         return ";".join(f"sentinel://{login}{_at(*node)}/{self.db}" for node in self.sentinels.nodes)
 
     @property
@@ -130,6 +137,15 @@ class Address:
             nodes = ",".join(_at(*node) for node in self.sentinels.nodes)
             return f"{self.sentinels.master}/{self.db} (Sentinels {nodes})"
         return f"unix:{self.path}/{self.db}" if self.path else f"{self.host}:{self.port}/{self.db}"
+
+
+def _unix(url: str) -> str:
+    """Celery's URL of a Unix socket as redis-py has it."""
+    parts = urlsplit(url)
+    query = dict(parse_qsl(parts.query))
+    if "virtual_host" in query:
+        query["db"] = query.pop("virtual_host").strip("/") or "0"
+    return f"unix://{parts.netloc}{parts.path}?{urlencode(query)}"
 
 
 def _parse_sentinel(url: str, options: Mapping[str, Any]) -> Address:

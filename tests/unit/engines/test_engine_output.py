@@ -71,7 +71,13 @@ def test_stop_token_is_kept_but_not_shown() -> None:
 
 
 @settings(deadline=None)
-@given(LETTERS, st.lists(st.integers(97, 100), max_size=2), st.integers(1, 9), st.integers(1, 30), st.integers(0, 10))
+@given(
+    LETTERS,
+    st.lists(st.integers(97, 100), max_size=2),
+    st.integers(1, 9),
+    st.integers(1, 30),
+    st.integers(0, 10),
+)
 @pytest.mark.parametrize("include", [False, True])
 def test_stop_tokens_end_it_at_the_same_place_however_it_is_cut(
     include: bool, text: str, ends: list[int], size: int, limit: int, least: int

@@ -28,6 +28,18 @@ def test_both_forms_of_a_sentinel_url_say_the_same(url: str) -> None:
     assert address.broker_options["master_name"] == "m"
 
 
+@pytest.mark.parametrize(
+    "url", ["unix://me:p%40ss@/run/r.sock?db=3", "redis+socket://me:p%40ss@/run/r.sock?virtual_host=3"]
+)
+def test_a_unix_socket_in_both_ways_to_write_it(url: str) -> None:
+    address = Address.parse(url)
+    assert (address.path, address.db, address.username, address.password) == ("/run/r.sock", 3, "me", "p@ss")
+    assert address.broker_url == "redis+socket://me:p%40ss@/run/r.sock?virtual_host=3"
+    assert str(address) == "unix:/run/r.sock/3"
+    assert Address.parse(address.broker_url).path == address.path
+    assert "p%40ss" not in mask_url(url) + mask_url(address.broker_url) + repr(address)
+
+
 def test_what_celery_says_in_its_transport_options_counts_where_the_url_is_silent() -> None:
     options = {"master_name": "m", "sentinel_kwargs": {"password": "pw"}}
     address = Address.parse("sentinel://h1;sentinel://h2", options)
