@@ -25,7 +25,12 @@ class Pace:
     """Lets all streams of one engine rest together; belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._bell: asyncio.Event | None = None
+        self._resting: list[asyncio.Future[None]] = []
+
+    @staticmethod
+    def is_due(streams: int) -> bool:
+        """Whether streams rest at all where the engine has so many."""
+        return streams * _EACH_S >= _LEAST_S
 
     async def rest(self, streams: int) -> None:
         """Wait until it is time for the next piece.
@@ -33,15 +38,18 @@ class Pace:
         Args:
             streams: How many the engine has.
         """
-        interval = min(_MOST_S, streams * _EACH_S)
-        if interval < _LEAST_S:
+        if not self.is_due(streams):
             return
-        if self._bell is None:
-            self._bell = asyncio.Event()
-            asyncio.get_running_loop().call_later(interval, self._ring)
-        await self._bell.wait()
+        loop = asyncio.get_running_loop()
+        if not self._resting:
+            loop.call_later(min(_MOST_S, streams * _EACH_S), self._wake)
+        # Each has a future of its own, so that one may be cancelled; an Event would take a lock for each besides.
+        future = loop.create_future()
+        self._resting.append(future)
+        await future
 
-    def _ring(self) -> None:
-        assert self._bell is not None
-        self._bell.set()
-        self._bell = None
+    def _wake(self) -> None:
+        woken, self._resting = self._resting, []
+        for future in woken:
+            if not future.done():
+                future.set_result(None)

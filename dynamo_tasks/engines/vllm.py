@@ -33,6 +33,7 @@ from dynamo_tasks.engines.vllm_progress import Progress
 from dynamo_tasks.engines.vllm_sleep import Sleep
 from dynamo_tasks.engines.vllm_start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm_stats import StatsCollector
+from dynamo_tasks.engines.vllm_tap import Tap
 from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError, UnknownModelError
 from dynamo_tasks.observe import event
 from dynamo_tasks.protocol.instances import ModelCard
@@ -266,7 +267,8 @@ class VllmEngine(Engine):
     async def _run(self, request: GenerateRequest, choice: Choice) -> AsyncGenerator[TokenDelta, None]:
         vllm = self._running()
         with self._at_work(vllm):
-            async with aclosing(self._ask(vllm, request, choice)) as source:
+            name, tap = f"{request.request_id}-{choice.output.index}", None
+            async with aclosing(self._ask(vllm, request, choice, name)) as source:
                 async for result in source:
                     delta = choice.take(result)
                     if delta is not None:
@@ -274,8 +276,11 @@ class VllmEngine(Engine):
                         yield delta
                     if choice.finished:
                         return
-                    if not choice.ends_soon:
+                    tap = tap or Tap(vllm.llm, name)
+                    if not choice.ends_soon and Pace.is_due(self._live):
+                        tap.shut()
                         await self._pace.rest(self._live)
+                    tap.open()
 
     @contextmanager
     def _at_work(self, vllm: Started) -> Iterator[None]:
@@ -287,11 +292,11 @@ class VllmEngine(Engine):
         finally:
             self._live -= 1
 
-    def _ask(self, vllm: Started, request: GenerateRequest, choice: Choice) -> Any:
+    def _ask(self, vllm: Started, request: GenerateRequest, choice: Choice, name: str) -> Any:
         return vllm.llm.generate(
             vllm.api.tokens_input(choice.prompt),
             vllm.api.sampling_params(choice.arguments),
-            f"{request.request_id}-{choice.output.index}",
+            name,
             priority=request.priority if self._limits.priorities else 0,
             lora_request=self._adapter(vllm, request.model),
         )

@@ -101,6 +101,29 @@ def test_64_at_once_say_what_they_say_alone(bench: Bench) -> None:
     assert bench.engine.stats().tokens == before + 64 * 24
 
 
+def test_what_gathers_while_many_streams_rest_comes_whole(bench: Bench) -> None:
+    asked = [
+        {"prompt": f"{number} {PROMPT}", **GREEDY, "max_tokens": 60, "logprobs": 1} for number in range(48)
+    ]
+    alone = [bench.answer(asked[number])[1] for number in (0, 47)]
+
+    async def one(payload: dict[str, Any]) -> list[Any]:
+        return [delta async for delta in bench.engine.generate(payload)]
+
+    async def together() -> list[list[Any]]:
+        return await asyncio.gather(*[one(payload) for payload in asked])
+
+    found = bench.run(together())
+    ids = [[token for delta in deltas for token in delta.token_ids] for deltas in found]
+    assert [ids[0], ids[47]] == alone
+    assert all(len(deltas) < 40 for deltas in found), "tokens did not gather"
+    for deltas, tokens in zip(found, ids, strict=True):
+        rows = [row for delta in deltas for row in delta.logprobs or []]
+        assert [row["token"] for row in rows] == [
+            bench.engine.tokenizer.decode([t], skip_special_tokens=False) for t in tokens
+        ]
+
+
 def test_an_abort_frees_at_once(bench: Bench) -> None:
     async def work(engine: Engine) -> None:
         streams = [
