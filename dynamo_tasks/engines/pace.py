@@ -1,10 +1,10 @@
 """How often the streams of one engine are looked at, so that many of them cost little.
 
 An engine that makes a token of every stream each 5 ms gives more pieces than anybody reads, and each piece costs the
-worker, the server, the frontend and the client some 50 µs together. So the more streams there are, the longer each
+worker, the server, the frontend and the client some 100 µs together. So the more streams there are, the longer each
 rests between two pieces; what the engine makes meanwhile comes with the next one. Two bounds:
 
-- one stream rests for 0.5 ms per stream that the engine has, so all pieces together take a tenth of a core, up to 80
+- one stream rests for 1 ms per stream that the engine has, so all pieces together take a tenth of a core, up to 40
   streams; a few never rest, since a step takes longer;
 - never more than 40 ms: 25 pieces per second and stream. Models whose steps take longer give every token at once.
 """
@@ -15,9 +15,9 @@ import asyncio
 
 __all__ = ["Pace"]
 
-_EACH_S = 0.0005
+_EACH_S = 0.001
 _MOST_S = 0.04
-_LEAST_S = 0.002
+_LEAST_S = 0.004
 """What is shorter than a step of any model is no rest."""
 
 
