@@ -138,7 +138,7 @@ class _FileStream:
             return "".join([self._one(token) for token in ids])
         self._ids, before = [*self._ids, *ids], self._ids
         text, last = self._text(), self._tokenizer.decode(ids[-1:], skip_special_tokens=self._skip_special)
-        if _UNFINISHED in text or _UNFINISHED in last:
+        if _UNFINISHED in text or _UNFINISHED in last or not last:
             self._ids = before
             return "".join([self._one(token) for token in ids])
         new = text[len(self._shown) :]
@@ -154,7 +154,9 @@ class _FileStream:
 
     def _slide(self, text: str) -> str:
         new = text[len(self._shown) :]
-        self._ids = self._ids[self._read :]
+        # What shows nothing, as special tokens do, is no neighbour: the next token would be taken for the first one.
+        if new or len(self._ids) > _MOST_HELD:
+            self._ids = self._ids[self._read :]
         self._read = len(self._ids)
         self._shown = self._text()
         return new

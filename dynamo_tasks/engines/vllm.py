@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import time
 import uuid
 from collections.abc import AsyncGenerator, Iterator, Mapping
@@ -79,6 +80,7 @@ class VllmEngine(Engine):
         self._live = 0
         self._pace = Pace()
         self._tokens = 0
+        self._numbers = itertools.count()
 
     @classmethod
     def from_args(cls, args: Mapping[str, Any]) -> Self:
@@ -267,7 +269,8 @@ class VllmEngine(Engine):
     async def _run(self, request: GenerateRequest, choice: Choice) -> AsyncGenerator[TokenDelta, None]:
         vllm = self._running()
         with self._at_work(vllm):
-            name, tap = f"{request.request_id}-{choice.output.index}", None
+            # Two attempts at one request may be here for a moment.
+            name, tap = f"{request.request_id}-{choice.output.index}-{next(self._numbers)}", None
             async with aclosing(self._ask(vllm, request, choice, name)) as source:
                 async for result in source:
                     delta = choice.take(result)

@@ -5,10 +5,9 @@ for that: how many new tokens it waits for. It belongs to the state of one reque
 loop; so it may change between two steps. Two rules of vLLM's (``RequestState.make_request_output``):
 
 - at 1, each step's tokens are given, and the offset of what was given stands still;
-- above 1, everything behind that offset is given, and the offset moves on. At an end, and at offset 0, all is given
-  at once.
+- above 1, everything behind that offset is given once there is enough of it, or at the end, and the offset moves on.
 
-So the offset is set before the interval leaves 1, and the interval comes back to 1 only when nothing has gathered.
+So the offset is set when the interval leaves 1, and what has gathered is asked for when it comes back.
 """
 
 from __future__ import annotations
@@ -37,15 +36,16 @@ class Tap:
     def shut(self) -> None:
         """Let tokens gather; an end is given all the same."""
         state = self._state
-        if state is None:
-            return
-        if state.stream_interval == 1:
+        if state is not None and state.stream_interval == 1:
             state.sent_tokens_offset = state.detokenizer.num_output_tokens()
-        state.stream_interval = _SHUT
+            state.stream_interval = _SHUT
 
     def open(self) -> None:
-        """Give what has gathered with the next step, or else the next token."""
+        """Give what has gathered now, and from now on each token."""
         state = self._state
-        if state is not None and state.stream_interval > 1:
-            gathered = state.detokenizer.num_output_tokens() > state.sent_tokens_offset
-            state.stream_interval = 2 if gathered else 1
+        if state is None or state.stream_interval == 1:
+            return
+        state.stream_interval = 1
+        gathered = state.detokenizer.output_token_ids[state.sent_tokens_offset :]
+        if gathered:
+            state.queue.put(state.make_request_output(gathered, None, None, None))

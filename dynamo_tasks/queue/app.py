@@ -162,8 +162,11 @@ class DynamoApp(Celery):  # type: ignore[misc]
 
     def _get_backend(self) -> Any:
         self.server_url  # noqa: B018 - finds the server, where that was not done yet
+        backend = super()._get_backend()
+        # CELERY_RESULT_BACKEND may name another server.
+        own = getattr(backend, "url", None) == self.conf.broker_url.removeprefix("redis+")
         return ours(
-            super()._get_backend(), waits=self.is_worker, prefix=self.key_prefix, link=self.results_link
+            backend, waits=self.is_worker, prefix=self.key_prefix, link=self.results_link if own else None
         )
 
     @property

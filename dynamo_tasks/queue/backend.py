@@ -157,8 +157,14 @@ _AWAY = (ServerUnavailableError, ServerFullError, _ReadOnlyError)
 async def _write(link: Link, key: str, value: str, ttl: float | None) -> None:
     """Keep a result and tell who waits for it: what Celery does, on a connection of ours."""
     keep = ("SETEX", key, int(ttl), value) if ttl else ("SET", key, value)
+    commands = [pack(keep), pack(("PUBLISH", key, value))]
     try:
-        await (await link.wire(CONNECT_TIMEOUT)).transaction([pack(keep), pack(("PUBLISH", key, value))])
+        async with asyncio.timeout(CONNECT_TIMEOUT):
+            for reply in await (await link.wire()).transaction(commands):
+                if isinstance(reply, Exception):
+                    raise ReplyError(str(reply))
+    except TimeoutError:
+        raise ServerUnavailableError(f"no answer from {link.address}", retry_after=1.0) from None
     except ReplyError as exc:
         raise _ReadOnlyError(exc.message) if "READONLY" in exc.message else exc from None
 

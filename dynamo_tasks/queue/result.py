@@ -170,7 +170,7 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
                     return self._from_ledger(record, propagate)
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
-            wait = _LOOK
+            wait = min(2 * wait, _LOOK) if self.ignored else _LOOK
         raise CeleryTimeoutError("nobody waits for it any more")
 
     def _from_ledger(self, record: Record, propagate: bool) -> Any:

@@ -143,8 +143,7 @@ def _unix(url: str) -> str:
     """Celery's URL of a Unix socket as redis-py has it."""
     parts = urlsplit(url)
     query = dict(parse_qsl(parts.query))
-    if "virtual_host" in query:
-        query["db"] = query.pop("virtual_host").strip("/") or "0"
+    query["db"] = query.pop("virtual_host", "").strip("/") or "0"
     return f"unix://{parts.netloc}{parts.path}?{urlencode(query)}"
 
 

@@ -81,7 +81,7 @@ def test_any_ids_give_the_same_text_however_they_are_cut(
     kind: str, request: pytest.FixtureRequest, data: st.DataObject
 ) -> None:
     tokenizer = load_tokenizer(str(request.getfixturevalue(kind)))
-    ids = data.draw(st.lists(st.integers(1, tokenizer.vocab_size - 1), max_size=60))
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=60))
     single, cut = tokenizer.stream(), tokenizer.stream()
     expected = "".join([single.push([token]) for token in ids]) + single.flush()
     shown, at = "", 0
@@ -89,6 +89,16 @@ def test_any_ids_give_the_same_text_however_they_are_cut(
         size = data.draw(st.integers(1, 12))
         shown, at = shown + cut.push(ids[at : at + size]), at + size
     assert shown + cut.flush() == expected
+
+
+def test_a_special_token_does_not_take_the_space_of_the_next_one(spaces: Path) -> None:
+    tokenizer = load_tokenizer(str(spaces))
+    words = [tokenizer.encode(word, add_special_tokens=False) for word in ("the", "quick")]
+    ids = [*words[0], 0, *words[1], 0, 0, *words[0]]
+    for size in (1, 3, 99):
+        stream = tokenizer.stream()
+        pieces = [stream.push(ids[at : at + size]) for at in range(0, len(ids), size)]
+        assert "".join(pieces) + stream.flush() == "the quick the"
 
 
 def test_template_file_goes_before_the_config(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,7 +10,10 @@ import pytest
 from celery import Celery
 from celery.states import FAILURE, SUCCESS
 
+from dynamo_tasks.errors import ServerUnavailableError
+from dynamo_tasks.queue import backend as module
 from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.store.wire import ReplyError
 
 
 class _Backend(ResultBackend):
@@ -56,3 +60,47 @@ def test_what_is_written_is_what_celery_writes() -> None:
     assert (key, state) == (b"celery-task-meta-id", SUCCESS)
     meta = backend.decode(value)
     assert (meta["task_id"], meta["status"], meta["result"]) == ("id", SUCCESS, {"text": "x"})
+
+
+class _Link:
+    """A connection whose transactions are answered with these replies, or never."""
+
+    address = "nowhere"
+
+    def __init__(self, replies: list[Any] | None):
+        self._replies = replies
+        self.sent: list[bytes] = []
+
+    async def wire(self) -> Any:
+        return self
+
+    async def transaction(self, packed: list[bytes]) -> list[Any]:
+        self.sent += packed
+        return await asyncio.Future() if self._replies is None else self._replies
+
+
+def write(replies: list[Any] | None, ttl: float | None = 60) -> list[bytes]:
+    link: Any = _Link(replies)
+    asyncio.run(module._write(link, "key", "value", ttl))
+    return link.sent  # type: ignore[no-any-return]
+
+
+def test_a_result_is_kept_for_its_time_and_told() -> None:
+    assert [command.split(b"\r\n")[2::2] for command in write([b"OK", 1])] == [
+        [b"SETEX", b"key", b"60", b"value"], [b"PUBLISH", b"key", b"value"],
+    ]  # fmt: skip
+    assert write([b"OK", 0], None)[0].split(b"\r\n")[2] == b"SET"
+
+
+def test_a_server_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.01)
+    with pytest.raises(ServerUnavailableError, match="no answer"):
+        write(None)
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"), [("ERR invalid expire time", ReplyError), ("READONLY", module._ReadOnlyError)]
+)
+def test_what_the_server_refuses_is_no_success(text: str, kind: type[Exception]) -> None:
+    with pytest.raises(kind, match=text):
+        write([Exception(text), 1])

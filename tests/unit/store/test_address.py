@@ -37,6 +37,7 @@ def test_a_unix_socket_in_both_ways_to_write_it(url: str) -> None:
     assert address.broker_url == "redis+socket://me:p%40ss@/run/r.sock?virtual_host=3"
     assert str(address) == "unix:/run/r.sock/3"
     assert Address.parse(address.broker_url).path == address.path
+    assert Address.parse("redis+socket:///run/r.sock?db=5").db == 0, "kombu does not know it"
     assert "p%40ss" not in mask_url(url) + mask_url(address.broker_url) + repr(address)
 
 
