@@ -27,22 +27,18 @@ class Pace:
     def __init__(self) -> None:
         self._resting: list[asyncio.Future[None]] = []
 
-    @staticmethod
-    def is_due(streams: int) -> bool:
-        """Whether streams rest at all where the engine has so many."""
-        return streams * _EACH_S >= _LEAST_S
-
     async def rest(self, streams: int) -> None:
         """Wait until it is time for the next piece.
 
         Args:
             streams: How many the engine has.
         """
-        if not self.is_due(streams):
+        interval = min(_MOST_S, streams * _EACH_S)
+        if interval < _LEAST_S:
             return
         loop = asyncio.get_running_loop()
         if not self._resting:
-            loop.call_later(min(_MOST_S, streams * _EACH_S), self._wake)
+            loop.call_later(interval, self._wake)
         # Each has a future of its own, so that one may be cancelled; an Event would take a lock for each besides.
         future = loop.create_future()
         self._resting.append(future)

@@ -136,10 +136,8 @@ class _FileStream:
         """All at once; one by one where some are parts of characters: what broken ones give depends on the cut."""
         if len(ids) < 3:
             return "".join([self._one(token) for token in ids])
-        self._ids, before = [*self._ids, *ids], self._ids
-        text, last = self._text(), self._tokenizer.decode(ids[-1:], skip_special_tokens=self._skip_special)
+        text, last = self._text([*self._ids, *ids]), self._text(ids[-1:])
         if _UNFINISHED in text or _UNFINISHED in last or not last:
-            self._ids = before
             return "".join([self._one(token) for token in ids])
         new = text[len(self._shown) :]
         self._ids, self._read, self._shown = ids[-1:], 1, last
@@ -147,7 +145,7 @@ class _FileStream:
 
     def _one(self, token: int) -> str:
         self._ids.append(token)
-        text = self._text()
+        text = self._text(self._ids)
         if text.endswith(_UNFINISHED) and len(self._ids) - self._read < _MOST_HELD:
             return ""
         return self._slide(text)
@@ -158,14 +156,14 @@ class _FileStream:
         if new or len(self._ids) > _MOST_HELD:
             self._ids = self._ids[self._read :]
         self._read = len(self._ids)
-        self._shown = self._text()
+        self._shown = self._text(self._ids)
         return new
 
-    def _text(self) -> str:
-        return self._tokenizer.decode(self._ids, skip_special_tokens=self._skip_special)
+    def _text(self, ids: list[int]) -> str:
+        return self._tokenizer.decode(ids, skip_special_tokens=self._skip_special)
 
     def flush(self) -> str:
-        return self._slide(self._text()) if len(self._ids) > self._read else ""
+        return self._slide(self._text(self._ids)) if len(self._ids) > self._read else ""
 
 
 class FileTokenizer:

@@ -280,10 +280,10 @@ class VllmEngine(Engine):
                     if choice.finished:
                         return
                     tap = tap or Tap(vllm.llm, name)
-                    if not choice.ends_soon and Pace.is_due(self._live):
+                    if not choice.ends_soon:
                         tap.shut()
                         await self._pace.rest(self._live)
-                    tap.open()
+                        tap.open()
 
     @contextmanager
     def _at_work(self, vllm: Started) -> Iterator[None]:

@@ -161,10 +161,10 @@ class DynamoApp(Celery):  # type: ignore[misc]
         return address.url
 
     def _get_backend(self) -> Any:
-        self.server_url  # noqa: B018 - finds the server, where that was not done yet
+        address = Address.parse(self.server_url)
         backend = super()._get_backend()
         # CELERY_RESULT_BACKEND may name another server.
-        own = getattr(backend, "url", None) == self.conf.broker_url.removeprefix("redis+")
+        own = getattr(backend, "url", None) == address.backend_url
         return ours(
             backend, waits=self.is_worker, prefix=self.key_prefix, link=self.results_link if own else None
         )

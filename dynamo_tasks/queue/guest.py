@@ -94,7 +94,7 @@ class GuestApp(DynamoApp):
             address = Address.parse(self.server_url)
             kind = ResultBackend if address.sentinels is None else SentinelResultBackend
             made = self._local.endpoint_results = kind(
-                app=self, url=address.broker_url.removeprefix("redis+"), waits=self.is_worker, prefix=self.key_prefix,
+                app=self, url=address.backend_url, waits=self.is_worker, prefix=self.key_prefix,
                 transport_options=address.broker_options, tls=address.tls, link=self.results_link,
             )  # fmt: skip
         return made

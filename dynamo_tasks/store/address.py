@@ -116,6 +116,11 @@ class Address:
         return ";".join(f"sentinel://{login}{_at(*node)}/{self.db}" for node in self.sentinels.nodes)
 
     @property
+    def backend_url(self) -> str:
+        """The URL as Celery's result backends get it: Celery takes kombu's ``redis+`` away before."""
+        return self.broker_url.removeprefix("redis+")
+
+    @property
     def broker_options(self) -> dict[str, Any]:
         """What kombu and Celery need beside :attr:`broker_url`, as transport options."""
         if self.sentinels is None:
