@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import codecs
 import importlib
 import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
+from dynamo_tasks.engines.byte_level import BytePieces, ByteStream, ByteTextStream
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
 
 __all__ = ["ByteTokenizer", "Detokenizer", "FileTokenizer", "Tokenizer", "load_tokenizer"]
@@ -67,24 +67,11 @@ class Tokenizer(Protocol):
         ...
 
 
-class _ByteStream:
-    __slots__ = ("_open",)
-
-    def __init__(self) -> None:
-        self._open = b""
+class _Bytes(ByteStream):
+    __slots__ = ()
 
     def push(self, ids: list[int]) -> str:
-        data = bytes(ids)
-        if not self._open and data.isascii():
-            return data.decode("ascii")
-        data = self._open + data
-        text, used = codecs.utf_8_decode(data, "replace", False)
-        self._open = data[used:]
-        return text
-
-    def flush(self) -> str:
-        data, self._open = self._open, b""
-        return data.decode("utf-8", "replace")
+        return self.feed(bytes(ids))
 
 
 class ByteTokenizer:
@@ -114,7 +101,7 @@ class ByteTokenizer:
 
     def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
-        return _ByteStream()
+        return _Bytes()
 
 
 class _FileStream:
@@ -186,6 +173,9 @@ class FileTokenizer:
             )
         self._rust = _read_rust(file)
         self.vocab_size = int(self._rust.get_vocab_size(with_added_tokens=True))
+        self._pieces: dict[bool, BytePieces] = {}
+        if BytePieces.fit(self._rust):
+            self._pieces = {skip: BytePieces(self._rust, skip_special=skip) for skip in (False, True)}
         config = _read_config(file.parent / "tokenizer_config.json")
         self.special_tokens = {
             name: text for name in _SPECIAL_TOKENS if (text := _token_text(config.get(name)))
@@ -204,7 +194,8 @@ class FileTokenizer:
 
     def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
-        return _FileStream(self, skip_special_tokens)
+        pieces = self._pieces.get(skip_special_tokens)
+        return _FileStream(self, skip_special_tokens) if pieces is None else ByteTextStream(pieces)
 
 
 def _read_rust(file: Path) -> Any:

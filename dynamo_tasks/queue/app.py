@@ -16,6 +16,7 @@ from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import CONNECT_TIMEOUT, ours
+from dynamo_tasks.queue.direct import settings_are_plain
 from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
@@ -109,6 +110,11 @@ class AMQP(CeleryAMQP):  # type: ignore[misc]
 
     Connection = Connection
     BrokerConnection = Connection
+
+    @cached_property
+    def plain(self) -> bool:
+        """Whether the settings leave messages as they are by default; like Celery's own sender, asked once."""
+        return settings_are_plain(self.app.conf)
 
 
 class DynamoApp(Celery):  # type: ignore[misc]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import reprlib
 import socket
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -21,12 +22,26 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
 
-__all__ = ["HEADER", "CallOptions", "build", "digest", "release_of", "request_of", "submit_span"]
+__all__ = [
+    "EMBED",
+    "HEADER",
+    "CallOptions",
+    "brief",
+    "build",
+    "digest",
+    "enclose",
+    "new_request",
+    "release_of",
+    "request_of",
+    "submit_span",
+]
 
 HEADER = "dynamo"
 _json = msgspec.json.Encoder().encode
+_repr = reprlib.Repr()
+_repr.maxdict, _repr.maxlist, _repr.maxtuple, _repr.maxstring, _repr.maxother = 16, 6, 6, 64, 64
 _ORIGIN = f"gen{os.getpid()}@{socket.gethostname()}"
-_EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
+EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
 class CallOptions(msgspec.Struct, omit_defaults=True):
@@ -102,13 +117,31 @@ def build(
         ignore_result: Keep nothing in Celery's result backend.
         more: Further headers, e.g. of a trace.
     """
-    body = _json([[payload], {}, _EMBED])
+    body = _json([[payload], {}, EMBED])
+    message = enclose(
+        endpoint, request_id, body, queue=queue, priority=priority, ignore_result=ignore_result, more=more or {}
+    )
+    return message, body
+
+
+def enclose(
+    endpoint: EndpointId,
+    request_id: str,
+    body: bytes,
+    *,
+    queue: str,
+    priority: int = 0,
+    ignore_result: bool = True,
+    reply_to: str = "",
+    more: Mapping[str, Any],
+) -> bytes:
+    """The message around an encoded body; see :func:`build`."""
     headers = {
         "lang": "py", "task": str(endpoint), "id": request_id, "root_id": request_id, "parent_id": None,
         "group": None, "group_index": None, "shadow": None, "eta": None, "expires": None, "retries": 0,
         "timelimit": [None, None], "argsrepr": "(…)", "kwargsrepr": "{}", "origin": _ORIGIN,
         "ignore_result": ignore_result, "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
-        HEADER: {"v": PROTOCOL}, **(more or {}),
+        HEADER: {"v": PROTOCOL}, **more,
     }  # fmt: skip
     message = {
         "body": body.decode(),
@@ -116,12 +149,21 @@ def build(
         "content-type": "application/json",
         "headers": headers,
         "properties": {
-            "correlation_id": request_id, "reply_to": "", "delivery_mode": 2, "priority": priority,
+            "correlation_id": request_id, "reply_to": reply_to, "delivery_mode": 2, "priority": priority,
             "delivery_info": {"exchange": "", "routing_key": queue}, "body_encoding": None,
             "delivery_tag": request_id,
         },
     }  # fmt: skip
-    return _json(message), body
+    return _json(message)
+
+
+def brief(args: Any) -> str:
+    """The arguments of a call, as Flower and ``inspect`` show them: a few of each long list, the ends of each long text.
+
+    Celery's own walks through them item by item, which costs more than all else of a publish where a prompt comes
+    as token ids.
+    """
+    return _repr.repr(tuple(args or ()))
 
 
 def _timestamp(value: Any) -> float:
@@ -143,13 +185,30 @@ def request_of(
     options = msgspec.convert(headers[HEADER], CallOptions)
     not_before, headers["eta"] = _timestamp(headers.get("eta")), None
     headers[HEADER] = {"v": PROTOCOL}
+    return new_request(
+        EndpointId.parse(headers["task"]), headers["id"], dumps(message).encode(), str(message["body"]).encode(),
+        options, queue=queue_key, priority=priority, not_before=not_before,
+        expires=_timestamp(headers.get("expires")), ignore_result=bool(headers.get("ignore_result")),
+    )  # fmt: skip
+
+
+def new_request(
+    endpoint: EndpointId, request_id: str, message: bytes, body: bytes, options: CallOptions, **more: Any
+) -> NewRequest:
+    """The ledger record of a call.
+
+    Args:
+        endpoint: Whom to call.
+        request_id: Celery task id.
+        message: As a worker gets it.
+        body: What is in the message, for the idempotency key.
+        options: Of the call.
+        **more: What else :class:`NewRequest` has.
+    """
     return NewRequest(
-        id=headers["id"], endpoint=EndpointId.parse(headers["task"]), queue=queue_key,
-        message=dumps(message).encode(), priority=priority, not_before=not_before, deadline=options.dl,
-        expires=_timestamp(headers.get("expires")), reader=options.rd, tenant=options.tn, weight=options.tw,
-        background=options.bg, abandon_after=options.ab, retention=options.rt,
-        ignore_result=bool(headers.get("ignore_result")), max_queue=options.mq, idempotency_key=options.ik,
-        digest=digest(EndpointId.parse(headers["task"]), str(message["body"]).encode()) if options.ik else "",
+        id=request_id, endpoint=endpoint, message=message, deadline=options.dl, reader=options.rd, tenant=options.tn,
+        weight=options.tw, background=options.bg, abandon_after=options.ab, retention=options.rt,
+        max_queue=options.mq, idempotency_key=options.ik, digest=digest(endpoint, body) if options.ik else "", **more,
     )  # fmt: skip
 
 

@@ -15,8 +15,9 @@ from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, Requ
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
+from dynamo_tasks.queue.direct import publish
 from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly
-from dynamo_tasks.queue.envelope import HEADER, CallOptions, submit_span
+from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, submit_span
 from dynamo_tasks.queue.execution import Execution
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
 from dynamo_tasks.queue.outcome import Dropped, EndedRevoked, HandedOver, Revoked
@@ -100,6 +101,7 @@ class EndpointTask(Task):  # type: ignore[misc]
     acks_late = True
     serializer = "json"  # the ledger keeps the message, and nothing of it is ever unpickled
     throws = (RequestError,)  # the caller's mistake: one line in the log, no traceback
+    resultrepr_maxsize = 128  # Celery walks through as many characters of each result, token by token
     endpoint: EndpointId
     declaration: tuple[Any, ...] = ()
     """The endpoint's declaration, where this process has one; boxed, since it is a descriptor."""
@@ -210,8 +212,8 @@ class EndpointTask(Task):  # type: ignore[misc]
         if context is not None and context.tenant:
             call = {"tn": context.tenant, "tw": context.weight} | call
         header = _convert(call)
-        if not (options.get("queue") or options.get("routing_key")):
-            options["queue"] = self.app.queue_for(self.endpoint)
+        if options.get("argsrepr") is None:
+            options["argsrepr"] = brief(args)
         released = _releasing.get()
         if released is not None and options.get("retries"):
             header = msgspec.structs.replace(header, rel=released)
@@ -219,7 +221,15 @@ class EndpointTask(Task):  # type: ignore[misc]
         headers = {**trace, **(options.pop("headers", None) or {})}
         task_id = task_id or uuid()
         with submit_span(task_id, self.endpoint, self.endpoint.queue, headers) as span:
-            options["headers"] = {**span.carry(headers), HEADER: header.header()}
+            headers = span.carry(headers)
+            known = publish(self, args, task_id, options, header, headers)
+            if known is not None:
+                result = self.AsyncResult(known)
+                result.ignored = self.ignore_result
+                return result
+            if not (options.get("queue") or options.get("routing_key")):
+                options["queue"] = self.app.queue_for(self.endpoint)
+            options["headers"] = {**headers, HEADER: header.header()}
             return self._publish(args, kwargs, task_id, options)
 
     def _publish(self, args: Any, kwargs: Any, task_id: str, options: dict[str, Any]) -> Any:

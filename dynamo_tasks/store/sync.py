@@ -15,7 +15,7 @@ from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger import release_call
 from dynamo_tasks.store.scripts import Script, script
 from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
-from dynamo_tasks.store.wire import refusal
+from dynamo_tasks.store.wire import pack, refusal
 
 __all__ = ["SyncLedger"]
 
@@ -37,11 +37,28 @@ class SyncLedger:
     def _run(self, which: Script, keys: list[str], *args: Any) -> Any:
         try:
             try:
-                return self._client.evalsha(which.sha, len(keys), *keys, *args)
+                return self._ask(which.command(keys, *args))
             except redis.exceptions.NoScriptError:
                 return self._client.eval(which.source, len(keys), *keys, *args)
         except redis.exceptions.OutOfMemoryError as exc:
             raise refusal(f"OOM {exc}") from exc
+
+    def _ask(self, command: list[str | bytes | int | float]) -> Any:
+        """The answer to a command that is safe to repeat.
+
+        redis-py spends more time around a command than on it. So the first try goes straight to one of its
+        connections; where that fails, its client tries again, as the pool's settings say.
+        """
+        pool = self._client.connection_pool
+        connection = pool.get_connection()
+        try:
+            connection.send_packed_command([pack(tuple(command))], check_health=False)
+            return connection.read_response()
+        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+            connection.disconnect()
+        finally:
+            pool.release(connection)
+        return self._client.execute_command(*command)
 
     def submit(self, new: NewRequest) -> str:
         """See :meth:`dynamo_tasks.store.ledger.Ledger.submit`."""

@@ -91,6 +91,41 @@ def test_any_ids_give_the_same_text_however_they_are_cut(
     assert shown + cut.flush() == expected
 
 
+@settings(deadline=None, max_examples=300)
+@given(st.data())
+@pytest.mark.parametrize("skip", [True, False])
+def test_byte_level_text_is_what_the_tokenizer_itself_decodes(
+    folder: Path, skip: bool, data: st.DataObject
+) -> None:
+    tokenizer = load_tokenizer(str(folder))
+    ids = data.draw(st.lists(st.integers(0, tokenizer.vocab_size + 5), max_size=60))
+    stream, text, at = tokenizer.stream(skip_special_tokens=skip), "", 0
+    while at < len(ids):
+        size = data.draw(st.integers(1, 12))
+        text, at = text + stream.push(ids[at : at + size]), at + size
+    assert text + stream.flush() == tokenizer.decode(ids, skip_special_tokens=skip)
+
+
+def test_added_tokens_with_letters_of_their_own(folder: Path, tmp_path: Path) -> None:
+    rust = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rust.add_special_tokens(["<｜end▁of▁text｜>"])
+    rust.add_tokens(["a b", "Ġx", "漢"])
+    rust.save(str(tmp_path / "tokenizer.json"))
+    tokenizer = FileTokenizer(tmp_path)
+    ids = [rust.token_to_id(token) for token in ("a b", "<｜end▁of▁text｜>", "Ġx", "漢")]
+    for skip, text in ((True, "a b x漢"), (False, "a b<｜end▁of▁text｜> x漢")):
+        stream = tokenizer.stream(skip_special_tokens=skip)
+        assert stream.push(ids) + stream.flush() == tokenizer.decode(ids, skip_special_tokens=skip) == text
+
+
+def test_a_character_is_given_with_its_last_byte(folder: Path) -> None:
+    tokenizer = load_tokenizer(str(folder))
+    stream = tokenizer.stream()
+    ids = tokenizer.encode("\N{SNOWMAN}", add_special_tokens=False)
+    assert len(ids) == 3  # no token for it: three bytes
+    assert [stream.push([token]) for token in ids] == ["", "", "\N{SNOWMAN}"]
+
+
 def test_a_special_token_does_not_take_the_space_of_the_next_one(spaces: Path) -> None:
     tokenizer = load_tokenizer(str(spaces))
     words = [tokenizer.encode(word, add_special_tokens=False) for word in ("the", "quick")]

@@ -1,0 +1,90 @@
+"""The short way of a call into the ledger, for the usual case: ``.delay(payload)``, and nothing said besides.
+
+Celery and kombu build a message in some twenty steps, each of which looks for options that are hardly ever given.
+Here the same message is built in one, and goes to the same script over the same connections. Whatever somebody may
+have asked for (links, an ETA, headers, routes, signals, a task that calls another one, …) makes a call go Celery's
+own way, and so does a connection that fails: it retries and reports as its settings say. A call that was sent both
+ways is one request, since it has one id.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from celery import signals
+from kombu.utils.json import dumps
+
+from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.queue.envelope import EMBED, CallOptions, enclose, new_request
+
+__all__ = ["publish", "settings_are_plain"]
+
+_SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
+_SERIALIZER = "json"
+
+
+def publish(
+    task: Any, args: Any, task_id: str, options: Mapping[str, Any], call: CallOptions, headers: Mapping[str, Any]
+) -> str | None:
+    """Queue a call, if it is of the usual kind.
+
+    Args:
+        task: The endpoint's task.
+        args: Its arguments.
+        task_id: Celery's task id, which the request gets.
+        options: Celery's, of ``apply_async``.
+        call: Ours.
+        headers: Further ones of the message.
+
+    Returns:
+        The id of the request that stands for the call; ``None``: it was not queued, publish it Celery's way.
+
+    Raises:
+        QueueFullError, DeadlineUnreachableError, IdempotencyConflictError: as ``Ledger.submit``.
+    """
+    app = task.app
+    if options.keys() - {"argsrepr"} or not _is_plain(app, task) or not set(map(type, headers.values())) <= {str}:
+        return None
+    body = dumps([list(args or ()), {}, EMBED]).encode()
+    ignored = bool(task.ignore_result)
+    message = enclose(
+        task.endpoint, task_id, body, queue=task.endpoint.queue, ignore_result=ignored, reply_to=app.thread_oid,
+        more={**headers, "argsrepr": options["argsrepr"]},
+    )  # fmt: skip
+    with app.producer_pool.acquire(block=True) as producer:
+        try:
+            channel = producer.channel
+            key = f"{channel.global_keyprefix}{task.endpoint.queue}"
+            new = new_request(
+                task.endpoint, task_id, message, body, call, queue=key, priority=channel.priority(0),
+                ignore_result=ignored,
+            )  # fmt: skip
+            return str(channel.ledger.submit(new))
+        except producer.connection.connection_errors:
+            return None
+
+
+def _is_plain(app: Any, task: Any) -> bool:
+    """Whether neither the application, nor the task, nor who calls it wants anything of Celery."""
+    if any(signal.receivers for signal in _SIGNALS) or app.current_worker_task is not None:
+        return False
+    if not (task.ignore_result or isinstance(app.backend, ResultBackend)):
+        return False
+    asked = {name for name, value in task._get_exec_options().items() if value is not None}
+    return (
+        asked <= {"serializer"}
+        and task.serializer == _SERIALIZER
+        and app.amqp.plain
+        and not app.conf.task_send_sent_event
+    )
+
+
+def settings_are_plain(conf: Any) -> bool:
+    """Whether an application's settings leave messages as they are by default."""
+    return (
+        conf.task_protocol == 2
+        and not (conf.task_routes or conf.task_queues or conf.task_compression)
+        and conf.task_default_delivery_mode in (2, "persistent")
+        and not conf.broker_transport_options.get("body_encoding")
+    )
