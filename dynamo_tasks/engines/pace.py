@@ -27,14 +27,20 @@ class Pace:
     def __init__(self) -> None:
         self._resting: list[asyncio.Future[None]] = []
 
+    @staticmethod
+    def interval(streams: int) -> float:
+        """Seconds of a rest with so many streams; 0 where they don't rest."""
+        interval = min(_MOST_S, streams * _EACH_S)
+        return interval if interval >= _LEAST_S else 0.0
+
     async def rest(self, streams: int) -> None:
         """Wait until it is time for the next piece.
 
         Args:
             streams: How many the engine has.
         """
-        interval = min(_MOST_S, streams * _EACH_S)
-        if interval < _LEAST_S:
+        interval = self.interval(streams)
+        if not interval:
             return
         loop = asyncio.get_running_loop()
         if not self._resting:

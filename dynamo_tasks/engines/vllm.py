@@ -251,6 +251,7 @@ class VllmEngine(Engine):
                 left -= delta.finish_reason is not None
                 if not left:
                     delta.usage = usage_of(request, choices)
+                self._tokens += len(delta.token_ids)
                 yield delta
         finally:
             await source.aclose()
@@ -270,20 +271,29 @@ class VllmEngine(Engine):
         vllm = self._running()
         with self._at_work(vllm):
             # Two attempts at one request may be here for a moment.
-            name, tap = f"{request.request_id}-{choice.output.index}-{next(self._numbers)}", None
+            name = f"{request.request_id}-{choice.output.index}-{next(self._numbers)}"
             async with aclosing(self._ask(vllm, request, choice, name)) as source:
                 async for result in source:
                     delta = choice.take(result)
                     if delta is not None:
-                        self._tokens += len(delta.token_ids)
                         yield delta
+                    tap = vllm.taps.tap(name) if self._pace.interval(self._live) else None
+                    while tap is not None and not (choice.ends_soon or tap.passed):
+                        ids = await self._rest(tap)
+                        if not ids:
+                            break
+                        yield choice.push(ids)
                     if choice.finished:
                         return
-                    tap = tap or Tap(vllm.llm, name)
-                    if not choice.ends_soon:
-                        tap.shut()
-                        await self._pace.rest(self._live)
-                        tap.open()
+
+    async def _rest(self, tap: Tap) -> list[int]:
+        """What is made while a stream rests."""
+        tap.shut()
+        try:
+            await self._pace.rest(self._live)
+        finally:
+            ids = tap.open()
+        return ids
 
     @contextmanager
     def _at_work(self, vllm: Started) -> Iterator[None]:

@@ -82,9 +82,9 @@ class Choice:
 
     @property
     def ends_soon(self) -> bool:
-        """Whether to look at it at once: its limit is near, or what comes next is only compared."""
+        """Whether to look at it at once: it is over, its limit is near, or what comes next is only compared."""
         left = self.output.limit - self.output.count
-        return left <= max(_FEW, 2 * self._last) or bool(self._expected)
+        return self.finished or left <= max(_FEW, 2 * self._last) or bool(self._expected)
 
     def take(self, result: Any) -> TokenDelta | None:
         """Take what vLLM gives; ``None`` where nothing of it is new.
@@ -95,13 +95,12 @@ class Choice:
         """
         piece = result.outputs[0]
         ids, logprobs = list(piece.token_ids), piece.logprobs
-        self._last = len(ids)
         if result.num_cached_tokens is not None:
             self.cached_tokens = max(self.cached_tokens, min(result.num_cached_tokens, self._prompt_size))
         if self._expected:
             known = self._skip(ids)
             ids, logprobs = ids[known:], logprobs[known:] if logprobs else logprobs
-        delta = self.output.push(ids) if ids else None
+        delta = self.push(ids) if ids else None
         if delta is not None and logprobs:
             delta.logprobs = [
                 self._logprob(token, row) for token, row in zip(delta.token_ids, logprobs, strict=False)
@@ -109,6 +108,11 @@ class Choice:
         if piece.finish_reason is not None and not self.finished:
             delta = self._end(delta, str(piece.finish_reason))
         return delta
+
+    def push(self, ids: list[int]) -> TokenDelta:
+        """Take new ids, and nothing else."""
+        self._last = len(ids)
+        return self.output.push(ids)
 
     def _skip(self, ids: list[int]) -> int:
         """How many of these ids were emitted before; they must be the same."""

@@ -17,6 +17,7 @@ from dynamo_tasks.engines.fields import nearest
 from dynamo_tasks.engines.leash import leash_children
 from dynamo_tasks.engines.vllm_install import argument_names, check_model
 from dynamo_tasks.engines.vllm_stats import StatsCollector
+from dynamo_tasks.engines.vllm_tap import Taps
 from dynamo_tasks.errors import ConfigError, EngineError
 
 __all__ = ["Started", "check_adapters", "check_arguments", "import_vllm", "set_environment", "start_vllm"]
@@ -35,12 +36,14 @@ class Started:
         llm: vLLM's ``AsyncLLM``.
         config: Its ``VllmConfig``.
         tokenizer: The folder of its tokenizer files.
+        taps: Where its streams gather while they rest.
     """
 
     api: Any
     llm: Any
     config: Any
     tokenizer: Path
+    taps: Taps
 
 
 def check_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,7 +123,7 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
         llm = api.make_engine(config, stats, log_stats=not made.disable_log_stats)
     except (RuntimeError, ValueError, OSError) as error:
         raise EngineError(f"vLLM could not start with model {arguments['model']!r}: {error}") from error
-    return Started(api, llm, config, tokenizer)
+    return Started(api, llm, config, tokenizer, Taps(llm))
 
 
 def set_environment() -> None:

@@ -1,94 +1,157 @@
-"""A stream's tokens gather in vLLM, and none is lost or given twice. vLLM's rule is written down here once more."""
+"""The tokens of a stream that rests gather outside of vLLM: none is lost, none is given twice, and in order."""
 
 from __future__ import annotations
 
-from collections import defaultdict
 from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_tasks.engines.vllm_tap import Tap
+from dynamo_tasks.engines.vllm_tap import Tap, Taps
 
 
-class Request:
-    """vLLM's ``RequestState``, as far as an interval goes (0.32 and 0.33)."""
+class Queue:
+    """vLLM's ``RequestOutputCollector``: outputs that nobody took are merged."""
 
-    def __init__(self, interval: int = 1):
-        self.stream_interval = interval
-        self.sent_tokens_offset = 0
-        self.ids: list[int] = []
-        self.given: list[int] = []
-        self.outputs = 0
-        self.queue = SimpleNamespace(put=self._put)
-        self.detokenizer = SimpleNamespace(num_output_tokens=lambda: len(self.ids), output_token_ids=self.ids)
-        processor = SimpleNamespace(
-            external_req_ids=defaultdict(list, {"r": ["r-1"]}), request_states={"r-1": self}
+    def __init__(self) -> None:
+        self.output: list[int] | None = None
+
+    def put(self, ids: list[int]) -> None:
+        self.output = [*(self.output or []), *ids]
+
+    def take(self) -> list[int]:
+        ids, self.output = self.output or [], None
+        return ids
+
+
+class Vllm:
+    """As much of ``AsyncLLM`` as a tap touches, with the streams ``a`` and ``b``."""
+
+    def __init__(self, *, log_stats: bool = False, interval: int = 1):
+        self.log_stats = log_stats
+        self.queues = {name: Queue() for name in ("a", "b")}
+        self.made = {name: 0 for name in self.queues}
+        self.seen = 0
+        states = {
+            f"{name}-1": SimpleNamespace(stream_interval=interval, queue=queue)
+            for name, queue in self.queues.items()
+        }
+        self.output_processor = SimpleNamespace(
+            external_req_ids={name: [f"{name}-1"] for name in self.queues},
+            request_states=states,
+            process_outputs=self._process,
         )
-        self.llm = SimpleNamespace(output_processor=processor)
 
-    def make_request_output(self, new: list[int], pooled: None, finish_reason: str | None, stop: None) -> Any:
-        if self.stream_interval > 1:
-            behind = len(self.ids) - self.sent_tokens_offset
-            if not (finish_reason or self.sent_tokens_offset == 0 or behind >= self.stream_interval):
-                return None
-            new = self.ids[self.sent_tokens_offset :]
-            self.sent_tokens_offset = len(self.ids)
-        return new
+    def _process(self, outputs: list[Any], timestamp: float, *, weight_version: str) -> str:
+        for output in outputs:
+            self.seen += 1
+            self.queues[output.request_id[0]].put(output.new_token_ids)
+        return weight_version
 
-    def _put(self, output: list[int]) -> None:
-        self.given += output
-        self.outputs += 1
+    def step(self, tokens: int, *names: str, finish_reason: str | None = None, logprobs: Any = None) -> None:
+        """One step of the engine, as its output handler tells it."""
+        outputs = []
+        for name in names:
+            ids = list(range(self.made[name], self.made[name] + tokens))
+            self.made[name] += tokens
+            outputs.append(
+                SimpleNamespace(
+                    request_id=f"{name}-1", new_token_ids=ids, finish_reason=finish_reason, new_logprobs=logprobs
+                )
+            )
+        assert self.output_processor.process_outputs(outputs, 1.0, weight_version="w") == "w"
 
-    def step(self, tokens: int, *, finished: bool = False) -> None:
-        new = list(range(len(self.ids), len(self.ids) + tokens))
-        self.ids += new
-        output = self.make_request_output(new, None, "length" if finished else None, None)
-        if output is not None:
-            self._put(output)
+
+class Reader:
+    """Takes what a stream gives, as the engine does: first what has gathered, then what went vLLM's way."""
+
+    def __init__(self, vllm: Vllm, tap: Tap, name: str):
+        self.ids = vllm.queues[name].take()
+        self._queue, self._tap = vllm.queues[name], tap
+
+    def look(self) -> None:
+        self.ids += self._tap.open()
+        if self._tap.passed:
+            self.ids += self._queue.take()
 
 
 @settings(deadline=None)
-@given(
-    st.lists(st.one_of(st.sampled_from(["shut", "open"]), st.integers(1, 3)), max_size=40), st.integers(1, 3)
-)
-def test_every_token_is_given_once(moves: list[Any], first: int) -> None:
-    request = Request()
-    request.step(first)
-    tap = Tap(request.llm, "r")
+@given(st.lists(st.sampled_from(["shut", "look", "step", "logprobs", "other", "both"]), max_size=40))
+def test_every_token_is_given_once_and_in_order(moves: list[str]) -> None:
+    vllm = Vllm()
+    taps = Taps(vllm)
+    vllm.step(2, "a", "b")
+    tap = taps.tap("a")
+    reader = Reader(vllm, tap, "a")
     for move in moves:
-        if isinstance(move, int):
-            request.step(move)
+        if move == "shut":
+            reader.look()
+            tap.shut()
+        elif move == "look":
+            reader.look()
+        elif move == "logprobs":
+            reader.look()  # a request has them from its start to its end: nothing of it has gathered
+            vllm.step(1, "a", logprobs=object())
         else:
-            getattr(tap, move)()
-        assert request.given == request.ids[: len(request.given)]
-    request.step(1, finished=True)
-    assert request.given == request.ids
+            vllm.step(1, *{"step": "a", "other": "b", "both": "ab"}[move])
+        assert reader.ids == list(range(len(reader.ids)))
+    vllm.step(1, "a", finish_reason="length")
+    reader.look()
+    assert reader.ids == list(range(vllm.made["a"]))
+    assert vllm.queues["b"].take() == list(range(vllm.made["b"]))
 
 
-def test_what_has_gathered_is_given_as_one_output_when_it_opens() -> None:
-    request = Request()
-    request.step(1)
-    tap = Tap(request.llm, "r")
+def test_vllm_does_nothing_for_a_stream_that_rests() -> None:
+    vllm = Vllm()
+    taps = Taps(vllm)
+    vllm.step(1, "a", "b")
+    tap = taps.tap("a")
+    assert tap.passed
+    vllm.queues["a"].take()
     tap.shut()
+    seen = vllm.seen
     for _ in range(5):
-        request.step(1)
-    assert request.outputs == 1
-    tap.open()
-    assert (request.outputs, len(request.given)) == (2, 6)
-    request.step(1)
-    assert (request.outputs, len(request.given)) == (3, 7)
+        vllm.step(1, "a", "b")
+    assert vllm.seen - seen == 5  # those of b
+    assert not tap.passed
+    assert tap.open() == [1, 2, 3, 4, 5]
+    assert tap.open() == []
+    vllm.step(1, "a")
+    assert tap.passed
+    assert vllm.queues["a"].take() == [6]
+
+
+def test_an_end_goes_vllms_way_behind_what_has_gathered() -> None:
+    vllm = Vllm()
+    taps = Taps(vllm)
+    vllm.step(1, "a")
+    vllm.queues["a"].take()
+    tap = taps.tap("a")
     tap.shut()
-    request.step(2, finished=True)
+    vllm.step(2, "a")
+    vllm.step(1, "a", finish_reason="stop")
+    assert tap.open() == [1, 2]
+    assert tap.passed
+    assert vllm.queues["a"].take() == [3]
+
+
+def test_nothing_is_kept_of_a_stream_that_was_opened() -> None:
+    vllm = Vllm()
+    taps = Taps(vllm)
+    vllm.step(1, "a")
+    tap = taps.tap("a")
+    tap.shut()
     tap.open()
-    assert (request.outputs, len(request.given)) == (4, 9)
+    assert taps._shut == {}
 
 
-def test_an_interval_of_the_engines_own_is_left_alone_and_so_is_a_request_that_is_gone() -> None:
-    request = Request(interval=4)
-    for tap in (Tap(request.llm, "r"), Tap(request.llm, "gone")):
+def test_it_is_left_alone_where_vllm_counts_tokens_or_has_an_interval_and_where_a_request_is_gone() -> None:
+    for vllm, name in ((Vllm(log_stats=True), "a"), (Vllm(interval=4), "a"), (Vllm(), "gone")):
+        tap = Taps(vllm).tap(name)
+        assert tap.passed
         tap.shut()
-        tap.open()
-    assert request.stream_interval == 4
-    assert "gone" not in request.llm.output_processor.external_req_ids
+        vllm.step(3, "a")
+        assert tap.open() == []
+        assert vllm.queues["a"].take() == [0, 1, 2]
+        assert "gone" not in vllm.output_processor.external_req_ids
