@@ -24,13 +24,18 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
 from dynamo_tasks.queue.transport import submitted_as
 from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.log import KeptResult
 from dynamo_tasks.store.wire import ReplyError, pack
 
-__all__ = ["CONNECT_TIMEOUT", "ResultBackend", "SentinelResultBackend", "ours"]
+__all__ = ["CONNECT_TIMEOUT", "WRITTEN", "ResultBackend", "SentinelResultBackend", "ours"]
 
 CONNECT_TIMEOUT = 1.0
 """Seconds that a synchronous operation on a worker's loop may wait for the server: well below a lease."""
 _RETRY = 0.2
+_MOST_KEPT = 16 << 20
+"""Characters of a result that may go with the end of its request: a larger one would hold up the streams of others."""
+WRITTEN = "dynamo_result_is_written"
+"""Attribute of a request whose result was written together with its end."""
 
 
 class ResultBackend(RedisBackend):  # type: ignore[misc]
@@ -97,12 +102,30 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         Celery looks first, and keeps a success that is there. An endpoint's success is the ledger's one outcome: it
         is written without a look.
         """
+        if getattr(request, WRITTEN, False):
+            return result
         if state != SUCCESS or not self._is_endpoint(request):
             return super()._store_result(task_id, result, state, traceback, request=request, **kwargs)
-        meta = self._get_result_meta(result=result, state=state, traceback=traceback, request=request)
-        meta["task_id"] = bytes_to_str(task_id)
-        self._set_with_state(self.get_key_for_task(task_id), self.encode(meta), state)
+        self._set_with_state(self.get_key_for_task(task_id), self._success(task_id, result, request), state)
         return result
+
+    def _success(self, task_id: Any, result: Any, request: Any) -> str | bytes:
+        meta = self._get_result_meta(result=result, state=SUCCESS, traceback=None, request=request)
+        meta["task_id"] = bytes_to_str(task_id)
+        encoded: str | bytes = self.encode(meta)
+        return encoded
+
+    def kept_result(self, task_id: str, result: Any, request: Any) -> KeptResult | None:
+        """What is kept of an endpoint's success; ``None`` where it is not written on the worker's own connection.
+
+        Whoever writes it sets the attribute :data:`WRITTEN` of the request.
+        """
+        if self._link is None:
+            return None
+        value = self._success(task_id, self.encode_result(result, SUCCESS), request)
+        if len(value) > _MOST_KEPT:
+            return None
+        return KeptResult(self.get_key_for_task(task_id), int(self.expires or 0), value)
 
     def _set(self, key: str, value: str, expires: float | None = None) -> None:
         if self._link is None or not in_greenlet():

@@ -38,7 +38,7 @@ from dynamo_tasks.queue.returned import encode_result
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
-from dynamo_tasks.store.log import OpenLog
+from dynamo_tasks.store.log import KeptResult, OpenLog
 from dynamo_tasks.store.recovery import Recovery
 
 __all__ = ["Execution"]
@@ -170,6 +170,7 @@ class Execution:
                 await self._drive(log)
             end, result = self._produced.end(), self._produced.result()
             encoded = encode_result(self._account.name, end, result)
+            kept = self._call.kept_result(result)
         except Stop as stop:
             return await self._stopped(stop, attempt, log)
         except RetryRequested:
@@ -189,7 +190,7 @@ class Execution:
                 await self._give_back(attempt, log, front=False, counts=True)
             await self._failed(exc, log)
             raise
-        await self._end(log, end, encoded)
+        await self._end(log, end, encoded, kept)
         return result
 
     async def _failed(self, exc: Exception, log: OpenLog) -> None:
@@ -302,16 +303,21 @@ class Execution:
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
         await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
-    async def _end(self, log: OpenLog, end: End, result: bytes = b"") -> None:
+    async def _end(
+        self, log: OpenLog, end: End, result: bytes = b"", kept: KeptResult | None = None
+    ) -> None:
         """Write the end; only its winner goes on to Celery's tail."""
+        follows = self._call.has_tail and kept is None
         try:
-            await log.finish(end, result, settled=not self._call.has_tail)
+            await log.finish(end, result, settled=not follows, kept=kept)
         except _UNWRITABLE as exc:
             await self._fail_elsewhere(log.attempt, exc)
             raise Dropped(exc.code) from None
         except DynamoError as exc:
             raise Dropped(exc.code) from None
-        self._to_settle = self._call.has_tail
+        self._to_settle = follows
+        if kept is not None:
+            self._call.result_is_written()
         self._account.ended(log.attempt, end)
 
     def stop(self, stop: Stop) -> None:

@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 import msgspec
-from celery import Task
+from celery import Task, signals
 from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 from celery.utils import uuid
@@ -15,6 +15,7 @@ from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, Requ
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
+from dynamo_tasks.queue.backend import WRITTEN, ResultBackend
 from dynamo_tasks.queue.direct import publish
 from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly
 from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, submit_span
@@ -26,6 +27,7 @@ from dynamo_tasks.queue.result import StreamResult
 from dynamo_tasks.queue.transport import submitted_as
 from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, RetryRequested, current_context
+from dynamo_tasks.store.log import KeptResult
 
 __all__ = ["EndpointTask", "make_task"]
 
@@ -33,26 +35,43 @@ _OPTIONS = {
     "deadline": "dl", "background": "bg", "abandon_after": "ab", "retention": "rt",
     "idempotency_key": "ik", "tenant": "tn", "weight": "tw", "reader": "rd", "max_queue": "mq",
 }  # fmt: skip
+_BEHIND = (signals.task_success, signals.task_postrun)
 _releasing: ContextVar[tuple[str, int] | None] = ContextVar("dynamo_releasing", default=None)
 
 
 class CallInfo:
     """What an execution must know of the message that it serves."""
 
-    def __init__(self, request: Any):
+    def __init__(self, request: Any, backend: Any = None):
         self.id: str = request.id
         self.retries: int = request.retries or 0
         self.headers: dict[str, Any] = {n: value for n in TRACE_HEADERS if (value := request.get(n))}
         self.queue: str = (request.delivery_info or {}).get("routing_key") or ""
         self.tracked = bool(request.get(HEADER))
-        links = request.callbacks or request.errbacks or request.chain or request.chord or request.group
-        self.keeps_result = bool(links) or not request.ignore_result
+        links = request.callbacks or request.errbacks or request.chain or request.chord
+        self.keeps_result = bool(links or request.group) or not request.ignore_result
+        self._result_alone = not links and not request.ignore_result and isinstance(backend, ResultBackend)
+        self._backend = backend
         self._request = request
 
     @property
     def has_tail(self) -> bool:
         """Whether Celery has something to do once the request has ended: a result to keep, links to call."""
         return self.keeps_result
+
+    def kept_result(self, result: Any) -> KeptResult | None:
+        """Celery's result, where it is all that is to be done, so that it can be written together with the end.
+
+        Not where somebody has code that runs behind it: that is run again where the worker dies before.
+        """
+        if not self._result_alone or any(signal.receivers for signal in _BEHIND):
+            return None
+        kept: KeptResult | None = self._backend.kept_result(self.id, result, self._request)
+        return kept
+
+    def result_is_written(self) -> None:
+        """It was written together with the end."""
+        setattr(self._request, WRITTEN, True)
 
     def message(self) -> bytes:
         """The message again, for the ledger."""
@@ -125,7 +144,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         executor = self.app.executor
         job = current_job.get()
         execution = Execution(
-            executor, executor.handler(self.name), CallInfo(request), _payload(args, kwargs)
+            executor, executor.handler(self.name), CallInfo(request, self.backend), _payload(args, kwargs)
         )
         if job is not None:
             job.attach(execution)

@@ -26,7 +26,7 @@ from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.tokens import TokenDelta, encode_deltas, merge_delta
 from dynamo_tasks.store.ledger import Attempt
 
-__all__ = ["DEFAULT_CAP", "ENTRY_BYTES", "Entry", "Finish", "OpenLog"]
+__all__ = ["DEFAULT_CAP", "ENTRY_BYTES", "Entry", "Finish", "KeptResult", "OpenLog"]
 
 KEEP = 3.0
 """Seconds for which acknowledged entries are kept in memory."""
@@ -51,6 +51,20 @@ class Entry(NamedTuple):
     data: bytes
 
 
+class KeptResult(NamedTuple):
+    """What Celery's result backend keeps of a success, and tells who waits for it.
+
+    Attributes:
+        key: Where; also the channel.
+        ttl: Seconds; 0 = for ever.
+        value: Encoded.
+    """
+
+    key: bytes
+    ttl: int
+    value: str | bytes
+
+
 class Finish(NamedTuple):
     """How the request shall end once all of its events are in the log; what is written is encoded already."""
 
@@ -59,6 +73,7 @@ class Finish(NamedTuple):
     error: bytes
     result: bytes
     settled: bool
+    kept: KeptResult | None
     done: asyncio.Future[str]
 
 
@@ -214,8 +229,16 @@ class OpenLog:
         self.suspect = False
         return True
 
-    def finish(self, end: End, result: bytes, *, settled: bool) -> asyncio.Future[str]:
+    def finish(
+        self, end: End, result: bytes, *, settled: bool, kept: KeptResult | None = None
+    ) -> asyncio.Future[str]:
         """End the request behind its last event; the future gives the script's answer (``OK``, ``FENCED``, …).
+
+        Args:
+            end: The last event.
+            result: For the record, as JSON.
+            settled: Nothing is to be done behind the end.
+            kept: Celery's result, where it is written together with the end.
 
         Raises:
             TypeError: the end cannot be written as msgpack.
@@ -225,7 +248,7 @@ class OpenLog:
             done.set_exception(self.dead)
             return done
         error = msgspec.json.encode(end.error) if end.error else b""
-        self.finish_request = Finish(end.state.value, end.encode(), error, result, settled, done)
+        self.finish_request = Finish(end.state.value, end.encode(), error, result, settled, kept, done)
         self._changed(self)
         return done
 

@@ -217,12 +217,12 @@ class Writer:
 
     def _pack_finish(self, log: OpenLog) -> bytes:
         assert log.finish_request is not None
-        state, end, error, result, settled, _ = log.finish_request
+        state, end, error, result, settled, kept, _ = log.finish_request
         attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
         command = script("finish").command(
             [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
             attempt.epoch, str(log.top), str(log.end_id), end, state, result, error,
-            int(settled),
+            int(settled), *(kept or ()),
         )  # fmt: skip
         return _pack(tuple(command))
 
