@@ -7,6 +7,8 @@ rests between two pieces; what the engine makes meanwhile comes with the next on
 - one stream rests for 1 ms per stream that the engine has, so all pieces together take a tenth of a core, up to 40
   streams; a few never rest, since a step takes longer;
 - never more than 40 ms: 25 pieces per second and stream. Models whose steps take longer give every token at once.
+
+An end does not wait: it ends the rest of its stream.
 """
 
 from __future__ import annotations
@@ -27,28 +29,22 @@ class Pace:
     def __init__(self) -> None:
         self._resting: list[asyncio.Future[None]] = []
 
-    @staticmethod
-    def interval(streams: int) -> float:
-        """Seconds of a rest with so many streams; 0 where they don't rest."""
-        interval = min(_MOST_S, streams * _EACH_S)
-        return interval if interval >= _LEAST_S else 0.0
-
-    async def rest(self, streams: int) -> None:
-        """Wait until it is time for the next piece.
+    def rest(self, streams: int) -> asyncio.Future[None] | None:
+        """A rest that begins now: done when it is time for the next piece; ``None`` with so few streams.
 
         Args:
             streams: How many the engine has.
         """
-        interval = self.interval(streams)
-        if not interval:
-            return
+        interval = min(_MOST_S, streams * _EACH_S)
+        if interval < _LEAST_S:
+            return None
         loop = asyncio.get_running_loop()
         if not self._resting:
             loop.call_later(interval, self._wake)
-        # Each has a future of its own, so that one may be cancelled; an Event would take a lock for each besides.
+        # Each has a future of its own, so that one may be woken; an Event would take a lock for each besides.
         future = loop.create_future()
         self._resting.append(future)
-        await future
+        return future
 
     def _wake(self) -> None:
         woken, self._resting = self._resting, []

@@ -34,7 +34,6 @@ from dynamo_tasks.engines.vllm_progress import Progress
 from dynamo_tasks.engines.vllm_sleep import Sleep
 from dynamo_tasks.engines.vllm_start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm_stats import StatsCollector
-from dynamo_tasks.engines.vllm_tap import Tap
 from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError, UnknownModelError
 from dynamo_tasks.observe import event
 from dynamo_tasks.protocol.instances import ModelCard
@@ -277,23 +276,15 @@ class VllmEngine(Engine):
                     delta = choice.take(result)
                     if delta is not None:
                         yield delta
-                    tap = vllm.taps.tap(name) if self._pace.interval(self._live) else None
-                    while tap is not None and not (choice.ends_soon or tap.passed):
-                        ids = await self._rest(tap)
+                    tap = vllm.taps.tap(name)
+                    while tap is not None and not (choice.finished or choice.compares or tap.passed):
+                        rest = self._pace.rest(self._live)
+                        ids = await tap.gather(rest) if rest is not None else None
                         if not ids:
                             break
                         yield choice.push(ids)
                     if choice.finished:
                         return
-
-    async def _rest(self, tap: Tap) -> list[int]:
-        """What is made while a stream rests."""
-        tap.shut()
-        try:
-            await self._pace.rest(self._live)
-        finally:
-            ids = tap.open()
-        return ids
 
     @contextmanager
     def _at_work(self, vllm: Started) -> Iterator[None]:

@@ -15,8 +15,6 @@ from dynamo_tasks.protocol.tokens import TokenDelta
 
 __all__ = ["Choice", "known_before", "usage_of"]
 
-_FEW = 8
-"""Tokens that are so soon made that nobody should rest meanwhile."""
 _ENDS = {"length": "length", "stop": "stop", "repetition": "stop"}
 
 
@@ -56,7 +54,6 @@ class Choice:
         self.output = ChoiceOutput(request, index, tokenizer, max_tokens, ends)
         self.arguments = sampling_arguments(request, limits, index)
         self.cached_tokens = 0
-        self._last = 0
         self._tokenizer = tokenizer
         emitted = request.output_token_ids.get(index, [])
         self._offset = self._begin(request, emitted)
@@ -81,10 +78,9 @@ class Choice:
         return self.output.finish_reason is not None
 
     @property
-    def ends_soon(self) -> bool:
-        """Whether to look at it at once: it is over, its limit is near, or what comes next is only compared."""
-        left = self.output.limit - self.output.count
-        return self.finished or left <= max(_FEW, 2 * self._last) or bool(self._expected)
+    def compares(self) -> bool:
+        """Whether what comes next was emitted before: it is compared and left out."""
+        return bool(self._expected)
 
     def take(self, result: Any) -> TokenDelta | None:
         """Take what vLLM gives; ``None`` where nothing of it is new.
@@ -111,7 +107,6 @@ class Choice:
 
     def push(self, ids: list[int]) -> TokenDelta:
         """Take new ids, and nothing else."""
-        self._last = len(ids)
         return self.output.push(ids)
 
     def _skip(self, ids: list[int]) -> int:

@@ -5,14 +5,15 @@ stream's reader. For a stream that nobody reads at the moment, and whose text is
 to keep the id. So outputs of such streams are taken out before vLLM's ``OutputProcessor`` sees them; that is most of
 what it would do in a busy worker.
 
-Whatever else comes with a token goes vLLM's own way, behind what has gathered: an end, log probabilities, an error.
-What is used of vLLM: ``OutputProcessor.process_outputs(outputs, …)`` is called for each step with objects that have
-``request_id``, ``new_token_ids``, ``new_logprobs`` and ``finish_reason``; ``external_req_ids`` and
-``request_states`` find a request's state, whose ``queue.output`` is what waits for its reader.
+Tokens with log probabilities, and an end, go vLLM's own way, behind what has gathered; an end also ends the rest at
+once. What is used of vLLM: ``OutputProcessor.process_outputs(outputs, …)`` is called for each step with objects that
+have ``request_id``, ``new_token_ids``, ``new_logprobs`` and ``finish_reason``; ``external_req_ids`` and
+``request_states`` find a request's state, whose ``queue.output`` is what waits for its reader, merged into one.
 """
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 __all__ = ["Tap", "Taps"]
@@ -29,51 +30,77 @@ class Taps:
         self._processor = processor = llm.output_processor
         self._process = processor.process_outputs
         self._counts = bool(llm.log_stats)
-        self._shut: dict[str, list[int]] = {}
+        self._shut: dict[str, Tap] = {}
         processor.process_outputs = self._outputs
 
-    def tap(self, request_id: str) -> Tap:
-        """One stream's, by the id that ``generate()`` was given; its first output was taken."""
+    def tap(self, request_id: str) -> Tap | None:
+        """One stream's, by the id that ``generate()`` was given; ``None`` where it may not be shut, or is over."""
         known = self._processor.external_req_ids.get(request_id)
         state = self._processor.request_states.get(known[0]) if known else None
         if self._counts or state is None or state.stream_interval != 1:
-            return Tap({}, "", None)
+            return None
         return Tap(self._shut, known[0], state.queue)
 
     def _outputs(self, outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         shut = self._shut
-        if shut:
-            rest = []
-            for output in outputs:
-                gathered = shut.get(output.request_id)
-                if gathered is None or output.finish_reason is not None or output.new_logprobs is not None:
-                    rest.append(output)
-                else:
-                    gathered += output.new_token_ids
-            outputs = rest
-        return self._process(outputs, *args, **kwargs)
+        if not shut:
+            return self._process(outputs, *args, **kwargs)
+        rest, woken = [], []
+        for output in outputs:
+            tap = shut.get(output.request_id)
+            if tap is None:
+                rest.append(output)
+            elif output.finish_reason is not None:
+                rest.append(output)
+                woken.append(tap)
+            elif output.new_logprobs is not None:
+                rest.append(output)
+            else:
+                tap.ids += output.new_token_ids
+        done = self._process(rest, *args, **kwargs)
+        for tap in woken:
+            tap.wake()
+        return done
 
 
 class Tap:
-    """Open at first."""
+    """Open at first.
 
-    __slots__ = ("_key", "_queue", "_shut")
+    Attributes:
+        ids: What has gathered.
+    """
 
-    def __init__(self, shut: dict[str, list[int]], key: str, queue: Any):
+    __slots__ = ("_key", "_queue", "_resting", "_shut", "ids")
+
+    def __init__(self, shut: dict[str, Tap], key: str, queue: Any):
+        self.ids: list[int] = []
         self._shut = shut
         self._key = key
         self._queue = queue
+        self._resting: asyncio.Future[None] | None = None
 
-    def shut(self) -> None:
-        """Let tokens gather."""
-        if self._queue is not None:
-            self._shut[self._key] = []
+    async def gather(self, rest: asyncio.Future[None]) -> list[int]:
+        """What is made until a rest is over, or the stream; in order, and without what goes vLLM's own way.
 
-    def open(self) -> list[int]:
-        """Give what has gathered, in order; from now on each token goes to the stream's reader. Idempotent."""
-        return self._shut.pop(self._key, [])
+        Args:
+            rest: Done when it is over.
+        """
+        self._shut[self._key] = self
+        self._resting = rest
+        try:
+            await rest
+        finally:
+            del self._shut[self._key]
+            self._resting = None
+        ids, self.ids = self.ids, []
+        return ids
+
+    def wake(self) -> None:
+        """End the rest."""
+        if self._resting is not None and not self._resting.done():
+            self._resting.set_result(None)
 
     @property
     def passed(self) -> bool:
-        """Whether something went vLLM's own way meanwhile: it comes behind what has gathered."""
-        return self._queue is None or self._queue.output is not None
+        """Whether something went vLLM's own way: it comes behind what has gathered."""
+        return self._queue.output is not None

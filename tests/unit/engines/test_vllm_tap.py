@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_tasks.engines.vllm_tap import Tap, Taps
+from dynamo_tasks.engines.vllm_tap import Taps
 
 
 class Queue:
@@ -64,14 +65,32 @@ class Vllm:
 
 
 class Reader:
-    """Takes what a stream gives, as the engine does: first what has gathered, then what went vLLM's way."""
+    """Reads stream ``a`` as the engine does: what has gathered, then what went vLLM's own way."""
 
-    def __init__(self, vllm: Vllm, tap: Tap, name: str):
-        self.ids = vllm.queues[name].take()
-        self._queue, self._tap = vllm.queues[name], tap
+    def __init__(self, vllm: Vllm):
+        self._queue = vllm.queues["a"]
+        self.ids = self._queue.take()
+        tap = Taps(vllm).tap("a")
+        assert tap is not None
+        self._tap = tap
+        self.rest: asyncio.Future[None] | None = None
+        self._task: asyncio.Task[list[int]] | None = None
 
-    def look(self) -> None:
-        self.ids += self._tap.open()
+    async def shut(self) -> None:
+        """Rest, unless it does."""
+        if self._task is None and not self._tap.passed:
+            self.rest = asyncio.get_running_loop().create_future()
+            self._task = asyncio.create_task(self._tap.gather(self.rest))
+            await asyncio.sleep(0)
+
+    async def look(self) -> None:
+        """The rest is over."""
+        if self._task is not None:
+            assert self.rest is not None
+            if not self.rest.done():
+                self.rest.set_result(None)
+            self.ids += await self._task
+            self._task = None
         if self._tap.passed:
             self.ids += self._queue.take()
 
@@ -79,79 +98,88 @@ class Reader:
 @settings(deadline=None)
 @given(st.lists(st.sampled_from(["shut", "look", "step", "logprobs", "other", "both"]), max_size=40))
 def test_every_token_is_given_once_and_in_order(moves: list[str]) -> None:
-    vllm = Vllm()
-    taps = Taps(vllm)
-    vllm.step(2, "a", "b")
-    tap = taps.tap("a")
-    reader = Reader(vllm, tap, "a")
-    for move in moves:
-        if move == "shut":
-            reader.look()
-            tap.shut()
-        elif move == "look":
-            reader.look()
-        elif move == "logprobs":
-            reader.look()  # a request has them from its start to its end: nothing of it has gathered
-            vllm.step(1, "a", logprobs=object())
-        else:
-            vllm.step(1, *{"step": "a", "other": "b", "both": "ab"}[move])
-        assert reader.ids == list(range(len(reader.ids)))
-    vllm.step(1, "a", finish_reason="length")
-    reader.look()
-    assert reader.ids == list(range(vllm.made["a"]))
-    assert vllm.queues["b"].take() == list(range(vllm.made["b"]))
+    async def main() -> None:
+        vllm = Vllm()
+        vllm.step(2, "a", "b")
+        reader = Reader(vllm)
+        for move in moves:
+            if move == "shut":
+                await reader.look()
+                await reader.shut()
+            elif move == "look":
+                await reader.look()
+            elif move == "logprobs":
+                vllm.step(1, "a", logprobs=object())
+                await reader.look()  # it was woken: what comes next goes the same way
+            else:
+                vllm.step(1, *{"step": "a", "other": "b", "both": "ab"}[move])
+            assert reader.ids == list(range(len(reader.ids)))
+        vllm.step(1, "a", finish_reason="length")
+        await reader.look()
+        assert reader.ids == list(range(vllm.made["a"]))
+        assert vllm.queues["b"].take() == list(range(vllm.made["b"]))
+
+    asyncio.run(main())
 
 
 def test_vllm_does_nothing_for_a_stream_that_rests() -> None:
-    vllm = Vllm()
-    taps = Taps(vllm)
-    vllm.step(1, "a", "b")
-    tap = taps.tap("a")
-    assert tap.passed
-    vllm.queues["a"].take()
-    tap.shut()
-    seen = vllm.seen
-    for _ in range(5):
+    async def main() -> None:
+        vllm = Vllm()
         vllm.step(1, "a", "b")
-    assert vllm.seen - seen == 5  # those of b
-    assert not tap.passed
-    assert tap.open() == [1, 2, 3, 4, 5]
-    assert tap.open() == []
-    vllm.step(1, "a")
-    assert tap.passed
-    assert vllm.queues["a"].take() == [6]
+        reader = Reader(vllm)
+        await reader.shut()
+        seen = vllm.seen
+        for _ in range(5):
+            vllm.step(1, "a", "b")
+        assert vllm.seen - seen == 5  # those of b
+        await reader.look()
+        assert reader.ids == [0, 1, 2, 3, 4, 5]
+        vllm.step(1, "a")
+        await reader.look()
+        assert reader.ids == [0, 1, 2, 3, 4, 5, 6]
+        assert vllm.seen - seen == 6
+
+    asyncio.run(main())
 
 
-def test_an_end_goes_vllms_way_behind_what_has_gathered() -> None:
-    vllm = Vllm()
-    taps = Taps(vllm)
-    vllm.step(1, "a")
-    vllm.queues["a"].take()
-    tap = taps.tap("a")
-    tap.shut()
-    vllm.step(2, "a")
-    vllm.step(1, "a", finish_reason="stop")
-    assert tap.open() == [1, 2]
-    assert tap.passed
-    assert vllm.queues["a"].take() == [3]
+def test_an_end_ends_the_rest_and_comes_behind_what_has_gathered() -> None:
+    async def main() -> None:
+        vllm = Vllm()
+        vllm.step(1, "a")
+        reader = Reader(vllm)
+        await reader.shut()
+        vllm.step(2, "a")
+        assert reader.rest is not None
+        assert not reader.rest.done()
+        vllm.step(1, "a", finish_reason="stop")
+        assert reader.rest.done()
+        assert vllm.queues["a"].output == [3]
+        await reader.look()
+        assert reader.ids == [0, 1, 2, 3]
+
+    asyncio.run(main())
 
 
-def test_nothing_is_kept_of_a_stream_that_was_opened() -> None:
-    vllm = Vllm()
-    taps = Taps(vllm)
-    vllm.step(1, "a")
-    tap = taps.tap("a")
-    tap.shut()
-    tap.open()
-    assert taps._shut == {}
+def test_nothing_is_kept_of_a_stream_whose_reader_gives_up() -> None:
+    async def main() -> None:
+        vllm = Vllm()
+        taps = Taps(vllm)
+        vllm.step(1, "a")
+        tap = taps.tap("a")
+        assert tap is not None
+        task = asyncio.create_task(tap.gather(asyncio.get_running_loop().create_future()))
+        await asyncio.sleep(0)
+        assert taps._shut
+        task.cancel()
+        await asyncio.wait([task])
+        assert taps._shut == {}
+
+    asyncio.run(main())
 
 
 def test_it_is_left_alone_where_vllm_counts_tokens_or_has_an_interval_and_where_a_request_is_gone() -> None:
     for vllm, name in ((Vllm(log_stats=True), "a"), (Vllm(interval=4), "a"), (Vllm(), "gone")):
-        tap = Taps(vllm).tap(name)
-        assert tap.passed
-        tap.shut()
+        assert Taps(vllm).tap(name) is None
         vllm.step(3, "a")
-        assert tap.open() == []
         assert vllm.queues["a"].take() == [0, 1, 2]
         assert "gone" not in vllm.output_processor.external_req_ids
