@@ -116,6 +116,7 @@ class Engine(ABC):
         *,
         request_id: str | None = None,
         output_token_ids: Mapping[int, list[int]] | None = None,
+        is_read: Callable[[], bool] | None = None,
     ) -> AsyncGenerator[TokenDelta, None]:
         """Generate; ``aclose()`` of the generator, or cancelling its consumer, aborts the request.
 
@@ -127,6 +128,8 @@ class Engine(ABC):
             request: A request, or a public payload.
             request_id: For a payload: id of the request; a new one by default.
             output_token_ids: For a payload: what an interrupted attempt emitted, per choice.
+            is_read: For a payload: whether somebody reads the answer now; asked again and again. What nobody
+                reads may come in larger pieces.
 
         Raises:
             InvalidRequestError: a field is not valid, or asks for what this engine cannot do.
@@ -137,6 +140,7 @@ class Engine(ABC):
             request = parse_generate(
                 request, self.tokenizer, self.card, request_id=request_id, output_token_ids=output_token_ids
             )
+            request.is_read = is_read
         self._check_features(request)
         return self._generate(request)
 

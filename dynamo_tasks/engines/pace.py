@@ -2,11 +2,12 @@
 
 An engine that makes a token of every stream each 5 ms gives more pieces than anybody reads, and each piece costs the
 worker, the server, the frontend and the client some 100 µs together. So the more streams there are, the longer each
-rests between two pieces; what the engine makes meanwhile comes with the next one. Two bounds:
+rests between two pieces; what the engine makes meanwhile comes with the next one. Bounds:
 
 - one stream rests for 1 ms per stream that the engine has, so all pieces together take a tenth of a core, up to 40
   streams; a few never rest, since a step takes longer;
-- never more than 40 ms: 25 pieces per second and stream. Models whose steps take longer give every token at once.
+- never more than 40 ms: 25 pieces per second and stream. Models whose steps take longer give every token at once;
+- a stream that nobody reads rests for 250 ms, as often as its log is written. Once a reader comes, that ends.
 
 An end does not wait: it ends the rest of its stream.
 """
@@ -14,6 +15,8 @@ An end does not wait: it ends the rest of its stream.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import NamedTuple
 
 __all__ = ["Pace"]
 
@@ -21,33 +24,52 @@ _EACH_S = 0.001
 _MOST_S = 0.04
 _LEAST_S = 0.004
 """What is shorter than a step of any model is no rest."""
+_UNREAD_S = 0.25
+
+
+class _Rest(NamedTuple):
+    future: asyncio.Future[None]
+    is_read: Callable[[], bool] | None
+    until: float
 
 
 class Pace:
     """Lets all streams of one engine rest together; belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._resting: list[asyncio.Future[None]] = []
+        self._resting: list[_Rest] = []
 
-    def rest(self, streams: int) -> asyncio.Future[None] | None:
+    def rest(self, streams: int, is_read: Callable[[], bool] | None = None) -> asyncio.Future[None] | None:
         """A rest that begins now: done when it is time for the next piece; ``None`` with so few streams.
 
         Args:
             streams: How many the engine has.
+            is_read: Whether somebody reads this one now; by default somebody does.
         """
+        loop = asyncio.get_running_loop()
+        unread = is_read is not None and not is_read()
         interval = min(_MOST_S, streams * _EACH_S)
         if interval < _LEAST_S:
-            return None
-        loop = asyncio.get_running_loop()
+            if not unread:
+                return None
+            interval = _MOST_S
         if not self._resting:
-            loop.call_later(interval, self._wake)
+            loop.call_later(interval, self._wake, interval)
         # Each has a future of its own, so that one may be woken; an Event would take a lock for each besides.
         future = loop.create_future()
-        self._resting.append(future)
+        self._resting.append(_Rest(future, is_read, loop.time() + _UNREAD_S if unread else 0.0))
         return future
 
-    def _wake(self) -> None:
-        woken, self._resting = self._resting, []
-        for future in woken:
-            if not future.done():
-                future.set_result(None)
+    def _wake(self, interval: float) -> None:
+        loop = asyncio.get_running_loop()
+        resting, self._resting = self._resting, []
+        now = loop.time()
+        for rest in resting:
+            if rest.future.done():
+                continue
+            if now < rest.until and rest.is_read is not None and not rest.is_read():
+                self._resting.append(rest)
+            else:
+                rest.future.set_result(None)
+        if self._resting:
+            loop.call_later(interval, self._wake, interval)

@@ -32,6 +32,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
             Nothing of it is emitted again.
         extra: Fields that only some engines can honour, see
             :data:`~dynamo_tasks.engines.payload.EXTRAS`.
+        is_read: A function that tells whether somebody reads the answer now; ``None`` = somebody does.
     """
 
     request_id: str
@@ -50,6 +51,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     logprobs: int | None = None
     output_token_ids: dict[int, list[int]] = {}
     extra: dict[str, Any] = {}
+    is_read: Any = None
 
 
 class EmbedRequest(msgspec.Struct, frozen=True):

@@ -90,6 +90,7 @@ class Execution:
         log = self._executor.writer.open(attempt, self._log_died, cap=self._executor.stream_cap)
         self._log = log
         self._executor.enter(self, attempt, log)
+        self.context.read_while(log.is_read)
         try:
             return await self._attempt(attempt, log)
         finally:
@@ -115,6 +116,7 @@ class Execution:
         if self._log is not None:
             self._executor.leave(self, self._log)
         self._log = None
+        self.context.read_while(None)
         if self._only_tail:
             self._executor.leave_tail(self._call.id)
 

@@ -14,6 +14,10 @@ from dynamo_tasks.protocol.trace import TRACE_HEADERS, TraceParent
 __all__ = ["Context", "ForwardRequested", "RetryRequested", "current_context"]
 
 
+def _always() -> bool:
+    return True
+
+
 class RetryRequested(Exception):  # noqa: N818 - a request, not an error
     """The endpoint asks Celery to run it again later.
 
@@ -100,6 +104,16 @@ class Context:
         self._listeners: list[Callable[[], None]] = []
         self._trace: TraceParent | None = None
         self._threads: set[asyncio.Future[Any]] = set()
+        self._reading: Callable[[], bool] = _always
+
+    @property
+    def is_read(self) -> bool:
+        """Whether somebody reads the request's stream now; where nobody does, it need not be given bit by bit."""
+        return self._reading()
+
+    def read_while(self, reading: Callable[[], bool] | None) -> None:
+        """Say how to find out; ``None``: nothing is known of it any more."""
+        self._reading = reading or _always
 
     @property
     def is_stopped(self) -> bool:

@@ -162,8 +162,9 @@ class Worker:
         done = finished(context.logged)
         payload, reader = self._reader(payload, context)
         source = self._engine.generate(
-            payload, request_id=context.id or None, output_token_ids=emitted_ids(context.logged) or None
-        )
+            payload, request_id=context.id or None, output_token_ids=emitted_ids(context.logged) or None,
+            is_read=lambda: context.is_read,
+        )  # fmt: skip
         try:
             async for delta in traced(source, self._engine.card.name):
                 if delta.index in done:

@@ -283,6 +283,10 @@ class OpenLog:
             self._room.set_result(None)
         self._room = None
 
+    def is_read(self) -> bool:
+        """Whether anybody reads it now."""
+        return bool(self.readers)
+
     def set_readers(self, readers: list[str]) -> None:
         """Somebody came or left."""
         self.readers = readers

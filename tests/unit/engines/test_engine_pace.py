@@ -65,3 +65,39 @@ def test_one_that_gives_up_does_not_wake_the_others() -> None:
         return [rest.cancelled() for rest in rests]
 
     assert asyncio.run(main()) == [True, False, False]
+
+
+@pytest.mark.parametrize("streams", [1, 64])
+def test_what_nobody_reads_rests_longer_until_somebody_does(streams: int) -> None:
+    async def main() -> tuple[float, float]:
+        pace, loop = Pace(), asyncio.get_running_loop()
+        read = False
+        first = pace.rest(streams, lambda: False)
+        second = pace.rest(streams, lambda: read)
+        assert first is not None
+        assert second is not None
+        began = loop.time()
+        await asyncio.sleep(0.06)
+        assert not (first.done() or second.done())
+        read = True
+        await second
+        woken = loop.time() - began
+        await first
+        return woken, loop.time() - began
+
+    tries = [asyncio.run(main()) for _ in range(3)]
+    assert min(woken for woken, _ in tries) < 0.15
+    assert all(slept > 0.24 for _, slept in tries)
+
+
+def test_who_is_read_does_not_wait_for_those_who_are_not() -> None:
+    async def main() -> float:
+        pace, loop = Pace(), asyncio.get_running_loop()
+        unread = pace.rest(64, lambda: False)
+        assert unread is not None
+        began = loop.time()
+        await begun(pace, 64)
+        unread.cancel()
+        return loop.time() - began
+
+    assert min(asyncio.run(main()) for _ in range(3)) < 0.1
