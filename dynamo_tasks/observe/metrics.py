@@ -5,13 +5,13 @@ Take an instrument once and keep it; on hot paths record once per flush, not onc
     flushes = metrics.counter("writer_flushes_total")
     flushes.inc()
 
-A child with labels is looked up at every call of :func:`counter`, so that belongs outside of loops.
+A child with labels is looked up at every call of :func:`counter`, so that belongs outside of loops over tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
@@ -40,6 +40,7 @@ class Instruments:
         ProcessCollector(registry=self.registry)
         self._catalogue = catalogue
         self._instruments = {metric.name: self._make(metric) for metric in catalogue.values()}
+        self._found: dict[tuple[Any, ...], Any] = {}
 
     def counter(self, name: str, **labels: str) -> Counter:
         """The counter ``name`` for these labels.
@@ -71,6 +72,13 @@ class Instruments:
         )
 
     def _get(self, kind: type[_Instrument], name: str, labels: Mapping[str, str]) -> _Instrument:
+        key = (kind, name, *labels.items())
+        found: _Instrument | None = self._found.get(key)
+        if found is None:
+            found = self._found[key] = self._find(kind, name, labels)
+        return found
+
+    def _find(self, kind: type[_Instrument], name: str, labels: Mapping[str, str]) -> _Instrument:
         metric = self._catalogue.get(name)
         if metric is None:
             raise LookupError(f"metric {name!r} is not in the catalogue; known: {_listed(self._catalogue)}")

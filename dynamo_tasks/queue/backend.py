@@ -11,6 +11,8 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from celery.backends.redis import RedisBackend, SentinelBackend
@@ -110,10 +112,29 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         return result
 
     def _success(self, task_id: Any, result: Any, request: Any) -> str | bytes:
-        meta = self._get_result_meta(result=result, state=SUCCESS, traceback=None, request=request)
+        if self._extended:
+            meta = self._get_result_meta(result=result, state=SUCCESS, traceback=None, request=request)
+        else:
+            meta = self._plain_meta(result, request)
         meta["task_id"] = bytes_to_str(task_id)
         encoded: str | bytes = self.encode(meta)
         return encoded
+
+    def _plain_meta(self, result: Any, request: Any) -> dict[str, Any]:
+        """As Celery makes it of a success without ``result_extended``, which it looks for at each result."""
+        done = datetime.now(self.app.timezone).isoformat()
+        meta = {
+            "status": SUCCESS, "result": result, "traceback": None, "children": self.current_task_children(request),
+            "date_done": done,
+        }  # fmt: skip
+        for name, attribute in (("group_id", "group"), ("parent_id", "parent_id")):
+            if value := getattr(request, attribute, None):
+                meta[name] = value
+        return meta
+
+    @cached_property
+    def _extended(self) -> bool:
+        return bool(self.app.conf.result_extended)
 
     def kept_result(self, task_id: str, result: Any, request: Any) -> KeptResult | None:
         """What is kept of an endpoint's success; ``None`` where it is not written on the worker's own connection.

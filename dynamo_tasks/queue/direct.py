@@ -17,8 +17,9 @@ from kombu.utils.json import dumps
 
 from dynamo_tasks.queue.backend import ResultBackend
 from dynamo_tasks.queue.envelope import EMBED, CallOptions, enclose, new_request
+from dynamo_tasks.store.submission import NewRequest
 
-__all__ = ["publish", "settings_are_plain"]
+__all__ = ["publish", "settings_are_plain", "submit"]
 
 _SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 _SERIALIZER = "json"
@@ -55,14 +56,18 @@ def publish(
     with app.producer_pool.acquire(block=True) as producer:
         try:
             channel = producer.channel
-            key = f"{channel.global_keyprefix}{task.endpoint.queue}"
             new = new_request(
-                task.endpoint, task_id, message, body, call, queue=key, priority=channel.priority(0),
-                ignore_result=ignored,
+                task.endpoint, task_id, message, body, call, queue=f"{channel.global_keyprefix}{task.endpoint.queue}",
+                priority=channel.priority(0), ignore_result=ignored,
             )  # fmt: skip
-            return str(channel.ledger.submit(new))
+            return submit(channel, new)
         except producer.connection.connection_errors:
             return None
+
+
+def submit(channel: Any, new: NewRequest) -> str:
+    """Hand a request to the ledger, over a connection of Celery's."""
+    return str(channel.ledger.submit(new))
 
 
 def _is_plain(app: Any, task: Any) -> bool:

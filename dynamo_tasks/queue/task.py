@@ -120,7 +120,7 @@ class EndpointTask(Task):  # type: ignore[misc]
     acks_late = True
     serializer = "json"  # the ledger keeps the message, and nothing of it is ever unpickled
     throws = (RequestError,)  # the caller's mistake: one line in the log, no traceback
-    resultrepr_maxsize = 128  # Celery walks through as many characters of each result, token by token
+    resultrepr_maxsize = 64  # Celery walks through as many characters of each result, item by item
     endpoint: EndpointId
     declaration: tuple[Any, ...] = ()
     """The endpoint's declaration, where this process has one; boxed, since it is a descriptor."""

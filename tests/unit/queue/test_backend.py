@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
@@ -60,6 +61,44 @@ def test_what_is_written_is_what_celery_writes() -> None:
     assert (key, state) == (b"celery-task-meta-id", SUCCESS)
     meta = backend.decode(value)
     assert (meta["task_id"], meta["status"], meta["result"]) == ("id", SUCCESS, {"text": "x"})
+
+
+def test_a_success_is_described_as_celery_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = _Backend()
+    child = backend.app.AsyncResult("child")
+    for more in ({}, {"group": "g", "parent_id": "p", "children": [child]}, {"group": None, "parent_id": None}):
+        request = SimpleNamespace(task="ns.Worker.generate", **more)
+        ours = backend._plain_meta({"a": 1}, request)
+        theirs = backend._get_result_meta(
+            result={"a": 1}, state=SUCCESS, traceback=None, request=request
+        )
+        moments = [datetime.fromisoformat(meta.pop("date_done")) for meta in (ours, theirs)]
+        assert ours == theirs
+        assert moments[0].tzinfo is not None
+        assert 0 <= (moments[1] - moments[0]).total_seconds() < 60
+
+
+def test_an_extended_result_has_what_celery_puts_into_it() -> None:
+    backend = _Backend()
+    backend.app.conf.result_extended = True
+    request = SimpleNamespace(task="ns.Worker.generate", args=[1], hostname="here", delivery_info={}, kwargs={})
+    meta = backend.decode(backend._success("id", 5, request))
+    assert (meta["name"], meta["args"], meta["worker"], meta["result"]) == ("ns.Worker.generate", [1], "here", 5)
+
+
+def test_a_result_goes_with_its_end_on_the_workers_own_connection_alone() -> None:
+    backend = _Backend()
+    request = SimpleNamespace(task="ns.Worker.generate")
+    assert backend.kept_result("id", 5, request) is None
+    backend._link = lambda: None
+    kept = backend.kept_result("id", 5, request)
+    assert kept is not None
+    assert (kept.key, kept.ttl) == (b"celery-task-meta-id", 24 * 3600)
+    assert backend.decode(kept.value)["result"] == 5
+    assert backend.kept_result("id", "x" * (module._MOST_KEPT + 1), request) is None
+    setattr(request, module.WRITTEN, True)
+    assert backend._store_result("id", 5, SUCCESS, request=request) == 5
+    assert backend.done == []
 
 
 class _Link:
