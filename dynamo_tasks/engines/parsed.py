@@ -17,6 +17,10 @@ from dynamo_tasks.protocol.tokens import TokenDelta
 __all__ = ["Cutter", "ParsedChoice", "Reading"]
 
 
+_MOST_BEHIND = 64
+"""Single tokens, which need no cutting, after which the detokenizer is told of them."""
+
+
 class Reading(Protocol):
     """How vLLM's parsers read."""
 
@@ -51,15 +55,20 @@ class Cutter:
         """
         if len(ids) < 2:
             self._before += ids
+            if len(self._before) >= _MOST_BEHIND:
+                self._catch_up()
             return [(text, ids)]
-        self._stream.push(self._before)
-        self._before = []
+        self._catch_up()
         texts = [self._stream.push([token]) for token in ids]
         if ended:
             texts[-1] = text[sum(map(len, texts[:-1])) :]
         if "".join(texts) != text:
             return [(text, ids)]
         return [(piece, [token]) for piece, token in zip(texts, ids, strict=True)]
+
+    def _catch_up(self) -> None:
+        self._stream.push(self._before)
+        self._before = []
 
 
 class ParsedChoice:
@@ -122,7 +131,10 @@ class ParsedChoice:
 
     def _withheld(self) -> str:
         """Text that might have become a call, and did not."""
-        reasoning, content = self._reading.whole("".join(self._text), self._ids)
+        text = "".join(self._text)
+        if len(self._said.reasoning) + len(self._said.content) == len(text):
+            return ""
+        reasoning, content = self._reading.whole(text, self._ids)
         if reasoning != self._said.reasoning or not content.startswith(self._said.content):
             return ""  # read at once it means something else; what was streamed holds
         return content[len(self._said.content) :]
