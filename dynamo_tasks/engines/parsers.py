@@ -11,16 +11,17 @@ import ast
 import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 from dynamo_tasks.engines.fields import nearest
+from dynamo_tasks.engines.parsed import Cutter, ParsedChoice
+from dynamo_tasks.engines.tokenizer import load_tokenizer
 from dynamo_tasks.engines.vllm_install import check_installed
 from dynamo_tasks.engines.vllm_start import set_environment
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
-from dynamo_tasks.protocol.messages import MessageDelta, ToolCallDelta
 from dynamo_tasks.protocol.tokens import TokenDelta
 
 __all__ = ["AnswerReader", "Parsers", "check_parsers"]
@@ -77,12 +78,13 @@ def _is_table(targets: list[ast.expr]) -> bool:
 class Parsers:
     """The parsers of one model."""
 
-    def __init__(self, api: Any, kind: Any, tokenizer: Any, model: str) -> None:
+    def __init__(self, api: Any, kind: Any, tokenizer: Any, card: ModelCard) -> None:
         """See :meth:`load`."""
         self._api = api
         self._kind = kind
         self._tokenizer = tokenizer
-        self._model = model
+        self._model = card.name
+        self._folder = card.tokenizer
 
     @classmethod
     def load(cls, card: ModelCard) -> Parsers:
@@ -103,7 +105,7 @@ class Parsers:
             kind = api.parser_class(card.tool_call_parser, card.reasoning_parser, card.name, tokenizer)
         except TypeError as error:
             raise ConfigError(f"vLLM refuses its parsers: {error}", param="tool_call_parser") from error
-        return cls(api, kind, tokenizer, card.name)
+        return cls(api, kind, tokenizer, card)
 
     def open(
         self, payload: Mapping[str, Any], logged: Iterable[Any] = ()
@@ -123,13 +125,13 @@ class Parsers:
         chat = payload["chat"]
         try:
             request = self._api.chat_request(self._model, chat)
-            reader = AnswerReader(self, request, payload["prompt_token_ids"], chat)
             wanted = self._api.adjusted(self.make(request), self._api.chat_request(self._model, chat))
         except ValueError as error:
             raise InvalidRequestError(f"tools: {error}", param="tools") from error
         rest = {name: value for name, value in payload.items() if name != "chat"}
         if "structured_outputs" in wanted and (given := [name for name in _CONSTRAINTS if name in rest]):
             raise InvalidRequestError(f"{given[0]} is not allowed together with these tools", param=given[0])
+        reader = AnswerReader(self, request, payload | wanted)
         reader.replay(logged)
         return rest | wanted, reader
 
@@ -137,66 +139,62 @@ class Parsers:
         """vLLM's parser for one choice."""
         return self._api.make_parser(self._kind, self._tokenizer, request)
 
+    def choice(
+        self, request: Any, prompt: list[int], *, single: bool, skip_special_tokens: bool
+    ) -> ParsedChoice:
+        """Begin to read one choice.
+
+        Args:
+            request: vLLM's.
+            prompt: Its token ids: some templates begin the reasoning.
+            single: Only the first call counts.
+            skip_special_tokens: Whether the engine's text is without them.
+        """
+        reading = self._api.VllmReading(lambda: self.make(request), request, prompt)
+        stream = load_tokenizer(self._folder).stream(skip_special_tokens=skip_special_tokens)
+        cutter = None if reading.takes_many else Cutter(stream)
+        return ParsedChoice(reading, cutter, single=single, withholds=reading.withholds)
+
 
 class AnswerReader:
     """Reads the answer to one request, as it comes."""
 
-    def __init__(self, parsers: Parsers, request: Any, prompt: list[int], chat: Mapping[str, Any]) -> None:
+    def __init__(self, parsers: Parsers, request: Any, payload: Mapping[str, Any]) -> None:
         """Read from the start.
 
         Args:
             parsers: Of the model.
             request: vLLM's request.
-            prompt: Its token ids: some templates begin the reasoning.
-            chat: See :func:`~dynamo_tasks.engines.tools.chat_of`.
+            payload: What the engine is given, with ``chat``, see :func:`~dynamo_tasks.engines.tools.chat_of`.
         """
-        self._parsers = parsers
-        self._request = request
-        self._prompt = prompt
-        self._single = chat.get("parallel_tool_calls") is False
+        chat = payload["chat"]
         self._named = isinstance(chat.get("tool_choice"), dict)
-        self._choices: dict[int, Any] = {}
-        self._called: set[int] = set()
+        self._choices: dict[int, ParsedChoice] = {}
+        self._open = partial(
+            parsers.choice, request, payload["prompt_token_ids"],
+            single=chat.get("parallel_tool_calls") is False,
+            skip_special_tokens=payload.get("skip_special_tokens") is not False,
+        )  # fmt: skip
 
     def replay(self, logged: Iterable[Any]) -> None:
         """Read once more what an interrupted attempt streamed: its parsers died with it."""
         for delta in logged:
             if isinstance(delta, TokenDelta) and delta.finish_reason is None:
-                self._message(delta)
+                self._choice(delta.index).read(delta)
 
     def read(self, delta: TokenDelta) -> TokenDelta:
         """The same delta with its message; ends with ``tool_calls`` where the model stopped for that.
 
         As in OpenAI's API, an answer whose function was named in ``tool_choice`` ends with ``stop``.
         """
-        delta.message = self._message(delta)
-        if delta.finish_reason == "stop" and delta.index in self._called and not self._named:
+        choice = self._choice(delta.index)
+        delta.message = choice.read(delta)
+        if delta.finish_reason == "stop" and choice.called and not self._named:
             delta.finish_reason = "tool_calls"
         return delta
 
-    def _message(self, delta: TokenDelta) -> MessageDelta:
-        if not delta.text and not delta.token_ids and delta.finish_reason is None:
-            return MessageDelta()
-        parser = self._choices.get(delta.index)
-        if parser is None:
-            parser = self._choices[delta.index] = self._parsers.make(self._request)
-        found = parser.parse_delta(
-            delta.text,
-            delta.token_ids,
-            self._request,
-            prompt_token_ids=self._prompt,
-            finished=delta.finish_reason is not None,
-        )
-        return MessageDelta() if found is None else self._converted(found, delta.index)
-
-    def _converted(self, found: Any, choice: int) -> MessageDelta:
-        calls = [_call(call) for call in found.tool_calls or () if not (self._single and call.index)]
-        if calls:
-            self._called.add(choice)
-        return MessageDelta(found.content or "", found.reasoning or "", calls)
-
-
-def _call(call: Any) -> ToolCallDelta:
-    function = call.function
-    name, arguments = (function.name, function.arguments) if function is not None else (None, None)
-    return ToolCallDelta(call.index, call.id, name, arguments or "")
+    def _choice(self, index: int) -> ParsedChoice:
+        choice = self._choices.get(index)
+        if choice is None:
+            choice = self._choices[index] = self._open()
+        return choice

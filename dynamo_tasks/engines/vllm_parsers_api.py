@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
 from vllm.parser import ParserManager
+from vllm.parser.engine.parser_engine import ParserEngine
 from vllm.tokenizers import get_tokenizer
 
-__all__ = ["adjusted", "chat_request", "make_parser", "parser_class", "tokenizer_of"]
+__all__ = ["VllmReading", "adjusted", "chat_request", "make_parser", "parser_class", "tokenizer_of"]
 
 
 def tokenizer_of(folder: str) -> Any:
@@ -45,6 +46,44 @@ def make_parser(kind: Any, tokenizer: Any, request: ChatCompletionRequest) -> An
     """The parser of one choice."""
     kwargs = request.chat_template_kwargs or {}
     return kind(tokenizer, request.tools, chat_template_kwargs=kwargs)
+
+
+class VllmReading:
+    """Reads one choice.
+
+    Attributes:
+        takes_many: The parser takes any number of tokens at once. Those on vLLM's parser engine do; the older
+            ones were written for one.
+        withholds: It keeps back what may be a call.
+    """
+
+    def __init__(self, make: Callable[[], Any], request: ChatCompletionRequest, prompt: list[int]) -> None:
+        """Read from the start.
+
+        Args:
+            make: Makes a parser.
+            request: See :func:`chat_request`.
+            prompt: Token ids.
+        """
+        self._make = make
+        self._parser = make()
+        self._request = request
+        self._prompt = prompt
+        self.takes_many = isinstance(self._parser, ParserEngine) or bool(self._parser._engine_based)
+        self.withholds = bool(request.tools)
+
+    def delta(self, text: str, ids: list[int], finished: bool) -> Any:
+        """What the next piece brings: vLLM's delta message, or ``None``."""
+        return self._parser.parse_delta(
+            text, ids, self._request, prompt_token_ids=self._prompt, finished=finished
+        )
+
+    def whole(self, text: str, ids: list[int]) -> tuple[str, str]:
+        """Reasoning and content of a whole answer, read as vLLM's server reads one that is not streamed."""
+        reasoning, content, _ = self._make().parse(
+            text, self._request, enable_auto_tools=True, model_output_token_ids=ids
+        )
+        return reasoning or "", content or ""
 
 
 def adjusted(parser: Any, request: ChatCompletionRequest) -> dict[str, Any]:

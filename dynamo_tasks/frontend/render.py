@@ -231,8 +231,8 @@ def values_of(event: Event) -> list[Any]:
 
 
 def attempt_comment(claim: Claim) -> bytes:
-    """An SSE comment that tells people that another attempt goes on."""
-    return b": attempt %d\n\n" % claim.attempt
+    """An SSE comment that tells people that another attempt goes on; one line, see :data:`.sse.KEEP_ALIVE`."""
+    return b": attempt %d\n" % claim.attempt
 
 
 def error_event(error: DynamoError) -> bytes:

@@ -18,8 +18,9 @@ from dynamo_tasks.protocol.events import End, Event, Kind
 
 __all__ = ["KEEP_ALIVE", "SSE_HEADERS", "EventStreamResponse", "KeepAlive"]
 
-KEEP_ALIVE = b": keep-alive\n\n"
-"""A comment: readers skip it, proxies see life."""
+KEEP_ALIVE = b": keep-alive\n"
+"""A comment: readers skip it, proxies see life. One line, no blank line: a blank line ends an event, and the ``openai``
+client, once it has seen an id, takes what stood before it for an event without data."""
 SSE_HEADERS = (
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),

@@ -1,4 +1,4 @@
-"""An engine that plays back answers: what models write that were trained for tools and reasoning."""
+"""An engine that plays back answers: those that a real model wrote, and some that were written by hand."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dynamo_tasks.engines.output import ChoiceOutput
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
+from tests.support.answers import END, ids_for, recordings
 
 __all__ = ["ANSWERS", "RecordedEngine"]
 
@@ -27,11 +28,14 @@ ANSWERS = {
         '{"name": "get_time", "arguments": {"zone": "Europe/Berlin", "short": true}}\n</tool_call>'
     ),
 }
-"""Answers in the format of Qwen3: reasoning between tags, calls as Hermes writes them. The key is in the prompt."""
+"""Written by hand in the format of Qwen3: reasoning between tags, calls as Hermes writes them."""
 
 
 class RecordedEngine(Engine):
-    """Gives one token after another of the answer whose key is in the prompt; then ends with ``stop``."""
+    """Gives one token after another of the answer whose key is in the prompt, and ends as it ended.
+
+    A key is one of :data:`ANSWERS`, or the name of a recording in brackets, such as ``[hermes/call]``.
+    """
 
     features = frozenset({"skip_special_tokens", "structured_outputs"})
 
@@ -43,11 +47,8 @@ class RecordedEngine(Engine):
         return EngineStats()
 
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
-        prompt = self.tokenizer.decode(request.prompt_token_ids)
-        ids = self.tokenizer.encode(
-            next(answer for key, answer in ANSWERS.items() if key in prompt), add_special_tokens=False
-        )
-        choice = ChoiceOutput(request, 0, self.tokenizer, request.max_tokens or len(ids) + 1)
+        ids, ends, reason = self._answer(self.tokenizer.decode(request.prompt_token_ids))
+        choice = ChoiceOutput(request, 0, self.tokenizer, request.max_tokens or len(ids) + 1, ends)
         for token in ids[choice.count :]:
             delta = choice.push([token])
             if delta.finish_reason is not None:
@@ -56,6 +57,14 @@ class RecordedEngine(Engine):
             if delta.finish_reason is not None:
                 return
             await asyncio.sleep(0)
-        last = choice.end("stop")
+        last = choice.end(reason)
         last.usage = usage(len(request.prompt_token_ids), choice.count, 0)
         yield last
+
+    def _answer(self, prompt: str) -> tuple[list[int], tuple[int, ...], str]:
+        """The ids, those that end the text, and how it ends where none of these comes."""
+        for key, answer in ANSWERS.items():
+            if key in prompt:
+                return self.tokenizer.encode(answer, add_special_tokens=False), (), "stop"
+        recording = next(one for name, one in recordings().items() if f"[{name}]" in prompt)
+        return ids_for(recording, self.tokenizer), (END,), recording.finish_reason

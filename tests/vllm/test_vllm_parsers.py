@@ -1,4 +1,7 @@
-"""Tool calls and reasoning: answers of such models, played back through the real parsers and the real HTTP path."""
+"""Tool calls and reasoning: requests, required calls, and answers written by hand over the real HTTP path.
+
+What a real model wrote is read in ``test_vllm_recorded.py``.
+"""
 
 from __future__ import annotations
 
@@ -139,17 +142,6 @@ def test_an_interrupted_answer_is_read_on_from_any_token(
         rest, end = _read(parsers.open(_payload(), logged)[1], deltas[cut:])
         assert without_ids(merge_messages(before, rest)) == without_ids(whole), cut
         assert end == reason
-
-
-def test_another_reasoning_parser(model: Path) -> None:
-    parsers = Parsers.load(_card(model, None, "deepseek_r1"))
-    _, reader = parsers.open({"prompt_token_ids": [5], "chat": {}})
-    message, reason = _read(reader, _deltas(model, ANSWERS["[thought]"]))
-    assert message is not None
-    assert (message.reasoning.strip(), message.content.strip()) == (
-        "The user greets me. A short answer will do.", "Hello! 🙂"
-    )  # fmt: skip
-    assert reason == "stop"
 
 
 def test_a_required_call_is_structured_output(parsers: Parsers) -> None:

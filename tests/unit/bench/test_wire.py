@@ -15,7 +15,7 @@ def chunk(data):
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-WHOLE = HEAD + b"".join(map(chunk, (ROLE, TEXT, b": keep-alive\n\n", TEXT, USAGE, DONE))) + b"0\r\n\r\n"
+WHOLE = HEAD + b"".join(map(chunk, (ROLE, TEXT, b": keep-alive\n", TEXT, USAGE, DONE))) + b"0\r\n\r\n"
 
 
 @pytest.mark.parametrize("step", [1, 2, 3, 7, 50, len(WHOLE)])
@@ -32,7 +32,7 @@ def test_any_split_gives_the_same_answer(step):
 
 def test_times_are_those_of_deliveries_with_events():
     answer = Answer()
-    arrivals = [(1, HEAD + chunk(ROLE)), (2, chunk(TEXT)), (3, chunk(b": keep-alive\n\n"))]
+    arrivals = [(1, HEAD + chunk(ROLE)), (2, chunk(TEXT)), (3, chunk(b": keep-alive\n"))]
     arrivals += [(5, chunk(TEXT) + chunk(TEXT)), (9, chunk(USAGE) + chunk(DONE) + b"0\r\n\r\n")]
     for now, data in arrivals:
         answer.feed(data, float(now))

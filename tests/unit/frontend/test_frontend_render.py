@@ -96,7 +96,7 @@ def test_several_choices_of_one_event_share_a_chunk() -> None:
 def test_a_later_attempt_is_only_a_comment() -> None:
     later = claim(EPOCH + 1, EventId(EPOCH, 1), attempt=2)
     body = CompletionRenderer(CHAT).render([claim(), text(1, "a"), later])
-    assert body.endswith(b": attempt 2\n\n")
+    assert body.endswith(b": attempt 2\n")
     assert len(sse(body)) == 2
 
 
@@ -178,7 +178,7 @@ def test_values_tell_failures_and_attempts() -> None:
     later = claim(EPOCH, EventId(EPOCH - 1, 1), attempt=3)
     renderer = ValueRenderer()
     body = renderer.render([later, failed(1, "endpoint_error", "ValueError: no")])
-    assert body.startswith(b": attempt 3\n\n")
+    assert body.startswith(b": attempt 3\n")
     assert sse(body)[0][1]["error"]["code"] == "endpoint_error"
     assert renderer.error is not None
 

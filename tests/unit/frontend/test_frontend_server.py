@@ -173,7 +173,7 @@ def test_a_silent_stream_is_kept_alive() -> None:
         async with streaming(server) as response:
             blocks = response.aiter_text()
             await anext(blocks)
-            assert [await anext(blocks) for _ in range(3)] == [": keep-alive\n\n"] * 3
+            assert [await anext(blocks) for _ in range(3)] == [": keep-alive\n"] * 3
             gateway.logs[response.headers["x-request-id"]].add(*hello()[1:])
             rest = "".join([block async for block in blocks])
             assert sse(rest)[-1][1] == "[DONE]"
