@@ -26,7 +26,12 @@ _SERIALIZER = "json"
 
 
 def publish(
-    task: Any, args: Any, task_id: str, options: Mapping[str, Any], call: CallOptions, headers: Mapping[str, Any]
+    task: Any,
+    args: Any,
+    task_id: str,
+    options: Mapping[str, Any],
+    call: CallOptions,
+    headers: Mapping[str, Any],
 ) -> str | None:
     """Queue a call, if it is of the usual kind.
 
@@ -45,7 +50,11 @@ def publish(
         QueueFullError, DeadlineUnreachableError, IdempotencyConflictError: as ``Ledger.submit``.
     """
     app = task.app
-    if options.keys() - {"argsrepr"} or not _is_plain(app, task) or not set(map(type, headers.values())) <= {str}:
+    if (
+        options.keys() - {"argsrepr"}
+        or not _is_plain(app, task)
+        or not set(map(type, headers.values())) <= {str}
+    ):
         return None
     body = dumps([list(args or ()), {}, EMBED]).encode()
     ignored = bool(task.ignore_result)

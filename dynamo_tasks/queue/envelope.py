@@ -119,7 +119,13 @@ def build(
     """
     body = _json([[payload], {}, EMBED])
     message = enclose(
-        endpoint, request_id, body, queue=queue, priority=priority, ignore_result=ignore_result, more=more or {}
+        endpoint,
+        request_id,
+        body,
+        queue=queue,
+        priority=priority,
+        ignore_result=ignore_result,
+        more=more or {},
     )
     return message, body
 
@@ -158,7 +164,7 @@ def enclose(
 
 
 def brief(args: Any) -> str:
-    """The arguments of a call, as Flower and ``inspect`` show them: a few of each long list, the ends of each long text.
+    """The arguments of a call, as Flower and ``inspect`` show them: a few of a long list, the ends of a long text.
 
     Celery's own walks through them item by item, which costs more than all else of a publish where a prompt comes
     as token ids.

@@ -305,9 +305,7 @@ class Execution:
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
         await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
-    async def _end(
-        self, log: OpenLog, end: End, result: bytes = b"", kept: KeptResult | None = None
-    ) -> None:
+    async def _end(self, log: OpenLog, end: End, result: bytes = b"", kept: KeptResult | None = None) -> None:
         """Write the end; only its winner goes on to Celery's tail."""
         follows = self._call.has_tail and kept is None
         try:

@@ -30,7 +30,7 @@ class SyncLedger:
     """
 
     def __init__(self, pool: Any, *, db: int, prefix: str = ""):
-        self._client = redis.Redis(connection_pool=pool)
+        self._client: Any = redis.Redis(connection_pool=pool)
         self._db = db
         self._prefix = prefix
 
@@ -50,7 +50,7 @@ class SyncLedger:
         connections; where that fails, its client tries again, as the pool's settings say.
         """
         pool = self._client.connection_pool
-        connection = pool.get_connection()
+        connection: Any = pool.get_connection()
         try:
             connection.send_packed_command([pack(tuple(command))], check_health=False)
             return connection.read_response()

@@ -58,9 +58,10 @@ def test_the_result_is_there_when_the_end_is(application: Application) -> None:
 def test_nobody_owns_it_any_more(application: Application) -> None:
     result = application.generate.delay(ASKED)
     result.get(timeout=10)
-    owned = [key for key in application.redis.scan_iter("dt:dynamo:owned:*")]
+    owned = list(application.redis.scan_iter("dt:dynamo:owned:*"))
     until(
-        lambda: all(result.id not in application.redis.smembers(key) for key in owned), what="the owner to leave"
+        lambda: all(result.id not in application.redis.smembers(key) for key in owned),
+        what="the owner to leave",
     )
 
 

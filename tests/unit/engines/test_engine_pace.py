@@ -78,7 +78,7 @@ def test_what_nobody_reads_rests_longer_until_somebody_does(streams: int) -> Non
         assert second is not None
         began = loop.time()
         await asyncio.sleep(0.06)
-        assert not (first.done() or second.done())
+        assert [first.done(), second.done()] == [False, False]
         read = True
         await second
         woken = loop.time() - began

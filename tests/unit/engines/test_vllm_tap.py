@@ -32,7 +32,7 @@ class Vllm:
     def __init__(self, *, log_stats: bool = False, interval: int = 1):
         self.log_stats = log_stats
         self.queues = {name: Queue() for name in ("a", "b")}
-        self.made = {name: 0 for name in self.queues}
+        self.made = dict.fromkeys(self.queues, 0)
         self.seen = 0
         states = {
             f"{name}-1": SimpleNamespace(stream_interval=interval, queue=queue)
@@ -58,7 +58,10 @@ class Vllm:
             self.made[name] += tokens
             outputs.append(
                 SimpleNamespace(
-                    request_id=f"{name}-1", new_token_ids=ids, finish_reason=finish_reason, new_logprobs=logprobs
+                    request_id=f"{name}-1",
+                    new_token_ids=ids,
+                    finish_reason=finish_reason,
+                    new_logprobs=logprobs,
                 )
             )
         assert self.output_processor.process_outputs(outputs, 1.0, weight_version="w") == "w"

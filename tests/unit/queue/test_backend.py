@@ -66,12 +66,14 @@ def test_what_is_written_is_what_celery_writes() -> None:
 def test_a_success_is_described_as_celery_does(monkeypatch: pytest.MonkeyPatch) -> None:
     backend = _Backend()
     child = backend.app.AsyncResult("child")
-    for more in ({}, {"group": "g", "parent_id": "p", "children": [child]}, {"group": None, "parent_id": None}):
+    for more in (
+        {},
+        {"group": "g", "parent_id": "p", "children": [child]},
+        {"group": None, "parent_id": None},
+    ):
         request = SimpleNamespace(task="ns.Worker.generate", **more)
         ours = backend._plain_meta({"a": 1}, request)
-        theirs = backend._get_result_meta(
-            result={"a": 1}, state=SUCCESS, traceback=None, request=request
-        )
+        theirs = backend._get_result_meta(result={"a": 1}, state=SUCCESS, traceback=None, request=request)
         moments = [datetime.fromisoformat(meta.pop("date_done")) for meta in (ours, theirs)]
         assert ours == theirs
         assert moments[0].tzinfo is not None
@@ -81,9 +83,16 @@ def test_a_success_is_described_as_celery_does(monkeypatch: pytest.MonkeyPatch) 
 def test_an_extended_result_has_what_celery_puts_into_it() -> None:
     backend = _Backend()
     backend.app.conf.result_extended = True
-    request = SimpleNamespace(task="ns.Worker.generate", args=[1], hostname="here", delivery_info={}, kwargs={})
+    request = SimpleNamespace(
+        task="ns.Worker.generate", args=[1], hostname="here", delivery_info={}, kwargs={}
+    )
     meta = backend.decode(backend._success("id", 5, request))
-    assert (meta["name"], meta["args"], meta["worker"], meta["result"]) == ("ns.Worker.generate", [1], "here", 5)
+    assert (meta["name"], meta["args"], meta["worker"], meta["result"]) == (
+        "ns.Worker.generate",
+        [1],
+        "here",
+        5,
+    )
 
 
 def test_a_result_goes_with_its_end_on_the_workers_own_connection_alone() -> None:
