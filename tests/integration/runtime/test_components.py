@@ -162,7 +162,7 @@ def test_one_namespace_is_listed_and_purged_alone(with_runtime: Run, redis_serve
     with_runtime(fill)
     app = create_app("own_gone", server_url=redis_server.url, make_host=lambda *_, **__: None)
     for name in ("own-gone", "own-gone-not"):
-        make_task(app, EndpointId(name, "Child", "show")).delay(None)
+        make_task(app, EndpointId(name, "Child", "show")).apply_async((None,), retry=True)  # Celery's way
         with app.connection_for_write() as connection:
             app.amqp.queues.select_add(f"{name}|Child").bind(connection).declare()
     app.close()
