@@ -5,7 +5,8 @@ worker, the server, the frontend and the client some 100 µs together. So the mo
 rests between two pieces; what the engine makes meanwhile comes with the next one. Bounds:
 
 - one stream rests for 1 ms per stream that the engine has, so all pieces together take a tenth of a core, up to 40
-  streams; a few never rest, since a step takes longer;
+  streams;
+- never less than 5 ms, even alone: more than 200 pieces per second are of no use to anybody;
 - never more than 40 ms: 25 pieces per second and stream. Models whose steps take longer give every token at once;
 - a stream that nobody reads rests for 250 ms, as often as its log is written. Once a reader comes, that ends.
 
@@ -22,8 +23,7 @@ __all__ = ["Pace"]
 
 _EACH_S = 0.001
 _MOST_S = 0.04
-_LEAST_S = 0.004
-"""What is shorter than a step of any model is no rest."""
+_LEAST_S = 0.005
 _UNREAD_S = 0.25
 
 
@@ -39,8 +39,8 @@ class Pace:
     def __init__(self) -> None:
         self._resting: list[_Rest] = []
 
-    def rest(self, streams: int, is_read: Callable[[], bool] | None = None) -> asyncio.Future[None] | None:
-        """A rest that begins now: done when it is time for the next piece; ``None`` with so few streams.
+    def rest(self, streams: int, is_read: Callable[[], bool] | None = None) -> asyncio.Future[None]:
+        """A rest that begins now: done when it is time for the next piece.
 
         Args:
             streams: How many the engine has.
@@ -48,12 +48,8 @@ class Pace:
         """
         loop = asyncio.get_running_loop()
         unread = is_read is not None and not is_read()
-        interval = min(_MOST_S, streams * _EACH_S)
-        if interval < _LEAST_S:
-            if not unread:
-                return None
-            interval = _MOST_S
         if not self._resting:
+            interval = min(_MOST_S, max(_LEAST_S, streams * _EACH_S))
             loop.call_later(interval, self._wake, interval)
         # Each has a future of its own, so that one may be woken; an Event would take a lock for each besides.
         future = loop.create_future()

@@ -278,8 +278,7 @@ class VllmEngine(Engine):
                         yield delta
                     tap = vllm.taps.tap(name)
                     while tap is not None and not (choice.finished or choice.compares or tap.passed):
-                        rest = self._pace.rest(self._live, request.is_read)
-                        ids = await tap.gather(rest) if rest is not None else None
+                        ids = await tap.gather(self._pace.rest(self._live, request.is_read))
                         if not ids:
                             break
                         yield choice.push(ids)
