@@ -5,9 +5,9 @@
     python -m benchmarks.vllm_overhead --model /models/llama --arg dtype=bfloat16 --requests 4
 
 All run at the same time, with the same engine arguments and the same prompts, and get their loads in turn: an
-engine without a request costs nothing. Tasks (``Worker.generate.delay(…).get()``) and HTTP go to the same
-worker. Beside the speed, the CPU time of all that is not the engine is taken: that of the load generator is no
-part of it. Needs an environment with vLLM (docs/vllm.md).
+engine without a request costs nothing. Ratios are taken of loads of the same turn. Tasks
+(``Worker.generate.delay(…).get()``) and HTTP go to the same worker. Beside the speed, the CPU time of all that is not
+the engine is taken: that of the load generator is no part of it. Needs an environment with vLLM (docs/vllm.md).
 """
 
 from __future__ import annotations
@@ -187,29 +187,38 @@ def _text(value: Any) -> str:
 Rows = list[tuple[int, dict[str, list[Found]]]]
 
 
-def _speeds(rows: Rows, names: list[str]) -> str:
+NAMES = ["AsyncLLM", "tasks", "HTTP", "vLLM's server"]
+
+
+def _speeds(rows: Rows) -> str:
     """Medians in tokens per second, and the ratios of tasks and HTTP to what is below and beside them."""
-    direct, tasks, own, theirs = names
-    pairs = [(tasks, direct), (own, direct), (own, theirs)]
-    heads = [*(f"{name}, tok/s" for name in names), *(f"{one} / {other}" for one, other in pairs)]
+    direct, tasks, own, theirs = NAMES
+    pairs = [(tasks, direct), (own, direct), (tasks, theirs), (own, theirs)]
+    heads = [*(f"{name}, tok/s" for name in NAMES), *(f"{one} / {other}" for one, other in pairs)]
     lines = _head(["concurrency", *heads])
     for concurrency, found in rows:
-        speeds = {name: [one.tok_per_s for one in found[name]] for name in names}
+        speeds = {name: [one.tok_per_s for one in found[name]] for name in NAMES}
         median = {name: statistics.median(values) for name, values in speeds.items()}
-        cells = [f"{median[name]:.0f} ({min(speeds[name]):.0f}-{max(speeds[name]):.0f})" for name in names]
-        ratios = [f"{median[one] / median[other]:.0%}" for one, other in pairs]
+        cells = [f"{median[name]:.0f} ({min(speeds[name]):.0f}-{max(speeds[name]):.0f})" for name in NAMES]
+        ratios = [_ratio(speeds[one], speeds[other]) for one, other in pairs]
         lines.append(f"| {concurrency} | " + " | ".join([*cells, *ratios]) + " |")
     return "\n".join(lines)
 
 
-def _costs(rows: Rows, names: list[str]) -> str:
+def _ratio(one: list[float], other: list[float]) -> str:
+    """The median of the ratios of loads that came in the same turn: a machine that slows down slows both."""
+    ratios = sorted(a / b for a, b in zip(one, other, strict=True))
+    return f"{statistics.median(ratios):.0%} ({ratios[0]:.0%}-{ratios[-1]:.0%})"
+
+
+def _costs(rows: Rows) -> str:
     """Medians of CPU seconds per million tokens."""
-    lines = _head(["CPU-s per 1M tokens, at", *(f"{name}: around + engine" for name in names)])
+    lines = _head(["CPU-s per 1M tokens, at", *(f"{name}: around + engine" for name in NAMES)])
     for concurrency, found in rows:
         cells = [
             f"{statistics.median(one.around_s for one in found[name]):.0f} + "
             f"{statistics.median(one.engine_s for one in found[name]):.0f}"
-            for name in names
+            for name in NAMES
         ]
         lines.append(f"| {concurrency} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
@@ -232,7 +241,13 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--spread", type=float, default=0.5, help="how much the answers' lengths differ, 0 to 1"
     )
-    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--repeats", type=int, default=3, help="measured loads of each system per round")
+    parser.add_argument(
+        "--rounds",
+        type=int,
+        default=1,
+        help="how often all is started anew: one start may be luckier than another",
+    )
     return parser.parse_args()
 
 
@@ -251,9 +266,13 @@ def _measure(systems: list[System], concurrency: int, options: argparse.Namespac
     return found
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    options = _options()
+def _round(options: argparse.Namespace, order: int) -> Rows:
+    """Start all systems, measure each concurrency, stop them.
+
+    Args:
+        options: Of the command line.
+        order: How many of the systems go to the end of each turn: whoever is first gets a machine that has rested.
+    """
     with tempfile.TemporaryDirectory() as folder, ExitStack() as entered:
         home = Path(folder)
         model = options.model or str(make_tiny_model(home / options.size, size=options.size))
@@ -267,9 +286,23 @@ def main() -> None:
         own = entered.enter_context(_own(arguments))
         tasks = entered.enter_context(Tasks(own, model, home))
         systems: list[System] = [direct, tasks, own, entered.enter_context(_theirs(arguments))]
-        rows = [(concurrency, _measure(systems, concurrency, options)) for concurrency in options.concurrency]
-        names = [system.name for system in systems]
-        print(_speeds(rows, names), _costs(rows, names), sep="\n\n")
+        turned = systems[order:] + systems[:order]
+        return [(concurrency, _measure(turned, concurrency, options)) for concurrency in options.concurrency]
+
+
+def _together(rounds: list[Rows]) -> Rows:
+    """All that was found, by concurrency and system."""
+    return [
+        (rows[0][0], {name: [one for _, found in rows for one in found[name]] for name in NAMES})
+        for rows in zip(*rounds, strict=True)
+    ]
+
+
+def main() -> None:
+    """Measure, and print a table."""
+    options = _options()
+    rows = _together([_round(options, number % len(NAMES)) for number in range(options.rounds)])
+    print(_speeds(rows), _costs(rows), sep="\n\n")
 
 
 if __name__ == "__main__":

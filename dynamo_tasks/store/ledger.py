@@ -173,7 +173,8 @@ class Ledger:
         )  # fmt: skip
 
     async def finish(
-        self, attempt: Attempt, *, top: EventId, end: End, result: bytes, settled: bool
+        self, attempt: Attempt, *, top: EventId, end: End, result: bytes, settled: bool,
+        kept: tuple[str | bytes, int, str | bytes] | tuple[()] = (),
     ) -> str:  # fmt: skip
         """End a request as its owner. Returns ``OK``, ``FENCED``, ``GONE`` or ``BEHIND`` (resync, then again)."""
         event_id = EventId(attempt.epoch, top.seq + 1 if top.epoch == attempt.epoch else 1)
@@ -181,7 +182,7 @@ class Ledger:
         reply = await script("finish").run(
             self.store.commands, self._keys(attempt.namespace, attempt.id), self.store.keys(attempt.namespace).base,
             attempt.id, f"{attempt.lease:x}", attempt.epoch, str(top), str(event_id), end.encode(), end.state,
-            result, error, int(settled),
+            result, error, int(settled), *kept,
         )  # fmt: skip
         return str(reply.decode())
 

@@ -219,10 +219,10 @@ class LedgerMachine(RuleBasedStateMachine):
         if request_id := self._held(n, k):
             self.run_(self.processes.append(self._instance(n), request_id))
 
-    @rule(n=INSTANCES, k=st.integers(0, 2), good=st.booleans(), again=st.booleans())
-    def finish(self, n: int, k: int, good: bool, again: bool) -> None:
+    @rule(n=INSTANCES, k=st.integers(0, 2), good=st.booleans(), again=st.booleans(), kept=st.booleans())
+    def finish(self, n: int, k: int, good: bool, again: bool, kept: bool = False) -> None:
         if request_id := self._held(n, k):
-            self.run_(self.processes.finish(self._instance(n), request_id, good, again))
+            self.run_(self.processes.finish(self._instance(n), request_id, good, again, kept))
 
     @rule(n=INSTANCES)
     def settle(self, n: int) -> None:

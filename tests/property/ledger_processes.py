@@ -132,19 +132,29 @@ class Processes:
         if isinstance(reply, ClaimRefused) and reply.reason == "UNSETTLED":
             one.tails.add(request_id)
 
-    async def finish(self, one: Instance, request_id: str, good: bool, again: bool) -> None:
-        """Its last event; ``again``: the first reply was lost."""
+    async def finish(
+        self, one: Instance, request_id: str, good: bool, again: bool, kept: bool = False
+    ) -> None:
+        """Its last event; ``again``: the first reply was lost; ``kept``: Celery's result goes with it."""
         held = one.held[request_id]
         before = await self._world.record(request_id)
         end = End(State.SUCCEEDED, "stop") if good else _failed()
+        kept = kept and good and held.tail
+        held.tail = held.tail and not kept
+        place, value = f"celery-task-meta-{self._world.namespace}-{request_id}", str(held.attempt.epoch)
+        known = await self._world.store.commands.execute("GET", place)
         for _ in range(1 + again):
             reply = await self._world.ledger.finish(
-                held.attempt, top=held.top, end=end, result=b"1", settled=not held.tail
-            )
+                held.attempt, top=held.top, end=end, result=b"1", settled=not held.tail,
+                kept=(place, 60, value) if kept else (),
+            )  # fmt: skip
+        written = await self._world.store.commands.execute("GET", place)
+        assert written == (value.encode() if kept and reply == "OK" else known), "whose result is it?"
         owns = (before.get("st"), before.get("own")) == ("RUNNING", f"{one.lease:x}")
         mine = owns and before["ep"] == str(held.attempt.epoch)
         assert (reply == "OK") == mine, f"{before}: finish answered {reply}"
         if reply != "OK":
+            held.tail = held.tail or kept  # of what somebody else has ended, it is still its own
             await self._aborted(one, request_id)
             return
         del one.held[request_id]

@@ -32,6 +32,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("finish", "  redis.call('SREM', base .. 'owned:' .. lease, id)\n", ""),
     ("finish", "redis.call('PEXPIRE', KEYS[1], RECORD_TTL)\n", ""),
     ("finish", "redis.call('PEXPIRE', KEYS[2], tonumber(r.rt) or 3600000)\n", ""),
+    ("finish", "if ARGV[12] then", "if false then"),
     ("cancel", "if not r.st or TERMINAL[r.st] then", "if not r.st then"),
     ("release", "redis.call('ZADD', base .. 'queued', now, id)\n", ""),
     ("requeue", "redis.call('SREM', base .. 'owned:' .. lease, id)\n", ""),
