@@ -17,6 +17,8 @@ from dynamo_tasks.protocol.tokens import TokenDelta
 __all__ = ["Cutter", "ParsedChoice", "Reading"]
 
 
+_TAGS = 48
+"""Characters that the tags around a reasoning take at most, with the white space beside them."""
 _MOST_BEHIND = 64
 """Single tokens, which need no cutting, after which the detokenizer is told of them."""
 
@@ -132,12 +134,22 @@ class ParsedChoice:
     def _withheld(self) -> str:
         """Text that might have become a call, and did not."""
         text = "".join(self._text)
-        if len(self._said.reasoning) + len(self._said.content) == len(text):
+        if self._says_all(text):
             return ""
         reasoning, content = self._reading.whole(text, self._ids)
         if reasoning != self._said.reasoning or not content.startswith(self._said.content):
             return ""  # read at once it means something else; what was streamed holds
         return content[len(self._said.content) :]
+
+    def _says_all(self, text: str) -> bool:
+        """Whether what was said is the whole text but for the tags around its reasoning: then all is not read again."""
+        said, reasoning = self._said.content, self._said.reasoning
+        if not text.endswith(said):
+            return False
+        before = text[: len(text) - len(said)]
+        if not reasoning:
+            return not before.strip()
+        return bool(said) and reasoning in before and len(before) - len(reasoning) <= _TAGS
 
 
 def _call(call: Any) -> ToolCallDelta:

@@ -116,6 +116,10 @@ class AMQP(CeleryAMQP):  # type: ignore[misc]
         """Whether the settings leave messages as they are by default; like Celery's own sender, asked once."""
         return settings_are_plain(self.app.conf)
 
+    def _handle_conf_update(self, *args: Any, **kwargs: Any) -> None:
+        self.__dict__.pop("plain", None)
+        super()._handle_conf_update(*args, **kwargs)
+
 
 class DynamoApp(Celery):  # type: ignore[misc]
     """A Celery application whose tasks may be endpoints.

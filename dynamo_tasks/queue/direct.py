@@ -2,27 +2,32 @@
 
 Celery and kombu build a message in some twenty steps, each of which looks for options that are hardly ever given.
 Here the same message is built in one, and goes to the same script over the same connections. Whatever somebody may
-have asked for (links, an ETA, headers, routes, signals, a task that calls another one, …) makes a call go Celery's
-own way, and so does a connection that fails: it retries and reports as its settings say. A call that was sent both
-ways is one request, since it has one id.
+have asked for (links, an ETA, routes, signals, a task that calls another one, …) makes a call go Celery's own way, and
+so does code that overrides or wraps the steps of that way. So does a connection that is not there, or fails: Celery
+retries and reports as its settings say. A call that was sent both ways is one request, since it has one id.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
+from types import FunctionType
 from typing import Any
 
-from celery import signals
+from celery import Celery, Task, signals
+from kombu import Producer
 from kombu.utils.json import dumps
 
 from dynamo_tasks.queue.backend import ResultBackend
-from dynamo_tasks.queue.envelope import EMBED, CallOptions, enclose, new_request
+from dynamo_tasks.queue.envelope import EMBED, OWN_HEADERS, CallOptions, enclose, new_request
 from dynamo_tasks.store.submission import NewRequest
 
 __all__ = ["publish", "settings_are_plain", "submit"]
 
 _SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 _SERIALIZER = "json"
+_STEPS = ((Task, "apply_async"), (Celery, "send_task"), (Producer, "publish"))
+"""Steps of Celery's way that instrumentation wraps, and applications override."""
 
 
 def publish(
@@ -44,39 +49,54 @@ def publish(
         headers: Further ones of the message.
 
     Returns:
-        The id of the request that stands for the call; ``None``: it was not queued, publish it Celery's way.
+        The id of the request that stands for the call; ``None``: publish it Celery's way, also where it may have been
+        queued, since an id is queued once.
 
     Raises:
         QueueFullError, DeadlineUnreachableError, IdempotencyConflictError: as ``Ledger.submit``.
     """
     app = task.app
-    if (
-        options.keys() - {"argsrepr"}
-        or not _is_plain(app, task)
-        or not set(map(type, headers.values())) <= {str}
-    ):
+    if options.keys() - {"argsrepr"} or not isinstance(args or (), list | tuple):
         return None
-    body = dumps([list(args or ()), {}, EMBED]).encode()
-    ignored = bool(task.ignore_result)
+    if not (_are_ours_alone(headers) and _is_plain(app, task)):
+        return None
+    try:
+        body = dumps([list(args or ()), {}, EMBED]).encode()
+    except (TypeError, ValueError):
+        return None  # Celery says what is wrong with it
     message = enclose(
-        task.endpoint, task_id, body, queue=task.endpoint.queue, ignore_result=ignored, reply_to=app.thread_oid,
-        more={**headers, "argsrepr": options["argsrepr"]},
+        task.endpoint, task_id, body, queue=task.endpoint.queue, ignore_result=bool(task.ignore_result),
+        reply_to=app.thread_oid, more={**headers, "argsrepr": options["argsrepr"]},
     )  # fmt: skip
     with app.producer_pool.acquire(block=True) as producer:
-        try:
-            channel = producer.channel
-            new = new_request(
-                task.endpoint, task_id, message, body, call, queue=f"{channel.global_keyprefix}{task.endpoint.queue}",
-                priority=channel.priority(0), ignore_result=ignored,
-            )  # fmt: skip
-            return submit(channel, new)
-        except producer.connection.connection_errors:
-            return None
+        return _submitted(producer, task, task_id, message, body, call)
+
+
+def _submitted(
+    producer: Any, task: Any, task_id: str, message: bytes, body: bytes, call: CallOptions
+) -> str | None:
+    connection = producer.connection
+    if not connection.connected:
+        return None  # Celery connects, with its retries and its errors; the next call finds the connection
+    try:
+        channel = producer.channel
+        new = new_request(
+            task.endpoint, task_id, message, body, call, queue=f"{channel.global_keyprefix}{task.endpoint.queue}",
+            priority=channel.priority(0), ignore_result=bool(task.ignore_result),
+        )  # fmt: skip
+        return submit(channel, new)
+    except (*connection.connection_errors, *connection.channel_errors):
+        return None
 
 
 def submit(channel: Any, new: NewRequest) -> str:
     """Hand a request to the ledger, over a connection of Celery's."""
     return str(channel.ledger.submit(new))
+
+
+def _are_ours_alone(headers: Mapping[str, Any]) -> bool:
+    """Whether headers are texts, as those of traces, and none that a message has anyway."""
+    return set(map(type, headers.values())) <= {str} and not headers.keys() & OWN_HEADERS
 
 
 def _is_plain(app: Any, task: Any) -> bool:
@@ -85,12 +105,24 @@ def _is_plain(app: Any, task: Any) -> bool:
         return False
     if not (task.ignore_result or isinstance(app.backend, ResultBackend)):
         return False
+    if not all(_is_original(*step) for step in _STEPS) or getattr(app.send_task, "__func__", None) is not (
+        Celery.send_task
+    ):
+        return False
     asked = {name for name, value in task._get_exec_options().items() if value is not None}
     return (
         asked <= {"serializer"}
         and task.serializer == _SERIALIZER
         and app.amqp.plain
         and not app.conf.task_send_sent_event
+    )
+
+
+def _is_original(owner: type, name: str) -> bool:
+    """Whether a method is the one that its class was written with; nobody has wrapped it."""
+    found = owner.__dict__.get(name)
+    return (
+        type(found) is FunctionType and found.__code__.co_filename == sys.modules[owner.__module__].__file__
     )
 
 

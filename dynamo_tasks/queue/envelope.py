@@ -7,6 +7,7 @@ a record was written together with the message, and holds the options of the cal
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import reprlib
@@ -25,6 +26,7 @@ from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
 __all__ = [
     "EMBED",
     "HEADER",
+    "OWN_HEADERS",
     "CallOptions",
     "brief",
     "build",
@@ -41,6 +43,14 @@ _json = msgspec.json.Encoder().encode
 _repr = reprlib.Repr()
 _repr.maxdict, _repr.maxlist, _repr.maxtuple, _repr.maxstring, _repr.maxother = 16, 6, 6, 64, 64
 _ORIGIN = f"gen{os.getpid()}@{socket.gethostname()}"
+OWN_HEADERS = frozenset(
+    {
+        "lang", "task", "id", "root_id", "parent_id", "group", "group_index", "shadow", "eta", "expires", "retries",
+        "timelimit", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting", "stamped_headers",
+        "stamps", HEADER,
+    }
+)  # fmt: skip
+"""Headers that every message has."""
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
@@ -192,10 +202,15 @@ def request_of(
     not_before, headers["eta"] = _timestamp(headers.get("eta")), None
     headers[HEADER] = {"v": PROTOCOL}
     return new_request(
-        EndpointId.parse(headers["task"]), headers["id"], dumps(message).encode(), str(message["body"]).encode(),
-        options, queue=queue_key, priority=priority, not_before=not_before,
+        EndpointId.parse(headers["task"]), headers["id"], dumps(message).encode(), _plain_body(message), options, queue=queue_key, priority=priority, not_before=not_before,
         expires=_timestamp(headers.get("expires")), ignore_result=bool(headers.get("ignore_result")),
     )  # fmt: skip
+
+
+def _plain_body(message: dict[str, Any]) -> bytes:
+    """The body without what a transport puts around it: the same call has the same digest, whichever way it comes."""
+    body = str(message["body"]).encode()
+    return base64.b64decode(body) if message["properties"].get("body_encoding") == "base64" else body
 
 
 def new_request(

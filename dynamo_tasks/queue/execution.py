@@ -309,7 +309,7 @@ class Execution:
         """Write the end; only its winner goes on to Celery's tail."""
         follows = self._call.has_tail and kept is None
         try:
-            await log.finish(end, result, settled=not follows, kept=kept)
+            await log.finish(end, result if follows else b"", settled=not follows, kept=kept)
         except _UNWRITABLE as exc:
             await self._fail_elsewhere(log.attempt, exc)
             raise Dropped(exc.code) from None

@@ -35,6 +35,7 @@ _OPTIONS = {
     "deadline": "dl", "background": "bg", "abandon_after": "ab", "retention": "rt",
     "idempotency_key": "ik", "tenant": "tn", "weight": "tw", "reader": "rd", "max_queue": "mq",
 }  # fmt: skip
+_HOOKS = ("on_success", "after_return")
 _BEHIND = (signals.task_success, signals.task_postrun)
 _releasing: ContextVar[tuple[str, int] | None] = ContextVar("dynamo_releasing", default=None)
 
@@ -42,7 +43,7 @@ _releasing: ContextVar[tuple[str, int] | None] = ContextVar("dynamo_releasing", 
 class CallInfo:
     """What an execution must know of the message that it serves."""
 
-    def __init__(self, request: Any, backend: Any = None):
+    def __init__(self, request: Any, task: Any):
         self.id: str = request.id
         self.retries: int = request.retries or 0
         self.headers: dict[str, Any] = {n: value for n in TRACE_HEADERS if (value := request.get(n))}
@@ -50,8 +51,9 @@ class CallInfo:
         self.tracked = bool(request.get(HEADER))
         links = request.callbacks or request.errbacks or request.chain or request.chord
         self.keeps_result = bool(links or request.group) or not request.ignore_result
-        self._result_alone = not links and not request.ignore_result and isinstance(backend, ResultBackend)
-        self._backend = backend
+        self._backend = task.backend
+        alone = not links and not request.ignore_result and isinstance(self._backend, ResultBackend)
+        self._result_alone = alone and all(map(task.leaves_alone, _HOOKS))
         self._request = request
 
     @property
@@ -144,11 +146,15 @@ class EndpointTask(Task):  # type: ignore[misc]
         executor = self.app.executor
         job = current_job.get()
         execution = Execution(
-            executor, executor.handler(self.name), CallInfo(request, self.backend), _payload(args, kwargs)
+            executor, executor.handler(self.name), CallInfo(request, self), _payload(args, kwargs)
         )
         if job is not None:
             job.attach(execution)
         return self._settle(execution, request)
+
+    def leaves_alone(self, hook: str) -> bool:
+        """Whether a hook of tasks is Celery's own, which does nothing."""
+        return getattr(getattr(self, hook), "__func__", None) is getattr(Task, hook)
 
     def _run_here(self, payload: Any) -> Any:
         request = self.request_stack.top

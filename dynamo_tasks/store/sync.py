@@ -54,8 +54,13 @@ class SyncLedger:
         try:
             connection.send_packed_command([pack(tuple(command))], check_health=False)
             return connection.read_response()
-        except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError):
+        except redis.exceptions.ResponseError:
+            raise
+        except BaseException as exc:
+            # Whatever came between: the answer must not be taken for that of the next command.
             connection.disconnect()
+            if not isinstance(exc, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
+                raise
         finally:
             pool.release(connection)
         return self._client.execute_command(*command)

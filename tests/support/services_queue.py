@@ -154,6 +154,11 @@ class Lab:
         return {"id": first.id, "again": second.id, "task": bool(current_task), "retries": first.retries}
 
     @dynamo_endpoint()
+    async def bytes(self, request: dict) -> bytes:
+        """Return what msgpack knows and JSON does not."""
+        return b"ab"
+
+    @dynamo_endpoint()
     async def wrong(self, request: str) -> Any:
         """End in a way that no endpoint should."""
         return _wrong(request)

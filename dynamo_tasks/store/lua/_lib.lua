@@ -186,7 +186,9 @@ end
 local function summary(data)
   local found = {}
   if #data > 2048 then return found end
-  local e = cmsgpack.unpack(data)
+  -- A value that an endpoint returned may hold what cmsgpack does not know: bytes.
+  local readable, e = pcall(cmsgpack.unpack, data)
+  if not readable then return found end
   if e.finish_reason then
     found[#found + 1] = 'fr'
     found[#found + 1] = e.finish_reason

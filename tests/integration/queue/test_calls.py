@@ -27,6 +27,13 @@ def test_every_kind_of_endpoint_streams_and_returns(lab: Lab) -> None:
     assert list(lab.call("steps", {"n": 3})) == [0, 1, 2]
 
 
+def test_an_endpoint_may_return_bytes(lab: Lab) -> None:
+    result = lab.call("bytes", {})
+    assert list(result) == [b"ab"]
+    assert lab.state(result.id) == "SUCCEEDED"
+    assert result.get(timeout=10) == b"ab"
+
+
 def test_results_of_ignored_calls_come_from_the_stream(lab: Lab) -> None:
     assert lab.call("count", {"n": 3}, ignore_result=True).get(timeout=10) == [0, 1, 2]
     assert lab.call("echo", {"a": 1}, ignore_result=True).get(timeout=10) == {"a": 1}

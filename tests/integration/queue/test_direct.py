@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import base64
 import datetime
+import functools
 import json
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from celery import signals
+import redis
+from celery import Celery, Task, signals
+from kombu import Producer
+from kombu.exceptions import EncodeError, OperationalError
 
 from dynamo_tasks.errors import IdempotencyConflictError, QueueFullError
+from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import direct
+from dynamo_tasks.queue.app import create_app
+from dynamo_tasks.queue.task import make_task
+from tests.support.promises import in_time
 from tests.support.queue import Lab
-from tests.support.server import RedisServer
+from tests.support.server import RedisServer, free_port
 
 PAYLOADS = [
     {"n": 3, "text": "naïve 🙂", "ids": list(range(500))},
@@ -58,14 +67,30 @@ def queued(lab: Lab, request_id: str) -> tuple[dict[str, Any], dict[str, str]]:
     return json.loads(json.dumps(message).replace(request_id, "<id>")), record
 
 
+@pytest.fixture
+def published(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Ids of what goes Celery's way; the connection is there."""
+    lab.task("echo").delay({})
+    sent: list[str] = []
+    publish = Producer._publish
+
+    def noted(
+        self: Any, body: Any, priority: Any, content_type: Any, encoding: Any, headers: Any, *more: Any
+    ) -> Any:
+        sent.append(headers["id"])
+        return publish(self, body, priority, content_type, encoding, headers, *more)
+
+    monkeypatch.setattr(Producer, "_publish", noted)
+    return sent
+
+
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("payload", PAYLOADS)
 def test_message_and_record_are_those_of_celerys_way(
-    lab: Lab, payload: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    lab: Lab, published: list[str], payload: Any, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if "idempotency_key" in options:  # one key stands for one request
         options = {**options, "idempotency_key": f"k{PAYLOADS.index(payload)}"}
-    monkeypatch.setattr(direct, "_is_plain", lambda app, task: True)
     short = lab.call("echo", payload, **options)
     made = queued(lab, short.id)
     if "idempotency_key" in options:
@@ -74,32 +99,132 @@ def test_message_and_record_are_those_of_celerys_way(
         patch.setattr(direct, "_is_plain", lambda app, task: False)
         long = lab.call("echo", payload, **options)
     assert made == queued(lab, long.id)
+    assert published == [long.id]
     assert (type(short), short.namespace, short.ignored) == (type(long), long.namespace, long.ignored)
 
 
-def test_the_usual_call_takes_the_short_way(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lab.app, "send_task", None)  # Celery's way is not there
-    result = lab.task("echo").delay({"a": 1})
-    assert lab.state(result.id) == "QUEUED"
-    assert lab.task("echo").apply_async(({"a": 1},), task_id="chosen", headers={"x-mine": "1"}).id == "chosen"
+def test_the_usual_call_takes_the_short_way(lab: Lab, published: list[str]) -> None:
+    assert lab.state(lab.task("echo").delay({"a": 1}).id) == "QUEUED"
+    assert lab.task("echo").s({"a": 1}).delay().id
+    chosen = lab.task("echo").apply_async([{"a": 1}], task_id="chosen", headers={"x-mine": "1"})
+    assert chosen.id == "chosen"
     assert queued(lab, "chosen")[0]["headers"]["x-mine"] == "1"
+    assert published == []
 
 
 @pytest.mark.parametrize(
     "options",
     [
         {"countdown": 60}, {"expires": 60}, {"priority": 5}, {"link": []}, {"queue": "dynamo-tasks"},
-        {"headers": {"number": 1}}, {"ignore_result": True}, {"time_limit": 5}, {"shadow": "other"},
+        {"headers": {"number": 1}}, {"headers": {"expires": "2030-01-01T00:00:00+00:00"}}, {"ignore_result": True}, {"time_limit": 5}, {"shadow": "other"},
         {"serializer": "json"}, {"retry": False},
     ],
 )  # fmt: skip
 def test_whatever_is_asked_of_celery_goes_celerys_way(
-    lab: Lab, options: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+    lab: Lab, options: dict[str, Any], published: list[str]
 ) -> None:
-    sent: list[str] = []
+    assert [lab.call("echo", {}, **options).id] == published
+
+
+def test_code_around_celerys_steps_is_run(
+    lab: Lab, published: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[str] = []
+    for owner, name in ((Task, "apply_async"), (Celery, "send_task"), (Producer, "publish")):
+        original = getattr(owner, name)
+
+        @functools.wraps(original)
+        def wrapper(*args: Any, _original: Any = original, **kwargs: Any) -> Any:
+            ran.append(_original.__name__)
+            return _original(*args, **kwargs)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, wrapper)
+            lab.task("echo").delay({})
+    lab.task("echo").delay({})
+    assert ran == ["apply_async", "send_task", "publish"]
+    assert len(published) == 3
+
+
+def test_an_application_with_a_send_task_of_its_own_is_asked(
+    lab: Lab, published: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     send = lab.app.send_task
-    monkeypatch.setattr(lab.app, "send_task", lambda *a, **k: sent.append(k["task_id"]) or send(*a, **k))
-    assert sent == [lab.call("echo", {}, **options).id]
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            lab.app,
+            "send_task",
+            lambda *args, **kwargs: send(*args, **{**kwargs, "headers": kwargs["headers"] | {"x": "1"}}),
+        )
+        result = lab.task("echo").delay({})
+    assert published == [result.id]
+    assert queued(lab, result.id)[0]["headers"]["x"] == "1"
+
+
+def test_routes_that_come_later_hold(redis_server: RedisServer) -> None:
+    own = Lab(redis_server, "direct_routes")
+    try:
+        own.task("echo").delay({})
+        first = own.task("echo").delay({})
+        own.app.conf.update(task_routes={own.task("echo").name: {"priority": 6}})
+        second = own.task("echo").delay({})
+        assert (own.record(first.id)["qs"], own.record(second.id)["qs"]) == ("", "\x06\x166")
+    finally:
+        own.close()
+
+
+@pytest.mark.usefixtures("published")
+def test_mistakes_are_celerys_errors(lab: Lab) -> None:
+    for args in ({"prompt": "hi"}, "hi", {5}):
+        with pytest.raises(TypeError, match="task args must be a list or tuple"):
+            lab.task("echo").apply_async(args)
+    with pytest.raises(EncodeError):
+        lab.task("echo").delay({"a": object()})
+
+
+def test_a_server_that_is_not_there_is_told_of_soon() -> None:
+    app = create_app(
+        "nowhere", server_url=f"redis://127.0.0.1:{free_port()}/0", make_host=lambda *_, **__: None
+    )
+    task = make_task(app, EndpointId("nowhere", "Lab", "echo"))
+
+    def seconds() -> float:
+        began = time.monotonic()
+        with pytest.raises(OperationalError):
+            task.delay({})
+        return time.monotonic() - began
+
+    in_time(seconds, 2)
+    app.close()
+
+
+def test_what_the_server_refuses_is_celerys_error(
+    lab: Lab, published: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(channel: Any, new: Any) -> str:
+        raise redis.exceptions.ReadOnlyError("READONLY")
+
+    monkeypatch.setattr(direct, "submit", refused)
+    result = lab.task("echo").delay({})
+    assert published == [result.id]
+
+
+@pytest.mark.usefixtures("published")
+def test_a_call_that_is_interrupted_leaves_no_answer_for_the_next_one(
+    lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = redis.connection.AbstractConnection.read_response
+
+    def interrupted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(redis.connection.AbstractConnection, "read_response", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            lab.task("echo").delay({"first": 1})
+    assert redis.connection.AbstractConnection.read_response is read
+    ids = [lab.task("echo").delay({"n": n}).id for n in range(3)]
+    assert [lab.state(one) for one in ids] == ["QUEUED"] * 3
 
 
 @pytest.mark.parametrize(
@@ -138,6 +263,15 @@ def test_refusals_are_the_same(lab: Lab) -> None:
         lab.call("echo", {}, max_queue=1)
 
 
+def test_a_key_stands_for_one_call_whichever_way_it_comes(
+    lab: Lab, published: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = lab.call("echo", {"text": "naïve"}, idempotency_key="both")
+    monkeypatch.setattr(direct, "_is_plain", lambda app, task: False)
+    assert lab.call("echo", {"text": "naïve"}, idempotency_key="both").id == first.id
+    assert len(published) == 1
+
+
 def test_a_connection_that_was_lost_is_made_again(lab: Lab) -> None:
     before = lab.task("echo").delay({})
     names = [client for client in lab.redis.client_list() if client["id"] != str(lab.redis.client_id())]
@@ -151,6 +285,8 @@ def test_where_the_short_way_fails_celerys_own_retries(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     own, calls, submit = Lab(redis_server, "direct_lost"), [], direct.submit
+    own.task("echo").delay({})
+    own.redis.delete(own.queue)
 
     def fails_behind_the_write(channel: Any, new: Any) -> str:
         calls.append(submit(channel, new))

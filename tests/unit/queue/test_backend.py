@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import Iterator
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, signals
+from celery.app.task import Context
 from celery.states import FAILURE, SUCCESS
 
 from dynamo_tasks.errors import ServerUnavailableError
+from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import backend as module
+from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.queue.task import CallInfo, make_task
 from dynamo_tasks.store.wire import ReplyError
 
 
@@ -152,3 +158,46 @@ def test_a_server_that_does_not_answer_is_asked_again(monkeypatch: pytest.Monkey
 def test_what_the_server_refuses_is_no_success(text: str, kind: type[Exception]) -> None:
     with pytest.raises(kind, match=text):
         write([Exception(text), 1])
+
+
+def test_a_result_is_left_to_celery_where_code_runs_behind_it() -> None:
+    app = create_app("alone", server_url="redis://127.0.0.1:1/0", make_host=lambda *_, **__: None)
+    task = make_task(app, EndpointId("alone", "Lab", "echo"))
+    assert all(map(task.leaves_alone, ("on_success", "after_return")))
+    task.after_return = lambda *_: None  # as task_annotations set it
+    assert task.leaves_alone("on_success")
+    assert not task.leaves_alone("after_return")
+
+
+@pytest.mark.parametrize(
+    ("more", "alone"),
+    [({}, True), ({"callbacks": [1]}, False), ({"chord": 1}, False), ({"ignore_result": True}, False)],
+)
+def test_only_a_result_that_is_all_goes_with_the_end(more: dict[str, Any], alone: bool) -> None:
+    backend = _Backend()
+    backend._link = lambda: None
+    asked = {
+        "id": "x", "retries": 0, "delivery_info": {}, "callbacks": None, "errbacks": None, "chain": None, "chord": None,
+        "group": None, "ignore_result": False, "task": "ns.Worker.generate", **more,
+    }  # fmt: skip
+    request = Context(asked)
+    task = SimpleNamespace(backend=backend, leaves_alone=lambda hook: True)
+    call = CallInfo(request, task)
+    assert (call.kept_result(1) is not None) == alone
+    assert (
+        CallInfo(request, SimpleNamespace(backend=backend, leaves_alone=lambda _: False)).kept_result(1)
+        is None
+    )
+    with _listening(signals.task_success):
+        assert call.kept_result(1) is None
+
+
+@contextlib.contextmanager
+def _listening(signal: Any) -> Iterator[None]:
+    def receiver(**_: Any) -> None: ...
+
+    signal.connect(receiver)
+    try:
+        yield
+    finally:
+        signal.disconnect(receiver)
