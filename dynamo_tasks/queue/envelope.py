@@ -202,8 +202,9 @@ def request_of(
     not_before, headers["eta"] = _timestamp(headers.get("eta")), None
     headers[HEADER] = {"v": PROTOCOL}
     return new_request(
-        EndpointId.parse(headers["task"]), headers["id"], dumps(message).encode(), _plain_body(message), options, queue=queue_key, priority=priority, not_before=not_before,
-        expires=_timestamp(headers.get("expires")), ignore_result=bool(headers.get("ignore_result")),
+        EndpointId.parse(headers["task"]), headers["id"], dumps(message).encode(), _plain_body(message), options,
+        queue=queue_key, priority=priority, not_before=not_before, expires=_timestamp(headers.get("expires")),
+        ignore_result=bool(headers.get("ignore_result")),
     )  # fmt: skip
 
 
