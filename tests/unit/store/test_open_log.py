@@ -7,6 +7,7 @@ import pytest
 from dynamo_tasks.errors import FencedError, StreamTooLargeError
 from dynamo_tasks.protocol.events import ZERO, EventId
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas
+from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.ledger import Attempt
 from dynamo_tasks.store.log import KEEP, OpenLog
 
@@ -102,3 +103,16 @@ def test_nothing_is_written_after_death() -> None:
     with pytest.raises(FencedError):
         log.append(2)
     assert not log.busy
+
+
+def test_a_context_knows_whether_the_log_is_read() -> None:
+    log, context = open_log(), Context("r")
+    assert context.is_read  # nothing is known
+    context.read_while(log.is_read)
+    assert not context.is_read
+    log.set_readers(["channel"])
+    assert context.is_read
+    log.set_readers([])
+    assert not context.is_read
+    context.read_while(None)
+    assert context.is_read
