@@ -281,7 +281,7 @@ class VllmEngine(Engine):
                         ids = await tap.gather(self._pace.rest(self._live, request.is_read))
                         if not ids:
                             break
-                        yield choice.push(ids)
+                        yield choice.output.push(ids)
                     if choice.finished:
                         return
 

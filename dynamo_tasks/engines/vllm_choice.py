@@ -96,7 +96,7 @@ class Choice:
         if self._expected:
             known = self._skip(ids)
             ids, logprobs = ids[known:], logprobs[known:] if logprobs else logprobs
-        delta = self.push(ids) if ids else None
+        delta = self.output.push(ids) if ids else None
         if delta is not None and logprobs:
             delta.logprobs = [
                 self._logprob(token, row) for token, row in zip(delta.token_ids, logprobs, strict=False)
@@ -104,10 +104,6 @@ class Choice:
         if piece.finish_reason is not None and not self.finished:
             delta = self._end(delta, str(piece.finish_reason))
         return delta
-
-    def push(self, ids: list[int]) -> TokenDelta:
-        """Take new ids, and nothing else."""
-        return self.output.push(ids)
 
     def _skip(self, ids: list[int]) -> int:
         """How many of these ids were emitted before; they must be the same."""

@@ -43,13 +43,13 @@ _json = msgspec.json.Encoder().encode
 _repr = reprlib.Repr()
 _repr.maxdict, _repr.maxlist, _repr.maxtuple, _repr.maxstring, _repr.maxother = 16, 6, 6, 64, 64
 _ORIGIN = f"gen{os.getpid()}@{socket.gethostname()}"
-OWN_HEADERS = frozenset(
-    {
-        "lang", "task", "id", "root_id", "parent_id", "group", "group_index", "shadow", "eta", "expires", "retries",
-        "timelimit", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting", "stamped_headers",
-        "stamps", HEADER,
-    }
-)  # fmt: skip
+_HEADERS: dict[str, Any] = {
+    "lang": "py", "task": "", "id": "", "root_id": "", "parent_id": None, "group": None, "group_index": None,
+    "shadow": None, "eta": None, "expires": None, "retries": 0, "timelimit": [None, None], "argsrepr": "(…)",
+    "kwargsrepr": "{}", "origin": _ORIGIN, "ignore_result": True, "replaced_task_nesting": 0, "stamped_headers": None,
+    "stamps": {}, HEADER: {"v": PROTOCOL},
+}  # fmt: skip
+OWN_HEADERS = _HEADERS.keys()
 """Headers that every message has."""
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
@@ -153,11 +153,8 @@ def enclose(
 ) -> bytes:
     """The message around an encoded body; see :func:`build`."""
     headers = {
-        "lang": "py", "task": str(endpoint), "id": request_id, "root_id": request_id, "parent_id": None,
-        "group": None, "group_index": None, "shadow": None, "eta": None, "expires": None, "retries": 0,
-        "timelimit": [None, None], "argsrepr": "(…)", "kwargsrepr": "{}", "origin": _ORIGIN,
-        "ignore_result": ignore_result, "replaced_task_nesting": 0, "stamped_headers": None, "stamps": {},
-        HEADER: {"v": PROTOCOL}, **more,
+        **_HEADERS, "task": str(endpoint), "id": request_id, "root_id": request_id,
+        "ignore_result": ignore_result, **more,
     }  # fmt: skip
     message = {
         "body": body.decode(),

@@ -40,7 +40,7 @@ _EDITS: list[tuple[str, str, str]] = [
         "usage=self._usage, values=self._value)",
         "usage=self._usage, values=self._value, news=1)",
     ),
-    ("queue/envelope.py", "PROTOCOL}, **more,", 'PROTOCOL, "news": 1}, "x-news": 1, **more,'),
+    ("queue/envelope.py", '{"v": PROTOCOL},\n}  # fmt', '{"v": PROTOCOL, "news": 1}, "x-news": 1,\n}  # fmt'),
     (
         "store/submission.py",
         '"ex", int(self.expires * 1000),',
