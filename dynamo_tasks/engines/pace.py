@@ -11,6 +11,10 @@ rests between two pieces; what the engine makes meanwhile comes with the next on
 - a stream that nobody reads rests for 250 ms, as often as its log is written. Once a reader comes, that ends.
 
 An end does not wait: it ends the rest of its stream.
+
+The engine itself is looked at not more often than each 10 ms where it has 64 streams or more, each 5 ms where it has
+40, and at once up to 16 (:func:`gap`): looking costs as much as all streams of a step together. That is shorter than a
+step of most models; where it is not, an end and a first token come later by half of it on average.
 """
 
 from __future__ import annotations
@@ -19,18 +23,28 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["Pace"]
+__all__ = ["Pace", "gap"]
 
 _EACH_S = 0.001
 _MOST_S = 0.04
 _LEAST_S = 0.005
 _UNREAD_S = 0.25
+_FEW, _MANY, _GAP_S = 16, 64, 0.01
 
 
 class _Rest(NamedTuple):
     future: asyncio.Future[None]
     is_read: Callable[[], bool] | None
     until: float
+
+
+def gap(streams: int) -> float:
+    """Seconds that lie between two looks at the engine, at the least.
+
+    Args:
+        streams: How many it has.
+    """
+    return _GAP_S * max(0, min(streams, _MANY) - _FEW) / (_MANY - _FEW)
 
 
 class Pace:

@@ -22,7 +22,7 @@ from dynamo_tasks.engines.args import EngineArgs
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats
 from dynamo_tasks.engines.embedding import encode_inputs
 from dynamo_tasks.engines.merge import merged
-from dynamo_tasks.engines.pace import Pace
+from dynamo_tasks.engines.pace import Pace, gap
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import load_tokenizer
 from dynamo_tasks.engines.vllm_choice import Choice, known_before, usage_of
@@ -107,6 +107,7 @@ class VllmEngine(Engine):
             with Progress(self._tell):
                 started = await asyncio.to_thread(start_vllm, api, self._listen(), self._stats, self._tell)
             self._learn(started)
+            api.read_outputs(started.llm, lambda: gap(self._live))
             self._vllm, self._death = started, None
             self._tell("ready")
             elapsed = time.monotonic() - self._began

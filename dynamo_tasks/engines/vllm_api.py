@@ -5,7 +5,7 @@ The names below are the same in the supported releases. What differs between rel
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from vllm import __version__ as version
@@ -19,6 +19,7 @@ from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 from vllm.v1.metrics.loggers import PrometheusStatLogger
 
 from dynamo_tasks.engines.vllm_install import check_version
+from dynamo_tasks.engines.vllm_outputs import Outputs
 from dynamo_tasks.engines.vllm_stats import StatsCollector
 
 __all__ = [
@@ -37,6 +38,7 @@ __all__ = [
     "end_ids",
     "make_engine",
     "makes_embeddings",
+    "read_outputs",
     "sampling_params",
     "stop_outputs",
     "tokens_input",
@@ -59,6 +61,16 @@ def make_engine(config: Any, stats: StatsCollector, *, log_stats: bool) -> Async
     # The engine core has been told to make statistics; from here on only its own are wanted.
     llm.log_stats = llm.output_processor.log_stats = log_stats
     return llm
+
+
+def read_outputs(llm: AsyncLLM, gap: Callable[[], float]) -> None:
+    """Read what the engine core makes in our way; before anything was asked of it.
+
+    Args:
+        llm: The engine.
+        gap: See :class:`Outputs`.
+    """
+    Outputs(llm.engine_core.resources.output_socket, gap)
 
 
 def _only(stats: StatsCollector) -> type[PrometheusStatLogger]:

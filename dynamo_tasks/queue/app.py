@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -16,7 +17,7 @@ from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import CONNECT_TIMEOUT, ours
-from dynamo_tasks.queue.direct import settings_are_plain
+from dynamo_tasks.queue.direct import Way, settings_are_plain
 from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
@@ -139,6 +140,7 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self.host_factory = make_host
         self._executor: Executor | None = None
         self.intake = Intake()
+        self.ways: deque[Way] = deque()
         self.is_worker = False
         self.worker: Any = None
         self.eager_handler: HandlerFactory | None = None

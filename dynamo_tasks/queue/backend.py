@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -23,7 +25,9 @@ from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.errors import DynamoError, ServerFullError, ServerUnavailableError
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
+from dynamo_tasks.queue.envelope import HEADER
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
+from dynamo_tasks.queue.replies import Replies, is_inbox
 from dynamo_tasks.queue.transport import submitted_as
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import KeptResult
@@ -38,6 +42,8 @@ _MOST_KEPT = 16 << 20
 """Characters of a result that may go with the end of its request: a larger one would hold up the streams of others."""
 WRITTEN = "dynamo_result_is_written"
 """Attribute of a request whose result was written together with its end."""
+_inbox: ContextVar[bytes | str] = ContextVar("dynamo_inbox", default="")
+"""Where the result that is being written is told as well."""
 
 
 class ResultBackend(RedisBackend):  # type: ignore[misc]
@@ -51,6 +57,8 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         link: The worker's own connection to the same server. Results are written on it, so that the loop goes on
             meanwhile; those of threads are not.
     """
+
+    ResultConsumer = Replies
 
     def __init__(
         self,
@@ -106,10 +114,38 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         """
         if getattr(request, WRITTEN, False):
             return result
-        if state != SUCCESS or not self._is_endpoint(request):
-            return super()._store_result(task_id, result, state, traceback, request=request, **kwargs)
-        self._set_with_state(self.get_key_for_task(task_id), self._success(task_id, result, request), state)
-        return result
+        with self._telling(request):
+            if state != SUCCESS or not self._is_endpoint(request):
+                return super()._store_result(task_id, result, state, traceback, request=request, **kwargs)
+            self._set_with_state(
+                self.get_key_for_task(task_id), self._success(task_id, result, request), state
+            )
+            return result
+
+    @contextmanager
+    def _telling(self, request: Any) -> Iterator[None]:
+        token = _inbox.set(self._inbox_of(request))
+        try:
+            yield
+        finally:
+            _inbox.reset(token)
+
+    def _inbox_of(self, request: Any) -> bytes | str:
+        """The channel of the client that made a call; '' where it waits for none."""
+        header = request.get(HEADER) if hasattr(request, "get") else None
+        name = header.get("re") if isinstance(header, dict) else None
+        return self.get_key_for_task(name) if is_inbox(name) else ""
+
+    def wait_no_more(self, result: Any) -> None:
+        """Forget who waits for a result: it is known from elsewhere."""
+        self.remove_pending_result(result)
+        self.result_consumer.forget(result.id)
+
+    def iter_native(self, result: Any, **kwargs: Any) -> Any:
+        """Celery's, for those who wait for several results at once, and do not look for them meanwhile."""
+        for one in result.results or ():
+            self.result_consumer.doubt(one.id)
+        return super().iter_native(result, **kwargs)
 
     def _success(self, task_id: Any, result: Any, request: Any) -> str | bytes:
         if self._extended:
@@ -146,14 +182,17 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         value = self._success(task_id, self.encode_result(result, SUCCESS), request)
         if len(value) > _MOST_KEPT:
             return None
-        return KeptResult(self.get_key_for_task(task_id), int(self.expires or 0), value)
+        ttl = int(self.expires or 0)
+        return KeptResult(self.get_key_for_task(task_id), ttl, value, self._inbox_of(request))
 
     def _set(self, key: str, value: str, expires: float | None = None) -> None:
         if self._link is None or not in_greenlet():
             super()._set(key, value, expires)
+            if _inbox.get():
+                self.client.publish(_inbox.get(), value)
             return
         ttl = self.expires if expires is None else expires
-        await_(_write(self._link(), key, value, ttl))
+        await_(_write(self._link(), key, value, ttl, _inbox.get()))
 
     def _is_endpoint(self, request: Any) -> bool:
         task = self.app.tasks.get(getattr(request, "task", None) or "")
@@ -198,10 +237,12 @@ _AWAY = (ServerUnavailableError, ServerFullError, _ReadOnlyError)
 """What does not last."""
 
 
-async def _write(link: Link, key: str, value: str, ttl: float | None) -> None:
+async def _write(link: Link, key: str, value: str, ttl: float | None, inbox: bytes | str = "") -> None:
     """Keep a result and tell who waits for it: what Celery does, on a connection of ours."""
     keep = ("SETEX", key, int(ttl), value) if ttl else ("SET", key, value)
     commands = [pack(keep), pack(("PUBLISH", key, value))]
+    if inbox:
+        commands.append(pack(("PUBLISH", inbox, value)))
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             for reply in await (await link.wire()).transaction(commands):

@@ -9,20 +9,24 @@ retries and reports as its settings say. A call that was sent both ways is one r
 
 from __future__ import annotations
 
+import os
 import sys
+from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
 from types import FunctionType
-from typing import Any
+from typing import Any, NamedTuple
 
 from celery import Celery, Task, signals
 from kombu import Producer
 from kombu.utils.json import dumps
 
+from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.queue.backend import ResultBackend
-from dynamo_tasks.queue.envelope import EMBED, OWN_HEADERS, CallOptions, enclose, new_request
+from dynamo_tasks.queue.envelope import EMBED, HEADER, OWN_HEADERS, CallOptions, enclose, new_request
 from dynamo_tasks.store.submission import NewRequest
 
-__all__ = ["publish", "settings_are_plain", "submit"]
+__all__ = ["Way", "publish", "settings_are_plain", "submit"]
 
 _SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 _SERIALIZER = "json"
@@ -33,20 +37,23 @@ _STEPS = ((Task, "apply_async"), (Celery, "send_task"), (Producer, "publish"))
 def publish(
     task: Any,
     args: Any,
-    task_id: str,
+    result: Any,
     options: Mapping[str, Any],
     call: CallOptions,
     headers: Mapping[str, Any],
+    *,
+    is_new: bool,
 ) -> str | None:
     """Queue a call, if it is of the usual kind.
 
     Args:
         task: The endpoint's task.
         args: Its arguments.
-        task_id: Celery's task id, which the request gets.
+        result: Handle on the call; the request gets its id.
         options: Celery's, of ``apply_async``.
         call: Ours.
         headers: Further ones of the message.
+        is_new: Whether nobody can have used the id before.
 
     Returns:
         The id of the request that stands for the call; ``None``: publish it Celery's way, also where it may have been
@@ -64,22 +71,68 @@ def publish(
         body = dumps([list(args or ()), {}, EMBED]).encode()
     except (TypeError, ValueError):
         return None  # Celery says what is wrong with it
+    replies = task.backend.result_consumer if is_new and not task.ignore_result else None
+    inbox = replies.expect(result) if replies else None
+    more = {**headers, "argsrepr": options["argsrepr"]}
+    if inbox:
+        more[HEADER] = {"v": PROTOCOL, "re": inbox}
     message = enclose(
-        task.endpoint, task_id, body, queue=task.endpoint.queue, ignore_result=bool(task.ignore_result),
-        reply_to=app.thread_oid, more={**headers, "argsrepr": options["argsrepr"]},
+        task.endpoint, result.id, body, queue=task.endpoint.queue, ignore_result=bool(task.ignore_result),
+        reply_to=app.thread_oid, more=more,
     )  # fmt: skip
-    with app.producer_pool.acquire(block=True) as producer:
-        return _submitted(producer, task, task_id, message, body, call)
-
-
-def _submitted(
-    producer: Any, task: Any, task_id: str, message: bytes, body: bytes, call: CallOptions
-) -> str | None:
-    connection = producer.connection
-    if not connection.connected:
-        return None  # Celery connects, with its retries and its errors; the next call finds the connection
+    known = None
     try:
-        channel = producer.channel
+        known = _submitted(task, result.id, message, body, call)
+    finally:
+        if replies and known != result.id:
+            replies.forget(result.id)
+    return known
+
+
+class Way(NamedTuple):
+    """A channel of a connection of Celery's that is there, kept for the next call, and the process it belongs to."""
+
+    pid: int
+    connection: Any
+    channel: Any
+
+    @classmethod
+    def of(cls, producer: Any) -> Way | None:
+        """A producer's; ``None``: Celery has to connect, with its retries and its errors."""
+        connection = producer.connection
+        return cls(os.getpid(), connection, producer.channel) if connection.connected else None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it can still be taken."""
+        return self.pid == os.getpid() and bool(self.connection.connected)
+
+
+def _submitted(task: Any, task_id: str, *call: Any) -> str | None:
+    ways: deque[Way] = task.app.ways
+    way = _kept(ways)
+    if way is not None:
+        known = _over(way, task, task_id, *call)
+    else:
+        with task.app.producer_pool.acquire(block=True) as producer:
+            way = Way.of(producer)
+            known = _over(way, task, task_id, *call) if way is not None else None
+    if known is not None and way is not None and not ways:
+        ways.append(way)
+    return known
+
+
+def _kept(ways: deque[Way]) -> Way | None:
+    """The way that is kept, where no other thread has it."""
+    with suppress(IndexError):
+        way = ways.pop()
+        return way if way.is_open else None
+    return None
+
+
+def _over(way: Way, task: Any, task_id: str, message: bytes, body: bytes, call: CallOptions) -> str | None:
+    connection, channel = way.connection, way.channel
+    try:
         new = new_request(
             task.endpoint, task_id, message, body, call, queue=f"{channel.global_keyprefix}{task.endpoint.queue}",
             priority=channel.priority(0), ignore_result=bool(task.ignore_result),

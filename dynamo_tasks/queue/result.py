@@ -16,6 +16,7 @@ from dynamo_tasks.errors import DynamoError, RequestNotFoundError
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind, decode_values
 from dynamo_tasks.protocol.states import CELERY_STATES, TERMINAL, State
 from dynamo_tasks.protocol.tokens import CompletionAggregate, decode_deltas
+from dynamo_tasks.queue.backend import ResultBackend
 from dynamo_tasks.store.bridge import bridge, in_thread
 from dynamo_tasks.store.client import StoreClient, shared_client
 from dynamo_tasks.store.record import Record
@@ -168,6 +169,8 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
                 record = bridge().call(self._record_or_none(self._client))
                 if record is not None and _tells_all(record):
                     return self._from_ledger(record, propagate)
+                if wait == _LOOK and isinstance(self.backend, ResultBackend):
+                    self.backend.result_consumer.doubt(self.id)
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
             wait = min(2 * wait, _LOOK) if self.ignored else _LOOK
@@ -175,6 +178,8 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
 
     def _from_ledger(self, record: Record, propagate: bool) -> Any:
         """The outcome of a request that has ended, where Celery's result backend does not tell it."""
+        if isinstance(self.backend, ResultBackend):
+            self.backend.wait_no_more(self)
         try:
             if record.state in (State.CANCELLED, State.EXPIRED):
                 raise TaskRevokedError(record.error.message if record.error else str(record.state).lower())

@@ -244,12 +244,13 @@ class EndpointTask(Task):  # type: ignore[misc]
             header = msgspec.structs.replace(header, rel=released)
         trace = context.child_headers() if context is not None else {}
         headers = {**trace, **(options.pop("headers", None) or {})}
-        task_id = task_id or uuid()
+        is_new, task_id = not task_id, task_id or uuid()
         with submit_span(task_id, self.endpoint, self.endpoint.queue, headers) as span:
             headers = span.carry(headers)
-            known = publish(self, args, task_id, options, header, headers)
+            result = self.AsyncResult(task_id)
+            known = publish(self, args, result, options, header, headers, is_new=is_new)
             if known is not None:
-                result = self.AsyncResult(known)
+                result = result if known == task_id else self.AsyncResult(known)
                 result.ignored = self.ignore_result
                 return result
             if not (options.get("queue") or options.get("routing_key")):

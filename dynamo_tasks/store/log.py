@@ -58,11 +58,13 @@ class KeptResult(NamedTuple):
         key: Where; also the channel.
         ttl: Seconds; 0 = for ever.
         value: Encoded.
+        inbox: A further channel on which it is told; '' = none.
     """
 
     key: bytes
     ttl: int
     value: str | bytes
+    inbox: bytes | str = ""
 
 
 class Finish(NamedTuple):

@@ -6,6 +6,8 @@ speaks to the server outside the event loop.
 
 from __future__ import annotations
 
+import os
+from collections import deque
 from typing import Any
 
 import redis
@@ -33,6 +35,8 @@ class SyncLedger:
         self._client: Any = redis.Redis(connection_pool=pool)
         self._db = db
         self._prefix = prefix
+        self._kept: deque[Any] = deque()
+        self._pid = os.getpid()
 
     def _run(self, which: Script, keys: list[str], *args: Any) -> Any:
         try:
@@ -47,10 +51,9 @@ class SyncLedger:
         """The answer to a command that is safe to repeat.
 
         redis-py spends more time around a command than on it. So the first try goes straight to one of its
-        connections; where that fails, its client tries again, as the pool's settings say.
+        connections, of which one is kept; where that fails, its client tries again, as the pool's settings say.
         """
-        pool = self._client.connection_pool
-        connection: Any = pool.get_connection()
+        connection = self._taken()
         try:
             connection.send_packed_command([pack(tuple(command))], check_health=False)
             return connection.read_response()
@@ -62,8 +65,22 @@ class SyncLedger:
             if not isinstance(exc, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
                 raise
         finally:
-            pool.release(connection)
+            self._give_back(connection)
         return self._client.execute_command(*command)
+
+    def _taken(self) -> Any:
+        if self._pid != os.getpid():  # what a parent process kept is the parent's
+            self._kept, self._pid = deque(), os.getpid()
+        try:
+            return self._kept.pop()
+        except IndexError:
+            return self._client.connection_pool.get_connection()
+
+    def _give_back(self, connection: Any) -> None:
+        if self._kept:
+            self._client.connection_pool.release(connection)
+        else:
+            self._kept.append(connection)
 
     def submit(self, new: NewRequest) -> str:
         """See :meth:`dynamo_tasks.store.ledger.Ledger.submit`."""

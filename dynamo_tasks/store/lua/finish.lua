@@ -5,7 +5,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 id that must be on top of the log, 6 id of the end event,
 --        7 its payload, 8 state, 9 result JSON ('' = none), 10 error JSON ('' = none), 11 '1' = nothing follows (settled)
---        and, where Celery's tail is a result and no more, 12 its key, 13 seconds to keep it (0 = for ever), 14 the result
+--        and, where Celery's tail is a result and no more, 12 its key, 13 seconds to keep it (0 = for ever), 14 the result,
+--        15 a further channel that is told ('' = none)
 -- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
 
 -- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it, where somebody
@@ -43,6 +44,7 @@ push(r.rd, id, ARGV[6], 'e', ARGV[7])
 if ARGV[12] then
   if ARGV[13] == '0' then redis.call('SET', ARGV[12], ARGV[14]) else redis.call('SETEX', ARGV[12], ARGV[13], ARGV[14]) end
   redis.call('PUBLISH', ARGV[12], ARGV[14])
+  if (ARGV[15] or '') ~= '' then redis.call('PUBLISH', ARGV[15], ARGV[14]) end
 end
 local component = component_of(r.en)
 redis.call('SREM', running_of(component), id)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dynamo_tasks.engines.pace import Pace
+from dynamo_tasks.engines.pace import Pace, gap
 
 
 def rest(streams: int, resting: int = 1) -> float:
@@ -89,3 +89,7 @@ def test_who_is_read_does_not_wait_for_those_who_are_not() -> None:
         return loop.time() - began
 
     assert min(asyncio.run(main()) for _ in range(3)) < 0.1
+
+
+def test_the_engine_of_many_streams_is_looked_at_less_often() -> None:
+    assert [round(gap(streams), 4) for streams in (0, 1, 16, 40, 64, 1000)] == [0, 0, 0, 0.005, 0.01, 0.01]

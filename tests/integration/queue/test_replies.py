@@ -1,0 +1,247 @@
+"""Results of a process come over one subscription, and nothing is lost where they do not."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import redis
+from celery.result import AsyncResult, ResultSet
+
+from dynamo_tasks.queue import direct, replies
+from dynamo_tasks.queue.replies import Replies
+from tests.support.processes import Worker, until
+from tests.support.queue import Lab
+
+pytestmark = pytest.mark.usefixtures("worker")
+
+
+@pytest.fixture
+def consumer(lab: Lab) -> Iterator[Replies]:
+    """The application's, subscribed; nobody waits for anything."""
+    found: Replies = lab.app.backend.result_consumer
+    assert lab.call("echo", 0).get(timeout=10) == 0
+    until(lambda: lab.call("echo", 0).get(timeout=10) == 0 and found._is_open, what="the subscription")
+    yield found
+    assert not lab.app.backend._pending_messages, "a result that nobody waits for is kept"
+
+
+def commands(lab: Lab) -> dict[str, int]:
+    """How often the server was asked for what Celery asks for each result."""
+    stats: Any = lab.redis.info("commandstats")
+    names = ("subscribe", "unsubscribe", "get", "mget")
+    return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names}
+
+
+def is_told(consumer: Replies, result: Any) -> bool:
+    return result.id in consumer._told
+
+
+def test_no_result_needs_a_command_of_its_own(lab: Lab, consumer: Replies) -> None:
+    before = commands(lab)
+    calls = [lab.call("echo", n) for n in range(20)]
+    assert all(is_told(consumer, call) for call in calls)
+    assert [call.get(timeout=10) for call in calls] == list(range(20))
+    after = commands(lab)
+    assert {name: after[name] - before[name] for name in ("subscribe", "unsubscribe")} == {
+        "subscribe": 0, "unsubscribe": 0,
+    }  # fmt: skip
+    assert not consumer._told
+
+
+def test_a_failure_comes_as_fast(lab: Lab, consumer: Replies) -> None:
+    for _ in range(5):
+        call, began = lab.call("fail", {}), time.monotonic()
+        assert is_told(consumer, call)
+        with pytest.raises(Exception, match=r".+"):
+            call.get(timeout=10)
+        assert time.monotonic() - began < 0.9, "it waited for its look into the ledger"
+
+
+def test_callbacks_are_called(lab: Lab, consumer: Replies) -> None:
+    done: list[Any] = []
+    first, second = lab.call("echo", 1), lab.call("echo", 2)
+    second.then(lambda result: done.append(result.get()))
+    until(lambda: second.ready() or first.get(timeout=10) is None, what="the second")
+    first.get(timeout=10)
+    until(lambda: bool(done) or lab.call("echo", 3).get(timeout=10) != 3, what="the callback")
+    assert done == [2]
+
+
+def test_others_who_wait_for_it_get_it_too(lab: Lab, consumer: Replies) -> None:
+    call = lab.call("count", {"n": 3, "delay": 0.05})
+    other = AsyncResult(call.id, app=lab.app, backend=lab.app.backend)
+    values: list[Any] = []
+    thread = threading.Thread(target=lambda: values.append(other.get(timeout=10)))
+    thread.start()
+    assert call.get(timeout=10) == [0, 1, 2]
+    thread.join(10)
+    assert values == [[0, 1, 2]]
+
+
+def test_several_at_once(lab: Lab, consumer: Replies) -> None:
+    calls = [lab.call("echo", n) for n in range(10)]
+    assert sorted(ResultSet(calls, app=lab.app).join_native(timeout=10)) == list(range(10))
+    assert not consumer._told
+
+
+def test_many_threads(lab: Lab, consumer: Replies) -> None:
+    failures: list[Any] = []
+
+    def ask(thread: int) -> None:
+        try:
+            for n in range(25):
+                value = thread * 100 + n
+                assert lab.call("echo", value).get(timeout=20) == value
+        except Exception as exc:  # noqa: BLE001 - told in the end
+            failures.append(exc)
+
+    threads = [threading.Thread(target=ask, args=(n,)) for n in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert failures == []
+
+
+def kill_subscription(lab: Lab, consumer: Replies) -> None:
+    """Break the connection that the application's results come on."""
+    host, port = consumer._pubsub.connection._sock.getsockname()
+    lab.redis.client_kill_filter(addr=f"{host}:{port}")
+
+
+@pytest.mark.parametrize("is_waiting", [True, False])
+def test_a_lost_connection_loses_no_result(lab: Lab, consumer: Replies, is_waiting: bool) -> None:
+    calls = [lab.call("count", {"n": 3, "delay": 0.1}) for _ in range(5)]
+    assert all(is_told(consumer, call) for call in calls)
+    if is_waiting:
+        threading.Timer(0.1, kill_subscription, [lab, consumer]).start()
+    else:
+        kill_subscription(lab, consumer)
+        lab.reaches(calls[-1].id, "SUCCEEDED")
+    assert [call.get(timeout=10) for call in calls] == [[0, 1, 2]] * 5
+    until(lambda: lab.call("echo", 0).get(timeout=10) == 0 and consumer._is_open, what="the subscription")
+
+
+def test_a_worker_that_does_not_know_of_it(lab: Lab, consumer: Replies, monkeypatch: Any) -> None:
+    real = direct.enclose
+    monkeypatch.setattr(
+        direct, "enclose", lambda *args, more, **kwargs: real(*args, more=without(more), **kwargs)
+    )
+    call, began = lab.call("echo", 7), time.monotonic()
+    assert is_told(consumer, call)
+    assert call.get(timeout=10) == 7
+    assert time.monotonic() - began < 3
+    calls = [lab.call("echo", n) for n in range(4)]
+    assert sorted(ResultSet(calls, app=lab.app).join_native(timeout=10)) == list(range(4))
+
+
+def without(headers: dict[str, Any]) -> dict[str, Any]:
+    """What an older release would see of a message."""
+    return {name: {"v": 1} if name == "dynamo" else value for name, value in headers.items()}
+
+
+def test_what_nobody_waits_for_is_dropped(lab: Lab, consumer: Replies) -> None:
+    inbox = consumer._inbox
+    gone = [lab.call("echo", n).id for n in range(10)]
+    gc.collect()
+    assert not consumer._told
+    for id in gone:
+        lab.reaches(id, "SUCCEEDED")
+    assert lab.call("echo", 5).get(timeout=10) == 5
+    assert (consumer._on_the_way, consumer._inbox) == ({}, inbox)
+    assert AsyncResult(gone[3], app=lab.app, backend=lab.app.backend).get(timeout=10) == 3
+
+
+def test_no_more_come_than_the_server_should_keep(lab: Lab, consumer: Replies, monkeypatch: Any) -> None:
+    monkeypatch.setattr(replies, "_MOST_UNREAD", 5)
+    calls = [lab.call("echo", n) for n in range(8)]
+    assert [is_told(consumer, call) for call in calls] == [True] * 5 + [False] * 3
+    assert [call.get(timeout=10) for call in calls] == list(range(8))
+    assert is_told(consumer, lab.call("echo", 0))
+    for n in range(4):
+        lab.call("echo", n)
+    assert not is_told(consumer, lab.call("echo", 0))
+    monkeypatch.setattr(replies, "_NEVER", 0.0)
+    assert is_told(consumer, lab.call("echo", 0))
+    monkeypatch.undo()
+    assert lab.call("echo", 0).get(timeout=10) == 0
+    until(lambda: not consumer._on_the_way or lab.call("echo", 0).get(timeout=10) != 0, what="the rest")
+
+
+def test_an_id_that_somebody_chose_may_be_that_of_another_call(lab: Lab, consumer: Replies) -> None:
+    first = lab.task("echo").apply_async((1,), task_id=f"mine-{time.time_ns()}")
+    assert not is_told(consumer, first)
+    assert first.get(timeout=10) == 1
+
+
+def test_a_refused_call_is_not_expected(lab: Lab, consumer: Replies) -> None:
+    with pytest.raises(Exception, match="echo"):
+        lab.task("echo").delay(1, wrong=2)
+    assert not consumer._told
+
+
+def test_a_child_gets_nothing_of_its_parents(lab: Lab, consumer: Replies) -> None:
+    before = commands(lab)["subscribe"]
+    read, write = os.pipe()
+    child = os.fork()
+    if not child:
+        os.write(write, b"told" if consumer.expect(lab.app.AsyncResult("x")) else b"none")
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert os.read(read, 10) == b"none"
+    assert is_told(consumer, lab.call("echo", 1))
+    assert commands(lab)["subscribe"] == before
+
+
+def test_after_celerys_fork_it_begins_anew(lab: Lab, consumer: Replies) -> None:
+    inbox = consumer._inbox
+    call = lab.call("echo", 1)
+    consumer.on_after_fork()
+    assert consumer._inbox != inbox
+    assert not consumer._is_open
+    assert not is_told(consumer, call)
+    assert lab.call("echo", 4).get(timeout=10) == 4
+    until(lambda: lab.call("echo", 5).get(timeout=10) == 5 and consumer._is_open, what="the subscription")
+
+
+def test_where_it_may_not_look_it_is_as_ever(lab: Lab, worker: Worker) -> None:
+    lab.redis.acl_setuser(
+        "plain", enabled=True, passwords=["+secret"], keys=["*"], channels=["*"],
+        commands=["+@all", "-pubsub|numsub"],
+    )  # fmt: skip
+    other = Lab(lab.server, lab.namespace, f"redis://plain:secret@127.0.0.1:{lab.server.port}")
+    try:
+        assert [other.call("echo", n).get(timeout=10) for n in range(3)] == [0, 1, 2]
+        found: Replies = other.app.backend.result_consumer
+        assert (found._is_refused, found._is_open) == (True, False)
+    finally:
+        other.close()
+        lab.redis.acl_deluser("plain")
+
+
+def test_a_message_may_name_no_other_channel(lab: Lab) -> None:
+    backend = lab.app.backend
+    good = {"dynamo": {"v": 1, "re": "client-1"}}
+    assert backend._inbox_of(good) == b"celery-task-meta-client-1"
+    for bad in ("dt:dynamo:alive:1", "", None, 5, "client-" + "x" * 100, ["client-1"]):
+        assert backend._inbox_of({"dynamo": {"v": 1, "re": bad}}) == ""
+    for request in (None, {}, {"dynamo": None}, {"dynamo": 1}):
+        assert backend._inbox_of(request) == ""
+
+
+def test_a_server_that_is_away_when_it_is_opened(lab: Lab, consumer: Replies, monkeypatch: Any) -> None:
+    def refuse(*_: Any) -> None:
+        raise redis.exceptions.ConnectionError("away")
+
+    consumer._is_open = False
+    with monkeypatch.context() as patch:
+        patch.setattr(lab.app.backend.client, "pubsub_numsub", refuse)
+        assert lab.call("echo", 1).get(timeout=10) == 1
+        assert not consumer._is_open
+    until(lambda: lab.call("echo", 5).get(timeout=10) == 5 and consumer._is_open, what="the subscription")
