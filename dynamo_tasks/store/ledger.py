@@ -10,7 +10,8 @@ without a reader and after the last reader saw the end (ms), ``ig`` no result is
 ``end`` id of the end event, ``fr`` why the text ended, ``us`` prompt, completion and cached tokens, ``out``
 result and ``err`` error as JSON, ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their
 worker and added no token, ``dmsg`` the message of a request in the dead list, ``tp`` ``traceparent`` of the
-last attempt, while spans are recorded. Once a request is settled, its record keeps only what is asked for
+last attempt, while spans are recorded. A field that is as usual is missing: empty, 0, a weight of 1, and 5 s, one hour
+and 60 s for ``ab``, ``rt`` and ``rs``. Once a request is settled, its record keeps only what is asked for
 afterwards (``settled`` in ``lua/_lib.lua``).
 """
 
@@ -157,7 +158,7 @@ class Ledger:
         extra: list[str | bytes | int | float] = []
         if not tracked:
             new = NewRequest(id=request_id, endpoint=endpoint, queue=queue, message=message)
-            extra = [*new.fields(), "q", queue, "qs", "", "msg", message]
+            extra = [*new.fields(), "q", queue, "msg", message]
         reply = await script("claim").run(
             self.store.commands, self._keys(endpoint.namespace, request_id), keys.base, request_id,
             f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, PROTOCOL,

@@ -19,7 +19,6 @@ from dynamo_tasks.store.telling import tell_rejected, tell_submitted
 
 __all__ = ["ABANDON_AFTER", "READ_RETENTION", "NewRequest", "submit_call", "submitted"]
 
-BACKGROUND_RETENTION = 3600.0
 READ_RETENTION = 60.0
 ABANDON_AFTER = 5.0
 Call = tuple[Any, ...]
@@ -63,16 +62,28 @@ class NewRequest:
     """Protocol version that its worker must speak."""
 
     def fields(self) -> list[str | bytes | int | float]:
-        """Fields of the record that stay as they are."""
-        unread = BACKGROUND_RETENTION if self.retention is None else self.retention
-        read = READ_RETENTION if self.retention is None else self.retention
-        return [
-            "v", self.needs, "en", str(self.endpoint), "rnd", self.render, "ok", self.owner_key, "tn", self.tenant,
-            "tw", self.weight,
-            "bg", int(self.background), "ab", int(self.abandon_after * 1000), "rt", int(unread * 1000),
-            "rs", int(read * 1000), "ig", int(self.ignore_result), "ret", 0, "att", 0,
-            "ex", int(self.expires * 1000),
+        """Fields of the record, beside those that the script itself writes. What is as usual is not in it."""
+        made: list[str | bytes | int | float] = ["v", self.needs, "en", str(self.endpoint)]
+        texts: list[tuple[str, str | bytes]] = [
+            ("rnd", self.render), ("ok", self.owner_key), ("tn", self.tenant), ("rd", self.reader),
+            ("qs", priority_suffix(self.priority)),
         ]  # fmt: skip
+        for name, value in texts:
+            if value:
+                made += (name, value)
+        for name, moment in (("nb", self.not_before), ("dl", self.deadline), ("ex", self.expires)):
+            if moment:
+                made += (name, int(moment * 1000))
+        for name, is_so in (("bg", self.background), ("ig", self.ignore_result)):
+            if is_so:
+                made += (name, 1)
+        if self.weight != 1.0:
+            made += ("tw", self.weight)
+        if self.abandon_after != ABANDON_AFTER:
+            made += ("ab", int(self.abandon_after * 1000))
+        if self.retention is not None:
+            made += ("rt", int(self.retention * 1000), "rs", int(self.retention * 1000))
+        return made
 
 
 def submit_call(keys: Keys, new: NewRequest) -> Call:

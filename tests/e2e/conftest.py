@@ -28,6 +28,11 @@ class Stack:
         reply = self.server.command("HGET", f"dt:{self.namespace}:req:{request_id}", field)
         return reply.split(b"\r\n")[1].decode() if reply[:1] == b"$" and not reply.startswith(b"$-1") else ""
 
+    def timer(self, name: str) -> float | None:
+        """When one of the ledger's timers is due, Unix milliseconds."""
+        reply = self.server.command("ZSCORE", f"dt:{self.namespace}:timers", name)
+        return float(reply.split(b"\r\n")[1]) if reply[:1] == b"$" and not reply.startswith(b"$-1") else None
+
     @contextlib.contextmanager
     def worker_paused(self) -> Iterator[None]:
         """The worker hangs, for less than its lease."""

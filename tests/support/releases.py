@@ -43,8 +43,8 @@ _EDITS: list[tuple[str, str, str]] = [
     ("queue/envelope.py", '{"v": PROTOCOL},\n}  # fmt', '{"v": PROTOCOL, "news": 1}, "x-news": 1,\n}  # fmt'),
     (
         "store/submission.py",
-        '"ex", int(self.expires * 1000),',
-        '"ex", int(self.expires * 1000), "news", "1",',
+        '["v", self.needs, "en", str(self.endpoint)]',
+        '["v", self.needs, "en", str(self.endpoint), "news", "1"]',
     ),
     ("store/lua/_lib.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
     ("store/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),

@@ -1,4 +1,5 @@
--- Common part, put in front of every script.
+-- Common part: what a script uses of it is put in front of it. Definitions are separated by empty lines, and use only what
+-- stands above them.
 -- Scripts that end or free something, or keep an instance alive, have the flag allow-oom: they run while the server's
 -- memory is full. All others are refused then before they have written anything.
 -- ARGV[1] is always the namespace's key base ("dt:<ns>:"), KEYS[1] the record, KEYS[2] the log.
@@ -7,15 +8,13 @@ local base = ARGV[1]
 local TERMINAL = { SUCCEEDED = true, FAILED = true, CANCELLED = true, EXPIRED = true }
 local RECORD_TTL = 24 * 3600 * 1000
 
-local function now_ms()
-  local t = redis.call('TIME')
-  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
-end
-
 -- Time stands still inside of a script, so it is asked once.
-local ask_time, asked_at = now_ms, nil
-now_ms = function()
-  asked_at = asked_at or ask_time()
+local asked_at
+local function now_ms()
+  if not asked_at then
+    local t = redis.call('TIME')
+    asked_at = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+  end
   return asked_at
 end
 
@@ -26,6 +25,12 @@ local function fields(key, ...)
   local values = redis.call('HMGET', key, unpack(names))
   local out = {}
   for i, name in ipairs(names) do out[name] = values[i] or nil end
+  return out
+end
+
+local function whole(key)
+  local all, out = redis.call('HGETALL', key), {}
+  for i = 1, #all, 2 do out[all[i]] = all[i + 1] end
   return out
 end
 
@@ -207,20 +212,25 @@ local SPENT = {
   tw = true, ab = true, rt = true, bar = true, tp = true,
 }
 
--- A request is over: what is left of its record is written anew, since a hash that once had a long field keeps the large
--- encoding. One in the dead list stays whole, for somebody may want to run it again.
-local function settled(record)
-  local all, left = redis.call('HGETALL', record), {}
-  for i = 1, #all, 2 do
-    if all[i] == 'dmsg' then return redis.call('HDEL', record, 'msg', 'out', 'non') end
-    if not SPENT[all[i]] and all[i + 1] ~= '' then
-      left[#left + 1] = all[i]
-      left[#left + 1] = all[i + 1]
+-- What is left of a record is written anew, since a hash that once had a long field keeps the large encoding.
+local function rewrite(record, r)
+  local left = {}
+  for name, value in pairs(r) do
+    if not SPENT[name] and value ~= '' then
+      left[#left + 1] = name
+      left[#left + 1] = value
     end
   end
-  local ttl = redis.call('PTTL', record)
   redis.call('DEL', record)
   redis.call('HSET', record, unpack(left))
+end
+
+-- A request is over. One in the dead list stays whole, for somebody may want to run it again.
+local function settled(record)
+  local r = whole(record)
+  if r.dmsg then return redis.call('HDEL', record, 'msg', 'out', 'non') end
+  local ttl = redis.call('PTTL', record)
+  rewrite(record, r)
   if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
 end
 

@@ -16,8 +16,7 @@
 --         {'WAIT', ms}      not yet: before its time, or a retry that overtook the end of the last attempt
 --         {'FULL'}          the component runs as many as it may: it stands at the front of the line; ack and drop
 local id, lease, nonce, retry, component = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[10]
-local r = fields(KEYS[1], 'v', 'st', 'own', 'non', 'ep', 'att', 'ret', 'nb', 'dl', 'ex', 'rd', 'set', 'out', 'err', 'prev',
-  'en', 'q', 'qs', 'cr', 'tn', 'tw')
+local r = whole(KEYS[1])
 local now = now_ms()
 
 -- Everything but what attempts change: a field that only a newer release knows is kept as well.
@@ -27,11 +26,11 @@ local CHANGING = {
 }
 
 local function restorable()
-  local all, out = redis.call('HGETALL', KEYS[1]), {}
-  for i = 1, #all, 2 do
-    if not CHANGING[all[i]] then
-      out[#out + 1] = all[i]
-      out[#out + 1] = all[i + 1]
+  local out = {}
+  for name, value in pairs(r) do
+    if not CHANGING[name] then
+      out[#out + 1] = name
+      out[#out + 1] = value
     end
   end
   return out
@@ -44,8 +43,8 @@ end
 -- A message without a record gets one.
 local function record_it()
   redis.call('SADD', ARGV[7], ARGV[8])
-  redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'cr', int(now), 'rd', '', 'ret', ARGV[5], unpack(ARGV, 11))
-  r = fields(KEYS[1], 'st', 'own', 'ep', 'att', 'ret', 'nb', 'dl', 'rd', 'en', 'q', 'qs', 'cr')
+  redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'cr', int(now), 'ret', ARGV[5], unpack(ARGV, 11))
+  r = whole(KEYS[1])
 end
 
 local function tail_again()

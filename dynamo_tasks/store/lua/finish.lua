@@ -21,7 +21,8 @@ local function note_service(component, ms)
 end
 
 local id, lease, epoch = ARGV[2], ARGV[3], ARGV[4]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'end', 'en', 'stt')
+local is_over = ARGV[11] == '1'
+local r = is_over and whole(KEYS[1]) or fields(KEYS[1], 'st', 'own', 'ep', 'rd', 'rt', 'end', 'en', 'stt')
 if not r.st then return 'GONE' end
 if r.own ~= lease or r.ep ~= epoch then return 'FENCED' end
 if TERMINAL[r.st] then return r['end'] == ARGV[6] and 'OK' or 'FENCED' end
@@ -30,13 +31,19 @@ local top, top_epoch = top_of(KEYS[2])
 if top_epoch > tonumber(epoch) then return 'FENCED' end
 if top ~= ARGV[5] then return 'BEHIND' end
 redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[6], 'e', ARGV[7])
-redis.call('HSET', KEYS[1], 'st', ARGV[8], 'end', ARGV[6], 'fin', int(now_ms()), 'set', ARGV[11],
-  'out', ARGV[11] == '1' and '' or ARGV[9], 'err', ARGV[10], unpack(summary(ARGV[7])))
-redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
+local ended = { 'st', ARGV[8], 'end', ARGV[6], 'fin', int(now_ms()), 'set', ARGV[11], 'out', ARGV[9], 'err', ARGV[10],
+  unpack(summary(ARGV[7])) }
 -- Until Celery's tail has run to its end, the message and the owner stay, so that somebody can run it again.
-if ARGV[11] == '1' then
+if is_over and not r.dmsg then
+  for i = 1, #ended, 2 do r[ended[i]] = ended[i + 1] end
+  rewrite(KEYS[1], r)
+else
+  redis.call('HSET', KEYS[1], unpack(ended))
+  if is_over then settled(KEYS[1]) end
+end
+redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
+if is_over then
   redis.call('SREM', base .. 'owned:' .. lease, id)
-  settled(KEYS[1])
 end
 redis.call('PEXPIRE', KEYS[2], tonumber(r.rt) or 3600000)
 redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)

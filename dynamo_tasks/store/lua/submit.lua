@@ -121,8 +121,7 @@ local limited = deadline > 0 or expires > 0 or tonumber(ARGV[10]) > 0 or not all
 
 local function queue_it()
   redis.call('SADD', ARGV[2], ARGV[3])
-  redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue, 'qs', suffix, 'msg', message, 'cr', int(now),
-    'nb', ARGV[7], 'dl', ARGV[8], 'rd', reader, unpack(ARGV, 20))
+  redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue, 'msg', message, 'cr', int(now), unpack(ARGV, 20))
   redis.call('ZADD', base .. 'queued', now, id)
   if reader ~= '' then
     redis.call('SADD', base .. 'clients', reader)
