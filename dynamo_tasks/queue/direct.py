@@ -71,7 +71,8 @@ def publish(
         body = dumps([list(args or ()), {}, EMBED]).encode()
     except (TypeError, ValueError):
         return None  # Celery says what is wrong with it
-    replies = task.backend.result_consumer if is_new and not task.ignore_result else None
+    backend = task.backend if is_new and not task.ignore_result else None
+    replies = backend.result_consumer if isinstance(backend, ResultBackend) else None
     inbox = replies.expect(result) if replies else None
     more = {**headers, "argsrepr": options["argsrepr"]}
     if inbox:
