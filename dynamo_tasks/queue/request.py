@@ -23,6 +23,12 @@ __all__ = ["EndpointRequest"]
 class EndpointRequest(Request):  # type: ignore[misc]
     """One message of an endpoint in a worker."""
 
+    def __init__(self, message: Any, *args: Any, body: Any = None, decoded: bool = False, **kwargs: Any):
+        # Celery has decoded it by now, to see which protocol it is of, and would do so again to run it.
+        if not decoded:
+            body, decoded = message.payload, True
+        super().__init__(message, *args, body=body, decoded=decoded, **kwargs)
+
     def _job(self) -> Any:
         return self._apply_result() if self._apply_result is not None else None
 
