@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -87,21 +88,22 @@ def test_a_call_outside_of_any_trace_is_the_root_of_one(lab: Lab, worker: Worker
 
 
 @pytest.mark.slow
-def test_an_attempt_that_takes_over_is_linked_to_the_dead_one(
-    lab: Lab, worker: Worker, spans_file: Path, exporter: InMemorySpanExporter
-) -> None:
-    result = lab.call("count", {"n": 10_000, "delay": 0.1}, ignore_result=True)
-    lab.reaches(result.id, "RUNNING")
-    dead = until(lambda: lab.record(result.id).get("tp"), what="the first attempt's span")
-    with lab.worker(service=SERVICE, name="heir", env={"SPANS_FILE": str(spans_file)}):
-        worker.kill()
-        until(lambda: lab.record(result.id).get("tp") != dead, 30, "the second attempt's span")
-        result.cancel()
-        (run,) = runs(spans_file, result.id)
+def test_an_attempt_that_takes_over_is_linked_to_the_dead_one(lab: Lab, tmp_path: Path) -> None:
+    own, spans = Lab(lab.server, f"heirs_{time.time_ns()}"), tmp_path / "spans.jsonl"
+    with own.worker(service=SERVICE, name="victim", env={"SPANS_FILE": str(spans)}) as victim:
+        result = own.call("count", {"n": 10_000, "delay": 0.1}, ignore_result=True)
+        own.reaches(result.id, "RUNNING")
+        dead = until(lambda: own.record(result.id).get("tp"), what="the first attempt's span")
+        with own.worker(service=SERVICE, name="heir", env={"SPANS_FILE": str(spans)}):
+            victim.kill()
+            until(lambda: own.record(result.id).get("tp") != dead, 30, "the second attempt's span")
+            result.cancel()
+            (run,) = runs(spans, result.id)
+            recovered = until(
+                lambda: [s for s in read_spans(spans) if s["name"] == "dynamo.recover"], what="a recovery"
+            )
+    own.close()
     (link,) = run["links"]
     assert run["attributes"]["dynamo.attempt"] == 2
     assert dead.split("-")[1:3] == [link["context"]["trace_id"][2:], link["context"]["span_id"][2:]]
-    recovered = until(
-        lambda: [s for s in read_spans(spans_file) if s["name"] == "dynamo.recover"], what="a recovery"
-    )
     assert recovered[0]["attributes"]["dynamo.moved"] == 1
