@@ -37,6 +37,7 @@ class Outputs:
         self._due = 0.0
         self._read: deque[list[Any]] = deque()
         self._watcher: asyncio.AbstractEventLoop | None = None
+        self._arrived: asyncio.Future[None] | None = None
         self._close = socket.close
         socket.recv_multipart, socket.close = self.recv_multipart, self.close
 
@@ -62,7 +63,7 @@ class Outputs:
     async def _arrival(self, loop: asyncio.AbstractEventLoop) -> None:
         arrived: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._fd, _done, arrived)
-        self._watcher = loop
+        self._watcher, self._arrived = loop, arrived
         try:
             await arrived
         finally:
@@ -76,6 +77,8 @@ class Outputs:
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Close the socket. Its descriptor may be another one's at once, so it is watched no more."""
         self._unwatch()
+        if self._arrived is not None:
+            self._arrived.cancel()
         self._close(*args, **kwargs)
 
 

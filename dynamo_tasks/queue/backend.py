@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from datetime import datetime
 from functools import cached_property
 from typing import Any
@@ -141,12 +141,6 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         self.remove_pending_result(result)
         self.result_consumer.forget(result.id)
 
-    def iter_native(self, result: Any, **kwargs: Any) -> Any:
-        """Celery's, for those who wait for several results at once, and do not look for them meanwhile."""
-        for one in result.results or ():
-            self.result_consumer.doubt(one.id)
-        return super().iter_native(result, **kwargs)
-
     def _success(self, task_id: Any, result: Any, request: Any) -> str | bytes:
         if self._extended:
             meta = self._get_result_meta(result=result, state=SUCCESS, traceback=None, request=request)
@@ -260,7 +254,9 @@ def _call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _call_aside(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call in a thread, if that is not one already."""
-    return await_(asyncio.to_thread(func, *args, **kwargs)) if in_greenlet() else func(*args, **kwargs)
+    if not in_greenlet():
+        return func(*args, **kwargs)
+    return await_(asyncio.to_thread(copy_context().run, func, *args, **kwargs))
 
 
 _KINDS = {RedisBackend: ResultBackend, SentinelBackend: SentinelResultBackend}

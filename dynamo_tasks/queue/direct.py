@@ -21,9 +21,16 @@ from celery import Celery, Task, signals
 from kombu import Producer
 from kombu.utils.json import dumps
 
-from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.queue.backend import ResultBackend
-from dynamo_tasks.queue.envelope import EMBED, HEADER, OWN_HEADERS, CallOptions, enclose, new_request
+from dynamo_tasks.queue.envelope import (
+    EMBED,
+    HEADER,
+    OWN_HEADERS,
+    CallOptions,
+    enclose,
+    lasting,
+    new_request,
+)
 from dynamo_tasks.store.submission import NewRequest
 
 __all__ = ["Way", "publish", "settings_are_plain", "submit"]
@@ -73,16 +80,15 @@ def publish(
         return None  # Celery says what is wrong with it
     backend = task.backend if is_new and not task.ignore_result else None
     replies = backend.result_consumer if isinstance(backend, ResultBackend) else None
-    inbox = replies.expect(result) if replies else None
-    more = {**headers, "argsrepr": options["argsrepr"]}
-    if inbox:
-        more[HEADER] = {"v": PROTOCOL, "re": inbox}
-    message = enclose(
-        task.endpoint, result.id, body, queue=task.endpoint.queue, ignore_result=bool(task.ignore_result),
-        reply_to=app.thread_oid, more=more,
-    )  # fmt: skip
-    known = None
+    inbox, known = replies.expect(result) if replies else None, None
     try:
+        more = {**headers, "argsrepr": options["argsrepr"]}
+        if inbox:
+            more[HEADER] = lasting({"re": inbox})
+        message = enclose(
+            task.endpoint, result.id, body, queue=task.endpoint.queue, ignore_result=bool(task.ignore_result),
+            reply_to=app.thread_oid, more=more,
+        )  # fmt: skip
         known = _submitted(task, result.id, message, body, call)
     finally:
         if replies and known != result.id:

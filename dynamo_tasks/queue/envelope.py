@@ -32,6 +32,7 @@ __all__ = [
     "build",
     "digest",
     "enclose",
+    "lasting",
     "new_request",
     "release_of",
     "request_of",
@@ -69,6 +70,7 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
         tw: Its share of a component that is not enough for all.
         mq: Limit of the queue.
         rel: ``[lease hex, epoch]`` of the attempt that this message is a retry of.
+        re: Where else the result is told: see :mod:`dynamo_tasks.queue.replies`.
     """
 
     v: int = PROTOCOL
@@ -82,11 +84,20 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
     tw: Annotated[float, msgspec.Meta(ge=0.001, le=1000)] = 1.0
     mq: int = 0
     rel: tuple[str, int] | None = None
+    re: str = ""
 
     def header(self) -> dict[str, Any]:
         """The value of the header."""
         fields: dict[str, Any] = msgspec.to_builtins(self)
         return {"v": PROTOCOL} | fields
+
+
+def lasting(header: Any) -> dict[str, Any]:
+    """What of the header a message keeps once the ledger has it."""
+    kept: dict[str, Any] = {"v": PROTOCOL}
+    if isinstance(header, dict) and header.get("re"):
+        kept["re"] = header["re"]
+    return kept
 
 
 def submit_span(
@@ -197,7 +208,7 @@ def request_of(
     headers = message["headers"]
     options = msgspec.convert(headers[HEADER], CallOptions)
     not_before, headers["eta"] = _timestamp(headers.get("eta")), None
-    headers[HEADER] = {"v": PROTOCOL}
+    headers[HEADER] = lasting(headers[HEADER])
     return new_request(
         EndpointId.parse(headers["task"]), headers["id"], dumps(message).encode(), _plain_body(message), options,
         queue=queue_key, priority=priority, not_before=not_before, expires=_timestamp(headers.get("expires")),
@@ -236,7 +247,7 @@ def release_of(message: dict[str, Any], dumps: Callable[[Any], str]) -> dict[str
     headers = message["headers"]
     lease, epoch = headers[HEADER]["rel"]
     not_before, headers["eta"] = _timestamp(headers.get("eta")), None
-    headers[HEADER] = {"v": PROTOCOL}
+    headers[HEADER] = lasting(headers[HEADER])
     return {
         "namespace": EndpointId.parse(headers["task"]).namespace, "request_id": headers["id"],
         "lease": int(lease, 16), "epoch": int(epoch), "retries": int(headers["retries"]),

@@ -11,8 +11,7 @@ import msgspec
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.protocol.versions import PROTOCOL
-from dynamo_tasks.queue.envelope import HEADER
+from dynamo_tasks.queue.envelope import HEADER, lasting
 from dynamo_tasks.queue.outcome import HandedOver
 from dynamo_tasks.sdk.context import ForwardRequested
 from dynamo_tasks.store.base import Store
@@ -77,6 +76,7 @@ def _check(wanted: ForwardRequested, log: OpenLog) -> None:
 def _readdressed(raw: bytes, wanted: ForwardRequested) -> bytes:
     """The message for the other endpoint. Given back, it goes to the component's queue: its instance goes down."""
     message: dict[str, Any] = msgspec.json.decode(raw)
-    message["headers"] |= {"task": str(wanted.endpoint), HEADER: {"v": PROTOCOL}}
+    headers = message["headers"]
+    headers |= {"task": str(wanted.endpoint), HEADER: lasting(headers.get(HEADER))}
     message["properties"]["delivery_info"]["routing_key"] = wanted.endpoint.queue
     return msgspec.json.encode(message)

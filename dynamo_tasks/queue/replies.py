@@ -6,8 +6,8 @@ there as well. Invariants:
 
 - who is told so, is told only while the server has confirmed the subscription: the channel was there before the call;
 - a lost connection makes all such calls usual ones: they are looked up and subscribed to, each by itself;
-- a worker that does not know of it (an older release) tells it on the result's own channel alone. So who has waited for
-  more than a second looks himself, and so does who waits for several at once;
+- a worker that does not know of it (an older release) tells a result on its own channel alone. So each second that
+  somebody waits, all that have been on their way for longer are looked up, in one command;
 - a result whose object is gone is dropped. Where nobody reads for a while, no more than 256 come: the server keeps
   them for us until then.
 """
@@ -28,6 +28,8 @@ from celery.states import READY_STATES
 __all__ = ["Replies", "is_inbox"]
 
 _MOST_UNREAD = 256
+_SOON = 0.05
+_LOOK = 1.0
 _NEVER = 600.0
 """Seconds after which a result does not count as one that is still to come."""
 _INBOX = "client-"
@@ -46,6 +48,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         self._told: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._on_the_way: dict[str, float] = {}
         self._is_refused = False
+        self._looked = 0.0
         self._rename()
 
     def _rename(self) -> None:
@@ -55,7 +58,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
 
     def on_after_fork(self) -> None:
         """Celery callback in a child: it gets nothing of its parent's."""
-        self.subscribed_to.discard(self._channel)
+        self.subscribed_to.clear()
         self._told.clear()
         self._on_the_way.clear()
         self._rename()
@@ -97,25 +100,26 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         self._told.pop(task_id, None)
         self._on_the_way.pop(task_id, None)
 
-    def doubt(self, task_id: str) -> None:
-        """Wait for a result as Celery does, as well."""
-        if self._told.pop(task_id, None) is not None:
-            self.consume_from(task_id)
-
     def consume_from(self, task_id: str) -> None:
         """Celery's: subscribe to a result, unless it comes here anyway."""
+        if self._pid != os.getpid():
+            self.on_after_fork()  # where Celery was not told of it
         if task_id in self._told:
             return
         super().consume_from(task_id)
         if not (self._is_open or self._is_refused or self.backend.waits):
             self._open()
 
+    def start(self, initial_task_id: str, **kwargs: Any) -> None:
+        """Celery's: the first subscription of a connection."""
+        self._is_open = False
+        self.subscribed_to.discard(self._channel)
+        super().start(initial_task_id, **kwargs)
+
     def _open(self) -> None:
         """Subscribe, and see whether the server did."""
-        if self._pid != os.getpid():
-            return
         with self._locked():
-            if self._channel not in self.subscribed_to:
+            if self._pubsub is not None and self._channel not in self.subscribed_to:
                 self.subscribed_to.add(self._channel)
                 with self.reconnect_on_error():
                     self._pubsub.subscribe(self._channel)
@@ -128,8 +132,8 @@ class Replies(ResultConsumer):  # type: ignore[misc]
 
     def _reconnect_pubsub(self) -> None:
         self._is_open = False
-        for task_id in list(self._told):
-            self.subscribed_to.add(self._get_key_for_task(task_id))
+        for told in self._told.valuerefs():
+            self.subscribed_to.add(self._get_key_for_task(told.key))
         self._told.clear()
         self._on_the_way.clear()
         super()._reconnect_pubsub()
@@ -139,10 +143,28 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         if self._get_key_for_task(task_id) in self.subscribed_to:
             super().cancel_for(task_id)
 
-    def on_wait_for_pending(self, result: Any, **kwargs: Any) -> None:
-        """Celery's: look whether it is there already, which a result that comes here is not."""
-        if getattr(result, "id", None) not in self._told:  # a set of results has none
-            super().on_wait_for_pending(result, **kwargs)
+    def on_wait_for_pending(self, result: Any, timeout: float | None = None, **kwargs: Any) -> None:
+        """Celery's: look whether it is there already. What comes here is told, if there is time for that."""
+        is_told = getattr(result, "id", None) in self._told  # a set of results has none
+        if not is_told or (timeout is not None and timeout < _SOON):
+            super().on_wait_for_pending(result, timeout=timeout, **kwargs)
+
+    def drain_events(self, timeout: float | None = None) -> None:
+        """Celery's: take what comes. Called once a second at the least, while somebody waits."""
+        now = time.monotonic()
+        if self._on_the_way and now - self._looked > _LOOK:
+            self._looked = now
+            self._look(now - _LOOK)
+        super().drain_events(timeout)
+
+    def _look(self, since: float) -> None:
+        """Look up what has been on its way for so long that its worker may not know where to tell it."""
+        late = [task_id for task_id, began in list(self._on_the_way.items()) if began < since]
+        keys = [self._get_key_for_task(task_id) for task_id in late if task_id in self._told]
+        if keys:
+            with suppress(*self._connection_errors):
+                for found in filter(None, self.backend.client.mget(keys)):
+                    self.on_state_change(self._decode_result(found), None)
 
     def on_state_change(self, meta: Any, message: Any) -> None:
         """Celery's, for a message that came: hand it to who waits for it.

@@ -169,8 +169,6 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
                 record = bridge().call(self._record_or_none(self._client))
                 if record is not None and _tells_all(record):
                     return self._from_ledger(record, propagate)
-                if wait == _LOOK and isinstance(self.backend, ResultBackend):
-                    self.backend.result_consumer.doubt(self.id)
                 if deadline is not None and time.monotonic() >= deadline:
                     raise
             wait = min(2 * wait, _LOOK) if self.ignored else _LOOK

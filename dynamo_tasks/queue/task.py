@@ -18,7 +18,7 @@ from dynamo_tasks.protocol.trace import TRACE_HEADERS
 from dynamo_tasks.queue.backend import WRITTEN, ResultBackend
 from dynamo_tasks.queue.direct import publish
 from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly
-from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, submit_span
+from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, lasting, submit_span
 from dynamo_tasks.queue.execution import Execution
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
 from dynamo_tasks.queue.outcome import Dropped, EndedRevoked, HandedOver, Revoked
@@ -241,7 +241,9 @@ class EndpointTask(Task):  # type: ignore[misc]
             options["argsrepr"] = brief(args)
         released = _releasing.get()
         if released is not None and options.get("retries"):
-            header = msgspec.structs.replace(header, rel=released)
+            header = msgspec.structs.replace(
+                header, rel=released, re=lasting(self.request.get(HEADER)).get("re", "")
+            )
         trace = context.child_headers() if context is not None else {}
         headers = {**trace, **(options.pop("headers", None) or {})}
         is_new, task_id = not task_id, task_id or uuid()

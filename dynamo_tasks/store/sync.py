@@ -21,6 +21,9 @@ from dynamo_tasks.store.wire import pack, refusal
 
 __all__ = ["SyncLedger"]
 
+_ENOUGH = 4
+"""Connections that a pool may have, of which one may be kept."""
+
 
 class SyncLedger:
     """``submit`` and ``release`` for synchronous code.
@@ -77,8 +80,9 @@ class SyncLedger:
             return self._client.connection_pool.get_connection()
 
     def _give_back(self, connection: Any) -> None:
-        if self._kept:
-            self._client.connection_pool.release(connection)
+        pool = self._client.connection_pool
+        if self._kept or pool.max_connections < _ENOUGH:
+            pool.release(connection)
         else:
             self._kept.append(connection)
 

@@ -6,8 +6,10 @@ import base64
 import datetime
 import functools
 import json
+import os
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
@@ -22,6 +24,7 @@ from dynamo_tasks.errors import IdempotencyConflictError, QueueFullError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import direct
 from dynamo_tasks.queue.app import create_app
+from dynamo_tasks.queue.eager import eager_values
 from dynamo_tasks.queue.task import make_task
 from tests.support.promises import in_time
 from tests.support.queue import Lab
@@ -300,3 +303,48 @@ def test_where_the_short_way_fails_celerys_own_retries(
         assert [json.loads(one)["headers"]["id"] for one in own.redis.lrange(own.queue, 0, -1)] == calls
     finally:
         own.close()
+
+
+def test_a_channel_that_may_have_one_connection(redis_server: RedisServer) -> None:
+    own = Lab(redis_server, "direct_one")
+    own.app.server_url  # noqa: B018 - it makes the settings
+    own.app.conf.broker_transport_options = {**own.app.conf.broker_transport_options, "max_connections": 1}
+    try:
+        for flush in (True, False):
+            if flush:
+                own.redis.script_flush()
+            ids = [own.call("echo", n).id for n in range(3)]
+            assert [own.state(one) for one in ids] == ["QUEUED"] * 3
+            assert own.call("echo", 1, countdown=60).id
+        own.redis.client_kill_filter(_type="normal", skipme=True)
+        assert own.state(own.call("echo", 1).id) == "QUEUED"
+        assert own.app.control.ping(timeout=0.1) == []
+    finally:
+        own.close()
+
+
+def test_a_child_of_a_forked_process_has_connections_of_its_own(lab: Lab, published: list[str]) -> None:
+    first = lab.task("echo").delay({"n": 0})
+    child = os.fork()
+    if not child:
+        made = [lab.task("echo").delay({"n": n}).id for n in range(20)]
+        os._exit(sum(lab.state(one) != "QUEUED" for one in made) + len(published))
+    mine = [lab.task("echo").delay({"n": n}).id for n in range(20)]
+    assert os.waitpid(child, 0)[1] == 0
+    assert [lab.state(one) for one in (first.id, *mine)] == ["QUEUED"] * 21
+
+
+def test_calls_of_many_threads_at_once(lab: Lab, published: list[str]) -> None:
+    with ThreadPoolExecutor(8) as threads:
+        made = list(threads.map(lambda n: (n, lab.task("echo").delay({"n": n}).id), range(200)))
+    for n, one in made:
+        assert queued(lab, one)[0]["body"][0] == [{"n": n}]
+
+
+def test_a_call_of_an_endpoint_that_runs_eagerly(lab: Lab, published: list[str]) -> None:
+    token = eager_values.set([])
+    try:
+        call = lab.task("echo").delay({"n": 1})
+    finally:
+        eager_values.reset(token)
+    assert (lab.state(call.id), published) == ("QUEUED", [])

@@ -6,17 +6,19 @@ import gc
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from celery.result import AsyncResult, ResultSet
+from celery.result import AsyncResult, GroupResult, ResultSet
 
 from dynamo_tasks.queue import direct, replies
 from dynamo_tasks.queue.replies import Replies
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
+from tests.support.server import RedisServer
 
 pytestmark = pytest.mark.usefixtures("worker")
 
@@ -61,6 +63,24 @@ def test_a_failure_comes_as_fast(lab: Lab, consumer: Replies) -> None:
         with pytest.raises(Exception, match=r".+"):
             call.get(timeout=10)
         assert time.monotonic() - began < 0.9, "it waited for its look into the ledger"
+
+
+@pytest.mark.parametrize("endpoint", ["flaky", "flaky_later"])
+def test_a_retry_keeps_the_place(lab: Lab, consumer: Replies, endpoint: str) -> None:
+    payload = {"until": 2} | ({"countdown": 0.1} if endpoint == "flaky_later" else {})
+    for _ in range(3):
+        call, began = lab.call("flaky", payload), time.monotonic()
+        assert is_told(consumer, call)
+        assert call.get(timeout=10) == 2
+        assert time.monotonic() - began < 0.9
+    assert not consumer._on_the_way
+
+
+def test_who_does_not_wait_finds_what_is_there(lab: Lab, consumer: Replies) -> None:
+    call = lab.call("echo", 5)
+    lab.reaches(call.id, "SUCCEEDED")
+    assert is_told(consumer, call)
+    assert call.get(timeout=0) == 5
 
 
 def test_callbacks_are_called(lab: Lab, consumer: Replies) -> None:
@@ -128,17 +148,40 @@ def test_a_lost_connection_loses_no_result(lab: Lab, consumer: Replies, is_waiti
     until(lambda: lab.call("echo", 0).get(timeout=10) == 0 and consumer._is_open, what="the subscription")
 
 
-def test_a_worker_that_does_not_know_of_it(lab: Lab, consumer: Replies, monkeypatch: Any) -> None:
+@pytest.fixture
+def unknowing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers do not see where results are told, as those of an older release."""
     real = direct.enclose
     monkeypatch.setattr(
         direct, "enclose", lambda *args, more, **kwargs: real(*args, more=without(more), **kwargs)
     )
-    call, began = lab.call("echo", 7), time.monotonic()
-    assert is_told(consumer, call)
-    assert call.get(timeout=10) == 7
-    assert time.monotonic() - began < 3
+
+
+@pytest.mark.usefixtures("unknowing")
+def test_a_worker_that_does_not_know_of_it(lab: Lab, consumer: Replies) -> None:
+    calls, began = [lab.call("echo", n) for n in range(10)], time.monotonic()
+    assert all(is_told(consumer, call) for call in calls)
+    assert [call.get(timeout=10) for call in calls] == list(range(10))
+    assert time.monotonic() - began < 3, "each was waited for by itself"
     calls = [lab.call("echo", n) for n in range(4)]
     assert sorted(ResultSet(calls, app=lab.app).join_native(timeout=10)) == list(range(4))
+
+
+@pytest.mark.usefixtures("unknowing")
+def test_results_in_results_of_such_a_worker(lab: Lab, consumer: Replies) -> None:
+    groups = [GroupResult(f"g{n}", [lab.call("echo", n), lab.call("echo", n)], app=lab.app) for n in range(2)]
+    assert GroupResult("all", groups, app=lab.app).join_native(timeout=10) == [[0, 0], [1, 1]]
+
+
+@pytest.mark.usefixtures("unknowing")
+def test_callbacks_of_results_of_such_a_worker(lab: Lab, consumer: Replies) -> None:
+    done: list[str] = []
+    call = lab.call("echo", 7)
+    call.then(lambda result: done.append(result.id))
+    until(
+        lambda: done or lab.call("count", {"n": 2, "delay": 0.1}).get(timeout=10) is None, what="its callback"
+    )
+    assert done == [call.id]
 
 
 def without(headers: dict[str, Any]) -> dict[str, Any]:
@@ -186,17 +229,35 @@ def test_a_refused_call_is_not_expected(lab: Lab, consumer: Replies) -> None:
     assert not consumer._told
 
 
-def test_a_child_gets_nothing_of_its_parents(lab: Lab, consumer: Replies) -> None:
-    before = commands(lab)["subscribe"]
+def in_child(work: Callable[[], Any]) -> str:
+    """What a forked process says, at most 4 KiB."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
-        os.write(write, b"told" if consumer.expect(lab.app.AsyncResult("x")) else b"none")
-        os._exit(0)
+        try:
+            os.write(write, repr(work()).encode())
+        finally:
+            os._exit(0)
     os.waitpid(child, 0)
-    assert os.read(read, 10) == b"none"
+    os.close(write)
+    with os.fdopen(read) as pipe:
+        return pipe.read()
+
+
+def test_a_child_gets_nothing_of_its_parents(lab: Lab, consumer: Replies) -> None:
+    assert in_child(lambda: consumer.expect(lab.app.AsyncResult("x"))) == "None"
     assert is_told(consumer, lab.call("echo", 1))
-    assert commands(lab)["subscribe"] == before
+
+
+def test_parent_and_child_wait_side_by_side(lab: Lab, consumer: Replies) -> None:
+    def work() -> list[int]:
+        return [lab.call("echo", n).get(timeout=10) for n in range(5)]
+
+    calls, began = [lab.call("count", {"n": 3, "delay": 0.1}) for _ in range(3)], time.monotonic()
+    assert in_child(work) == "[0, 1, 2, 3, 4]"
+    assert [call.get(timeout=10) for call in calls] == [[0, 1, 2]] * 3
+    assert work() == list(range(5))
+    assert time.monotonic() - began < 5, "they take each other's results"
 
 
 def test_after_celerys_fork_it_begins_anew(lab: Lab, consumer: Replies) -> None:
@@ -245,3 +306,20 @@ def test_a_server_that_is_away_when_it_is_opened(lab: Lab, consumer: Replies, mo
         assert lab.call("echo", 1).get(timeout=10) == 1
         assert not consumer._is_open
     until(lambda: lab.call("echo", 5).get(timeout=10) == 5 and consumer._is_open, what="the subscription")
+
+
+def test_a_server_that_was_away_tells_again(tmp_path: Path) -> None:
+    with RedisServer(tmp_path) as server:
+        own = Lab(server, "replies_away")
+        found: Replies = own.app.backend.result_consumer
+        with own.worker():
+            until(
+                lambda: own.call("echo", 1).get(timeout=10) == 1 and found._is_open, what="the subscription"
+            )
+            server.kill()
+            with pytest.raises(redis.exceptions.ConnectionError):
+                found._reconnect_pubsub()  # what is tried some times, until Celery gives up
+            assert not found._is_open
+            server.start()
+            until(lambda: own.call("echo", 1).get(timeout=20) == 1 and found._is_open, 30, "the subscription")
+        own.close()

@@ -17,8 +17,10 @@ from celery.states import FAILURE, SUCCESS
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import backend as module
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.backend import ResultBackend
+from dynamo_tasks.queue.envelope import lasting
 from dynamo_tasks.queue.task import CallInfo, make_task
 from dynamo_tasks.store.wire import ReplyError
 
@@ -201,3 +203,20 @@ def _listening(signal: Any) -> Iterator[None]:
         yield
     finally:
         signal.disconnect(receiver)
+
+
+def test_where_else_a_result_is_told_is_known_in_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    backend, told = _Backend(), []
+
+    def work() -> None:
+        with backend._telling({"dynamo": {"v": 1, "re": "client-1"}}):
+            module._call_aside(lambda: told.append(module._inbox.get()))
+
+    asyncio.run(greenlets.run(work))
+    assert told == [b"celery-task-meta-client-1"]
+
+
+def test_the_channel_of_a_client_lasts() -> None:
+    assert lasting({"v": 9, "re": "client-1", "dl": 5.0}) == {"v": 1, "re": "client-1"}
+    for header in (None, {}, {"v": 1}, 5, {"re": ""}):
+        assert lasting(header) == {"v": 1}
