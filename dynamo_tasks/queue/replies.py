@@ -160,7 +160,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
     def _look(self, since: float) -> None:
         """Look up what has been on its way for so long that its worker may not know where to tell it."""
         late = [task_id for task_id, began in list(self._on_the_way.items()) if began < since]
-        keys = [self._get_key_for_task(task_id) for task_id in late if task_id in self._told]
+        keys = list(map(self._get_key_for_task, late))
         if keys:
             with suppress(*self._connection_errors):
                 for found in filter(None, self.backend.client.mget(keys)):

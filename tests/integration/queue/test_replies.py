@@ -174,6 +174,19 @@ def test_results_in_results_of_such_a_worker(lab: Lab, consumer: Replies) -> Non
 
 
 @pytest.mark.usefixtures("unknowing")
+def test_another_handle_of_a_call_of_such_a_worker(lab: Lab, consumer: Replies) -> None:
+    other = AsyncResult(lab.call("echo", 9).id, app=lab.app, backend=lab.app.backend)
+    gc.collect()
+    assert other.get(timeout=10) == 9
+    call = lab.call("echo", 9)
+    other = AsyncResult(call.id, app=lab.app, backend=lab.app.backend)
+    other.then(lambda _: None)
+    del call
+    gc.collect()
+    assert other.get(timeout=10) == 9
+
+
+@pytest.mark.usefixtures("unknowing")
 def test_callbacks_of_results_of_such_a_worker(lab: Lab, consumer: Replies) -> None:
     done: list[str] = []
     call = lab.call("echo", 7)
