@@ -1,0 +1,27 @@
+"""The message of a request that is handed on."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.envelope import enclose, lasting
+from dynamo_tasks.queue.forwarding import _readdressed
+from dynamo_tasks.sdk.context import ForwardRequested
+
+FROM, TO = EndpointId("ns", "Router", "generate"), EndpointId("ns", "Worker", "generate")
+
+
+@pytest.mark.parametrize("inbox", ["", "client-1"])
+def test_it_says_whom_it_calls_and_where_its_result_is_told(inbox: str) -> None:
+    more: dict[str, Any] = {"dynamo": lasting({"re": inbox}), "traceparent": "00-1-2-01"}
+    raw = enclose(FROM, "id", b"[[1],{},{}]", queue=FROM.queue, more=more)
+    message = json.loads(_readdressed(raw, ForwardRequested(TO, 7)))
+    assert message["headers"]["task"] == str(TO)
+    assert message["headers"]["traceparent"] == "00-1-2-01"
+    assert message["headers"]["dynamo"].get("re", "") == inbox
+    assert message["properties"]["delivery_info"]["routing_key"] == TO.queue
+    assert message["body"] == "[[1],{},{}]"
