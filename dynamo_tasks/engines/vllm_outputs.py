@@ -36,7 +36,6 @@ class Outputs:
         self._gap = gap
         self._due = 0.0
         self._read: deque[list[Any]] = deque()
-        self._watcher: asyncio.AbstractEventLoop | None = None
         self._arrived: asyncio.Future[None] | None = None
         self._close = socket.close
         socket.recv_multipart, socket.close = self.recv_multipart, self.close
@@ -63,22 +62,21 @@ class Outputs:
     async def _arrival(self, loop: asyncio.AbstractEventLoop) -> None:
         arrived: asyncio.Future[None] = loop.create_future()
         loop.add_reader(self._fd, _done, arrived)
-        self._watcher, self._arrived = loop, arrived
+        self._arrived = arrived
         try:
             await arrived
         finally:
             self._unwatch()
 
     def _unwatch(self) -> None:
-        watcher, self._watcher = self._watcher, None
-        if watcher is not None and not watcher.is_closed():
-            watcher.remove_reader(self._fd)
+        arrived, self._arrived = self._arrived, None
+        if arrived is not None and not arrived.get_loop().is_closed():
+            arrived.get_loop().remove_reader(self._fd)
+            arrived.cancel()
 
     def close(self, *args: Any, **kwargs: Any) -> None:
         """Close the socket. Its descriptor may be another one's at once, so it is watched no more."""
         self._unwatch()
-        if self._arrived is not None:
-            self._arrived.cancel()
         self._close(*args, **kwargs)
 
 

@@ -25,7 +25,7 @@ from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.errors import DynamoError, ServerFullError, ServerUnavailableError
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.queue.envelope import HEADER
+from dynamo_tasks.queue.envelope import HEADER, lasting
 from dynamo_tasks.queue.greenlets import await_, in_greenlet
 from dynamo_tasks.queue.replies import Replies, is_inbox
 from dynamo_tasks.queue.transport import submitted_as
@@ -133,7 +133,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def _inbox_of(self, request: Any) -> bytes | str:
         """The channel of the client that made a call; '' where it waits for none."""
         header = request.get(HEADER) if hasattr(request, "get") else None
-        name = header.get("re") if isinstance(header, dict) else None
+        name = lasting(header).get("re")
         return self.get_key_for_task(name) if is_inbox(name) else ""
 
     def wait_no_more(self, result: Any) -> None:

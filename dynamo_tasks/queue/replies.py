@@ -29,7 +29,9 @@ __all__ = ["Replies", "is_inbox"]
 
 _MOST_UNREAD = 256
 _SOON = 0.05
+"""Who waits for less than so many seconds looks whether a result is there, and does not wait until he is told."""
 _LOOK = 1.0
+"""Seconds between two looks, and that a result is on its way before it is looked for."""
 _NEVER = 600.0
 """Seconds after which a result does not count as one that is still to come."""
 _INBOX = "client-"
@@ -77,12 +79,13 @@ class Replies(ResultConsumer):  # type: ignore[misc]
             return None
         self._told[result.id] = result
         self._on_the_way[result.id] = time.monotonic()
-        if self._is_lost():  # whoever noticed may have missed this one
+        if self._is_lost():
             self.forget(result.id)
             return None
         return self._inbox
 
     def _is_lost(self) -> bool:
+        """Whether the connection was lost since it was looked at: whoever noticed may have missed this call."""
         return not self._is_open
 
     def _has_room(self) -> bool:
