@@ -143,7 +143,9 @@ def celery(calls: int, in_flight: int, repeats: int) -> None:
         workers = WorkerPool()
         try:
             workers("benchmarks.noop:Plain")
-            workers("dynamo_tasks.pipelines.worker:Operators")
+            workers(
+                "dynamo_tasks.pipelines.worker:Operators", settings=["Operators.modules=[benchmarks.noop]"]
+            )
             env = RemoteEnvironment("benchmark")
             env.register_service("noop", Noop)
             with env, connect(env) as services:

@@ -5,10 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-import msgspec
-
 from dynamo_tasks.config.server import key_prefix
-from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.errors import ConfigError, RequestNotFoundError
 from dynamo_tasks.pipelines.job import JobState, JobStatus
 from dynamo_tasks.pipelines.job_status import status_of
 from dynamo_tasks.pipelines.plan import Plan
@@ -52,7 +50,7 @@ async def _status(jobs: Jobs, record: JobRecord) -> JobStatus:
     """How a job stands; without its operators where another release wrote its plan."""
     try:
         plan = Plan.decode(record.plan)
-    except msgspec.ValidationError:
+    except ConfigError:
         state = JobState(record.state)
         return JobStatus(record.id, record.name, "celery", state, record.started, record.error)
     return await status_of(jobs, plan)

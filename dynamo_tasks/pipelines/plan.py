@@ -5,15 +5,19 @@ from __future__ import annotations
 import inspect
 import uuid
 from collections.abc import Iterable
+from typing import Annotated
 
 import msgspec
 
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines.factory import ServiceEndpoint, ServiceFactory
 from dynamo_tasks.pipelines.functions import FunctionSpec
 from dynamo_tasks.pipelines.operators import SOURCES, ErrorPolicy, Stage, StageKind
 from dynamo_tasks.pipelines.portable import Reference, load, refer
 from dynamo_tasks.pipelines.service_methods import method_names
 from dynamo_tasks.pipelines.settings import Settings
+from dynamo_tasks.pipelines.trust import Trust
+from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.protocol.names import RUN, EndpointId
 
 __all__ = ["COMPONENT", "OperatorPlan", "Plan", "ServicePlan", "make_plan", "plan_operator", "plan_service"]
@@ -21,6 +25,8 @@ __all__ = ["COMPONENT", "OperatorPlan", "Plan", "ServicePlan", "make_plan", "pla
 
 COMPONENT = "Operators"
 """The component that runs the tasks of all jobs of a namespace."""
+Parallelism = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]
+"""Each task of an operator is a request: more than that is a mistake, or meant to fill a worker's memory."""
 
 
 class OperatorPlan(msgspec.Struct, frozen=True):
@@ -29,7 +35,7 @@ class OperatorPlan(msgspec.Struct, frozen=True):
     name: str
     kind: StageKind
     function: Reference
-    parallelism: int
+    parallelism: Parallelism
     on_error: ErrorPolicy
     inputs: list[str]
     keyed: bool
@@ -55,7 +61,7 @@ class ServicePlan(msgspec.Struct, frozen=True):
 
     name: str
     function: Reference = Reference()
-    parallelism: int = 1
+    parallelism: Parallelism = 1
     methods: list[str] = []
     streams: list[str] = []
     endpoint: str = ""
@@ -99,12 +105,37 @@ class Plan(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Plan:
-        """Read :meth:`encode`."""
-        return msgspec.json.decode(data, type=cls)
+        """Read :meth:`encode`, sealed or not.
+
+        Raises:
+            ConfigError: it is something else, or what another release wrote.
+        """
+        try:
+            plan = msgspec.json.decode(data, type=cls)
+        except UNREADABLE as exc:
+            raise ConfigError(f"the plan of a job cannot be read: {exc}") from exc
+        plan._check_inputs()
+        return plan
+
+    def _check_inputs(self) -> None:
+        before: set[str] = set()
+        for one in self.operators:
+            if unknown := set(one.inputs) - before:
+                raise ConfigError(
+                    f"operator {one.name!r} takes records from {sorted(unknown)}, none before it"
+                )
+            before.add(one.name)
 
     def operator(self, name: str) -> OperatorPlan:
-        """One of its operators."""
-        return next(one for one in self.operators if one.name == name)
+        """One of its operators.
+
+        Raises:
+            ConfigError: it has none of that name.
+        """
+        for one in self.operators:
+            if one.name == name:
+                return one
+        raise ConfigError(f"the plan of job {self.id!r} has no operator {name!r}")
 
     def producers(self) -> dict[str, int]:
         """Each task, and how many tasks send it records."""
@@ -115,17 +146,17 @@ class Plan(msgspec.Struct, frozen=True):
         """The operators that take records from one."""
         return [one for one in self.operators if name in one.inputs]
 
-    def stages(self) -> dict[str, Stage]:
+    def stages(self, trust: Trust) -> dict[str, Stage]:
         """The operators as declarations again, with what they run.
 
         Raises:
-            ConfigError: something cannot be imported here.
+            ConfigError: something may not be run here, or cannot be imported.
         """
         made: dict[str, Stage] = {}
         for one in self.operators:
             inputs = [made[name] for name in one.inputs]
             made[one.name] = Stage(
-                one.name, one.kind, load(one.function), one.parallelism, one.on_error, inputs
+                one.name, one.kind, load(one.function, trust), one.parallelism, one.on_error, inputs
             )
         return made
 

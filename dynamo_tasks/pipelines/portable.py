@@ -13,8 +13,9 @@ import msgspec
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines import signed
 from dynamo_tasks.pipelines.functions import FunctionSpec, Items
+from dynamo_tasks.pipelines.trust import Trust
 
-__all__ = ["Reference", "load", "refer"]
+__all__ = ["Reference", "is_path", "load", "refer"]
 
 _OR_SIGN = f" (or set {signed.KEY} on both sides, to send it by cloudpickle)"
 _MOST_ITEMS = 16 << 20
@@ -98,29 +99,57 @@ def _path(target: Any) -> str:
 
 
 def _find(path: str) -> Any:
+    """What is defined under a path: in that module and in the classes that the name goes through, nowhere else.
+
+    A module's other names are not its own: ``shop:os.system`` is the ``os`` module's, whoever allowed ``shop``.
+    """
     module, _, name = path.partition(":")
+    if not is_path(module) or not is_path(name):
+        raise ConfigError(f"{path[:200]!r} is no path of the form module:qualified.name")
     try:
         found: Any = importlib.import_module(module)
-        for part in name.split("."):
+        for depth, part in enumerate(name.split(".")):
+            if depth and not isinstance(found, type):
+                raise AttributeError(f"{part!r} is not looked up in what is no class")
             found = getattr(found, part)
-    except (ImportError, AttributeError) as exc:
+    except Exception as exc:  # the module's own code runs, and may raise anything
         raise ConfigError(f"{path} cannot be imported here: {exc}") from exc
+    if (getattr(found, "__module__", None), getattr(found, "__qualname__", None)) != (module, name):
+        raise ConfigError(f"{path} is not defined there: it is {_brief(found)}")
     return found
 
 
-def load(reference: Reference) -> FunctionSpec:
+def is_path(text: str) -> bool:
+    """Whether it is a dotted name."""
+    return all(part.isidentifier() for part in text.split("."))
+
+
+def _brief(found: Any) -> str:
+    return f"{getattr(found, '__module__', None)}:{getattr(found, '__qualname__', type(found).__name__)}"
+
+
+def load(reference: Reference, trust: Trust) -> FunctionSpec:
     """The reverse of :func:`refer`, on a worker.
 
+    Args:
+        reference: Of the plan.
+        trust: What of it may be run here.
+
     Raises:
-        ConfigError: it cannot be imported here; or it is code, and not signed with this process's key.
+        ConfigError: it is not allowed here, or cannot be imported; or it is code, and not signed as it must be.
     """
     if reference.items is not None:
         return FunctionSpec(Items(reference.items))
     if reference.pickled:
+        trust.check_code()
         return FunctionSpec(*signed.restore(reference.pickled, reference.signature))
-    target = _find(reference.path)
+    trust.check(reference.path)
+    target: Any = _find(reference.path)
     if reference.state is None:
         return FunctionSpec(target, tuple(reference.args), reference.kwargs)
-    instance = target.__new__(target)
+    if not isinstance(target, type):
+        raise ConfigError(f"{reference.path} is no class, so there is no instance of it")
+    made: Any = target.__new__
+    instance = made(target)
     vars(instance).update(reference.state)
     return FunctionSpec(instance)

@@ -28,6 +28,7 @@ from dynamo_tasks.pipelines.proxy import ProxyManager
 from dynamo_tasks.pipelines.queues import LocalQueueDescriptor, QueueDescriptor
 from dynamo_tasks.pipelines.ray_queue import Answer, RayQueueDescriptor, decode_arguments
 from dynamo_tasks.pipelines.service_caller import ServiceManager
+from dynamo_tasks.pipelines.trust import ANYTHING
 from dynamo_tasks.protocol.names import EndpointId
 
 __all__ = ["Handled", "OperatorActor", "ServiceActor"]
@@ -152,7 +153,7 @@ class ServiceActor(_Actor):
 
     def _make(self) -> None:
         [plan] = [one for one in self.plan.hosted if one.name == self._name]
-        spec = load(plan.function)
+        spec = load(plan.function, ANYTHING)  # Ray itself unpickles what it is sent
         queue = LocalQueueDescriptor(f"{self.plan.id}.{plan.name}.requests")
         self._queue = queue.get_queue()
         self._readers = ThreadPoolExecutor(plan.parallelism, thread_name_prefix=f"{plan.name}.streams")
@@ -229,7 +230,7 @@ class OperatorActor(_Actor):
 
     def _make(self) -> None:
         plan = self._described
-        stage = Stage(plan.name, plan.kind, load(plan.function), plan.parallelism, plan.on_error)
+        stage = Stage(plan.name, plan.kind, load(plan.function, ANYTHING), plan.parallelism, plan.on_error)
         ctx = TaskContext(plan.name, task_index=self._index, parallelism=plan.parallelism, **self.common())
         self._operator = Operator(stage, ctx, self.plan.name, msgspec.json.encode)
         self._operator.function.hook("setup")

@@ -34,10 +34,10 @@ BACKENDS = ("celery", "ray")
 class RemoteEnvironment(BaseEnvironment):
     """Runs operators and services on workers that share a Redis server::
 
-        celery -A dynamo_tasks worker --service dynamo_tasks.pipelines.worker:Operators
+        celery -A dynamo_tasks worker --operators shop.steps,shop.services
 
     Functions and services travel as import paths with JSON arguments, so they live in modules that the workers can
-    import. Records are JSON.
+    import, and that their operator allows. Records are JSON.
 
     Args:
         name: ``[A-Za-z0-9_-]+``.

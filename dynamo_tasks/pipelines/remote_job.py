@@ -12,6 +12,7 @@ import msgspec
 
 from dynamo_tasks.errors import DynamoError, JobFailedError, RequestNotFoundError
 from dynamo_tasks.observe.log import event
+from dynamo_tasks.pipelines import signed
 from dynamo_tasks.pipelines.job import Job, JobState, JobStatus
 from dynamo_tasks.pipelines.job_status import status_of
 from dynamo_tasks.pipelines.job_watch import JobWatch, insist
@@ -48,7 +49,7 @@ async def launch(plan: Plan, remote: Remote) -> None:
         for one in plan.operators
         for index, task in enumerate(one.tasks)
     ]
-    begin = partial(jobs.start, plan.id, plan.name, plan.encode(), plan.producers(), requests)
+    begin = partial(jobs.start, plan.id, plan.name, signed.seal(plan.encode()), plan.producers(), requests)
     try:
         await insist(store, begin, _PATIENCE)
     except DynamoError:

@@ -7,11 +7,13 @@ from typing import Any
 
 from dynamo_tasks.pipelines.context import ServiceContext, TaskContext
 from dynamo_tasks.pipelines.job_watch import JobWatch
+from dynamo_tasks.pipelines.operators import Stage
 from dynamo_tasks.pipelines.plan import Plan, ServicePlan
 from dynamo_tasks.pipelines.proxy import ProxyManager
 from dynamo_tasks.pipelines.queues import QueueDescriptor
 from dynamo_tasks.pipelines.remote_queue import CeleryQueueDescriptor, EndpointQueueDescriptor, Remote
 from dynamo_tasks.pipelines.service_caller import ServiceManager
+from dynamo_tasks.pipelines.trust import Trust
 from dynamo_tasks.protocol.names import EndpointId
 
 __all__ = ["JobSession", "Sessions", "queues_of"]
@@ -39,12 +41,15 @@ class JobSession:
     Args:
         plan: The job.
         remote: The way to the server.
+        trust: What of the plan may be run here.
+        stages: Its operators, loaded.
     """
 
-    def __init__(self, plan: Plan, remote: Remote):
+    def __init__(self, plan: Plan, remote: Remote, trust: Trust, stages: dict[str, Stage]):
         self.plan = plan
         self.remote = remote
-        self.stages = plan.stages()
+        self.trust = trust
+        self.stages = stages
         self.watch = JobWatch(remote.runtime, plan)
         settings = plan.settings
         self.manager = ServiceManager(
@@ -86,12 +91,17 @@ class Sessions:
         self._open: dict[str, JobSession] = {}
         self._changing = asyncio.Lock()
 
-    async def enter(self, plan: Plan) -> JobSession:
-        """The session of a job; give it back with :meth:`leave`."""
+    async def enter(self, plan: Plan, trust: Trust) -> JobSession:
+        """The session of a job; give it back with :meth:`leave`.
+
+        Raises:
+            ConfigError: something of the plan may not be run here, or cannot be imported.
+        """
         async with self._changing:
             session = self._open.get(plan.id)
             if session is None:
-                session = JobSession(plan, self.remote)
+                stages = await asyncio.to_thread(plan.stages, trust)  # imports take their time
+                session = JobSession(plan, self.remote, trust, stages)
                 await session.watch.start()
                 self._open[plan.id] = session
             session.users += 1

@@ -1,6 +1,7 @@
-"""Code that travels by value: cloudpickle, under a signature that is checked before a byte of it is read.
+"""What is signed on its way to workers: plans, and code that travels by value.
 
-Off unless ``DYNAMO_SIGNING_KEY`` is set, here and where it is loaded. Whoever has that key runs code on the workers.
+Off unless ``DYNAMO_SIGNING_KEY`` is set, here and where it is loaded. A signature is checked before a byte of what it
+covers is read. Whoever has that key runs code on the workers.
 """
 
 from __future__ import annotations
@@ -8,16 +9,20 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from typing import Any
+import re
+from typing import Any, NoReturn
 
 from dynamo_tasks.errors import ConfigError
 
-__all__ = ["KEY", "dump", "enabled", "restore"]
+__all__ = ["KEY", "dump", "enabled", "is_sealed", "refuse", "restore", "seal"]
 
 KEY = "DYNAMO_SIGNING_KEY"
 _LEAST = 32
 _PURPOSE = b"dynamo_tasks.pipelines.signed/1\0"
 """So that nothing else that was signed with the same key passes for code."""
+_PLANS = b"dynamo_tasks.pipelines.plan/1\0"
+_SEAL = re.compile(rb'\{"signature":"([0-9a-f]{64})",(?=")')
+"""How a sealed JSON object begins; what follows is the object that was signed, without its brace."""
 
 
 def enabled() -> bool:
@@ -54,14 +59,49 @@ def restore(data: bytes, signature: bytes) -> Any:
             Or what was signed cannot be loaded here.
     """
     if not hmac.compare_digest(_sign(_key(), data), signature):
-        raise ConfigError(
-            f"code that was sent is not signed with the {KEY} of this process, or was changed on its way: refused"
-        )
+        refuse()
     cloudpickle = _cloudpickle()
     try:
         return cloudpickle.loads(data)
     except Exception as exc:
         raise ConfigError(f"code that was sent cannot be loaded here: {type(exc).__name__}: {exc}") from exc
+
+
+def refuse() -> NoReturn:
+    """Say why code that was sent is not run.
+
+    Raises:
+        ConfigError: always.
+    """
+    _key()
+    raise ConfigError(
+        f"code that was sent is not signed with the {KEY} of this process, or was changed on its way: refused"
+    )
+
+
+def seal(data: bytes) -> bytes:
+    """Sign a JSON object, where this process has a key; those that do not ask for its signature read it as before.
+
+    Raises:
+        ConfigError: the key is a short one.
+    """
+    if not enabled():
+        return data
+    signature = hmac.digest(_key(), _PLANS + data, hashlib.sha256).hex()
+    return b'{"signature":"' + signature.encode() + b'",' + data[1:]
+
+
+def is_sealed(data: bytes) -> bool:
+    """Whether all of a JSON object is signed with this process's key.
+
+    Raises:
+        ConfigError: the key is a short one.
+    """
+    found = _SEAL.match(data)
+    if found is None or not enabled():
+        return False
+    wanted = hmac.digest(_key(), _PLANS + b"{" + data[found.end() :], hashlib.sha256).hex()
+    return hmac.compare_digest(wanted.encode(), found[1])
 
 
 def _sign(key: bytes, data: bytes) -> bytes:

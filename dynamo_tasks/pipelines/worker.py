@@ -1,6 +1,6 @@
 """The workers of remote pipelines.
 
-``celery -A dynamo_tasks worker --service dynamo_tasks.pipelines.worker:Operators``
+``celery -A dynamo_tasks worker --operators shop.steps,shop.services``
 """
 
 from __future__ import annotations
@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
+from dynamo_tasks.pipelines import signed
 from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
 from dynamo_tasks.pipelines.factory import ServiceFactory
 from dynamo_tasks.pipelines.job import JobState
@@ -22,10 +23,11 @@ from dynamo_tasks.pipelines.messages import describe_error
 from dynamo_tasks.pipelines.operator_task import OperatorTask, TaskRunner
 from dynamo_tasks.pipelines.operators import SOURCES
 from dynamo_tasks.pipelines.plan import Plan, ServicePlan
-from dynamo_tasks.pipelines.portable import load
+from dynamo_tasks.pipelines.portable import is_path, load
 from dynamo_tasks.pipelines.remote_queue import Remote
 from dynamo_tasks.pipelines.session import JobSession, Sessions
 from dynamo_tasks.pipelines.source_task import SourceTask
+from dynamo_tasks.pipelines.trust import Trust, own_modules
 from dynamo_tasks.runtime.annex import Annex
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import dynamo_endpoint, get_resolver, service
@@ -56,10 +58,28 @@ class Operators:
 
     A task is one request, which lasts as long as the task: a worker that dies or hangs loses it to another one, which
     goes on behind the last commit.
+
+    Attributes:
+        modules: Names of the modules whose functions and classes jobs may run here, each with those below it; by
+            default those that the Celery application itself names. A plan that is signed as a whole needs none.
     """
 
+    modules: ClassVar[list[str]] = []
+
     def __init__(self) -> None:
+        self.check_settings()
         self._sessions: Sessions | None = None
+
+    @classmethod
+    def check_settings(cls) -> None:
+        """Refuse what names no module.
+
+        Raises:
+            ConfigError: says which.
+        """
+        for one in cls.modules:
+            if not is_path(one):
+                raise ConfigError(f"Operators.modules: {one!r} is no name of a module (shop, shop.steps)")
 
     @dynamo_endpoint(policy="continue")
     async def operate(self, request: TaskRequest) -> AsyncIterator[dict[str, Any]]:
@@ -113,13 +133,22 @@ class Operators:
             self._sessions = Sessions(Remote(runtime, asyncio.get_running_loop()))
         sessions = self._sessions
         jobs = Jobs(sessions.remote.runtime.client.store, _annex().namespace)
-        plan = Plan.decode((await insist(jobs.store, lambda: jobs.get(job_id))).plan)
+        sent = (await insist(jobs.store, lambda: jobs.get(job_id))).plan
         try:
-            return await sessions.enter(plan)
+            plan = Plan.decode(sent)
+            if (plan.id, plan.namespace) != (job_id, jobs.namespace):
+                raise ConfigError(
+                    f"job {job_id!r} has the plan of job {plan.id!r} of namespace {plan.namespace!r}"
+                )
+            return await sessions.enter(plan, self._trust(sent))
         except ConfigError as exc:
             message = exc.message
             await insist(jobs.store, lambda: jobs.end(job_id, JobState.FAILED, message))
             raise
+
+    def _trust(self, plan: bytes) -> Trust:
+        modules = tuple(self.modules) or own_modules(_resolver().app)
+        return Trust(modules, signed.is_sealed(plan))
 
     async def _leave(self, session: JobSession) -> None:
         assert self._sessions is not None
@@ -150,7 +179,7 @@ def _runner(session: JobSession, request: TaskRequest, claim: tuple[int, int]) -
 
 
 def _make_service(session: JobSession, plan: ServicePlan, annex: Annex) -> BaseServiceTask:
-    spec = load(plan.function)
+    spec = load(plan.function, session.trust)
     factory = ServiceFactory(plan.name, spec.target, spec.args, spec.kwargs, parallelism=plan.parallelism)
     ctx = session.service_context(plan.name, plan.parallelism)
     return create_service_task(factory, ctx, plan=session.plan, annex=annex, loop=session.remote.loop)

@@ -243,6 +243,11 @@ def add_worker_options(app: Celery) -> None:
     app.steps["worker"].add(ServiceStep)
     app.user_options["worker"] |= {
         click.Option(["--service"], help="MODULE:Class of the service to host."),
+        click.Option(
+            ["--operators"],
+            metavar="MODULES",
+            help="Run jobs of pipelines, of these modules (with commas between).",
+        ),
         click.Option(["--config"], type=click.Path(dir_okay=False), help="YAML file with the settings."),
         click.Option(["--set"], multiple=True, metavar="SERVICE.KEY=VALUE", help="One setting; repeatable."),
     }

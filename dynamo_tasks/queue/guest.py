@@ -45,7 +45,7 @@ __all__ = ["GuestApp", "adopt", "check_settings"]
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _LOCAL = ("amqp", "events", "executor", "Worker", "WorkController")
-_OURS = ("service", "config", "set")
+_OURS = ("service", "operators", "config", "set")
 
 
 class _Amqp(AMQP):
@@ -127,7 +127,7 @@ class GuestApp(DynamoApp):
     def Worker(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - Celery's name
         """A worker: ours if it hosts a service, else Celery's own."""
         ours = {name: kwargs.pop(name, None) for name in _OURS}
-        if ours["service"]:
+        if ours["service"] or ours["operators"]:
             return self._our_worker(*args, **kwargs, **ours)
         if any(ours.values()):
             hosting.refuse(

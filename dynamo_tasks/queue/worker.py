@@ -91,6 +91,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         service: ``module:Class`` of the service to host; the application's default graph otherwise.
         config: Path of a YAML file.
         set: ``Service.key=value`` settings.
+        operators: Modules that jobs of pipelines may run, with commas between; hosts ``Operators``.
     """
 
     app: Any
@@ -102,6 +103,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         service: str | None = None,
         config: str | None = None,
         set: Any = (),
+        operators: str | None = None,
         **kwargs: Any,
     ):
         self.app = app or self.app
@@ -111,7 +113,9 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         signals.after_setup_logger.connect(_choose_format, weak=False)
         signals.after_setup_task_logger.connect(_choose_format, weak=False)
         try:
-            self.host = self.app.make_host(service=service, config=config, settings=list(set or ()))
+            self.host = self.app.make_host(
+                service=service, config=config, settings=list(set or ()), operators=operators
+            )
             if self.host is not None:
                 kwargs = self._hosted(kwargs)
             super().__init__(app=self.app, **kwargs)

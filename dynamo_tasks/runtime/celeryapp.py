@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import os
 from functools import cache
 from typing import Any
@@ -21,6 +22,7 @@ from dynamo_tasks.sdk import Graph
 __all__ = ["default_app", "default_resolver"]
 
 SCHEDULE = "beat.schedule"
+OPERATORS = "dynamo_tasks.pipelines.worker:Operators"
 
 
 def make_host(
@@ -29,6 +31,7 @@ def make_host(
     service: str | None = None,
     config: str | None = None,
     settings: list[str] | None = None,
+    operators: str | None = None,
 ) -> ServiceHost:
     """The host of a worker process.
 
@@ -37,13 +40,18 @@ def make_host(
         service: ``module:Class``; by default the one component of ``DYNAMO_GRAPH``, or of the default graph.
         config: YAML file; ``DYNAMO_CONFIG`` by default.
         settings: ``Service.key=value`` each.
+        operators: Hosts the component of pipelines, and names the modules that its jobs may run, with commas between.
 
     Raises:
         ConfigError: no such service, or it has no endpoints; or settings that are not valid.
     """
     config = config or os.environ.get("DYNAMO_CONFIG")
+    if operators is not None:
+        service, settings = service or OPERATORS, [*(settings or []), _modules(operators)]
     target = service or os.environ.get("DYNAMO_GRAPH") or DEFAULT_GRAPH
     graph = configured_graph(target, config=config, settings=settings or [])
+    if operators is not None and graph.entry.name != "Operators":
+        raise ConfigError(f"--operators is for the component Operators, and {target} is {graph.entry.name}")
     if service is None:
         graph = _only_component(graph)
     pin_process(graph.entry.name, graph.entry.settings.resources.get("gpu", 0))
@@ -54,6 +62,14 @@ def make_host(
     if address := os.environ.get("DYNAMO_HTTP"):
         host.http = _http_server(host, address)
     return host
+
+
+def _modules(operators: str) -> str:
+    """The setting that ``--operators`` stands for."""
+    names = [name for one in operators.split(",") if (name := one.strip())]
+    if not names:
+        raise ConfigError("--operators names no module")
+    return f"Operators.modules={json.dumps(names)}"
 
 
 def _http_server(host: ServiceHost, address: str) -> Any:

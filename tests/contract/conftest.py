@@ -23,7 +23,11 @@ MakeEnvironment = Callable[..., Any]
 def operators(redis_server: RedisServer) -> Iterator[Worker]:
     """A worker for all remote jobs of this module."""
     with Worker(
-        redis_server.url, service="dynamo_tasks.pipelines.worker:Operators", name="operators"
+        redis_server.url,
+        "--operators",
+        "tests.support.pipeline_parts,itertools",
+        service="",
+        name="operators",
     ) as worker:
         yield worker
 

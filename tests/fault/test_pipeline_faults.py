@@ -21,7 +21,7 @@ from tests.support.processes import Worker, until
 from tests.support.server import RedisServer
 
 RECORDS = 800
-OPERATORS = "dynamo_tasks.pipelines.worker:Operators"
+OPERATORS = ("--operators", "tests.support.pipeline_parts")
 
 
 class Plant:
@@ -36,7 +36,9 @@ class Plant:
         self.env.register_service("doubler", parts.Doubler)
 
     def worker(self, name: str, wait: bool = True) -> Worker:
-        return self._entered.enter_context(Worker(self.server.url, service=OPERATORS, name=name, wait=wait))
+        return self._entered.enter_context(
+            Worker(self.server.url, *OPERATORS, service="", name=name, wait=wait)
+        )
 
     def submit(self, source: Any = None) -> RemoteJob:
         stream = self.env.from_batch(list(range(RECORDS))) if source is None else source(self.env)

@@ -97,7 +97,7 @@ def test_what_is_wrong_is_said(documents: Path, arguments: tuple[str, ...], why:
 
 @pytest.fixture
 def operators(redis_server: RedisServer) -> Iterator[str]:
-    with Worker(redis_server.url, service="dynamo_tasks.pipelines.worker:Operators", name="operators"):
+    with Worker(redis_server.url, "--operators", "workers.rag", service="", name="operators"):
         yield redis_server.url
 
 

@@ -15,10 +15,10 @@ from tests.support.server import RedisServer
 
 @pytest.fixture(scope="module")
 def workers(redis_server: RedisServer) -> Iterator[None]:
-    operators = "dynamo_tasks.pipelines.worker:Operators"
+    operators = ("--operators", "tests.support.pipeline_parts")
     with together(
         Worker(redis_server.url, name="llm", settings=("Worker.token_delay_ms=5",)),
-        Worker(redis_server.url, service=operators, name="operators"),
+        Worker(redis_server.url, *operators, service="", name="operators"),
     ):
         yield
 

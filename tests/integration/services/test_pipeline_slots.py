@@ -17,7 +17,8 @@ NAMESPACE = "narrow"
 
 def _worker(server: RedisServer, name: str) -> Worker:
     settings = ("Operators.ServiceArgs.concurrency=1", f"Operators.dynamo.namespace={NAMESPACE}")
-    return Worker(server.url, service="dynamo_tasks.pipelines.worker:Operators", name=name, settings=settings)
+    operators = ("--operators", "tests.support.pipeline_parts")
+    return Worker(server.url, *operators, service="", name=name, settings=settings)
 
 
 def test_it_is_told_that_it_waits_for_slots(

@@ -12,7 +12,10 @@ from dynamo_tasks.pipelines import MapFunction, RemoteEnvironment
 from dynamo_tasks.pipelines.functions import FunctionSpec, Items
 from dynamo_tasks.pipelines.plan import Plan, make_plan
 from dynamo_tasks.pipelines.portable import load, refer
+from dynamo_tasks.pipelines.trust import Trust
 from tests.support import pipeline_parts as parts
+
+TRUST = Trust(("tests.support",))
 
 
 class OfMain(MapFunction):
@@ -23,14 +26,14 @@ OfMain.__module__ = "__main__"
 
 
 def test_functions_classes_and_instances_come_back() -> None:
-    spec = load(refer(FunctionSpec(parts.plus, (2,), {})))
+    spec = load(refer(FunctionSpec(parts.plus, (2,), {})), TRUST)
     assert (spec.target, spec.args) == (parts.plus, (2,))
-    spec = load(refer(FunctionSpec(parts.AskAll, (3,))))
+    spec = load(refer(FunctionSpec(parts.AskAll, (3,))), TRUST)
     assert (spec.target, spec.args) == (parts.AskAll, (3,))
-    spec = load(refer(FunctionSpec(parts.AskAll(7))))
+    spec = load(refer(FunctionSpec(parts.AskAll(7))), TRUST)
     assert spec.is_instance
     assert spec.target.count == 7
-    assert list(load(refer(FunctionSpec(Items(range(3))))).target()) == [0, 1, 2]
+    assert list(load(refer(FunctionSpec(Items(range(3)))), TRUST).target()) == [0, 1, 2]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +82,7 @@ def test_a_plan_survives_the_wire() -> None:
     assert [one.keyed for one in plan.operators] == [False, False, True, True]
     assert set(plan.requests) == {*plan.producers(), "@profile"}
     assert plan.services[0].streams == ["count"]
-    again = make_plan(plan.id, plan.name, plan.settings, plan.stages().values(), [], [])
+    again = make_plan(plan.id, plan.name, plan.settings, plan.stages(TRUST).values(), [], [])
     assert again.operators == plan.operators
 
 

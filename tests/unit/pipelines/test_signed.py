@@ -17,6 +17,7 @@ from dynamo_tasks.pipelines import RemoteEnvironment, signed
 from dynamo_tasks.pipelines.functions import FunctionSpec
 from dynamo_tasks.pipelines.plan import Plan
 from dynamo_tasks.pipelines.portable import Reference, load, refer
+from dynamo_tasks.pipelines.trust import ANYTHING, Trust
 
 KEY = "k" * 32
 
@@ -43,7 +44,7 @@ def sent() -> Reference:
 
 
 def test_a_lambda_comes_back_as_it_was(key: str) -> None:
-    spec = load(sent())
+    spec = load(sent(), ANYTHING)
     assert spec.target(1, *spec.args) == 15
 
 
@@ -55,10 +56,10 @@ def test_an_inner_class_and_an_instance_of_it_come_back(key: str) -> None:
         def execute(self, record: int) -> int:
             return record + self.more
 
-    spec = load(refer(FunctionSpec(Adder, (), {"more": 2})))
+    spec = load(refer(FunctionSpec(Adder, (), {"more": 2})), ANYTHING)
     assert spec.is_class
     assert spec.kwargs == {"more": 2}
-    assert load(refer(FunctionSpec(Adder(3)))).target.execute(1) == 4
+    assert load(refer(FunctionSpec(Adder(3))), ANYTHING).target.execute(1) == 4
 
 
 def test_what_can_be_imported_still_travels_by_its_path(key: str) -> None:
@@ -71,7 +72,7 @@ def test_a_plan_with_code_survives_the_wire(key: str) -> None:
     env = RemoteEnvironment("shop")
     env.from_batch([1]).map(lambda record: record + 1, name="plus").collect()
     plan = Plan.decode(env._plan(env.stages).encode())
-    assert plan.stages()["plus"].function.target(1) == 2
+    assert plan.stages(ANYTHING)["plus"].function.target(1) == 2
     assert KEY.encode() not in plan.encode()
 
 
@@ -82,10 +83,10 @@ def test_nothing_is_unpickled_with_another_key_or_without_one(
     reference = Reference(pickled=data, signature=signature)
     monkeypatch.setenv(signed.KEY, "x" * 32)
     with pytest.raises(ConfigError, match="is not signed with the DYNAMO_SIGNING_KEY of this process"):
-        load(reference)
+        load(reference, ANYTHING)
     monkeypatch.delenv(signed.KEY)
     with pytest.raises(ConfigError, match="needs DYNAMO_SIGNING_KEY, which is not set"):
-        load(reference)
+        load(reference, ANYTHING)
     assert not (tmp_path / "sprung").exists()
     monkeypatch.setenv(signed.KEY, key)
     signed.restore(data, signature)
@@ -97,11 +98,42 @@ def test_nothing_is_unpickled_that_was_changed(key: str, tmp_path: Path) -> None
     trap = pickle.dumps(Trap(tmp_path / "sprung"))
     for forged in (trap, data[:-1], data + b"x", bytes([data[0] ^ 1]) + data[1:]):
         with pytest.raises(ConfigError, match="was changed on its way: refused"):
-            load(Reference(pickled=forged, signature=signature))
+            load(Reference(pickled=forged, signature=signature), ANYTHING)
     for wrong in (b"", signature[:-1], bytes(32)):
         with pytest.raises(ConfigError, match="refused"):
-            load(Reference(pickled=data, signature=wrong))
+            load(Reference(pickled=data, signature=wrong), ANYTHING)
     assert not (tmp_path / "sprung").exists()
+
+
+def test_code_runs_only_where_all_of_its_plan_is_signed(key: str, tmp_path: Path) -> None:
+    data, signature = signed.dump("code", (print, (), {}))
+    with pytest.raises(ConfigError, match="is not signed with the DYNAMO_SIGNING_KEY of this process"):
+        load(Reference(pickled=data, signature=signature), Trust(("builtins",)))
+
+
+def test_a_seal_covers_every_byte(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sealed = signed.seal(b'{"id":"a","name":"b"}')
+    assert msgspec.json.decode(sealed)["name"] == "b"
+    assert signed.is_sealed(sealed)
+    assert not any(
+        signed.is_sealed(sealed[:at] + bytes([sealed[at] ^ 1]) + sealed[at + 1 :])
+        for at in range(len(sealed))
+    )
+    for other in (
+        sealed + b" ",
+        b" " + sealed,
+        sealed[:-1],
+        b"",
+        b"{}",
+        b'{"id":"a"}',
+        b'{"signature":"x","id":1}',
+    ):
+        assert not signed.is_sealed(other)
+    monkeypatch.setenv(signed.KEY, "x" * 32)
+    assert not signed.is_sealed(sealed)
+    monkeypatch.delenv(signed.KEY)
+    assert not signed.is_sealed(sealed)
+    assert signed.seal(b"{}") == b"{}"
 
 
 def test_the_way_out_names_the_key() -> None:
