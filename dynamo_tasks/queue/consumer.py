@@ -42,6 +42,20 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._late: dict[str, bool] = {}
         control.install()
 
+    def reset_rate_limits(self) -> None:
+        """Celery callback: limits were changed. They hold for what waits already, too."""
+        before = {name: bucket.contents for name, bucket in self.task_buckets.items() if bucket is not None}
+        super().reset_rate_limits()
+        for name, waiting in before.items():
+            while waiting:
+                self._limit_again(self.task_buckets[name], *waiting.popleft())
+
+    def _limit_again(self, bucket: Any, request: Any, tokens: int) -> None:
+        if bucket is None:
+            self._limit_move_to_pool(request)
+        else:
+            self._limit_task(request, bucket, tokens)
+
     def on_ready(self) -> None:
         """Celery callback: it consumes (again)."""
         channel = self.task_consumer.channel

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import select
 import threading
+import time
 from typing import Any
 
 from kombu.asynchronous.hub import Hub
@@ -116,6 +117,40 @@ def _has_news(fd: int) -> bool:
 
 class AsyncioHub(Hub):  # type: ignore[misc]
     """A hub for a worker whose main greenlet runs on the asyncio loop."""
+
+    def __init__(self, timer: Any = None):
+        super().__init__(timer)
+        # Celery makes the timer, and arms it wherever it is: in callbacks of the loop, in threads, seldom in a tick.
+        self._enter, self.timer._enter = self.timer._enter, self._armed
+
+    def _armed(self, eta: float, priority: int, entry: Any) -> Any:
+        """A timer was armed; one that is due before all others shortens the wait that is under way."""
+        self._enter(eta, priority, entry)
+        if self._first() == eta:
+            self._interrupt()
+        return entry
+
+    def _first(self) -> float | None:
+        """When the next timer is due."""
+        return next((entry.eta for entry in self.timer._queue[:1]), None)
+
+    def _interrupt(self) -> None:
+        if threading.get_ident() == self._loop_thread:
+            self.wake()
+        else:
+            super().call_soon(int)
+
+    def call_repeatedly(self, delay: float, callback: Any, *args: Any) -> Any:
+        """A timer that comes again and again; one with no time between is off, not due at every tick."""
+        entry = super().call_repeatedly(delay, callback, *args)
+        if delay <= 0:
+            entry.cancel()
+        return entry
+
+    def fire_timers(self, *args: Any, **kwargs: Any) -> float:
+        """Fire what is due; returns how long to wait. kombu fires ten at once, and lets the eleventh wait a second."""
+        delay, first = float(super().fire_timers(*args, **kwargs)), self._first()
+        return delay if first is None else min(delay, max(0.0, first - time.monotonic()))
 
     def _create_poller(self) -> None:
         self._poller = _Poller()

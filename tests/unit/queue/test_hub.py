@@ -6,13 +6,18 @@ import asyncio
 import os
 import socket
 import struct
+import threading
+import time
 from collections.abc import Callable
 
 import pytest
 import uvloop
+from kombu.asynchronous.timer import Timer
 from kombu.utils.eventio import READ
 
-from dynamo_tasks.queue.hub import _Poller
+from dynamo_tasks.queue import greenlets
+from dynamo_tasks.queue.hub import AsyncioHub, _Poller
+from tests.support.promises import in_time
 
 LOOPS = pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])
 Factory = Callable[[], asyncio.AbstractEventLoop]
@@ -83,3 +88,73 @@ def test_a_number_that_belongs_to_another_socket_now_is_watched() -> None:
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         assert runner.run(watch()) == [(fd, READ)]
+
+
+async def _tick(ticks: list[int]) -> None:
+    before = ticks[0]
+    async with asyncio.timeout(10):
+        while ticks[0] == before:
+            await asyncio.sleep(0.01)
+
+
+def _fired(arm: Callable[[AsyncioHub, Callable[[], None]], None]) -> tuple[float, int]:
+    """Seconds until a timer that is armed beside the hub's ticks fires, and the ticks of half a second without any."""
+
+    async def watch() -> tuple[float, int]:
+        hub, fired, ticks = AsyncioHub(Timer(max_interval=10.0)), asyncio.Event(), [0]
+        hub.on_tick.add(lambda: ticks.__setitem__(0, ticks[0] + 1))
+        hub.add_reader(near, int)
+        host = asyncio.ensure_future(greenlets.run(hub.run_forever))
+        await _tick(ticks)
+        before = ticks[0]
+        await asyncio.sleep(0.5)
+        idle = ticks[0] - before
+        await _tick(ticks)  # what is armed now finds the longest wait
+        began = time.monotonic()
+        arm(hub, fired.set)
+        async with asyncio.timeout(10):
+            await fired.wait()
+        took = time.monotonic() - began
+        hub.stop()
+        await host
+        hub.close()
+        return took, idle
+
+    near, far = _pair()
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner, near, far:
+        return runner.run(watch())
+
+
+def _in_thread(hub: AsyncioHub, call: Callable[[], None]) -> None:
+    loop = asyncio.get_running_loop()
+    threading.Thread(target=hub.call_later, args=(0.05, loop.call_soon_threadsafe, call)).start()
+
+
+def _after_a_later_one(hub: AsyncioHub, call: Callable[[], None]) -> None:
+    hub.call_later(0.5, int)
+    hub.call_later(0.05, call)
+
+
+def _eleventh(hub: AsyncioHub, call: Callable[[], None]) -> None:
+    for _ in range(10):
+        hub.call_later(0.05, int)
+    hub.call_later(0.05001, call)
+
+
+def _beside_one_that_is_off(hub: AsyncioHub, call: Callable[[], None]) -> None:
+    """kombu arms its health checks with the interval 0 where they are off."""
+    hub.call_repeatedly(0, int)
+    hub.call_later(0.05, call)
+
+
+@pytest.mark.parametrize("arm", [_in_thread, _after_a_later_one, _eleventh, _beside_one_that_is_off])
+def test_a_timer_fires_when_it_is_due(arm: Callable[..., None]) -> None:
+    idle: list[int] = []
+
+    def measure() -> float:
+        took, ticks = _fired(arm)
+        idle.append(ticks)
+        return took
+
+    in_time(measure, 0.4)
+    assert max(idle) == 0, "nothing is polled for"
