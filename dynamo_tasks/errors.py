@@ -23,7 +23,8 @@
     │   └── RateLimitError             429  rate_limit_exceeded    of one API key; `retry_after` seconds
     ├── UnavailableError               503  unavailable            `retry_after` seconds
     │   ├── ServerUnavailableError     503  server_unavailable     Redis cannot be reached
-    │   │   └── ServerFullError        503  server_full            its memory is full: it takes no writes
+    │   │   └── ServerRefusedError     503  server_refused         it refuses commands for the moment, and says why
+    │   │       └── ServerFullError    503  server_full            its memory is full: it takes no writes
     │   ├── DeadlineUnreachableError   503  deadline_unreachable   it would wait past its deadline
     │   └── NoInstancesError           503  no_instances           nobody serves the endpoint
     ├── RequestFailedError             500  the request ended without success
@@ -57,8 +58,8 @@ __all__ = [
     "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError", "NoInstancesError",
     "NotResumableError", "PayloadTooLargeError", "ProtocolError", "QueueFullError", "RateLimitError",
     "RequestCancelledError", "RequestError", "RequestExpiredError", "RequestFailedError",
-    "RequestNotFoundError", "ServerFullError", "ServerUnavailableError", "ServiceCallError",
-    "ServiceTimeoutError", "StreamDivergedError", "StreamExpiredError", "StreamTooLargeError",
+    "RequestNotFoundError", "ServerFullError", "ServerRefusedError", "ServerUnavailableError",
+    "ServiceCallError", "ServiceTimeoutError", "StreamDivergedError", "StreamExpiredError", "StreamTooLargeError",
     "UnavailableError", "UnknownEndpointError", "UnknownMethodError", "UnknownModelError",
     "UnknownServiceError", "WorkerLostError", "error_for_code",
 ]  # fmt: skip
@@ -232,7 +233,13 @@ class ServerUnavailableError(UnavailableError, ConnectionError):
     code = "server_unavailable"
 
 
-class ServerFullError(ServerUnavailableError):
+class ServerRefusedError(ServerUnavailableError):
+    """The Redis server is there, and refuses commands for the moment."""
+
+    code = "server_refused"
+
+
+class ServerFullError(ServerRefusedError):
     """The memory of the Redis server is full."""
 
     code = "server_full"

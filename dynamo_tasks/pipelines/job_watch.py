@@ -4,48 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import math
-import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
 
 import msgspec
 
-from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.pipelines.job import JobState
 from dynamo_tasks.pipelines.plan import Plan
 from dynamo_tasks.runtime.component import DistributedRuntime
-from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.jobs import Jobs
+from dynamo_tasks.store.patience import insist
 
-__all__ = ["JobWatch", "insist"]
+__all__ = ["JobWatch"]
 
-T = TypeVar("T")
 _POLL = 1.0
-_RETRY = 0.1
 _DEAD = ("FAILED", "CANCELLED", "EXPIRED")
-
-
-async def insist(store: Store, ask: Callable[[], Awaitable[T]], within: float = math.inf) -> T:
-    """Ask the server until it answers: an outage must not end what lasts as long as a job.
-
-    Args:
-        store: Over whose connection it is asked; once that is closed for good, nobody answers any more.
-        ask: What is safe to ask again.
-        within: Seconds after which the error goes through.
-
-    Raises:
-        ServerUnavailableError: it has not answered in time, or the connection was closed.
-    """
-    until = time.monotonic() + within
-    while True:
-        try:
-            return await ask()
-        except ServerUnavailableError:
-            if store.commands.closed or time.monotonic() >= until:
-                raise
-            await asyncio.sleep(_RETRY)
 
 
 class JobWatch:
@@ -105,8 +78,8 @@ class JobWatch:
 
     async def start(self) -> None:
         """Subscribe and look for the first time; waits for the server."""
-        await insist(self.jobs.store, lambda: self._channels.listen(self._channel, self._heard))
-        await insist(self.jobs.store, self._look)
+        await insist(self.jobs.store.commands, lambda: self._channels.listen(self._channel, self._heard))
+        await insist(self.jobs.store.commands, self._look)
         self._task = asyncio.create_task(self._run(), name=f"watch-{self._plan.id}")
 
     async def stop(self) -> None:

@@ -15,7 +15,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines import signed
 from dynamo_tasks.pipelines.job import Job, JobState, JobStatus
 from dynamo_tasks.pipelines.job_status import status_of
-from dynamo_tasks.pipelines.job_watch import JobWatch, insist
+from dynamo_tasks.pipelines.job_watch import JobWatch
 from dynamo_tasks.pipelines.operators import DeadLetter
 from dynamo_tasks.pipelines.plan import COMPONENT, Plan
 from dynamo_tasks.pipelines.remote_queue import Remote
@@ -24,6 +24,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.envelope import build
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.jobs import Jobs
+from dynamo_tasks.store.patience import insist
 from dynamo_tasks.store.submission import NewRequest
 
 __all__ = ["RemoteJob", "launch"]
@@ -51,7 +52,7 @@ async def launch(plan: Plan, remote: Remote) -> None:
     ]
     begin = partial(jobs.start, plan.id, plan.name, signed.seal(plan.encode()), plan.producers(), requests)
     try:
-        await insist(store, begin, _PATIENCE)
+        await insist(store.commands, begin, _PATIENCE)
     except DynamoError:
         with contextlib.suppress(DynamoError):  # a full server may have taken a part of it
             await jobs.end(plan.id, JobState.FAILED, "it could not be submitted as a whole")
@@ -105,7 +106,7 @@ class RemoteJob(Job):
             await watch.wait_over()
             if watch.state == "GONE":
                 raise RequestNotFoundError(f"no job {self.id!r} is known any more")
-            await insist(self._jobs.store, self._cleared)
+            await insist(self._jobs.store.commands, self._cleared)
         finally:
             await watch.stop()
 
@@ -158,7 +159,7 @@ class RemoteJob(Job):
 
     def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the server; a short outage is waited out."""
-        return bridge().call(insist(self._jobs.store, ask, within=_PATIENCE))
+        return bridge().call(insist(self._jobs.store.commands, ask, within=_PATIENCE))
 
     def results(self) -> Iterator[Any]:
         """See :meth:`Job.results`."""
@@ -171,7 +172,7 @@ class RemoteJob(Job):
         try:
             while True:
                 over = watch.over  # before the look: what was collected until then is there
-                found = await insist(self._jobs.store, partial(self._jobs.results, self.id, seen))
+                found = await insist(self._jobs.store.commands, partial(self._jobs.results, self.id, seen))
                 for value in found:
                     yield value
                 seen += len(found)

@@ -15,7 +15,6 @@ from typing import Any, Self, TypeVar
 
 from dynamo_tasks.config.server import resolve_redis_url
 from dynamo_tasks.errors import DynamoError, EndpointError, InvalidRequestError
-from dynamo_tasks.pipelines.job_watch import insist
 from dynamo_tasks.pipelines.messages import ServiceRequest, ServiceResponse
 from dynamo_tasks.pipelines.proxy import DEFAULT_METHOD
 from dynamo_tasks.pipelines.service_methods import refuse_method
@@ -26,6 +25,7 @@ from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.remote_call import RemoteCall
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.bridge import bridge
+from dynamo_tasks.store.patience import insist
 
 __all__ = ["CeleryQueueDescriptor", "EndpointQueueDescriptor", "Remote"]
 
@@ -210,7 +210,7 @@ async def _persist(request: ServiceRequest, client: Client, ask: Callable[[str],
     """Ask under one id, and again under the same where the server was away: it is queued once."""
     request_id = str(uuid.uuid4())
     within = request.deadline - time.time()
-    return await insist(client.store.store, lambda: ask(request_id), within)
+    return await insist(client.store.store.commands, lambda: ask(request_id), within)
 
 
 async def _collect(client: Client, payload: Any, deadline: float, request_id: str) -> list[Any]:

@@ -18,7 +18,6 @@ from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
 from dynamo_tasks.pipelines.factory import ServiceFactory
 from dynamo_tasks.pipelines.job import JobState
 from dynamo_tasks.pipelines.job_services import create_service_task
-from dynamo_tasks.pipelines.job_watch import insist
 from dynamo_tasks.pipelines.messages import describe_error
 from dynamo_tasks.pipelines.operator_task import OperatorTask, TaskRunner
 from dynamo_tasks.pipelines.operators import SOURCES
@@ -33,6 +32,7 @@ from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import dynamo_endpoint, get_resolver, service
 from dynamo_tasks.sdk.context import current_context
 from dynamo_tasks.store.jobs import Jobs
+from dynamo_tasks.store.patience import insist
 
 __all__ = ["Operators", "ServeRequest", "TaskRequest"]
 
@@ -117,7 +117,7 @@ class Operators:
         except Exception as exc:
             message = f"service {plan.name}: {describe_error(exc)}"
             jobs = session.watch.jobs
-            await insist(jobs.store, lambda: jobs.end(session.plan.id, JobState.FAILED, message))
+            await insist(jobs.store.commands, lambda: jobs.end(session.plan.id, JobState.FAILED, message))
             raise
         finally:
             if task is not None:
@@ -133,7 +133,7 @@ class Operators:
             self._sessions = Sessions(Remote(runtime, asyncio.get_running_loop()))
         sessions = self._sessions
         jobs = Jobs(sessions.remote.runtime.client.store, _annex().namespace)
-        sent = (await insist(jobs.store, lambda: jobs.get(job_id))).plan
+        sent = (await insist(jobs.store.commands, lambda: jobs.get(job_id))).plan
         try:
             plan = Plan.decode(sent)
             if (plan.id, plan.namespace) != (job_id, jobs.namespace):
@@ -143,7 +143,7 @@ class Operators:
             return await sessions.enter(plan, self._trust(sent))
         except ConfigError as exc:
             message = exc.message
-            await insist(jobs.store, lambda: jobs.end(job_id, JobState.FAILED, message))
+            await insist(jobs.store.commands, lambda: jobs.end(job_id, JobState.FAILED, message))
             raise
 
     def _trust(self, plan: bytes) -> Trust:

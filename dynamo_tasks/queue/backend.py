@@ -22,7 +22,7 @@ from celery.states import SUCCESS
 from kombu.utils.encoding import bytes_to_str
 
 from dynamo_tasks.config.tls import TlsOptions
-from dynamo_tasks.errors import DynamoError, ServerFullError, ServerUnavailableError
+from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.envelope import HEADER, lasting
@@ -31,7 +31,9 @@ from dynamo_tasks.queue.replies import Replies, is_inbox
 from dynamo_tasks.queue.transport import submitted_as
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import KeptResult
-from dynamo_tasks.store.wire import ReplyError, pack
+from dynamo_tasks.store.parsing import Parser
+from dynamo_tasks.store.refusals import refusal
+from dynamo_tasks.store.wire import pack
 
 __all__ = ["CONNECT_TIMEOUT", "WRITTEN", "ResultBackend", "SentinelResultBackend", "ours"]
 
@@ -78,7 +80,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         if transport_options is not None:
             self._transport_options = transport_options
         self.waits = waits
-        self._refusals = (self.redis.exceptions.OutOfMemoryError, self.redis.exceptions.ReadOnlyError)
+        self.connparams["parser_class"] = Parser
         if waits:
             self.connparams |= {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
 
@@ -202,12 +204,11 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         while True:
             try:
                 return run(func, *args, **kwargs)
-            except (*self.connection_errors, *self._refusals, *_AWAY) as exc:
+            except self.connection_errors as exc:
                 if failures.due():
-                    # What the server refuses it names with its arguments: the result has no place in a log.
-                    refused = isinstance(exc, (*self._refusals, ServerFullError, _ReadOnlyError))
-                    error = f"refused: {type(exc).__name__}" if refused else str(exc)
-                    event("store.reconnect_failed", connection="results", server=self.as_uri(), error=error)
+                    event(
+                        "store.reconnect_failed", connection="results", server=self.as_uri(), error=str(exc)
+                    )
                 self._sleep(_RETRY)
                 # The server is away, maybe without a word: from here on the loop does not wait for it.
                 run = _call_aside
@@ -223,14 +224,6 @@ class SentinelResultBackend(ResultBackend, SentinelBackend):  # type: ignore[mis
     """The same on the master that Sentinels name."""
 
 
-class _ReadOnlyError(DynamoError):
-    """The server has become a replica."""
-
-
-_AWAY = (ServerUnavailableError, ServerFullError, _ReadOnlyError)
-"""What does not last."""
-
-
 async def _write(link: Link, key: str, value: str, ttl: float | None, inbox: bytes | str = "") -> None:
     """Keep a result and tell who waits for it: what Celery does, on a connection of ours."""
     keep = ("SETEX", key, int(ttl), value) if ttl else ("SET", key, value)
@@ -241,11 +234,9 @@ async def _write(link: Link, key: str, value: str, ttl: float | None, inbox: byt
         async with asyncio.timeout(CONNECT_TIMEOUT):
             for reply in await (await link.wire()).transaction(commands):
                 if isinstance(reply, Exception):
-                    raise ReplyError(str(reply))
+                    raise refusal(str(reply))
     except TimeoutError:
         raise ServerUnavailableError(f"no answer from {link.address}", retry_after=1.0) from None
-    except ReplyError as exc:
-        raise _ReadOnlyError(exc.message) if "READONLY" in exc.message else exc from None
 
 
 def _call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

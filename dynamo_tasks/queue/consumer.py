@@ -9,8 +9,9 @@ from typing import Any
 
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
 from celery.worker.state import maybe_shutdown, reserved_requests
+from kombu.common import ignore_errors
 
-from dynamo_tasks.errors import InvalidRequestError, UnknownEndpointError
+from dynamo_tasks.errors import InvalidRequestError, ServerRefusedError, UnknownEndpointError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
@@ -35,11 +36,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     """``worker_consumer = "dynamo_tasks.queue.consumer:Consumer"``."""
 
     first_connection_attempt: bool
+    connection: Any
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._restart_state = _NoLimit()
         self._late: dict[str, bool] = {}
+        self._settling: asyncio.TimerHandle | None = None
+        self._refusals = Calm()
         control.install()
 
     def reset_rate_limits(self) -> None:
@@ -69,15 +73,21 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         super().on_ready()
 
     def _done_late(self, tag: str, requeue: bool) -> None:
-        """A task that was fetched over an earlier connection is done."""
+        """A task is done that was fetched over an earlier connection, or whose end the server did not take yet."""
         self._late[tag] = requeue
-        if self.task_consumer is not None and not self.task_consumer.channel.closed:
+        if self._settling is None:
             self._settle_late()
 
     def _settle_late(self) -> None:
-        for tag, requeue in list(self._late.items()):
-            self.task_consumer.channel.settle_late(tag, requeue)
-            del self._late[tag]
+        self._settling = None
+        if self.task_consumer is None or self.task_consumer.channel.closed:
+            return  # the next connection does it
+        try:
+            for tag, requeue in list(self._late.items()):
+                self.task_consumer.channel.settle_late(tag, requeue)
+                del self._late[tag]
+        except ServerRefusedError:
+            self._settling = asyncio.get_running_loop().call_later(_MAX_DELAY, self._settle_late)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Celery callback: nobody here serves it."""
@@ -102,6 +112,19 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         if isinstance(headers, dict) and HEADER in headers:
             drops = self.app.executor.drops
             drops.spawn(drops.fail(EndpointId.parse(headers["task"]).namespace, headers["id"], error))
+
+    def on_connection_error_after_connected(self, exc: Exception) -> None:
+        """Celery callback before it connects again: at once, but not to a server that refuses."""
+        if not (isinstance(exc, ServerRefusedError) and in_greenlet()):
+            super().on_connection_error_after_connected(exc)
+            return
+        connection, self.connection = self.connection, None
+        if self._refusals.due():
+            event(
+                "store.reconnect_failed", connection="broker", server=connection.as_uri(), error=exc.message
+            )
+        ignore_errors(connection, connection.close)
+        await_(asyncio.sleep(_MAX_DELAY))
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect; while the broker is away, the loop goes on."""

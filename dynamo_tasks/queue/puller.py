@@ -17,7 +17,8 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.link import Link
-from dynamo_tasks.store.wire import ReplyError, Wire
+from dynamo_tasks.store.refusals import ReplyError
+from dynamo_tasks.store.wire import Wire
 
 __all__ = ["Puller"]
 

@@ -17,6 +17,7 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
@@ -25,6 +26,7 @@ from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 
 from dynamo_tasks.config.tls import with_options
+from dynamo_tasks.errors import ServerRefusedError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.envelope import HEADER, release_of, request_of
@@ -34,6 +36,7 @@ from dynamo_tasks.queue.message import MalformedMessageError, Message, decode
 from dynamo_tasks.queue.puller import Puller
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
+from dynamo_tasks.store.parsing import Parser
 from dynamo_tasks.store.sync import SyncLedger
 
 __all__ = ["Channel", "SentinelTransport", "Transport", "submitted_as"]
@@ -55,8 +58,8 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
             return
         try:
             super().append(message, delivery_tag)
-        except kombu_redis.redis.exceptions.OutOfMemoryError:
-            # It runs without a note: the server has no room for one, and none to take the message back either.
+        except ServerRefusedError:
+            # It runs without a note: the server takes none, and would not take the message back either.
             VirtualQoS.append(self, message, delivery_tag)
 
     def _tracked(self, delivery_tag: str) -> bool:
@@ -67,23 +70,34 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
         """A message is done."""
         if self._tracked(delivery_tag):
             VirtualQoS.ack(self, delivery_tag)
-        elif self.channel.closed:
-            self.channel.acknowledged_late(delivery_tag, False)
         else:
-            super().ack(delivery_tag)
+            self._untracked(super().ack, delivery_tag, False)
+
+    def _untracked(self, settle: Callable[[str], None], delivery_tag: str, requeue: bool) -> None:
+        """Settle a message that has a note on the server: now, or later where the server is away or refuses."""
+        if self.channel.closed:
+            self.channel.acknowledged_late(delivery_tag, requeue)
+            return
+        try:
+            settle(delivery_tag)
+        except ServerRefusedError:
+            VirtualQoS.ack(self, delivery_tag)
+            self.channel.acknowledged_late(delivery_tag, requeue)
 
     def reject(self, delivery_tag: str, requeue: bool = False) -> None:
         """A message is not wanted; with ``requeue`` it goes to the front of its queue."""
         if not self._tracked(delivery_tag):
-            if self.channel.closed:
-                self.channel.acknowledged_late(delivery_tag, requeue)
-            else:
-                super().reject(delivery_tag, requeue=requeue)
+            self._untracked(partial(super().reject, requeue=requeue), delivery_tag, requeue)
             return
         if requeue and not self.channel.closed:
             self.channel.give_back([delivery_tag])
         else:
             VirtualQoS.ack(self, delivery_tag)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Restore what was taken long ago; where the server refuses the lock for that, the next time."""
+        with contextlib.suppress(ServerRefusedError):
+            super().restore_visible(*args, **kwargs)
 
 
 class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
@@ -100,7 +114,7 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
     def maybe_refresh_binding_expiry(self) -> None:
         """kombu's timer; what the server refuses is tried again a second later, without a traceback each time."""
         for channel in list(self._channels):
-            with contextlib.suppress(*channel.connection_errors, channel.ResponseError):
+            with contextlib.suppress(*channel.connection_errors):
                 if greenlets.in_greenlet():
                     # kombu waits for the server then, and the loop does not.
                     greenlets.await_(asyncio.to_thread(channel.maybe_refresh_binding_expiry))
@@ -134,6 +148,9 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         # What may be popped; the option has one step more, for those who only count.
         self.priority_steps = list(PRIORITY_STEPS)
+
+    def _connparams(self, *args: Any, **kwargs: Any) -> Any:
+        return {**super()._connparams(*args, **kwargs), "parser_class": Parser}
 
     def _size(self, queue: str) -> int:
         """Messages of a queue, with what stands in line behind them."""

@@ -14,6 +14,8 @@ from typing import Any, NoReturn, Protocol
 from celery import bootsteps, concurrency, signals
 from celery.apps.worker import Worker as CeleryWorker
 from celery.exceptions import SecurityWarning
+from celery.worker import state
+from celery.worker.state import maybe_shutdown
 
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.observe.log import choose_format
@@ -23,11 +25,14 @@ from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
 from dynamo_tasks.store.keys import consumer_name, unacked_index_key, unacked_key
+from dynamo_tasks.store.refusals import ReplyError
 
 __all__ = ["Host", "ServiceStep", "Worker", "refuse", "transport_options"]
 
 EX_FAILURE = 1
 EX_USAGE = 2
+_LOOK = 0.25
+"""Seconds between two looks for a signal while a service starts."""
 
 
 class Host(Protocol):
@@ -65,10 +70,11 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
         """Start hooks, registration."""
         worker.app.worker = worker
         try:
-            greenlets.await_(worker.host.start(worker.pool))
-        except ConfigError as exc:
+            greenlets.await_(_started(worker))
+        except (ConfigError, ReplyError) as exc:
             # No new start can mend it: one line and exit code 2, as for settings that are refused earlier.
             refuse(exc)
+        maybe_shutdown()
 
     def info(self, worker: Any) -> dict[str, Any]:
         """Celery callback: what ``inspect stats`` and Flower show of the instance."""
@@ -180,6 +186,18 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         self.shutdown.asked(how)
         if isinstance(self.hub, AsyncioHub):
             self.hub.wake()
+
+
+async def _started(worker: Any) -> None:
+    """Start the service, unless the worker is told to end first: a service waits for a server that refuses."""
+    starting = asyncio.ensure_future(worker.host.start(worker.pool))
+    while not starting.done():
+        await asyncio.wait([starting], timeout=_LOOK)
+        if not starting.done() and (state.should_stop is not None or state.should_terminate is not None):
+            starting.cancel()
+            await asyncio.wait([starting])
+            return
+    await starting
 
 
 def _choose_format(logger: logging.Logger, **_: Any) -> None:

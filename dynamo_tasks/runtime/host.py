@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import gc
 import os
 import signal
@@ -13,7 +12,6 @@ from typing import Any, Protocol
 
 import msgspec
 
-from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe import tracing
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
@@ -41,6 +39,7 @@ from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState,
 from dynamo_tasks.sdk.hooks import probe
 from dynamo_tasks.store.log import DEFAULT_CAP
 from dynamo_tasks.store.memory import memory_of
+from dynamo_tasks.store.patience import at_start
 from dynamo_tasks.store.registry import new_lease
 
 __all__ = ["Listener", "ServiceHost"]
@@ -163,14 +162,15 @@ class ServiceHost:
             "config.loaded", graph=self.graph.name, services=",".join(one.name for one in self.graph.services),
             redis_url=self.app.server_url,
         )  # fmt: skip
-        runtime = await self._connect_runtime()
-        self._runtime = runtime
+        patiently = partial(at_start, away=self._wait)
+        self._runtime = runtime = await patiently(self._connect_runtime)
+        await patiently(runtime.client.store.check_scripts)
         self._sweeper = Sweeper(runtime.client.store)
         self._recoverer = Recoverer(runtime.client.store)
         cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP
         self._executor = Executor(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))
-        await self._executor.start()
-        await self._check_memory(runtime)
+        await patiently(self._executor.start)
+        await patiently(partial(self._check_memory, runtime))
         resolver = RuntimeResolver(self.app, runtime, self.instances)
         resolver.instance_id = f"{self.lease:x}"
         resolver.expected = self.expected
@@ -187,13 +187,7 @@ class ServiceHost:
             )  # fmt: skip
 
     async def _connect_runtime(self) -> DistributedRuntime:
-        while True:
-            try:
-                return await DistributedRuntime.create(self.app.server_url, prefix=self.app.key_prefix)
-            except ServerUnavailableError:
-                if not self._wait:
-                    raise
-                await asyncio.sleep(0.5)
+        return await DistributedRuntime.create(self.app.server_url, prefix=self.app.key_prefix)
 
     async def start(self, pool: Any = None) -> None:
         """Make the instances, dependencies first; run their hooks; fill the handler table; register."""

@@ -69,7 +69,7 @@ async def _instances(store: Store, namespace: str) -> list[dict[str, Any]]:
     loads = await registry.loads(namespace, leases)
     keys = store.keys(namespace)
     wire = await store.commands.wire()
-    left = await wire.pipeline([["PTTL", keys.lease(lease)] for lease in leases]) if leases else []
+    left = await wire.ask([["PTTL", keys.lease(lease)] for lease in leases]) if leases else []
     ttls = dict(zip(leases, left, strict=True))
     return [
         _row([info for info in infos if info.lease_id == lease], loads.get(lease, Load()), ttls[lease])
@@ -109,13 +109,13 @@ async def _waiting(store: Store, namespace: str) -> set[str]:
     if not ids:
         return set()
     wire = await store.commands.wire()
-    endpoints = await wire.pipeline([["HGET", keys.record(request_id), "en"] for request_id in ids])
+    endpoints = await wire.ask([["HGET", keys.record(request_id), "en"] for request_id in ids])
     return {endpoint.decode().split(".")[1] for endpoint in endpoints if endpoint}
 
 
 async def _queued(store: Store, namespace: str, component: str) -> int:
     queue = f"{store.prefix}{namespace}|{component}"
     wire = await store.commands.wire()
-    lengths = await wire.pipeline([["LLEN", queue + priority_suffix(step)] for step in PRIORITY_STEPS])
+    lengths = await wire.ask([["LLEN", queue + priority_suffix(step)] for step in PRIORITY_STEPS])
     lengths.append(await wire.execute("LLEN", f"{queue}{PRIORITY_SEPARATOR}{LINE_STEP}"))
     return sum(int(length) for length in lengths)

@@ -20,9 +20,11 @@ from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.runtime.control import CONTROL, ControlDesk, unable
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.patience import insist
 from dynamo_tasks.store.recovery import Recovery
+from dynamo_tasks.store.refusals import ReplyError
 from dynamo_tasks.store.registry import LEASE_TTL, RENEW_EVERY, Registry, Traffic
-from dynamo_tasks.store.wire import ReplyError, Wire
+from dynamo_tasks.store.wire import Wire
 
 __all__ = ["Instance"]
 
@@ -105,10 +107,10 @@ class Instance:
         self._commands.post("PUBLISH", reply_to, answer)
 
     async def start(self, infos: list[InstanceInfo]) -> None:
-        """Be present, then register and keep the lease."""
+        """Be present, then register and keep the lease; waits for a server that is away or refuses."""
         self._infos = infos
-        await self._presence.start()
-        await self.register()
+        await insist(self._commands, self._presence.start)
+        await insist(self._commands, self.register)
         self._task = asyncio.create_task(self._renew(), name="lease")
 
     async def register(self) -> None:

@@ -17,6 +17,7 @@ from urllib.parse import unquote, urlsplit
 from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
+from dynamo_tasks.store.refusals import PASSING, code_of
 
 __all__ = ["Address", "ping"]
 
@@ -85,7 +86,7 @@ def ping(url: str, *, timeout: float = 2.0) -> str:
         timeout: Seconds for the connection, and for each reply.
 
     Returns:
-        ``"PONG"``, or ``"LOADING"`` while the server still reads its data.
+        ``"PONG"``, or the word of a refusal that passes, e.g. ``"LOADING"`` while the server still reads its data.
 
     Raises:
         ConfigError: the URL is not valid.
@@ -138,8 +139,8 @@ def _simple(line: bytes, url: str) -> str:
     text = line.decode("utf-8", "replace").strip()
     if text.startswith("+"):
         return text[1:]
-    if text.startswith("-LOADING"):
-        return "LOADING"
     if text.startswith("-"):
+        if (code := code_of(text[1:])) in PASSING:
+            return code
         raise ServerUnavailableError(f"Redis server at {mask_url(url)} refuses: {text[1:]}")
     raise ServerUnavailableError(f"what listens at {mask_url(url)} is no Redis server")

@@ -26,12 +26,15 @@ from dynamo_tasks.serve.server import EmbeddedServer
 from dynamo_tasks.serve.spec import Notice, Plan, ProcessSpec
 from dynamo_tasks.serve.state import StateFile
 from dynamo_tasks.serve.supervisor import Supervisor
+from dynamo_tasks.store.refusals import PASSING
 
 __all__ = ["Session", "Snapshot"]
 
 _GRACE_S = 3.0
 _WATCH_S = 0.5
 _REGISTRY_S = 0.2
+_UP = ("PONG", "MISCONF")
+"""Answers of a server that can be read from: what it refuses, its processes wait for."""
 _TWICE_S = 1.0
 """Signals closer together are one: `timeout` and terminals send them to a process and to its group."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -129,10 +132,7 @@ class Session:
     async def _connect(self) -> str:
         """The server to use; the embedded one is joined, and started if need be."""
         if url := self._environ.get("DYNAMO_REDIS_URL"):
-            if await asyncio.to_thread(ping, url) != "PONG":
-                raise ServerUnavailableError(
-                    f"Redis at {mask_url(url)} still loads its data; try again later"
-                )
+            await self._until_up(url)
             self._output.say("server", f"{mask_url(url)} (DYNAMO_REDIS_URL)")
             return url
         self._server = EmbeddedServer(self._home)
@@ -144,6 +144,17 @@ class Session:
             raise
         self._output.say("server", f"{mask_url(url)} (embedded, data in {self._home.server})")
         return url
+
+    async def _until_up(self, url: str) -> None:
+        """Wait for a server that is there and does not serve yet, until somebody stops us."""
+        told = ""
+        while (answer := await asyncio.to_thread(ping, url)) not in _UP and not self._stop.is_set():
+            if answer != told:
+                self._output.say("server", f"{PASSING[answer].message}; waiting", style="yellow")
+            told = answer
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_WATCH_S):
+                    await self._stop.wait()
 
     async def _serve(self, plan: Plan, url: str, start: float) -> int:
         if self._server is not None and self._server.shared:

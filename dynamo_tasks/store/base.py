@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_tasks.errors import ConfigError, RequestNotFoundError, ServerUnavailableError
+from dynamo_tasks.errors import ConfigError, RequestNotFoundError, ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.protocol.names import check_namespace
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import Keys, namespaces_key
 from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.refusals import EXPECTED, ReplyError, code_of, refusal
 from dynamo_tasks.store.wire import Wire
 
 __all__ = ["Store", "decode", "parse_info"]
@@ -50,8 +51,13 @@ class Store:
 
     async def _learn(self, wire: Wire) -> None:
         info: dict[str, str] = {}
-        for section in ("server", "memory", "replication"):
-            info |= parse_info(await wire.execute("INFO", section))
+        for reply in await wire.ask([("INFO", section) for section in ("server", "memory", "replication")]):
+            info |= parse_info(reply)
+        if info.get("redis_mode") == "cluster":
+            raise ConfigError(
+                f"the server at {self.address} is a Redis Cluster, which is not supported; name a single server, or "
+                "Sentinels (sentinel://)"
+            )
         if info.get("role", "master") != "master":
             raise ServerUnavailableError(f"the Redis server at {self.address} is a replica", retry_after=1.0)
         self.run_id = info.get("run_id", "")
@@ -64,6 +70,21 @@ class Store:
                 f"the Redis server at {self.address} has maxmemory-policy {policy!r}, which loses requests; "
                 "set it to noeviction"
             )
+
+    async def check_scripts(self) -> None:
+        """See that scripts may be run: nothing is written without them.
+
+        Raises:
+            ConfigError: the server does not let us, and says why.
+        """
+        [reply] = await (await self.commands.wire()).pipeline([["EVALSHA", "0" * 40, 0]])
+        error = refusal(str(reply))
+        if isinstance(error, ReplyError) and code_of(error.text) not in EXPECTED:
+            raise ConfigError(
+                f"the Redis server at {self.address} runs no scripts (EVALSHA): {error.message}"
+            )
+        if isinstance(error, ServerRefusedError):
+            raise error
 
     async def close(self) -> None:
         """Close the command connection."""
@@ -97,7 +118,7 @@ class Store:
         names = [namespace] if namespace is not None else await self.namespaces()
         if names:
             wire = await self.commands.wire()
-            known = await wire.pipeline([("EXISTS", self.keys(name).record(request_id)) for name in names])
+            known = await wire.ask([("EXISTS", self.keys(name).record(request_id)) for name in names])
             for name, exists in zip(names, known, strict=True):
                 if exists == 1:
                     return name

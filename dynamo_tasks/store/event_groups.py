@@ -19,7 +19,7 @@ from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.event_subscription import KEPT_MS, RETRY, Event, EventSubscription
 from dynamo_tasks.store.pubsub import Channels
-from dynamo_tasks.store.wire import ReplyError
+from dynamo_tasks.store.refusals import ReplyError
 
 __all__ = ["ACK_WAIT", "GroupSubscription"]
 
@@ -72,7 +72,7 @@ class GroupSubscription(EventSubscription):
             # As publishing does; a log that nobody ever writes to must not stay for ever.
             await self._commands.execute("PEXPIRE", self._key, KEPT_MS, "NX")
         except ReplyError as exc:
-            if "BUSYGROUP" not in exc.message:
+            if "BUSYGROUP" not in exc.text:
                 raise
 
     async def _read(self) -> None:
@@ -83,7 +83,7 @@ class GroupSubscription(EventSubscription):
         except ServerUnavailableError:
             await asyncio.sleep(RETRY)
         except ReplyError as exc:
-            if "NOGROUP" not in exc.message:
+            if "NOGROUP" not in exc.text:
                 raise
             # The log has gone with its last event, or was erased: what is in it now is new.
             await self._make("0-0")

@@ -16,7 +16,6 @@ from dynamo_tasks.errors import (
     InvalidEventIdError,
     InvalidRequestError,
     PayloadTooLargeError,
-    ServerUnavailableError,
 )
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.names import Subject, check_group
@@ -60,7 +59,7 @@ class EventLog:
         keys = self.store.keys(subject.namespace)
         key = keys.events(str(subject))
         wire = await self.store.commands.wire(timeout=5.0)
-        added, *_ = await wire.pipeline(
+        added, *_ = await wire.ask(
             [
                 ["XADD", key, "MAXLEN", "~", self._kept, "*", "p", data],
                 ["PEXPIRE", key, KEPT_MS],
@@ -68,8 +67,6 @@ class EventLog:
                 ["PUBLISH", keys.events_channel(str(subject)), ""],
             ]
         )
-        if isinstance(added, Exception):
-            raise ServerUnavailableError(f"the event was not taken: {added}")
         return str(added.decode())
 
     def subscribe(

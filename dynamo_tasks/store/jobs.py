@@ -20,9 +20,10 @@ from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.job_records import Checkpoint, Chunk, Commit, JobRecord
 from dynamo_tasks.store.keys import queue_keys
+from dynamo_tasks.store.refusals import refusal
 from dynamo_tasks.store.scripts import script
 from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
-from dynamo_tasks.store.wire import pack, refusal
+from dynamo_tasks.store.wire import pack
 
 __all__ = ["Jobs"]
 
@@ -140,21 +141,21 @@ class Jobs:
         """How far tasks have come."""
         wire = await self.store.commands.wire(_PATIENCE)
         commands = [["HGETALL", self._keys.job_task(job_id, task)] for task in tasks]
-        rows = await wire.pipeline(commands) if commands else []
+        rows = await wire.ask(commands) if commands else []
         return [Checkpoint.of(dict(zip(row[::2], row[1::2], strict=True))) for row in rows]
 
     async def request_states(self, request_ids: Iterable[str]) -> list[tuple[str, str]]:
         """State and error (JSON) of the requests that run a job's tasks and services."""
         wire = await self.store.commands.wire(_PATIENCE)
         commands = [["HMGET", self._keys.record(one), "st", "err"] for one in request_ids]
-        rows = await wire.pipeline(commands) if commands else []
+        rows = await wire.ask(commands) if commands else []
         return [((state or b"").decode(), (error or b"").decode()) for state, error in rows]
 
     async def input(self, job_id: str, task: str, most: int) -> tuple[list[tuple[bytes, Chunk]], bool]:
         """The chunks that wait for a task, oldest first, with their ids; and whether more can come."""
         wire = await self.store.commands.wire(_PATIENCE)
         # In this order: once nobody can send any more, what is read behind that is all.
-        open_, entries = await wire.pipeline(
+        open_, entries = await wire.ask(
             [
                 ["HGET", self._keys.job_task(job_id, task), "open"],
                 ["XRANGE", self._keys.job_input(job_id, task), "-", "+", "COUNT", most],

@@ -18,6 +18,7 @@ from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.store import sentinel
 from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.refusals import code_of, refusal
 from dynamo_tasks.store.wire import CONNECT_TIMEOUT, Reply, Wire
 
 __all__ = ["Link"]
@@ -88,7 +89,7 @@ class Link:
             found, name=self._name, on_message=self._on_message, on_lost=self._on_lost, timeout=timeout
         )
         try:
-            await wire.execute("PING")  # one that still reads its AOF is not up
+            await _check_up(wire)
             if found is not self.address:
                 await sentinel.check_master(wire)
             if self._on_ready is not None:
@@ -152,18 +153,14 @@ class Link:
                     if self._wire is not None and self._wire.closed:
                         await asyncio.sleep(0.01)
         except TimeoutError:
-            raise ServerUnavailableError(
-                f"the Redis server at {self.address} cannot be reached", retry_after=1.0
-            ) from None
+            raise ServerUnavailableError("the Redis server cannot be reached", retry_after=1.0) from None
         return self._wire
 
     async def execute(self, *command: str | bytes | int | float) -> Reply:
         """Run one command on the open connection; see :meth:`Wire.execute`."""
         wire = self._wire
         if wire is None or wire.closed:
-            raise ServerUnavailableError(
-                f"the Redis server at {self.address} cannot be reached", retry_after=1.0
-            )
+            raise ServerUnavailableError("the Redis server cannot be reached", retry_after=1.0)
         return await wire.execute(*command)
 
     def post(self, *command: str | bytes | int | float) -> None:
@@ -182,3 +179,13 @@ class Link:
             with contextlib.suppress(asyncio.CancelledError, DynamoError):
                 await self._keeper
             self._keeper = None
+
+
+async def _check_up(wire: Wire) -> None:
+    """Refuse a server that serves nobody yet, e.g. since it still reads its AOF.
+
+    One that cannot save its data says so to a PING as well, but can be read from.
+    """
+    [reply] = await wire.pipeline([["PING"]])
+    if isinstance(reply, Exception) and code_of(str(reply)) != "MISCONF":
+        raise refusal(str(reply))

@@ -10,9 +10,10 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.refusals import refusal
 from dynamo_tasks.store.streams import decode_row
 from dynamo_tasks.store.subscription import Subscription
-from dynamo_tasks.store.wire import Reply, Wire, refusal
+from dynamo_tasks.store.wire import Reply, Wire
 
 __all__ = ["Pages"]
 

@@ -29,9 +29,10 @@ from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import client_channel
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.pages import Pages
+from dynamo_tasks.store.refusals import ReplyError
 from dynamo_tasks.store.scripts import script
 from dynamo_tasks.store.subscription import FIRST_CHECK, Subscription
-from dynamo_tasks.store.wire import ReplyError, Wire
+from dynamo_tasks.store.wire import Wire
 
 __all__ = ["StreamReader"]
 
@@ -204,9 +205,7 @@ class StreamReader:
                     if sub.hungry:
                         metrics.counter("reader_xranges_total", reason=reason).inc()
                 read = await self._pages.read(wire, [sub for sub in behind if sub.hungry], self._loop.time)
-            except (ServerUnavailableError, ReplyError) as exc:
-                if isinstance(exc, ReplyError):
-                    log_event("store.refused", connection="reader", error=str(exc))
+            except (ServerUnavailableError, ReplyError):
                 await asyncio.sleep(_RETRY)
                 for sub, reason in behind.items():
                     self._read_log([sub], reason)

@@ -49,7 +49,7 @@ class Recovery:
         """Counter and presence of each instance."""
         keys = self._store.keys(namespace)
         wire = await self._store.commands.wire()
-        counters, counts = await wire.pipeline(
+        counters, counts = await wire.ask(
             [
                 ["MGET", *(keys.lease(lease) for lease in leases)],
                 ["PUBSUB", "NUMSUB", *(keys.alive_channel(lease) for lease in leases)],

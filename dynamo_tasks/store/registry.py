@@ -163,5 +163,5 @@ class Registry:
             return LEASE_TTL
         keys = self.store.keys(namespace)
         wire = await self.store.commands.wire()
-        left = await wire.pipeline([["PTTL", keys.lease(lease)] for lease in wanted])
+        left = await wire.ask([["PTTL", keys.lease(lease)] for lease in wanted])
         return max(0, min(int(ms) for ms in left)) / 1000

@@ -8,7 +8,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Protocol
 
-from dynamo_tasks.store.wire import Reply, ReplyError
+from dynamo_tasks.store.refusals import ReplyError
+from dynamo_tasks.store.wire import Reply
 
 __all__ = ["Runner", "Script", "script"]
 
@@ -50,12 +51,13 @@ class Script:
 
         Raises:
             ReplyError: the script failed.
+            ServerRefusedError: the server runs no such script for the moment.
             ServerUnavailableError: the connection was lost; whether it ran is not known.
         """
         try:
             return await on.execute("EVALSHA", self.sha, len(keys), *keys, *args)
         except ReplyError as exc:
-            if not exc.message.startswith(_MISSING):
+            if not exc.text.startswith(_MISSING):
                 raise
         return await on.execute("EVAL", self.source, len(keys), *keys, *args)
 

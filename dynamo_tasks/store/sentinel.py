@@ -15,7 +15,8 @@ import dataclasses
 from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.store.address import Address, Sentinels
-from dynamo_tasks.store.wire import CONNECT_TIMEOUT, ReplyError, Wire
+from dynamo_tasks.store.refusals import PASSING, ReplyError, code_of, refusal
+from dynamo_tasks.store.wire import CONNECT_TIMEOUT, Wire
 
 __all__ = ["check_master", "locate", "ping"]
 
@@ -95,7 +96,7 @@ async def _ask(sentinels: Sentinels, at: Address, timeout: float) -> _Answer:
     except TimeoutError:
         raise ServerUnavailableError(f"the Sentinel at {at.host}:{at.port} does not answer") from None
     except ReplyError as exc:
-        raise ServerUnavailableError(f"the Sentinel at {at.host}:{at.port} says: {exc.message}") from exc
+        raise ServerUnavailableError(f"the Sentinel at {at.host}:{at.port} says: {exc.text}") from exc
     known = dict(zip(row[::2], row[1::2], strict=True))
     return int(known[b"config-epoch"]), known[b"ip"].decode(), int(known[b"port"])
 
@@ -114,7 +115,7 @@ async def ping(url: str, timeout: float) -> str:
     """Ask the master behind a URL whether it answers.
 
     Returns:
-        ``"PONG"``, or ``"LOADING"`` while it still reads its data.
+        ``"PONG"``, or the word of a refusal that passes, e.g. ``"LOADING"`` while it still reads its data.
 
     Raises:
         ConfigError: the URL is not valid.
@@ -131,6 +132,6 @@ async def ping(url: str, timeout: float) -> str:
         raise ServerUnavailableError("the master that Sentinel names does not answer") from None
     if not isinstance(reply, Exception):
         return str(reply.decode())
-    if str(reply).startswith("LOADING"):
-        return "LOADING"
-    raise ServerUnavailableError(str(reply))
+    if (code := code_of(str(reply))) in PASSING:
+        return code
+    raise refusal(str(reply))

@@ -15,9 +15,10 @@ import redis
 from dynamo_tasks.errors import FencedError
 from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger import release_call
+from dynamo_tasks.store.parsing import refusal_of
 from dynamo_tasks.store.scripts import Script, script
 from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
-from dynamo_tasks.store.wire import pack, refusal
+from dynamo_tasks.store.wire import pack
 
 __all__ = ["SyncLedger"]
 
@@ -47,8 +48,8 @@ class SyncLedger:
                 return self._ask(which.command(keys, *args))
             except redis.exceptions.NoScriptError:
                 return self._client.eval(which.source, len(keys), *keys, *args)
-        except redis.exceptions.OutOfMemoryError as exc:
-            raise refusal(f"OOM {exc}") from exc
+        except redis.exceptions.ResponseError as exc:
+            raise refusal_of(exc) from exc
 
     def _ask(self, command: list[str | bytes | int | float]) -> Any:
         """The answer to a command that is safe to repeat.

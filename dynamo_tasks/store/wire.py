@@ -16,10 +16,11 @@ from typing import Any, cast
 
 import hiredis
 
-from dynamo_tasks.errors import DynamoError, ServerFullError, ServerUnavailableError
+from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.refusals import ReplyError, refusal
 
-__all__ = ["CONNECT_TIMEOUT", "ReplyError", "Wire", "notice_loss", "pack", "refusal"]
+__all__ = ["CONNECT_TIMEOUT", "ReplyError", "Wire", "notice_loss", "pack"]
 
 Command = Sequence[str | bytes | int | float]
 Reply = Any
@@ -27,12 +28,6 @@ CONNECT_TIMEOUT = 5.0
 """Seconds for a connection, from the socket to the chosen database."""
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
 """A command as the server reads it; hiredis declares tuples of one."""
-
-
-class ReplyError(DynamoError):
-    """The server answered a command with an error."""
-
-    code = "server_error"
 
 
 class Wire(asyncio.Protocol):
@@ -73,6 +68,7 @@ class Wire(asyncio.Protocol):
 
         Raises:
             ServerUnavailableError: nobody listens, or no answer within ``timeout`` seconds.
+            ServerRefusedError: the server has no room for it, or is not ready.
             ReplyError: the server refuses the credentials or the database.
         """
         loop = asyncio.get_running_loop()
@@ -104,7 +100,7 @@ class Wire(asyncio.Protocol):
         try:
             for reply in await self.pipeline(commands):
                 if isinstance(reply, hiredis.ReplyError):
-                    raise ReplyError(f"the Redis server at {address} refused the connection: {reply}")
+                    raise refusal(str(reply))
         except BaseException:
             self.close()
             raise
@@ -195,7 +191,7 @@ class Wire(asyncio.Protocol):
 
         Raises:
             ReplyError: the server answered with an error.
-            ServerFullError: its memory is full, and the command was not run.
+            ServerRefusedError: it refuses the command for the moment, and has not run it.
             ServerUnavailableError: the connection was lost; whether the command ran is not known.
         """
         reply = await self._write(pack(tuple(command)), 1)
@@ -209,12 +205,25 @@ class Wire(asyncio.Protocol):
         reply = await self._write(b"".join(packed), len(packed))
         return [reply] if len(packed) == 1 else reply
 
+    async def ask(self, commands: Iterable[Command]) -> list[Reply]:
+        """Send commands at once and return all replies.
+
+        Raises:
+            ReplyError: the server answered one with an error.
+            ServerRefusedError: it refuses one for the moment.
+        """
+        replies = await self.pipeline(commands)
+        for reply in replies:
+            if isinstance(reply, hiredis.ReplyError):
+                raise refusal(str(reply))
+        return replies
+
     async def transaction(self, packed: list[bytes]) -> list[Reply]:
         """Send already packed commands between MULTI and EXEC and return EXEC's list.
 
         Raises:
             ReplyError: the server refused to run the transaction at all.
-            ServerFullError: because its memory is full.
+            ServerRefusedError: for the moment, e.g. because its memory is full.
         """
         data = b"".join((_MULTI, *packed, _EXEC))
         replies = await self._write(data, len(packed) + 2)
@@ -242,18 +251,6 @@ class Wire(asyncio.Protocol):
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
-
-
-def refusal(text: str) -> DynamoError:
-    """The error for what the server answered in place of a reply."""
-    if text.startswith("OOM") or "because of: OOM" in text:
-        return ServerFullError(
-            "the memory of the Redis server is full (maxmemory); it takes no new requests until there is room",
-            retry_after=1.0,
-        )
-    if text.startswith("LOADING"):
-        return ServerUnavailableError("the Redis server still reads its data", retry_after=1.0)
-    return ReplyError(text)
 
 
 def notice_loss() -> dict[int, int]:

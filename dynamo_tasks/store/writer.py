@@ -26,20 +26,20 @@ from dynamo_tasks.errors import (
     FencedError,
     LeaseLostError,
     RequestNotFoundError,
-    ServerFullError,
+    ServerRefusedError,
     ServerUnavailableError,
     StreamDivergedError,
 )
 from dynamo_tasks.observe import metrics
-from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.ledger import Attempt
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import DEFAULT_CAP, KEEP, OpenLog
+from dynamo_tasks.store.refusals import ReplyError, refusal
 from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.wire import Reply, ReplyError, Wire, pack, refusal
+from dynamo_tasks.store.wire import Reply, Wire, pack
 
 __all__ = ["Writer"]
 
@@ -61,7 +61,6 @@ class Writer:
         self._unread: set[OpenLog] = set()
         self._unread_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
-        self._refusals = Calm()
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""
         self._scripts_missing = False
@@ -155,9 +154,7 @@ class Writer:
             try:
                 wire = await self._link.wire()
                 await self._flush(wire)
-            except (ReplyError, ServerFullError) as exc:
-                if self._refusals.due():
-                    event("store.refused", connection="writer", error=exc.message)
+            except (ReplyError, ServerRefusedError):
                 self._wake.set()
                 await asyncio.sleep(_RETRY_DELAY)
             except ServerUnavailableError:

@@ -1,0 +1,116 @@
+"""A server that refuses for a while is waited for: `serve` on an external server, as operators run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from benchmarks.undisturbed import undisturbed
+from dynamo_tasks.runtime.inspect import snapshot
+from tests.support import web
+from tests.support.processes import Worker, until
+from tests.support.readers import MODEL, PACED
+from tests.support.refusing import REFUSALS, RefusingServer
+from tests.support.serve import Serve
+
+pytestmark = pytest.mark.slow
+ASK = {"model": MODEL, "prompt": "hi", "max_tokens": 2}
+INSIDE = re.compile(r"script:|@user|SCRIPT KILL|Valkey is|Redis is|127\.0\.0\.1|\b[A-Z]{4,} ")
+TOKENS = 200
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RefusingServer]:
+    with RefusingServer(tmp_path_factory.mktemp("refusing")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def serve(server: RefusingServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    home = tmp_path_factory.mktemp("home")
+    with Serve(home, *(f"--{one}" for one in PACED), DYNAMO_REDIS_URL=server.url) as serve:
+        yield serve
+
+
+def _text(events: list[tuple[str, str]]) -> str:
+    assert events[-1][1] == "[DONE]", events[-1]
+    return "".join(json.loads(data)["choices"][0]["text"] for _, data in events[:-1])
+
+
+def _is_refused(serve: Serve) -> bool:
+    """A new request gets a 503 that says when to come again, and nothing of the server's own words."""
+    status, headers, body = web.ask(serve.port, "POST", "/v1/completions", ASK)
+    if status == 200:
+        return False
+    error = body["error"]
+    assert (status, error["type"]) == (503, "service_unavailable_error"), body
+    assert int(headers["retry-after"]) >= 1
+    assert not INSIDE.search(error["message"]), error
+    assert web.look(serve.port, "/live")[0] == 200
+    return True
+
+
+@pytest.mark.parametrize("kind", REFUSALS)
+def test_a_killed_worker_starts_on_a_server_that_refuses(
+    kind: str, server: RefusingServer, serve: Serve
+) -> None:
+    """`serve` keeps its frontend and the open stream; the worker waits, and continues the text."""
+    prompt = f"told under {kind}"
+    stream = web.events(
+        serve.port, "POST", "/v1/completions", {**ASK, "prompt": prompt, "max_tokens": TOKENS, "stream": True}
+    )
+    got = [next(stream)]
+    [worker] = snapshot(server.url)["instances"]
+    seen = len(serve.output)
+    with REFUSALS[kind](server):
+        os.kill(worker["pid"], signal.SIGKILL)
+        assert _is_refused(serve)
+        if kind != "LOADING":  # that ends by itself
+            until(lambda: _waits(serve.output[seen:]), 90, lambda: serve.output[seen:])
+            assert _is_refused(serve)
+    got += list(stream)
+    assert [_text(got)] == undisturbed([prompt], TOKENS)
+    until(lambda: not _is_refused(serve), 30, "served again")
+    assert serve.output[seen:].count("starts again") == 1, serve.output[seen:]
+    assert serve.alive
+
+
+def _waits(output: str) -> bool:
+    """Whether the worker that was started again says what it waits for."""
+    return any(
+        line.startswith("Worker") and ("store.refused" in line or "connection=start" in line)
+        for line in output.partition("starts again")[2].splitlines()
+    )
+
+
+@pytest.mark.parametrize("kind", ["NOREPLICAS", "MISCONF", "BUSY"])
+def test_a_worker_that_starts_meanwhile_waits_and_can_be_ended(kind: str, server: RefusingServer) -> None:
+    with (
+        REFUSALS[kind](server),
+        Worker(server.url, settings=PACED, name="meanwhile", wait=False) as one,
+        Worker(server.url, settings=PACED, name="ended", wait=False) as other,
+    ):
+        for log in (one.log, other.log):
+            until(lambda log=log: "store.refused" in log.read_text(), 60, one.log.read_text)
+        other.signal(signal.SIGTERM)
+        until(lambda: not other.alive, 10, "it ends")
+        assert one.alive, one.output
+        assert "Traceback" not in one.output + other.output, one.output + other.output
+
+
+def test_serve_itself_waits_for_a_server_that_reads_its_data(
+    server: RefusingServer, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    home = tmp_path_factory.mktemp("later")
+    with (
+        REFUSALS["BUSY"](server),
+        Serve(home, DYNAMO_REDIS_URL=server.url, wait=False) as serve,
+    ):
+        serve.line("server  ")
+        assert "busy with a script; waiting" in serve.output
+        serve.interrupt()
