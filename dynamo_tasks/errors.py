@@ -9,6 +9,7 @@
     │   ├── InvalidRequestError        400  invalid_request_error  names the field (`param`)
     │   │   └── InvalidEventIdError    400  invalid_event_id       malformed, or beyond the top of the stream
     │   ├── AuthenticationError        401  invalid_api_key
+    │   ├── ForbiddenError             403  forbidden              from a web page, or under a name, that is not allowed
     │   ├── UnknownModelError          404  model_not_found
     │   ├── UnknownEndpointError       404  endpoint_not_found     lists those that are known (AttributeError)
     │   ├── UnknownServiceError        404  service_not_found      lists those that are known (LookupError)
@@ -19,6 +20,7 @@
     │   ├── IdempotencyConflictError   409  idempotency_conflict   same key, another payload
     │   ├── StreamExpiredError         410  stream_expired         the log is past its retention
     │   ├── PayloadTooLargeError       413  payload_too_large
+    │   ├── UnsupportedEncodingError   415  unsupported_encoding   names those that are allowed
     │   ├── QueueFullError             429  queue_full             `retry_after` seconds
     │   └── RateLimitError             429  rate_limit_exceeded    of one API key; `retry_after` seconds
     ├── UnavailableError               503  unavailable            `retry_after` seconds
@@ -54,14 +56,15 @@ from typing import Any, ClassVar
 __all__ = [
     "AlreadyRegisteredError", "AuthenticationError", "ConfigError", "DeadlineExceededError",
     "DeadlineUnreachableError", "DynamoError", "EndpointError", "EngineDeadError", "EngineError",
-    "FencedError", "IdempotencyConflictError", "InstanceDeadError", "InvalidEventIdError", "InvalidNameError",
-    "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError", "NoInstancesError",
+    "FencedError", "ForbiddenError", "IdempotencyConflictError", "InstanceDeadError", "InvalidEventIdError",
+    "InvalidNameError", "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError",
+    "NoInstancesError",
     "NotResumableError", "PayloadTooLargeError", "ProtocolError", "QueueFullError", "RateLimitError",
     "RequestCancelledError", "RequestError", "RequestExpiredError", "RequestFailedError",
     "RequestNotFoundError", "ServerFullError", "ServerRefusedError", "ServerUnavailableError",
     "ServiceCallError", "ServiceTimeoutError", "StreamDivergedError", "StreamExpiredError", "StreamTooLargeError",
     "UnavailableError", "UnknownEndpointError", "UnknownMethodError", "UnknownModelError",
-    "UnknownServiceError", "WorkerLostError", "error_for_code",
+    "UnknownServiceError", "UnsupportedEncodingError", "WorkerLostError", "error_for_code",
 ]  # fmt: skip
 
 _BY_CODE: dict[str, type[DynamoError]] = {}
@@ -136,6 +139,13 @@ class AuthenticationError(RequestError):
     http_status = 401
 
 
+class ForbiddenError(RequestError):
+    """The request comes from a web page, or under a name of the server, that is not allowed."""
+
+    code = "forbidden"
+    http_status = 403
+
+
 class UnknownModelError(RequestError):
     """No instance serves this model."""
 
@@ -204,6 +214,13 @@ class PayloadTooLargeError(RequestError):
 
     code = "payload_too_large"
     http_status = 413
+
+
+class UnsupportedEncodingError(RequestError):
+    """The body is compressed in a way that is not supported."""
+
+    code = "unsupported_encoding"
+    http_status = 415
 
 
 class QueueFullError(RequestError):

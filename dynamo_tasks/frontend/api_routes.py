@@ -15,12 +15,13 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
+from dynamo_tasks.frontend.answering import PROBE
 from dynamo_tasks.frontend.arguments import Arguments
 from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.client_watch import ClientWatch
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.limits import read_body
-from dynamo_tasks.frontend.render import DONE, error_event
+from dynamo_tasks.frontend.render import DONE, error_event, one_line
 from dynamo_tasks.frontend.sse import SSE_HEADERS, KeepAlive
 from dynamo_tasks.observe import log
 from dynamo_tasks.protocol.bodies import decode_json
@@ -118,7 +119,7 @@ def _encoded(value: Any) -> bytes:
         value = dump(mode="json")
     try:
         return msgspec.json.encode(value)
-    except TypeError as exc:
+    except (TypeError, UnicodeEncodeError) as exc:  # the latter over half of a surrogate pair
         raise EndpointError(f"the result cannot be written as JSON: {exc}") from None
 
 
@@ -137,18 +138,20 @@ class ValueStreamResponse:
         """Answer; when the client leaves, the generator is closed."""
         try:
             async with ClientWatch(receive) as client:
-                await self._pump(client, send)
+                await self._pump(client, scope, send)
         finally:
             if close := getattr(self._values, "aclose", None):
                 await close()
 
-    async def _pump(self, client: ClientWatch, send: Send) -> None:
+    async def _pump(self, client: ClientWatch, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": list(SSE_HEADERS)})
         keep_alive = KeepAlive(send, self._interval)
         keep_alive.start()
+        scope[PROBE] = keep_alive.now
         try:
             last = await self._send_all(keep_alive, send)
         finally:
+            del scope[PROBE]
             keep_alive.stop()
         client.disarm()
         await send({"type": "http.response.body", "body": last, "more_body": False})
@@ -157,7 +160,7 @@ class ValueStreamResponse:
         try:
             async for value in self._values:
                 keep_alive.busy = True
-                body = b"data: %b\n\n" % _encoded(value)
+                body = one_line(b"data: %b\n\n" % _encoded(value))
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 keep_alive.sent()
         except DynamoError as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -25,6 +26,8 @@ from dynamo_tasks.frontend.metrics import RequestMeter, count_request
 from dynamo_tasks.frontend.openai_api import OpenAIAPI
 from dynamo_tasks.frontend.openapi import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi import OpenApi
+from dynamo_tasks.frontend.origins import Origins
+from dynamo_tasks.frontend.paths import allowed, as_sent, tidy
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.tracing import end_http_span, http_span
@@ -69,6 +72,7 @@ class FrontendApp:
         openai = OpenAIAPI(gateway, settings)
         self._settings = settings
         self._keys = ApiKeys(settings.api_keys)
+        self._origins = Origins(settings.cors_origins, settings.allowed_hosts, settings.host, not self._keys)
         self._hot: dict[str, tuple[str, _Handler]] = {
             "/v1/chat/completions": ("chat", openai.chat),
             "/v1/completions": ("completions", openai.completions),
@@ -78,7 +82,7 @@ class FrontendApp:
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive, gateway) for route in routes]
-        self._router = Router([*own, *extra], redirect_slashes=False, default=fallback)
+        self._router = Router([*own, *extra], redirect_slashes=False, default=fallback and as_sent(fallback))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -88,6 +92,8 @@ class FrontendApp:
             return
         call = Call(new_id(), body_limit=self._settings.body_limit)
         call.attach(scope)
+        tidy(scope)
+        call.browser = self._origins.headers(scope)
         hot = self._hot.get(scope["path"])
         if hot is not None:
             await self._answer_hot(call, *hot, scope, receive, send)
@@ -103,10 +109,11 @@ class FrontendApp:
         status = 500
         span = http_span(call, scope)
         try:
-            self._admit(call, scope)
-            if scope["method"] != "POST":
+            response = self._admit(call, scope)
+            if response is None and scope["method"] != "POST":
                 raise HTTPException(405, headers={"Allow": "POST"})
-            response = await handler(Request(scope, receive))
+            if response is None:
+                response = await handler(Request(scope, receive))
             await response(scope, receive, call.answers(send))
             status = getattr(response, "status", 200)
         except ClientDisconnect:
@@ -128,8 +135,8 @@ class FrontendApp:
     async def _answer_cold(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
         start = _Start(send, call)
         try:
-            self._admit(call, scope)
-            await self._router(scope, receive, start.send)
+            app = self._admit(call, scope) or self._router
+            await app(scope, receive, start.send)
         except ClientDisconnect:
             start.status = 499
         except Exception as exc:  # as above
@@ -140,11 +147,17 @@ class FrontendApp:
         finally:
             count_request(_route_name(scope), start.status or 500)
 
-    def _admit(self, call: Call, scope: Scope) -> None:
+    def _admit(self, call: Call, scope: Scope) -> Response | None:
+        """Let a request in; returns the answer to what only asks whether it may."""
+        preflight = self._origins.check(scope)
+        if preflight is not None:
+            return preflight
+        if scope["method"] == "OPTIONS" and scope["path"] == "*":
+            return allowed("DELETE, GET, HEAD, POST")
         if scope["path"] not in OPEN_PATHS:
-            header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-            call.owner_key = self._keys.owner(header)
+            call.owner_key = self._keys.admit(scope)
             call.limits = self._keys.limits(call.owner_key)
+        return None
 
 
 class _Start:
@@ -162,7 +175,7 @@ class _Start:
             headers = list(message.get("headers", ()))
             if all(name != _HEADER for name, _ in headers):
                 headers.append(self._header)
-            message = {**message, "headers": [*headers, *self._call.headers]}
+            message = {**message, "headers": [*headers, *self._call.headers, *self._call.browser]}
         await self._send(message)
 
 
@@ -172,6 +185,7 @@ def _routes(openai: OpenAIAPI, requests: RequestsAPI, health: HealthAPI) -> list
         Route("/v1/models/{name:path}", openai.model, name="models"),
         Route("/v1/requests/{id}", requests.one, methods=["GET", "DELETE"], name="requests"),
         Route("/v1/requests/{id}/stream", requests.stream, name="stream"),
+        Route("/v1/requests/{id}/stream-token", requests.token, methods=["POST"], name="stream_token"),
         Route("/health", health.health, name="health"),
         Route("/live", health.live, name="live"),
         Route("/ready", health.ready, name="ready"),
@@ -207,6 +221,8 @@ def _failure(exc: Exception, call: Call, scope: Scope) -> Any:
 def _http_failure(exc: HTTPException, call: Call, scope: Scope) -> Any:
     where = f"{scope['method']} {scope['path']}"
     headers = dict(exc.headers or {})
+    if exc.status_code == 405 and scope["method"] == "OPTIONS":
+        return allowed(headers.get("Allow", ""))
     if exc.status_code == 405:
         text, code = f"{where} is not possible; allowed: {headers.get('Allow', 'none')}", "method_not_allowed"
     elif exc.status_code == 404:

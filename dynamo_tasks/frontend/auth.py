@@ -14,8 +14,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
+from starlette.types import Scope
 
 from dynamo_tasks.errors import AuthenticationError, ConfigError
+from dynamo_tasks.frontend.stream_tokens import owner_of, token_of
 from dynamo_tasks.protocol.limits import KeyLimits
 
 __all__ = ["API_KEYS_VARIABLE", "OPEN_PATHS", "ApiKey", "ApiKeys", "key_id", "keys_from", "stored_digest"]
@@ -106,12 +108,22 @@ class ApiKeys:
     def __repr__(self) -> str:
         return f"ApiKeys(<{len(self._digests)} keys>)"
 
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
     def limits(self, owner: str) -> KeyLimits:
         """What the key with this hash may; everything where no keys are configured."""
         return self._limits.get(owner, _FREE)
 
+    def admit(self, scope: Scope) -> str:
+        """Who sends a request: by its header, or by a stream token in its URL; as :meth:`owner`."""
+        header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
+        if header is None and self._digests and (given := token_of(scope)) is not None:
+            return owner_of(*given, self._digests)
+        return self.owner(header)
+
     def owner(self, authorization: bytes | None) -> str:
-        """Who sends the request.
+        """Whose key it is.
 
         Args:
             authorization: The header's value, ``Bearer <key>``.

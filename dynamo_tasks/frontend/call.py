@@ -29,6 +29,7 @@ class Call(Struct):
         api: Its name in logs and metrics.
         limits: Of the API key.
         headers: That every answer to it gets.
+        browser: Of these, what tells a browser whether a page may read the answer.
         body_limit: Bytes.
         meter: Of requests of the OpenAI API.
     """
@@ -37,18 +38,20 @@ class Call(Struct):
     owner_key: str = ""
     limits: KeyLimits = KeyLimits()
     headers: list[tuple[bytes, bytes]] = []
+    browser: list[tuple[bytes, bytes]] = []
     api: str = "other"
     body_limit: int = 10 << 20
     meter: RequestMeter | None = None
 
     def answers(self, send: Send) -> Send:
         """How to send the answer, with :attr:`headers`."""
-        if not self.headers:
+        more = [*self.headers, *self.browser]
+        if not more:
             return send
 
         async def start(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *self.headers]}
+                message = {**message, "headers": [*message.get("headers", ()), *more]}
             await send(message)
 
         return start

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response
 
 from dynamo_tasks.errors import DynamoError, RequestCancelledError, RequestExpiredError, RequestFailedError
+from dynamo_tasks.frontend.compressed import ENCODINGS
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import State
 
@@ -20,6 +22,7 @@ __all__ = [
     "error_body",
     "error_payload",
     "error_response",
+    "header_text",
     "json_response",
 ]
 
@@ -28,6 +31,7 @@ REQUEST_ID = "x-request-id"
 
 _TYPES = {
     401: "authentication_error",
+    403: "permission_error",
     429: "rate_limit_error",
     499: "request_cancelled_error",
     503: "service_unavailable_error",
@@ -53,7 +57,9 @@ def error_response(error: DynamoError, request_id: str | None = None) -> Respons
         headers["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
-    if error.http_status == 413:
+    if error.http_status == 415:
+        headers["accept-encoding"] = ENCODINGS
+    if error.http_status in (413, 415):
         headers["connection"] = "close"  # what is left of the body must not be taken for the next request
     return json_response(error_body(error), error.http_status, request_id, headers)
 
@@ -66,6 +72,11 @@ def json_response(
     if request_id is not None:
         headers[REQUEST_ID] = request_id
     return Response(msgspec.json.encode(value), status, headers, "application/json")
+
+
+def header_text(text: str) -> str:
+    """A name that somebody else chose, such as a task id, as a header can hold it."""
+    return quote(text, safe="/:@!$&'()*+,;=?#[]~ ")
 
 
 def check_end(end: End) -> None:

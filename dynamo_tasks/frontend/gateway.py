@@ -110,6 +110,11 @@ class EventStream(Protocol):
     request_id: str
     render: bytes | None
 
+    @property
+    def saw_end(self) -> bool:
+        """Whether nothing comes any more: the reader has the end event."""
+        ...
+
     async def next(self) -> list[Event]:
         """The next events, waiting until there is at least one; empty = closed after the end event.
 

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
 from dynamo_tasks.errors import InvalidRequestError, PayloadTooLargeError
+from dynamo_tasks.frontend.compressed import decompressed, encoding_of
 
 __all__ = ["read_body"]
 
@@ -17,19 +18,21 @@ _DRAIN_FACTOR = 8
 
 
 async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], limit: int) -> bytes:
-    """Read a whole body.
+    """Read a whole body, and decompress it.
 
     Args:
         receive: The ASGI channel.
         headers: Raw headers, names in lower case.
-        limit: The most bytes that are kept.
+        limit: The most bytes that are kept, of what came and of what that holds.
 
     Raises:
         PayloadTooLargeError: There is more; known from ``Content-Length``, or while reading.
-        InvalidRequestError: ``Content-Length`` is no number.
+        UnsupportedEncodingError: It is compressed in another way than gzip.
+        InvalidRequestError: ``Content-Length`` is no number, or the body is no gzip.
         ClientDisconnect: The client left.
     """
     known = dict(headers)
+    compressed = encoding_of(known.get(b"content-encoding", b""))
     length = _content_length(known.get(b"content-length", b"0"))
     if length > limit and (b"expect" in known or length > limit * _DRAIN_FACTOR):
         raise _too_large(limit)
@@ -49,7 +52,8 @@ async def read_body(receive: Receive, headers: Iterable[tuple[bytes, bytes]], li
         more = message.get("more_body", False)
     if size > limit:
         raise _too_large(limit)
-    return b"".join(chunks)
+    body = b"".join(chunks)
+    return await decompressed(body, limit) if compressed else body
 
 
 def _content_length(value: bytes) -> int:

@@ -16,6 +16,7 @@ from starlette.responses import Response
 
 from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.errors import json_response
+from dynamo_tasks.frontend.stream_tokens import LONGEST, USUAL
 from dynamo_tasks.protocol.openai import ChatRequest, CompletionRequest, EmbeddingRequest
 from dynamo_tasks.protocol.states import State
 
@@ -27,12 +28,14 @@ _REFS = "#/components/schemas/{name}"
 _MEANINGS = {
     400: "The request is not valid; `param` names the field.",
     401: "No API key, or a wrong one.",
+    403: "Asked by a web page, or under a name, that is not allowed.",
     404: "Unknown, or of another API key.",
     408: "Head or body did not come in time.",
     409: "The idempotency key was used with another body.",
     410: "The stream is past its retention.",
     413: "The body is too large.",
     414: "The URL is too long.",
+    415: "The body is compressed in another way than gzip.",
     429: "The queue is full; see Retry-After.",
     431: "Too many headers, or too large ones.",
     499: "The request was cancelled.",
@@ -40,8 +43,8 @@ _MEANINGS = {
     503: "Nobody serves this now, or the server cannot be reached; see Retry-After.",
     504: "The request's deadline has passed.",
 }
-_ALWAYS = (400, 401, 408, 414, 431, 503)
-_POSTED = (404, 409, 413, 429, 499, 500, 504)
+_ALWAYS = (400, 401, 403, 408, 414, 431, 503)
+_POSTED = (404, 409, 413, 415, 429, 499, 500, 504)
 
 
 def _object(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
@@ -120,12 +123,21 @@ _SCHEMAS: dict[str, Any] = {
             "status": {"enum": [state.lower() for state in State]},
             "endpoint": _TEXT,
             "model": _or_null("string"),
-            "created": _NUMBER,
+            "created": {"type": "integer"},
             "attempts": _COUNT,
             "last_event": _TEXT,
             "finish_reason": _or_null("string"),
             "usage": {"anyOf": [_ref("Usage"), {"type": "null"}]},
             "error": _or_null("object"),
+            "stream": _TEXT,
+        }
+    ),
+    "StreamToken": _object(
+        {
+            "id": _TEXT,
+            "object": {"const": "stream_token"},
+            "token": _or_null("string"),
+            "expires_at": _or_null("integer"),
             "stream": _TEXT,
         }
     ),
@@ -156,6 +168,13 @@ _PURGE = {
 }  # fmt: skip
 
 
+_TOKEN = {
+    "name": "token", "in": "query", "required": False, "description": "Instead of an API key, for this stream only.",
+    "schema": _TEXT,
+}  # fmt: skip
+_SECONDS = {"type": "integer", "minimum": 1, "maximum": LONGEST, "default": USUAL}
+
+
 def _json(schema: dict[str, Any]) -> dict[str, Any]:
     return {"application/json": {"schema": schema}}
 
@@ -168,7 +187,8 @@ def _operation(
 ) -> dict[str, Any]:
     """An operation; ``answers`` has the content of each status, ``failures`` are errors in OpenAI's shape."""
     responses: dict[str, Any] = {
-        str(status): {"description": "The answer.", "content": content} for status, content in answers.items()
+        str(status): {"description": "The answer.", **({"content": content} if content else {})}
+        for status, content in answers.items()
     }
     for status in sorted(set(failures) - answers.keys()):
         responses[str(status)] = {"description": _MEANINGS[status], "content": _json(_ref("Error"))}
@@ -188,7 +208,7 @@ def _get(name: str, summary: str, answers: dict[int, Any], *failures: int, **mor
 
 def _open(name: str, summary: str, answers: dict[int, Any]) -> dict[str, Any]:
     """What needs no key."""
-    return _operation(name, summary, answers, (408, 414, 431), security=[])
+    return _operation(name, summary, answers, (400, 403, 408, 414, 431, 503), security=[])
 
 
 def _paths() -> dict[str, Any]:
@@ -213,7 +233,23 @@ def _paths() -> dict[str, Any]:
         },
         "/v1/requests/{id}/stream": {
             "get": _get(
-                "stream", "The rest of a stream.", {200: _EVENTS}, 404, 410, parameters=[_ID, *_AFTER]
+                "stream",
+                "The rest of a stream.",
+                {200: _EVENTS, 204: None},
+                404,
+                410,
+                500,
+                parameters=[_ID, *_AFTER, _TOKEN],
+            )
+        },
+        "/v1/requests/{id}/stream-token": {
+            "post": _operation(
+                "stream_token",
+                "A URL of the stream for readers that can send no key.",
+                {200: _json(_ref("StreamToken"))},
+                (*_ALWAYS, 404, 410, 413, 415),
+                parameters=[_ID],
+                requestBody={"required": False, "content": _json(_object({}, expires_in=_SECONDS))},
             )
         },
         "/live": {"get": _open("live", "Whether the process answers.", {200: status})},

@@ -27,6 +27,7 @@ __all__ = [
     "as_delta",
     "attempt_comment",
     "error_event",
+    "one_line",
     "usage_of",
     "values_of",
 ]
@@ -35,6 +36,11 @@ DONE = b"data: [DONE]\n\n"
 """The last SSE event of every stream."""
 
 _json = msgspec.json.Encoder().encode
+_MORE_ENDS = (
+    (b"\xc2\x85", b"\\u0085"),
+    (b"\xe2\x80\xa8", b"\\u2028"),
+    (b"\xe2\x80\xa9", b"\\u2029"),
+)
 _TOKENS, _CLAIM, _END = str(Kind.TOKENS), str(Kind.CLAIM), str(Kind.END)
 
 
@@ -157,7 +163,7 @@ class CompletionRenderer:
                 out.append(b"id: %d-%d\ndata: %b%b%b" % (*event[0], head, encode(delta.text), tail))
             else:
                 out.append(self._chunk(event, deltas))
-        return b"".join(out)
+        return one_line(b"".join(out))
 
     def _other(self, event: Event) -> bytes:
         if event.kind == _CLAIM:
@@ -225,6 +231,20 @@ class CompletionRenderer:
         return b",".join(delta % index + rest for index in range(self._render.n))
 
 
+def one_line(body: bytes) -> bytes:
+    """The same events without characters of JSON strings that some readers take for the end of a line.
+
+    An event ends at a line feed or carriage return, which JSON escapes. But Python's ``splitlines``, JavaScript's old
+    grammar and others know more ends of lines: NEL, LINE SEPARATOR and PARAGRAPH SEPARATOR.
+    """
+    if body.isascii():
+        return body
+    for character, escaped in _MORE_ENDS:
+        if character in body:
+            body = body.replace(character, escaped)
+    return body
+
+
 def values_of(event: Event) -> list[Any]:
     """The values of a ``c`` event; none of a kind that only a newer release knows."""
     return decode_values(event.data) if event.kind == Kind.VALUES else []
@@ -237,7 +257,7 @@ def attempt_comment(claim: Claim) -> bytes:
 
 def error_event(error: DynamoError) -> bytes:
     """An error as it is told within a stream."""
-    return b"data: %b\n\n" % _json(error_body(error))
+    return one_line(b"data: %b\n\n" % _json(error_body(error)))
 
 
 def usage_of(usage: dict[str, int] | None, counted: int = 0) -> dict[str, Any]:

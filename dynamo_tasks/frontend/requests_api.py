@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 from urllib.parse import quote
 
@@ -11,12 +12,15 @@ from starlette.types import ASGIApp
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.call import call_of
-from dynamo_tasks.frontend.errors import describe, json_response
+from dynamo_tasks.frontend.errors import REQUEST_ID, describe, header_text, json_response
 from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
+from dynamo_tasks.frontend.limits import read_body
 from dynamo_tasks.frontend.render import CompletionRenderer, Render, Renderer, usage_of
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.sse import EventStreamResponse
+from dynamo_tasks.frontend.stream_tokens import LONGEST, USUAL, issue
 from dynamo_tasks.frontend.values import ValueRenderer, parse_position
+from dynamo_tasks.protocol.bodies import decode_object
 
 __all__ = ["RequestsAPI"]
 
@@ -45,11 +49,32 @@ class RequestsAPI:
         owner = call_of(request).owner_key
         return json_response(_shown(await self._gateway.cancel(request.path_params["id"], owner, purge)))
 
+    async def token(self, request: Request) -> Response:
+        """``POST /v1/requests/{id}/stream-token``: a URL of the stream for readers that can send no key."""
+        call, request_id = call_of(request), request.path_params["id"]
+        raw = await read_body(request.receive, request.scope["headers"], call.body_limit)
+        expires = int(time.time()) + _expires_in(decode_object(raw) if raw.strip() else {})
+        info = await self._gateway.status(request_id, call.owner_key)
+        url = _stream_url(info.id)
+        shown: dict[str, Any] = {"id": info.id, "object": "stream_token", "token": None, "expires_at": None}
+        if call.owner_key:
+            token = issue(call.owner_key, info.id, expires)
+            shown |= {"token": token, "expires_at": expires}
+            url += f"?token={token}"
+        return json_response({**shown, "stream": url}, headers={"cache-control": "no-store"})
+
     async def stream(self, request: Request) -> ASGIApp:
-        """``GET /v1/requests/{id}/stream``: from the start, or after ``Last-Event-ID`` or ``?after=``."""
+        """``GET /v1/requests/{id}/stream``: from the start, or after ``Last-Event-ID`` or ``?after=``.
+
+        To a reader that has seen the end, 204: it is what stops an ``EventSource``, which else would come again
+        (https://html.spec.whatwg.org/multipage/server-sent-events.html#sse-processing-model).
+        """
         position = parse_position(request.headers.get("last-event-id") or request.query_params.get("after"))
         owner = call_of(request).owner_key
         stream = await self._gateway.attach(request.path_params["id"], position.after, owner)
+        if stream.saw_end:
+            stream.close()
+            return Response(status_code=204, headers={REQUEST_ID: header_text(stream.request_id)})
         renderer: Renderer = ValueRenderer(position.skip)
         if stream.render is not None:
             renderer = CompletionRenderer(Render.decode(stream.render, stream.request_id))
@@ -64,14 +89,30 @@ def _shown(info: RequestInfo) -> dict[str, Any]:
         "status": info.state.lower(),
         "endpoint": info.endpoint,
         "model": render.model if render else None,
-        "created": info.created,
+        "created": int(info.created),
         "attempts": info.attempts,
         "last_event": info.last_event,
         "finish_reason": info.finish_reason,
         "usage": usage_of(info.usage) if info.usage else None,
         "error": describe(info.error),
-        "stream": f"/v1/requests/{quote(info.id, safe='')}/stream",
+        "stream": _stream_url(info.id),
     }
+
+
+def _stream_url(request_id: str) -> str:
+    return f"/v1/requests/{quote(request_id, safe='')}/stream"
+
+
+def _expires_in(body: dict[str, Any]) -> int:
+    if unknown := sorted(set(body) - {"expires_in"}):
+        raise InvalidRequestError(f"unknown field {unknown[0]!r}; known: expires_in", param=unknown[0][:100])
+    seconds = body.get("expires_in", USUAL)
+    if type(seconds) is not int or not 1 <= seconds <= LONGEST:
+        raise InvalidRequestError(
+            f"expires_in must be an integer of 1 to {LONGEST} seconds, not {str(seconds)[:100]!r}",
+            param="expires_in",
+        )
+    return seconds
 
 
 def _flag(request: Request, name: str) -> bool:

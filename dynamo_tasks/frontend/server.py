@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import resource
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.frontend.acceptor import Acceptor, allow_many_files
 from dynamo_tasks.frontend.connection import ConnectionLimits, GuardedConfig, GuardedProtocol
 from dynamo_tasks.observe import log
 
@@ -101,7 +102,7 @@ class HttpServer:
         self._server = None
         log.event("http.stop", host=self.host, port=self.port, open_streams=len(open_tasks))
 
-    def _config(self) -> uvicorn.Config:
+    def _config(self) -> GuardedConfig:
         config = GuardedConfig(
             self._app,
             http=GuardedProtocol,
@@ -121,18 +122,12 @@ class HttpServer:
         return config
 
 
-def allow_many_files() -> None:
-    """Raise this process's soft limit of open files to its hard limit: each stream is a socket."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 class _Server(uvicorn.Server):
     """Leaves signals to the process, and tells when it is ready."""
 
-    def __init__(self, config: uvicorn.Config):
+    def __init__(self, config: GuardedConfig):
         super().__init__(config)
+        self._guarded = config
         self.ready = asyncio.Event()
 
     @contextlib.contextmanager
@@ -140,8 +135,16 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Listen; uvicorn's own way would log a traceback for each connection that finds no descriptor."""
+        if not self.config.loaded:
+            self.config.load()
+        servers: list[Any] = [Acceptor(listener, self._protocol) for listener in sockets or ()]
+        self.servers = servers
+        self.started = True
         self.ready.set()
+
+    def _protocol(self) -> asyncio.Protocol:
+        return GuardedProtocol(self._guarded, self.server_state, {})
 
 
 def _give_up_after(listener: socket.socket, seconds: float) -> None:

@@ -21,12 +21,18 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
         keep_alive: Seconds of silence on a stream after which a comment is sent (15).
         header_delay: Seconds for which the headers of a new stream wait for the first token, so that a
             refusal by the engine is a proper HTTP error and not a 200 that turns bad (0.25).
+        cors_origins: Web pages that may use the server; see :mod:`dynamo_tasks.frontend.origins`.
+        allowed_hosts: Names under which it is known, besides addresses and local names.
+        host: What it listens at.
     """
 
     api_keys: tuple[ApiKey | str, ...] = ()
     body_limit: int = 10 * _MIB
     keep_alive: float = 15.0
     header_delay: float = 0.25
+    cors_origins: tuple[str, ...] = ()
+    allowed_hosts: tuple[str, ...] = ()
+    host: str = "127.0.0.1"
 
     def __post_init__(self) -> None:
         if self.body_limit < 1:

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from starlette.types import Receive, Scope, Send
 
 from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.frontend.answering import PROBE
 from dynamo_tasks.frontend.client_watch import ClientWatch
-from dynamo_tasks.frontend.errors import REQUEST_ID, check_end
+from dynamo_tasks.frontend.errors import REQUEST_ID, check_end, header_text
 from dynamo_tasks.frontend.gateway import EventStream
 from dynamo_tasks.frontend.metrics import RequestMeter
 from dynamo_tasks.frontend.render import DONE, Renderer, error_event
@@ -59,6 +60,11 @@ class KeepAlive:
         """The owner has sent something."""
         self.busy = False
         self._last = self._clock()
+
+    def now(self) -> None:
+        """Send a comment at once, unless something is on its way: it shows whether the client is still there."""
+        if not self.busy and (self._task is None or self._task.done()):
+            self._task = asyncio.create_task(self._comment())
 
     def stop(self) -> None:
         """Send no more, at once; may be called twice."""
@@ -130,7 +136,11 @@ class EventStreamResponse:
         try:
             async with ClientWatch(receive) as client:
                 opening = await self._opening()
-                await self._pump(opening, client, send)
+                if scope.get("method") == "HEAD":
+                    await self._start(send)
+                    await send({"type": "http.response.body", "body": b"", "more_body": False})
+                    return
+                await self._pump(opening, client, scope, send)
             if client.gone:
                 self.status = 499
                 log.event("http.disconnected", request_id=self._stream.request_id, api=self._api)
@@ -158,13 +168,15 @@ class EventStreamResponse:
         _raise_refusal(events)
         return events
 
-    async def _pump(self, events: list[Event], client: ClientWatch, send: Send) -> None:
+    async def _pump(self, events: list[Event], client: ClientWatch, scope: Scope, send: Send) -> None:
         await self._start(send)
         keep_alive = KeepAlive(send, self._keep_alive)
         keep_alive.start()
+        scope[PROBE] = keep_alive.now
         try:
             last = await self._batches(events, keep_alive, send)
         finally:
+            del scope[PROBE]
             keep_alive.stop()
         client.disarm()
         await send({"type": "http.response.body", "body": last, "more_body": False})
@@ -197,7 +209,7 @@ class EventStreamResponse:
         return body
 
     async def _start(self, send: Send) -> None:
-        headers = [*SSE_HEADERS, (REQUEST_ID.encode(), self._stream.request_id.encode())]
+        headers = [*SSE_HEADERS, (REQUEST_ID.encode(), header_text(self._stream.request_id).encode())]
         self.started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
 

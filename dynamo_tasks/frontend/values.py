@@ -14,7 +14,7 @@ import msgspec
 
 from dynamo_tasks.errors import DynamoError, InvalidEventIdError
 from dynamo_tasks.frontend.errors import end_error
-from dynamo_tasks.frontend.render import DONE, attempt_comment, error_event, values_of
+from dynamo_tasks.frontend.render import DONE, attempt_comment, error_event, one_line, values_of
 from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId, Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
 
@@ -70,7 +70,7 @@ class ValueRenderer:
 
     def render(self, events: Sequence[Event]) -> bytes:
         """The SSE bytes of some events; may be empty."""
-        return b"".join([self._one(event) for event in events])
+        return one_line(b"".join([self._one(event) for event in events]))
 
     def _one(self, event: Event) -> bytes:
         if event.kind == Kind.CLAIM:
@@ -98,6 +98,6 @@ class ValueRenderer:
         self.ended, self.error, self.usage = True, end_error(end), end.usage
         if self.error is not None:
             return b"id: %d-%d\n%b%b" % (*event.id, error_event(self.error), DONE)
-        if end.values:
+        if end.values and self._skip < len(end.values):
             return self._values(event.id, end.values) + DONE
         return b"id: %d-%d\n%b" % (*event.id, DONE)

@@ -292,6 +292,8 @@ _LOG_EVENTS = (
              ("request_id", "api", "error")),
     LogEvent("http.cut_off", INFO, "A client went beyond a limit of its connection, which was closed.",
              ("reason", "client")),
+    LogEvent("http.full", WARNING, "Connections are refused: there are no descriptors left; told once a second.",
+             ("reason",)),
     LogEvent("http.disconnected", DEBUG, "An HTTP client left before the end.", ("request_id", "api")),
     LogEvent("config.loaded", INFO, "A process knows its configuration and goes to its server.",
              ("graph", "services", "redis_url")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -12,24 +13,49 @@ __all__ = ["MAX_DEPTH", "decode_json", "decode_object"]
 
 MAX_DEPTH = 64
 """How deeply the JSON of a body may be nested."""
+_BOM = b"\xef\xbb\xbf"
+_OTHERS = {
+    b"\x1f\x8b": "gzip, which the header Content-Encoding must say",
+    b"\xff\xfe": "UTF-16",
+    b"\xfe\xff": "UTF-16",
+}
+_SURROGATE = re.compile(rb"\\u[dD](?:[89abAB]..(?!\\u[dD][c-fC-F])|[c-fC-F]..)")
+_SEARCHED = 256 << 10
+"""Bytes in which a reason is looked for."""
 
 
 def decode_json(raw: bytes) -> Any:
-    """Parse the JSON of a request body.
+    """Parse the JSON of a request body; a byte order mark before it is skipped.
 
     Raises:
         InvalidRequestError: Not JSON, not UTF-8, or nested too deeply.
     """
     try:
-        body = msgspec.json.decode(raw)
+        body = msgspec.json.decode(raw.removeprefix(_BOM))
     except (msgspec.DecodeError, UnicodeDecodeError) as exc:
-        raise InvalidRequestError(f"the body is not valid JSON: {exc}") from None
+        raise InvalidRequestError(f"the body is not valid JSON: {_cause(raw) or exc}") from None
     except RecursionError:
         raise _too_deep() from None
     # Only a body with that many brackets can be that deep; counting them costs nothing.
     if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _deeper_than(body, MAX_DEPTH):
         raise _too_deep()
     return body
+
+
+def _cause(raw: bytes) -> str:
+    """What the parser's own words do not tell."""
+    if raw[:2] in _OTHERS:
+        return f"it is {_OTHERS[raw[:2]]}; UTF-8 is expected"
+    if raw[1:2] == b"\0" or raw[:1] == b"\0":
+        return "it is UTF-16 or UTF-32; UTF-8 is expected"
+    try:
+        raw.decode()
+    except UnicodeDecodeError as exc:
+        return f"byte {exc.start} ({raw[exc.start : exc.start + 1].hex()}) is not UTF-8"
+    found = _SURROGATE.search(raw.replace(b"\\\\", b"  ")[:_SEARCHED])
+    if found:
+        return f"{found[0][:6].decode()} at byte {found.start()} is half of a surrogate pair, which is no character"
+    return ""
 
 
 def _too_deep() -> InvalidRequestError:

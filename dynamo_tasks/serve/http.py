@@ -48,7 +48,12 @@ async def get(
 async def _get(host: str, port: int, path: str, api_key: str | None) -> tuple[int, Any]:
     reader, writer = await asyncio.open_connection(host, port)
     try:
-        head = [f"GET {path} HTTP/1.0", f"Host: {host}", "Accept: application/json", "Connection: close"]
+        head = [
+            f"GET {path} HTTP/1.0",
+            f"Host: {f'[{host}]' if ':' in host else host}",
+            "Accept: application/json",
+            "Connection: close",
+        ]
         if api_key:
             head.append(f"Authorization: Bearer {api_key}")
         writer.write("\r\n".join([*head, "", ""]).encode())

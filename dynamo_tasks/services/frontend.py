@@ -8,13 +8,14 @@ from typing import Any, ClassVar
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.auth import keys_from
+from dynamo_tasks.frontend.origins import hosts_from, origins_from
 from dynamo_tasks.frontend.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
 from dynamo_tasks.services.gateway import RuntimeGateway
-from dynamo_tasks.services.http import api_routes
+from dynamo_tasks.services.http import api_routes, warn_if_open
 from dynamo_tasks.services.processor import Processor
 from dynamo_tasks.services.worker import Worker
 
@@ -34,6 +35,10 @@ class Frontend:
         key_limits: The same limits, for keys that do not name theirs.
         body_limit: Bytes of the largest request body.
         keep_alive: Seconds of silence on a stream after which a comment is sent.
+        cors_origins: Web pages that may use the server, ``https://app.example`` or ``*``; those of
+            ``DYNAMO_CORS_ORIGINS`` by default.
+        allowed_hosts: Names under which it is known, besides addresses and local names; those of
+            ``DYNAMO_ALLOWED_HOSTS`` by default. Without keys, others are refused.
     """
 
     __serves_http__ = True  # nobody else listens for it
@@ -47,6 +52,8 @@ class Frontend:
     key_limits: ClassVar[dict[str, Any]] = {}
     body_limit: int = 10 << 20
     keep_alive: float = 15.0
+    cors_origins: ClassVar[list[str]] = []
+    allowed_hosts: ClassVar[list[str]] = []
 
     def __init__(self) -> None:
         self._server: HttpServer | None = None
@@ -58,7 +65,11 @@ class Frontend:
             api_keys=keys_from(self.api_keys or None, os.environ, self.key_limits),
             body_limit=self.body_limit,
             keep_alive=float(self.keep_alive),
+            cors_origins=origins_from(self.cors_origins),
+            allowed_hosts=hosts_from(self.allowed_hosts),
+            host=self.host,
         )
+        warn_if_open(settings)
         app = create_app(await self._gateway(), settings, api_routes(self))
         self._server = HttpServer(app, self.host, self.port, reuse_port=self.reuse_port)
         await self._server.start()

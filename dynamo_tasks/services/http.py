@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo_tasks.frontend.api_routes import ApiRoute
+from dynamo_tasks.frontend.origins import is_loopback
+from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.observe import log
 from dynamo_tasks.sdk import ApiMethod
 from dynamo_tasks.sdk.declared import collect
 
-__all__ = ["api_routes", "serves_http"]
+__all__ = ["api_routes", "serves_http", "warn_if_open"]
 
 
 def api_routes(instance: Any) -> list[ApiRoute]:
@@ -28,3 +31,12 @@ def api_routes(instance: Any) -> list[ApiRoute]:
 def serves_http(service: type) -> bool:
     """Whether a service class listens by itself, at its own ``host`` and ``port``, as the Frontend does."""
     return bool(getattr(service, "__serves_http__", False))
+
+
+def warn_if_open(settings: FrontendSettings) -> None:
+    """Say so where other machines are served without a key; a container behind a proxy is meant to."""
+    if not settings.api_keys and not is_loopback(settings.host):
+        problem = (
+            f"everybody who reaches {settings.host} is served, since there are no API keys (DYNAMO_API_KEYS)"
+        )
+        log.event("config.warning", key="host", problem=problem)

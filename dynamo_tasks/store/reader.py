@@ -20,11 +20,13 @@ from dynamo_tasks.errors import (
     ProtocolError,
     RequestNotFoundError,
     ServerUnavailableError,
+    StreamDivergedError,
     StreamExpiredError,
 )
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event as log_event
 from dynamo_tasks.protocol.events import ZERO, EventId, decode_pushed
+from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import client_channel
 from dynamo_tasks.store.link import Link
@@ -144,6 +146,7 @@ class StreamReader:
             RequestNotFoundError: no such request (or not the caller's).
             StreamExpiredError: its log is past its retention.
             InvalidEventIdError: ``after`` is beyond the top of the stream.
+            StreamDivergedError: the stream has gone on without ``after``.
         """
         namespace = await self._store.find(request_id, namespace)
         sub = self._add(namespace, request_id, after or ZERO)
@@ -162,13 +165,17 @@ class StreamReader:
         reply = await script("attach").run(self._store.commands, *self._attach(sub, owner_key, wish))
         if not reply:
             raise RequestNotFoundError(f"no request {sub.request_id!r} is known")
-        _, top, there, owner, render, noted = reply
+        state, top, there, owner, render, noted, known = reply
         if noted == b"1":
+            if state.decode() in TERMINAL and top.decode() == str(wish):
+                sub.cursor.ended = True  # it has all of it
             return bytes(render)
         if owner_key is not None and owner and owner.decode() != owner_key:
             raise RequestNotFoundError(f"no request {sub.request_id!r} is known")
         if there == b"0":
             raise StreamExpiredError(f"the stream of request {sub.request_id} is past its retention")
+        if known == b"0":
+            raise StreamDivergedError(f"event {wish} is not in the stream, which goes on to {top.decode()}")
         raise InvalidEventIdError(
             f"event {wish} is beyond the top of the stream, {top.decode()}", param="after"
         )

@@ -81,6 +81,11 @@ class ScriptedStream:
         self.position = sum(event.id <= after for event in log.events) if after else 0
         self.failure: DynamoError | None = None
 
+    @property
+    def saw_end(self) -> bool:
+        events = self._log.events
+        return bool(events) and events[-1].kind == Kind.END and self.position == len(events)
+
     async def next(self) -> list[Event]:
         while True:
             if self.failure is not None:

@@ -5,7 +5,7 @@
 -- ARGV   1 base, 2 id, 3 database number, 4 reader channel, 5 '1' = only for the holder of the key in 6, 6 owner key,
 --        7 epoch and 8 seq of the event behind which it wants to read
 -- returns {state, id on top of the log, '1' if the log is there, owner key, render, '1' noted as a reader | '0' not:
---          another owner, a log past its retention, or a wish beyond the top} | {} no record
+--          another owner, a log past its retention, a wish beyond the top or not in the log, '0' the latter} | {} no record
 local id = ARGV[2]
 local r = fields(KEYS[1], 'st', 'ok', 'rnd')
 if not r.st then return {} end
@@ -15,6 +15,8 @@ local there = redis.call('EXISTS', KEYS[2])
 local epoch, seq = tonumber(ARGV[7]), tonumber(ARGV[8])
 local beyond = epoch > top_epoch or (epoch == top_epoch and seq > top_seq)
 local stranger = ARGV[5] == '1' and r.ok and r.ok ~= '' and r.ok ~= ARGV[6]
-local noted = not (stranger or beyond or (there == 0 and TERMINAL[r.st]))
+local wish = ARGV[7] .. '-' .. ARGV[8]
+local known = beyond or there == 0 or wish == '0-0' or #redis.call('XRANGE', KEYS[2], wish, wish) == 1
+local noted = known and not (stranger or beyond or (there == 0 and TERMINAL[r.st]))
 if noted then add_reader(KEYS[1], id, ARGV[3], ARGV[4]) end
-return { r.st, top, tostring(there), r.ok or '', r.rnd or '', noted and '1' or '0' }
+return { r.st, top, tostring(there), r.ok or '', r.rnd or '', noted and '1' or '0', known and '1' or '0' }
