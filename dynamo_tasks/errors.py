@@ -55,16 +55,15 @@ from typing import Any, ClassVar
 
 __all__ = [
     "AlreadyRegisteredError", "AuthenticationError", "ConfigError", "DeadlineExceededError",
-    "DeadlineUnreachableError", "DynamoError", "EndpointError", "EngineDeadError", "EngineError",
-    "FencedError", "ForbiddenError", "IdempotencyConflictError", "InstanceDeadError", "InvalidEventIdError",
-    "InvalidNameError", "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError",
-    "NoInstancesError",
+    "DeadlineUnreachableError", "DynamoError", "EndpointError", "EngineDeadError", "EngineError", "FencedError",
+    "ForbiddenError", "IdempotencyConflictError", "InstanceDeadError", "InvalidEventIdError", "InvalidNameError",
+    "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError", "NoInstancesError",
     "NotResumableError", "PayloadTooLargeError", "ProtocolError", "QueueFullError", "RateLimitError",
-    "RequestCancelledError", "RequestError", "RequestExpiredError", "RequestFailedError",
-    "RequestNotFoundError", "ServerFullError", "ServerRefusedError", "ServerUnavailableError",
-    "ServiceCallError", "ServiceTimeoutError", "StreamDivergedError", "StreamExpiredError", "StreamTooLargeError",
-    "UnavailableError", "UnknownEndpointError", "UnknownMethodError", "UnknownModelError",
-    "UnknownServiceError", "UnsupportedEncodingError", "WorkerLostError", "error_for_code",
+    "RequestCancelledError", "RequestError", "RequestExpiredError", "RequestFailedError", "RequestNotFoundError",
+    "ServerFullError", "ServerRefusedError", "ServerUnavailableError", "ServiceCallError", "ServiceTimeoutError",
+    "StreamDivergedError", "StreamExpiredError", "StreamTooLargeError", "UnavailableError", "UnknownEndpointError",
+    "UnknownMethodError", "UnknownModelError", "UnknownServiceError", "UnsupportedEncodingError", "WorkerLostError",
+    "error_for_code",
 ]  # fmt: skip
 
 _BY_CODE: dict[str, type[DynamoError]] = {}
