@@ -8,10 +8,12 @@ from functools import cached_property
 from typing import Any
 
 import click
-from celery import Celery
+from celery import Celery, Task
 from celery.app.amqp import AMQP as CeleryAMQP  # noqa: N811
 from kombu import Connection as KombuConnection
 from kombu.connection import ConnectionPool, PooledConnection
+from kombu.utils.collections import HashedSeq
+from kombu.utils.imports import symbol_by_name
 
 from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import DynamoError
@@ -37,7 +39,6 @@ __all__ = [
     "WORKER_SETTINGS",
     "DynamoApp",
     "HostFactory",
-    "add_worker_options",
     "create_app",
     "default_app",
     "set_default_app",
@@ -84,6 +85,10 @@ class Connection(KombuConnection):  # type: ignore[misc]
     """A broker connection whose Redis transport is ours; its URLs stay plain ``redis://``."""
 
     requires_hub = AsyncioHub
+
+    def __eqhash__(self) -> Any:
+        """kombu callback: what its pools are kept by; one of ours is never shared with an application that has none."""
+        return HashedSeq(super().__eqhash__(), "dynamo-tasks")
 
     def get_transport_cls(self) -> Any:
         """kombu callback."""
@@ -137,6 +142,14 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self, *args: Any, server_url: str | Callable[[], str], make_host: HostFactory, **kwargs: Any
     ):
         self._server_url = server_url
+        super().__init__(*args, **kwargs)
+        self._equip(make_host)
+
+    def _equip(self, make_host: HostFactory) -> None:
+        """Give the application what it has besides Celery's parts.
+
+        The one list of it: for an application that is made, and for one of somebody else's that becomes one.
+        """
         self.host_factory = make_host
         self._executor: Executor | None = None
         self.intake = Intake()
@@ -144,8 +157,19 @@ class DynamoApp(Celery):  # type: ignore[misc]
         self.is_worker = False
         self.worker: Any = None
         self.eager_handler: HandlerFactory | None = None
-        super().__init__(*args, **kwargs)
-        add_worker_options(self)
+        self.steps["worker"].add(ServiceStep)
+        self.user_options["worker"] |= {
+            click.Option(["--service"], help="MODULE:Class of the service to host."),
+            click.Option(
+                ["--operators"],
+                metavar="MODULES",
+                help="Run jobs of pipelines, of these modules (with commas between).",
+            ),
+            click.Option(["--config"], type=click.Path(dir_okay=False), help="YAML file with the settings."),
+            click.Option(
+                ["--set"], multiple=True, metavar="SERVICE.KEY=VALUE", help="One setting; repeatable."
+            ),
+        }
 
     @cached_property
     def server_url(self) -> str:
@@ -196,6 +220,11 @@ class DynamoApp(Celery):  # type: ignore[misc]
         """Where results of endpoints are kept."""
         return self.backend
 
+    @cached_property
+    def has_own_task_class(self) -> bool:
+        """Whether tasks of this application have a class that is not Celery's: Django's, or the application's."""
+        return symbol_by_name(self.task_cls) is not Task
+
     def queue_for(self, endpoint: EndpointId) -> Any:
         """Where calls of an endpoint go: a queue, or its name."""
         return endpoint.queue
@@ -236,21 +265,6 @@ class DynamoApp(Celery):  # type: ignore[misc]
         if self.is_worker:
             kwargs.setdefault("transport_options", {"socket_timeout": CONNECT_TIMEOUT})
         return super().connection_for_read(url, **kwargs)
-
-
-def add_worker_options(app: Celery) -> None:
-    """Give the application's ``worker`` command our options, and its workers the step that hosts a service."""
-    app.steps["worker"].add(ServiceStep)
-    app.user_options["worker"] |= {
-        click.Option(["--service"], help="MODULE:Class of the service to host."),
-        click.Option(
-            ["--operators"],
-            metavar="MODULES",
-            help="Run jobs of pipelines, of these modules (with commas between).",
-        ),
-        click.Option(["--config"], type=click.Path(dir_okay=False), help="YAML file with the settings."),
-        click.Option(["--set"], multiple=True, metavar="SERVICE.KEY=VALUE", help="One setting; repeatable."),
-    }
 
 
 def create_app(

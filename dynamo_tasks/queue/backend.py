@@ -26,7 +26,7 @@ from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.envelope import HEADER, lasting
-from dynamo_tasks.queue.greenlets import await_, in_greenlet
+from dynamo_tasks.queue.greenlets import await_, may_await
 from dynamo_tasks.queue.replies import Replies, is_inbox
 from dynamo_tasks.queue.transport import submitted_as
 from dynamo_tasks.store.link import Link
@@ -35,7 +35,7 @@ from dynamo_tasks.store.parsing import Parser
 from dynamo_tasks.store.refusals import refusal
 from dynamo_tasks.store.wire import pack
 
-__all__ = ["CONNECT_TIMEOUT", "WRITTEN", "ResultBackend", "SentinelResultBackend", "ours"]
+__all__ = ["CONNECT_TIMEOUT", "KINDS", "WRITTEN", "ResultBackend", "SentinelResultBackend", "ours"]
 
 CONNECT_TIMEOUT = 1.0
 """Seconds that a synchronous operation on a worker's loop may wait for the server: well below a lease."""
@@ -83,6 +83,11 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         self.connparams["parser_class"] = Parser
         if waits:
             self.connparams |= {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+
+    @property
+    def writes_on_loop(self) -> bool:
+        """Whether a result is written without anybody waiting for it."""
+        return self._link is not None
 
     def _add_global_keyprefix(self) -> None:
         if not self._prefix:
@@ -182,7 +187,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         return KeptResult(self.get_key_for_task(task_id), ttl, value, self._inbox_of(request))
 
     def _set(self, key: str, value: str, expires: float | None = None) -> None:
-        if self._link is None or not in_greenlet():
+        if self._link is None or not may_await():
             super()._set(key, value, expires)
             if _inbox.get():
                 self.client.publish(_inbox.get(), value)
@@ -195,7 +200,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         return bool(getattr(task, "runs_on_loop", False))
 
     def _ensure_retryable(self, func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        on_loop = not in_greenlet() and threading.current_thread() is threading.main_thread()
+        on_loop = not may_await() and threading.current_thread() is threading.main_thread()
         if not self.waits or on_loop:
             return super()._ensure_retryable(func, *args, **kwargs)
         for unused in ("fallback_exc", "fallback_msg", "max_retries"):
@@ -214,7 +219,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
                 run = _call_aside
 
     def _sleep(self, amount: float) -> None:
-        if in_greenlet():
+        if may_await():
             await_(asyncio.sleep(amount))
         else:
             time.sleep(amount)
@@ -245,12 +250,12 @@ def _call(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
 
 def _call_aside(func: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """Call in a thread, if that is not one already."""
-    if not in_greenlet():
+    if not may_await():
         return func(*args, **kwargs)
     return await_(asyncio.to_thread(copy_context().run, func, *args, **kwargs))
 
 
-_KINDS = {RedisBackend: ResultBackend, SentinelBackend: SentinelResultBackend}
+KINDS = {RedisBackend: ResultBackend, SentinelBackend: SentinelResultBackend}
 
 
 def ours(backend: Any, *, waits: bool, **more: Any) -> Any:
@@ -261,5 +266,5 @@ def ours(backend: Any, *, waits: bool, **more: Any) -> Any:
         waits: See :class:`ResultBackend`.
         **more: The same.
     """
-    kind = _KINDS.get(type(backend))
+    kind = KINDS.get(type(backend))
     return backend if kind is None else kind(app=backend.app, url=backend.url, waits=waits, **more)

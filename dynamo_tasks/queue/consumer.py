@@ -18,7 +18,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import control
 from dynamo_tasks.queue.envelope import HEADER
-from dynamo_tasks.queue.greenlets import await_, in_greenlet
+from dynamo_tasks.queue.greenlets import await_, may_await
 
 __all__ = ["Consumer"]
 
@@ -115,7 +115,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Celery callback before it connects again: at once, but not to a server that refuses."""
-        if not (isinstance(exc, ServerRefusedError) and in_greenlet()):
+        if not (isinstance(exc, ServerRefusedError) and may_await()):
             super().on_connection_error_after_connected(exc)
             return
         connection, self.connection = self.connection, None
@@ -128,7 +128,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect; while the broker is away, the loop goes on."""
-        if not in_greenlet():
+        if not may_await():
             return super().ensure_connected(conn)
         delay, failures = _FIRST_DELAY, Calm()
         while True:

@@ -8,12 +8,22 @@ from __future__ import annotations
 
 from typing import Any
 
+from celery.app.control import Control
 from celery.utils.functional import maybe_list
 from celery.worker.control import Panel
 
-__all__ = ["install"]
+__all__ = ["JsonControl", "install"]
 
 _stock_revoke, _stock_time_limit = Panel.data["revoke"], Panel.data["time_limit"]
+
+
+class JsonControl(Control):  # type: ignore[misc]
+    """Commands go out as JSON, which all workers read, whatever an application's tasks are serialized as."""
+
+    def __init__(self, app: Any = None):
+        super().__init__(app)
+        self.mailbox.serializer = "json"
+        self.mailbox.accept = list({*self.mailbox.accept, "json"})
 
 
 def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:

@@ -165,9 +165,9 @@ def _is_plain(app: Any, task: Any) -> bool:
         return False
     if not (task.ignore_result or isinstance(app.backend, ResultBackend)):
         return False
-    if not all(_is_original(*step) for step in _STEPS) or getattr(app.send_task, "__func__", None) is not (
-        Celery.send_task
-    ):
+    if not (task.is_sent_plainly and all(_is_original(*step) for step in _STEPS)):
+        return False
+    if getattr(app.send_task, "__func__", None) is not Celery.send_task:
         return False
     asked = {name for name, value in task._get_exec_options().items() if value is not None}
     return (

@@ -14,7 +14,7 @@ from typing import Any
 from celery.app.events import Events as CeleryEvents
 from celery.events.dispatcher import EventDispatcher
 
-from dynamo_tasks.queue.greenlets import await_, in_greenlet
+from dynamo_tasks.queue.greenlets import await_, may_await
 
 __all__ = ["Dispatcher", "Events"]
 
@@ -54,7 +54,7 @@ class Dispatcher(EventDispatcher):  # type: ignore[misc]
         super().send(type, *args, **options)
         if type == "worker-offline" and self._thread is not None:
             sent = self._aside(int)
-            if in_greenlet():
+            if may_await():
                 await_(asyncio.wait([asyncio.wrap_future(sent)], timeout=_LAST))
             else:
                 wait([sent], _LAST)

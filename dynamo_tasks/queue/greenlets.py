@@ -4,17 +4,23 @@ Celery's worker, its consumer loop and its tracer are synchronous. Here they run
 thread of the asyncio loop: where they would block, :func:`await_` suspends the greenlet, the loop goes
 on, and the greenlet is resumed with the result. So signals, results, retries and links work as Celery
 wrote them, without a thread per request and without two threads that fight over the GIL.
+
+Code that is neither Celery's nor ours may block in any place. With it, the same function runs in a thread
+(:class:`Aside`), whose :func:`await_` waits for the loop.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextvars
-from collections.abc import Awaitable, Callable
+import threading
+from collections.abc import Callable, Coroutine
+from concurrent.futures import CancelledError, Executor, Future
 from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
 
-__all__ = ["await_", "in_greenlet", "run"]
+__all__ = ["Aside", "await_", "may_await", "run"]
 
 T = TypeVar("T")
 
@@ -23,22 +29,31 @@ class _Hosted(greenlet):  # type: ignore[misc]
     """A greenlet whose parent drives it on the loop."""
 
 
-def in_greenlet() -> bool:
+class _Thread(threading.local):
+    aside: Aside | None = None
+
+
+_thread = _Thread()
+
+
+def may_await() -> bool:
     """Whether the caller may use :func:`await_`."""
-    return isinstance(getcurrent(), _Hosted)
+    return isinstance(getcurrent(), _Hosted) or _thread.aside is not None
 
 
-def await_(awaitable: Awaitable[T]) -> T:
-    """Suspend the current greenlet until ``awaitable`` is done, and return its result.
+def await_(awaitable: Coroutine[Any, Any, T]) -> T:
+    """Suspend the current greenlet, or thread, until ``awaitable`` is done, and return its result.
 
     Raises:
-        RuntimeError: not called inside :func:`run`.
+        RuntimeError: not called inside :func:`run` or :meth:`Aside.run`.
     """
     current = getcurrent()
-    if not isinstance(current, _Hosted) or current.parent is None:
-        raise RuntimeError("await_() needs a greenlet started by run()")
-    result: T = current.parent.switch(awaitable)
-    return result
+    if isinstance(current, _Hosted) and current.parent is not None:
+        result: T = current.parent.switch(awaitable)
+        return result
+    if _thread.aside is None:
+        raise RuntimeError("await_() needs a greenlet started by run(), or a thread of an Aside")
+    return _thread.aside.wait_for(awaitable)
 
 
 async def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -59,3 +74,54 @@ async def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
             pending = hosted.switch(value)
     result: T = pending
     return result
+
+
+class Aside:
+    """Runs a synchronous function in a thread; its :func:`await_` calls run on the loop of who runs it.
+
+    Args:
+        threads: Where it finds one.
+    """
+
+    def __init__(self, threads: Executor):
+        self._threads = threads
+        self._loop = asyncio.get_running_loop()
+        self._step: Future[Any] | None = None
+        self._is_cancelled = False
+
+    @property
+    def waits(self) -> bool:
+        """Whether the function waits for the loop now, so that cancelling it has an effect."""
+        return self._step is not None
+
+    async def run(self, function: Callable[..., T], *args: Any) -> T:
+        """Run it; cancelling the task that awaits this raises ``CancelledError`` inside, at its ``await_``."""
+        call = contextvars.copy_context().run
+        done = self._loop.run_in_executor(self._threads, call, self._main, function, *args)
+        try:
+            return await asyncio.shield(done)
+        except asyncio.CancelledError:
+            self._is_cancelled = True
+            if self._step is not None:
+                self._step.cancel()
+            return await done
+
+    def _main(self, function: Callable[..., T], *args: Any) -> T:
+        _thread.aside = self
+        try:
+            return function(*args)
+        finally:
+            _thread.aside = None
+
+    def wait_for(self, awaitable: Coroutine[Any, Any, T]) -> T:
+        """Wait in the function's thread until the loop has run this."""
+        step = self._step = asyncio.run_coroutine_threadsafe(awaitable, self._loop)
+        try:
+            if self._is_cancelled:
+                step.cancel()
+            result: T = step.result()
+            return result
+        except CancelledError:
+            raise asyncio.CancelledError from None
+        finally:
+            self._step = None

@@ -11,7 +11,7 @@ are. What is new:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -19,8 +19,10 @@ from celery import Celery
 from celery.app import routes
 from celery.backends.base import DisabledBackend
 from celery.concurrency import get_implementation
+from celery.local import PromiseProxy
 from kombu import Connection as StockConnection
 from kombu import Exchange, Queue
+from kombu.utils.imports import symbol_by_name
 
 from dynamo_tasks.config.tls import complete_url, with_options
 from dynamo_tasks.errors import ConfigError, DynamoError
@@ -32,11 +34,11 @@ from dynamo_tasks.queue.app import (
     WORKER_SETTINGS,
     DynamoApp,
     HostFactory,
-    add_worker_options,
 )
-from dynamo_tasks.queue.backend import ResultBackend, SentinelResultBackend, ours
+from dynamo_tasks.queue.backend import KINDS, ResultBackend, SentinelResultBackend, ours
+from dynamo_tasks.queue.control import JsonControl
 from dynamo_tasks.queue.dispatcher import Events
-from dynamo_tasks.queue.intake import Intake
+from dynamo_tasks.queue.plain_pickle import read_plain_only
 from dynamo_tasks.queue.task import EndpointTask
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
@@ -44,7 +46,7 @@ from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEP
 __all__ = ["GuestApp", "adopt", "check_settings"]
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
-_LOCAL = ("amqp", "events", "executor", "Worker", "WorkController")
+_MADE_BEFORE = ("_pool", "amqp", "control", "events", "Worker", "WorkController")
 _OURS = ("service", "operators", "config", "set")
 
 
@@ -61,13 +63,45 @@ class _Amqp(AMQP):
         known = self.app._tasks.get(name)
         if not isinstance(known, EndpointTask) or options.get("queue") or options.get("routing_key"):
             return None
-        return {"queue": self.app.queue_for(known.endpoint)}
+        return {"queue": self.app.queue_for(known.endpoint), "serializer": known.serializer}
 
 
 class GuestApp(DynamoApp):
     """What :func:`adopt` puts before the application's own class; never made by itself."""
 
     _checked: str = ""
+    _kind: type[Celery]
+    _theirs: dict[str, Any]
+    control_cls: Any
+
+    def _equip(self, make_host: HostFactory) -> None:
+        """What :class:`DynamoApp` has, and instead of what the application has made by now ours.
+
+        That would go on to publish without a ledger, and to write results in a way of its own.
+        """
+        super()._equip(make_host)
+        self._theirs = {"amqp": self.amqp_cls, "events": self.events_cls, "control": self.control_cls}
+        self.amqp_cls = _before(_Amqp, self.amqp_cls, Celery.amqp_cls)
+        self.events_cls = _before(Events, self.events_cls, Celery.events_cls)
+        self.control_cls = _before(JsonControl, self.control_cls, Celery.control_cls)
+        for name in _MADE_BEFORE:
+            self.__dict__.pop(name, None)
+        self._backend_cache = None
+        self._local.__dict__.pop("backend", None)
+
+    def __reduce__(self) -> Any:
+        """As the application that it was, to be adopted again."""
+        return _adopted, (self._kind, {**self.__reduce_keys__(), **self._theirs}, self.host_factory)
+
+    def add_later(self, make: Callable[[], Any]) -> None:
+        """Make a task once the application's own are made, as its decorator does.
+
+        To make one reads the settings, and whoever wants to be called before that has not said so yet.
+        """
+        if self.finalized:
+            make()
+        else:
+            self._pending.append(PromiseProxy(make))
 
     @property
     def server_url(self) -> str:
@@ -84,7 +118,9 @@ class GuestApp(DynamoApp):
         return Address.parse(complete, self.conf.broker_transport_options).url
 
     def _get_backend(self) -> Any:
-        return ours(super(DynamoApp, self)._get_backend(), waits=self.is_worker)
+        backend = super(DynamoApp, self)._get_backend()
+        own = self.is_worker and _is_at(backend, self.server_url)
+        return ours(backend, waits=self.is_worker, link=self.results_link if own else None)
 
     @property
     def _own_results(self) -> Any:
@@ -147,9 +183,13 @@ class GuestApp(DynamoApp):
         asked = get_implementation(pool or pool_cls or "prefork")
         if asked is get_implementation("prefork"):
             asked = WORKER_SETTINGS["worker_pool"]
+        results = self.conf.result_accept_content or self.conf.accept_content
+        read_plain_only()
         self.conf.update(
             # JSON alone, whatever its own workers accept: anybody may push anything onto a Redis list.
             {**WORKER_SETTINGS, "accept_content": ["json"], "broker_transport_options": options},
+            # Those of a chord's parts are read as they are written.
+            result_accept_content=[*results, self.conf.result_serializer],
             task_create_missing_queues=True,
         )
         return self.subclass_with_self(hosting.Worker)(*args, pool_cls=asked, **kwargs)
@@ -206,16 +246,30 @@ def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
     kind = type(app)
     bases = (GuestApp,) if kind is Celery else (GuestApp, kind)
     guest: Any = app
-    guest.__class__ = type(f"Guest{kind.__name__}", bases, {"__module__": kind.__module__})
-    for name in _LOCAL:
-        # What was made before would go on to publish without a ledger.
-        guest.__dict__.pop(name, None)
-    guest.amqp_cls, guest.events_cls = _Amqp, Events
-    guest.host_factory, guest._executor, guest.is_worker = make_host, None, False
-    guest.eager_handler, guest.intake = None, Intake()
-    add_worker_options(guest)
+    guest.__class__ = type(f"Guest{kind.__name__}", bases, {"__module__": kind.__module__, "_kind": kind})
+    guest._equip(make_host)
     made: GuestApp = guest
     return made
+
+
+def _is_at(backend: Any, server_url: str) -> bool:
+    """Whether results are kept where the broker is, so that its connections will do."""
+    kept = Address.parse(server_url)
+    return type(backend) in KINDS and getattr(backend, "url", None) in (kept.backend_url, kept.url)
+
+
+def _adopted(kind: type[Celery], settings: dict[str, Any], make_host: HostFactory) -> GuestApp:
+    return adopt(kind(set_as_current=False, **settings), make_host)
+
+
+def _before(ours: type, theirs: Any, stock: str) -> Any:
+    """Our kind of a part of an application, before its own kind, if it has one."""
+    if theirs == stock:
+        return ours
+    kind = symbol_by_name(theirs)
+    return (
+        ours if issubclass(ours, kind) else type(kind.__name__, (ours, kind), {"__module__": kind.__module__})
+    )
 
 
 def _check_known(app: Celery) -> None:

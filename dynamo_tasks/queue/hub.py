@@ -16,7 +16,7 @@ from typing import Any
 from kombu.asynchronous.hub import Hub
 from kombu.utils.eventio import ERR, READ, WRITE
 
-from dynamo_tasks.queue.greenlets import await_, in_greenlet
+from dynamo_tasks.queue.greenlets import await_, may_await
 
 __all__ = ["AsyncioHub"]
 
@@ -83,7 +83,7 @@ class _Poller:
 
     def poll(self, timeout: float | None) -> list[tuple[int, int]]:
         """Wait for events, at most ``timeout`` seconds; suspends the calling greenlet."""
-        if not self._wake_requested and in_greenlet():
+        if not self._wake_requested and may_await():
             await_(self._wait(timeout))
         self._wake_requested = False
         if self._failure is not None:

@@ -7,8 +7,9 @@ from collections.abc import Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 from dynamo_tasks.errors import EndpointError
+from dynamo_tasks.sdk.calls import named
 
-__all__ = ["Interruptible", "Stop"]
+__all__ = ["Interruptible", "Stop", "named"]
 
 T = TypeVar("T")
 
@@ -32,8 +33,8 @@ class Interruptible(Generic[T]):
     Celery's soft time limit is an exception that the task's own code may catch to clean up; asyncio can
     only cancel. So the task is cancelled, and the cancellation is exchanged on its way in.
 
-    Two exceptions mean more to asyncio than to the coroutine that lets them out, and come out as ``EndpointError``:
-    ``SystemExit``, and a ``CancelledError`` of something that it waited for.
+    Some exceptions mean more to asyncio than to the coroutine that lets them out, and come out as ``EndpointError``:
+    ``SystemExit``, ``KeyboardInterrupt``, and a ``CancelledError`` of something that it waited for.
     """
 
     def __init__(self, coro: Coroutine[Any, Any, T]):
@@ -61,9 +62,9 @@ class Interruptible(Generic[T]):
             if not self._is_cancelled():
                 raise EndpointError("the endpoint raised CancelledError, but nobody cancelled it") from exc
             raise
-        except SystemExit as exc:
+        except (SystemExit, KeyboardInterrupt) as exc:
             # It would end the process, and with it all requests beside this one.
-            raise EndpointError(f"the endpoint raised SystemExit: {exc.code}") from exc
+            raise EndpointError(f"the endpoint raised {named(exc)}") from exc
         finally:
             self._coro.close()
 

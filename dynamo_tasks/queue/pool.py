@@ -21,7 +21,8 @@ from celery.exceptions import WorkerLostError
 
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.execution import Execution
-from dynamo_tasks.queue.interrupt import Stop
+from dynamo_tasks.queue.foreign import is_foreign, threads
+from dynamo_tasks.queue.interrupt import Stop, named
 
 __all__ = ["Job", "TaskPool", "current_job"]
 
@@ -42,6 +43,7 @@ class Job:
         self._timers: list[asyncio.TimerHandle] = []
         self._asked: Stop | None = None
         self.threaded = False
+        self.aside: greenlets.Aside | None = None
         self.execution: Execution | None = None
         self.time_limit: float | None = options.get("timeout")
         self.task = asyncio.get_running_loop().create_task(self._run())
@@ -53,25 +55,42 @@ class Job:
         self._start_timers()
         try:
             current_job.set(self)
-            if self._pool.runs_on_loop(self._args[0]):
-                result = await greenlets.run(self._target, *self._args)
-            else:
-                self.threaded = True
-                result = await self._pool.run_in_thread(self._target, self._args)
+            result = await self._run_target()
             if self.execution is not None:
                 await self.execution.settle()
                 await self.execution.context.idle()
+        except Exception as exc:  # noqa: BLE001 - handed on to Celery, whatever it is
+            await self._tell("error_callback", _exception_info(exc))
+        else:
+            await self._tell("callback", result, is_failure=bool(result[0]))
         finally:
             for timer in self._timers:
                 timer.cancel()
-        callback = self._options.get("callback")
-        if callback is not None:
-            callback(result)
+
+    async def _tell(self, name: str, outcome: Any, *, is_failure: bool = True) -> None:
+        """Tell Celery's request; some kinds of failures it keeps, and sends around, itself."""
+        callback = self._options.get(name)
+        if callback is None:
+            return
+        if is_failure and (self.threaded or self.aside is not None):
+            await greenlets.Aside(threads()).run(callback, outcome)
+        else:
+            callback(outcome)
+
+    async def _run_target(self) -> Any:
+        if not self._pool.runs_on_loop(self._args[0]):
+            self.threaded = True
+            return await self._pool.run_in_thread(_run_guarded, self._target, *self._args)
+        if not is_foreign(self._pool.app.tasks[self._args[0]], self._args[3][2]):
+            return await greenlets.run(self._target, *self._args)
+        self.aside = greenlets.Aside(threads())
+        return await self.aside.run(_run_guarded, self._target, *self._args)
 
     @property
     def in_thread(self) -> bool:
         """Whether it runs where nothing can interrupt it."""
-        return self.threaded or (self.execution is not None and self.execution.context.busy)
+        blocks = self.aside is not None and not self.aside.waits
+        return self.threaded or blocks or (self.execution is not None and self.execution.context.busy)
 
     def release(self) -> None:
         """It is over: let go of everything. A job and its task know each other, and through them request and
@@ -79,7 +98,7 @@ class Job:
         if self.execution is not None:
             self.execution.leave()
         del self.task, self._target, self._args
-        self._options, self.execution = {}, None
+        self._options, self.execution, self.aside = {}, None, None
 
     def _start_timers(self) -> None:
         loop = asyncio.get_running_loop()
@@ -149,10 +168,10 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """Whether a task is an endpoint (or anything that asks to run on the loop)."""
         return bool(getattr(self.app.tasks.get(task_name), "runs_on_loop", False))
 
-    async def run_in_thread(self, target: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    async def run_in_thread(self, target: Callable[..., Any], *args: Any) -> Any:
         """Run a plain Celery task."""
         assert self._threads is not None
-        return await asyncio.get_running_loop().run_in_executor(self._threads, _run_task, target, args)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, target, *args)
 
     def on_apply(
         self,
@@ -169,10 +188,6 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def _done(self, job: Job, task: asyncio.Task[None]) -> None:
         self._jobs.discard(job)
-        if not task.cancelled() and (exc := task.exception()) is not None:
-            error = job._options.get("error_callback")
-            if error is not None:
-                error(_exception_info(exc))
         job.release()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
@@ -223,13 +238,13 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def on_stop(self) -> None:
         """Warm shutdown: what runs, ends."""
-        if greenlets.in_greenlet():
+        if greenlets.may_await():
             greenlets.await_(self.drain())
         self._close_threads()
 
     def on_terminate(self) -> None:
         """Cold shutdown: what runs is handed over."""
-        if greenlets.in_greenlet():
+        if greenlets.may_await():
             greenlets.await_(self.hand_over())
         self._close_threads()
 
@@ -242,12 +257,13 @@ class TaskPool(BasePool):  # type: ignore[misc]
         return {**info, "running": len(self._jobs), "processes": [os.getpid()], "timeouts": []}
 
 
-def _run_task(target: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+def _run_guarded(target: Callable[..., Any], *args: Any) -> Any:
+    """Call code of others in a thread; two exceptions must not come out of it as they are."""
     try:
         return target(*args)
-    except SystemExit as exc:
+    except (SystemExit, KeyboardInterrupt) as exc:
         # With prefork it ends a child that has one task; here it would end the process of all.
-        raise WorkerLostError(f"the task raised SystemExit: {exc.code}") from exc
+        raise WorkerLostError(f"the task raised {named(exc)}") from exc
 
 
 def _exception_info(exc: BaseException) -> Any:

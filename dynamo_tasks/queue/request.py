@@ -14,7 +14,7 @@ from celery import signals
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
-from dynamo_tasks.queue import greenlets
+from dynamo_tasks.queue.foreign import run_foreign
 from dynamo_tasks.queue.outcome import EndedRevoked
 
 __all__ = ["EndpointRequest"]
@@ -61,7 +61,7 @@ class EndpointRequest(Request):  # type: ignore[misc]
         if not await drops.drop(namespace, self.id, expired=expired):
             self.acknowledge()
             return
-        await greenlets.run(super()._announce_revoked, reason, False, None, expired)
+        await run_foreign(self.task, super()._announce_revoked, reason, False, None, expired)
         await drops.settle(namespace, self.id)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import msgspec
@@ -20,7 +21,8 @@ from dynamo_tasks.queue.direct import publish
 from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly
 from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, lasting, submit_span
 from dynamo_tasks.queue.execution import Execution
-from dynamo_tasks.queue.greenlets import await_, in_greenlet
+from dynamo_tasks.queue.foreign import HOOKS
+from dynamo_tasks.queue.greenlets import await_, may_await
 from dynamo_tasks.queue.outcome import Dropped, EndedRevoked, HandedOver, Revoked
 from dynamo_tasks.queue.pool import current_job
 from dynamo_tasks.queue.result import StreamResult
@@ -35,7 +37,7 @@ _OPTIONS = {
     "deadline": "dl", "background": "bg", "abandon_after": "ab", "retention": "rt",
     "idempotency_key": "ik", "tenant": "tn", "weight": "tw", "reader": "rd", "max_queue": "mq",
 }  # fmt: skip
-_HOOKS = ("on_success", "after_return")
+_HOOKS_BEHIND = ("on_success", "after_return")
 _BEHIND = (signals.task_success, signals.task_postrun)
 _releasing: ContextVar[tuple[str, int] | None] = ContextVar("dynamo_releasing", default=None)
 
@@ -53,7 +55,7 @@ class CallInfo:
         self.keeps_result = bool(links or request.group) or not request.ignore_result
         self._backend = task.backend
         alone = not links and not request.ignore_result and isinstance(self._backend, ResultBackend)
-        self._result_alone = alone and all(map(task.leaves_alone, _HOOKS))
+        self._result_alone = alone and all(map(task.leaves_alone, _HOOKS_BEHIND))
         self._request = request
 
     @property
@@ -122,6 +124,7 @@ class EndpointTask(Task):  # type: ignore[misc]
     acks_late = True
     serializer = "json"  # the ledger keeps the message, and nothing of it is ever unpickled
     throws = (RequestError,)  # the caller's mistake: one line in the log, no traceback
+    autoretry_for = ()  # of an application's class of tasks: the endpoint's own are the ledger's business
     resultrepr_maxsize = 64  # Celery walks through as many characters of each result, item by item
     endpoint: EndpointId
     declaration: tuple[Any, ...] = ()
@@ -138,7 +141,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         """Run the endpoint; called by Celery's tracer in a greenlet of the worker."""
         if eager_values.get() is not None:
             return self._run_here(_payload(args, kwargs))
-        if not in_greenlet():
+        if not may_await():
             raise RuntimeError(
                 f"{self.name} is an endpoint: it runs in a dynamo-tasks worker, call it with .delay(), not directly"
             )
@@ -155,6 +158,17 @@ class EndpointTask(Task):  # type: ignore[misc]
     def leaves_alone(self, hook: str) -> bool:
         """Whether a hook of tasks is Celery's own, which does nothing."""
         return getattr(getattr(self, hook), "__func__", None) is getattr(Task, hook)
+
+    @cached_property
+    def has_own_hooks(self) -> bool:
+        """Whether Celery calls code of the application's own around its body."""
+        return not all(map(self.leaves_alone, HOOKS))
+
+    @cached_property
+    def is_sent_plainly(self) -> bool:
+        """Whether no class of the application's own has a say in how it is called."""
+        between = [kind for kind in type(self).__mro__ if kind not in (EndpointTask, Task)]
+        return not any("apply_async" in vars(kind) for kind in between)
 
     def _run_here(self, payload: Any) -> Any:
         request = self.request_stack.top
@@ -319,7 +333,7 @@ def _payload(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 def make_task(app: Any, endpoint: EndpointId, declared: Any = None, **options: Any) -> EndpointTask:
     """Register the task of an endpoint with an application; the same task again if it is registered."""
     name = str(endpoint)
-    known = app._tasks.get(name)
+    known = app.tasks.get(name)  # makes what is still to be made; this one may be among it
     if isinstance(known, EndpointTask):
         if declared is not None:
             known.declaration = (declared,)
@@ -328,6 +342,7 @@ def make_task(app: Any, endpoint: EndpointId, declared: Any = None, **options: A
         "name": name, "endpoint": endpoint, "declaration": (declared,) if declared is not None else (),
         "abstract": False, "__module__": __name__, **options,
     }  # fmt: skip
-    task = type("Task_" + endpoint.component, (EndpointTask,), attributes)()
+    bases = (EndpointTask, app.Task) if app.has_own_task_class else (EndpointTask,)
+    task = type("Task_" + endpoint.component, bases, attributes)()
     app.register_task(task)
     return task  # type: ignore[no-any-return]

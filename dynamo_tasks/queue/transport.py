@@ -106,7 +106,7 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
     hub: AsyncioHub | None = None
 
     def _register_BRPOP(self, channel: Channel) -> None:  # noqa: N802 - kombu's name
-        if self.hub is None or not greenlets.in_greenlet():
+        if self.hub is None or not greenlets.may_await():
             super()._register_BRPOP(channel)
         else:
             channel.pull(self.hub)
@@ -115,7 +115,7 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
         """kombu's timer; what the server refuses is tried again a second later, without a traceback each time."""
         for channel in list(self._channels):
             with contextlib.suppress(*channel.connection_errors):
-                if greenlets.in_greenlet():
+                if greenlets.may_await():
                     # kombu waits for the server then, and the loop does not.
                     greenlets.await_(asyncio.to_thread(channel.maybe_refresh_binding_expiry))
                 else:
@@ -311,7 +311,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         puller, self._puller = self._puller, None
         if puller is not None:
             stopping = puller.stop(self._unblock_quietly)
-            if greenlets.in_greenlet():
+            if greenlets.may_await():
                 greenlets.await_(stopping)
             else:
                 self._stopping = asyncio.ensure_future(stopping)

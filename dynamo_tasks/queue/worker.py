@@ -21,6 +21,7 @@ from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.observe.log import choose_format
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.executor import Executor
+from dynamo_tasks.queue.foreign import run_signals_aside
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
@@ -156,6 +157,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
     def start(self) -> None:
         """Run until shut down; sets ``exitcode``."""
         signals.worker_shutting_down.connect(self._asked, weak=False)
+        run_signals_aside()
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.get_loop().run_until_complete(self._main())
             if self.host is not None and self.host.failed:

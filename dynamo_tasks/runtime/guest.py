@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from dynamo_tasks.queue.app import set_default_app
 from dynamo_tasks.queue.guest import GuestApp, adopt
 from dynamo_tasks.runtime.celeryapp import make_host
 from dynamo_tasks.runtime.eager import EagerServices
+from dynamo_tasks.runtime.graphs import configure_alone
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService, load_service, set_resolver
 
@@ -48,6 +50,7 @@ def install(app: Any, *services: DynamoService[Any] | str) -> GuestApp:
     set_resolver(resolver)
     for service in services:
         found = load_service(service) if isinstance(service, str) else service
+        configure_alone(found)
         for endpoint in found.get_dynamo_endpoints().values():
-            resolver.task(endpoint.id, endpoint)
+            guest.add_later(partial(resolver.task, endpoint.id, endpoint))
     return guest

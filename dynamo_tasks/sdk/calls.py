@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dynamo_tasks.sdk.context import Context
     from dynamo_tasks.sdk.service import DynamoService
 
-__all__ = ["Call", "LocalClient", "LocalEndpoint", "open_values"]
+__all__ = ["Call", "LocalClient", "LocalEndpoint", "named", "open_values"]
 
 _END = object()
 
@@ -120,13 +120,18 @@ async def _nothing() -> AsyncIterator[Any]:
         yield value
 
 
+def named(exc: BaseException) -> str:
+    """Kind and text of an exception."""
+    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
+
+
 def _guarded(function: Callable[..., Any], *args: Any) -> Any:
-    """Call user code in a thread; two exceptions must not come out of it as they are."""
+    """Call user code in a thread; some exceptions must not come out of it as they are."""
     try:
         return function(*args)
-    except SystemExit as exc:
+    except (SystemExit, KeyboardInterrupt) as exc:
         # It would end the event loop, and with it all requests beside this one.
-        raise EndpointError(f"the endpoint raised SystemExit: {exc.code}") from exc
+        raise EndpointError(f"the endpoint raised {named(exc)}") from exc
     except StopIteration as exc:
         # No future can hold it: who waits would wait for ever.
         raise EndpointError("the endpoint raised StopIteration") from exc

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.queue.greenlets import await_, in_greenlet, run
+from dynamo_tasks.queue.greenlets import await_, may_await, run
 from dynamo_tasks.queue.interrupt import Interruptible
 
 
@@ -32,7 +32,7 @@ async def test_a_function_awaits_and_others_run_meanwhile() -> None:
     order: list[str] = []
 
     def slow(name: str) -> str:
-        assert in_greenlet()
+        assert may_await()
         seen.set(len(name))
         order.append(f"{name} begins")
         await_(asyncio.sleep(0))
