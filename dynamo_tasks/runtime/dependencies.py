@@ -14,32 +14,32 @@ Service = DynamoService[Any]
 
 def together(service: Service) -> list[Service]:
     """The service and the plain ones that live with it, dependencies first."""
-    found: dict[str, Service] = {}
+    found: list[Service] = []
     _collect(service, found, entry=True)
-    return list(found.values())
+    return found
 
 
-def _collect(service: Service, found: dict[str, Service], *, entry: bool = False) -> None:
+def _collect(service: Service, found: list[Service], *, entry: bool = False) -> None:
     """Dependencies first; components other than the entry live elsewhere."""
-    if service.name in found or (service.is_dynamo_component() and not entry):
+    if service in found or (service.is_dynamo_component() and not entry):
         return
     for dependency in service.dependencies.values():
         if dependency.service is not None:
             _collect(dependency.service, found)
-    found[service.name] = service
+    found.append(service)
 
 
-async def start_service(runtime: DistributedRuntime, service: Service, instances: dict[str, Any]) -> None:
+async def start_service(runtime: DistributedRuntime, service: Service, instances: dict[Service, Any]) -> None:
     """Link a service, make its instance and run its start hooks.
 
     Args:
         runtime: Connections of the process.
         service: The service; those that live with it have been started.
-        instances: By service name; the new one is added.
+        instances: By service; the new one is added.
     """
     await watch_dependencies(runtime, service)
     service.link()
-    instance = instances[service.name] = service()
+    instance = instances[service] = service()
     await service.on_startup(instance)
 
 

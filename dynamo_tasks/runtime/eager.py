@@ -23,7 +23,7 @@ class EagerServices:
     """One instance of each service that was called, and of all that it depends on; on the bridge's loop."""
 
     def __init__(self) -> None:
-        self._started: dict[str, tuple[DynamoService[Any], object]] = {}
+        self._started: dict[DynamoService[Any], object] = {}
         self._starting: asyncio.Lock | None = None
 
     async def handler(self, declared: DynamoEndpoint) -> Handler:
@@ -36,8 +36,8 @@ class EagerServices:
             return EndpointHandler(declared, await self._instance(declared.service))
 
     async def _instance(self, service: DynamoService[Any]) -> object:
-        if service.name in self._started:
-            return self._started[service.name][1]
+        if service in self._started:
+            return self._started[service]
         configure_alone(service)
         resolver = get_resolver()
         assert isinstance(resolver, RuntimeResolver)
@@ -46,11 +46,11 @@ class EagerServices:
                 await self._instance(dependency.service)
         instance = service()
         # From here on those who depend on it find it in this process.
-        resolver.instances[service.name] = instance
+        resolver.instances[service] = instance
         await service.on_startup(instance)
         if service.state is ServiceState.INITIALIZED:
             service.advance(ServiceState.RUNNING)
-        self._started[service.name] = service, instance
+        self._started[service] = instance
         return instance
 
     def _at_exit(self) -> None:
@@ -58,6 +58,6 @@ class EagerServices:
             bridge().call(self._stop(), _STOP_TIMEOUT)
 
     async def _stop(self) -> None:
-        for service, instance in reversed(list(self._started.values())):
+        for service, instance in reversed(list(self._started.items())):
             await service.on_shutdown(instance)
         self._started.clear()

@@ -81,7 +81,7 @@ class ServiceHost:
         self.lease = new_lease()
         self.capacity = slots_of(self.service)
         self.failed = False
-        self.instances: dict[str, Any] = {}
+        self.instances: dict[Service, Any] = {}
         self._wait = wait
         self.lifecycle = Lifecycle(self.service.component_name, self.lease)
         self._health: HealthMonitor | None = None
@@ -149,7 +149,7 @@ class ServiceHost:
     @property
     def instance(self) -> Any:
         """The live object of the hosted service."""
-        return self.instances[self.service.name]
+        return self.instances[self.service]
 
     async def connect(self) -> Executor:
         """Reach the server.
@@ -351,8 +351,8 @@ class ServiceHost:
 
     async def _run_shutdown_hooks(self) -> None:
         for service in reversed(together(self.service)):
-            if service.name in self.instances and service.state != ServiceState.STOPPING:
-                await service.on_shutdown(self.instances[service.name])
+            if service in self.instances and service.state != ServiceState.STOPPING:
+                await service.on_shutdown(self.instances[service])
 
     async def _leave(self) -> None:
         """Revoke the lease, close all connections."""

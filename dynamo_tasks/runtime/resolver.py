@@ -33,7 +33,7 @@ class RuntimeResolver:
         app: The Celery application.
         runtime: Connections for calls from the event loop; ``None`` in a plain script, which can only
             queue calls with ``delay`` and its like.
-        instances: Service instances that live in this process, by service name.
+        instances: Service instances that live in this process, by service.
 
     Attributes:
         instance_id: Lease id of the hosted service, in hex; empty in a process that hosts none.
@@ -45,7 +45,7 @@ class RuntimeResolver:
         self,
         app: DynamoApp,
         runtime: DistributedRuntime | None = None,
-        instances: dict[str, object] | None = None,
+        instances: dict[DynamoService[Any], object] | None = None,
     ):
         self.app = app
         self.runtime = runtime
@@ -75,4 +75,4 @@ class RuntimeResolver:
 
     def local(self, service: DynamoService[Any]) -> object | None:
         """The instance of a service in this process, or ``None``."""
-        return self.instances.get(service.name)
+        return self.instances.get(service)

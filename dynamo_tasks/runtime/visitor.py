@@ -26,7 +26,7 @@ class Visitor:
 
     def __init__(self, service: DynamoService[Any], instance: object):
         self._service = service
-        self._instances: dict[str, Any] = {service.name: instance}
+        self._instances: dict[DynamoService[Any], Any] = {service: instance}
         self._runtime: DistributedRuntime | None = None
 
     async def start(self) -> None:
@@ -48,7 +48,7 @@ class Visitor:
         """Take all of that down."""
         *plain, _ = together(self._service)
         for service in reversed(plain):
-            await service.on_shutdown(self._instances[service.name])
+            await service.on_shutdown(self._instances[service])
         set_resolver(None)
         if self._runtime is not None:
             await self._runtime.aclose()

@@ -6,6 +6,7 @@ import sys
 from typing import Any, ClassVar, get_args, get_origin
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.sdk.own_class import owner_of
 
 __all__ = ["collect_annotations", "collect_attributes", "config_extras"]
 
@@ -19,7 +20,9 @@ def collect_attributes(cls: type) -> dict[str, Any]:
     """
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__[:-1]):
-        for name, value in vars(base).items():
+        owner = owner_of(base)
+        # a base that is a service: what it declares, and not what it is configured with
+        for name, value in (vars(base) if owner is None else owner.schema().attributes).items():
             if name.startswith("_") or name == _EXTRAS:
                 continue
             if callable(value) or hasattr(type(value), "__get__"):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk.hooks import run_hooks
+from dynamo_tasks.sdk.own_class import import_path
 
 if TYPE_CHECKING:
     from dynamo_tasks.sdk.service import DynamoService
@@ -57,7 +58,8 @@ def make_bento(service: DynamoService[Any]) -> Any:
         **_config(service),
     )(service.inner)
     # Else it would look for itself as a variable of the module that called it.
-    made._import_str = f"{service.inner.__module__}:{service.inner.__name__}.bento"
+    module, name = import_path(service) or (service.inner.__module__, service.inner.__name__)
+    made._import_str = f"{module}:{name}.bento"
     return made
 
 

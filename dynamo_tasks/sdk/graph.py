@@ -133,7 +133,10 @@ def _visit(
     if known is not None:
         if known is not service:
             modules = f"{known.inner.__module__} and {service.inner.__module__}"
-            raise ConfigError(f"two services of the graph are named {service.name!r} ({modules})")
+            raise ConfigError(
+                f"two services of the graph are named {service.name!r} ({modules}); give one another name: "
+                "@service(name=...)"
+            )
         return
     for other in _edges(service, linked):
         _visit(other, linked, (*path, service), found)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from dynamo_tasks.config import ServiceSchema, ServiceSettings, resolve, suggest
 from dynamo_tasks.errors import ConfigError, UnknownEndpointError
@@ -14,11 +14,12 @@ from dynamo_tasks.sdk.api import ApiMethod
 from dynamo_tasks.sdk.attributes import collect_annotations, collect_attributes, config_extras
 from dynamo_tasks.sdk.bento import bento_apis, make_bento
 from dynamo_tasks.sdk.declared import collect
-from dynamo_tasks.sdk.depends import collect_dependencies
+from dynamo_tasks.sdk.depends import DynamoDependency, collect_dependencies
 from dynamo_tasks.sdk.dynamo_config import DynamoConfig
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint
 from dynamo_tasks.sdk.hooks import run_hooks
 from dynamo_tasks.sdk.lifecycle import ServiceState, check_step
+from dynamo_tasks.sdk.own_class import ActsAsClass, make_own_class
 from dynamo_tasks.sdk.resolver import get_resolver
 
 __all__ = ["DynamoService"]
@@ -29,14 +30,15 @@ T = TypeVar("T")
 _ARGS = ("workers", "resources", "envs", "concurrency", "traffic")
 
 
-class DynamoService(Generic[T]):
+class DynamoService(ActsAsClass[T]):
     """A service: the declared class and all that is known about it.
 
-    Calling it makes an instance of the class. Attributes that it does not have itself are the class's, so
-    ``Worker.generate`` is the endpoint and ``Worker.model`` the class attribute. It can be subclassed.
+    Calling it makes an instance of the class. Attributes that it does not have itself are the class's, to be read
+    and to be set: ``Worker.generate`` is the endpoint, ``Worker.model`` the class attribute. It can be subclassed,
+    and pickled by its name. One class may be several services: each has a subclass of its own.
 
     Attributes:
-        inner: The class as written.
+        inner: The service's own subclass of the class as written; its instances serve.
         name: The service's name: its section in a configuration file.
         config: ``resources``, ``workers``, ``traffic``, ``labels``, … as given to ``@service`` or configured.
         image: Container image, for deployment tools.
@@ -44,6 +46,21 @@ class DynamoService(Generic[T]):
         dependencies: ``depends()`` attributes by name.
         state: See :mod:`dynamo_tasks.sdk.lifecycle`.
     """
+
+    name: str
+    config: dict[str, Any]
+    image: Any
+    apis: dict[str, Any]
+    dependencies: dict[str, DynamoDependency]
+    state: ServiceState
+    _given: dict[str, Any]
+    _linked: bool
+    _links: list[DynamoService[Any]]
+    _bento: Any
+    _settings: ServiceSettings
+    _configured: set[str]
+    _dynamo_config: DynamoConfig
+    _dynamo_endpoints: dict[str, DynamoEndpoint]
 
     def __init__(
         self,
@@ -60,23 +77,25 @@ class DynamoService(Generic[T]):
             ConfigError: an argument of the wrong type or out of range, or two endpoints of one name.
         """
         self.inner = inner
-        self.config: dict[str, Any] = dict(config or {})
-        self.name: str = self.config.get("name") or inner.__name__
+        self._given = dict(config or {})
+        self.name = self._given.get("name") or inner.__name__
         self.image = image
         self.state = ServiceState.CREATED
-        self._linked = False
-        self._links: list[DynamoService[Any]] = []
-        self._bento: Any = None
+        self._linked, self._links, self._bento, self._configured = False, [], None, set()
         self._schema = self._make_schema(envs, dynamo_config)
         self._apply(resolve({self.name: self._schema}, [])[self.name])
-        self.apis: dict[str, Any] = {**bento_apis(inner), **collect(inner, ApiMethod)}
+        self.apis = {**bento_apis(inner), **collect(inner, ApiMethod)}
         self.dependencies = collect_dependencies(inner)
         self._dynamo_endpoints = self._bind_endpoints()
-        self.__doc__ = inner.__doc__
+        members = {item.attribute: item for item in self._dynamo_endpoints.values()}
+        self.inner = make_own_class(self, inner, members)
+        self.__doc__, self.__module__ = inner.__doc__, inner.__module__
+        self.__name__, self.__qualname__ = inner.__name__, inner.__qualname__
+        vars(self)["__init__"] = self.inner.__init__  # `Worker.__init__(self)` in a subclass is the class's
 
     def _make_schema(self, envs: Any, dynamo: DynamoConfig | None) -> ServiceSchema:
-        args = {key: self.config[key] for key in _ARGS if self.config.get(key) is not None}
-        if port := (self.config.get("http") or {}).get("port"):
+        args = {key: self._given[key] for key in _ARGS if self._given.get(key) is not None}
+        if port := (self._given.get("http") or {}).get("port"):
             args["http"] = {"port": port}
         if envs:
             args["envs"] = list(envs) if isinstance(envs, Sequence) else dict(envs)
@@ -92,7 +111,7 @@ class DynamoService(Generic[T]):
         )
 
     def _bind_endpoints(self) -> dict[str, DynamoEndpoint]:
-        """The endpoints of the whole MRO as this service's own, in the class too."""
+        """The endpoints of the whole MRO as this service's own."""
         found = {}
         for name, declared in collect(self.inner, DynamoEndpoint).items():
             if hasattr(type(self), declared.attribute) or declared.attribute in vars(self):
@@ -101,13 +120,12 @@ class DynamoService(Generic[T]):
                     f"method and write @dynamo_endpoint({name!r})"
                 )
             found[name] = declared.of(self)
-            setattr(self.inner, declared.attribute, found[name])
         return found
 
     # -- configuration ------------------------------------------------------------------------------
 
     def schema(self) -> ServiceSchema:
-        """What can be configured, with the defaults of the class as written."""
+        """What can be configured, with the defaults of the class as written, or as set on the service."""
         return self._schema
 
     @property
@@ -122,8 +140,12 @@ class DynamoService(Generic[T]):
             InvalidNameError: a name with a character that is not allowed.
         """
         self._apply(settings)
+        self._bento = None  # it has the settings that were in force
+        for name in self._configured - set(settings.attributes):
+            delattr(self.inner, name)
         for name, value in settings.attributes.items():
             setattr(self.inner, name, value)
+        self._configured = set(settings.attributes)
         if self.state is ServiceState.CREATED:
             self.advance(ServiceState.CONFIGURED)
 
@@ -134,7 +156,7 @@ class DynamoService(Generic[T]):
         self._settings = settings
         self._dynamo_config = DynamoConfig(settings.enabled, settings.namespace, settings.component)
         given = {key: getattr(settings, key) for key in ("workers", "resources", "traffic")}
-        self.config |= {key: value for key, value in given.items() if value}
+        self.config = {**self._given, **{key: value for key, value in given.items() if value}}
 
     @property
     def envs(self) -> dict[str, str]:
@@ -234,10 +256,11 @@ class DynamoService(Generic[T]):
             ConfigError: it does not depend on ``other``.
         """
         if other is not None:
-            known = {d.service.name: d.service for d in self.dependencies.values() if d.service is not None}
-            if known.get(getattr(other, "name", "")) is not other:
+            known = [d.service for d in self.dependencies.values() if d.service is not None]
+            if other not in known:
                 name = getattr(other, "name", repr(other))
-                raise ConfigError(f"{self.name} does not depend on {name}{suggest(name, known)}")
+                names = [service.name for service in known]
+                raise ConfigError(f"{self.name} does not depend on {name}{suggest(name, names)}")
             if other not in self._links:
                 self._links.append(other)
             return other
@@ -288,26 +311,6 @@ class DynamoService(Generic[T]):
         if self._bento is None:
             self._bento = make_bento(self)
         return self._bento
-
-    # -- the class behind it ------------------------------------------------------------------------
-
-    def __call__(self, *args: Any, **kwargs: Any) -> T:
-        """Make an instance of the class."""
-        return self.inner(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner" or (name.startswith("__") and name.endswith("__")):
-            raise AttributeError(name)
-        if hasattr(self.inner, name):
-            return getattr(self.inner, name)
-        known = [word for word in dir(self.inner) if not word.startswith("_")]
-        raise AttributeError(f"service {self.name} has no attribute {name!r}{suggest(name, known)}")
-
-    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
-        return (self.inner,)
-
-    def __instancecheck__(self, instance: object) -> bool:
-        return isinstance(instance, self.inner)
 
     def __repr__(self) -> str:
         where = f" {self.namespace_name}.{self.component_name}" if self.is_dynamo_component() else ""

@@ -20,6 +20,7 @@ from typing import Any
 from dynamo_tasks.config import Layer, ResolvedConfig, env_layer, flags_layer, load_yaml, resolve
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
+from dynamo_tasks.sdk.own_class import import_path
 from dynamo_tasks.serve.http_ports import http_ports
 from dynamo_tasks.serve.spec import Plan, ProcessSpec
 from dynamo_tasks.serve.system_ports import with_system_ports
@@ -220,8 +221,7 @@ def _settings(flags: Sequence[str]) -> list[str]:
 
 def _reference(service: Service, graph: str) -> str:
     """``module:Class``, in the graph's own module where it has a name: only there are links made."""
-    for module in (graph.partition(":")[0], service.inner.__module__):
-        for name, value in vars(sys.modules[module]).items():
-            if value is service:
-                return f"{module}:{name}"
-    raise ConfigError(f"service {service.name} cannot be started: no module has it as a name of its own")
+    path = import_path(service, graph.partition(":")[0])
+    if path is None:
+        raise ConfigError(f"service {service.name} cannot be started: no module has it as a name of its own")
+    return ":".join(path)
