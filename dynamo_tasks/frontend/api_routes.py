@@ -6,7 +6,6 @@ import inspect
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from starlette.concurrency import iterate_in_threadpool, run_in_threadpool
 from starlette.requests import Request
@@ -14,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
+from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.frontend.answering import PROBE
 from dynamo_tasks.frontend.arguments import Arguments
 from dynamo_tasks.frontend.call import call_of
@@ -26,6 +25,8 @@ from dynamo_tasks.frontend.sse import SSE_HEADERS, KeepAlive
 from dynamo_tasks.observe import log
 from dynamo_tasks.protocol.bodies import decode_json
 from dynamo_tasks.protocol.events import ErrorInfo
+from dynamo_tasks.protocol.plain import NOT_PLAIN, encode_plain
+from dynamo_tasks.sdk.payloads import not_plain
 
 __all__ = ["KINDS", "ApiRoute", "kind_of", "make_route"]
 
@@ -90,7 +91,7 @@ def make_route(route: ApiRoute, keep_alive: float, gateway: Gateway) -> Route:
             return ValueStreamResponse(route.handler(**found), route.name, keep_alive)
         if kind == "generator":
             return ValueStreamResponse(iterate_in_threadpool(route.handler(**found)), route.name, keep_alive)
-        return _json_value(await _called(route, kind, found))
+        return _json_value(await _called(route, kind, found), route.name)
 
     return Route(route.path, endpoint, methods=[route.method], name=route.name)
 
@@ -108,19 +109,17 @@ async def _called(route: ApiRoute, kind: str, arguments: dict[str, Any]) -> Any:
     return await run_in_threadpool(route.handler, **arguments)
 
 
-def _json_value(value: Any) -> Response:
+def _json_value(value: Any, name: str) -> Response:
     if isinstance(value, Response):
         return value
-    return Response(_encoded(value), media_type="application/json")
+    return Response(_encoded(value, name), media_type="application/json")
 
 
-def _encoded(value: Any) -> bytes:
-    if dump := getattr(value, "model_dump", None):  # a pydantic model
-        value = dump(mode="json")
+def _encoded(value: Any, name: str, *, streams: bool = False) -> bytes:
     try:
-        return msgspec.json.encode(value)
-    except (TypeError, UnicodeEncodeError) as exc:  # the latter over half of a surrogate pair
-        raise EndpointError(f"the result cannot be written as JSON: {exc}") from None
+        return encode_plain(value)
+    except NOT_PLAIN as exc:
+        raise not_plain(f"@api {name}", value, exc, streams=streams) from exc
 
 
 class ValueStreamResponse:
@@ -160,7 +159,7 @@ class ValueStreamResponse:
         try:
             async for value in self._values:
                 keep_alive.busy = True
-                body = one_line(b"data: %b\n\n" % _encoded(value))
+                body = one_line(b"data: %b\n\n" % _encoded(value, self._name, streams=True))
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 keep_alive.sent()
         except DynamoError as error:

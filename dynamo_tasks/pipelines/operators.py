@@ -8,8 +8,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
-import msgspec
-
 from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
 from dynamo_tasks.observe import metrics
@@ -17,6 +15,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.context import TaskContext
 from dynamo_tasks.pipelines.functions import FunctionSpec
 from dynamo_tasks.pipelines.messages import as_exception, describe_error
+from dynamo_tasks.protocol.plain import NOT_PLAIN, encode_plain, to_plain
 
 __all__ = [
     "DeadLetter",
@@ -25,8 +24,8 @@ __all__ = [
     "Record",
     "Stage",
     "check_policy",
-    "check_record",
     "partition",
+    "plain_record",
 ]
 
 ErrorPolicy: TypeAlias = Literal["fail", "skip", "dead_letter"]
@@ -108,22 +107,24 @@ def partition(key: Any, parallelism: int) -> int:
         InvalidRequestError: the key is not JSON.
     """
     try:
-        return zlib.crc32(msgspec.json.encode(key)) % parallelism
-    except TypeError as exc:
+        return zlib.crc32(encode_plain(key)) % parallelism
+    except NOT_PLAIN as exc:
         raise InvalidRequestError(
             f"a key must be JSON (text, number, list, …), not {type(key).__name__}"
         ) from exc
 
 
-def check_record(value: Any, encode: Callable[[Any], bytes]) -> None:
-    """Refuse a record that cannot travel.
+def plain_record(value: Any, encode: Callable[[Any], bytes]) -> Any:
+    """A record as it travels.
 
     Raises:
-        InvalidRequestError: it is not JSON.
+        InvalidRequestError: it cannot: it is no JSON, nor what becomes it.
     """
     try:
-        encode(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        plain = to_plain(value)
+        encode(plain)
+        return plain
+    except NOT_PLAIN as exc:
         raise InvalidRequestError(f"records must be JSON to travel: {exc}") from exc
 
 
@@ -168,7 +169,7 @@ class Operator:
         try:
             made = self._apply(record)
             if self._encode is not None:
-                self._check(made)
+                made = self._plain(made)
         except BaseException as exc:  # noqa: BLE001 - the user's: its policy says what becomes of it
             self._failed(record, as_exception(exc))
             return []
@@ -176,10 +177,9 @@ class Operator:
         self._outcomes["ok"].inc()
         return made
 
-    def _check(self, made: list[Record]) -> None:
+    def _plain(self, made: list[Record]) -> list[Record]:
         assert self._encode is not None
-        for record in made:
-            check_record(record.value, self._encode)
+        return [Record(to_plain(one.key), plain_record(one.value, self._encode)) for one in made]
 
     def _failed(self, record: Record, exc: Exception) -> None:
         policy = self.stage.on_error

@@ -28,6 +28,7 @@ from dynamo_tasks.pipelines.ray_actors import Handled, OperatorActor
 from dynamo_tasks.pipelines.ray_cluster import ActorWrapper
 from dynamo_tasks.pipelines.ray_queue import RayQueueDescriptor
 from dynamo_tasks.pipelines.ray_watch import ActorWatch
+from dynamo_tasks.protocol.plain import NOT_PLAIN, encode_plain
 
 if TYPE_CHECKING:
     from dynamo_tasks.pipelines.environment import BaseEnvironment
@@ -138,8 +139,8 @@ class RayJob(LocalJob):
 
 def _encode(name: str, records: list[Record]) -> bytes:
     try:
-        return msgspec.json.encode(records)
-    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        return encode_plain(records)
+    except NOT_PLAIN as exc:
         raise InvalidRequestError(f"records must be JSON to travel to {name}: {exc}") from exc
 
 

@@ -25,6 +25,7 @@ from dynamo_tasks.pipelines.messages import ServiceRequest, ServiceResponse, des
 from dynamo_tasks.pipelines.plan import ServicePlan
 from dynamo_tasks.pipelines.ray_cluster import ActorWrapper
 from dynamo_tasks.pipelines.service_methods import refuse_method
+from dynamo_tasks.protocol.plain import NOT_PLAIN, encode_plain, to_plain
 
 __all__ = ["Answer", "RayQueueDescriptor", "decode_arguments", "encode_arguments"]
 
@@ -52,8 +53,8 @@ class Answer(msgspec.Struct, omit_defaults=True):
     def encode(self) -> bytes:
         """As JSON; a result that is none becomes an error."""
         try:
-            return msgspec.json.encode(self)
-        except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+            return msgspec.json.encode(msgspec.structs.replace(self, result=to_plain(self.result)))
+        except NOT_PLAIN as exc:
             return msgspec.json.encode(Answer.failure(InvalidRequestError(f"a result must be JSON: {exc}")))
 
     @classmethod
@@ -77,8 +78,8 @@ def encode_arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         InvalidRequestError: they are none.
     """
     try:
-        return msgspec.json.encode((args, kwargs))
-    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+        return encode_plain((args, kwargs))
+    except NOT_PLAIN as exc:
         raise InvalidRequestError(f"arguments of a service must be JSON: {exc}") from exc
 
 

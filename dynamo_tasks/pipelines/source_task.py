@@ -13,7 +13,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.functions import Bound, SourceFunction
 from dynamo_tasks.pipelines.messages import as_exception
 from dynamo_tasks.pipelines.operator_task import CHUNK, TaskRunner
-from dynamo_tasks.pipelines.operators import Record, check_record
+from dynamo_tasks.pipelines.operators import Record, plain_record
 from dynamo_tasks.pipelines.queues import Channel, ChannelClosed
 from dynamo_tasks.store.job_records import Commit
 
@@ -94,8 +94,8 @@ class SourceTask(TaskRunner):
     def _pump(self, position: _Position, loop: asyncio.AbstractEventLoop) -> None:
         try:
             for read in self._read(position):
-                check_record(read.value, msgspec.msgpack.encode)
-                self._channel.put(read)
+                value = plain_record(read.value, msgspec.msgpack.encode)
+                self._channel.put(_Read(value, read.where))
                 if len(self._channel) == 1:
                     loop.call_soon_threadsafe(self._ready.set)
             self._closed = True

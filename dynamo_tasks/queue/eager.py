@@ -12,10 +12,9 @@ from celery.result import EagerResult
 from dynamo_tasks.errors import ConfigError, InvalidEventIdError
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.queue.handlers import Handler
-from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
+from dynamo_tasks.sdk.payloads import give_plain
 from dynamo_tasks.store.bridge import bridge
 
 __all__ = ["EagerStreamResult", "HandlerFactory", "eager_values", "run_eagerly"]
@@ -97,8 +96,9 @@ async def _run(make: HandlerFactory, declared: Any, context: Context, payload: A
     aggregate = handler.aggregate()
     try:
         async for value in handler.run(payload, []):
-            aggregate.add(value)
-            values.append(value.as_dict() if isinstance(value, TokenDelta) else to_plain(value))
+            plain = give_plain(value, declared)
+            aggregate.add(plain)
+            values.append(plain)
     except RetryRequested:
         values.clear()
         raise

@@ -25,6 +25,7 @@ from dynamo_tasks.errors import (
     StreamDivergedError,
 )
 from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.queue.account import Account
@@ -35,8 +36,8 @@ from dynamo_tasks.queue.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.outcome import Dropped, HandedOver, Revoked
 from dynamo_tasks.queue.produced import Produced
 from dynamo_tasks.queue.returned import encode_result
-from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
+from dynamo_tasks.sdk.payloads import not_plain
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
 from dynamo_tasks.store.log import KeptResult, OpenLog
 from dynamo_tasks.store.recovery import Recovery
@@ -229,13 +230,27 @@ class Execution:
         streaming, append, take = self._handler.streaming, log.append, self._produced.take
         async with aclosing(values) as source:  # type: ignore[type-var]
             async for value in source:
-                if type(value) is not TokenDelta:
-                    value = to_plain(value)
+                if type(value) is not TokenDelta or not streaming:
+                    value = self._plain(value)
                 if streaming:
-                    append(value)
+                    try:
+                        append(value)
+                    except NOT_PLAIN as exc:
+                        raise self._not_plain(value, exc) from exc
                 take(value)
                 if log.congested:
                     await log.room()
+
+    def _plain(self, value: Any) -> Any:
+        try:
+            return to_plain(value)
+        except NOT_PLAIN as exc:
+            raise self._not_plain(value, exc) from exc
+
+    def _not_plain(self, value: Any, cause: Exception) -> DynamoError:
+        if isinstance(cause, DynamoError):
+            return cause
+        return not_plain(self._account.name, value, cause, streams=self._handler.streaming)
 
     @contextlib.contextmanager
     def _deadline(self, deadline: float) -> Any:

@@ -7,18 +7,9 @@ from typing import Any, Protocol
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.retry import RetryPolicy
+from dynamo_tasks.sdk.aggregate import Aggregate
 
-__all__ = ["Aggregate", "Handler", "ListAggregate"]
-
-
-class Aggregate(Protocol):
-    """Makes one result of the values of a stream."""
-
-    def add(self, value: Any) -> None:
-        """Take the next value."""
-
-    def result(self) -> Any:
-        """The result; JSON."""
+__all__ = ["Handler"]
 
 
 class Handler(Protocol):
@@ -43,18 +34,3 @@ class Handler(Protocol):
 
     def aggregate(self) -> Aggregate:
         """A fresh aggregate for one request."""
-
-
-class ListAggregate:
-    """The default: the list of all values."""
-
-    def __init__(self) -> None:
-        self._values: list[Any] = []
-
-    def add(self, value: Any) -> None:
-        """Take the next value."""
-        self._values.append(value)
-
-    def result(self) -> list[Any]:
-        """All values."""
-        return self._values

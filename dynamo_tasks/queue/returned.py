@@ -7,14 +7,10 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.protocol.events import End
+from dynamo_tasks.protocol.plain import NOT_PLAIN
+from dynamo_tasks.sdk.payloads import not_plain
 
 __all__ = ["encode_result"]
-
-_HINTS = {
-    "coroutine": "; write `async def`, or await it",
-    "generator": "; an endpoint that streams has `yield` itself",
-    "async_generator": "; an endpoint that streams has `yield` itself",
-}
 
 
 def encode_result(endpoint: str, end: End, result: Any) -> bytes:
@@ -23,16 +19,14 @@ def encode_result(endpoint: str, end: End, result: Any) -> bytes:
     Args:
         endpoint: Its address, for the error.
         end: How the request will end; it must be writable, too.
-        result: The value, aggregate or list of values; ``None`` where nobody wants it.
+        result: The value, aggregate or list of values, plain; ``None`` where nobody wants it.
 
     Raises:
-        TypeError: one of them cannot be written.
+        EndpointError: one of them cannot be written: half of a surrogate pair, a number of more than 64 bits.
     """
     try:
         end.encode()
         return msgspec.json.encode(result) if result is not None else b""
-    except (TypeError, ValueError, OverflowError, RecursionError) as exc:
+    except NOT_PLAIN as exc:
         value = end.values[0] if end.values else result
-        kind = type(value).__name__
-        hint = _HINTS.get(kind, "")
-        raise TypeError(f"{endpoint} returned {kind}, which is no JSON value ({exc}){hint}") from exc
+        raise not_plain(endpoint, value, exc, streams=False) from exc

@@ -27,8 +27,8 @@ from dynamo_tasks.queue.outcome import Dropped, EndedRevoked, HandedOver, Revoke
 from dynamo_tasks.queue.pool import current_job
 from dynamo_tasks.queue.result import StreamResult
 from dynamo_tasks.queue.transport import submitted_as
-from dynamo_tasks.sdk import to_plain
 from dynamo_tasks.sdk.context import Context, RetryRequested, current_context
+from dynamo_tasks.sdk.payloads import plain_request
 from dynamo_tasks.store.log import KeptResult
 
 __all__ = ["EndpointTask", "make_task"]
@@ -239,6 +239,7 @@ class EndpointTask(Task):  # type: ignore[misc]
             DeadlineUnreachableError: the component is busy for longer than ``deadline`` or ``expires`` allows.
             IdempotencyConflictError: the key was used with another payload.
         """
+        args = self._plain(args)
         if self.app.conf.task_always_eager:
             return self._apply_here(args, kwargs, task_id, options)
         call = {short: options.pop(name) for name, short in _OPTIONS.items() if options.get(name) is not None}
@@ -289,8 +290,15 @@ class EndpointTask(Task):  # type: ignore[misc]
         self._validate(args, kwargs, options)
         kept = {name: value for name, value in options.items() if name not in _OPTIONS}
         # Through JSON, as a queue would take it.
-        args = msgspec.json.decode(msgspec.json.encode(list(args or ()), enc_hook=to_plain))
+        args = msgspec.json.decode(msgspec.json.encode(args))
         return self.apply(args, kwargs, task_id=task_id, **kept)
+
+    def _plain(self, args: Any) -> tuple[Any, ...]:
+        return tuple(plain_request(argument, self.name) for argument in args or ())
+
+    def signature(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """A Celery signature; its arguments can be sent, whatever they were."""
+        return super().signature(self._plain(args), *rest, **options)
 
     def _max_queue(self) -> int:
         """Most requests that the component's queue may hold; 0 = no limit."""

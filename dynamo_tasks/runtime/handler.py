@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.handlers import Aggregate, ListAggregate
 from dynamo_tasks.queue.retry import RetryPolicy
 from dynamo_tasks.sdk import DynamoEndpoint
+from dynamo_tasks.sdk.aggregate import Aggregate, new_aggregate
 from dynamo_tasks.sdk.calls import open_values
 from dynamo_tasks.sdk.context import current_context
 
@@ -40,8 +40,7 @@ class EndpointHandler:
 
     def aggregate(self) -> Aggregate:
         """A fresh aggregate for one request."""
-        made: Aggregate = self._declared.aggregate() if self._declared.aggregate else ListAggregate()
-        return made
+        return new_aggregate(self._declared)
 
     def run(self, payload: Any, logged: list[Any]) -> AsyncIterator[Any]:
         """Serve a request; ``logged`` is what an earlier attempt has written of a continued one."""

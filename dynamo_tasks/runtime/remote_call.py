@@ -15,7 +15,9 @@ from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.queue.envelope import build, submit_span
 from dynamo_tasks.queue.interrupt import Stop
 from dynamo_tasks.queue.result import values_of
+from dynamo_tasks.sdk.aggregate import new_aggregate
 from dynamo_tasks.sdk.context import Context, current_context
+from dynamo_tasks.sdk.payloads import plain_request
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
 from dynamo_tasks.store.subscription import Subscription
@@ -152,7 +154,9 @@ class RemoteCall:
 
     def _request(self, context: Context | None, headers: dict[str, str]) -> NewRequest:
         endpoint = self._client.id
-        message, _ = build(endpoint, self.id, self._payload, queue=self._queue, more=headers)
+        message, _ = build(
+            endpoint, self.id, plain_request(self._payload, str(endpoint)), queue=self._queue, more=headers
+        )
         prefix = self._client.store.store.prefix
         return NewRequest(
             id=self.id,
@@ -181,9 +185,9 @@ class RemoteCall:
         declared = self._client.declared
         if not self._client.streaming:
             return values[0] if values else None
-        if declared is None or declared.aggregate is None:
+        if declared is None:
             return values
-        whole = declared.aggregate()
+        whole = new_aggregate(declared)
         for value in values:
             whole.add(value)
         return whole.result()

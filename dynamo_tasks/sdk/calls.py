@@ -7,8 +7,9 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import EndpointError, RequestCancelledError
+from dynamo_tasks.sdk.aggregate import new_aggregate
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint
-from dynamo_tasks.sdk.payloads import to_plain
+from dynamo_tasks.sdk.payloads import give_plain
 
 if TYPE_CHECKING:
     import asyncio
@@ -59,7 +60,7 @@ class Call:
             if self._context.is_killed:
                 raise RequestCancelledError("the context of the call was killed")
             raise StopAsyncIteration
-        return to_plain(await self._source.__anext__())
+        return give_plain(await self._source.__anext__(), self._endpoint)
 
     def __await__(self) -> Generator[Any, None, Any]:
         return (self._itself() if self._streaming else self.result()).__await__()
@@ -71,9 +72,7 @@ class Call:
         """Run to the end and return the value, the aggregate, or the list of values."""
         if not self._endpoint.is_stream:
             return await anext(self)
-        if self._endpoint.aggregate is None:
-            return [value async for value in self]
-        whole: Any = self._endpoint.aggregate()
+        whole = new_aggregate(self._endpoint)
         async for value in self:
             whole.add(value)
         return whole.result()

@@ -54,6 +54,9 @@ class Declared:
         """Call the function as written, ``self`` first."""
         return self.func(*args, **kwargs)
 
+    def __str__(self) -> str:
+        return self.func.__qualname__
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}: {self.func.__qualname__}>"
 

@@ -94,6 +94,9 @@ class DynamoEndpoint(Declared):
         bound.service = service
         return bound
 
+    def __str__(self) -> str:
+        return super().__str__() if self.service is None else str(self.id)
+
     @property
     def id(self) -> EndpointId:
         """Its address, with the settings that were applied to the service.

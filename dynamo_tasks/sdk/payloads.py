@@ -6,18 +6,20 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.protocol.tokens import TokenDelta
+from dynamo_tasks.errors import EndpointError, InvalidRequestError
+from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 
-__all__ = ["Validator", "make_validator", "to_plain"]
+if TYPE_CHECKING:
+    from dynamo_tasks.sdk.declared import Declared
+
+__all__ = ["Validator", "give_plain", "make_validator", "not_plain", "plain_request", "to_plain"]
 
 Validator = Callable[[Any], Any]
 
-_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 _MISSING = re.compile(r"required field `([^`]+)`")
 _AT = re.compile(r" - at `\$\.?(.*)`$")
 
@@ -121,24 +123,38 @@ def _field_path(problem: str) -> str:
     return ".".join(part for part in (path, missing.group(1) if missing else "") if part)
 
 
-def to_plain(value: Any) -> Any:
-    """A yielded or returned value as a caller sees it, whether it crossed a process or not.
+def give_plain(value: Any, whose: Declared) -> Any:
+    """A value that an endpoint yielded or returned, as its callers see it.
 
-    Token deltas become dicts, as do pydantic models, structs and dataclasses, also inside of lists and
-    dicts, which are copied: what the caller does to it, the callee never sees.
-    Values that cannot be encoded stay as they are.
+    Raises:
+        EndpointError: it cannot be made plain; names the endpoint and the type.
     """
-    if type(value) in _SCALARS:
-        return value
-    if isinstance(value, TokenDelta):
-        return value.as_dict()
     try:
-        return msgspec.to_builtins(value, builtin_types=(bytes,), enc_hook=_dump)
-    except TypeError:
-        return value
+        return to_plain(value)
+    except NOT_PLAIN as exc:
+        raise not_plain(str(whose), value, exc, streams=whose.is_stream) from exc
 
 
-def _dump(value: Any) -> Any:
-    if _is_pydantic(type(value)):
-        return value.model_dump(mode="json")
-    raise TypeError(f"{type(value).__name__} is no JSON value")
+def plain_request(payload: Any, endpoint: str) -> Any:
+    """A request as it can be sent.
+
+    Raises:
+        InvalidRequestError: it cannot be made plain; names the endpoint and the type.
+    """
+    try:
+        return to_plain(payload)
+    except NOT_PLAIN as exc:
+        raise InvalidRequestError(f"a request of {endpoint} cannot be {_no_json(payload, exc)}") from exc
+
+
+def not_plain(endpoint: str, value: Any, cause: Exception, *, streams: bool) -> EndpointError:
+    """The error over a value that is no JSON."""
+    did = "yielded" if streams else "returned"
+    return EndpointError(f"{endpoint} {did} {_no_json(value, cause)}")
+
+
+def _no_json(value: Any, cause: Exception) -> str:
+    """``list, which is no JSON value (object is no JSON value)``."""
+    kind = type(value).__name__
+    own, same, hint = str(cause).partition(f"{kind} is no JSON value")
+    return f"{kind}, which is no JSON value" + (hint if same and not own else f" ({cause})")

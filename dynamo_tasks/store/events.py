@@ -10,8 +10,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import msgspec
-
 from dynamo_tasks.errors import (
     InvalidEventIdError,
     InvalidRequestError,
@@ -19,6 +17,7 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.names import Subject, check_group
+from dynamo_tasks.protocol.plain import NOT_PLAIN, encode_plain
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.event_groups import ACK_WAIT, GroupSubscription
 from dynamo_tasks.store.event_subscription import KEPT_MS, EventSubscription
@@ -104,8 +103,8 @@ class EventLog:
 
 def _encode(payload: Any) -> bytes:
     try:
-        data = msgspec.json.encode(payload)
-    except (TypeError, ValueError, OverflowError) as exc:
+        data = encode_plain(payload)
+    except NOT_PLAIN as exc:
         raise InvalidRequestError(f"the payload of an event must be JSON: {exc}", param="payload") from None
     if len(data) > MAX_PAYLOAD:
         raise PayloadTooLargeError(f"the event has {len(data)} bytes; at most {MAX_PAYLOAD} are allowed")
