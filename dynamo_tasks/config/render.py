@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from dynamo_tasks.config.records import as_mapping
+
 __all__ = ["MASK", "Row", "mask", "rows"]
 
 MASK = "***"
@@ -64,6 +66,7 @@ def rows(sections: Mapping[str, Mapping[str, Any]], origins: Mapping[str, str]) 
 
 def _leaves(node: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
     for name, value in node.items():
+        value = as_mapping(value)
         if isinstance(value, Mapping) and value:
             yield from _leaves(value, f"{prefix}{name}.")
         else:

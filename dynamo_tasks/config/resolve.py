@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dynamo_tasks.config.layers import Layer, Origin
+from dynamo_tasks.config.records import as_mapping
 from dynamo_tasks.config.render import Row, rows
 from dynamo_tasks.config.schema import COMMON, COMMON_CONFIGS, ServiceSchema, ServiceSettings
 from dynamo_tasks.config.sections import add_layer, add_section, underscored
@@ -112,7 +113,8 @@ def _service_tree(schema: ServiceSchema, layers: Sequence[Layer], common: Node) 
         given = _given(schema, layers, True)
     tree: Node = {}
     declared = Layer(f"@service of {schema.name}", dict(schema.arguments))
-    add_section(tree, schema, dict(schema.attributes), Layer("class attribute", {}), ())
+    defaults = {name: as_mapping(value) for name, value in schema.attributes.items()}
+    add_section(tree, schema, defaults, Layer("class attribute", {}), ())
     add_section(tree, schema, declared.data, declared, ())
     merge(tree, _taken(schema, given, common))
     merge(tree, given)

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dynamo_tasks.config.layers import Origin, Path
+from dynamo_tasks.config.records import as_mapping
 from dynamo_tasks.config.schema import RESERVED, ServiceSchema, ServiceSettings
 from dynamo_tasks.config.tree import Leaf, Node, find, leaves, plain
 from dynamo_tasks.config.types import as_gpus, as_number, as_port, as_string, check_type, type_of
@@ -142,8 +143,9 @@ def _attributes(schema: ServiceSchema, tree: Node) -> dict[str, Any]:
     for name, item in tree.items():
         if name in RESERVED:
             continue
-        values[name] = plain(item)
+        default = schema.attributes.get(name)
+        values[name] = plain(item) if as_mapping(default) is default else default
         if any(leaf.origin.where != CLASS_ATTRIBUTE for _path, leaf in leaves({name: item})):
-            expected = type_of(schema.annotations.get(name), schema.attributes.get(name))
-            values[name] = check_type(f"{schema.name}.{name}", values[name], expected, _origin(item))
+            expected = type_of(schema.annotations.get(name), default)
+            values[name] = check_type(f"{schema.name}.{name}", plain(item), expected, _origin(item))
     return values

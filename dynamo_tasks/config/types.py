@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.config.layers import Origin
+from dynamo_tasks.config.records import UnknownFieldError, build_record, is_model, is_record, placed
 from dynamo_tasks.config.render import mask
 from dynamo_tasks.errors import ConfigError
 
@@ -15,7 +16,7 @@ __all__ = ["as_gpus", "as_number", "as_port", "as_string", "check_type", "type_o
 
 def type_of(annotation: Any, default: Any) -> Any:
     """The type that a value must have: the annotation, else the default's type; ``None`` tells nothing."""
-    if annotation is not None:
+    if annotation is not None and not (annotation is Any and is_record(type(default))):
         return annotation
     return Any if default is None else type(default)
 
@@ -34,6 +35,10 @@ def check_type(key: str, value: Any, expected: Any, origin: Origin) -> Any:
     Raises:
         ConfigError: names the origin, the key, the type and the value.
     """
+    try:
+        value = placed(value, expected, key)
+    except UnknownFieldError as exc:
+        raise ConfigError(f"{origin.where}: {exc}") from None
     problem = ""
     for candidate in (value,) if origin.text is None else (value, origin.text):
         try:
@@ -44,13 +49,18 @@ def check_type(key: str, value: Any, expected: Any, origin: Origin) -> Any:
         except TypeError:
             # an annotation that cannot be checked, such as a union of two custom classes
             return value
-    key += problem.partition(" - at `$")[2].rstrip("`")
+    text, _, where = problem.partition(" - at `$")
+    key += where.rstrip("`")
     given = f"{mask(key, value)!r} ({type(value).__name__})"
-    raise ConfigError(f"{origin.where}: {key} must be {_name(expected)}, not {given}")
+    # what is wrong within a record is more than that it is none
+    why = f": {text}" if isinstance(value, dict) else ""
+    raise ConfigError(f"{origin.where}: {key} must be {_name(expected)}, not {given}{why}")
 
 
 def _from_text(expected: type, value: Any) -> Any:
-    """Build types that msgspec does not know, such as ``Path``, from text."""
+    """Build types that msgspec does not know: pydantic models, and from text others, such as ``Path``."""
+    if is_model(expected):
+        return build_record(expected, value)
     if isinstance(value, str):
         return expected(value)
     raise ValueError(f"Expected `str`, got `{type(value).__name__}`")

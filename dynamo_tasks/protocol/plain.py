@@ -1,8 +1,8 @@
 """Plain data: what a value is on the other side of an edge, whether it crosses a process there or not.
 
-Text, numbers, booleans, ``None``, lists, and dicts with text as keys. One function makes it, at every edge (queue,
-dependency in the same process, eager mode, client, HTTP, events, pipelines), so that a caller cannot tell from a
-value which way it came.
+Text, numbers, booleans, ``None``, bytes (base64 where the edge is JSON), lists, and dicts with text as keys. One
+function makes it, at every edge (queue, dependency in the same process, eager mode, client, HTTP, events, pipelines),
+so that a caller cannot tell from a value which way it came.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = ["NOT_PLAIN", "encode_plain", "to_plain"]
 NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)
 """What is raised over a value that cannot be made plain, or whose plain form cannot be written."""
 
-_SCALARS = frozenset({str, int, float, bool, type(None)})
+_SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 _NUMBERS = (int, float)
 _LONG = 64
 _LISTS = (list, tuple, Set, deque, range, ValuesView)
@@ -41,7 +41,7 @@ def to_plain(value: Any) -> Any:
     """A value as plain data; containers are copied: what a caller does to it, the callee never sees.
 
     Token deltas, dataclasses, msgspec structs, pydantic and attrs models become dicts; what numpy has, numbers and
-    lists; enums their values; bytes base64; dates, times, UUIDs, decimals and paths text.
+    lists; enums their values; dates, times, UUIDs, decimals and paths text.
 
     Raises:
         TypeError: something in it has no such form; names its type.
@@ -80,6 +80,8 @@ def _key(key: Any) -> str:
     if isinstance(key, bool) or key is None:
         return _json(key).decode()
     plain = to_plain(key)
+    if isinstance(plain, bytes):
+        return msgspec.json.decode(_json(plain), type=str)
     if not isinstance(plain, str | int | float):
         raise TypeError(f"a key of type {type(key).__name__} is no JSON value")
     return str(plain)
@@ -92,10 +94,12 @@ def _converted(value: Any) -> Any:
         return [to_plain(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
     if isinstance(value, Enum):
         return to_plain(value.value)
     # str_keys: as JSON, which has no others
-    plain = msgspec.to_builtins(value, str_keys=True, enc_hook=_other)
+    plain = msgspec.to_builtins(value, str_keys=True, builtin_types=(bytes,), enc_hook=_other)
     if isinstance(value, msgspec.Struct) and isinstance(plain, dict):
         _redo_fields(value, plain)
     return plain

@@ -11,6 +11,7 @@ from celery import Task, signals
 from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 from celery.utils import uuid
+from kombu.utils import json
 
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
 from dynamo_tasks.observe.log import event
@@ -290,7 +291,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         self._validate(args, kwargs, options)
         kept = {name: value for name, value in options.items() if name not in _OPTIONS}
         # Through JSON, as a queue would take it.
-        args = msgspec.json.decode(msgspec.json.encode(args))
+        args = json.loads(json.dumps(args))
         return self.apply(args, kwargs, task_id=task_id, **kept)
 
     def _plain(self, args: Any) -> tuple[Any, ...]:

@@ -1,4 +1,4 @@
-"""A program that asks for every value over every edge, as application code does; prints what it got as JSON.
+"""A program that asks for every value over every edge, as application code does; prints what it got, as msgpack in hex.
 
 ``python -m tests.support.values_client [eager] [HTTP base]``
 """
@@ -13,6 +13,7 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from celery import chain
 
 from dynamo_tasks import DistributedRuntime, app
@@ -133,7 +134,7 @@ async def main() -> None:
             await asyncio.to_thread(lambda name=name: asyncio.run(_queued(name, found)))
             await _asked(await clients(name, runtime), name, found)
         await runtime.aclose()
-    print(json.dumps(found))
+    print(msgspec.msgpack.encode(found).hex())
 
 
 async def _queued(name: str, found: dict[str, Any]) -> None:

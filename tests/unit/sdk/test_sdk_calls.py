@@ -124,7 +124,7 @@ def test_validation_errors_name_the_field(annotation, payload, param, text):
         (Model(items=[]), {"items": []}),
         ("x", "x"),
         ([Point(1), {"m": Model(items=[])}], [{"x": 1, "y": 0}, {"m": {"items": []}}]),
-        ([1, b"raw"], [1, "cmF3"]),
+        ([1, b"raw"], [1, b"raw"]),
     ],
 )
 def test_to_plain(value, plain):
