@@ -108,10 +108,16 @@ def test_sdk_imports_nothing_heavy():
 
 def test_sdk_imports_fast():
     # CPU time: a busy machine stretches the wall clock.
-    code = "import time; t = time.process_time(); import dynamo_tasks.sdk; print(time.process_time() - t)"
-    times = [float(run_python(code)) for _ in range(5)]
-    # The best of several: other work on the machine only ever adds.
-    assert min(times) < SDK_BUDGET_S, "see: python -X importtime -c 'import dynamo_tasks.sdk'"
+    code = (
+        "import time; a = time.process_time(); sum(i * i for i in range(1_000_000)); b = time.process_time();"
+        "import dynamo_tasks.sdk; print(b - a, time.process_time() - b)"
+    )
+    # The best of several: other work on the machine only ever adds, to a loop of some 40 ms beside it too.
+    found = [tuple(map(float, run_python(code).split())) for _ in range(5)]
+    budgets = [SDK_BUDGET_S * max(1.0, yard / 0.04) for yard, _ in found]
+    assert any(took < budget for (_, took), budget in zip(found, budgets, strict=True)), (
+        "see: python -X importtime -c 'import dynamo_tasks.sdk'"
+    )
 
 
 def test_every_script_in_the_repository_is_valid_bash():
