@@ -37,6 +37,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     first_connection_attempt: bool
     connection: Any
+    initial_prefetch_count: int
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -59,6 +60,11 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             self._limit_move_to_pool(request)
         else:
             self._limit_task(request, bucket, tokens)
+
+    def _update_prefetch_count(self, index: int = 0) -> Any:
+        """Celery callback: there are so many slots more, or less; for the connections to come, too."""
+        self.initial_prefetch_count = max(1, self.initial_prefetch_count + index)
+        return self._update_qos_eventually(index)
 
     def on_ready(self) -> None:
         """Celery callback: it consumes (again)."""

@@ -2,6 +2,7 @@
 
 ``revoke`` acts at once on what waits in a queue or for its time. ``time_limit`` holds for the next message:
 Celery's own changes the task, but the worker goes on with the limits that it read when it started.
+``pool_shrink`` leaves one slot.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from celery.worker.control import Panel
 __all__ = ["JsonControl", "install"]
 
 _stock_revoke, _stock_time_limit = Panel.data["revoke"], Panel.data["time_limit"]
+_stock_shrink = Panel.data["pool_shrink"]
 
 
 class JsonControl(Control):  # type: ignore[misc]
@@ -39,7 +41,12 @@ def _time_limit(state: Any, task_name: Any = None, hard: Any = None, soft: Any =
     return reply
 
 
+def _pool_shrink(state: Any, n: int = 1, **kwargs: Any) -> Any:
+    return _stock_shrink(state, n=min(n, state.consumer.pool.limit - 1), **kwargs)
+
+
 def install() -> None:
     """Replace Celery's own commands in this process."""
+    Panel.data["pool_shrink"] = _pool_shrink
     Panel.data["time_limit"] = _time_limit
     Panel.data["revoke"] = _revoke

@@ -51,6 +51,11 @@ class EmbeddedWorker(WorkController):  # type: ignore[misc]
         )  # fmt: skip
         self.shutdown = Shutdown(self)
 
+    @property
+    def slots(self) -> int:
+        """Requests that may run at once."""
+        return int(self.pool.slots)
+
     def on_before_init(self, **kwargs: Any) -> None:
         """Celery callback: the tracer must find this application."""
         trace.setup_worker_optimizations(self.app, self.hostname)

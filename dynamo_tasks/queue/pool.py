@@ -26,7 +26,8 @@ from dynamo_tasks.queue.interrupt import Stop, named
 
 __all__ = ["Job", "TaskPool", "current_job"]
 
-_MAX_THREADS = 64
+_MAX_THREADS = 100_000
+"""No bound of its own: the slots say how much runs at once, and a thread is only started where none is idle."""
 current_job: ContextVar[Job | None] = ContextVar("dynamo_job", default=None)
 
 
@@ -158,11 +159,15 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def on_start(self) -> None:
         """Celery callback."""
-        self._threads = ThreadPoolExecutor(
-            max_workers=max(1, min(self.limit or 1, _MAX_THREADS)), thread_name_prefix="dynamo-task"
-        )
+        self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="dynamo-task")
         asyncio.get_running_loop().set_default_executor(self._threads)
         signals.worker_process_init.send(sender=None)
+
+    @property
+    def slots(self) -> int:
+        """Requests that may run at once: the limit, or what autoscaling may make of it."""
+        scaler = getattr(getattr(self.app, "worker", None), "autoscaler", None)
+        return int(scaler.max_concurrency if scaler is not None else self.limit)
 
     def runs_on_loop(self, task_name: str) -> bool:
         """Whether a task is an endpoint (or anything that asks to run on the loop)."""

@@ -42,8 +42,11 @@ class Host(Protocol):
     failed: bool
     """Whether it ended the worker because it could not serve any more."""
     queues: list[str]
-    capacity: int
     lease: int
+
+    @property
+    def capacity(self) -> int:
+        """How many requests it takes at a time."""
 
     async def connect(self) -> Executor:
         """Reach the server, or say in one line why not."""
@@ -136,6 +139,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
             ConfigError: another pool than ours was asked for.
         """
         super().setup_defaults(**kwargs)
+        self.prefetch_multiplier = 1  # a message is taken when a slot is free, and runs at once
         pool = concurrency.get_implementation(self.pool_cls)
         if not issubclass(pool, TaskPool):
             raise ConfigError(

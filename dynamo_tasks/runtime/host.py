@@ -79,7 +79,8 @@ class ServiceHost:
         self.graph = graph
         self.service: Service = graph.entry
         self.lease = new_lease()
-        self.capacity = slots_of(self.service)
+        self._slots = slots_of(self.service)
+        self._pool: Any = None
         self.failed = False
         self.instances: dict[Service, Any] = {}
         self._wait = wait
@@ -93,7 +94,7 @@ class ServiceHost:
         self._sweeper: Sweeper | None = None
         self._recoverer: Recoverer | None = None
         self._tokens = (0, 0.0)
-        self._last_load = Load(capacity=self.capacity, state=self.lifecycle.state)
+        self._last_load = Load(state=self.lifecycle.state)
         self.http: Listener | None = None
         self.system = self._system_server()
         self.queues = self._queue_names()
@@ -102,6 +103,11 @@ class ServiceHost:
                 endpoint.request_type
             )  # an annotation that cannot be read is refused now, not at the first request
             task_of(app, endpoint.id, endpoint)
+
+    @property
+    def capacity(self) -> int:
+        """Its slots; those of the pool, once there is one, which grows and shrinks."""
+        return self._slots if self._pool is None else int(self._pool.slots)
 
     @property
     def is_component(self) -> bool:
@@ -203,8 +209,7 @@ class ServiceHost:
             declared = self.service.get_dynamo_endpoints().values()
             self._endpoints = [EndpointHandler(one, self.instance) for one in declared]
             self._handlers.update({str(handler.endpoint): handler for handler in self._endpoints})
-            if pool is not None:
-                self.capacity = pool.limit
+            self._pool = pool
             await self._register()
             if pool is not None:
                 self._take_orders(pool)

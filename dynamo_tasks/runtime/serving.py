@@ -151,8 +151,8 @@ class ServiceGroup:
 
     def _load(self) -> Load:
         return Load(
-            in_flight=self._executor.in_flight, capacity=self.capacity, tokens=self._executor.tokens,
-            state=self.lifecycle.state,
+            in_flight=self._executor.in_flight, tokens=self._executor.tokens,
+            capacity=self.capacity if self._worker is None else self._worker.slots, state=self.lifecycle.state,
         )  # fmt: skip
 
     async def _listen(self, endpoint: EndpointId) -> None:
