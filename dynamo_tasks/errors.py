@@ -7,6 +7,7 @@
     │   └── InvalidNameError           400  invalid_name           namespace, component or endpoint name
     ├── RequestError                   400  the caller can mend it
     │   ├── InvalidRequestError        400  invalid_request_error  names the field (`param`)
+    │   │   ├── ContextLengthError     400  context_length_exceeded  more tokens than the model can hold
     │   │   └── InvalidEventIdError    400  invalid_event_id       malformed, or beyond the top of the stream
     │   ├── AuthenticationError        401  invalid_api_key
     │   ├── ForbiddenError             403  forbidden              from a web page, or under a name, that is not allowed
@@ -54,7 +55,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 __all__ = [
-    "AlreadyRegisteredError", "AuthenticationError", "ConfigError", "DeadlineExceededError",
+    "AlreadyRegisteredError", "AuthenticationError", "ConfigError", "ContextLengthError", "DeadlineExceededError",
     "DeadlineUnreachableError", "DynamoError", "EndpointError", "EngineDeadError", "EngineError", "FencedError",
     "ForbiddenError", "IdempotencyConflictError", "InstanceDeadError", "InvalidEventIdError", "InvalidNameError",
     "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError", "NoInstancesError",
@@ -123,6 +124,12 @@ class InvalidRequestError(RequestError, ValueError):
     """A field of the request is not valid."""
 
     code = "invalid_request_error"
+
+
+class ContextLengthError(InvalidRequestError):
+    """Prompt and answer have more tokens than the model can hold."""
+
+    code = "context_length_exceeded"
 
 
 class InvalidEventIdError(InvalidRequestError):

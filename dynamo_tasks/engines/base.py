@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Self
 import msgspec
 
 from dynamo_tasks.engines.args import EngineArgs, read_args
+from dynamo_tasks.engines.context_length import too_long
+from dynamo_tasks.engines.only_prompt import only_prompt, usage
 from dynamo_tasks.engines.payload import parse_embed, parse_generate
 from dynamo_tasks.engines.request import EmbedRequest, GenerateRequest
 from dynamo_tasks.engines.tokenizer import Tokenizer, load_tokenizer
@@ -26,6 +28,10 @@ __all__ = [
     "parse_generate",
     "usage",
 ]
+
+
+_TEMPLATED = ("tools", "tool_choice")
+"""The chat template puts them into the prompt: there is nothing left that an engine must do."""
 
 
 class EngineStats(msgspec.Struct, frozen=True):
@@ -51,15 +57,6 @@ class EmbeddingResult(msgspec.Struct, frozen=True):
 
     vectors: list[list[float]]
     prompt_tokens: int
-
-
-def usage(prompt_tokens: int, completion_tokens: int, cached_tokens: int) -> dict[str, int]:
-    """The ``usage`` of a request's last delta."""
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "cached_tokens": cached_tokens,
-    }
 
 
 class Engine(ABC):
@@ -142,7 +139,7 @@ class Engine(ABC):
             )
             request.is_read = is_read
         self._check_features(request)
-        return self._generate(request)
+        return only_prompt(request, self.tokenizer) if request.max_tokens == 0 else self._generate(request)
 
     @abstractmethod
     def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
@@ -205,7 +202,7 @@ class Engine(ABC):
     def _check_features(self, request: GenerateRequest) -> None:
         asked = [*request.extra] if request.logprobs is None else [*request.extra, "logprobs"]
         for name in asked:
-            if name not in self.features:
+            if name not in self.features and name not in _TEMPLATED:
                 raise InvalidRequestError(f"engine {self.name!r} does not support {name}", param=name)
 
     def _max_tokens(self, request: GenerateRequest, default: int) -> int:
@@ -214,9 +211,5 @@ class Engine(ABC):
         longest = self.card.max_model_len
         room = longest - len(request.prompt_token_ids) if longest else limit
         if room < 1:
-            raise InvalidRequestError(
-                f"the model's context length is {longest} tokens, but the prompt has "
-                f"{len(request.prompt_token_ids)}",
-                param="prompt_token_ids",
-            )
+            raise too_long(longest, len(request.prompt_token_ids), param="prompt_token_ids")
         return min(limit, room)

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from typing import Any
 
-__all__ = ["BytePieces", "ByteStream", "ByteTextStream"]
+__all__ = ["BytePieces", "ByteStream", "ByteTextStream", "longest_token"]
 
 
 def _letters() -> dict[str, int]:
@@ -50,6 +51,39 @@ class BytePieces(dict[int, bytes]):
     def fit(rust: Any) -> bool:
         """Whether this is all that the tokenizer's decoder does."""
         return bool(rust.decoder and json.loads(rust.decoder.__getstate__())["type"] == "ByteLevel")
+
+
+_SHRINKS = {"NFC": 2}
+"""How many times shorter a normalizer may make a text: its characters in, over its bytes out. Of others it is unknown.
+NFC makes one character of up to four, and those that it makes take two or three bytes."""
+
+
+def longest_token(rust: Any) -> int:
+    """The most characters of a text that one token stands for; 0 where there is no such bound.
+
+    A byte-level tokenizer that knows every byte drops nothing, so that each character is in some token. Others may
+    collapse white space, or make one unknown token of any length.
+    """
+    vocab = rust.get_vocab(with_added_tokens=True)
+    greedy = any(token.lstrip or token.rstrip for token in rust.get_added_tokens_decoder().values())
+    complete = type(rust.model).__name__ == "BPE" and vocab.keys() >= _BYTE_OF.keys()
+    cuts, normalizers = _parts(rust.pre_tokenizer, "pretokenizers"), _parts(rust.normalizer, "normalizers")
+    keeps = all(_keeps(cut) for cut in cuts) and any(cut["type"] == "ByteLevel" for cut in cuts)
+    known = all(part["type"] in _SHRINKS for part in normalizers)
+    if greedy or not complete or not keeps or not known or rust.truncation:
+        return 0
+    return max(map(len, vocab)) * math.prod(_SHRINKS[part["type"]] for part in normalizers)
+
+
+def _parts(component: Any, plural: str) -> list[dict[str, Any]]:
+    """The settings of a component of a tokenizer, each of them where it is a sequence."""
+    state = json.loads(component.__getstate__()) if component else None
+    return [] if state is None else state.get(plural, [state])
+
+
+def _keeps(cut: dict[str, Any]) -> bool:
+    """Whether a pre-tokenizer leaves every character where it is."""
+    return cut["type"] in ("ByteLevel", "Digits") or (cut["type"] == "Split" and cut["behavior"] != "Removed")
 
 
 def _piece(token: str) -> bytes:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from dynamo_tasks.engines.args import EngineArgs, Milliseconds
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
 from dynamo_tasks.engines.embedding import embed_all
+from dynamo_tasks.engines.only_prompt import UNSAMPLED, echoed
 from dynamo_tasks.engines.output import ChoiceOutput
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.errors import EngineDeadError
@@ -23,6 +24,8 @@ LAST_USER_MESSAGE = (
 )
 """Chat template whose prompt is what the user said last, so that chat echoes that."""
 
+_CONTEXT_LENGTH = 1 << 17
+"""Tokens (bytes) of prompt + answer; without any limit, one request could fill the server."""
 _BURST = 8
 """Tokens per delta when nothing delays them: each delta costs a turn of the loop."""
 
@@ -41,14 +44,15 @@ class EchoEngine(Engine):
     """Answers with the prompt; ends with ``stop`` at its end, or with ``length`` at ``max_tokens``."""
 
     args_type = EchoArgs
-    features = frozenset({"top_k", "min_p"})  # like temperature: nothing is sampled here
+    features = UNSAMPLED
 
     def __init__(self, args: EchoArgs | None = None) -> None:
         """Make the engine."""
         args = args or EchoArgs()
         card = ModelCard(
-            name=args.name("echo"), chat_template=LAST_USER_MESSAGE, max_model_len=args.max_model_len or 0
-        )
+            name=args.name("echo"), chat_template=LAST_USER_MESSAGE,
+            max_model_len=args.max_model_len or _CONTEXT_LENGTH,
+        )  # fmt: skip
         super().__init__("echo", card, args.max_num_seqs)
         self._delay = args.token_delay_ms / 1000
         self._slots = asyncio.Semaphore(args.max_num_seqs)
@@ -82,6 +86,10 @@ class EchoEngine(Engine):
         limit = min(self._max_tokens(request, len(prompt)), len(prompt))
         choices = [ChoiceOutput(request, index, self.tokenizer, limit) for index in range(request.n)]
         life = self._life
+        if asked := await echoed(request, self.tokenizer):
+            for choice in choices:
+                if choice.index not in request.output_token_ids:
+                    yield TokenDelta(asked, [], choice.index)
         self._waiting += 1
         try:
             await self._slots.acquire()

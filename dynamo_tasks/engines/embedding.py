@@ -12,11 +12,20 @@ from array import array
 from zlib import crc32
 
 from dynamo_tasks.engines.base import EmbeddingResult
+from dynamo_tasks.engines.context_length import check_text, too_long
 from dynamo_tasks.engines.fields import integer, token_ids
+from dynamo_tasks.engines.threads import apart
 from dynamo_tasks.engines.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 
-__all__ = ["DEFAULT_DIMENSIONS", "MAX_DIMENSIONS", "embed_all", "encode_inputs", "hash_vector"]
+__all__ = [
+    "DEFAULT_DIMENSIONS",
+    "MAX_DIMENSIONS",
+    "check_input",
+    "embed_all",
+    "encode_inputs",
+    "hash_vector",
+]
 
 DEFAULT_DIMENSIONS = 256
 MAX_DIMENSIONS = 8192
@@ -56,27 +65,44 @@ async def embed_all(
     """
     size = DEFAULT_DIMENSIONS if dimensions is None else dimensions
     size = integer(size, "dimensions", 1, MAX_DIMENSIONS)
-    encoded = encode_inputs(inputs, tokenizer, max_model_len)
+    encoded = await encode_inputs(inputs, tokenizer, max_model_len)
     vectors: list[list[float]] = []
     for ids in encoded:
-        vectors.append(hash_vector(ids, size))
+        vectors.append(await apart(len(ids) + size // 4, hash_vector, ids, size))
         await asyncio.sleep(0)
     return EmbeddingResult(vectors, sum(map(len, encoded)))
 
 
-def encode_inputs(inputs: list[str | list[int]], tokenizer: Tokenizer, max_model_len: int) -> list[list[int]]:
+async def encode_inputs(
+    inputs: list[str | list[int]], tokenizer: Tokenizer, max_model_len: int
+) -> list[list[int]]:
     """The ids of each input; see :func:`embed_all`."""
     if not inputs:
         raise InvalidRequestError("input is empty; at least one text is needed", param="input")
-    return [_ids(item, f"input[{i}]", tokenizer, max_model_len) for i, item in enumerate(inputs)]
+    return await apart(sum(map(len, inputs)), _encoded, inputs, tokenizer, max_model_len)
+
+
+def _encoded(inputs: list[str | list[int]], tokenizer: Tokenizer, longest: int) -> list[list[int]]:
+    return [_ids(item, f"input[{i}]", tokenizer, longest) for i, item in enumerate(inputs)]
 
 
 def _ids(item: str | list[int], at: str, tokenizer: Tokenizer, longest: int) -> list[int]:
+    check_input(item, at, tokenizer, longest)
     ids = tokenizer.encode(item) if isinstance(item, str) else token_ids(item, at, tokenizer.vocab_size)
     if not ids:
         raise InvalidRequestError(f"{at} is empty; at least one token is needed", param=at)
     if longest and len(ids) > longest:
-        raise InvalidRequestError(
-            f"the model's context length is {longest} tokens, but {at} has {len(ids)}", param=at
-        )
+        raise too_long(longest, len(ids), param=at)
     return ids
+
+
+def check_input(item: str | list[int], at: str, tokenizer: Tokenizer, longest: int) -> None:
+    """Refuse an input that surely is too long, without tokenizing it.
+
+    Raises:
+        ContextLengthError: It is.
+    """
+    if isinstance(item, str):
+        check_text(item, tokenizer, longest, at)
+    elif longest and len(item) > longest:
+        raise too_long(longest, len(item), param=at)

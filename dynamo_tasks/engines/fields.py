@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.protocol.parameters import similar
 
 __all__ = [
     "integer",
@@ -18,9 +19,6 @@ __all__ = [
     "switch",
     "token_ids",
 ]
-
-_NEAR = 0.8
-"""Similarity from which on an unknown name counts as a misspelt known one."""
 
 
 def nearest(name: str, known: Iterable[str], cutoff: float = 0.0) -> str | None:
@@ -39,8 +37,9 @@ def refuse_misspelled(payload: Mapping[str, Any], known: Collection[str]) -> Non
     for name in payload:
         if not isinstance(name, str):
             raise InvalidRequestError(f"field names must be strings, not {type(name).__name__}")
-        if name not in known and (meant := nearest(name, known, _NEAR)):
-            raise InvalidRequestError(f"unknown field {name!r}; did you mean {meant!r}?", param=name)
+    if found := similar(payload, known):
+        name, meant = found
+        raise InvalidRequestError(f"unknown field {name!r}; did you mean {meant!r}?", param=name)
 
 
 def _wrong(param: str, value: object, allowed: str) -> InvalidRequestError:

@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
 from dynamo_tasks.engines.embedding import embed_all
+from dynamo_tasks.engines.only_prompt import UNSAMPLED, echoed
 from dynamo_tasks.engines.output import ChoiceOutput
 from dynamo_tasks.engines.pseudotext import PseudoText, text_key
 from dynamo_tasks.engines.request import GenerateRequest
@@ -45,7 +46,7 @@ class MockerEngine(Engine):
     """Simulates vLLM; ends only at ``max_tokens`` (128 by default) or at a stop."""
 
     args_type = MockerArgs
-    features = frozenset({"top_k", "min_p"})  # like temperature: nothing is sampled here
+    features = UNSAMPLED
 
     def __init__(self, args: MockerArgs | None = None) -> None:
         """Make the engine.
@@ -132,6 +133,10 @@ class MockerEngine(Engine):
             raise EngineError("engine 'mocker' sleeps")
         run, scheduler = Run(), self._scheduler
         choices = self._choices(request, run)
+        if prompt := await echoed(request, self.tokenizer):
+            for index in range(request.n):
+                if index not in request.output_token_ids:
+                    yield TokenDelta(prompt, [], index)
         try:
             for sequence, choice in choices:
                 if choice.finish_reason is None:
@@ -164,7 +169,8 @@ class MockerEngine(Engine):
         for index in range(request.n):
             choice = ChoiceOutput(request, index, self.tokenizer, limit)
             text = PseudoText(text_key(prompt, seed, index))
-            choices.append((Sequence(run, prompt, text, choice.count, limit, request.priority), choice))
+            sequence = Sequence(run, prompt, text, choice.count, limit, request.priority, request.cache_salt)
+            choices.append((sequence, choice))
         run.sequences = [sequence for sequence, _ in choices]
         return choices
 

@@ -7,13 +7,15 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamo_tasks.engines import fields
+from dynamo_tasks.engines.context_length import check_text, too_long
 from dynamo_tasks.engines.request import EmbedRequest, GenerateRequest
 from dynamo_tasks.engines.template import render_chat
 from dynamo_tasks.engines.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.parameters import resolve_aliases
 
-__all__ = ["EXTRAS", "parse_embed", "parse_generate", "prompt_ids"]
+__all__ = ["EXTRAS", "check_length", "parse_embed", "parse_generate", "prompt_ids"]
 
 MAX_CHOICES = 128
 MAX_STOPS = 64
@@ -98,6 +100,7 @@ _READ: dict[str, Callable[[Any, str], Any]] = {
     "min_tokens": lambda value, at: fields.integer(value, at, 0),
     "priority": lambda value, at: fields.integer(value, at),
     "model": fields.string,
+    "cache_salt": fields.string,
 }
 _READ_EXTRA: dict[str, Callable[[Any, str], Any]] = {
     "allowed_token_ids": lambda value, at: fields.token_ids(value, at),
@@ -111,15 +114,15 @@ _READ_EXTRA: dict[str, Callable[[Any, str], Any]] = {
     "presence_penalty": lambda value, at: fields.number(value, at, -2, 2),
     "top_k": lambda value, at: fields.integer(value, at, -1),
 }
+_SMALLEST_SHARE = 1e-6
+"""What ``top_p: 0`` means: the likeliest token alone; engines want more than nothing."""
+_RESERVED = ("messages", "template", "chat_template", "conversation", "tokenize")
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _KNOWN = frozenset({*_PROMPTS, *_READ, *_LIMITS, *EXTRAS, *_ELSEWHERE, "logprobs"})
 
 
 def _share(value: Any, at: str) -> float:
-    share = fields.number(value, at, 0, 1)
-    if share == 0:
-        raise InvalidRequestError(f"{at} must be above 0 and at most 1, not 0", param=at)
-    return share
+    return fields.number(value, at, 0, 1) or _SMALLEST_SHARE
 
 
 def parse_generate(
@@ -145,6 +148,7 @@ def parse_generate(
     """
     if not isinstance(payload, Mapping):
         raise InvalidRequestError(f"the payload must be an object, not {type(payload).__name__}")
+    payload = resolve_aliases(payload)
     fields.refuse_misspelled(payload, _KNOWN)
     given: dict[str, Any] = {
         name: read(payload[name], name) for name, read in _READ.items() if payload.get(name) is not None
@@ -158,7 +162,7 @@ def parse_generate(
         extra=_extra(payload),
         **given,
     )
-    _check_length(request, card.max_model_len, payload)
+    check_length(len(request.prompt_token_ids), request.max_tokens, card.max_model_len, payload)
     if request.max_tokens is not None and request.min_tokens > request.max_tokens:
         raise InvalidRequestError(
             f"min_tokens ({request.min_tokens}) is above max_tokens ({request.max_tokens})",
@@ -181,10 +185,15 @@ def prompt_ids(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard
     name = given[0]
     value = payload[name]
     if name == "messages":
-        ids = tokenizer.encode(_render(value, payload, tokenizer, card), add_special_tokens=False)
+        text = _render(value, payload, tokenizer, card)
+        check_text(text, tokenizer, card.max_model_len, name)
+        ids = tokenizer.encode(text, add_special_tokens=False)
     elif name == "prompt" and isinstance(value, str):
+        check_text(value, tokenizer, card.max_model_len, name)
         ids = tokenizer.encode(value)
     else:
+        if isinstance(value, list | tuple) and len(value) > (card.max_model_len or len(value)):
+            raise too_long(card.max_model_len, len(value), param=name)
         ids = fields.token_ids(value, name, tokenizer.vocab_size)
     if not ids:
         raise InvalidRequestError(f"{name} is empty; at least one token is needed", param=name)
@@ -198,6 +207,9 @@ def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, 
     more = payload.get("chat_template_kwargs") or {}
     if not isinstance(more, Mapping):
         raise InvalidRequestError("chat_template_kwargs must be an object", param="chat_template_kwargs")
+    if reserved := [name for name in _RESERVED if name in more]:
+        at = f"chat_template_kwargs.{reserved[0]}"
+        raise InvalidRequestError(f"{at} is not a variable of the template", param=at)
     variables = {
         **tokenizer.special_tokens,
         "add_generation_prompt": payload.get("add_generation_prompt", True),
@@ -205,13 +217,13 @@ def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, 
         "documents": payload.get("documents"),
         **more,
     }
-    return render_chat(messages, template, **variables)
+    return render_chat(messages, template, variables)
 
 
 def _max_tokens(payload: Mapping[str, Any]) -> int | None:
     for name in _LIMITS:
         if (value := payload.get(name)) is not None:
-            return fields.integer(value, name, 1)
+            return fields.integer(value, name, 0)
     return None
 
 
@@ -239,20 +251,21 @@ def _emitted(given: Mapping[int, list[int]] | list[int] | None) -> dict[int, lis
     return {int(index): list(ids) for index, ids in by_choice.items()}
 
 
-def _check_length(request: GenerateRequest, longest: int, payload: Mapping[str, Any]) -> None:
-    prompt = len(request.prompt_token_ids)
-    answer = request.max_tokens or 1
+def check_length(prompt: int, limit: int | None, longest: int, payload: Mapping[str, Any]) -> None:
+    """Refuse what the model cannot hold.
+
+    Args:
+        prompt: Tokens of the prompt.
+        limit: Tokens that the answer may have; ``None`` = as many as there is room for.
+        longest: The model's context length; 0 = no limit.
+        payload: Names the field at fault.
+    """
+    answer = 1 if limit is None else limit
     if not longest or prompt + answer <= longest:
         return
-    asked = f"{prompt} tokens of prompt"
-    if prompt < longest:
-        asked += f" and {answer} of max_tokens"
-        param = next(name for name in _LIMITS if payload.get(name) is not None)
-    else:
-        param = next(name for name in _PROMPTS if payload.get(name) is not None)
-    raise InvalidRequestError(
-        f"the model's context length is {longest} tokens, but the request has {asked}", param=param
-    )
+    at_fault = _LIMITS if prompt < longest else _PROMPTS
+    param = next(name for name in at_fault if payload.get(name) is not None)
+    raise too_long(longest, prompt, limit or 0, param=param)
 
 
 def parse_embed(payload: Mapping[str, Any]) -> EmbedRequest:

@@ -15,8 +15,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes:
         request_id: Id of the request; the engine's own records and logs use it.
         prompt_token_ids: The prompt; at least one token.
-        max_tokens: Most tokens of a choice, those of ``output_token_ids`` included; ``None`` = the
-            engine's default.
+        max_tokens: Most tokens of a choice, those of ``output_token_ids`` included; 0 = only the prompt is
+            wanted; ``None`` = the engine's default.
         stop: Strings that end a choice; the text is cut before them.
         stop_token_ids: Ids that end a choice; the id is kept, its text is not.
         temperature: 0..2; ``None`` = the model's own default.
@@ -27,6 +27,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
         min_tokens: No stop ends a choice before this many tokens.
         priority: Lower goes first.
         model: The served name that was asked for: the model's, or that of one of its adapters.
+        cache_salt: The prefix cache shares nothing with requests of another salt, or of none.
         logprobs: How many alternatives per token; ``None`` = no logprobs at all.
         output_token_ids: To continue an interrupted answer: per choice, what was emitted already.
             Nothing of it is emitted again.
@@ -48,6 +49,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
     min_tokens: int = 0
     priority: int = 0
     model: str | None = None
+    cache_salt: str | None = None
     logprobs: int | None = None
     output_token_ids: dict[int, list[int]] = {}
     extra: dict[str, Any] = {}

@@ -319,7 +319,7 @@ class Scheduler:
         size, hashes = self.cache.block_size, sequence.hashes
         for place in range(len(hashes), count):
             tokens = sequence.tokens(place * size, (place + 1) * size)
-            hashes.append(chain_hash(hashes[-1] if hashes else 0, tokens))
+            hashes.append(chain_hash(hashes[-1] if hashes else sequence.root, tokens))
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:

@@ -61,17 +61,25 @@ class Sequence:
         limit: The output ends at so many tokens.
         milestone: Value of ``produced`` at which the scheduler must look at the sequence: the limit,
             or the first token that has no room in its blocks.
+        root: What the hash of its first block begins with: only sequences of the same root share blocks.
     """
 
     __slots__ = (
         "blocks", "chunk", "computed", "context", "hashes", "limit", "milestone", "produced",
-        "prompt", "published", "rank", "run", "state", "taken", "text",
+        "prompt", "published", "rank", "root", "run", "state", "taken", "text",
     )  # fmt: skip
 
     def __init__(
-        self, run: Run, prompt: list[int], text: PseudoText, done: int, limit: int, priority: int
+        self,
+        run: Run,
+        prompt: list[int],
+        text: PseudoText,
+        done: int,
+        limit: int,
+        priority: int,
+        salt: str | None = None,
     ) -> None:
-        """A sequence of ``prompt`` whose first ``done`` tokens of output exist already."""
+        """A sequence of ``prompt`` whose first ``done`` tokens of output exist already; ``salt`` of its cache."""
         self.run = run
         self.prompt = prompt
         self.text = text
@@ -81,6 +89,7 @@ class Sequence:
         self.state = State.NEW
         self.blocks: list[int] = []
         self.hashes: list[int] = []
+        self.root = 0 if salt is None else hash((salt,))
         self.published = self.computed = self.context = self.chunk = self.milestone = 0
 
     def tokens(self, start: int, stop: int) -> list[int]:

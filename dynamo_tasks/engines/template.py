@@ -16,6 +16,7 @@ from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.protocol.bodies import decode_nested
 
 __all__ = ["DEFAULT_TEMPLATE", "check_messages", "render_chat"]
 
@@ -32,23 +33,29 @@ class _RefusedError(TemplateError):
     """A template called ``raise_exception``."""
 
 
-def render_chat(messages: object, template: str | None = None, **variables: Any) -> str:
+def render_chat(
+    messages: object, template: str | None = None, variables: Mapping[str, Any] | None = None
+) -> str:
     """Render messages to a prompt.
 
     Args:
         messages: A list of ``{"role", "content", …}``; content is a string or a list of
             ``{"type": "text", "text": …}`` parts, which are joined by line breaks.
         template: Jinja source; ``None`` = :data:`DEFAULT_TEMPLATE`.
-        **variables: For the template: ``add_generation_prompt`` (default true), ``tools``,
-            ``bos_token``, ``eos_token``, …
+        variables: For the template: ``add_generation_prompt`` (default true), ``tools``, ``bos_token``,
+            ``eos_token``, …
 
     Raises:
         InvalidRequestError: a message is not valid, or the template refuses or cannot handle the
             messages; ``param`` says which. Or the template itself is not valid Jinja
             (``param="chat_template"``).
     """
+    source = DEFAULT_TEMPLATE if template is None else template
     checked = check_messages(messages)
-    compiled = _compile(DEFAULT_TEMPLATE if template is None else template)
+    if "developer" not in source:
+        # The newer word for it, which most templates do not know: some print it, some leave the message out.
+        checked = [_as_system(message) if message["role"] == "developer" else message for message in checked]
+    compiled = _compile(source)
     known = {
         "add_generation_prompt": True,
         "tools": None,
@@ -57,15 +64,28 @@ def render_chat(messages: object, template: str | None = None, **variables: Any)
         "eos_token": "",
     }
     try:
-        return compiled.render(known | variables | {"messages": checked})
+        return compiled.render(known | dict(variables or {}) | {"messages": checked})
     except _RefusedError as error:
         raise InvalidRequestError(
             f"the chat template refuses the messages: {error.message}", param="messages"
         ) from error
-    except (TemplateError, TypeError, ValueError, LookupError, ArithmeticError) as error:
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
         raise InvalidRequestError(
             f"the chat template cannot render the messages: {error}", param="messages"
         ) from error
+
+
+def _as_system(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "role": "system"}
 
 
 def check_messages(messages: object) -> list[dict[str, Any]]:
@@ -90,10 +110,12 @@ def _message(message: object, at: str) -> dict[str, Any]:
     if role not in _ROLES:
         _refuse(f"{at}.role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
     content = message.get("content")
+    if content in (None, []) and role == "assistant":
+        said = message.get("refusal")
+        silent = None if message.get("tool_calls") or message.get("function_call") else ""
+        return {**_with_calls(message, at), "content": said if isinstance(said, str) else silent}
     if content is None:
-        if not (role == "assistant" and (message.get("tool_calls") or message.get("function_call"))):
-            _refuse(f"{at}.content", "is missing; it must be a string or a list of text parts")
-        return {**_with_calls(message, at), "content": None}
+        _refuse(f"{at}.content", "is missing; it must be a string or a list of text parts")
     return {**_with_calls(message, at), "content": _text(content, f"{at}.content")}
 
 
@@ -113,11 +135,15 @@ def _call(call: object, at: str) -> dict[str, Any]:
         _refuse(at, 'must be {"function": {"name": …, "arguments": …}}')
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
-        try:
-            arguments = json.loads(arguments)
-        except ValueError as error:
-            _refuse(f"{at}.function.arguments", f"is not valid JSON: {error}")
+        arguments = _decoded(arguments, f"{at}.function.arguments")
     return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _decoded(arguments: str, at: str) -> Any:
+    try:
+        return decode_nested(arguments.encode())
+    except (InvalidRequestError, UnicodeEncodeError) as error:
+        _refuse(at, f"cannot be used: {error}".replace("the body", "it"))
 
 
 def _text(content: object, at: str) -> str:
@@ -131,11 +157,12 @@ def _text(content: object, at: str) -> str:
 def _part(part: object, at: str) -> str:
     if not isinstance(part, Mapping):
         _refuse(at, f'must be {{"type": "text", "text": …}}, not {type(part).__name__}')
-    if part.get("type") != "text":
-        _refuse(f"{at}.type", f"must be 'text', not {part.get('type')!r}; no other kind is supported")
-    text = part.get("text")
+    kind = part.get("type")
+    if kind not in ("text", "refusal"):
+        _refuse(f"{at}.type", f"must be 'text', not {kind!r:.60}; no other kind is supported")
+    text = part.get(kind)
     if not isinstance(text, str):
-        _refuse(f"{at}.text", f"must be a string, not {type(text).__name__}")
+        _refuse(f"{at}.{kind}", f"must be a string, not {type(text).__name__}")
     return text
 
 

@@ -8,7 +8,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from dynamo_tasks.engines.byte_level import BytePieces, ByteStream, ByteTextStream
+from dynamo_tasks.engines.byte_level import BytePieces, ByteStream, ByteTextStream, longest_token
+from dynamo_tasks.engines.threads import INLINE
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
 
 __all__ = ["ByteTokenizer", "Detokenizer", "FileTokenizer", "Tokenizer", "load_tokenizer"]
@@ -58,6 +59,10 @@ class Tokenizer(Protocol):
         """The ids of ``text``; ``add_special_tokens`` puts, for example, a BOS in front."""
         ...
 
+    def least_tokens(self, text: str) -> int:
+        """A number of tokens that ``text`` surely has or exceeds, found without tokenizing; 0 = not known."""
+        ...
+
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ``ids``, without special tokens unless they are asked for."""
         ...
@@ -94,6 +99,10 @@ class ByteTokenizer:
             raise InvalidRequestError(
                 f"text is not valid Unicode: lone surrogate at position {error.start}"
             ) from error
+
+    def least_tokens(self, text: str) -> int:
+        """A byte at least per character."""
+        return len(text)
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """The text; bytes that are no UTF-8 become U+FFFD."""
@@ -173,6 +182,7 @@ class FileTokenizer:
             )
         self._rust = _read_rust(file)
         self.vocab_size = int(self._rust.get_vocab_size(with_added_tokens=True))
+        self._longest = longest_token(self._rust)
         self._pieces: dict[bool, BytePieces] = {}
         if BytePieces.fit(self._rust):
             self._pieces = {skip: BytePieces(self._rust, skip_special=skip) for skip in (False, True)}
@@ -186,10 +196,19 @@ class FileTokenizer:
 
     def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of ``text``."""
+        if len(text) > INLINE:  # as a batch, in which it lets other threads run
+            (found,) = self._rust.encode_batch_fast([text], add_special_tokens=add_special_tokens)
+            return list(found.ids)
         return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
+
+    def least_tokens(self, text: str) -> int:
+        """As many as there were if all were the longest one."""
+        return -(-len(text) // self._longest) if self._longest else 0
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
         """The text of ``ids``, without special tokens unless they are asked for."""
+        if len(ids) > INLINE:
+            return str(self._rust.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0])
         return str(self._rust.decode(ids, skip_special_tokens=skip_special_tokens))
 
     def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:

@@ -8,7 +8,7 @@ from typing import Any
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
 
-__all__ = ["chat_of"]
+__all__ = ["allowed_tools", "chat_of"]
 
 _CHOICES = ("none", "auto", "required")
 _FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs")
@@ -37,6 +37,35 @@ def chat_of(body: Mapping[str, Any], card: ModelCard) -> dict[str, Any] | None:
     return {name: body[name] for name in _FIELDS if body.get(name) is not None}
 
 
+def allowed_tools(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A chat request whose ``tool_choice`` of type ``allowed_tools`` is worked into its tools.
+
+    Raises:
+        InvalidRequestError: It is not valid, or names a tool that there is not.
+    """
+    choice = body.get("tool_choice")
+    if not isinstance(choice, Mapping) or choice.get("type") != "allowed_tools":
+        return body
+    at = "tool_choice.allowed_tools"
+    allowed = choice.get("allowed_tools", choice)
+    mode, wanted = (
+        (allowed.get("mode"), allowed.get("tools")) if isinstance(allowed, Mapping) else (None, None)
+    )
+    if mode not in ("auto", "required"):
+        raise InvalidRequestError(
+            f"{at}.mode must be one of auto, required, not {mode!r:.60}", param=f"{at}.mode"
+        )
+    if not isinstance(wanted, list) or not wanted:
+        raise InvalidRequestError(f"{at}.tools must be a list of tools", param=f"{at}.tools")
+    names = [_name(tool, f"{at}.tools[{index}]") for index, tool in enumerate(wanted)]
+    known = dict(zip(_names(body.get("tools") or []), body.get("tools") or [], strict=True))
+    if missing := [name for name in names if name not in known]:
+        raise InvalidRequestError(
+            f"{at}.tools: {missing[0]!r:.60} is not among the tools", param=f"{at}.tools"
+        )
+    return {**body, "tool_choice": mode, "tools": [known[name] for name in known if name in names]}
+
+
 def _names(tools: Any) -> list[str]:
     if not isinstance(tools, list):
         raise InvalidRequestError("tools must be a list of tools", param="tools")
@@ -45,7 +74,12 @@ def _names(tools: Any) -> list[str]:
 
 def _name(tool: Any, at: str) -> str:
     function = tool.get("function") if isinstance(tool, Mapping) else None
-    if not isinstance(function, Mapping) or tool.get("type", "function") != "function":
+    if isinstance(tool, Mapping) and (kind := tool.get("type", "function")) != "function":
+        where = f"{at}.type"
+        raise InvalidRequestError(
+            f"{where}: {kind!r:.60} is not supported; supported values are: 'function'", param=where
+        )
+    if not isinstance(function, Mapping):
         raise InvalidRequestError(f'{at} must be {{"type": "function", "function": {{…}}}}', param=at)
     name = function.get("name")
     if not isinstance(name, str) or not name:

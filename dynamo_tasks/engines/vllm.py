@@ -22,6 +22,7 @@ from dynamo_tasks.engines.args import EngineArgs
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats
 from dynamo_tasks.engines.embedding import encode_inputs
 from dynamo_tasks.engines.merge import merged
+from dynamo_tasks.engines.only_prompt import echoed
 from dynamo_tasks.engines.pace import Pace, gap
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import load_tokenizer
@@ -208,7 +209,7 @@ class VllmEngine(Engine):
         self.check_health()
         if self.card.kind != "embeddings":
             return await super().embed(inputs, dimensions)
-        prompts = encode_inputs(inputs, self.tokenizer, self.card.max_model_len)
+        prompts = await encode_inputs(inputs, self.tokenizer, self.card.max_model_len)
         vectors = await asyncio.gather(*[self._vector(prompt, dimensions) for prompt in prompts])
         return EmbeddingResult(vectors, sum(map(len, prompts)))
 
@@ -240,7 +241,7 @@ class VllmEngine(Engine):
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
         choices = self._choices(request)
         live = [choice for choice in choices if not choice.finished]
-        for delta in known_before(request, choices, self.tokenizer):
+        for delta in known_before(request, choices, await echoed(request, self.tokenizer)):
             if not live and delta.index == request.n - 1:
                 delta.usage = usage_of(request, choices)
             yield delta
@@ -298,7 +299,7 @@ class VllmEngine(Engine):
 
     def _ask(self, vllm: Started, request: GenerateRequest, choice: Choice, name: str) -> Any:
         return vllm.llm.generate(
-            vllm.api.tokens_input(choice.prompt),
+            vllm.api.tokens_input(choice.prompt, request.cache_salt),
             vllm.api.sampling_params(choice.arguments),
             name,
             priority=request.priority if self._limits.priorities else 0,

@@ -91,9 +91,10 @@ def _only(stats: StatsCollector) -> type[PrometheusStatLogger]:
     return Only
 
 
-def tokens_input(ids: list[int]) -> dict[str, Any]:
-    """A prompt that needs neither tokenizing nor a thread of its own."""
-    return {"type": "token", "prompt_token_ids": ids}
+def tokens_input(ids: list[int], cache_salt: str | None = None) -> dict[str, Any]:
+    """A prompt that needs neither tokenizing nor a thread of its own; its blocks are shared under its salt alone."""
+    salted = {} if cache_salt is None else {"cache_salt": cache_salt}
+    return {"type": "token", "prompt_token_ids": ids, **salted}
 
 
 def sampling_params(arguments: Mapping[str, Any]) -> SamplingParams:

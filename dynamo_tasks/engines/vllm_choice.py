@@ -145,11 +145,8 @@ class Choice:
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
 
 
-def known_before(
-    request: GenerateRequest, choices: list[Choice], tokenizer: Tokenizer
-) -> Iterator[TokenDelta]:
+def known_before(request: GenerateRequest, choices: list[Choice], echoed: str) -> Iterator[TokenDelta]:
     """What needs no engine: how choices have ended already, and the prompt where it is asked for."""
-    echoed = tokenizer.decode(request.prompt_token_ids) if request.extra.get("echo") else ""
     for choice in choices:
         index = choice.output.index
         if choice.finished:

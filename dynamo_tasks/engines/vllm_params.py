@@ -186,8 +186,8 @@ def _logit_bias(extra: Mapping[str, Any]) -> dict[int, float]:
     out: dict[int, float] = {}
     for token, bias in value.items():
         text = str(token)
-        if not (text.isascii() and text.isdigit()):
-            raise _refuse("logit_bias", f"{token!r} is not a token id; the keys are token ids in digits")
+        if not (text.isascii() and text.isdigit() and len(text) < 20):
+            raise _refuse("logit_bias", f"{token!r:.60} is not a token id; the keys are token ids in digits")
         if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
             raise _refuse(f"logit_bias.{text}", f"must be a number from -100 to 100, not {bias!r}")
         out[int(text)] = float(bias)

@@ -13,10 +13,11 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from dynamo_tasks.engines.threads import apart
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.frontend.answering import PROBE
 from dynamo_tasks.frontend.arguments import Arguments
-from dynamo_tasks.frontend.call import call_of
+from dynamo_tasks.frontend.call import call_of, check_size
 from dynamo_tasks.frontend.client_watch import ClientWatch
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.limits import read_body
@@ -100,7 +101,8 @@ async def _input(request: Request) -> Any:
     if request.method in _QUERY:
         return dict(request.query_params)
     raw = await read_body(request.receive, request.scope["headers"], call_of(request).body_limit)
-    return decode_json(raw) if raw.strip() else None
+    await check_size(raw)
+    return await apart(len(raw), decode_json, raw) if raw.strip() else None
 
 
 async def _called(route: ApiRoute, kind: str, arguments: dict[str, Any]) -> Any:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import uuid
-from typing import Any
 
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import Message, Scope, Send
 
+from dynamo_tasks.engines.threads import INLINE, apart
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.limits import read_body
 from dynamo_tasks.frontend.metrics import RequestMeter
-from dynamo_tasks.protocol.bodies import decode_object
 from dynamo_tasks.protocol.limits import KeyLimits
+from dynamo_tasks.protocol.structure import check_structure
 
-__all__ = ["Call", "call_of", "json_body", "new_id"]
+__all__ = ["Call", "call_of", "check_size", "new_id", "raw_body"]
 
 _SCOPE_KEY = "dynamo_tasks.call"
 
@@ -72,14 +72,21 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-async def json_body(request: Request) -> dict[str, Any]:
-    """The JSON object of a request's body.
+async def raw_body(request: Request) -> bytes:
+    """A request's body, to be decoded with :func:`~dynamo_tasks.protocol.bodies.decode_object`.
 
     Raises:
-        InvalidRequestError: Empty, not JSON, or no object.
+        InvalidRequestError: It is empty, or holds more than may be decoded.
         PayloadTooLargeError: See :func:`~dynamo_tasks.frontend.limits.read_body`.
     """
     raw = await read_body(request.receive, request.scope["headers"], call_of(request).body_limit)
     if not raw:
         raise InvalidRequestError("the body is empty; a JSON object is expected")
-    return decode_object(raw)
+    await check_size(raw)
+    return raw
+
+
+async def check_size(raw: bytes) -> None:
+    """Refuse a body whose decoding would hold up everybody else, without holding them up."""
+    if len(raw) > INLINE:
+        await apart(len(raw), check_structure, raw)

@@ -6,9 +6,10 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
+from dynamo_tasks.engines.threads import apart
 from dynamo_tasks.errors import EndpointError
 from dynamo_tasks.frontend.client_watch import ClientWatch
-from dynamo_tasks.frontend.errors import check_end, json_response
+from dynamo_tasks.frontend.errors import check_end, encode_parts, json_bytes
 from dynamo_tasks.frontend.gateway import EventStream
 from dynamo_tasks.frontend.logprobs import logprobs_of
 from dynamo_tasks.frontend.metrics import RequestMeter
@@ -35,8 +36,12 @@ class Collector:
         raise NotImplementedError
 
     def body(self, end: End) -> dict[str, Any]:
-        """The answer's JSON object."""
+        """The answer's JSON object; may be called in a thread."""
         raise NotImplementedError
+
+    def size(self, end: End) -> int:
+        """About how many tokens or numbers are in the answer."""
+        return self.tokens
 
 
 class CompletionCollector(Collector):
@@ -149,9 +154,13 @@ class CollectedResponse:
             log.event("http.disconnected", request_id=self._stream.request_id, api=self._api)
             return
         check_end(end)
-        response = json_response(self._collector.body(end), request_id=self._stream.request_id)
+        raw = await apart(self._collector.size(end), self._encoded, end)
+        response = json_bytes(raw, request_id=self._stream.request_id)
         self.started = True
         await response(scope, receive, send)
+
+    def _encoded(self, end: End) -> bytes:
+        return encode_parts(self._collector.body(end))
 
     def counts(self) -> tuple[int, dict[str, int] | None]:
         """Tokens collected, and the request's token counts where known."""

@@ -9,20 +9,34 @@ from urllib.parse import quote
 import msgspec
 from starlette.responses import Response
 
-from dynamo_tasks.errors import DynamoError, RequestCancelledError, RequestExpiredError, RequestFailedError
+from dynamo_tasks.errors import (
+    AlreadyRegisteredError,
+    DeadlineExceededError,
+    DynamoError,
+    EndpointError,
+    IdempotencyConflictError,
+    NamespaceInUseError,
+    RequestCancelledError,
+    RequestExpiredError,
+    RequestFailedError,
+    StreamTooLargeError,
+    WorkerLostError,
+)
 from dynamo_tasks.frontend.compressed import ENCODINGS
-from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
 from dynamo_tasks.protocol.states import State
 
 __all__ = [
     "REQUEST_ID",
     "check_end",
     "describe",
+    "encode_parts",
     "end_error",
     "error_body",
     "error_payload",
     "error_response",
     "header_text",
+    "json_bytes",
     "json_response",
 ]
 
@@ -39,6 +53,19 @@ _TYPES = {
 }
 
 
+_FINAL = (
+    AlreadyRegisteredError,
+    DeadlineExceededError,
+    IdempotencyConflictError,
+    NamespaceInUseError,
+    RequestCancelledError,
+    RequestExpiredError,
+    StreamTooLargeError,
+    WorkerLostError,
+)
+"""Where sending the same request again cannot help, whatever a client makes of the status."""
+
+
 def error_payload(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
     """The JSON object of an error."""
     kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
@@ -51,10 +78,17 @@ def error_body(error: DynamoError) -> dict[str, Any]:
 
 
 def error_response(error: DynamoError, request_id: str | None = None) -> Response:
-    """The HTTP answer for an error: its status, and ``Retry-After`` where a retry makes sense."""
+    """The HTTP answer for an error: its status, and whether and when a retry makes sense.
+
+    ``x-should-retry`` and ``retry-after-ms`` are what OpenAI's SDKs go by: they would send any 409 and 5xx again.
+    """
     headers = {}
-    if error.retry_after is not None or error.http_status in (429, 503):
-        headers["retry-after"] = str(max(1, math.ceil(error.retry_after or 1)))
+    if isinstance(error, _FINAL):
+        headers["x-should-retry"] = "false"
+    elif error.retry_after is not None or error.http_status in (429, 503):
+        wait = error.retry_after or 1.0
+        headers["retry-after"] = str(max(1, math.ceil(wait)))
+        headers["retry-after-ms"] = str(max(1, math.ceil(wait * 1000)))
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.http_status == 415:
@@ -68,10 +102,31 @@ def json_response(
     value: object, status: int = 200, request_id: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
     """A JSON answer, with ``x-request-id`` where ``request_id`` is given."""
+    return json_bytes(msgspec.json.encode(value), status, request_id, headers)
+
+
+def json_bytes(
+    raw: bytes, status: int = 200, request_id: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """The same of JSON that is encoded already."""
     headers = dict(headers or {})
     if request_id is not None:
         headers[REQUEST_ID] = request_id
-    return Response(msgspec.json.encode(value), status, headers, "application/json")
+    return Response(raw, status, headers, "application/json")
+
+
+def encode_parts(body: dict[str, Any]) -> bytes:
+    """An object as JSON, the items of its lists one by one: in a thread, each lets the loop have its turn."""
+    encode = msgspec.json.encode
+    fields = []
+    for name, value in body.items():
+        parts = (
+            b"[" + b",".join([encode(item) for item in value]) + b"]"
+            if isinstance(value, list)
+            else encode(value)
+        )
+        fields.append(encode(name) + b":" + parts)
+    return b"{" + b",".join(fields) + b"}"
 
 
 def header_text(text: str) -> str:
@@ -93,6 +148,10 @@ def end_error(end: End) -> DynamoError | None:
     """The error with which a request ended, ``None`` if it succeeded."""
     if end.error is not None:
         return end.error.exception()
+    if end.finish_reason == IGNORED:
+        return EndpointError(
+            "the endpoint ignored the request (celery.exceptions.Ignore): there is no answer"
+        )
     if end.state == State.CANCELLED:
         return RequestCancelledError()
     if end.state == State.EXPIRED:

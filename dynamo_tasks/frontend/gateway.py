@@ -50,8 +50,8 @@ class Submission(Struct):
         priority: 0 (first) to 9.
         retention: Seconds for which the finished log is kept; ``None`` = the default.
         headers: Of the trace that the HTTP request belongs to.
-        limits: Of the API key.
-        rate_headers: What is left of them, for the answer; :meth:`Gateway.submit` fills it in, also where it refuses.
+        weight: Of the API key, see :class:`~dynamo_tasks.protocol.limits.KeyLimits`.
+        size: Bytes of the body that it came in.
     """
 
     endpoint: EndpointId
@@ -67,8 +67,8 @@ class Submission(Struct):
     priority: int = 0
     retention: float | None = None
     headers: dict[str, str] = {}
-    limits: KeyLimits = KeyLimits()
-    rate_headers: list[tuple[bytes, bytes]] = []
+    weight: float = 1.0
+    size: int = 0
 
 
 class RequestInfo(Struct):
@@ -138,11 +138,25 @@ class Gateway(Protocol):
         """The models served now, by name."""
         ...
 
+    async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
+        """Count a request for its API key, before anything is done for it.
+
+        Args:
+            api: ``chat``, ``completions`` or ``embeddings``.
+            request_id: A new id.
+            owner_key: Hash of the API key.
+            limits: Of the key.
+        """
+        ...
+
+    async def withdraw(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> None:
+        """The request was not submitted: it does not count as one that has not ended."""
+        ...
+
     async def submit(self, submission: Submission) -> EventStream:
         """Put a request into its queue, and read it from its start.
 
         Raises:
-            RateLimitError: The API key is at a limit of its own.
             QueueFullError: The component takes no more; ``retry_after`` is set.
             DeadlineUnreachableError: It would not be ready by its deadline.
             NoInstancesError: Nobody serves the endpoint.
@@ -182,7 +196,7 @@ class Gateway(Protocol):
         ...
 
     def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
-        """Make the endpoint's payload: chat template, tokens, limits.
+        """Make the endpoint's payload: chat template, tokens, limits. May be called in a thread.
 
         Args:
             api: ``chat``, ``completions`` or ``embeddings``.

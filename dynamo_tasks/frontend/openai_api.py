@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-import array
-import base64
-import math
-import sys
+import contextlib
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from dynamo_tasks.errors import EndpointError, InvalidRequestError, NoInstancesError, UnknownModelError
-from dynamo_tasks.frontend.call import Call, call_of, json_body
-from dynamo_tasks.frontend.collect import CollectedResponse, CompletionCollector, ValueCollector
+from dynamo_tasks.engines.threads import apart
+from dynamo_tasks.errors import (
+    InvalidRequestError,
+    NoInstancesError,
+    ServerUnavailableError,
+    UnknownModelError,
+)
+from dynamo_tasks.frontend.call import Call, call_of, raw_body
+from dynamo_tasks.frontend.collect import CollectedResponse, CompletionCollector
+from dynamo_tasks.frontend.embeddings import EmbeddingCollector
 from dynamo_tasks.frontend.errors import json_response
 from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission
 from dynamo_tasks.frontend.payload import engine_body
-from dynamo_tasks.frontend.render import CompletionRenderer, Render, usage_of
+from dynamo_tasks.frontend.render import CompletionRenderer, Render
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.sse import EventStreamResponse
-from dynamo_tasks.protocol.events import End
+from dynamo_tasks.protocol.bodies import decode_object
 from dynamo_tasks.protocol.openai import (
     ChatRequest,
     CompletionRequest,
@@ -42,6 +47,8 @@ TIMEOUT_HEADER = "x-request-timeout"
 """Seconds by which the request must have ended."""
 
 _IDEMPOTENCY_LIMIT = 255
+_LONGEST = 10**9
+_OPERATIONS = {"chat": "generate", "completions": "generate", "embeddings": "embed"}
 
 
 class OpenAIAPI:
@@ -61,13 +68,13 @@ class OpenAIAPI:
 
     async def embeddings(self, request: Request) -> ASGIApp:
         """``POST /v1/embeddings``."""
-        body = await json_body(request)
-        asked = parse_request(EmbeddingRequest, body)
-        model = await self._model(asked, "embed", call_of(request))
-        submission = self._submission("embeddings", "embed", asked, body, model, request)
-        stream = await self._submit(submission, call_of(request))
+        call = call_of(request)
+        async with self._counted("embeddings", call):
+            asked, submission = await self._read("embeddings", EmbeddingRequest, request)
+            stream = await self._gateway.submit(submission)
+        assert isinstance(asked, EmbeddingRequest)
         collector = EmbeddingCollector(asked.model, asked.encoding_format == "base64")
-        return CollectedResponse(stream, collector, api="embeddings", meter=call_of(request).meter)
+        return CollectedResponse(stream, collector, api="embeddings", meter=call.meter)
 
     async def models(self, request: Request) -> Response:
         """``GET /v1/models``."""
@@ -84,29 +91,60 @@ class OpenAIAPI:
 
     async def _generate(self, api: str, kind: type[GenerationRequest], request: Request) -> ASGIApp:
         call = call_of(request)
-        body = await json_body(request)
-        asked = parse_request(kind, body)
-        model = await self._model(asked, "generate", call)
-        if api == "chat" and model.card.kind != "chat":
-            raise InvalidRequestError(
-                f"model {asked.model!r} is for {model.card.kind}, not chat", param="model"
-            )
-        submission = self._submission(api, "generate", asked, body, model, request)
-        render = Render(
-            api, call.request_id, asked.model, int(time.time()), asked.include_usage, asked.n or 1
-        )
-        submission.render = render.encode()
-        submission.background = bool(asked.background)
-        submission.abandon_after = asked.abandon_after
-        submission.retention = asked.retention
-        stream = await self._submit(submission, call)
+        async with self._counted(api, call):
+            asked, submission = await self._read(api, kind, request)
+            assert isinstance(asked, GenerationRequest)
+            render = _render(api, call, asked)
+            submission.render = render.encode()
+            submission.background = bool(asked.background)
+            submission.abandon_after = asked.abandon_after
+            submission.retention = asked.retention
+            stream = await self._gateway.submit(submission)
         return self._answer(api, asked, stream, render, call)
 
-    async def _submit(self, submission: Submission, call: Call) -> EventStream:
+    @contextlib.asynccontextmanager
+    async def _counted(self, api: str, call: Call) -> AsyncIterator[None]:
+        """Count a request for its API key before anything of it is read; it has its place until it ends.
+
+        Raises:
+            RateLimitError: The API key is at a limit of its own.
+        """
+        if not call.limits.counted:
+            yield
+            return
+        allowance = await self._gateway.admit(api, call.request_id, call.owner_key, call.limits)
+        call.headers = allowance.headers()
+        allowance.check()
         try:
-            return await self._gateway.submit(submission)
-        finally:
-            call.headers = submission.rate_headers
+            yield
+        except ServerUnavailableError:
+            raise  # it may have been submitted
+        except BaseException:
+            await self._gateway.withdraw(api, call.request_id, call.owner_key, call.limits)
+            raise
+
+    async def _read(
+        self, api: str, kind: type[OpenAIRequest], request: Request
+    ) -> tuple[OpenAIRequest, Submission]:
+        """Read and check a request, and prepare it for the queue; a large one beside the loop."""
+        raw = await raw_body(request)
+        served = await self._gateway.models()
+        asked, body, model = await apart(len(raw), self._parse, api, kind, raw, served)
+        call = call_of(request)
+        if call.meter is not None:
+            call.meter.model = asked.model
+        payload = await apart(len(raw), self._gateway.prepare, api, body, model)
+        submission = self._submission(api, asked, payload, model, request)
+        submission.size = len(raw)
+        return asked, submission
+
+    def _parse(
+        self, api: str, kind: type[OpenAIRequest], raw: bytes, served: dict[str, ServedModel]
+    ) -> tuple[OpenAIRequest, dict[str, Any], ServedModel]:
+        body = decode_object(raw)
+        asked = parse_request(kind, body)
+        model = _model(api, asked, served)
+        return asked, engine_body(asked, body), model
 
     def _answer(
         self, api: str, asked: GenerationRequest, stream: EventStream, render: Render, call: Call
@@ -129,90 +167,40 @@ class OpenAIAPI:
         )
 
     def _submission(
-        self,
-        api: str,
-        operation: str,
-        asked: OpenAIRequest,
-        body: dict[str, Any],
-        model: ServedModel,
-        request: Request,
+        self, api: str, asked: OpenAIRequest, payload: dict[str, Any], model: ServedModel, request: Request
     ) -> Submission:
         call = call_of(request)
         return Submission(
-            endpoint=model.endpoints[operation],
-            payload=self._gateway.prepare(api, engine_body(asked, body), model),
+            endpoint=model.endpoints[_OPERATIONS[api]],
+            payload=payload,
             request_id=call.request_id,
             tenant=call.owner_key,
             owner_key=call.owner_key,
             idempotency_key=_idempotency_key(request),
             deadline=asked.timeout or _timeout(request),
             priority=asked.priority or 0,
-            limits=call.limits,
+            weight=call.limits.weight,
             headers={name: request.headers[name] for name in TRACE_HEADERS if name in request.headers},
         )
 
-    async def _model(self, asked: OpenAIRequest, operation: str, call: Call) -> ServedModel:
-        served = await self._gateway.models()
-        model = served.get(asked.model)
-        if model is None:
-            raise _unknown(asked.model, served)
-        if operation not in model.endpoints:
-            offered = ", ".join(sorted(model.endpoints)) or "nothing"
-            raise InvalidRequestError(
-                f"model {asked.model!r} serves {offered}, not {operation}", param="model"
-            )
-        if call.meter is not None:
-            call.meter.model = asked.model
-        return model
+
+def _render(api: str, call: Call, asked: GenerationRequest) -> Render:
+    prompts = asked.prompts if isinstance(asked, CompletionRequest) else 1
+    choices = prompts * (asked.n or 1)
+    return Render(api, call.request_id, asked.model, int(time.time()), asked.include_usage, choices)
 
 
-class EmbeddingCollector(ValueCollector):
-    """The ``list`` object of an embeddings answer.
-
-    The endpoint gives its vectors as a list, or ``{"embeddings": [...], "prompt_tokens": 3}``.
-    """
-
-    def __init__(self, model: str, base64_floats: bool):
-        """Make it.
-
-        Args:
-            model: As the client named it.
-            base64_floats: Whether vectors are sent as base64 of little-endian float32.
-        """
-        super().__init__()
-        self._model = model
-        self._base64 = base64_floats
-
-    def body(self, end: End) -> dict[str, Any]:
-        """The vectors, in the order of the inputs."""
-        usage, vectors = end.usage, []
-        for value in self.values(end):
-            if isinstance(value, dict):
-                usage = usage or value.get("usage") or {"prompt_tokens": value.get("prompt_tokens") or 0}
-                value = value.get("embeddings")
-            vectors += _vectors(value)
-        self.usage = usage
-        rows = [
-            {"object": "embedding", "index": index, "embedding": self._encoded(vector)}
-            for index, vector in enumerate(vectors)
-        ]
-        counts = usage_of(usage)
-        short = {name: counts[name] for name in ("prompt_tokens", "total_tokens")}
-        return {"object": "list", "data": rows, "model": self._model, "usage": short}
-
-    def _encoded(self, vector: list[float]) -> list[float] | str:
-        if not self._base64:
-            return vector
-        floats = array.array("f", vector)
-        if sys.byteorder == "big":
-            floats.byteswap()
-        return base64.b64encode(floats.tobytes()).decode()
-
-
-def _vectors(value: Any) -> list[list[float]]:
-    if not isinstance(value, list) or not value:
-        raise EndpointError("the endpoint returned no list of vectors")
-    return value if isinstance(value[0], list) else [value]
+def _model(api: str, asked: OpenAIRequest, served: dict[str, ServedModel]) -> ServedModel:
+    """The model that a request names, if it serves that."""
+    model, operation = served.get(asked.model), _OPERATIONS[api]
+    if model is None:
+        raise _unknown(asked.model, served)
+    if operation not in model.endpoints:
+        offered = ", ".join(sorted(model.endpoints)) or "nothing"
+        raise InvalidRequestError(f"model {asked.model!r} serves {offered}, not {operation}", param="model")
+    if api == "chat" and model.card.kind != "chat":
+        raise InvalidRequestError(f"model {asked.model!r} is for {model.card.kind}, not chat", param="model")
+    return model
 
 
 def _by_name(served: dict[str, ServedModel]) -> list[tuple[str, ServedModel]]:
@@ -243,9 +231,9 @@ def _timeout(request: Request) -> float | None:
         seconds = float(text)
     except ValueError:
         seconds = 0.0
-    if not 0 < seconds < math.inf:
+    if not 0 < seconds <= _LONGEST:
         raise InvalidRequestError(
-            f"the header X-Request-Timeout must be a number of seconds above 0, not {text!r}",
+            f"the header X-Request-Timeout must be a number of seconds above 0, not {text!r:.60}",
             param=TIMEOUT_HEADER,
         )
     return seconds

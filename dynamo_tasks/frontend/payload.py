@@ -16,13 +16,14 @@ __all__ = ["engine_body"]
 # Read by the frontend, of no interest to an engine.
 _TRANSPORT = frozenset(
     {
-        "stream", "stream_options", "user", "timeout", "priority", "background", "abandon_after",
-        "retention", "encoding_format", "max_completion_tokens",
+        "stream", "stream_options", "user", "timeout", "background", "abandon_after", "retention",
+        "encoding_format", "max_completion_tokens",
     }
 )  # fmt: skip
 # Saying what holds anyway asks nothing of an engine, and many SDKs always say it.
 _NEUTRAL: dict[str, Any] = {
     "n": 1,
+    "priority": 0,
     "presence_penalty": 0,
     "frequency_penalty": 0,
     "repetition_penalty": 1,
@@ -44,7 +45,7 @@ def engine_body(request: OpenAIRequest, body: dict[str, Any]) -> dict[str, Any]:
     """What of a checked body concerns the engine.
 
     Left out are fields of the transport, unknown ones, nulls, and values that ask for nothing (``n: 1``).
-    ``max_tokens`` is the resolved limit, ``stop`` a list; a prompt of token ids becomes ``prompt_token_ids``.
+    ``max_tokens`` is the resolved limit, ``stop`` a list; prompts of token ids become ``prompt_token_ids``.
     """
     known = known_fields(type(request)) - _TRANSPORT
     out = {
@@ -56,7 +57,9 @@ def engine_body(request: OpenAIRequest, body: dict[str, Any]) -> dict[str, Any]:
         if out.get("tool_choice") in ("none", "auto"):
             del out["tool_choice"]
         out.pop("parallel_tool_calls", None)
-    if isinstance(request, GenerationRequest):
+    if not isinstance(request, GenerationRequest):
+        out.pop("priority", None)
+    else:
         if request.limit is not None:
             out["max_tokens"] = request.limit
         if isinstance(out.get("stop"), str):
@@ -68,7 +71,7 @@ def engine_body(request: OpenAIRequest, body: dict[str, Any]) -> dict[str, Any]:
 
 def _unpack_prompt(out: dict[str, Any], prompt: list[Any]) -> None:
     only = prompt[0] if len(prompt) == 1 and not isinstance(prompt[0], int) else prompt
-    if isinstance(only, str):
+    if isinstance(only, str) or isinstance(only[0], str):
         out["prompt"] = only
     else:
         del out["prompt"]

@@ -8,8 +8,9 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.protocol.structure import check_structure
 
-__all__ = ["MAX_DEPTH", "decode_json", "decode_object"]
+__all__ = ["MAX_DEPTH", "decode_json", "decode_nested", "decode_object"]
 
 MAX_DEPTH = 64
 """How deeply the JSON of a body may be nested."""
@@ -56,6 +57,16 @@ def _cause(raw: bytes) -> str:
     if found:
         return f"{found[0][:6].decode()} at byte {found.start()} is half of a surrogate pair, which is no character"
     return ""
+
+
+def decode_nested(raw: bytes) -> Any:
+    """Parse JSON that came as a text inside of a body, with the same bounds.
+
+    Raises:
+        InvalidRequestError: As :func:`decode_json`, or it holds too much.
+    """
+    check_structure(raw)
+    return decode_json(raw)
 
 
 def _too_deep() -> InvalidRequestError:

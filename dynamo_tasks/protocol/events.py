@@ -34,6 +34,7 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.protocol.states import State
 
 __all__ = [
+    "IGNORED",
     "UNREADABLE",
     "ZERO",
     "Claim",
@@ -46,6 +47,8 @@ __all__ = [
     "decode_values",
 ]
 
+IGNORED = "ignored"
+"""The finish reason of a request whose endpoint raised Celery's ``Ignore``: it has no answer."""
 UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 """What msgspec, ``int()`` and ``bytes.decode()`` raise over bytes that are something else."""
 _DIGITS = 20

@@ -2,13 +2,13 @@
 
 The fields are those of OpenAI's chat completions, completions and embeddings, vLLM's sampling extensions,
 and ours: ``background``, ``abandon_after``, ``timeout``, ``retention`` (seconds). What a client asks of the
-engine travels on as the payload; an engine refuses what it cannot do. A field that nobody knows is ignored,
-as OpenAI-compatible servers do, unless it looks like a misspelt known one.
+engine travels on as the payload; an engine refuses what it cannot do. A field that only other servers know is taken
+under its name here or ignored (:mod:`dynamo_tasks.protocol.parameters`); so is one that nobody knows, unless it looks
+like a misspelt known one.
 """
 
 from __future__ import annotations
 
-import difflib
 import re
 from typing import Annotated, Any, TypeVar
 
@@ -16,8 +16,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.protocol.parameters import ALIASES, PASSED, resolve_aliases, similar
 
 __all__ = [
+    "MAX_CHOICES",
     "MAX_INPUTS",
     "MAX_MESSAGES",
     "MAX_STOPS",
@@ -40,6 +42,8 @@ MAX_INPUTS = 2048
 """Inputs of one embeddings request, as at OpenAI."""
 MAX_MESSAGES = 4096
 """Messages of one chat."""
+MAX_CHOICES = 1024
+"""Choices of one completions request: prompts × ``n``."""
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles of chat messages."""
 
@@ -66,17 +70,19 @@ class StreamOptions(Struct):
 
 
 class ContentPart(Struct):
-    """A part of a message's content; other kinds than ``text`` are left to the engine."""
+    """A part of a message's content: a text, or what an assistant said when it refused."""
 
     type: _Name
     text: str | None = None
+    refusal: str | None = None
 
 
 class Message(Struct):
-    """A chat message; ``content`` may be null only where an assistant called tools."""
+    """A chat message; ``content`` may be missing only in those of an assistant, who may have called tools instead."""
 
     role: _Role
     content: str | Annotated[list[ContentPart], Meta(max_length=1024)] | None = None
+    refusal: str | None = None
     name: _Name | None = None
     tool_calls: Annotated[list[dict[str, Any]], Meta(max_length=512)] | None = None
     tool_call_id: _Name | None = None
@@ -112,7 +118,7 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
     max_tokens: _Count | None = None
     min_tokens: _NotNegative | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
-    top_p: Annotated[float, Meta(gt=0, le=1)] | None = None
+    top_p: _Share | None = None
     top_k: Annotated[int, Meta(ge=-1, le=_INT32)] | None = None
     min_p: _Share | None = None
     seed: Annotated[int, Meta(ge=-(2**63), le=2**63 - 1)] | None = None
@@ -123,6 +129,7 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
     frequency_penalty: _Penalty | None = None
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     logit_bias: Annotated[dict[_Name, _Bias], Meta(max_length=1024)] | None = None
+    cache_salt: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
     background: bool | None = None
     abandon_after: _Seconds | None = None
     retention: _Seconds | None = None
@@ -158,9 +165,10 @@ class ChatRequest(GenerationRequest, kw_only=True):
 
 
 class CompletionRequest(GenerationRequest, kw_only=True):
-    """``POST /v1/completions``; the prompt is one text, or one list of token ids."""
+    """``POST /v1/completions``; one or several prompts, as text or token ids. ``max_tokens: 0`` only reads them."""
 
     prompt: _Tokens
+    max_tokens: _NotNegative | None = None
     logprobs: Annotated[int, Meta(ge=0, le=20)] | None = None
     best_of: Annotated[int, Meta(ge=1, le=128)] | None = None
     echo: bool | None = None
@@ -169,7 +177,13 @@ class CompletionRequest(GenerationRequest, kw_only=True):
     @property
     def limit(self) -> int:
         """``max_tokens``, by default 16 as at OpenAI."""
-        return self.max_tokens or 16
+        return 16 if self.max_tokens is None else self.max_tokens
+
+    @property
+    def prompts(self) -> int:
+        """Number of prompts."""
+        several = isinstance(self.prompt, list) and not isinstance(self.prompt[0], int)
+        return len(self.prompt) if several else 1
 
 
 class EmbeddingRequest(OpenAIRequest, kw_only=True):
@@ -182,34 +196,23 @@ class EmbeddingRequest(OpenAIRequest, kw_only=True):
 
 _Request = TypeVar("_Request", bound=OpenAIRequest)
 
-# Known to OpenAI or to vLLM, accepted, and without a meaning here.
-_IGNORED = frozenset(
+_WHOLE = frozenset(
     {
-        "store", "metadata", "service_tier", "safety_identifier", "prompt_cache_key",
-        "prompt_cache_retention", "verbosity", "moderation", "reasoning_effort", "request_id",
-        "kv_transfer_params", "return_token_ids", "cache_salt",
+        "allowed_token_ids", "best_of", "dimensions", "input", "logprobs", "max_completion_tokens", "max_tokens",
+        "min_tokens", "n", "priority", "prompt", "seed", "stop_token_ids", "top_k", "top_logprobs",
     }
 )  # fmt: skip
-# Known and not checked here: the engine takes or refuses them.
-_PASSED = frozenset(
-    {
-        "functions", "function_call", "modalities", "audio", "prediction", "web_search_options",
-        "chat_template", "chat_template_kwargs", "add_generation_prompt", "continue_final_message",
-        "add_special_tokens", "documents", "skip_special_tokens", "spaces_between_special_tokens",
-        "include_stop_str_in_output", "truncate_prompt_tokens", "use_beam_search", "length_penalty",
-        "prompt_logprobs", "bad_words", "allowed_token_ids", "structured_outputs", "guided_json",
-        "guided_regex", "guided_choice", "guided_grammar", "top_a", "logits_processors",
-        "mm_processor_kwargs",
-    }
-)  # fmt: skip
-# Each comparison costs some 0.1 ms; a body may hold a million unknown fields, or one of ten million letters.
-_COMPARED, _COMPARED_LENGTH = 32, 64
+_REFUSED = {
+    "chat_template": "a template of the client's own is not run; the model's is, with chat_template_kwargs",
+    "functions": "deprecated by OpenAI in favor of tools; send tools",
+    "function_call": "deprecated by OpenAI in favor of tool_choice; send tools and tool_choice",
+}
 _MISSING_FIELD = re.compile(r"missing required field `([^`]+)`")
 _FORMATS = ("text", "json_object", "json_schema")
 
 
 def parse_request(kind: type[_Request], body: dict[str, Any]) -> _Request:
-    """Check a body against one of the request types.
+    """Check a body against one of the request types; its fields get the names and numbers of this API in place.
 
     Args:
         kind: :class:`ChatRequest`, :class:`CompletionRequest` or :class:`EmbeddingRequest`.
@@ -221,6 +224,7 @@ def parse_request(kind: type[_Request], body: dict[str, Any]) -> _Request:
     Raises:
         InvalidRequestError: names the field in ``param`` (``messages[0].role``) and what is allowed.
     """
+    _normalise(kind, body)
     try:
         request = msgspec.convert(body, kind)
     except msgspec.ValidationError as exc:
@@ -232,9 +236,11 @@ def parse_request(kind: type[_Request], body: dict[str, Any]) -> _Request:
     if isinstance(request, ChatRequest):
         _check_chat(request)
     elif isinstance(request, CompletionRequest):
-        _check_prompt(request.prompt)
+        _check_prompt(request)
     elif isinstance(request, EmbeddingRequest):
         _check_embedding(request)
+        if body.get("cache_salt"):
+            raise _refuse("cache_salt", "not supported for embeddings")
     return request
 
 
@@ -242,21 +248,38 @@ def known_fields(kind: type[OpenAIRequest]) -> frozenset[str]:
     """The fields that a request may carry: those checked here, and those that only engines know."""
     found = _FIELDS.get(kind)
     if found is None:
-        found = _FIELDS[kind] = frozenset(kind.__struct_fields__) | _PASSED
+        found = _FIELDS[kind] = frozenset(kind.__struct_fields__) | PASSED
     return found
 
 
 _FIELDS: dict[type[OpenAIRequest], frozenset[str]] = {}
 
 
+def _normalise(kind: type[OpenAIRequest], body: dict[str, Any]) -> None:
+    for name, reason in _REFUSED.items():
+        if body.get(name):
+            raise InvalidRequestError(f"{name}: {reason}", param=name)
+    if not ALIASES.keys().isdisjoint(body):
+        renamed = resolve_aliases(body)
+        body.clear()
+        body.update(renamed)
+    for name in _WHOLE & body.keys():
+        body[name] = _whole(body[name])
+
+
+def _whole(value: Any) -> Any:
+    """``3.0`` as ``3``: some languages know one kind of number. So in lists, too; a list of something else stays."""
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    if isinstance(value, list) and value and isinstance(value[0], float | list):
+        return [_whole(item) for item in value]
+    return value
+
+
 def _refuse_misspelt(kind: type[OpenAIRequest], body: dict[str, Any]) -> None:
-    known = known_fields(kind)
-    unknown = [
-        name for name in body if name not in known and name not in _IGNORED and len(name) <= _COMPARED_LENGTH
-    ]
-    for name in unknown[:_COMPARED]:
-        if near := difflib.get_close_matches(name.lower(), known, n=1, cutoff=0.8):
-            raise InvalidRequestError(f"unknown field {name!r}; did you mean {near[0]!r}?", param=name)
+    if found := similar(body, known_fields(kind)):
+        name, meant = found
+        raise InvalidRequestError(f"unknown field {name!r}; did you mean {meant!r}?", param=name)
 
 
 def _named(exc: msgspec.ValidationError) -> InvalidRequestError:
@@ -301,19 +324,21 @@ def _check_chat(request: ChatRequest) -> None:
 def _check_message(where: str, message: Message) -> None:
     if message.role not in ROLES:
         raise _refuse(f"{where}.role", f"{message.role!r} is not one of {', '.join(ROLES)}")
-    if message.content is None:
-        if message.role != "assistant" or not message.tool_calls:
+    if not message.content and not isinstance(message.content, str):
+        if message.role != "assistant":
             raise _refuse(f"{where}.content", "this field is required (a string or a list of parts)")
     elif not isinstance(message.content, str):
         for index, part in enumerate(message.content):
-            if part.type == "text" and part.text is None:
-                raise _refuse(f"{where}.content[{index}].text", "this field is required in a text part")
+            if part.type in ("text", "refusal") and getattr(part, part.type) is None:
+                kind = part.type
+                raise _refuse(f"{where}.content[{index}].{kind}", f"this field is required in a {kind} part")
 
 
-def _check_prompt(prompt: str | list[Any]) -> None:
-    _check_tokens("prompt", prompt)
-    if isinstance(prompt, list) and len(prompt) > 1 and not isinstance(prompt[0], int):
-        raise _refuse("prompt", f"{len(prompt)} prompts; send one request per prompt")
+def _check_prompt(request: CompletionRequest) -> None:
+    _check_tokens("prompt", request.prompt)
+    choices = request.prompts * (request.n or 1)
+    if choices > MAX_CHOICES:
+        raise _refuse("prompt", f"{choices} choices (prompts × n); at most {MAX_CHOICES} are allowed")
 
 
 def _check_embedding(request: EmbeddingRequest) -> None:

@@ -6,7 +6,7 @@ On the wire a delta is a msgpack array whose trailing defaults are left out:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -24,6 +24,7 @@ __all__ = [
     "finished",
     "is_complete",
     "merge_delta",
+    "several_prompts",
 ]
 
 
@@ -159,8 +160,20 @@ def finished(logged: Iterable[Any]) -> set[int]:
 
 def is_complete(payload: Any, logged: Iterable[Any]) -> bool:
     """Whether the log holds the end of every choice that a payload asks for."""
-    choices = payload.get("n") or 1 if isinstance(payload, dict) else 1
+    choices = 1
+    if isinstance(payload, dict):
+        name = several_prompts(payload)
+        choices = (payload.get("n") or 1) * (len(payload[name]) if name else 1)
     return len(finished(logged)) >= choices
+
+
+def several_prompts(payload: Mapping[str, Any]) -> str | None:
+    """The field that holds a list of prompts (texts, or lists of token ids), if one does."""
+    for name in ("prompt", "prompt_token_ids"):
+        value = payload.get(name)
+        if isinstance(value, list | tuple) and value and isinstance(value[0], str | list | tuple):
+            return name
+    return None
 
 
 class CompletionAggregate:

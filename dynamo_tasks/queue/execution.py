@@ -24,7 +24,7 @@ from dynamo_tasks.errors import (
     ServerUnavailableError,
     StreamDivergedError,
 )
-from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
 from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta
@@ -184,7 +184,7 @@ class Execution:
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
-            await self._end(log, End(State.SUCCEEDED, "ignored"))
+            await self._end(log, End(State.SUCCEEDED, IGNORED))
             raise
         except EngineDeadError as exc:
             await self._engine_died(exc, attempt, log)

@@ -10,11 +10,9 @@ from typing import Any
 
 import msgspec
 
+from dynamo_tasks.engines.threads import apart
 from dynamo_tasks.errors import (
-    DeadlineUnreachableError,
-    IdempotencyConflictError,
     NoInstancesError,
-    QueueFullError,
     RateLimitError,
     RequestNotFoundError,
     ServerUnavailableError,
@@ -84,34 +82,41 @@ class RuntimeGateway:
             self._models, self._models_of = _models(instances), instances
         return self._models
 
+    async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
+        """Count a request for its API key."""
+        namespace = self._namespace_of(api)
+        async with _patience():
+            allowance = await self._quota.take(namespace, owner_key, limits, request_id)
+        if allowance.reason:
+            tell_rejected(await self._usual(api), RateLimitError.code)
+        return allowance
+
+    async def _usual(self, api: str) -> EndpointId:
+        """The endpoint that most likely was meant; which model was is not known yet."""
+        operation = "embed" if api == "embeddings" else "generate"
+        served = (model.endpoints.get(operation) for model in (await self.models()).values())
+        return next(filter(None, served), EndpointId(self._namespace, "Worker", operation))
+
+    async def withdraw(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> None:
+        """Give a request's place back."""
+        if limits.concurrent_requests:
+            async with _patience():
+                await self._quota.give_back(self._namespace_of(api), owner_key, request_id)
+
+    def _namespace_of(self, api: str) -> str:
+        """Where a request of this kind lives."""
+        outer = self._processor if self._remote and api != "embeddings" else self._router
+        return self._namespace if outer is None else str(outer.namespace_name)
+
     async def submit(self, submission: Submission) -> EventStream:
         """Put a request into its queue, and read it from its start."""
         endpoint, payload = self._target(submission)
         try:
             async with _patience():
-                await self._take(submission, endpoint)
                 return await self._submit(submission, endpoint, payload)
-        except (NoInstancesError, RateLimitError) as error:
+        except NoInstancesError as error:
             tell_rejected(endpoint, error.code)
-            await self._give_back(submission, endpoint)
             raise
-        except (QueueFullError, DeadlineUnreachableError, IdempotencyConflictError):
-            await self._give_back(submission, endpoint)
-            raise
-
-    async def _take(self, submission: Submission, endpoint: EndpointId) -> None:
-        """Count it for its API key."""
-        if submission.limits.counted:
-            allowance = await self._quota.take(
-                endpoint.namespace, submission.owner_key, submission.limits, submission.request_id
-            )
-            submission.rate_headers = allowance.headers()
-            allowance.check()
-
-    async def _give_back(self, submission: Submission, endpoint: EndpointId) -> None:
-        if submission.limits.concurrent_requests:
-            async with _patience():
-                await self._quota.give_back(endpoint.namespace, submission.owner_key, submission.request_id)
 
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request that is not submitted."""
@@ -124,7 +129,7 @@ class RuntimeGateway:
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
             submission.headers = span.carry(submission.headers)
-            new = self._new_request(submission, endpoint, payload)
+            new = await apart(submission.size, self._new_request, submission, endpoint, payload)
             sub = await submit(self._runtime.client, new)
         sub.render = sub.render or new.render
         return _stream(sub)
@@ -159,7 +164,7 @@ class RuntimeGateway:
             render=submission.render or b"",
             owner_key=submission.owner_key,
             tenant=submission.tenant,
-            weight=submission.limits.weight,
+            weight=submission.weight,
             background=submission.background,
             abandon_after=ABANDON_AFTER if submission.abandon_after is None else submission.abandon_after,
             retention=submission.retention,

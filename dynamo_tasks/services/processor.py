@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any
 
-from dynamo_tasks.engines.payload import parse_embed, parse_generate, prompt_ids
+from dynamo_tasks.engines.embedding import check_input
+from dynamo_tasks.engines.payload import parse_embed
+from dynamo_tasks.engines.prompts import size_of, tokenized
+from dynamo_tasks.engines.threads import apart
 from dynamo_tasks.engines.tokenizer import Tokenizer, load_tokenizer
-from dynamo_tasks.engines.tools import chat_of
+from dynamo_tasks.engines.tools import allowed_tools, chat_of
 from dynamo_tasks.errors import InvalidRequestError, UnknownModelError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
@@ -16,12 +19,10 @@ from dynamo_tasks.services.worker import Worker
 
 __all__ = ["Processor"]
 
-_CONSUMED = frozenset(
-    {
-        "messages", "prompt", "tools", "tool_choice", "parallel_tool_calls", "documents", "chat_template_kwargs",
-        "add_generation_prompt",
-    }
-)  # fmt: skip
+_CONSUMED = frozenset({"documents", "chat_template_kwargs", "add_generation_prompt"})
+"""Fields that are in the prompt by then."""
+_TOOLS = frozenset({"tools", "tool_choice", "parallel_tool_calls"})
+"""Fields that are in ``chat``, where a parser reads the answer."""
 
 
 @service()
@@ -48,20 +49,22 @@ class Processor:
         Raises:
             InvalidRequestError: a bad field, or a prompt that is too long; gives both lengths.
         """
-        if api == "embeddings":
-            parse_embed(body)
-            return body
         tokenizer = self._tokenizer(card.tokenizer)
-        payload = {name: value for name, value in body.items() if name not in _CONSUMED}
+        if api == "embeddings":
+            for place, item in enumerate(parse_embed(body).inputs):
+                check_input(item, f"input[{place}]", tokenizer, card.max_model_len)
+            return body
         try:
-            if api == "chat" and (chat := chat_of(body, card)) is not None:
-                payload["chat"] = chat
-            payload["prompt_token_ids"] = prompt_ids(body, tokenizer, card)
-            parse_generate(payload, tokenizer, card)
+            given = allowed_tools(body) if api == "chat" else body
+            chat = chat_of(given, card) if api == "chat" else None
+            payload = tokenized(given, tokenizer, card)
         except InvalidRequestError as error:
             error.param = _as_written(error.param, api)
             raise
-        return payload
+        if chat is not None:
+            payload["chat"] = chat
+        done = _CONSUMED if chat is None else _CONSUMED | _TOOLS
+        return {name: value for name, value in payload.items() if name not in done}
 
     def _tokenizer(self, name: str) -> Tokenizer:
         found = self._tokenizers.get(name)
@@ -82,7 +85,8 @@ class Processor:
             yield delta
 
     async def _answer(self, api: str, body: dict[str, Any]) -> AsyncIterator[TokenDelta]:
-        payload = self.prepare(api, body, self._card(body.get("model")))
+        card = self._card(body.get("model"))
+        payload = await apart(size_of(body), self.prepare, api, body, card)
         async for chunk in self.worker.generate(payload):
             yield TokenDelta.from_dict(chunk)
 

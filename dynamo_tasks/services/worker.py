@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -12,9 +12,17 @@ import msgspec
 
 from dynamo_tasks.engines import Engine, EngineStats, check_engine, create_engine
 from dynamo_tasks.engines.parsers import AnswerReader, Parsers, check_parsers
+from dynamo_tasks.engines.prompts import generate_several, single_payloads, size_of, tokenized
+from dynamo_tasks.engines.threads import INLINE, apart
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import ModelCard
-from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta, emitted_ids, finished
+from dynamo_tasks.protocol.tokens import (
+    CompletionAggregate,
+    TokenDelta,
+    emitted_ids,
+    finished,
+    several_prompts,
+)
 from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, get_resolver, liveness, on_shutdown, service
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.services.kv_events import publish_kv_events
@@ -152,7 +160,8 @@ class Worker:
         Args:
             request: ``{"prompt" | "messages" | "prompt_token_ids", "max_tokens", "stop", "temperature",
                 "seed", "n", …}``; a string is a prompt; so is the ``text`` of another
-                answer, as chains hand it on.
+                answer, as chains hand it on. Of several prompts, choice ``i`` of prompt ``p`` has the index
+                ``p * n + i``.
 
         Yields:
             ``{"text", "token_ids", "index", "finish_reason"}``.
@@ -160,11 +169,10 @@ class Worker:
         payload = as_payload(request)
         context = current_context() or Context("")
         done = finished(context.logged)
+        if (size := size_of(payload)) > INLINE:
+            payload = await apart(size, tokenized, payload, self._engine.tokenizer, self._engine.card)
         payload, reader = self._reader(payload, context)
-        source = self._engine.generate(
-            payload, request_id=context.id or None, output_token_ids=emitted_ids(context.logged) or None,
-            is_read=lambda: context.is_read,
-        )  # fmt: skip
+        source = self._source(payload, context)
         try:
             async for delta in traced(source, self._engine.card.name):
                 if delta.index in done:
@@ -175,6 +183,22 @@ class Worker:
                 yield delta if reader is None else reader.read(delta)
         finally:
             await source.aclose()
+
+    def _source(self, payload: Any, context: Context) -> AsyncGenerator[TokenDelta, None]:
+        """The engine's deltas, from where an earlier attempt ended."""
+        emitted = emitted_ids(context.logged)
+
+        def generate(
+            one: Any, place: int, known: dict[int, list[int]], name: str | None = None
+        ) -> AsyncGenerator[TokenDelta, None]:
+            return self._engine.generate(
+                one, request_id=name or f"{context.id}-{place}", output_token_ids=known or None,
+                is_read=lambda: context.is_read,
+            )  # fmt: skip
+
+        if isinstance(payload, dict) and several_prompts(payload):
+            return generate_several(single_payloads(payload), emitted, generate)
+        return generate(payload, 0, emitted, context.id or None)
 
     def _reader(self, payload: Any, context: Context) -> tuple[Any, AnswerReader | None]:
         """Who reads tool calls and reasoning in the answer; nobody where it is not a chat."""

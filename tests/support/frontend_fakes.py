@@ -111,6 +111,7 @@ class FakeGateway:
         self.submitted = asyncio.Event()
         self.refusal: DynamoError | None = None
         self.allowance = Allowance(limit=0)
+        self.withdrawn: list[str] = []
         self.alive = True
         self.cancelled: list[tuple[str, str, bool]] = []
         card = ModelCard("tiny")
@@ -132,6 +133,12 @@ class FakeGateway:
         log.add(*self.script(submission))
         self.submitted.set()
         return self._stream(submission.request_id, log)
+
+    async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
+        return self.allowance
+
+    async def withdraw(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> None:
+        self.withdrawn.append(request_id)
 
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
         return self.allowance

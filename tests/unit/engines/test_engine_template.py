@@ -12,7 +12,7 @@ HI = [{"role": "user", "content": "hi"}]
 def test_default_template() -> None:
     messages = [{"role": "system", "content": "Be brief."}, *HI]
     assert render_chat(messages) == "system: Be brief.\nuser: hi\nassistant:"
-    assert render_chat(HI, add_generation_prompt=False) == "user: hi\n"
+    assert render_chat(HI, variables={"add_generation_prompt": False}) == "user: hi\n"
 
 
 def test_text_parts_are_joined() -> None:
@@ -27,7 +27,7 @@ def test_assistant_that_only_called_tools() -> None:
 
 def test_variables_and_helpers() -> None:
     template = "{{ bos_token }}{% for t in tools %}{{ t | tojson }}{% endfor %}{{ strftime_now('%%') }}"
-    assert render_chat(HI, template, bos_token="<s>", tools=[{"a": "<é>"}]) == '<s>{"a": "<é>"}%'
+    assert render_chat(HI, template, {"bos_token": "<s>", "tools": [{"a": "<é>"}]}) == '<s>{"a": "<é>"}%'
     loop = "{% for m in messages %}{% if loop.index > 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}"
     assert render_chat(HI * 3, loop) == "user"
 

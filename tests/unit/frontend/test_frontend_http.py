@@ -106,7 +106,7 @@ def test_a_chat_completion() -> None:
         },
     }  # fmt: skip
     assert submission.endpoint == EndpointId("dynamo", "Worker", "generate")
-    assert submission.payload == {**chat(max_tokens=4), "api": "chat"}
+    assert submission.payload == {**chat(max_tokens=4, priority=2), "api": "chat"}
     assert (submission.deadline, submission.priority, submission.background) == (9, 2, False)
     assert gateway.streams[0].closed.is_set()
 
