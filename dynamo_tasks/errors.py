@@ -392,16 +392,7 @@ class LeaseLostError(DynamoError):
     code = "lease_lost"
 
 
-_BY_CODE["internal_error"] = DynamoError
-
-
 def error_for_code(code: str, message: str, *, param: str | None = None) -> DynamoError:
-    """Rebuild an error that crossed a process boundary.
-
-    Args:
-        code: The ``code`` of a class of this tree; an unknown one (a newer peer's) becomes
-            :class:`EndpointError`.
-        message: Its text.
-        param: The field at fault, if any.
-    """
-    return _BY_CODE.get(code, EndpointError)(message, param=param)
+    """Rebuild an error that crossed a process; of an unknown code (a newer peer's) as :class:`EndpointError`."""
+    known: dict[str, type[DynamoError]] = {**_BY_CODE, DynamoError.code: DynamoError}
+    return known.get(code, EndpointError)(message, param=param)
