@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from celery.exceptions import Ignore
 
 from dynamo_tasks.engines.args import EngineArgs
 from dynamo_tasks.engines.mocker import MockerArgs, MockerEngine
@@ -31,6 +32,8 @@ class OwnEngine(MockerEngine):
 
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
         _note({"priority": request.priority, "salt": request.cache_salt, **request.extra})
+        if "[ignore]" in self.tokenizer.decode(request.prompt_token_ids):
+            raise Ignore
         async for delta in super()._generate(request):
             yield delta
 
