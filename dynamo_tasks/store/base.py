@@ -53,7 +53,7 @@ class Store:
         info: dict[str, str] = {}
         for reply in await wire.ask([("INFO", section) for section in ("server", "memory", "replication")]):
             info |= parse_info(reply)
-        if info.get("redis_mode") == "cluster":
+        if "cluster" in (info.get("redis_mode"), info.get("server_mode")):
             raise ConfigError(
                 f"the server at {self.address} is a Redis Cluster, which is not supported; name a single server, or "
                 "Sentinels (sentinel://)"

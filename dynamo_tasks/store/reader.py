@@ -258,7 +258,7 @@ class StreamReader:
         """Leave; asked again until it is known to have happened, or somebody has joined again."""
         keys = self._store.keys(sub.namespace)
         while True:
-            with contextlib.suppress(ServerUnavailableError):
+            with contextlib.suppress(ServerUnavailableError, ReplyError):
                 await self._store.commands.wire()
                 if sub.request_id in self._subs:
                     return
