@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib
+import pkgutil
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 import msgspec
 
+from dynamo_tasks import pipelines
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.pipelines import signed
 from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
@@ -69,6 +72,7 @@ class Operators:
     def __init__(self) -> None:
         self.check_settings()
         self._sessions: Sessions | None = None
+        _load_all()
 
     @classmethod
     def check_settings(cls) -> None:
@@ -153,6 +157,13 @@ class Operators:
     async def _leave(self, session: JobSession) -> None:
         assert self._sessions is not None
         await self._sessions.leave(session)
+
+
+def _load_all() -> None:
+    """Import what jobs may need of this package now: later its files may be another release's."""
+    for module in pkgutil.iter_modules(pipelines.__path__, f"{pipelines.__name__}."):
+        if not module.name.startswith(f"{pipelines.__name__}.ray_"):
+            importlib.import_module(module.name)
 
 
 def task_queue(plan: Plan, service: ServicePlan) -> str:

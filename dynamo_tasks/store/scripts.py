@@ -1,4 +1,8 @@
-"""The Lua scripts: one file per transition, loaded once, called by their SHA."""
+"""The Lua scripts: one file per transition, called by their SHA.
+
+All are read when this module is imported: a process runs the scripts of its own release, also where another one is
+installed over it, and also once it has no descriptor left.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +17,11 @@ from dynamo_tasks.store.wire import Reply
 
 __all__ = ["Runner", "Script", "script"]
 
+_FILES = {
+    one.name.removesuffix(".lua"): one.read_text()
+    for one in (files(__package__) / "lua").iterdir()
+    if one.name.endswith(".lua")
+}
 _MISSING = "NOSCRIPT"
 _RULES = "local line_rules\n"
 _PARTS = re.compile(r"\n\n(?=--|local )")
@@ -30,10 +39,9 @@ class Script:
     """One transition."""
 
     def __init__(self, name: str):
-        """Read ``lua/<name>.lua``, behind what it uses of the common part; its flags (``#!lua flags=…``) go first."""
-        folder = files(__package__) / "lua"
+        """Take ``lua/<name>.lua``, behind what it uses of the common part; its flags (``#!lua flags=…``) go first."""
         self.name = name
-        common, rules, own = ((folder / f"{one}.lua").read_text() for one in ("_lib", "_line", name))
+        common, rules, own = (_FILES[one] for one in ("_lib", "_line", name))
         flags, _, own = own.partition("\n") if own.startswith("#!") else ("", "", own)
         rules = f"line_rules = function()\n{rules}\nend"
         used = _used(common, own)

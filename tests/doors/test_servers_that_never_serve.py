@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.processes import ROOT
 from tests.support.serve import COMMAND, environ_of
-from tests.support.server import RedisServer, free_port
+from tests.support.server import RedisServer
 
 CELERY = [sys.executable, "-m", "celery", "-A", "dynamo_tasks", "worker"]
 COMMANDS = {
