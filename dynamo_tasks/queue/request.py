@@ -14,6 +14,7 @@ from celery import signals
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
+from dynamo_tasks.queue.envelope import HEADER
 from dynamo_tasks.queue.foreign import run_foreign
 from dynamo_tasks.queue.outcome import EndedRevoked
 
@@ -28,6 +29,14 @@ class EndpointRequest(Request):  # type: ignore[misc]
         if not decoded:
             body, decoded = message.payload, True
         super().__init__(message, *args, body=body, decoded=decoded, **kwargs)
+
+    def maybe_expire(self) -> bool:
+        """Celery callback: whether its time is over by the clock of this machine.
+
+        Of a first attempt the ledger knows that by the server's clock, and says so when it is claimed.
+        """
+        tracked = HEADER in (self.message.headers or {})
+        return False if tracked and not self.request_dict.get("retries") else bool(super().maybe_expire())
 
     def _job(self) -> Any:
         return self._apply_result() if self._apply_result is not None else None

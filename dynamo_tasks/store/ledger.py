@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.record import Record, read_record
 from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
+from dynamo_tasks.store.submission import NewRequest, left, submit_call, submitted
 from dynamo_tasks.store.telling import tell_end
 
 __all__ = ["Attempt", "ClaimRefused", "Ledger", "Refusal", "cancelled", "release_call"]
@@ -84,6 +85,7 @@ class Attempt:
     number: int
     readers: list[str]
     deadline: float
+    """Unix time by the clock of this process; 0 = none."""
     waited: float = 0.0
     """Seconds from its submit (or its time) to this claim."""
     fields: list[bytes] = field(repr=False)
@@ -166,11 +168,12 @@ class Ledger:
         )  # fmt: skip
         if reply[0] != b"OK":
             raise _refused(reply)
-        _, epoch, previous, number, readers, deadline, fields, waited = reply
+        _, epoch, previous, number, readers, ms_left, fields, waited = reply
         return Attempt(
             namespace=endpoint.namespace, id=request_id, lease=lease, nonce=nonce, epoch=int(epoch),
             previous=EventId.parse(previous.decode()), number=int(number), readers=readers.decode().split(),
-            deadline=int(deadline) / 1000, fields=fields, waited=int(waited) / 1000,
+            deadline=time.time() + int(ms_left) / 1000 if int(ms_left) else 0.0, fields=fields,
+            waited=int(waited) / 1000,
         )  # fmt: skip
 
     async def finish(
@@ -290,7 +293,7 @@ def release_call(
     """Keys and arguments of the ``release`` script."""
     return (
         [keys.record(request_id), keys.log(request_id)], keys.base, request_id, f"{lease:x}", epoch, retries,
-        int(not_before * 1000), message, int(front), int(not counts),
+        left(not_before), message, int(front), int(not counts),
     )  # fmt: skip
 
 

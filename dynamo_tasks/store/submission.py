@@ -17,16 +17,21 @@ from dynamo_tasks.protocol.versions import NEEDED
 from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
 from dynamo_tasks.store.telling import tell_rejected, tell_submitted
 
-__all__ = ["ABANDON_AFTER", "READ_RETENTION", "NewRequest", "submit_call", "submitted"]
+__all__ = ["ABANDON_AFTER", "READ_RETENTION", "NewRequest", "left", "submit_call", "submitted"]
 
 READ_RETENTION = 60.0
 ABANDON_AFTER = 5.0
 Call = tuple[Any, ...]
+_clock = time.time
 
 
 @dataclass(kw_only=True)
 class NewRequest:
-    """A request that is to be queued. Times are seconds; ``not_before`` and ``deadline`` are Unix times."""
+    """A request that is to be queued.
+
+    Times are seconds. ``not_before``, ``deadline`` and ``expires`` are Unix times by the clock of this process; what
+    travels is what is left until then, which counts from the server's time at submit: no two machines compare clocks.
+    """
 
     id: str
     endpoint: EndpointId
@@ -71,9 +76,6 @@ class NewRequest:
         for name, value in texts:
             if value:
                 made += (name, value)
-        for name, moment in (("nb", self.not_before), ("dl", self.deadline), ("ex", self.expires)):
-            if moment:
-                made += (name, int(moment * 1000))
         for name, is_so in (("bg", self.background), ("ig", self.ignore_result)):
             if is_so:
                 made += (name, 1)
@@ -86,14 +88,19 @@ class NewRequest:
         return made
 
 
+def left(moment: float) -> int:
+    """Milliseconds until a moment by the clock of this process, negative where it has passed; 0 = there is none."""
+    return (round((moment - _clock()) * 1000) or -1) if moment else 0
+
+
 def submit_call(keys: Keys, new: NewRequest) -> Call:
     """Keys and arguments of the ``submit`` script."""
     idem = keys.idempotency(new.tenant, new.idempotency_key) if new.idempotency_key else ""
     args: list[str | bytes | int | float] = [
         keys.base, namespaces_key(keys.prefix), new.endpoint.namespace, new.id, new.queue,
-        priority_suffix(new.priority), int(new.not_before * 1000), int(new.deadline * 1000), new.reader,
+        priority_suffix(new.priority), left(new.not_before), left(new.deadline), new.reader,
         new.max_queue, idem, new.digest, new.message, " ".join((new.endpoint.component, *new.through)),
-        int(new.expires * 1000), keys.db, str(new.endpoint), new.tenant, new.weight, *new.fields(),
+        left(new.expires), keys.db, str(new.endpoint), new.tenant, new.weight, *new.fields(),
     ]  # fmt: skip
     return [keys.record(new.id), keys.log(new.id)], *args
 
@@ -133,7 +140,7 @@ def _check(new: NewRequest, code: bytes, value: bytes, more: list[bytes]) -> Non
 
 def _late(new: NewRequest, wait: float, least: float) -> DeadlineUnreachableError:
     """Why a request is refused that would wait ``wait`` seconds and run for ``least`` at the least."""
-    left = min(limit for limit in (new.deadline - least, new.expires) if limit > 0) - time.time()
+    left = min(limit for limit in (new.deadline - least, new.expires) if limit > 0) - _clock()
     return DeadlineUnreachableError(
         f"{new.endpoint.component} is busy: the request would wait {wait:.1f} s, and then run for {least:.1f} s or "
         "more, which is past its deadline",

@@ -10,10 +10,11 @@ from typing import Any
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.store import submission
 from dynamo_tasks.store.ledger import Attempt
 from dynamo_tasks.store.scripts import Script, script
 
-__all__ = ["CLOCK", "START", "Held", "Instance", "simulated_clock"]
+__all__ = ["CLOCK", "START", "Held", "Instance", "clock", "simulated_clock"]
 
 CLOCK = "dt:@test_clock"
 START = 1_000_000
@@ -25,6 +26,21 @@ _NOW = """local function now_ms()
   return asked_at
 end"""
 _SIMULATED = f"local function now_ms() return tonumber(redis.call('GET', '{CLOCK}')) end"
+
+
+class _Clock:
+    """The clock of the simulated processes: the scripts'."""
+
+    def __init__(self) -> None:
+        self.client: Any = None
+
+    @property
+    def now(self) -> int:
+        """Milliseconds."""
+        return int(self.client.get(CLOCK) or 0)
+
+
+clock = _Clock()
 
 
 @contextlib.contextmanager
@@ -41,9 +57,11 @@ def simulated_clock(names: list[str], mutant: tuple[str, str, str] | None = None
             made.source = made.source.replace(mutant[1], mutant[2])
         made.sha = Script.digest(made.source)
     assert mutant is None or mutated, f"{mutant[0]} does not say {mutant[1]!r}"
+    real, submission._clock = submission._clock, lambda: clock.now / 1000
     try:
         yield
     finally:
+        submission._clock = real
         for name, (source, sha) in originals.items():
             script(name).source, script(name).sha = source, sha
 

@@ -20,7 +20,7 @@ from dynamo_tasks.store.recovery import Recovery
 from dynamo_tasks.store.registry import Registry
 from dynamo_tasks.store.scripts import script
 from tests.property.ledger_invariants import Dump, History, check, read_dump
-from tests.property.ledger_parts import CLOCK, START, Instance
+from tests.property.ledger_parts import CLOCK, START, Instance, clock
 
 __all__ = ["World"]
 
@@ -39,6 +39,7 @@ class World:
         """Leases of the killed that nobody has buried yet."""
         self.history = History()
         client.set(CLOCK, START)
+        clock.client = client
 
     @property
     def now(self) -> int:

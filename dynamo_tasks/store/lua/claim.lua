@@ -5,7 +5,7 @@
 -- ARGV   1 base, 2 id, 3 lease hex, 4 nonce, 5 retry number of the message, 6 '1' if the message carries our header,
 --        7 key of the set of namespaces, 8 namespace, 9 protocol version that the instance speaks, 10 component,
 --        11... field, value for the record of a message without one
--- returns {'OK', epoch, previous id, attempt, readers, deadline ms, {field, value, ... to restore the record from},
+-- returns {'OK', epoch, previous id, attempt, readers, ms until its deadline (0 = none), {field, value, ... to restore the record from},
 --          ms that it waited}
 --         {'UNSETTLED', state, result JSON, error JSON}  ended, but Celery's tail did not run to its end
 --         {'DUPLICATE'}     owned by a live instance, ended, superseded by a retry, or meant for another component (it was
@@ -37,7 +37,9 @@ local function restorable()
 end
 
 local function granted(epoch, previous, attempt, waited)
-  return { 'OK', epoch, previous, attempt, r.rd or '', r.dl or '0', restorable(), waited }
+  local deadline = tonumber(r.dl) or 0
+  local left = deadline > 0 and int(math.max(1, deadline - now)) or '0'
+  return { 'OK', epoch, previous, attempt, r.rd or '', left, restorable(), waited }
 end
 
 -- A message without a record gets one.

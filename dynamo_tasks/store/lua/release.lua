@@ -2,7 +2,7 @@
 -- Keeps 1, 2 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 retry number, 6 not_before ms (0 = now), 7 message ('' = the stored one),
+-- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 retry number, 6 ms until not_before (0 = now), 7 message ('' = the stored one),
 --        8 '1' = to the front of the queue, 9 '1' = the attempt does not count
 -- returns 'OK' | 'FENCED' | 'GONE'
 local id, lease = ARGV[2], ARGV[3]
@@ -13,9 +13,10 @@ local retry = ARGV[7] ~= '' and ARGV[5] or r.ret or '0'
 if r.st == 'QUEUED' and r.ep == ARGV[4] and (r.ret or '0') == retry then return 'OK' end
 if r.st ~= 'RUNNING' or r.own ~= lease or r.ep ~= ARGV[4] then return 'FENCED' end
 local message = ARGV[7] ~= '' and ARGV[7] or r.msg
-local now, not_before = now_ms(), tonumber(ARGV[6])
+local now = now_ms()
+local not_before = ARGV[6] == '0' and 0 or now + tonumber(ARGV[6])
 local attempts = ARGV[9] == '1' and int(tonumber(r.att) - 1) or r.att
-redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'ret', retry, 'nb', ARGV[6], 'msg', message, 'att', attempts)
+redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'ret', retry, 'nb', int(not_before), 'msg', message, 'att', attempts)
 redis.call('HDEL', KEYS[1], 'own', 'non')
 redis.call('SREM', base .. 'owned:' .. lease, id)
 redis.call('SREM', running_of(component_of(r.en)), id)

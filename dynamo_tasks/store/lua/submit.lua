@@ -3,10 +3,10 @@
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 key of the set of namespaces, 3 namespace, 4 id, 5 queue key without priority,
---        6 priority suffix, 7 not_before ms (0 = now), 8 deadline ms (0 = none), 9 reader channel ('' = none),
+--        6 priority suffix, 7 ms until not_before (0 = now), 8 ms until its deadline (0 = none), 9 reader channel ('' = none),
 --        10 limit of what waits for the component, as the caller knows it (0 = none), 11 idempotency key ('' = none),
 --        12 payload digest, 13 message, 14 components that the request passes through, separated by spaces,
---        15 expires ms (0 = never), 16 database number, 17 endpoint, 18 tenant, 19 weight of the tenant,
+--        15 ms until it expires (0 = never), 16 database number, 17 endpoint, 18 tenant, 19 weight of the tenant,
 --        20... field, value of the record
 -- returns {'OK', id}              queued
 --         {'EXISTS', id}          the id is known: a publish that was sent twice, or a child call of a re-run parent
@@ -15,9 +15,13 @@
 --         {'FULL', length, component}  as many wait for the component as may
 --         {'LATE', wait ms, least ms of a run}  it would not be ready by its deadline, or not start before it expires
 local id, queue, suffix = ARGV[4], ARGV[5], ARGV[6]
-local not_before, deadline, reader = tonumber(ARGV[7]), tonumber(ARGV[8]), ARGV[9]
-local idem, digest, message, expires = ARGV[11], ARGV[12], ARGV[13], tonumber(ARGV[15])
+local reader, idem, digest, message = ARGV[9], ARGV[11], ARGV[12], ARGV[13]
 local now = now_ms()
+
+-- What is left counts from here on: the caller's clock may be another.
+local function moment(ms_left) return ms_left == '0' and 0 or now + tonumber(ms_left) end
+
+local not_before, deadline, expires = moment(ARGV[7]), moment(ARGV[8]), moment(ARGV[15])
 local r = { en = ARGV[17], q = queue, qs = suffix, msg = message, tn = ARGV[18], tw = ARGV[19] }
 local component, list = component_of(r.en), queue .. suffix
 -- A known request; nil for a new one.
@@ -122,6 +126,9 @@ local limited = deadline > 0 or expires > 0 or tonumber(ARGV[10]) > 0 or not all
 local function queue_it()
   redis.call('SADD', ARGV[2], ARGV[3])
   redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue, 'msg', message, 'cr', int(now), unpack(ARGV, 20))
+  if not_before > 0 then redis.call('HSET', KEYS[1], 'nb', int(not_before)) end
+  if deadline > 0 then redis.call('HSET', KEYS[1], 'dl', int(deadline)) end
+  if expires > 0 then redis.call('HSET', KEYS[1], 'ex', int(expires)) end
   redis.call('ZADD', base .. 'queued', now, id)
   if reader ~= '' then
     redis.call('SADD', base .. 'clients', reader)
