@@ -8,25 +8,21 @@ from functools import cached_property
 from typing import Any
 
 import click
-from celery import Celery, Task
-from celery.app.amqp import AMQP as CeleryAMQP  # noqa: N811
-from kombu import Connection as KombuConnection
-from kombu.connection import ConnectionPool, PooledConnection
-from kombu.utils.collections import HashedSeq
+from celery import Task
 from kombu.utils.imports import symbol_by_name
 
 from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.backend import CONNECT_TIMEOUT, ours
+from dynamo_tasks.queue.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, ours
+from dynamo_tasks.queue.connection import Connection, limits
 from dynamo_tasks.queue.direct import Way, settings_are_plain
 from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.eager import HandlerFactory
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.flower import guard_flower
-from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.intake import Intake
-from dynamo_tasks.queue.transport import SentinelTransport, Transport
+from dynamo_tasks.queue.names import NamedApp, Routes
 from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_STEPS
@@ -44,7 +40,6 @@ __all__ = [
     "set_default_app",
 ]
 
-_TRANSPORTS = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}
 _NEVER = 10**9
 PLAIN_QUEUE = "dynamo-tasks"
 """Where plain tasks (``@app.task``) go by default; every worker serves it beside the queues of its component."""
@@ -63,8 +58,6 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     "visibility_timeout": _NEVER,
     "socket_keepalive": True,
     "socket_keepalive_options": notice_loss(),
-    # What kombu does on a worker's loop stops its streams: longer than this would cost the lease.
-    "socket_connect_timeout": CONNECT_TIMEOUT,
     # The kernel tells, by the options above; kombu's own check would ask, and reconnect, on the loop.
     "health_check_interval": 0,
     # For Flower, which adds the lengths of these lists up; our channels know the last one themselves.
@@ -81,37 +74,7 @@ class _CommandError(click.ClickException):
 HostFactory = Callable[..., Host | None]
 
 
-class Connection(KombuConnection):  # type: ignore[misc]
-    """A broker connection whose Redis transport is ours; its URLs stay plain ``redis://``."""
-
-    requires_hub = AsyncioHub
-
-    def __eqhash__(self) -> Any:
-        """kombu callback: what its pools are kept by; one of ours is never shared with an application that has none."""
-        return HashedSeq(super().__eqhash__(), "dynamo-tasks")
-
-    def get_transport_cls(self) -> Any:
-        """kombu callback."""
-        if self.transport_cls in _TRANSPORTS:
-            return _TRANSPORTS[self.transport_cls]
-        return super().get_transport_cls()
-
-    def Pool(self, limit: int | None = None, **kwargs: Any) -> ConnectionPool:  # noqa: N802 - kombu's name
-        """A pool whose connections are of this kind, too; kombu's own makes plain ones."""
-        return _Pool(self, limit, **kwargs)
-
-
-class _Pooled(PooledConnection, Connection):  # type: ignore[misc]
-    """One of a pool."""
-
-
-class _Pool(ConnectionPool):  # type: ignore[misc]
-    def new(self) -> _Pooled:
-        """kombu callback."""
-        return _Pooled(self, **dict(self.connection._info(resolve=False)))
-
-
-class AMQP(CeleryAMQP):  # type: ignore[misc]
+class AMQP(Routes):
     """Celery's AMQP façade with our connection."""
 
     Connection = Connection
@@ -127,7 +90,7 @@ class AMQP(CeleryAMQP):  # type: ignore[misc]
         super()._handle_conf_update(*args, **kwargs)
 
 
-class DynamoApp(Celery):  # type: ignore[misc]
+class DynamoApp(NamedApp):
     """A Celery application whose tasks may be endpoints.
 
     Args:
@@ -245,6 +208,10 @@ class DynamoApp(Celery):  # type: ignore[misc]
     def executor(self, executor: Executor) -> None:
         self._executor = executor
 
+    def serves(self, name: str) -> bool:
+        """Whether this process is a worker that hosts an endpoint."""
+        return self._executor is not None and name in self._executor.handlers
+
     def make_host(self, **options: Any) -> Host | None:
         """The service host of a worker process."""
         return self.host_factory(self, **options)
@@ -254,6 +221,16 @@ class DynamoApp(Celery):  # type: ignore[misc]
         """The worker class."""
         return self.subclass_with_self(Worker)
 
+    def _connection(self, url: str, *args: Any, transport_options: Any = None, **kwargs: Any) -> Any:
+        """Celery's, whose operations end in time."""
+        # What kombu does on a worker's loop stops its streams, whatever the settings say.
+        given = {} if self.is_worker else self.conf.broker_transport_options
+        seconds = CONNECT_TIMEOUT if self.is_worker else ANSWER_TIMEOUT
+        own = limits(given, seconds, sentinels=str(url).startswith("sentinel"))
+        return super()._connection(
+            url, *args, transport_options={**own, **(transport_options or {})}, **kwargs
+        )
+
     def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """A connection to publish on."""
         self.server_url  # noqa: B018 - as in _get_backend
@@ -262,8 +239,6 @@ class DynamoApp(Celery):  # type: ignore[misc]
     def connection_for_read(self, url: str | None = None, **kwargs: Any) -> Any:
         """A connection to consume from."""
         self.server_url  # noqa: B018 - as in _get_backend
-        if self.is_worker:
-            kwargs.setdefault("transport_options", {"socket_timeout": CONNECT_TIMEOUT})
         return super().connection_for_read(url, **kwargs)
 
 

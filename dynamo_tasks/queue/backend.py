@@ -33,12 +33,22 @@ from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import KeptResult
 from dynamo_tasks.store.parsing import Parser
 from dynamo_tasks.store.refusals import refusal
+from dynamo_tasks.store.sync import once_more
 from dynamo_tasks.store.wire import pack
 
-__all__ = ["CONNECT_TIMEOUT", "KINDS", "WRITTEN", "ResultBackend", "SentinelResultBackend", "ours"]
+__all__ = [
+    "ANSWER_TIMEOUT", "CONNECT_TIMEOUT", "KINDS", "PATIENCE", "WRITTEN", "ResultBackend", "SentinelResultBackend",
+    "ours",
+]  # fmt: skip
 
 CONNECT_TIMEOUT = 1.0
 """Seconds that a synchronous operation on a worker's loop may wait for the server: well below a lease."""
+ANSWER_TIMEOUT = 5.0
+"""Seconds that a synchronous operation of a client may wait for the server."""
+PATIENCE = 10.0
+"""Seconds in which an operation of a client is tried again."""
+_CELERYS_TIMEOUT = 120.0
+"""What Celery's ``redis_socket_timeout`` is where nobody has set it."""
 _RETRY = 0.2
 _MOST_KEPT = 16 << 20
 """Characters of a result that may go with the end of its request: a larger one would hold up the streams of others."""
@@ -81,8 +91,18 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             self._transport_options = transport_options
         self.waits = waits
         self.connparams["parser_class"] = Parser
-        if waits:
-            self.connparams |= {"socket_timeout": CONNECT_TIMEOUT, "socket_connect_timeout": CONNECT_TIMEOUT}
+        self._limit(CONNECT_TIMEOUT if waits else ANSWER_TIMEOUT)
+
+    def _limit(self, seconds: float) -> None:
+        """Let no operation take longer, in a client unless its settings say so."""
+        given = self.connparams
+        for name, stock in (("socket_timeout", _CELERYS_TIMEOUT), ("socket_connect_timeout", None)):
+            if self.waits or given.get(name) in (stock, None):
+                given[name] = seconds
+        if given.get("path"):
+            given.pop("socket_connect_timeout")
+        # What did not come in time will not come any sooner when it is asked again.
+        given.setdefault("retry", once_more())
 
     @property
     def writes_on_loop(self) -> bool:
@@ -100,7 +120,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def retry_policy(self) -> dict[str, Any]:
         """kombu's retry policy for one operation: in a worker none, since its sleep would stop the loop."""
         policy: dict[str, Any] = super().retry_policy
-        return {**policy, "max_retries": 0} if self.waits else policy
+        return {**policy, "max_retries": 0} if self.waits else {"timeout": PATIENCE, **policy}
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Celery callback before a publish: subscribe to the result, unless it is an endpoint's.

@@ -95,6 +95,13 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         except ServerRefusedError:
             self._settling = asyncio.get_running_loop().call_later(_MAX_DELAY, self._settle_late)
 
+    def update_strategies(self) -> None:
+        """Celery's: what to do with messages, by task; of endpoints, those that are served here."""
+        super().update_strategies()
+        for name in [name for name in self.strategies if self.app.endpoint_task(name)]:
+            if not self.app.serves(name):
+                del self.strategies[name]
+
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Celery callback: nobody here serves it."""
         super().on_unknown_task(body, message, exc)

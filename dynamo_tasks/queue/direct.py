@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from celery import Celery, Task, signals
 from kombu import Producer
+from kombu.exceptions import OperationalError
 from kombu.utils.json import dumps
 
 from dynamo_tasks.queue.backend import ResultBackend
@@ -32,6 +33,7 @@ from dynamo_tasks.queue.envelope import (
     new_request,
 )
 from dynamo_tasks.store.submission import NewRequest
+from dynamo_tasks.store.sync import NoAnswer
 
 __all__ = ["Way", "publish", "settings_are_plain", "submit"]
 
@@ -68,6 +70,7 @@ def publish(
 
     Raises:
         QueueFullError, DeadlineUnreachableError, IdempotencyConflictError: as ``Ledger.submit``.
+        kombu.exceptions.OperationalError: the server does not answer.
     """
     app = task.app
     if options.keys() - {"argsrepr"} or not isinstance(args or (), list | tuple):
@@ -145,6 +148,9 @@ def _over(way: Way, task: Any, task_id: str, message: bytes, body: bytes, call: 
             priority=channel.priority(0), ignore_result=bool(task.ignore_result),
         )  # fmt: skip
         return submit(channel, new)
+    except NoAnswer as exc:
+        # Not Celery's way: its retries would take as long again, each.
+        raise OperationalError(str(exc)) from exc
     except (*connection.connection_errors, *connection.channel_errors):
         return None
 
@@ -165,9 +171,7 @@ def _is_plain(app: Any, task: Any) -> bool:
         return False
     if not (task.ignore_result or isinstance(app.backend, ResultBackend)):
         return False
-    if not (task.is_sent_plainly and all(_is_original(*step) for step in _STEPS)):
-        return False
-    if getattr(app.send_task, "__func__", None) is not Celery.send_task:
+    if not (task.is_sent_plainly and app.sends_as_celery and all(_is_original(*step) for step in _STEPS)):
         return False
     asked = {name for name, value in task._get_exec_options().items() if value is not None}
     return (

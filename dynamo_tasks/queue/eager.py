@@ -17,7 +17,7 @@ from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
 from dynamo_tasks.sdk.payloads import give_plain
 from dynamo_tasks.store.bridge import bridge
 
-__all__ = ["EagerStreamResult", "HandlerFactory", "eager_values", "run_eagerly"]
+__all__ = ["EagerStreamResult", "HandlerFactory", "eager_values", "run_eagerly", "run_handler"]
 
 HandlerFactory = Callable[[Any], Awaitable[Handler]]
 """Makes the handler of a declared endpoint, with its service in this process."""
@@ -91,7 +91,27 @@ def run_eagerly(make: HandlerFactory, declaration: tuple[Any, ...], context: Con
 
 
 async def _run(make: HandlerFactory, declared: Any, context: Context, payload: Any, values: list[Any]) -> Any:
-    handler = await make(declared)
+    return await run_handler(await make(declared), declared, context, payload, values)
+
+
+async def run_handler(
+    handler: Handler, declared: Any, context: Context, payload: Any, values: list[Any]
+) -> Any:
+    """Run an endpoint to its end, without queue and stream.
+
+    Args:
+        handler: The endpoint's.
+        declared: Its declaration.
+        context: Of the request.
+        payload: Its argument.
+        values: Gets what it yields.
+
+    Returns:
+        What ``get()`` gives.
+
+    Raises:
+        RetryRequested: it is to be run again.
+    """
     enter_context(context)
     aggregate = handler.aggregate()
     try:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable
-from typing import NamedTuple, Protocol
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dynamo_tasks.errors import ServerUnavailableError, UnknownEndpointError
 from dynamo_tasks.observe import metrics
@@ -18,6 +19,7 @@ from dynamo_tasks.store.writer import Writer
 
 __all__ = ["Executor", "Orders"]
 
+T = TypeVar("T")
 _KEEP_EARLY = 5.0
 _RETRY = 0.2
 _KNOWN = (b"readers ", b"abort ")
@@ -63,6 +65,7 @@ class Executor:
         self.drops = Drops(self.ledger)
         self.writer = Writer(store)
         self.tokens = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.on_engine_died: Callable[[str], None] = lambda reason: None
         self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}
         self._tails: set[str] = set()
@@ -70,11 +73,23 @@ class Executor:
 
     async def start(self) -> None:
         """Connect the writer."""
+        self._loop = asyncio.get_running_loop()
         await self.writer.start()
 
     async def close(self) -> None:
         """Close the writer; what still runs is lost to its lease."""
         await self.writer.close()
+
+    def aside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something on the event loop for a thread of this process, and wait for it.
+
+        Raises:
+            RuntimeError: it is the loop's own thread.
+        """
+        if self._loop is None or threading.current_thread() is threading.main_thread():
+            work.close()
+            raise RuntimeError("an endpoint is called as a function on the event loop; there it is awaited")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
     @staticmethod
     def nonce() -> str:

@@ -16,7 +16,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from celery import Celery
-from celery.app import routes
 from celery.backends.base import DisabledBackend
 from celery.concurrency import get_implementation
 from celery.local import PromiseProxy
@@ -39,7 +38,6 @@ from dynamo_tasks.queue.backend import KINDS, ResultBackend, SentinelResultBacke
 from dynamo_tasks.queue.control import JsonControl
 from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.plain_pickle import read_plain_only
-from dynamo_tasks.queue.task import EndpointTask
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
 
@@ -48,22 +46,6 @@ __all__ = ["GuestApp", "adopt", "check_settings"]
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _MADE_BEFORE = ("_pool", "amqp", "control", "events", "Worker", "WorkController")
 _OURS = ("service", "operators", "config", "set")
-
-
-class _Amqp(AMQP):
-    """Routes what is sent to an endpoint by its name alone to the component's queue."""
-
-    def flush_routes(self) -> None:
-        """Celery callback: the application's own routes follow ours, which knows endpoints only."""
-        self._rtable = [self._route, *routes.prepare(self.app.conf.task_routes)]
-
-    def _route(
-        self, name: str, args: Any, kwargs: Any, options: dict[str, Any], task: Any = None, **_: Any
-    ) -> dict[str, Any] | None:
-        known = self.app._tasks.get(name)
-        if not isinstance(known, EndpointTask) or options.get("queue") or options.get("routing_key"):
-            return None
-        return {"queue": self.app.queue_for(known.endpoint), "serializer": known.serializer}
 
 
 class GuestApp(DynamoApp):
@@ -81,7 +63,7 @@ class GuestApp(DynamoApp):
         """
         super()._equip(make_host)
         self._theirs = {"amqp": self.amqp_cls, "events": self.events_cls, "control": self.control_cls}
-        self.amqp_cls = _before(_Amqp, self.amqp_cls, Celery.amqp_cls)
+        self.amqp_cls = _before(AMQP, self.amqp_cls, Celery.amqp_cls)
         self.events_cls = _before(Events, self.events_cls, Celery.events_cls)
         self.control_cls = _before(JsonControl, self.control_cls, Celery.control_cls)
         for name in _MADE_BEFORE:
@@ -154,7 +136,8 @@ class GuestApp(DynamoApp):
         if self.is_worker:
             return super().connection_for_read(url, **kwargs)
         made = super(DynamoApp, self).connection_for_read(url, **kwargs)
-        return StockConnection(**dict(made._info(resolve=False)))
+        info = {**made._info(resolve=False), "transport_options": dict(self.conf.broker_transport_options)}
+        return StockConnection(**info)
 
     def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """A connection to publish on."""

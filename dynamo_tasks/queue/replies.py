@@ -8,6 +8,9 @@ there as well. Invariants:
 - a lost connection makes all such calls usual ones: they are looked up and subscribed to, each by itself;
 - a worker that does not know of it (an older release) tells a result on its own channel alone. So each second that
   somebody waits, all that have been on their way for longer are looked up, in one command;
+- a server that is away is waited for, without end, and without an error for who only waits: what it could not be asked
+  is asked once it is back. One attempt to reconnect at a time, so that each call ends in time;
+- members of a set that have ended without a result (cancelled, no worker left) are looked up in the ledger;
 - a result whose object is gone is dropped. Where nobody reads for a while, no more than 256 come: the server keeps
   them for us until then.
 """
@@ -15,7 +18,9 @@ there as well. Invariants:
 from __future__ import annotations
 
 import os
+import random
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 from uuid import uuid4
@@ -23,7 +28,10 @@ from weakref import WeakValueDictionary
 
 from celery.backends.redis import ResultConsumer
 from celery.exceptions import TimeoutError as CeleryTimeoutError
+from celery.result import ResultSet
 from celery.states import READY_STATES
+
+from dynamo_tasks.queue.patience import while_away
 
 __all__ = ["Replies", "is_inbox"]
 
@@ -32,6 +40,10 @@ _SOON = 0.05
 """Who waits for less than so many seconds looks whether a result is there, and does not wait until he is told."""
 _LOOK = 1.0
 """Seconds between two looks, and that a result is on its way before it is looked for."""
+_AGAIN = 0.5
+"""Seconds between two attempts to reconnect."""
+_MOST_MEMBERS = 32
+"""Members of a set that are looked up at once."""
 _NEVER = 600.0
 """Seconds after which a result does not count as one that is still to come."""
 _INBOX = "client-"
@@ -51,6 +63,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         self._on_the_way: dict[str, float] = {}
         self._is_refused = False
         self._looked = 0.0
+        self._lost_at: float | None = None
         self._rename()
 
     def _rename(self) -> None:
@@ -109,6 +122,9 @@ class Replies(ResultConsumer):  # type: ignore[misc]
             self.on_after_fork()  # where Celery was not told of it
         if task_id in self._told:
             return
+        if self._is_away(None):
+            self.subscribed_to.add(self._get_key_for_task(task_id))
+            return
         super().consume_from(task_id)
         if not (self._is_open or self._is_refused or self.backend.waits):
             self._open()
@@ -133,6 +149,13 @@ class Replies(ResultConsumer):  # type: ignore[misc]
             except self.backend.redis.exceptions.ResponseError:
                 self._is_refused = True  # an ACL that does not allow it
 
+    def _reconnect(self) -> None:
+        """Celery's, in one attempt instead of twenty: whoever waits comes here again."""
+        self._lost_at = time.monotonic()
+        with suppress(*self._connection_errors):
+            self._reconnect_pubsub()
+            self._lost_at = None
+
     def _reconnect_pubsub(self) -> None:
         self._is_open = False
         for told in self._told.valuerefs():
@@ -140,6 +163,18 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         self._told.clear()
         self._on_the_way.clear()
         super()._reconnect_pubsub()
+
+    def _is_away(self, wait: float | None) -> bool:
+        """Whether there is no connection, tried again now and then; waits for a moment where there is none."""
+        if self._lost_at is None:
+            return False
+        if time.monotonic() - self._lost_at >= _AGAIN:
+            with self._locked():
+                if self._lost_at is not None:
+                    self._reconnect()
+        if self._lost_at is not None and wait:
+            time.sleep(min(wait, _AGAIN))
+        return self._lost_at is not None
 
     def cancel_for(self, task_id: str) -> None:
         """Celery's: unsubscribe, where it is subscribed to."""
@@ -150,7 +185,8 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         """Celery's: look whether it is there already. What comes here is told, if there is time for that."""
         is_told = getattr(result, "id", None) in self._told  # a set of results has none
         if not is_told or (timeout is not None and timeout < _SOON):
-            super().on_wait_for_pending(result, timeout=timeout, **kwargs)
+            with while_away(self.backend):
+                super().on_wait_for_pending(result, timeout=timeout, **kwargs)
 
     def drain_events(self, timeout: float | None = None) -> None:
         """Celery's: take what comes. Called once a second at the least, while somebody waits."""
@@ -158,7 +194,8 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         if self._on_the_way and now - self._looked > _LOOK:
             self._looked = now
             self._look(now - _LOOK)
-        super().drain_events(timeout)
+        if not self._is_away(timeout):
+            super().drain_events(timeout)
 
     def _look(self, since: float) -> None:
         """Look up what has been on its way for so long that its worker may not know where to tell it."""
@@ -200,12 +237,51 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         self, result: Any, timeout: float | None = None, on_interval: Any = None, on_message: Any = None, **kwargs: Any
     ) -> Any:  # fmt: skip
         """Celery's, without its sleep for 0 s behind each message."""
+        began = time.monotonic()
         self.on_wait_for_pending(result, timeout=timeout, **kwargs)
+        if timeout is not None:
+            timeout = max(0.0, timeout - (time.monotonic() - began))
         before = self.__dict__.get("on_message")
         self.on_message = on_message
+        members = _Members(result, on_interval, self.on_state_change)
         try:
-            yield from self.drain_events_until(result.on_ready, timeout=timeout, on_interval=on_interval)
+            yield from self.drain_events_until(result.on_ready, timeout=timeout, on_interval=members)
         except TimeoutError:
             raise CeleryTimeoutError("The operation timed out.") from None
         finally:
             self.on_message = before
+
+
+class _Members:
+    """Asks the ledger about members of a set that may have ended without a result, once a second.
+
+    Args:
+        result: What is waited for.
+        on_interval: Whom Celery calls at the same time.
+        tell: Takes what Celery's backend would have told.
+    """
+
+    def __init__(self, result: Any, on_interval: Any, tell: Callable[[Any, Any], None]):
+        self._set = result if isinstance(result, ResultSet) else None
+        self._on_interval, self._tell = on_interval, tell
+        self._asked = time.monotonic()
+
+    def __call__(self) -> None:
+        """Celery callback: some time has passed, or something has come."""
+        if self._on_interval:
+            self._on_interval()
+        if self._set is None or time.monotonic() - self._asked < _LOOK:
+            return
+        open_ones = [one for one in _requests(self._set) if one._cache is None]
+        for one in random.sample(open_ones, min(len(open_ones), _MOST_MEMBERS)):
+            meta = one.overdue()
+            if meta is not None:
+                self._tell(meta, None)
+        self._asked = time.monotonic()
+
+
+def _requests(result: Any) -> list[Any]:
+    """All members of a set, and of the sets in it, that the ledger may know."""
+    if isinstance(result, ResultSet):
+        return [found for member in result.results for found in _requests(member)]
+    return [result] if hasattr(result, "overdue") else []

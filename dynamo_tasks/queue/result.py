@@ -5,28 +5,34 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from typing import Any
 
-from celery.exceptions import TaskRevokedError
 from celery.exceptions import TimeoutError as CeleryTimeoutError
-from celery.result import AsyncResult
+from celery.result import ResultSet
+from celery.states import PENDING
 
-from dynamo_tasks.errors import DynamoError, RequestNotFoundError
+from dynamo_tasks.errors import (
+    RequestFailedError,
+    RequestNotFoundError,
+    ServerUnavailableError,
+    StreamDivergedError,
+)
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind, decode_values
-from dynamo_tasks.protocol.states import CELERY_STATES, TERMINAL, State
-from dynamo_tasks.protocol.tokens import CompletionAggregate, decode_deltas
-from dynamo_tasks.queue.backend import ResultBackend
-from dynamo_tasks.store.bridge import bridge, in_thread
-from dynamo_tasks.store.client import StoreClient, shared_client
-from dynamo_tasks.store.record import Record
+from dynamo_tasks.protocol.tokens import decode_deltas
+from dynamo_tasks.queue import raised
+from dynamo_tasks.queue.awaited import TAIL, RequestResult
+from dynamo_tasks.queue.patience import raise_known_error, while_away
+from dynamo_tasks.store.bridge import bridge
+from dynamo_tasks.store.client import StoreClient
 
 __all__ = ["StreamResult", "values_of"]
 
-_FIRST_LOOK, _LOOK = 0.05, 1.0
-"""Seconds before the first look into the ledger while Celery's backend is waited for, and between the others."""
-_TAIL = 1.0
-"""Seconds that a worker is given to write the result of a request that has ended."""
+_SOON, _LATER = 0.02, 0.1
+"""Seconds between two looks for the step of a chain that is to come, at first and in the end."""
+_LOOK_BACK = 0.5
+"""Seconds between two looks at the steps before it."""
 
 
 def values_of(event: Event) -> list[Any]:
@@ -40,7 +46,7 @@ def values_of(event: Event) -> list[Any]:
     return []
 
 
-class StreamResult(AsyncResult):  # type: ignore[misc]
+class StreamResult(RequestResult):
     """A handle on a request, from any process that reaches its server.
 
     Iterating gives the values that the endpoint yields, live or from the log::
@@ -49,30 +55,12 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
         async for chunk in result: ...
         StreamResult("<id>").stream(after="1763790000000-57")
 
+    Of a chain's last step it begins as soon as that step exists.
+
     Args:
         id: Request id (= Celery task id).
         namespace: Where it lives; every namespace is asked by default.
     """
-
-    def __init__(
-        self,
-        id: str,
-        backend: Any = None,
-        *args: Any,
-        namespace: str | None = None,
-        app: Any = None,
-        **kwargs: Any,
-    ):
-        if app is None:
-            from dynamo_tasks.queue.app import default_app
-
-            app = default_app()
-        super().__init__(id, backend or app.endpoint_backend, *args, app=app, **kwargs)
-        self.namespace = namespace
-
-    @property
-    def _client(self) -> StoreClient:
-        return shared_client(self.app.server_url, self.app.key_prefix)
 
     def stream(self, after: str | EventId | None = None) -> Iterator[Any]:
         """Iterate over the values behind an event (default: from the start), until the request has ended.
@@ -80,9 +68,15 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
         Raises:
             RequestNotFoundError: no such request.
             StreamExpiredError: its log is past its retention.
-            RequestFailedError: what the request ended with, behind its last value.
+            RequestFailedError: what the request ended with, behind its last value; the same as :meth:`get` raises.
         """
-        return bridge().iterate(self._values(self._client, _event_id(after)))
+        try:
+            yield from bridge().iterate(self._values(self._client, _event_id(after)))
+        except RequestFailedError as exc:
+            made = self._as_get_says(exc)
+            if made is exc:
+                raise
+            raise made from exc
 
     def __iter__(self) -> Iterator[Any]:
         return self.stream()
@@ -97,6 +91,11 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
                     value = await self._on_bridge(source.__anext__)
                 except StopAsyncIteration:
                     return
+                except RequestFailedError as exc:
+                    made = await asyncio.to_thread(self._as_get_says, exc)
+                    if made is exc:
+                        raise
+                    raise made from exc
                 yield value
         finally:
             await self._on_bridge(source.aclose)  # type: ignore[attr-defined]
@@ -104,175 +103,82 @@ class StreamResult(AsyncResult):  # type: ignore[misc]
     def __aiter__(self) -> AsyncIterator[Any]:
         return self.astream()
 
-    async def _events(self, client: StoreClient, after: EventId | None = None) -> AsyncIterator[Event]:
-        """The raw events; on the bridge's loop."""
-        sub = await client.reader.join(self.id, after=after, namespace=self.namespace)
+    def _as_get_says(self, exc: RequestFailedError) -> Exception:
+        """What :meth:`get` raises of a request whose stream has ended with an error."""
+        if isinstance(exc, (StreamDivergedError, *raised.REVOKED.values())):
+            return exc
         try:
-            async for event in sub:
-                yield event
-        finally:
-            sub.close()
+            self._wait(TAIL, True, threading.Event(), disable_sync_subtasks=False)
+        except CeleryTimeoutError:
+            return exc
+        except RequestFailedError as told:
+            return told
+        return exc
 
     async def _values(self, client: StoreClient, after: EventId | None) -> AsyncIterator[Any]:
+        await self._begun(client)
         async for event in self._events(client, after):
             for value in values_of(event):
                 yield value
             if event.kind == Kind.END:
-                End.decode(event.data).raise_for_state()
+                raised.raise_end(End.decode(event.data))
 
-    async def _collect(self, client: StoreClient) -> Any:
-        """Wait for the end; the value, where the stream alone tells it."""
-        values: list[Any] = []
-        completion = CompletionAggregate()
-        end: End | None = None
-        async for event in self._events(client):
-            if event.kind == Kind.TOKENS:
-                for delta in decode_deltas(event.data):
-                    completion.add(delta)
-            elif event.kind == Kind.VALUES:
-                values += decode_values(event.data)
-            elif event.kind == Kind.END:
-                end = End.decode(event.data)
-        if end is None:
-            raise RequestNotFoundError(f"the stream of request {self.id} has no end")
-        end.raise_for_state()
-        if end.values is not None:
-            return end.values[0]
-        return values or completion.result()
+    async def _begun(self, client: StoreClient) -> None:
+        """Wait for a step of a chain until those before it have ended."""
+        wait, looked = _SOON, 0.0
+        while self.parent is not None and not await self._exists(client):
+            if time.monotonic() - looked >= _LOOK_BACK:
+                if not await asyncio.to_thread(self._may_come):
+                    return
+                looked = time.monotonic()
+            await asyncio.sleep(wait)
+            wait = min(wait * 1.5, _LATER)
 
-    def get(self, timeout: float | None = None, propagate: bool = True, **kwargs: Any) -> Any:
-        """Wait for the request and return its value: what the endpoint returned, or its aggregate.
+    async def _exists(self, client: StoreClient) -> bool:
+        with suppress(ServerUnavailableError):
+            return await self._record_or_none(client) is not None
+        return False
 
-        Args:
-            timeout: Seconds; ``TimeoutError`` after that.
-            propagate: Raise what the request failed with; else return the exception.
-            **kwargs: As ``AsyncResult.get`` takes them.
+    def _may_come(self) -> bool:
+        """Whether a chain may still come to this step.
 
         Raises:
-            celery.exceptions.TimeoutError: not ready in time.
-            celery.exceptions.TaskRevokedError: it was cancelled, or it expired.
-            Exception: what the endpoint raised, as Celery rebuilds it.
+            Exception: what it ended with before.
         """
-        return self._wait(timeout, propagate, threading.Event(), **kwargs)
-
-    def _wait(self, timeout: float | None, propagate: bool, given_up: threading.Event, **kwargs: Any) -> Any:
-        deadline = None if timeout is None else time.monotonic() + timeout
-        wait = _FIRST_LOOK
-        while not given_up.is_set():
-            left = wait if deadline is None else max(0.0, min(wait, deadline - time.monotonic()))
-            try:
-                if not self.ignored:
-                    return super().get(timeout=left, propagate=propagate, **kwargs)
-                time.sleep(left)
-                raise CeleryTimeoutError("The operation timed out.")
-            except CeleryTimeoutError:
-                record = bridge().call(self._record_or_none(self._client))
-                if record is not None and _tells_all(record):
-                    return self._from_ledger(record, propagate)
-                if deadline is not None and time.monotonic() >= deadline:
-                    raise
-            wait = min(2 * wait, _LOOK) if self.ignored else _LOOK
-        raise CeleryTimeoutError("nobody waits for it any more")
-
-    def _from_ledger(self, record: Record, propagate: bool) -> Any:
-        """The outcome of a request that has ended, where Celery's result backend does not tell it."""
-        if isinstance(self.backend, ResultBackend):
-            self.backend.wait_no_more(self)
+        parents = list(self._parents())
         try:
-            if record.state in (State.CANCELLED, State.EXPIRED):
-                raise TaskRevokedError(record.error.message if record.error else str(record.state).lower())
-            return bridge().call(self._collect(self._client))
-        except (DynamoError, TaskRevokedError) as exc:
-            if propagate:
-                raise
-            return exc
-
-    def __await__(self) -> Generator[Any, None, Any]:
-        return in_thread(lambda given_up: self._wait(None, True, given_up)).__await__()
-
-    async def _record_or_none(self, client: StoreClient) -> Record | None:
-        try:
-            return await client.ledger.get(self.id, self.namespace)
-        except RequestNotFoundError:
-            return None
-
-    def record(self) -> Record:
-        """What the ledger knows of the request.
-
-        Raises:
-            RequestNotFoundError: nothing.
-        """
-        return bridge().call(self._client.ledger.get(self.id, self.namespace))
-
-    @property
-    def state(self) -> str:
-        """Celery's state; where its backend knows none (yet), the ledger's."""
-        state: str = super().state
-        if state != "PENDING":
-            return state
-        record = bridge().call(self._record_or_none(self._client))
-        if record is None:
-            return state
-        return "RETRY" if record.state == "QUEUED" and record.retries else CELERY_STATES[record.state]
-
-    @property
-    def status(self) -> str:
-        """The same as :attr:`state`."""
-        return self.state
-
-    def cancel(self) -> bool:
-        """End the request now, queued or running. Returns whether it had not ended before.
-
-        Raises:
-            RequestNotFoundError: no such request.
-        """
-        return bridge().call(self._cancel(self._client))
-
-    def revoke(
-        self,
-        connection: Any = None,
-        terminate: bool = False,
-        signal: Any = None,
-        wait: bool = False,
-        timeout: Any = None,
-    ) -> None:
-        """As ``AsyncResult.revoke``: no worker will start it; with ``terminate`` it is stopped if it runs.
-
-        It ends in the ledger at once, with or without a worker that listens.
-        """
-        bridge().call(self._revoke(self._client, "" if terminate else "queued"))
-        super().revoke(connection=connection, terminate=terminate, signal=signal, wait=wait, timeout=timeout)
-
-    async def _revoke(self, client: StoreClient, guard: str) -> None:
-        try:
-            namespace = await client.store.find(self.id, self.namespace)
-            await client.ledger.cancel(namespace, self.id, guard=guard)
-        except RequestNotFoundError:
-            return
-
-    async def _cancel(self, client: StoreClient) -> bool:
-        namespace = await client.store.find(self.id, self.namespace)
-        return await client.ledger.cancel(namespace, self.id) == "OK"
+            for node in (*reversed(parents), self):
+                raise_known_error(node)
+        except Exception as exc:  # noqa: BLE001 - whatever it was
+            raise raised.both(exc) from exc.__cause__
+        with while_away(self.backend):
+            return self._cache is None and _is_known(parents[-1])
+        return True
 
     async def _on_bridge(self, make: Callable[[], Any]) -> Any:
         future = asyncio.run_coroutine_threadsafe(_awaited(make), bridge().loop)
         return await asyncio.wrap_future(future)
 
     def __reduce__(self) -> Any:
-        return self.__class__, (self.id,)
+        return StreamResult, self.__reduce_args__()
 
 
 async def _awaited(make: Callable[[], Any]) -> Any:
     return await make()
 
 
-def _tells_all(record: Record) -> bool:
-    """Whether the ledger's outcome is to be taken: no result will be written, or it is overdue."""
-    if record.state not in TERMINAL:
+def _is_known(first: Any) -> bool:
+    """Whether there is something to wait for: the first step of a chain is queued at once, if it is a request."""
+    if isinstance(first, ResultSet):
+        return any(map(_is_known, first.results))
+    return not isinstance(first, RequestResult) or first.state != PENDING or _is_recorded(first)
+
+
+def _is_recorded(result: RequestResult) -> bool:
+    try:
+        return not result.record().purged
+    except RequestNotFoundError:
         return False
-    if record.ignore_result or record.state in (State.CANCELLED, State.EXPIRED):
-        return True
-    return time.time() - (record.finished or 0.0) > _TAIL
 
 
 def _event_id(after: str | EventId | None) -> EventId | None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextvars import ContextVar
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 from celery import Task, signals
@@ -17,9 +18,10 @@ from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, Requ
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
+from dynamo_tasks.queue.arguments import payload_of, positional
 from dynamo_tasks.queue.backend import WRITTEN, ResultBackend
 from dynamo_tasks.queue.direct import publish
-from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly
+from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly, run_handler
 from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, lasting, submit_span
 from dynamo_tasks.queue.execution import Execution
 from dynamo_tasks.queue.foreign import HOOKS
@@ -130,6 +132,8 @@ class EndpointTask(Task):  # type: ignore[misc]
     endpoint: EndpointId
     declaration: tuple[Any, ...] = ()
     """The endpoint's declaration, where this process has one; boxed, since it is a descriptor."""
+    _given: ClassVar[dict[str, Any]] = {}
+    """Celery's options of its declaration."""
 
     @property
     def backend(self) -> Any:
@@ -141,20 +145,41 @@ class EndpointTask(Task):  # type: ignore[misc]
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Run the endpoint; called by Celery's tracer in a greenlet of the worker."""
         if eager_values.get() is not None:
-            return self._run_here(_payload(args, kwargs))
+            return self._run_here(self._payload(args, kwargs))
         if not may_await():
-            raise RuntimeError(
-                f"{self.name} is an endpoint: it runs in a dynamo-tasks worker, call it with .delay(), not directly"
-            )
+            return self._called(args, kwargs)
         request = self.request_stack.top
         executor = self.app.executor
         job = current_job.get()
         execution = Execution(
-            executor, executor.handler(self.name), CallInfo(request, self), _payload(args, kwargs)
+            executor, executor.handler(self.name), CallInfo(request, self), self._payload(args, kwargs)
         )
         if job is not None:
             job.attach(execution)
         return self._settle(execution, request)
+
+    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the endpoint for who calls its task as a function: in this process, without queue and stream.
+
+        In a worker that hosts it, as ``map``, ``starmap`` and ``chunks`` do, it is the live service that is asked.
+        """
+        if not self.app.serves(self.name):
+            return self.apply(args, kwargs).get(disable_sync_subtasks=False)
+        executor, payload = self.app.executor, self._payload(args, kwargs)
+        context = Context(uuid(), self.name)
+        try:
+            return executor.aside(
+                run_handler(executor.handler(self.name), self._declared, context, payload, [])
+            )
+        except RetryRequested as wanted:
+            raise (wanted.cause or wanted) from None
+
+    @property
+    def _declared(self) -> Any:
+        return self.declaration[0] if self.declaration else None
+
+    def _payload(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return payload_of(self.name, self._declared, args, kwargs)
 
     def leaves_alone(self, hook: str) -> bool:
         """Whether a hook of tasks is Celery's own, which does nothing."""
@@ -240,13 +265,12 @@ class EndpointTask(Task):  # type: ignore[misc]
             DeadlineUnreachableError: the component is busy for longer than ``deadline`` or ``expires`` allows.
             IdempotencyConflictError: the key was used with another payload.
         """
-        args = self._plain(args)
+        args, kwargs = self._checked(args, kwargs, options)
         if self.app.conf.task_always_eager:
             return self._apply_here(args, kwargs, task_id, options)
         call = {short: options.pop(name) for name, short in _OPTIONS.items() if options.get(name) is not None}
         if "dl" in call:
             call["dl"] = self.app.now().timestamp() + float(call["dl"])
-        self._validate(args, kwargs, options)
         self.app.server_url  # noqa: B018 - found, or refused in one line
         call.setdefault("mq", self._max_queue())
         context = current_context()
@@ -266,7 +290,9 @@ class EndpointTask(Task):  # type: ignore[misc]
         with submit_span(task_id, self.endpoint, self.endpoint.queue, headers) as span:
             headers = span.carry(headers)
             result = self.AsyncResult(task_id)
-            known = publish(self, args, result, options, header, headers, is_new=is_new)
+            known = None
+            if not kwargs:
+                known = publish(self, args, result, options, header, headers, is_new=is_new)
             if known is not None:
                 result = result if known == task_id else self.AsyncResult(known)
                 result.ignored = self.ignore_result
@@ -288,7 +314,6 @@ class EndpointTask(Task):  # type: ignore[misc]
         return self.AsyncResult(known) if known and known != result.id else result
 
     def _apply_here(self, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]) -> Any:
-        self._validate(args, kwargs, options)
         kept = {name: value for name, value in options.items() if name not in _OPTIONS}
         # Through JSON, as a queue would take it.
         args = json.loads(json.dumps(args))
@@ -306,17 +331,33 @@ class EndpointTask(Task):  # type: ignore[misc]
         service = self.declaration[0].service if self.declaration else None
         return int(service.settings.traffic.get("max_queue") or 0) if service is not None else 0
 
-    def _validate(self, args: Any, kwargs: Any, options: dict[str, Any]) -> None:
-        if kwargs:
-            raise InvalidRequestError(
-                f"{self.name} takes one positional argument, not keywords: {', '.join(kwargs)}"
-            )
-        if self.declaration and not options.get("retries"):
-            self.declaration[0].validate(_payload(tuple(args or ()), {}))
+    def _checked(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+        """The arguments of a call, without keywords where the endpoint's declaration is known.
+
+        Raises:
+            InvalidRequestError: the endpoint does not take them.
+        """
+        declared = self._declared
+        if kwargs and declared is not None:
+            args, kwargs = positional(self.name, declared, args or (), kwargs), None
+        args = self._plain(args)
+        if declared is None:
+            return args, kwargs and dict(zip(kwargs, self._plain(kwargs.values()), strict=True))
+        if not options.get("retries"):
+            payload = self._payload(args or (), {})
+            if declared.argument is not None:
+                declared.validate(payload)
+        return args, kwargs
 
     def AsyncResult(self, task_id: str, **kwargs: Any) -> StreamResult:  # noqa: N802 - Celery's name
         """A handle on a call by its id."""
-        return StreamResult(task_id, namespace=self.endpoint.namespace, app=self.app, backend=self.backend)
+        return StreamResult(
+            task_id,
+            self.backend,
+            app=self.app,
+            namespace=self.endpoint.namespace,
+            parent=kwargs.get("parent"),
+        )
 
 
 def _convert(call: dict[str, Any]) -> CallOptions:
@@ -326,30 +367,21 @@ def _convert(call: dict[str, Any]) -> CallOptions:
         raise InvalidRequestError(f"call option: {exc}") from None
 
 
-def _payload(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The endpoint's one argument. A chain passes the previous result first: mappings are merged, later ones win."""
-    if kwargs:
-        raise InvalidRequestError(
-            f"an endpoint takes one positional argument, not keywords: {', '.join(kwargs)}"
-        )
-    if len(args) <= 1:
-        return args[0] if args else None
-    if all(isinstance(arg, dict) for arg in args):
-        return {key: value for arg in args for key, value in arg.items()}
-    raise InvalidRequestError(f"an endpoint takes one argument, not {len(args)}")
-
-
 def make_task(app: Any, endpoint: EndpointId, declared: Any = None, **options: Any) -> EndpointTask:
     """Register the task of an endpoint with an application; the same task again if it is registered."""
     name = str(endpoint)
-    known = app.tasks.get(name)  # makes what is still to be made; this one may be among it
-    if isinstance(known, EndpointTask):
-        if declared is not None:
+    app.tasks  # noqa: B018 - makes what is still to be made; this one may be among it
+    known: EndpointTask | None = app.endpoint_task(name)
+    if known is not None:
+        if declared is None or known.declaration == (declared,):
+            return known
+        if known._given == options:
             known.declaration = (declared,)
-        return known
+            return known
+        del app._tasks[name]
     attributes = {
         "name": name, "endpoint": endpoint, "declaration": (declared,) if declared is not None else (),
-        "abstract": False, "__module__": __name__, **options,
+        "abstract": False, "__module__": __name__, "_given": options, **options,
     }  # fmt: skip
     bases = (EndpointTask, app.Task) if app.has_own_task_class else (EndpointTask,)
     task = type("Task_" + endpoint.component, bases, attributes)()

@@ -211,6 +211,13 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
         # The URL that kombu gives back is without its query.
         return Address.parse(with_options(url, client.ssl))
 
+    def _receive(self) -> Any:
+        """kombu's, which waits on the loop for a message that was read at an earlier call of the same readiness."""
+        connection = self.subclient.connection
+        if connection is not None and not connection.can_read(timeout=0):
+            return False
+        return super()._receive()
+
     def _queue_keys(self) -> list[str]:
         return [] if self.closed else [f"{self.global_keyprefix}{queue}" for queue in self.active_queues]
 

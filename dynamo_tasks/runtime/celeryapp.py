@@ -16,6 +16,7 @@ from dynamo_tasks.runtime.eager import EagerServices
 from dynamo_tasks.runtime.gpus import pin_process
 from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configured_graph
 from dynamo_tasks.runtime.host import ServiceHost
+from dynamo_tasks.runtime.names import Names
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import Graph
 
@@ -94,6 +95,7 @@ def default_app() -> DynamoApp:
     """The application; loads ``beat.schedule`` where it can be imported."""
     app = create_app(server_url=resolve_redis_url, make_host=make_host, key_prefix=key_prefix())
     app.eager_handler = EagerServices().handler
+    app.learn = Names(graph=True)
     app.set_default()
     _load_schedule(app)
     return app

@@ -10,6 +10,7 @@ from dynamo_tasks.queue.guest import GuestApp, adopt
 from dynamo_tasks.runtime.celeryapp import make_host
 from dynamo_tasks.runtime.eager import EagerServices
 from dynamo_tasks.runtime.graphs import configure_alone
+from dynamo_tasks.runtime.names import Names
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService, load_service, set_resolver
 
@@ -46,6 +47,7 @@ def install(app: Any, *services: DynamoService[Any] | str) -> GuestApp:
     guest = adopt(app, make_host)
     guest.eager_handler = guest.eager_handler or EagerServices().handler
     resolver = RuntimeResolver(guest)
+    guest.learn = Names(graph=False)
     set_default_app(lambda: guest)
     set_resolver(resolver)
     for service in services:

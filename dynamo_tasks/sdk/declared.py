@@ -99,12 +99,18 @@ class Declared:
         Raises:
             InvalidRequestError: its ``param`` is the path of the field at fault.
         """
-        return self._validator(payload)
+        return payload if self._is_default(payload) else self._validator(payload)
+
+    def _is_default(self, payload: Any) -> bool:
+        """Whether nothing was given for an argument that has a default."""
+        return (
+            payload is None and self.argument is not None and self.argument.default is not self.argument.empty
+        )
 
     def call(self, instance: object, payload: Any) -> Any:
         """Call the method of ``instance`` with a validated request, or without one if it takes none."""
         bound = self.func.__get__(instance, type(instance))
-        return bound() if self.argument is None else bound(payload)
+        return bound() if self.argument is None or self._is_default(payload) else bound(payload)
 
 
 D = TypeVar("D", bound=Declared)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast, get_args, overload
 
 from dynamo_tasks.config import suggest
@@ -132,6 +132,38 @@ class DynamoEndpoint(Declared):
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """A Celery signature with options, as Celery's ``Task.signature``."""
         return self.task.signature(*args, **kwargs)
+
+    subtask = signature
+
+    def map(self, it: Iterable[Any]) -> Any:
+        """A signature of one task that calls it for one item after the other: ``.delay().get()`` is the list."""
+        return self.task.map(it)
+
+    def starmap(self, it: Iterable[Any]) -> Any:
+        """The same for items that are lists of arguments."""
+        return self.task.starmap(it)
+
+    def chunks(self, it: Iterable[Any], n: int) -> Any:
+        """A signature of tasks that do as :meth:`starmap`, each for ``n`` items."""
+        return self.task.chunks(it, n)
+
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Run it in this process, as Celery's ``Task.apply``."""
+        return self.task.apply(args, kwargs, **options)
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> Any:  # noqa: N802 - Celery's name
+        """A handle on a call by its id."""
+        return self.task.AsyncResult(task_id, **kwargs)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the function as written, with an instance first; without one, run it here as Celery's task does."""
+        if self.service is None or self._is_as_written(args, kwargs):
+            return self.func(*args, **kwargs)
+        return self.task(*args, **kwargs)
+
+    def _is_as_written(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+        inner = self.service.inner if self.service is not None else object
+        return bool(args) and (isinstance(args[0], inner) or len(args) + len(kwargs) > 1)
 
 
 def _check_policy(policy: str) -> str:

@@ -36,6 +36,24 @@ class TaskLike(Protocol):
     def signature(self, *args: Any, **kwargs: Any) -> Any:
         """A signature with options."""
 
+    def map(self, it: Any) -> Any:
+        """A signature of one task for all items."""
+
+    def starmap(self, it: Any) -> Any:
+        """The same for lists of arguments."""
+
+    def chunks(self, it: Any, n: int) -> Any:
+        """The same in several tasks."""
+
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        """Run it in this process."""
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> Any:  # noqa: N802 - Celery's name
+        """A handle on a call by its id."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run it in this process, and return its value."""
+
 
 @runtime_checkable
 class Resolver(Protocol):

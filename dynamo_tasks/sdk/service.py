@@ -18,6 +18,7 @@ from dynamo_tasks.sdk.depends import DynamoDependency, collect_dependencies
 from dynamo_tasks.sdk.dynamo_config import DynamoConfig
 from dynamo_tasks.sdk.endpoint import DynamoEndpoint
 from dynamo_tasks.sdk.hooks import run_hooks
+from dynamo_tasks.sdk.known import note
 from dynamo_tasks.sdk.lifecycle import ServiceState, check_step
 from dynamo_tasks.sdk.own_class import ActsAsClass, make_own_class
 from dynamo_tasks.sdk.resolver import get_resolver
@@ -157,6 +158,7 @@ class DynamoService(ActsAsClass[T]):
         self._dynamo_config = DynamoConfig(settings.enabled, settings.namespace, settings.component)
         given = {key: getattr(settings, key) for key in ("workers", "resources", "traffic")}
         self.config = {**self._given, **{key: value for key, value in given.items() if value}}
+        note(self)
 
     @property
     def envs(self) -> dict[str, str]:

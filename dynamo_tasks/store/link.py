@@ -28,6 +28,9 @@ _FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
 _PATIENCE = 2.0
 """Seconds for one attempt to reconnect: what gets no answer now may get one at the next one."""
 
+_READY = 20.0
+"""Seconds for all that is asked on a new connection before it is used."""
+
 
 class Link:
     """Keeps one :class:`Wire` open.
@@ -89,11 +92,15 @@ class Link:
             found, name=self._name, on_message=self._on_message, on_lost=self._on_lost, timeout=timeout
         )
         try:
-            await _check_up(wire)
-            if found is not self.address:
-                await sentinel.check_master(wire)
-            if self._on_ready is not None:
-                await self._on_ready(wire)
+            async with asyncio.timeout(_READY):
+                await _check_up(wire)
+                if found is not self.address:
+                    await sentinel.check_master(wire)
+                if self._on_ready is not None:
+                    await self._on_ready(wire)
+        except TimeoutError:
+            wire.abort()
+            raise ServerUnavailableError(f"no answer from the Redis server at {self.address}") from None
         except BaseException:
             wire.abort()
             raise

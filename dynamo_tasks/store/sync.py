@@ -20,10 +20,20 @@ from dynamo_tasks.store.scripts import Script, script
 from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
 from dynamo_tasks.store.wire import pack
 
-__all__ = ["SyncLedger"]
+__all__ = ["NoAnswer", "SyncLedger", "once_more"]
+
+NoAnswer = redis.exceptions.TimeoutError
+"""The server took too long: it may do yet what it was asked for."""
 
 _ENOUGH = 4
 """Connections that a pool may have, of which one may be kept."""
+
+
+def once_more() -> Any:
+    """redis-py's way to try again: a lost connection once, at once; a server that does not answer not at all."""
+    return redis.retry.Retry(
+        redis.backoff.NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,)
+    )
 
 
 class SyncLedger:
@@ -55,7 +65,10 @@ class SyncLedger:
         """The answer to a command that is safe to repeat.
 
         redis-py spends more time around a command than on it. So the first try goes straight to one of its
-        connections, of which one is kept; where that fails, its client tries again, as the pool's settings say.
+        connections, of which one is kept; where that is lost, its client tries again, as the pool's settings say.
+
+        Raises:
+            NoAnswer: there was none in time.
         """
         connection = self._taken()
         try:
@@ -66,7 +79,7 @@ class SyncLedger:
         except BaseException as exc:
             # Whatever came between: the answer must not be taken for that of the next command.
             connection.disconnect()
-            if not isinstance(exc, redis.exceptions.ConnectionError | redis.exceptions.TimeoutError):
+            if not isinstance(exc, redis.exceptions.ConnectionError):
                 raise
         finally:
             self._give_back(connection)

@@ -51,13 +51,13 @@ def ended(lab: Lab, result: StreamResult) -> list[Any]:
         ("number", "returned int, which is no JSON value"),
         ("exit", "SystemExit: 3"),
         ("cancelled", "CancelledError"),
-        ("surrogate in the error", "ValueError: ?"),
+        ("surrogate in the error", "\ud800"),
     ],
 )
 def test_a_value_or_error_that_no_endpoint_may_end_with_fails_the_request(
     lab: Lab, how: str, says: str
 ) -> None:
-    with pytest.raises(EndpointError, match=says.replace("?", r"\?")):
+    with pytest.raises(EndpointError, match=says):
         ended(lab, lab.call("wrong", how))
 
 
