@@ -136,7 +136,8 @@ class GuestApp(DynamoApp):
         if self.is_worker:
             return super().connection_for_read(url, **kwargs)
         made = super(DynamoApp, self).connection_for_read(url, **kwargs)
-        info = {**made._info(resolve=False), "transport_options": dict(self.conf.broker_transport_options)}
+        info = dict(made._info(resolve=False))
+        info["transport_options"] = dict(self.conf.broker_transport_options)
         return StockConnection(**info)
 
     def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:

@@ -319,7 +319,9 @@ class EndpointTask(Task):  # type: ignore[misc]
         args = json.loads(json.dumps(args))
         return self.apply(args, kwargs, task_id=task_id, **kept)
 
-    def _plain(self, args: Any) -> tuple[Any, ...]:
+    def _plain(self, args: Any) -> Any:
+        if not isinstance(args, list | tuple | None):
+            return args  # Celery says what is wrong with it
         return tuple(plain_request(argument, self.name) for argument in args or ())
 
     def signature(self, args: Any = None, *rest: Any, **options: Any) -> Any:
@@ -342,9 +344,9 @@ class EndpointTask(Task):  # type: ignore[misc]
             args, kwargs = positional(self.name, declared, args or (), kwargs), None
         args = self._plain(args)
         if declared is None:
-            return args, kwargs and dict(zip(kwargs, self._plain(kwargs.values()), strict=True))
-        if not options.get("retries"):
-            payload = self._payload(args or (), {})
+            return args, kwargs and dict(zip(kwargs, self._plain([*kwargs.values()]), strict=True))
+        if not options.get("retries") and isinstance(args, tuple):
+            payload = self._payload(args, {})
             if declared.argument is not None:
                 declared.validate(payload)
         return args, kwargs

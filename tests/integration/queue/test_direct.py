@@ -18,9 +18,9 @@ import pytest
 import redis
 from celery import Celery, Task, signals
 from kombu import Producer
-from kombu.exceptions import EncodeError, OperationalError
+from kombu.exceptions import OperationalError
 
-from dynamo_tasks.errors import IdempotencyConflictError, QueueFullError
+from dynamo_tasks.errors import IdempotencyConflictError, InvalidRequestError, QueueFullError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import direct
 from dynamo_tasks.queue.app import create_app
@@ -182,7 +182,7 @@ def test_mistakes_are_celerys_errors(lab: Lab) -> None:
     for args in ({"prompt": "hi"}, "hi", {5}):
         with pytest.raises(TypeError, match="task args must be a list or tuple"):
             lab.task("echo").apply_async(args)
-    with pytest.raises(EncodeError):
+    with pytest.raises(InvalidRequestError, match="no JSON value"):
         lab.task("echo").delay({"a": object()})
 
 

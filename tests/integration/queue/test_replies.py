@@ -236,7 +236,7 @@ def test_an_id_that_somebody_chose_may_be_that_of_another_call(lab: Lab, consume
 
 
 def test_a_refused_call_is_not_expected(lab: Lab, consumer: Replies) -> None:
-    with pytest.raises(InvalidRequestError, match="weight"):
+    with pytest.raises(InvalidRequestError, match="call option"):
         lab.task("echo").apply_async((1,), weight=-1)
     assert not consumer._told
 
