@@ -17,7 +17,7 @@ from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usag
 from dynamo_tasks.engines.embedding import embed_all
 from dynamo_tasks.engines.only_prompt import UNSAMPLED, echoed
 from dynamo_tasks.engines.output import ChoiceOutput
-from dynamo_tasks.engines.pseudotext import PseudoText, text_key
+from dynamo_tasks.engines.pseudotext import PseudoText, text_keys
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.scheduler import Scheduler, SchedulerArgs
 from dynamo_tasks.engines.sequence import Run, Sequence
@@ -166,9 +166,9 @@ class MockerEngine(Engine):
         seed = self._args.seed if request.seed is None else request.seed
         prompt = request.prompt_token_ids
         choices: list[tuple[Sequence, ChoiceOutput]] = []
-        for index in range(request.n):
+        for index, key in enumerate(text_keys(prompt, seed, request.n)):
             choice = ChoiceOutput(request, index, self.tokenizer, limit)
-            text = PseudoText(text_key(prompt, seed, index))
+            text = PseudoText(key)
             sequence = Sequence(run, prompt, text, choice.count, limit, request.priority, request.cache_salt)
             choices.append((sequence, choice))
         run.sequences = [sequence for sequence, _ in choices]

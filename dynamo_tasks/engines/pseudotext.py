@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from hashlib import blake2b
 
-__all__ = ["PseudoText", "text_key"]
+__all__ = ["PseudoText", "text_key", "text_keys"]
 
 _SIZE = 128
 _WORDS_PER_BLOCK = 32
@@ -23,9 +23,18 @@ _WORDS = [_word(number) for number in range(256)]
 
 def text_key(prompt: list[int], seed: int, index: int) -> bytes:
     """The key of one choice of a request."""
-    digest = blake2b(array("Q", prompt).tobytes(), digest_size=32)
-    digest.update(f"|{seed}|{index}".encode())
-    return digest.digest()
+    return text_keys(prompt, seed, index + 1)[index]
+
+
+def text_keys(prompt: list[int], seed: int, n: int) -> list[bytes]:
+    """The keys of all choices; the prompt, which may be long, is read once."""
+    read = blake2b(array("Q", prompt).tobytes(), digest_size=32)
+    keys: list[bytes] = []
+    for index in range(n):
+        digest = read.copy()
+        digest.update(f"|{seed}|{index}".encode())
+        keys.append(digest.digest())
+    return keys
 
 
 class PseudoText:

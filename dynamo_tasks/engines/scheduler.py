@@ -27,6 +27,10 @@ from dynamo_tasks.errors import DynamoError
 __all__ = ["Scheduler", "SchedulerArgs"]
 
 
+_MOST_HASHED = 8192
+"""Blocks that are hashed in one step: long prompts that are all in the cache would hold up the loop."""
+
+
 class SchedulerArgs(EngineArgs, kw_only=True, frozen=True):
     """Arguments of the simulated scheduler.
 
@@ -69,7 +73,7 @@ class Scheduler:
         self._open: set[Sequence] = set()
         self._arrivals = 0
         self._error: DynamoError | None = None
-        self._asked = self._hit = 0
+        self._asked = self._hit = self._hashed = 0
         self._wake: asyncio.Future[None] | None = None
         self._due = -math.inf
 
@@ -166,12 +170,16 @@ class Scheduler:
         budget = total = self._args.max_num_batched_tokens - len(self._decode)
         for sequence in self._prefill:
             budget -= self._plan(sequence, budget)
-        while calm and budget > 0 and self.waiting and self.running < self._args.max_num_seqs:
+        self._hashed = 0
+        while calm and budget > 0 and self._hashed < _MOST_HASHED and self._has_room():
             admitted = self._admit()
             if admitted is None:
                 break
             budget -= self._plan(admitted, budget)
         return total - budget
+
+    def _has_room(self) -> bool:
+        return bool(self.waiting) and self.running < self._args.max_num_seqs
 
     def _grow(self, sequence: Sequence) -> bool:
         """Add a block, taking it from others if need be; false if anybody was preempted."""
@@ -317,6 +325,10 @@ class Scheduler:
 
     def _hash(self, sequence: Sequence, count: int) -> None:
         size, hashes = self.cache.block_size, sequence.hashes
+        first = sequence.run.sequences[0]
+        if not hashes and sequence is not first:  # the choices of a request have one prompt
+            hashes += first.hashes[: len(sequence.prompt) // size]
+        self._hashed += max(0, count - len(hashes))
         for place in range(len(hashes), count):
             tokens = sequence.tokens(place * size, (place + 1) * size)
             hashes.append(chain_hash(hashes[-1] if hashes else sequence.root, tokens))
