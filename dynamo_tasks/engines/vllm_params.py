@@ -42,6 +42,8 @@ FEATURES = frozenset(
 
 _STATEFUL = ("frequency_penalty", "presence_penalty", "bad_words", "structured_outputs")
 """Arguments that count or constrain the answer itself."""
+_MOST_CONSTRAINT = 1 << 18
+"""vLLM reads a constraint on the event loop."""
 _GREEDY = 1e-5
 _INT64 = 1 << 63
 
@@ -81,6 +83,9 @@ def check_request(request: GenerateRequest, limits: ModelLimits) -> None:
         ids = request.stop_token_ids if name == "stop_token_ids" else extra.get(name) or ()
         _check_ids(name, ids, limits.vocab_size)
     _check_ids("logit_bias", _logit_bias(extra), limits.vocab_size)
+    for name in _CONSTRAINTS:
+        if name in extra and len(msgspec.json.encode(extra[name])) > _MOST_CONSTRAINT:
+            raise _refuse(name, f"at most {_MOST_CONSTRAINT} bytes of JSON are allowed")
     structured_outputs(extra)
 
 

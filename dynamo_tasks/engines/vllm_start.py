@@ -130,6 +130,8 @@ def set_environment() -> None:
     """Set what vLLM reads from the environment; whatever the user has set stands."""
     os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "spawn"  # CUDA and our own threads do not survive a fork
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    # It waits for that on the event loop, whose worker would be taken for dead after three seconds.
+    os.environ.setdefault("VLLM_REGEX_COMPILATION_TIMEOUT_S", "1")
     level = logging.getLogger("dynamo_tasks").getEffectiveLevel()
     os.environ.setdefault("VLLM_LOGGING_LEVEL", logging.getLevelName(max(level, logging.DEBUG)))
 

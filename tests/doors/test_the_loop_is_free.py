@@ -7,9 +7,12 @@ import http.client
 import inspect
 import json
 import statistics
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.support.own_engine import make_tokenizer
-from tests.support.processes import Frontend, Worker, together
+from tests.support.processes import ROOT, Frontend, Process, Worker, environment, together
 from tests.support.promises import in_time
 from tests.support.server import RedisServer
 
@@ -31,6 +34,7 @@ WORDS = "the quick brown fox jumps over the lazy dog, and nobody counts its legs
 class Door:
     frontend: Frontend
     worker: Worker
+    env: dict[str, str]
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +52,7 @@ def door(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
         Worker(redis_server.url, settings=settings, env=env),
         Frontend(redis_server.url, env=env),
     ) as (worker, frontend):
-        yield Door(frontend, worker)
+        yield Door(frontend, worker, environment(redis_server.url, **env))
         assert worker.alive
         assert "Traceback" not in worker.output + frontend.output
 
@@ -72,6 +76,7 @@ def _dump(body: Any) -> bytes:
     return json.dumps(body).encode()
 
 
+SMALL = _dump({"model": "own", "prompt": "x", "max_tokens": 1})
 ATTACKS: dict[str, Callable[[], tuple[str, bytes, set[int]]]] = {
     "a prompt of 9.9 MB": lambda: (CHAT, _dump(_user(WORDS * (SIZE // len(WORDS)))), {400}),
     "a text of one letter": lambda: (TEXT, _dump({"model": "own", "prompt": "a" * SIZE}), {400}),
@@ -104,15 +109,16 @@ ATTACKS: dict[str, Callable[[], tuple[str, bytes, set[int]]]] = {
 
 
 class Probe:
-    """Asks for ``/live`` again and again.
+    """Asks for ``/live``, or sends a small request, again and again.
 
-    Takes the time of each answer, without what the machine made the process wait for a core: that is not its own.
+    Takes the time of each answer, without what the machine made the processes wait for a core: that is not their own.
     """
 
-    def __init__(self, process: Frontend):
+    def __init__(self, frontend: Frontend, *others: Process, body: bytes | None = None):
         self.times: list[float] = []
-        self._tasks = Path(f"/proc/{process.pid}/task")
-        self._connection = http.client.HTTPConnection("127.0.0.1", process.port, timeout=60)
+        self._tasks = [Path(f"/proc/{process.pid}/task") for process in (frontend, *others)]
+        self._ask = ("GET", "/live") if body is None else ("POST", TEXT, body)
+        self._connection = http.client.HTTPConnection("127.0.0.1", frontend.port, timeout=60)
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -120,8 +126,10 @@ class Probe:
         waited = self._waited()
         while not self._stop.is_set():
             began = time.perf_counter()
-            self._connection.request("GET", "/live")
-            self._connection.getresponse().read()
+            self._connection.request(*self._ask)
+            answer = self._connection.getresponse()
+            answer.read()
+            assert answer.status == 200
             took = time.perf_counter() - began
             before, waited = waited, self._waited()
             self.times.append(max(0.0, took - max(0.0, waited - before)))
@@ -129,7 +137,8 @@ class Probe:
 
     def _waited(self) -> float:
         """Seconds that threads of the process, and this one, could have run and had no core."""
-        places = [*self._tasks.glob("*/schedstat"), Path("/proc/thread-self/schedstat")]
+        places = [place for tasks in self._tasks for place in tasks.glob("*/schedstat")]
+        places.append(Path("/proc/thread-self/schedstat"))
         found = 0
         for place in places:
             with contextlib.suppress(OSError):  # a thread that has ended
@@ -150,7 +159,11 @@ class Probe:
         return statistics.quantiles(self.times, n=100)[-1]
 
 
-@pytest.mark.parametrize("attack", ATTACKS)
+QUICK = ("a prompt of 9.9 MB", "lists")
+LIVE = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ATTACKS]
+
+
+@pytest.mark.parametrize("attack", LIVE)
 def test_live_answers_beside(door: Door, attack: str) -> None:
     path, body, expected = ATTACKS[attack]()
 
@@ -171,3 +184,55 @@ def test_live_answers_beside(door: Door, attack: str) -> None:
         return probe.p99
 
     in_time(measure, LIMIT)
+
+
+DELAYED = """
+import sys
+from dynamo_tasks.errors import ContextLengthError
+from workers.agg import Worker
+for payload in ({"prompt": "the quick brown fox, " * 470_000}, {"prompt": "a" * 9_900_000},
+                {"messages": [{"role": "user", "content": "hello " * 400}] * 4000}):
+    try:
+        Worker.generate.delay({**payload, "max_tokens": 1}).get(timeout=60)
+    except ContextLengthError:
+        continue
+    sys.exit("it was taken")
+"""
+QUEUED: dict[str, bytes | None] = {
+    "a prompt of 9.9 MB, of a script": None,
+    "inputs": _dump({"model": "own", "input": [WORDS * 8] * 256}),
+    "choices of a long prompt": _dump({"model": "own", "prompt": [7] * 8000, "n": 128, "max_tokens": 2}),
+    "an echo of a long prompt": _dump(
+        {"model": "own", "prompt": [7] * 8000, "n": 64, "max_tokens": 0, "echo": True}
+    ),
+    "stops": _dump(
+        {
+            "model": "own",
+            "prompt": "x",
+            "stop": ["a" * 1000 + str(number) for number in range(16)],
+            "max_tokens": 4000,
+        }
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("attack", QUEUED)
+def test_the_worker_serves_others_beside(door: Door, attack: str) -> None:
+    """Its loop renews its lease, too: three seconds at most may pass there."""
+    body = QUEUED[attack]
+
+    def send() -> None:
+        if body is not None:
+            path = EMBED if attack == "inputs" else TEXT
+            assert door.frontend.request("POST", path, body)[0] == 200
+        else:
+            subprocess.run([sys.executable, "-c", DELAYED], env=door.env, cwd=ROOT, check=True, timeout=120)
+
+    def measure() -> float:
+        with Probe(door.frontend, door.worker, body=SMALL) as probe, ThreadPoolExecutor(2) as pool:
+            for sent in [pool.submit(send) for _ in range(2)]:
+                sent.result()
+        return max(probe.times)
+
+    in_time(measure, 1.0)

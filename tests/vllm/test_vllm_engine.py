@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,8 @@ import pytest
 
 from dynamo_tasks.engines import Engine
 from dynamo_tasks.engines.payload import prompt_ids
-from dynamo_tasks.errors import InvalidRequestError, UnknownModelError
+from dynamo_tasks.errors import DynamoError, InvalidRequestError, UnknownModelError
+from tests.support.promises import in_time
 from tests.vllm.conftest import Bench
 
 PROMPT = "A queue is a promise: what went in comes out, once, in order. Ein Wörterbuch kennt Größe. 你好 🙂 "
@@ -76,6 +79,52 @@ def test_prefix_cache_hits_are_seen(bench: Bench) -> None:
     usages = [bench.deltas(long)[-1].usage for _ in range(2)]
     assert [usage and usage["cached_tokens"] for usage in usages] == [0, 96]
     assert 0 < bench.engine.stats().prefix_hit_rate < 1
+
+
+def test_the_prefix_cache_is_not_shared_across_salts(bench: Bench) -> None:
+    long = {"prompt_token_ids": list(range(500, 600)), **GREEDY, "max_tokens": 2}
+    salts = ["a", "a", "b", None, "b"]
+    usages = [bench.deltas({**long, "cache_salt": salt})[-1].usage for salt in salts]
+    assert [usage and usage["cached_tokens"] for usage in usages] == [0, 96, 0, 0, 96]
+
+
+def test_the_prompt_alone(bench: Bench) -> None:
+    (only,) = bench.deltas({"prompt": "again", "max_tokens": 0, "echo": True})
+    assert (only.text, only.token_ids, only.finish_reason) == ("again", [], "length")
+    assert only.usage
+    assert only.usage["completion_tokens"] == 0
+
+
+def test_a_share_of_nothing_is_the_likeliest_token(bench: Bench) -> None:
+    greedy = bench.answer({"prompt": PROMPT, **GREEDY, "max_tokens": 8})
+    assert bench.answer({"prompt": PROMPT, "temperature": 1, "top_p": 0, "max_tokens": 8}) == greedy
+
+
+def test_a_regex_that_never_ends_leaves_the_loop_alone(bench: Bench) -> None:
+    """It is given up before the lease of the worker, whose loop this is, could run out."""
+
+    async def longest_gap() -> float:
+        gaps = []
+
+        async def ask() -> None:
+            with contextlib.suppress(DynamoError):
+                async for _ in bench.engine.generate(
+                    {
+                        "prompt": PROMPT,
+                        "guided_regex": "((((a{0,99}b?){0,99}c?){0,99}d?){0,99}e?){0,99}",
+                        "max_tokens": 1,
+                    }
+                ):
+                    pass
+
+        asking = asyncio.create_task(ask())
+        while not asking.done():
+            began = time.monotonic()
+            await asyncio.wait([asking], timeout=0.01)
+            gaps.append(time.monotonic() - began)
+        return max(gaps)
+
+    in_time(lambda: float(bench.run(longest_gap())), 2.5)
 
 
 def test_64_at_once_say_what_they_say_alone(bench: Bench) -> None:
@@ -198,8 +247,9 @@ def test_logit_bias_decides(bench: Bench) -> None:
 @pytest.mark.parametrize(
     ("change", "param", "says"),
     [
-        ({"prompt": "x " * 600}, "prompt", "context length is 512 tokens, but the request has 1201 tokens"),
-        ({"max_tokens": 600}, "max_tokens", "and 600 of max_tokens"),
+        ({"prompt": "x " * 600}, "prompt", "context length is 512 tokens.* your request has 1201 tokens"),
+        ({"max_tokens": 600}, "max_tokens", "600 in the completion"),
+        ({"guided_regex": "x" * 300_000}, "guided_regex", "at most 262144"),
         ({"logit_bias": {"5000": 1}}, "logit_bias", "ids go from 0 to 1023"),
         ({"stop_token_ids": [5000]}, "stop_token_ids", "ids go from 0 to 1023"),
         ({"logprobs": 30}, "logprobs", "at most 20"),
