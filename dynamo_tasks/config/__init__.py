@@ -4,10 +4,12 @@ Highest priority first::
 
     command line          --Worker.engine=mocker, --set Worker.engine=mocker
     YAML file             configs/agg.yaml
-    environment           DYNAMO_<SERVICE>__<KEY>, then DYNAMO_SERVICE_CONFIG (JSON), then DYNAMO_NAMESPACE
+    environment           DYNAMO_<SERVICE>__<KEY>, then DYNAMO_SERVICE_CONFIG (JSON)
     ``Common``            for the keys that a service lists under ``common-configs``
     ``@service`` arguments
     class attributes
+
+``DYNAMO_NAMESPACE`` is the namespace of components for which none of these names one.
 
 Example:
     >>> layers = [flags_layer(["--Worker.ServiceArgs.workers=2"]), env_layer({})]
@@ -18,10 +20,11 @@ Example:
 from dynamo_tasks.config.layers import Layer, Origin, env_layer, flags_layer, load_yaml
 from dynamo_tasks.config.render import Row, mask, rows
 from dynamo_tasks.config.resolve import ResolvedConfig, resolve
-from dynamo_tasks.config.schema import ServiceSchema, ServiceSettings
+from dynamo_tasks.config.schema import DefaultName, ServiceSchema, ServiceSettings
 from dynamo_tasks.config.suggest import suggest
 
 __all__ = [
+    "DefaultName",
     "Layer",
     "Origin",
     "ResolvedConfig",

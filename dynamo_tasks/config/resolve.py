@@ -9,7 +9,7 @@ from typing import Any
 from dynamo_tasks.config.layers import Layer, Origin
 from dynamo_tasks.config.records import as_mapping
 from dynamo_tasks.config.render import Row, rows
-from dynamo_tasks.config.schema import COMMON, COMMON_CONFIGS, ServiceSchema, ServiceSettings
+from dynamo_tasks.config.schema import COMMON, COMMON_CONFIGS, DefaultName, ServiceSchema, ServiceSettings
 from dynamo_tasks.config.sections import add_layer, add_section, underscored
 from dynamo_tasks.config.settings import read_settings
 from dynamo_tasks.config.suggest import suggest
@@ -107,30 +107,32 @@ def _common(layers: Sequence[Layer]) -> Node:
 
 def _service_tree(schema: ServiceSchema, layers: Sequence[Layer], common: Node) -> Node:
     """Class attributes, ``@service`` arguments, listed ``Common`` keys, then the layers."""
-    given = _given(schema, layers, schema.is_component)
-    enabled = find(given, "dynamo", "enabled")
-    if not schema.is_component and isinstance(enabled, Leaf) and enabled.value is True:
-        given = _given(schema, layers, True)
+    given: Node = {}
+    for layer in reversed(layers):
+        add_layer(given, schema, layer, schema.name)
     tree: Node = {}
     declared = Layer(f"@service of {schema.name}", dict(schema.arguments))
     defaults = {name: as_mapping(value) for name, value in schema.attributes.items()}
     add_section(tree, schema, defaults, Layer("class attribute", {}), ())
     add_section(tree, schema, declared.data, declared, ())
+    enabled = find(given, "dynamo", "enabled")
+    if schema.is_component or (isinstance(enabled, Leaf) and enabled.value is True):
+        _put_default_namespace(tree, layers)
     merge(tree, _taken(schema, given, common))
     merge(tree, given)
     tree.pop(COMMON_CONFIGS, None)
     return tree
 
 
-def _given(schema: ServiceSchema, layers: Sequence[Layer], is_component: bool) -> Node:
-    """What the layers say. The default namespace is for components, also those that a layer makes."""
-    given: Node = {}
+def _put_default_namespace(tree: Node, layers: Sequence[Layer]) -> None:
+    """The environment's namespace, for a component whose ``@service`` names none; also one that a layer makes."""
+    named = find(tree, "dynamo", "namespace")
+    if isinstance(named, Leaf) and named.value is not None and not isinstance(named.value, DefaultName):
+        return
+    origin = Origin("environment DYNAMO_NAMESPACE")
     for layer in reversed(layers):
-        if layer.namespace is not None and is_component:
-            origin = Origin("environment DYNAMO_NAMESPACE")
-            put(given, ("dynamo", "namespace"), Leaf(layer.namespace, origin))
-        add_layer(given, schema, layer, schema.name)
-    return given
+        if layer.namespace is not None:
+            put(tree, ("dynamo", "namespace"), Leaf(layer.namespace, origin))
 
 
 def _taken(schema: ServiceSchema, given: Node, common: Node) -> Node:

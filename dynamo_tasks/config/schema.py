@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["COMMON", "FIXED", "RESERVED", "ServiceSchema", "ServiceSettings"]
+__all__ = ["COMMON", "FIXED", "RESERVED", "DefaultName", "ServiceSchema", "ServiceSettings"]
 
 COMMON = "Common"
 """The section whose keys any service may take, by listing them under ``common-configs``."""
@@ -33,6 +33,12 @@ FIXED: dict[tuple[str, ...], tuple[str, ...]] = {
 """Mappings with a closed set of keys."""
 
 
+class DefaultName(str):
+    """A namespace that ``@service`` gives for want of a better one: ``DYNAMO_NAMESPACE`` goes before it."""
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True)
 class ServiceSchema:
     """What a service declares.
@@ -44,6 +50,8 @@ class ServiceSchema:
         extras: The ``dict`` attribute that takes all other keys (``config_extras`` of the class).
         arguments: What ``@service(...)`` was given, in the shape of a section:
             ``{"dynamo": {…}, "ServiceArgs": {…}}``. With a ``dynamo`` key the service is a component.
+        is_open: Whether other keys become attributes, unless they look like a slip of one that is known.
+        taken: Names of the class that are no settings: methods, endpoints, dependencies.
     """
 
     name: str
@@ -51,6 +59,8 @@ class ServiceSchema:
     annotations: Mapping[str, Any] = field(default_factory=dict)
     extras: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    is_open: bool = False
+    taken: frozenset[str] = frozenset()
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dynamo_tasks.config.layers import Layer, Origin, Path
 from dynamo_tasks.config.schema import COMMON_CONFIGS, FIXED, RESERVED, ServiceSchema
-from dynamo_tasks.config.suggest import suggest
+from dynamo_tasks.config.suggest import is_slip, suggest
 from dynamo_tasks.config.tree import Leaf, Node, leaves_of, put
 from dynamo_tasks.errors import ConfigError
 
@@ -37,14 +37,25 @@ def _place(schema: ServiceSchema, path: Path, origin: Origin, *, loose: bool) ->
     first = _match(path[0], known, loose=loose)
     if first in RESERVED:
         return _place_fixed(schema.name, (first, *path[1:]), origin, loose=loose)
-    if first is None and schema.extras is None:
+    if first is None and schema.is_open and (own := _new_name(schema, path[0], known, loose=loose)):
+        return (own, *path[1:])
+    if first is None and (schema.extras is None or is_slip(str(path[0]), schema.names)):
         shown = [COMMON_CONFIGS.replace("_", "-") if word == COMMON_CONFIGS else word for word in known]
+        hint = "; a key of its own is declared in the class" if schema.is_open else ""
         raise ConfigError(
-            f"{origin.where}: {schema.name} has no key {path[0]!r}{suggest(str(path[0]), shown)}"
+            f"{origin.where}: {schema.name} has no key {path[0]!r}{suggest(str(path[0]), shown)}{hint}"
         )
     rest = path[1:] if first is not None else path
     first = first if first is not None else schema.extras
     return (first, *_place_inside(schema, str(first), rest, loose=loose))
+
+
+def _new_name(schema: ServiceSchema, key: Any, known: Iterable[str], *, loose: bool) -> str:
+    """The attribute that a key makes which the class does not declare; empty where it cannot be meant so."""
+    name = str(underscored(key))
+    name = name.lower() if loose else name
+    usable = name.isidentifier() and not name.startswith("_") and name not in schema.taken
+    return name if usable and not is_slip(name, known) else ""
 
 
 def _place_fixed(service: str, path: Path, origin: Origin, *, loose: bool) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,12 @@ def _count(key: str, value: Any, origin: Origin) -> Any:
     return as_number(key, value, origin, least=1)
 
 
+def _workers(key: str, value: Any, origin: Origin) -> Any:
+    if value == "cpu_count":  # BentoML's: one for each CPU that the process may use
+        return len(os.sched_getaffinity(0))
+    return as_number(key, value, origin, least=1)
+
+
 def _size(key: str, value: Any, origin: Origin) -> Any:
     return as_number(key, value, origin, least=0)
 
@@ -36,14 +43,14 @@ def _flag(key: str, value: Any, origin: Origin) -> Any:
 
 
 def _name(key: str, value: Any, origin: Origin) -> Any:
-    return check_type(key, value, str, origin)
+    return str(check_type(key, value, str, origin))
 
 
 _CHECKS: dict[Path, Check] = {
     ("dynamo", "namespace"): _name,
     ("dynamo", "name"): _name,
     ("dynamo", "enabled"): _flag,
-    ("ServiceArgs", "workers"): _count,
+    ("ServiceArgs", "workers"): _workers,
     ("ServiceArgs", "concurrency"): _count,
     ("ServiceArgs", "system_port"): as_port,
     ("ServiceArgs", "resources", "gpu"): as_gpus,

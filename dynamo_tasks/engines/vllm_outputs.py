@@ -31,7 +31,7 @@ class Outputs:
     """
 
     def __init__(self, socket: Any, gap: Callable[[], float]):
-        self._socket = zmq.Socket.shadow(socket.underlying)
+        self._socket: Any = zmq.Socket.shadow(socket.underlying)
         self._fd: int = socket.getsockopt(zmq.FD)
         self._gap = gap
         self._due = 0.0

@@ -262,7 +262,7 @@ _LOG_EVENTS = (
              ("endpoint", "instance_id")),
     LogEvent("instance.appeared", DEBUG, "Another instance was found.", ("endpoint", "instance_id", "host")),
     LogEvent("instance.died", WARNING, "Another instance is taken for dead; by is lease or presence.",
-             ("endpoint", "instance_id", "by")),
+             ("namespace", "instance_id", "by")),
     LogEvent("instance.state", INFO, "An instance of this process went from one state to the next, and why.",
              ("component", "instance_id", "old", "new", "reason")),
     LogEvent("instance.unhealthy", WARNING, "An instance of this process takes no work until its checks pass.",

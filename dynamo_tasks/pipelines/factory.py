@@ -40,11 +40,12 @@ def make_instance(
     new: Any = cls.__new__
     instance: Any = new(cls) if new is object.__new__ else new(cls, *args, **kwargs)
     try:
-        instance.ctx = ctx
+        # not the class's own way to set: it may be frozen, or want its __init__ first
+        object.__setattr__(instance, "ctx", ctx)
         if not isinstance(instance, Calls):
             for name in ("call_service", "call_service_async", "services"):
                 if not hasattr(cls, name):
-                    setattr(instance, name, getattr(ctx, name))
+                    object.__setattr__(instance, name, getattr(ctx, name))
     except AttributeError as exc:
         raise ConfigError(f"{cls.__qualname__} has __slots__ without a place for its context: {exc}") from exc
     instance.__init__(*args, **kwargs)

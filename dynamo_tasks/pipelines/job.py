@@ -139,7 +139,10 @@ class Job(ABC):
 
     @abstractmethod
     def results(self) -> Iterator[Any]:
-        """The records of ``collect()``, as they come, until the job is over; each is given once."""
+        """The records of ``collect()``, as they come, until the job is over; from the first on at each call.
+
+        Only a job in this process (or on Ray) whose source never ends gives each of them once.
+        """
 
     @abstractmethod
     def dead_letters(self) -> list[DeadLetter]:

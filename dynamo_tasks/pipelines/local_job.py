@@ -15,7 +15,7 @@ from dynamo_tasks.pipelines.job_services import JobServices
 from dynamo_tasks.pipelines.local_tasks import Edge, RecordTask, Source, Task
 from dynamo_tasks.pipelines.messages import as_exception, describe_error
 from dynamo_tasks.pipelines.operators import SOURCES, DeadLetter, Operator, Record, Stage
-from dynamo_tasks.pipelines.queues import Channel, ChannelClosed
+from dynamo_tasks.pipelines.queues import Channel, ChannelClosed, Kept
 
 if TYPE_CHECKING:
     from dynamo_tasks.pipelines.environment import BaseEnvironment
@@ -45,7 +45,9 @@ class LocalJob(Job):
         self._tasks: list[Task] = []
         self._threads: list[threading.Thread] = []
         self._dead: list[DeadLetter] = []
-        self.collected: Channel[Any] = Channel(_UNBOUNDED)
+        # what a batch gives can be read again; of a job without end, each record is kept for one reader only
+        endless = any(stage.kind == "source" for stage in self._stages)
+        self.collected: Channel[Any] | Kept[Any] = Channel(_UNBOUNDED) if endless else Kept()
         self._stopping = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Channel", "ChannelClosed", "LocalQueueDescriptor", "QueueDescriptor", "RequestQueue"]
+__all__ = ["Channel", "ChannelClosed", "Kept", "LocalQueueDescriptor", "QueueDescriptor", "RequestQueue"]
 
 T = TypeVar("T")
 
@@ -161,3 +161,37 @@ class Channel(Generic[T]):
     def __iter__(self) -> Iterator[T]:
         while items := self.take():
             yield from items
+
+
+class Kept(Generic[T]):
+    """What is put into it stays there: each reader gets everything, from the first on."""
+
+    def __init__(self) -> None:
+        self._items: list[T] = []
+        self._over = False
+        self._filled = threading.Condition()
+
+    def put(self, item: T) -> None:
+        """Append; never waits."""
+        with self._filled:
+            self._items.append(item)
+            self._filled.notify_all()
+
+    def done(self) -> None:
+        """The last item was put."""
+        with self._filled:
+            self._over = True
+            self._filled.notify_all()
+
+    def __iter__(self) -> Iterator[T]:
+        seen = 0
+        while items := self._behind(seen):
+            yield from items
+            seen += len(items)
+
+    def _behind(self, seen: int) -> list[T]:
+        """What comes after so many; waits for the first; ``[]`` at the end."""
+        with self._filled:
+            while len(self._items) == seen and not self._over:
+                self._filled.wait()
+            return self._items[seen:]

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 import msgspec
 
 from dynamo_tasks import pipelines
+from dynamo_tasks.config import DefaultName
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.pipelines import signed
 from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
@@ -55,7 +56,7 @@ class ServeRequest(msgspec.Struct):
     service: str
 
 
-@service(dynamo={"namespace": "pipelines"})
+@service(dynamo={"namespace": DefaultName("pipelines")})
 class Operators:
     """Runs the tasks and hosts the services of pipelines' jobs.
 
@@ -68,6 +69,7 @@ class Operators:
     """
 
     modules: ClassVar[list[str]] = []
+    config_extras = None  # a key that is not known is a mistake
 
     def __init__(self) -> None:
         self.check_settings()

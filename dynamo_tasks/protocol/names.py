@@ -89,6 +89,23 @@ class Subject(NamedTuple):
         """
         return cls(namespace, component, check_topic(topic))
 
+    @classmethod
+    def of(cls, namespace: str, component: str, topic: str) -> Subject:
+        """The subject of a topic of one's own, or the one that is written out: somebody else's.
+
+        Raises:
+            InvalidNameError: which character, what is allowed.
+        """
+        first, _, rest = topic.partition(".") if isinstance(topic, str) else ("", "", "")
+        if first != "namespace" or "." not in rest:
+            return cls.make(namespace, component, topic)
+        namespace, _, rest = rest.partition(".")
+        kind, _, below = rest.partition(".")
+        component, dot, topic = below.partition(".")
+        if kind == "component" and dot:
+            return cls.make(check_namespace(namespace), check_component(component), topic)
+        return cls.make(check_namespace(namespace), "", rest)
+
     def __str__(self) -> str:
         owner = f"component.{self.component}." if self.component else ""
         return f"namespace.{self.namespace}.{owner}{self.topic}"

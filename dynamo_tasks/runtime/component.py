@@ -130,8 +130,8 @@ class Namespace:
         return await self.runtime.client.registry.instances(self.name)
 
     def subject(self, topic: str) -> Subject:
-        """What its own events are published on: ``namespace.<ns>.<topic>``."""
-        return Subject.make(self.name, "", topic)
+        """What its own events are published on, ``namespace.<ns>.<topic>``, or a full subject."""
+        return Subject.of(self.name, "", topic)
 
     async def publish(self, topic: str, payload: Any) -> str:
         """Publish an event of the namespace; see :meth:`Component.publish`."""
@@ -181,8 +181,8 @@ class Component:
         return await self.drt.client.registry.instances(self.namespace.name, self.name)
 
     def subject(self, topic: str) -> Subject:
-        """What its events are published on: ``namespace.<ns>.component.<c>.<topic>``."""
-        return Subject.make(self.namespace.name, self.name, topic)
+        """What its events are published on, ``namespace.<ns>.component.<c>.<topic>``, or a full subject."""
+        return Subject.of(self.namespace.name, self.name, topic)
 
     async def publish(self, topic: str, payload: Any) -> str:
         """Publish an event to all subscribers, now and later; returns its id. None of them can hold it up.
@@ -209,7 +209,7 @@ class Component:
         """Read events: ``async for event in component.subscribe("kv_events"): event.data()``.
 
         Args:
-            topic: As published.
+            topic: As published; or a full subject, ``namespace.dynamo.component.a.kv_events``: another component's.
             since: Id of the last event seen, or a Unix time: what came later is replayed. Only new ones by
                 default, counted from the first iteration, or from ``await component.subscribe(...)``.
             group: Name of a durable group: the server keeps how far it is, its members share the events, and each

@@ -117,7 +117,7 @@ class Recoverer(Actor):
         return moved
 
     def _tell(self, namespace: str, lease: int, by: str, moved: dict[str, int]) -> None:
-        event("instance.died", endpoint=namespace, instance_id=f"{lease:x}", by=by)
+        event("instance.died", namespace=namespace, instance_id=f"{lease:x}", by=by)
         for kind, count in moved.items():
             if count:
                 metrics.counter("sweeper_moves_total", kind=kind).inc(count)

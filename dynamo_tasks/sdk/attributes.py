@@ -8,7 +8,7 @@ from typing import Any, ClassVar, get_args, get_origin
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk.own_class import owner_of
 
-__all__ = ["collect_annotations", "collect_attributes", "config_extras"]
+__all__ = ["collect_annotations", "collect_attributes", "config_extras", "is_open", "taken_names"]
 
 _EXTRAS = "config_extras"
 
@@ -55,8 +55,20 @@ def _resolve(annotation: Any, scope: dict[str, Any]) -> Any:
     return (get_args(annotation) or (Any,))[0] if get_origin(annotation) is ClassVar else annotation
 
 
+def is_open(cls: type) -> bool:
+    """Whether keys that the class does not know become attributes: where it does not say anything about them."""
+    return not hasattr(cls, _EXTRAS)
+
+
+def taken_names(cls: type) -> frozenset[str]:
+    """Public names of the class that are no settings."""
+    return frozenset(name for name in dir(cls) if not name.startswith("_")) - set(collect_attributes(cls)) | {
+        _EXTRAS
+    }
+
+
 def config_extras(cls: type) -> str | None:
-    """The attribute that takes keys the class does not know.
+    """The attribute that takes keys the class does not know; ``None``: they are refused, or become attributes.
 
     Raises:
         ConfigError: ``config_extras`` names no ``dict`` attribute of the class.

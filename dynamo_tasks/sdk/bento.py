@@ -130,6 +130,14 @@ def _is_hosted(instance: Any) -> bool:
     return instance.bento_service.live is instance
 
 
+def _make_task_store(bento: Any) -> None:
+    """Make the table of ``@bentoml.task``'s results, which ``bentoml serve`` makes before it starts its processes."""
+    if bento.needs_task_db():
+        containers: Any = importlib.import_module("bentoml._internal.configuration.containers")
+        store: Any = importlib.import_module("_bentoml_impl.tasks").Sqlite3Store
+        store.init_db(containers.BentoMLContainer.result_store_file.get())
+
+
 class MountedBento:
     """BentoML's own ASGI application on a live instance of ours.
 
@@ -146,6 +154,7 @@ class MountedBento:
         bento.live = instance
         # The process has its own /metrics.
         bento.config.setdefault("metrics", {})["enabled"] = False
+        _make_task_store(bento)
         self.app: Any = bento.to_asgi()
         self._lifespan: Any = self.app.router.lifespan_context(self.app)
 

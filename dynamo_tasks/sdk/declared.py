@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Callable
-from functools import cached_property, update_wrapper
-from typing import Any, Literal, TypeAlias, TypeVar
+from functools import cached_property, partial, partialmethod, update_wrapper
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk.payloads import make_validator
@@ -36,9 +37,11 @@ class Declared:
     """
 
     def __init__(self, func: Callable[..., Any], name: str | None = None) -> None:
-        if not inspect.isfunction(func):
+        written: Any = func.__func__ if isinstance(func, staticmethod | classmethod) else func
+        if not inspect.isfunction(written):
             raise ConfigError(f"{type(self).__name__} decorates a method of a service class, not {func!r}")
-        self.func = func
+        self._method: Any = func
+        self.func = func = written
         self.name: str = func.__name__ if name is None else name
         self.attribute: str = func.__name__
         self.kind: Kind = _kind(func)
@@ -48,7 +51,13 @@ class Declared:
         self.attribute = attribute
 
     def __get__(self, instance: object | None, owner: type | None = None) -> Any:
-        return self if instance is None else self.func.__get__(instance, owner)
+        return self if instance is None else self._method.__get__(instance, owner)
+
+    def under(self, wrapper: type[staticmethod[..., Any]] | type[classmethod[Any, ..., Any]]) -> Self:
+        """The same, as a static or class method: what ``@staticmethod`` over the declaration means."""
+        made = copy.copy(self)
+        made._method = wrapper(self.func)
+        return made
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function as written, ``self`` first."""
@@ -68,8 +77,9 @@ class Declared:
     @cached_property
     def argument(self) -> inspect.Parameter | None:
         """The first parameter after ``self``, which takes the request; ``None`` if there is none."""
+        own = 0 if isinstance(self._method, staticmethod) else 1
         parameters = [p for p in inspect.signature(self.func).parameters.values() if p.kind in _POSITIONAL]
-        return parameters[1] if len(parameters) > 1 else None
+        return parameters[own] if len(parameters) > own else None
 
     @cached_property
     def request_type(self) -> Any:
@@ -109,11 +119,46 @@ class Declared:
 
     def call(self, instance: object, payload: Any) -> Any:
         """Call the method of ``instance`` with a validated request, or without one if it takes none."""
-        bound = self.func.__get__(instance, type(instance))
+        bound = self._method.__get__(instance, type(instance))
         return bound() if self.argument is None or self._is_default(payload) else bound(payload)
 
 
 D = TypeVar("D", bound=Declared)
+
+
+def _inside(item: Any) -> Any:
+    """The function that something stands in front of, if anything."""
+    if isinstance(item, staticmethod | classmethod):
+        return item.__func__
+    if isinstance(item, property):
+        return item.fget
+    if isinstance(item, partial | partialmethod | cached_property):
+        return item.func
+    return getattr(item, "__dict__", {}).get("__wrapped__")
+
+
+def _declared(cls: type, attribute: str, kind: type[D]) -> D | None:
+    """A declared method, also below ``@staticmethod`` and ``@classmethod``.
+
+    Raises:
+        ConfigError: something else stands in front of it, which would hide it.
+    """
+    item = inspect.getattr_static(cls, attribute, None)
+    if isinstance(item, kind):
+        return item
+    if isinstance(item, staticmethod | classmethod) and isinstance(item.__func__, kind):
+        made = item.__func__.under(type(item))
+        made.attribute = attribute
+        return made
+    hidden = item
+    while hidden is not None and not isinstance(hidden, Declared):
+        hidden = _inside(hidden)
+    if isinstance(hidden, kind):
+        raise ConfigError(
+            f"{cls.__name__}.{attribute}: a {type(item).__name__} stands over the {kind.__name__} {hidden.name!r} and "
+            "hides it; declare it last, above all other decorators"
+        )
+    return None
 
 
 def collect(cls: type, kind: type[D]) -> dict[str, D]:
@@ -125,8 +170,8 @@ def collect(cls: type, kind: type[D]) -> dict[str, D]:
     found: dict[str, D] = {}
     attributes = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
     for attribute in attributes:
-        item = inspect.getattr_static(cls, attribute, None)
-        if not isinstance(item, kind):
+        item = _declared(cls, attribute, kind)
+        if item is None:
             continue
         if item.name in found:
             other = found[item.name].attribute

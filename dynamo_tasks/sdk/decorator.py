@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import ConfigError
@@ -45,7 +45,7 @@ def service(
     *,
     dynamo: Mapping[str, Any] | DynamoConfig | None = None,
     resources: Mapping[str, Any] | None = None,
-    workers: int = _ONE_WORKER,
+    workers: int | Literal["cpu_count"] = _ONE_WORKER,
     traffic: Mapping[str, Any] | None = None,
     image: Any = None,
     envs: Sequence[Mapping[str, Any]] | Mapping[str, Any] | None = None,
@@ -59,7 +59,7 @@ def service(
         dynamo: ``{"enabled", "namespace", "name"}``: a distributed component, unless ``enabled`` is false.
             Without it a plain in-process service in namespace ``default``.
         resources: ``{"gpu", "cpu", "memory"}`` of each worker.
-        workers: Processes.
+        workers: Processes; ``"cpu_count"``: one for each CPU.
         traffic: ``{"timeout" (seconds), "concurrency", "max_queue"}`` of the component as a whole,
             ``"max_stream_bytes"`` of one request (64 MiB).
         image: Container image, for deployment tools.

@@ -17,14 +17,20 @@ class DynamoConfig:
     """The distributed side of a service.
 
     Attributes:
-        enabled: Whether it is a component; else a plain in-process service that is never registered.
         namespace: ``default`` where ``None``.
         name: The component's name; the service's where ``None``.
+        enabled: Whether it is a component; else a plain in-process service that is never registered. It may also be
+            given first, as Dynamo's SDK has it: ``DynamoConfig(True, "production", "worker")``.
     """
 
-    enabled: bool = False
     namespace: str | None = None
     name: str | None = None
+    enabled: bool = False
+
+    def __post_init__(self) -> None:
+        given: tuple[Any, Any, Any] = (self.namespace, self.name, self.enabled)
+        if isinstance(given[0], bool):
+            self.enabled, self.namespace, self.name = given[0], given[1], given[2] or None
 
 
 def as_dynamo_config(dynamo: Any) -> DynamoConfig | None:

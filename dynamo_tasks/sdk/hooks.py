@@ -29,10 +29,15 @@ _MARK = "__dynamo_hooks__"
 
 
 def _mark(func: F, hook: Hook) -> F:
-    if not inspect.isfunction(func):
+    function = _function(func)
+    if not inspect.isfunction(function):
         raise ConfigError(f"a {hook} hook is a method of a service class, not {func!r}")
-    func.__dict__[_MARK] = (*getattr(func, _MARK, ()), hook)
+    function.__dict__[_MARK] = (*getattr(function, _MARK, ()), hook)
     return func
+
+
+def _function(item: Any) -> Any:
+    return item.__func__ if isinstance(item, staticmethod | classmethod) else item
 
 
 @overload
@@ -86,7 +91,8 @@ def collect_hooks(cls: type, hook: Hook) -> list[str]:
 @cache  # every instance is asked for its health every second
 def _collected(cls: type, hook: Hook) -> tuple[str, ...]:
     names = dict.fromkeys(name for base in reversed(cls.__mro__) for name in vars(base))
-    return tuple(n for n in names if hook in getattr(inspect.getattr_static(cls, n, None), _MARK, ()))
+    found = {name: _function(inspect.getattr_static(cls, name, None)) for name in names}
+    return tuple(name for name, item in found.items() if hook in getattr(item, _MARK, ()))
 
 
 async def run_hooks(instance: object, hook: Hook) -> list[Any]:

@@ -11,7 +11,13 @@ from dynamo_tasks.errors import ConfigError, UnknownEndpointError
 from dynamo_tasks.observe import event
 from dynamo_tasks.protocol.names import EndpointId, check_component, check_namespace
 from dynamo_tasks.sdk.api import ApiMethod
-from dynamo_tasks.sdk.attributes import collect_annotations, collect_attributes, config_extras
+from dynamo_tasks.sdk.attributes import (
+    collect_annotations,
+    collect_attributes,
+    config_extras,
+    is_open,
+    taken_names,
+)
 from dynamo_tasks.sdk.bento import bento_apis, make_bento
 from dynamo_tasks.sdk.declared import collect
 from dynamo_tasks.sdk.depends import DynamoDependency, collect_dependencies
@@ -102,13 +108,15 @@ class DynamoService(ActsAsClass[T]):
             args["envs"] = list(envs) if isinstance(envs, Sequence) else dict(envs)
         arguments: dict[str, Any] = {"ServiceArgs": args} if args else {}
         if dynamo is not None:
-            arguments["dynamo"] = asdict(dynamo)
+            arguments["dynamo"] = {key: value for key, value in asdict(dynamo).items() if value is not None}
         return ServiceSchema(
             self.name,
             collect_attributes(self.inner),
             collect_annotations(self.inner),
             config_extras(self.inner),
             arguments,
+            is_open(self.inner),
+            taken_names(self.inner),
         )
 
     def _bind_endpoints(self) -> dict[str, DynamoEndpoint]:
@@ -155,7 +163,7 @@ class DynamoService(ActsAsClass[T]):
             check_namespace(settings.namespace)
             check_component(settings.component)
         self._settings = settings
-        self._dynamo_config = DynamoConfig(settings.enabled, settings.namespace, settings.component)
+        self._dynamo_config = DynamoConfig(settings.namespace, settings.component, settings.enabled)
         given = {key: getattr(settings, key) for key in ("workers", "resources", "traffic")}
         self.config = {**self._given, **{key: value for key, value in given.items() if value}}
         note(self)

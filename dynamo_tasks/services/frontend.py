@@ -55,6 +55,8 @@ class Frontend:
     cors_origins: ClassVar[list[str]] = []
     allowed_hosts: ClassVar[list[str]] = []
 
+    config_extras = None  # a key that is not known is a mistake
+
     def __init__(self) -> None:
         self._server: HttpServer | None = None
 

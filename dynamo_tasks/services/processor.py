@@ -34,6 +34,7 @@ class Processor:
     """
 
     worker = depends(Worker)
+    config_extras = None  # a key that is not known is a mistake
 
     def __init__(self) -> None:
         self._tokenizers: dict[str, Tokenizer] = {}

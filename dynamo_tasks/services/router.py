@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
+from dynamo_tasks.config import DefaultName
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
@@ -18,7 +19,7 @@ __all__ = ["Router"]
 _POLICIES = ("random", "round_robin", "power_of_two", "least_loaded")
 
 
-@service(dynamo={"namespace": "dynamo"})
+@service(dynamo={"namespace": DefaultName("dynamo")})
 class Router:
     """Stands between Frontend and Worker. A request keeps its id and its stream: there is no second log.
 
@@ -31,6 +32,7 @@ class Router:
 
     policy: str = "power_of_two"
     wait: float = 5.0
+    config_extras = None  # a key that is not known is a mistake
 
     def __init__(self) -> None:
         self.check_settings()

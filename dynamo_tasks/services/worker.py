@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
+from dynamo_tasks.config import DefaultName
 from dynamo_tasks.engines import Engine, EngineStats, check_engine, create_engine
 from dynamo_tasks.engines.parsers import AnswerReader, Parsers, check_parsers
 from dynamo_tasks.engines.prompts import generate_several, single_payloads, size_of, tokenized
@@ -25,6 +26,7 @@ from dynamo_tasks.protocol.tokens import (
 )
 from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, get_resolver, liveness, on_shutdown, service
 from dynamo_tasks.sdk.context import Context, current_context
+from dynamo_tasks.sdk.own_class import owner_of
 from dynamo_tasks.services.kv_events import publish_kv_events
 from dynamo_tasks.services.tracing import traced
 
@@ -34,7 +36,7 @@ _DEFAULT_SLOTS = 256
 _SETTINGS = ("engine", "model", "served_model_name", "tool_call_parser", "reasoning_parser", "engine_args")
 
 
-@service(dynamo={"namespace": "dynamo"})
+@service(dynamo={"namespace": DefaultName("dynamo")})
 class Worker:
     """Serves a model.
 
@@ -111,8 +113,9 @@ class Worker:
         resolver: Any = get_resolver()
         runtime, source = getattr(resolver, "runtime", None), self._engine.kv_events()
         if runtime is not None and source is not None:
-            declared: Any = Worker  # under @service: more than its class
-            namespace, component = declared.dynamo_address()
+            own = owner_of(type(self))  # a subclass may be a service of its own
+            assert own is not None
+            namespace, component = own.dynamo_address()
             target = runtime.namespace(namespace).component(component)
             self._kv_task = asyncio.create_task(publish_kv_events(source, target, resolver.instance_id))
 

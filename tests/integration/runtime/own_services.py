@@ -33,7 +33,7 @@ def _note(path: str) -> None:
             file.write(f"{os.getpid()} {context.id if context else ''}\n")
 
 
-@service(dynamo={"namespace": "own"})
+@service(dynamo={"enabled": True})
 class Child:
     """All four kinds of endpoints."""
 
@@ -81,7 +81,7 @@ class Child:
         return {"greeting": self.greeting, "options": self.options, "pid": os.getpid()}
 
 
-@service(dynamo={"namespace": "own"})
+@service(dynamo={"enabled": True})
 class Parent:
     """Calls the child; its code does not know where that one lives."""
 
@@ -117,7 +117,7 @@ class Parent:
         return [(await self.child.show())["pid"], os.getpid()]
 
 
-@service(dynamo={"namespace": "own"})
+@service(dynamo={"enabled": True})
 class Policies:
     """One endpoint per policy; each runs slowly the first time."""
 
@@ -150,7 +150,7 @@ class Policies:
         return "done"
 
 
-@service(dynamo={"namespace": "own"})
+@service(dynamo={"enabled": True})
 class Broken:
     """A start hook that fails."""
 
@@ -163,7 +163,7 @@ class Broken:
         return 1
 
 
-@service(dynamo={"namespace": "own"})
+@service(dynamo={"enabled": True})
 class Sulky:
     """A shutdown hook that fails."""
 
@@ -176,7 +176,7 @@ class Sulky:
         return 1
 
 
-@service(dynamo={"namespace": "own"})
+@service(dynamo={"enabled": True})
 class Unreadable:
     """An endpoint whose annotation names nothing."""
 
@@ -185,7 +185,7 @@ class Unreadable:
         return 1
 
 
-@service(dynamo={"namespace": "own"})
+@service(dynamo={"enabled": True})
 class Hooked:
     """Notes what happens to it in the file ``notes``."""
 
@@ -238,7 +238,7 @@ class Shop:
         return await self.child.double("many")
 
 
-@service(dynamo={"namespace": "own"})
+@service(dynamo={"enabled": True})
 class Patient:
     """Its health is what the files in ``folder`` say: ``unready``, ``dead``, ``mute``; ``lag`` blocks the loop.
 
@@ -276,7 +276,7 @@ class Patient:
                 raise EngineDeadError("the engine seems to be gone")
 
 
-@service(dynamo={"namespace": "own"})
+@service(dynamo={"enabled": True})
 class Traced:
     """Tells what it knows of the call chain; ``deep`` asks itself once more through the queue."""
 

@@ -92,6 +92,10 @@ class Dual:
     async def twice(self, number: int) -> int:
         return await self.helper.double(number) + await self.plain.quadruple(number)
 
+    @bentoml.task
+    def longtask(self, number: int) -> int:
+        return number * 3
+
     @bentoml.api
     def fail(self) -> str:
         raise ValueError("broken")

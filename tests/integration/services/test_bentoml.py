@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -45,7 +46,8 @@ EXPECTED = {
 @pytest.fixture(scope="module")
 def dual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
     arguments = ("--Dual.greeting=moin", "--api-key", "k1")
-    with Serve(tmp_path_factory.mktemp("home"), DUAL, *arguments) as serve:
+    bento = str(tmp_path_factory.mktemp("bento"))
+    with Serve(tmp_path_factory.mktemp("home"), DUAL, *arguments, BENTOML_HOME=bento) as serve:
         yield serve
 
 
@@ -78,6 +80,21 @@ def test_http_of_both_kinds(dual: Serve) -> None:
         bodies = [{"texts": [str(number)]} for number in range(4)]
         answers = pool.map(lambda body: json.loads(dual.post("/batch", body, **key).read()), bodies)
     assert [answer[0][0] for answer in answers] == ["0", "1", "2", "3"]
+
+
+def test_tasks_of_bentoml(dual: Serve) -> None:
+    key = {"Authorization": "Bearer k1"}
+    submitted = dual.post("/longtask/submit", {"number": 2}, **key)
+    assert submitted.status == 200
+    task = json.loads(submitted.read())["task_id"]
+
+    def ask(what: str) -> Any:
+        url = f"http://127.0.0.1:{dual.port}/longtask/{what}?task_id={task}"
+        with urllib.request.urlopen(urllib.request.Request(url, headers=key), timeout=30) as answer:
+            return json.loads(answer.read())
+
+    until(lambda: ask("status")["status"] == "completed", 30, "the end of the task")
+    assert ask("get") == 6
 
 
 @pytest.mark.slow

@@ -7,7 +7,16 @@ from typing import Any, Literal
 
 import pytest
 
-from dynamo_tasks.config import Layer, ServiceSchema, env_layer, flags_layer, load_yaml, mask, resolve
+from dynamo_tasks.config import (
+    DefaultName,
+    Layer,
+    ServiceSchema,
+    env_layer,
+    flags_layer,
+    load_yaml,
+    mask,
+    resolve,
+)
 from dynamo_tasks.errors import ConfigError
 
 WORKER = ServiceSchema(
@@ -139,10 +148,17 @@ def test_environment_matches_in_any_case():
 def test_default_namespace_is_below_everything_that_names_one():
     env = env_layer({"DYNAMO_NAMESPACE": "staging"})
     resolved = resolve(SCHEMAS, [env])
-    assert (resolved["Worker"].namespace, resolved["Frontend"].namespace) == ("staging", "default")
-    assert resolved.origins["Worker.dynamo.namespace"] == "environment DYNAMO_NAMESPACE"
-    named = yaml({"Worker": {"dynamo": {"namespace": "mine"}}})
-    assert resolve(SCHEMAS, [named, env])["Worker"].namespace == "mine"
+    assert (resolved["Worker"].namespace, resolved["Frontend"].namespace) == ("dynamo", "default")
+    for given in ({}, {"namespace": DefaultName("dynamo")}, {"name": "w"}, {"namespace": None}):
+        schemas = {"Worker": ServiceSchema("Worker", arguments={"dynamo": given})}
+        resolved = resolve(schemas, [env])
+        assert resolved["Worker"].namespace == "staging"
+        assert resolved.origins["Worker.dynamo.namespace"] == "environment DYNAMO_NAMESPACE"
+        assert resolve(schemas, [])["Worker"].namespace == (given.get("namespace") or "default")
+        named = yaml({"Worker": {"dynamo": {"namespace": "mine"}}})
+        assert resolve(schemas, [named, env])["Worker"].namespace == "mine"
+    off = {"Worker": ServiceSchema("Worker", arguments={"dynamo": {"enabled": False}})}
+    assert resolve(off, [env])["Worker"].namespace == "default"
 
 
 def test_common_configs():

@@ -92,7 +92,9 @@ def test_interface_of_the_seed():
     assert worker.get_endpoint("nope") is None
     assert (worker.component_name, worker.namespace_name) == ("Worker", "dynamo")
     assert worker.dynamo_address() == ("dynamo", "Worker")
+    assert worker.dynamo_config == DynamoConfig("dynamo", "Worker", True)
     assert worker.dynamo_config == DynamoConfig(True, "dynamo", "Worker")
+    assert DynamoConfig(True) == DynamoConfig(None, None, True)
     assert worker.config["resources"] == {"gpu": 1}
     assert worker.config["labels"] == {"team": "x"}
     assert worker.envs == {"A": "1"}
@@ -184,7 +186,7 @@ def test_schema_and_configure():
     ]
     resolved = resolve({"Worker": schema}, layers)
     worker.configure(resolved["Worker"])
-    assert str(worker.generate.id) == "staging.w2.generate"
+    assert str(worker.generate.id) == "dynamo.w2.generate"
     assert (worker().model, worker.model) == ("big", "big")
     assert worker().engine_args == {"max_num_seqs": 4}
     assert worker().unset == Path("/x")
