@@ -13,6 +13,7 @@ __all__ = ["parse_document", "parse_scalar"]
 
 Path = tuple[Any, ...]
 
+_MOST_VALUES = 100_000
 _KINDS = {"SequenceNode": "a list", "ScalarNode": "a single value"}
 
 
@@ -31,8 +32,10 @@ def parse_scalar(text: str) -> Any:
     What is no YAML, and dates, stay the text that they are.
     """
     try:
-        value = yaml.load(text, _Loader)
-    except yaml.YAMLError:
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        value = None if node is None else _constructed(loader, node, "a setting")
+    except (yaml.YAMLError, RecursionError):
         return text
     return value if value is None or isinstance(value, bool | int | float | str | list | dict) else text
 
@@ -48,24 +51,22 @@ def parse_document(text: str, source: str) -> tuple[dict[Any, Any], dict[Path, i
         The data, and the line (1-based) of the key at each path.
 
     Raises:
-        ConfigError: not YAML (with its line), a key twice, a loop of aliases, or no mapping on top.
+        ConfigError: not YAML (with its line), a key twice, a loop of aliases or one that multiplies, or no mapping on
+            top.
     """
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         node = loader.get_single_node()
         if node is None or node.tag == "tag:yaml.org,2002:null":
             return {}, {}
         if not isinstance(node, yaml.MappingNode):
             kind = _KINDS[type(node).__name__]
             raise ConfigError(f"{source}: the top level must be a mapping of service names, not {kind}")
-        _check(node, source, ())
-        data: dict[Any, Any] = loader.construct_document(node)
+        data: dict[Any, Any] = _constructed(loader, node, source)
     except yaml.YAMLError as exc:
         raise ConfigError(_describe(exc, source)) from exc
     except RecursionError as exc:
         raise ConfigError(f"{source}: nested too deeply") from exc
-    finally:
-        loader.dispose()
     lines: dict[Path, int] = {}
     _walk(node, data, (), lines)
     return data, lines
@@ -78,22 +79,50 @@ def _describe(exc: yaml.YAMLError, source: str) -> str:
     return f"{where}: not valid YAML: {problem}"
 
 
-def _check(node: yaml.Node, source: str, above: tuple[int, ...]) -> None:
-    """Refuse keys that stand twice in one mapping, and aliases that contain themselves."""
-    if id(node) in above:
-        raise ConfigError(f"{source}:{node.start_mark.line + 1}: an alias contains itself")
-    above = (*above, id(node))
-    if isinstance(node, yaml.SequenceNode):
-        for item in node.value:
-            _check(item, source, above)
-    elif isinstance(node, yaml.MappingNode):
+def _constructed(loader: _Loader, node: yaml.Node, source: str) -> Any:
+    _Check(source).values(node)
+    try:
+        return loader.construct_document(node)
+    except ValueError as exc:  # of a date that there is not
+        mark = node.start_mark
+        raise yaml.constructor.ConstructorError(None, None, str(exc), mark) from exc
+
+
+class _Check:
+    """Refuses keys that stand twice in one mapping, aliases that contain themselves, and those that multiply."""
+
+    def __init__(self, source: str) -> None:
+        self._source = source
+        self._values: dict[int, int] = {}
+        """Of each node that was counted; 0 while it is being counted."""
+
+    def values(self, node: yaml.Node) -> int:
+        """Values that a node stands for, with all aliases in their places."""
+        found = self._values.get(id(node))
+        if found is None:
+            self._values[id(node)] = 0
+            found = self._values[id(node)] = 1 + sum(map(self.values, self._children(node)))
+        elif found == 0:
+            raise self._refused(node, "an alias contains itself")
+        if found > _MOST_VALUES:
+            raise self._refused(node, f"aliases make more than {_MOST_VALUES} values of it")
+        return found
+
+    def _children(self, node: yaml.Node) -> list[yaml.Node]:
+        if isinstance(node, yaml.SequenceNode):
+            return list(node.value)
+        if not isinstance(node, yaml.MappingNode):
+            return []
         seen: set[str] = set()
-        for key, value in node.value:
+        for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    raise ConfigError(f"{source}:{key.start_mark.line + 1}: {key.value!r} stands here twice")
+                    raise self._refused(key, f"{key.value!r} stands here twice")
                 seen.add(key.value)
-            _check(value, source, above)
+        return [value for _, value in node.value]
+
+    def _refused(self, node: yaml.Node, why: str) -> ConfigError:
+        return ConfigError(f"{self._source}:{node.start_mark.line + 1}: {why}")
 
 
 def _walk(node: yaml.Node, data: Any, path: Path, lines: dict[Path, int]) -> None:

@@ -156,6 +156,14 @@ _FLEET = (
         ("kind",),
     ),
     Metric(
+        "input_refused_total",
+        "counter",
+        "messages",
+        "What came from Redis and could not be used, so that it was passed over; where is pubsub, fanout, control, "
+        "queue, registry, ledger, recovery, log, job or binding.",
+        ("where",),
+    ),
+    Metric(
         "engine_running", "gauge", "sequences", "Running batches of all instances of a model.", ("model",)
     ),
     Metric("engine_waiting", "gauge", "sequences", "Sequences waiting inside their engines.", ("model",)),

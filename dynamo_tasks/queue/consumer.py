@@ -39,13 +39,13 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     connection: Any
     initial_prefetch_count: int
 
-    def __init__(self, *args: Any, **kwargs: Any):
-        super().__init__(*args, **kwargs)
+    def __init__(self, *args: Any, app: Any, **kwargs: Any):
+        control.install(app)
+        super().__init__(*args, app=app, **kwargs)
         self._restart_state = _NoLimit()
         self._late: dict[str, bool] = {}
         self._settling: asyncio.TimerHandle | None = None
         self._refusals = Calm()
-        control.install()
 
     def reset_rate_limits(self) -> None:
         """Celery callback: limits were changed. They hold for what waits already, too."""
@@ -101,6 +101,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         for name in [name for name in self.strategies if self.app.endpoint_task(name)]:
             if not self.app.serves(name):
                 del self.strategies[name]
+
+    def call_soon(self, function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Celery callback: what a command of remote control asks for is done behind its reply."""
+        return super().call_soon(control.guarded(function), *args, **kwargs)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:
         """Celery callback: nobody here serves it."""

@@ -21,6 +21,7 @@ from dynamo_tasks.errors import (
     EndpointError,
     EngineDeadError,
     FencedError,
+    ProtocolError,
     ServerUnavailableError,
     StreamDivergedError,
 )
@@ -38,14 +39,16 @@ from dynamo_tasks.queue.produced import Produced
 from dynamo_tasks.queue.returned import encode_result
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.sdk.payloads import not_plain
+from dynamo_tasks.store.containment import MALFORMED, contained, pass_over
 from dynamo_tasks.store.ledger import Attempt, ClaimRefused, cancelled
 from dynamo_tasks.store.log import KeptResult, OpenLog
 from dynamo_tasks.store.recovery import Recovery
+from dynamo_tasks.store.refusals import ReplyError
 
 __all__ = ["Execution"]
 
 _RETRY_CLAIM = 0.2
-_UNWRITABLE = (StreamDivergedError, EndpointError)
+_UNWRITABLE = (StreamDivergedError, EndpointError, ProtocolError)
 """Reasons for which a log died that hold for every other attempt, too."""
 
 
@@ -87,6 +90,8 @@ class Execution:
             attempt = await self._claim()
         except ClaimRefused as refusal:
             return await self._refused(refusal)
+        except (ReplyError, *MALFORMED) as exc:
+            await self._unusable(exc)
         attempt.message = self._call.message
         log = self._executor.writer.open(attempt, self._log_died, cap=self._executor.stream_cap)
         self._log = log
@@ -137,6 +142,15 @@ class Execution:
                 )  # fmt: skip
             except ServerUnavailableError:
                 await asyncio.sleep(_RETRY_CLAIM)
+
+    async def _unusable(self, exc: Exception) -> NoReturn:
+        """What stands on the server in the place of the record is none, or is of another type: who waits is told."""
+        pass_over("ledger", self._call.id, exc)
+        error = ProtocolError("the request's record on the server cannot be used")
+        end = End(State.FAILED, "error", error=ErrorInfo.of(error))
+        with contained("ledger", self._call.id):
+            await self._executor.ledger.cancel(self._handler.endpoint.namespace, self._call.id, end=end)
+        raise Dropped(error.code)
 
     async def _refused(self, refusal: ClaimRefused) -> Any:
         namespace, request_id = self._handler.endpoint.namespace, self._call.id
@@ -318,7 +332,8 @@ class Execution:
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
         """The log can't be continued by anybody; end it above our epoch."""
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
-        await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
+        with contained("ledger", attempt.id):
+            await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
     async def _end(self, log: OpenLog, end: End, result: bytes = b"", kept: KeptResult | None = None) -> None:
         """Write the end; only its winner goes on to Celery's tail."""

@@ -8,8 +8,9 @@ import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from dynamo_tasks.errors import ServerUnavailableError, UnknownEndpointError
+from dynamo_tasks.errors import ProtocolError, ServerUnavailableError, UnknownEndpointError
 from dynamo_tasks.observe import metrics
+from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.queue.drops import Drops
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.store.base import Store
@@ -21,6 +22,8 @@ __all__ = ["Executor", "Orders"]
 
 T = TypeVar("T")
 _KEEP_EARLY = 5.0
+_MOST_EARLY, _MOST_EACH = 256, 8
+"""Requests that orders are kept for before they begin, and orders that are kept for each: the last ones."""
 _RETRY = 0.2
 _KNOWN = (b"readers ", b"abort ")
 
@@ -35,9 +38,16 @@ class Orders(NamedTuple):
 
     @classmethod
     def parse(cls, payload: bytes) -> Orders:
-        """Read one."""
-        op, request_id, epoch, *rest = payload.decode().split(" ", 3)
-        return cls(op, request_id, int(epoch or 0), rest[0] if rest else "")
+        """Read one.
+
+        Raises:
+            ProtocolError: it is none.
+        """
+        try:
+            op, request_id, epoch, *rest = payload.decode().split(" ", 3)
+            return cls(op, request_id, int(epoch or 0), rest[0] if rest else "")
+        except UNREADABLE as exc:
+            raise ProtocolError(f"an order cannot be read: {exc}") from exc
 
 
 class Running(Protocol):
@@ -163,14 +173,16 @@ class Executor:
             return
         now = asyncio.get_running_loop().time()
         self._early = {key: value for key, value in self._early.items() if value[0] > now}
-        _, earlier = self._early.get(order.request_id, (0.0, []))
-        self._early[order.request_id] = (now + _KEEP_EARLY, [*earlier, order])
+        _, earlier = self._early.pop(order.request_id, (0.0, []))
+        if len(self._early) >= _MOST_EARLY:
+            del self._early[next(iter(self._early))]  # the one that came first
+        self._early[order.request_id] = (now + _KEEP_EARLY, [*earlier[1 - _MOST_EACH :], order])
 
     def _apply(self, order: Orders) -> None:
         execution, attempt, log = self._running[order.request_id]
         if order.epoch != attempt.epoch:
             return
         if order.op == "readers":
-            log.set_readers(order.argument.split())
+            log.set_readers(self.store.keys(attempt.namespace).readers(order.argument))
         else:
             execution.ordered(order)

@@ -7,8 +7,17 @@ from typing import Any
 import msgspec
 from kombu.transport import virtual
 
-__all__ = ["MalformedMessageError", "Message", "decode"]
+from dynamo_tasks.queue.inflate import inflate
 
+__all__ = ["MAX_MESSAGE", "MAX_UNPACKED", "MalformedMessageError", "Message", "decode"]
+
+MAX_MESSAGE = 64 << 20
+"""Most bytes of a message."""
+MAX_UNPACKED = 32 << 20
+"""Most bytes that a compressed body may become."""
+_COMPRESSION = "compression"
+_TEXT = frozenset({None, "", "utf-8", "utf8", "us-ascii", "ascii", "binary", "ascii-8bit"})
+"""Encodings of bodies. Python knows others that unpack (``zlib_codec``, ``bz2_codec``), without a bound."""
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
@@ -20,11 +29,13 @@ def decode(raw: bytes) -> dict[str, Any]:
     """The message of a queue's entry.
 
     Raises:
-        MalformedMessageError: it is no JSON object.
+        MalformedMessageError: it is no JSON object, or too large.
     """
+    if len(raw) > MAX_MESSAGE:
+        raise MalformedMessageError(f"it has {len(raw)} bytes, more than {MAX_MESSAGE}")
     try:
         return _decode(raw)
-    except (msgspec.DecodeError, UnicodeDecodeError) as exc:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         raise MalformedMessageError(str(exc)) from None
 
 
@@ -32,14 +43,36 @@ class Message(virtual.Message):  # type: ignore[misc]
     """kombu's message; what it takes for granted is checked.
 
     Raises:
-        MalformedMessageError: properties, delivery information or headers are missing or of a wrong type.
+        MalformedMessageError: properties, delivery information or headers are missing or of a wrong type; or the body
+            is compressed, and cannot be unpacked within bounds.
     """
 
     def __init__(self, payload: dict[str, Any], channel: Any = None, **kwargs: Any):
         try:
-            super().__init__(payload, channel=channel, **kwargs)
+            headers = payload.get("headers")
+            if payload.get("content-encoding") not in _TEXT:
+                raise ValueError("the body is in an encoding that is not taken: utf-8 is")
+            packed = isinstance(headers, dict) and _COMPRESSION in headers
+            super().__init__(_unpacked(payload, channel) if packed else payload, channel=channel, **kwargs)
+            self._raw = payload  # as it is given back to its queue
             self.delivery_info["exchange"], self.delivery_info["routing_key"]
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (LookupError, TypeError, ValueError, AttributeError) as exc:
             raise MalformedMessageError(f"{type(exc).__name__}: {exc}") from None
         if not isinstance(self.headers, dict) or not isinstance(self.delivery_tag, str):
             raise MalformedMessageError("headers are no object, or the delivery tag is no text")
+
+
+def _unpacked(payload: dict[str, Any], channel: Any) -> dict[str, Any]:
+    """The message as it would be without compression."""
+    headers, properties = dict(payload["headers"]), dict(payload["properties"])
+    compression = headers.pop(_COMPRESSION)
+    if not compression:
+        return {**payload, "headers": headers}
+    body = channel.decode_body(payload.get("body") or "", properties.pop("body_encoding", None))
+    data = body.encode() if isinstance(body, str) else body
+    return {
+        **payload,
+        "headers": headers,
+        "properties": properties,
+        "body": inflate(data, compression, MAX_UNPACKED),
+    }

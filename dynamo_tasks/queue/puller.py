@@ -13,8 +13,9 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
-from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.errors import DynamoError, ProtocolError
 from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.containment import is_wrong_type, pass_over
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.refusals import ReplyError
@@ -27,6 +28,8 @@ BATCH = 8
 _BLOCK = 5
 """Seconds after which an empty pop returns; a connection that stays silent for twice that is dropped."""
 _RETRY = 0.1
+_LEFT_OUT = 5.0
+"""Seconds for which a key that is no list is left out."""
 
 
 class Puller:
@@ -57,6 +60,7 @@ class Puller:
         self._wanted = asyncio.Event()
         self._stopping = False
         self._turn = 0
+        self._left_out: dict[str, float] = {}
         self.blocked_as: int | None = None
         """Connection id of the pop in flight."""
         self._client_id = 0
@@ -80,15 +84,31 @@ class Puller:
                     started = True
                 while not self._stopping and (count := self._room()):
                     await self._pop(await self._link.wire(), count)
-            except DynamoError:
+            except DynamoError as exc:
                 self._wanted.set()
                 await asyncio.sleep(_RETRY)
+                if is_wrong_type(exc):
+                    await self._leave_out_wrong_types()
 
     def _room(self) -> int:
         return min(BATCH, self._free()) if self._queues() else 0
 
+    async def _leave_out_wrong_types(self) -> None:
+        """A key that is no list, where a queue should be, would keep all other queues from being popped."""
+        keys = self._all_keys()
+        with contextlib.suppress(DynamoError):
+            types = await (await self._link.wire()).pipeline([["TYPE", key] for key in keys])
+            again_at = asyncio.get_running_loop().time() + _LEFT_OUT
+            for key, kind in zip(keys, types, strict=True):
+                if kind not in (b"list", b"none"):
+                    self._left_out[key] = again_at
+                    pass_over("queue", key, ProtocolError("it is no list, and cannot be a queue"))
+
     async def _pop(self, wire: Wire, count: int) -> None:
         keys = self._keys()
+        if not keys:
+            await asyncio.sleep(_RETRY)
+            return
         self.blocked_as = self._client_id
         try:
             async with asyncio.timeout(2 * _BLOCK):
@@ -107,6 +127,15 @@ class Puller:
                 self._deliver(message, queue)
 
     def _keys(self) -> list[str]:
+        """What is to be popped: without what was found to be no list a short time ago."""
+        keys = self._all_keys()
+        if not self._left_out:
+            return keys
+        now = asyncio.get_running_loop().time()
+        self._left_out = {key: until for key, until in self._left_out.items() if until > now}
+        return [key for key in keys if key not in self._left_out]
+
+    def _all_keys(self) -> list[str]:
         """Higher priorities first; among equals, queues take turns."""
         queues = self._queues()
         self._turn = (self._turn + 1) % len(queues)

@@ -27,14 +27,17 @@ from kombu.utils.json import dumps
 
 from dynamo_tasks.config.tls import with_options
 from dynamo_tasks.errors import ServerRefusedError
+from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue import greenlets
+from dynamo_tasks.queue.checked import CheckedChannel
 from dynamo_tasks.queue.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.message import MalformedMessageError, Message, decode
 from dynamo_tasks.queue.puller import Puller
 from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.parsing import Parser
 from dynamo_tasks.store.sync import SyncLedger
@@ -122,7 +125,7 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
                     channel.maybe_refresh_binding_expiry()
 
 
-class Channel(kombu_redis.Channel):  # type: ignore[misc]
+class Channel(CheckedChannel):
     """A channel that publishes endpoint calls through the ledger."""
 
     Message = Message
@@ -154,9 +157,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
 
     def _size(self, queue: str) -> int:
         """Messages of a queue, with what stands in line behind them."""
-        with self.conn_or_acquire() as client:
-            in_line = client.llen(f"{queue}{self.sep}{LINE_STEP}")
-        return int(super()._size(queue)) + int(in_line)
+        return super()._size(queue) + self.length(f"{queue}{self.sep}{LINE_STEP}")
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
@@ -260,6 +261,7 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
     def _drop(self, raw: bytes, queue: str, exc: Exception) -> None:
         """A message that nobody can read: forget it, wherever it is noted."""
         text = f"{type(exc).__name__}: {exc}"
+        metrics.counter("input_refused_total", where="queue").inc()
         event("message.malformed", queue=queue, error=text, raw=raw[:200].decode(errors="replace"))
         with contextlib.suppress(MalformedMessageError):
             tag = Message(decode(raw), channel=self).delivery_tag
@@ -297,7 +299,8 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]
             tags = [bytes_to_str(tag) for tag in client.zrange(self.unacked_index_key, 0, -1)]
         for tag in reversed(tags):
             if tag not in keep and tag not in self.qos._delivered:
-                self.qos.restore_by_tag(tag, leftmost=False)
+                with contained("recovery", "a message that was fetched"):
+                    self.qos.restore_by_tag(tag, leftmost=False)
 
     def give_back(self, tags: list[str]) -> None:
         """Put fetched messages that were not started back to the front of their queues, oldest first in line."""

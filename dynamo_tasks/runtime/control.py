@@ -23,12 +23,15 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.pubsub import Channels
 
-__all__ = ["CONTROL", "Carrier", "ControlDesk", "give_order", "give_orders", "unable"]
+__all__ = ["CONTROL", "Carrier", "ControlDesk", "check_reply_to", "give_order", "give_orders", "unable"]
 
 CONTROL = b"control "
 """What orders of this kind begin with."""
+
+_MOST_AT_ONCE = 16
 
 Carrier = Callable[[str, Mapping[str, Any]], Awaitable[str]]
 """Carries out an order with its arguments; gives the state of the instance then."""
@@ -39,21 +42,29 @@ class ControlDesk:
 
     Args:
         store: The server.
+        namespace: Of the instance.
         carry_out: Does what is asked.
     """
 
-    def __init__(self, store: Store, carry_out: Carrier):
+    def __init__(self, store: Store, namespace: str, carry_out: Carrier):
         self._commands = store.commands
+        self._keys = store.keys(namespace)
         self._carry_out = carry_out
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, payload: bytes) -> None:
-        """Begin to carry one out; what cannot be read is dropped: nobody could be answered."""
-        parts = payload.decode(errors="replace").split(" ", 3)
-        if len(parts) == 4:
-            task = asyncio.create_task(self._work(*parts[1:]), name="control")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        """Begin to carry one out, unless there are too many already.
+
+        Raises:
+            ProtocolError: it cannot be read, or wants its answer where no client waits for one.
+        """
+        op, reply_to, arguments = _parts(payload)
+        check_reply_to(self._keys, reply_to)
+        if len(self._tasks) >= _MOST_AT_ONCE:
+            raise ProtocolError(f"more than {_MOST_AT_ONCE} orders at once")
+        task = asyncio.create_task(self._work(op, reply_to, arguments), name="control")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     async def _work(self, op: str, reply_to: str, arguments: str) -> None:
         try:
@@ -61,6 +72,24 @@ class ControlDesk:
         except DynamoError as error:
             answer = ["", error.code, error.message]
         self._commands.post("PUBLISH", reply_to, msgspec.json.encode(answer))
+
+
+def _parts(payload: bytes) -> tuple[str, str, str]:
+    try:
+        _, op, reply_to, arguments = payload.decode(errors="replace").split(" ", 3)
+    except UNREADABLE as error:
+        raise ProtocolError(f"an order cannot be read: {error}") from error
+    return op, reply_to, arguments
+
+
+def check_reply_to(keys: Keys, channel: str) -> None:
+    """Refuse to answer on a channel that is not for answers: anybody may have written the question.
+
+    Raises:
+        ProtocolError: it is not.
+    """
+    if not keys.is_answers_channel(channel):
+        raise ProtocolError(f"{channel[:100]!r} is no channel for answers")
 
 
 async def unable(op: str, arguments: Mapping[str, Any]) -> str:

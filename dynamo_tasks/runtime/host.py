@@ -263,7 +263,9 @@ class ServiceHost:
         """Sleep and wake when somebody says so."""
         assert self._registered is not None
         dormancy = Dormancy(self.lifecycle, self.app.intake, self._registered, self.instance, pool)
-        self._registered.on_control = ControlDesk(self.runtime.client.store, dormancy.ordered).take
+        namespace, _ = self.service.dynamo_address()
+        desk = ControlDesk(self.runtime.client.store, namespace, dormancy.ordered)
+        self._registered.on_control = desk.take
 
     async def _watch_health(self) -> None:
         executor, registered = self._executor, self._registered

@@ -17,8 +17,9 @@ from dynamo_tasks.errors import AlreadyRegisteredError, DynamoError, ServerUnava
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
-from dynamo_tasks.runtime.control import CONTROL, ControlDesk, unable
+from dynamo_tasks.runtime.control import CONTROL, ControlDesk, check_reply_to, unable
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained, is_wrong_type, pass_over
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.patience import insist
 from dynamo_tasks.store.recovery import Recovery
@@ -29,6 +30,7 @@ from dynamo_tasks.store.wire import Wire
 __all__ = ["Instance"]
 
 _STATS = b"stats "
+_RETRY = 0.5
 _RECONCILE_EVERY = round(2.0 / RENEW_EVERY)
 
 
@@ -75,9 +77,10 @@ class Instance:
         self._recovery = Recovery(store)
         self._unaccounted: set[str] = set()
         self._registered = False
-        self.on_control = ControlDesk(store, unable).take
+        self.on_control = ControlDesk(store, namespace, unable).take
         self._task: asyncio.Task[None] | None = None
-        self._channel = store.keys(namespace).alive_channel(lease)
+        self._keys = store.keys(namespace)
+        self._channel = self._keys.alive_channel(lease)
         self._presence = Link(
             store.address, name="dynamo-tasks:presence", on_ready=self._subscribe, on_message=self._ordered
         )
@@ -103,6 +106,7 @@ class Instance:
             self._on_order(channel, payload)
             return
         _, service_name, _, reply_to = payload.decode().split(" ", 3)
+        check_reply_to(self._keys, reply_to)
         answer = msgspec.json.encode([f"{self.lease:x}", self._stats(service_name)], enc_hook=str)
         self._commands.post("PUBLISH", reply_to, answer)
 
@@ -110,8 +114,19 @@ class Instance:
         """Be present, then register and keep the lease; waits for a server that is away or refuses."""
         self._infos = infos
         await insist(self._commands, self._presence.start)
-        await insist(self._commands, self.register)
+        await insist(self._commands, self._enter)
         self._task = asyncio.create_task(self._renew(), name="lease")
+
+    async def _enter(self) -> None:
+        """Enter the registry; waits while a key of another type stands where a part of it should be."""
+        while True:
+            try:
+                return await self.register()
+            except ReplyError as exc:
+                if not is_wrong_type(exc):
+                    raise
+                pass_over("registry", self._keys.base, exc)
+                await asyncio.sleep(_RETRY)
 
     async def register(self) -> None:
         """Enter the registry, for the first time or again; a second call does nothing.
@@ -169,8 +184,12 @@ class Instance:
                 ) and (self._registered or not infos):
                     await self._registry.register(self._namespace, self.lease, infos, self._traffic)
                 if self._counter % _RECONCILE_EVERY == 0:
-                    await self._reconcile()
-            except (AlreadyRegisteredError, ServerUnavailableError, ReplyError):
+                    with contained("recovery", "what this instance owns"):
+                        await self._reconcile()
+            except (AlreadyRegisteredError, ServerUnavailableError):
+                continue
+            except ReplyError as exc:
+                pass_over("registry", f"lease {self.lease:x}", exc)
                 continue
             # Local trust is counted from the start of the attempt.
             if began - renewed > LEASE_TTL:

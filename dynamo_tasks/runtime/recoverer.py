@@ -16,6 +16,7 @@ from dynamo_tasks.observe.tracing import span
 from dynamo_tasks.runtime.actor import Actor
 from dynamo_tasks.runtime.detector import Detector, Sighting
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.recovery import Recovery
 
 __all__ = ["Recoverer"]
@@ -59,10 +60,12 @@ class Recoverer(Actor):
             self._namespaces_at = now + _NAMESPACES_EVERY
         self._notice_disturbance(now)
         for namespace, detector in self._detectors.items():
-            await self._watch(namespace, detector)
+            with contained("recovery", f"instances of {namespace}"):
+                await self._watch(namespace, detector)
         if now >= self._orphans_at:
             for namespace in self._detectors:
-                await self._find_lost(namespace)
+                with contained("recovery", f"queues of {namespace}"):
+                    await self._find_lost(namespace)
             self._orphans_at = now + _ORPHANS_EVERY
 
     def _new_detector(self) -> Detector:

@@ -15,6 +15,7 @@ from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.runtime.actor import Actor
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.ledger import Ledger, cancelled
 from dynamo_tasks.store.presence import ReaderPresence
 
@@ -45,11 +46,14 @@ class Sweeper(Actor):
                     self._namespaces = await self._store.namespaces()
                     namespaces_at = loop.time() + _NAMESPACES_EVERY
                 for namespace in self._namespaces:
-                    await self._due(namespace)
-                    await self._ledger.admit(namespace)
+                    with contained("ledger", f"timers of {namespace}"):
+                        await self._due(namespace)
+                    with contained("ledger", f"line of {namespace}"):
+                        await self._ledger.admit(namespace)
                 if loop.time() >= readers_at:
                     for namespace in self._namespaces:
-                        await self._readers.check(namespace)
+                        with contained("ledger", f"readers of {namespace}"):
+                            await self._readers.check(namespace)
                     readers_at = loop.time() + _READERS_EVERY
             except DynamoError:
                 await asyncio.sleep(_EVERY)
@@ -57,10 +61,11 @@ class Sweeper(Actor):
 
     async def _due(self, namespace: str) -> None:
         for kind, request_id in await self._ledger.due(namespace):
-            if kind == "a":
-                await self._abandon(namespace, request_id)
-            else:
-                await self._overdue(namespace, request_id)
+            with contained("ledger", request_id):
+                if kind == "a":
+                    await self._abandon(namespace, request_id)
+                else:
+                    await self._overdue(namespace, request_id)
 
     async def _abandon(self, namespace: str, request_id: str) -> None:
         end = cancelled("abandoned", "nobody read the request any more")

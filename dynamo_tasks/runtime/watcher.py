@@ -12,6 +12,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.router import Candidate
 from dynamo_tasks.runtime.fleet import FleetGauges
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.registry import Registry
 from dynamo_tasks.store.wire import Wire
@@ -68,7 +69,7 @@ class Watcher:
                 async with asyncio.timeout(self._relist_in):
                     await self._poke.wait()
             self._poke.clear()
-            with contextlib.suppress(DynamoError):
+            with contextlib.suppress(DynamoError), contained("registry", f"instances of {self.namespace}"):
                 await self._list()
 
     async def _list(self) -> None:

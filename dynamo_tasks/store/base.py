@@ -7,6 +7,7 @@ from typing import Any
 from dynamo_tasks.errors import ConfigError, RequestNotFoundError, ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.protocol.names import check_namespace
 from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.keys import Keys, namespaces_key
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.refusals import EXPECTED, ReplyError, code_of, refusal
@@ -106,8 +107,11 @@ class Store:
 
     async def namespaces(self) -> list[str]:
         """Names of all namespaces, sorted."""
-        found = await self.commands.execute("SMEMBERS", self.namespaces_key)
-        return sorted(name.decode() for name in found)
+        names: list[str] = []
+        for name in await self.commands.execute("SMEMBERS", self.namespaces_key):
+            with contained("registry", "the name of a namespace"):
+                names.append(check_namespace(name.decode()))
+        return sorted(names)
 
     async def find(self, request_id: str, namespace: str | None = None) -> str:
         """The namespace that a request lives in.

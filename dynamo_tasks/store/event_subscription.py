@@ -16,6 +16,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import pass_over
 from dynamo_tasks.store.pubsub import Channels
 
 __all__ = ["KEPT_MS", "RETRY", "Event", "EventSubscription"]
@@ -130,7 +131,7 @@ class EventSubscription:
             try:
                 self._pending.append(Event(name, self.subject, msgspec.json.decode(fields[1])))
             except UNREADABLE as exc:
-                event("store.unreadable", name=f"{self.subject} {name}", error=str(exc))
+                pass_over("pubsub", f"{self.subject} {name}", exc)
                 self._pass_over(name)
 
     def _pass_over(self, event_id: str) -> None:

@@ -44,6 +44,7 @@ key                            type    content
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -74,6 +75,7 @@ LINE_STEP = 10
 ``store/lua/_lib.lua``), since kombu and Flower take the sum of all steps for the length of a queue."""
 
 
+_TOKEN = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
 
 
@@ -127,6 +129,10 @@ def priority_suffix(priority: int) -> str:
     """What follows a queue's name for a Celery priority 0..9."""
     step = max(s for s in PRIORITY_STEPS if s <= max(0, priority))
     return f"{PRIORITY_SEPARATOR}{step}" if step else ""
+
+
+def _is_token(name: str, before: str) -> bool:
+    return name.startswith(before) and _TOKEN.fullmatch(name, len(before)) is not None
 
 
 @dataclass(frozen=True)
@@ -278,3 +284,12 @@ class Keys:
     def answers_channel(self, nonce: str) -> str:
         """Where instances answer one question of one client."""
         return f"{self.base}answers:{self.db}:{nonce}"
+
+    def is_answers_channel(self, channel: str) -> bool:
+        """Whether it is such a channel: nothing else is answered to."""
+        return _is_token(channel, self.answers_channel(""))
+
+    def readers(self, text: str) -> list[str]:
+        """The channels of client processes in a text that names readers: events are pushed nowhere else."""
+        before = client_channel("", db=self.db, prefix=self.prefix)
+        return [channel for channel in text.split() if _is_token(channel, before)]

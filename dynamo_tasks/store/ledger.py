@@ -171,7 +171,7 @@ class Ledger:
         _, epoch, previous, number, readers, ms_left, fields, waited = reply
         return Attempt(
             namespace=endpoint.namespace, id=request_id, lease=lease, nonce=nonce, epoch=int(epoch),
-            previous=EventId.parse(previous.decode()), number=int(number), readers=readers.decode().split(),
+            previous=EventId.parse(previous.decode()), number=int(number), readers=keys.readers(readers.decode()),
             deadline=time.time() + int(ms_left) / 1000 if int(ms_left) else 0.0, fields=fields,
             waited=int(waited) / 1000,
         )  # fmt: skip

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dynamo_tasks.errors import DynamoError, StreamExpiredError
+from dynamo_tasks.errors import DynamoError, ProtocolError, StreamExpiredError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import MALFORMED, is_wrong_type, pass_over
 from dynamo_tasks.store.refusals import refusal
 from dynamo_tasks.store.streams import decode_row
 from dynamo_tasks.store.subscription import Subscription
@@ -66,13 +67,16 @@ class Pages:
         again: list[tuple[Subscription, int]] = []
         for (sub, count), record, page in zip(hungry, replies[::2], replies[1::2], strict=True):
             for reply in (record, page):
-                if isinstance(reply, Exception):
-                    raise refusal(str(reply))
+                if isinstance(reply, Exception) and not is_wrong_type(refused := refusal(str(reply))):
+                    raise refused
             try:
                 self._take(sub, record, page, clock())
+            except MALFORMED as exc:
+                pass_over("log", sub.request_id, exc)
+                sub.fail(ProtocolError(f"the stream of request {sub.request_id} cannot be read"))
             except DynamoError as exc:  # its log cannot be read; the other readers' can
                 sub.fail(exc)
-            if len(page) < count:
+            if isinstance(page, Exception) or len(page) < count:
                 done.append(sub)
             elif sub.hungry:
                 again.append((sub, _next_count(page)))

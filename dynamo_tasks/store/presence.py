@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.scripts import script
 
 __all__ = ["ReaderPresence"]
@@ -22,23 +23,34 @@ class ReaderPresence:
         """Look once; returns the ids of requests that lost a reader."""
         keys = self._store.keys(namespace)
         commands = self._store.commands
-        channels = [channel.decode() for channel in await commands.execute("SMEMBERS", keys.clients)]
+        listed = await commands.execute("SMEMBERS", keys.clients)
+        channels = [channel.decode(errors="replace") for channel in listed]
         if not channels:
             return []
         counts = await commands.execute("PUBSUB", "NUMSUB", *channels)
-        absent = {channel.decode() for channel, n in zip(counts[::2], counts[1::2], strict=True) if n == 0}
+        absent = {
+            channel.decode(errors="replace")
+            for channel, n in zip(counts[::2], counts[1::2], strict=True)
+            if n == 0
+        }
         dead = absent & self._suspects.get(namespace, set())
         self._suspects[namespace] = absent - dead
-        return [request_id for channel in dead for request_id in await self._bury(namespace, channel)]
+        left: list[str] = []
+        for channel in dead:
+            with contained("ledger", channel):
+                left += await self._bury(namespace, channel)
+        return left
 
     async def _bury(self, namespace: str, channel: str) -> list[str]:
         keys = self._store.keys(namespace)
         commands = self._store.commands
-        ids = [request_id.decode() for request_id in await commands.execute("SMEMBERS", keys.reads(channel))]
+        listed = await commands.execute("SMEMBERS", keys.reads(channel))
+        ids = [request_id.decode(errors="replace") for request_id in listed]
         for request_id in ids:
-            await script("detach").run(
-                commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
-                self._store.address.db, channel, 0,
-            )  # fmt: skip
+            with contained("ledger", request_id):
+                await script("detach").run(
+                    commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
+                    self._store.address.db, channel, 0,
+                )  # fmt: skip
         await commands.execute("SREM", keys.clients, channel)
         return ids

@@ -17,17 +17,16 @@ from typing import Any
 
 from dynamo_tasks.errors import (
     InvalidEventIdError,
-    ProtocolError,
     RequestNotFoundError,
     ServerUnavailableError,
     StreamDivergedError,
     StreamExpiredError,
 )
 from dynamo_tasks.observe import metrics
-from dynamo_tasks.observe.log import event as log_event
 from dynamo_tasks.protocol.events import ZERO, EventId, decode_pushed
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.keys import client_channel
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.pages import Pages
@@ -104,11 +103,7 @@ class StreamReader:
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         now = self._loop.time()
-        try:
-            events = decode_pushed(payload)
-        except ProtocolError as exc:  # the log has what was meant
-            log_event("store.unreadable", name=channel.decode(), error=exc.message)
-            return
+        events = decode_pushed(payload)  # what cannot be read is passed over: the log has what was meant
         self._pushed.inc(len(events))
         for request_id, event in events:
             for sub in self._subs.get(request_id, ()):
@@ -256,6 +251,10 @@ class StreamReader:
 
     async def _detach(self, sub: Subscription) -> None:
         """Leave; asked again until it is known to have happened, or somebody has joined again."""
+        with contained("ledger", sub.request_id):
+            await self._ask_to_detach(sub)
+
+    async def _ask_to_detach(self, sub: Subscription) -> None:
         keys = self._store.keys(sub.namespace)
         while True:
             with contextlib.suppress(ServerUnavailableError, ReplyError):

@@ -12,6 +12,7 @@ from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, consumer_name, priority_suffix
 from dynamo_tasks.store.scripts import script
 from dynamo_tasks.store.telling import tell_end
@@ -38,12 +39,16 @@ class Recovery:
     async def owners(self, namespace: str) -> list[int]:
         """Lease ids of all instances that may own requests."""
         found = await self._store.commands.execute("SMEMBERS", self._store.keys(namespace).leases)
-        return sorted(int(lease, 16) for lease in found)
+        leases: list[int] = []
+        for lease in found:
+            with contained("registry", f"a lease of {namespace}"):
+                leases.append(int(lease, 16))
+        return sorted(leases)
 
     async def owned(self, namespace: str, lease: int) -> set[str]:
         """Ids of the requests that an instance owns, as the server knows it."""
         found = await self._store.commands.execute("SMEMBERS", self._store.keys(namespace).owned(lease))
-        return {request_id.decode() for request_id in found}
+        return {request_id.decode(errors="replace") for request_id in found}
 
     async def sightings(self, namespace: str, leases: list[int]) -> list[tuple[str | None, bool]]:
         """Counter and presence of each instance."""
@@ -78,14 +83,22 @@ class Recovery:
             return None
         await self._cut(lease)
         moved = {"requeued": 0, "dead": 0, "settle": 0, "restored": 0}
-        for raw in await self._store.commands.execute("SMEMBERS", keys.owned(lease)):
-            outcome = await self.requeue(namespace, raw.decode(), lease)
-            if outcome in _REQUEUED:
-                moved[_REQUEUED[outcome]] += 1
-        moved["restored"] = await restore_unacked(self._store, keys, lease) + await self._inherit(keys, lease)
+        with contained("recovery", f"what {lease:x} owned"):
+            await self._requeue_all(keys, lease, moved)
+        with contained("recovery", f"what {lease:x} had fetched"):
+            moved["restored"] += await restore_unacked(self._store, keys, lease)
+        with contained("recovery", f"queues of {lease:x}"):
+            moved["restored"] += await self._inherit(keys, lease)
         await self._bury(keys, lease)
         await self._store.commands.execute("DEL", lock)
         return moved
+
+    async def _requeue_all(self, keys: Keys, lease: int, moved: dict[str, int]) -> None:
+        for raw in await self._store.commands.execute("SMEMBERS", keys.owned(lease)):
+            with contained("recovery", raw.decode(errors="replace")):
+                outcome = await self.requeue(keys.namespace, raw.decode(), lease)
+                if outcome in _REQUEUED:
+                    moved[_REQUEUED[outcome]] += 1
 
     async def _cut(self, lease: int) -> None:
         """Close the connections on which it waits for messages: they would be popped into a frozen process."""
@@ -118,8 +131,11 @@ class Recovery:
     async def _inherit(self, keys: Keys, lease: int) -> int:
         """Messages in the queues of a dead instance."""
         members = await self._store.commands.execute("SMEMBERS", keys.own_queues(lease))
-        rows = [member.decode().split(":") for member in members]
-        return await self.inherit([EndpointId(keys.namespace, *row) for row in rows], lease)
+        endpoints: list[EndpointId] = []
+        for member in members:
+            with contained("registry", f"a queue of {lease:x}"):
+                endpoints.append(EndpointId(keys.namespace, *member.decode().split(":")))
+        return await self.inherit(endpoints, lease)
 
     async def inherit(self, endpoints: Iterable[EndpointId], lease: int) -> int:
         """Move what waits in an instance's own queues to its components' queues.
@@ -145,8 +161,8 @@ class Recovery:
     async def _bury(self, keys: Keys, lease: int) -> None:
         """Take its registrations back."""
         commands = self._store.commands
-        members = [m.decode() for m in await commands.execute("SMEMBERS", keys.instances)]
-        own = [member for member in members if member.rsplit(":", 1)[1] == f"{lease:x}"]
+        members = [m.decode(errors="replace") for m in await commands.execute("SMEMBERS", keys.instances)]
+        own = [member for member in members if member.rpartition(":")[2] == f"{lease:x}"]
         if own:
             await commands.execute("DEL", *(keys.registration(member) for member in own))
             await commands.execute("SREM", keys.instances, *own)
@@ -168,13 +184,14 @@ class Recovery:
         found: set[str] = set()
         sent = 0
         for request_id in suspects | await self._waiting(keys, limit):
-            reply = await script("orphan").run(
-                self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
-                int(request_id in suspects),
-            )  # fmt: skip
-            sent += reply == b"OK"
-            if reply == b"LOST":
-                found.add(request_id)
+            with contained("recovery", request_id):
+                reply = await script("orphan").run(
+                    self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
+                    int(request_id in suspects),
+                )  # fmt: skip
+                sent += reply == b"OK"
+                if reply == b"LOST":
+                    found.add(request_id)
         return found, sent
 
     async def _waiting(self, keys: Keys, limit: int) -> set[str]:
@@ -186,7 +203,7 @@ class Recovery:
             "ZRANGE", keys.queued, "-inf", latest, "BYSCORE", "LIMIT", offset, limit
         )
         self._offsets[keys.namespace] = offset + limit if len(ids) == limit else 0
-        return {raw.decode() for raw in ids}
+        return {raw.decode(errors="replace") for raw in ids}
 
 
 def _lost(times: int) -> tuple[bytes, bytes]:

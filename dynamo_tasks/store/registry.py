@@ -9,9 +9,9 @@ from typing import TypeVar
 import msgspec
 
 from dynamo_tasks.errors import AlreadyRegisteredError, ProtocolError
-from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import pass_over
 from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.scripts import script
 
@@ -57,7 +57,7 @@ def _readable(
             try:
                 found[key] = decode(value)
             except ProtocolError as exc:
-                event("store.unreadable", name=str(key), error=exc.message)
+                pass_over("registry", str(key), exc)
     return found
 
 
@@ -133,7 +133,8 @@ class Registry:
     async def instances(self, namespace: str, component: str | None = None) -> list[InstanceInfo]:
         """Live registrations of a namespace, or of one component of it."""
         keys = self.store.keys(namespace)
-        members = sorted(m.decode() for m in await self.store.commands.execute("SMEMBERS", keys.instances))
+        listed = await self.store.commands.execute("SMEMBERS", keys.instances)
+        members = sorted(member.decode(errors="replace") for member in listed)
         if component is not None:
             members = [member for member in members if member.split(":", 1)[0] == component]
         if not members:

@@ -10,10 +10,13 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, Keys, priority_suffix, unacked_index_key, unacked_key
 from dynamo_tasks.store.scripts import script
 
 __all__ = ["restore_unacked"]
+
+_decode = msgspec.json.Decoder(tuple[dict[str, Any], str, str]).decode
 
 
 async def restore_unacked(store: Store, keys: Keys, lease: int) -> int:
@@ -23,15 +26,15 @@ async def restore_unacked(store: Store, keys: Keys, lease: int) -> int:
     restored = 0
     for tag in reversed(await commands.execute("ZRANGE", index, 0, -1)):
         entry = await commands.execute("HGET", noted, tag)
-        if entry is None:
-            continue
-        message, exchange, routing_key = msgspec.json.decode(entry)
-        queue = await _queue_of(store, exchange, routing_key)
-        properties = _marked(message)
-        restored += await script("restore").run(
-            commands, [noted, index, f"{keys.prefix}{queue}{priority_suffix(properties.get('priority') or 0)}"],
-            keys.base, tag, msgspec.json.encode(message),
-        )  # fmt: skip
+        if entry is not None:
+            with contained("recovery", "a message that was fetched"):
+                message, exchange, routing_key = _decode(entry)
+                queue = await _queue_of(store, exchange, routing_key)
+                priority = _marked(message).get("priority") or 0
+                restored += await script("restore").run(
+                    commands, [noted, index, f"{keys.prefix}{queue}{priority_suffix(priority)}"], keys.base, tag,
+                    msgspec.json.encode(message),
+                )  # fmt: skip
     return restored
 
 
@@ -47,7 +50,7 @@ async def _queue_of(store: Store, exchange: str, routing_key: str) -> str:
     """The queue that kombu has bound to an exchange; without a binding, the routing key is its name."""
     bindings = await store.commands.execute("SMEMBERS", f"{store.prefix}_kombu.binding.{exchange}")
     for binding in bindings:
-        key, _, queue = binding.decode().split(PRIORITY_SEPARATOR)
+        key, *_, queue = binding.decode(errors="replace").split(PRIORITY_SEPARATOR)
         if key == routing_key:
             return str(queue)
     return routing_key

@@ -18,6 +18,7 @@ import hiredis
 
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.containment import pass_over
 from dynamo_tasks.store.refusals import ReplyError, refusal
 
 __all__ = ["CONNECT_TIMEOUT", "ReplyError", "Wire", "notice_loss", "pack"]
@@ -134,7 +135,10 @@ class Wire(asyncio.Protocol):
                 self.abort()
                 return
             if self._on_message is not None and type(reply) is list and reply[0] == b"message":
-                self._on_message(reply[1], reply[2])
+                try:
+                    self._on_message(reply[1], reply[2])
+                except Exception as exc:  # noqa: BLE001 - anybody publishes anything: it must not end the connection
+                    pass_over("pubsub", reply[1].decode(errors="replace"), exc)
             else:
                 self._answer(reply)
 

@@ -25,6 +25,7 @@ from dynamo_tasks.errors import (
     EndpointError,
     FencedError,
     LeaseLostError,
+    ProtocolError,
     RequestNotFoundError,
     ServerRefusedError,
     ServerUnavailableError,
@@ -34,6 +35,7 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import is_wrong_type, pass_over
 from dynamo_tasks.store.ledger import Attempt
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import DEFAULT_CAP, KEEP, OpenLog
@@ -292,12 +294,20 @@ class Writer:
         message: list[str | bytes] = (
             ["msg", attempt.message()] if restore and attempt.message is not None else []
         )
-        reply = await script("resync").run(
-            wire, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
-            attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), int(restore),
-            self._store.namespaces_key, attempt.namespace, *attempt.fields, "rd", " ".join(log.readers),
-            *message,
-        )  # fmt: skip
+        try:
+            reply = await script("resync").run(
+                wire, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
+                attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), int(restore),
+                self._store.namespaces_key, attempt.namespace, *attempt.fields, "rd", " ".join(log.readers),
+                *message,
+            )  # fmt: skip
+        except ReplyError as exc:
+            if not is_wrong_type(exc):
+                raise
+            # Somebody has put another key where its record or log should be: that ends this one, not the others.
+            pass_over("log", attempt.id, exc)
+            log.die(ProtocolError(f"the stream of request {attempt.id} cannot be written: {exc.message}"))
+            return
         metrics.counter("writer_resyncs_total", outcome=reply[0].decode().lower()).inc()
         if log.dead is None:
             log.run_id = self._run_id
@@ -305,7 +315,7 @@ class Writer:
 
     def _take_resync(self, log: OpenLog, reply: list[bytes]) -> None:
         if reply[0] == b"OK":
-            log.readers = reply[2].decode().split()
+            log.readers = self._store.keys(log.attempt.namespace).readers(reply[2].decode())
             log.reopen()
             if not log.realign(EventId.parse(reply[1].decode()), self._loop.time()):
                 log.die(

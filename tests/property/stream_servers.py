@@ -273,7 +273,7 @@ class RealServer:
         self._queues[channel] = deque()
 
     def _name(self, channel: str) -> str:
-        return f"{channel}:{self._id}"
+        return f"dt:@client:0:{channel}-{self._id}"
 
     def attach(self, channel: str) -> None:
         self._run("attach", self._pair, self._keys.base, self._id, 0, self._name(channel), 0, "", 0, 0)
@@ -284,7 +284,9 @@ class RealServer:
             if message["type"] == "pong":
                 break
             if message["type"] == "message":
-                queue = self._queues.get(message["channel"].decode().split(":")[0])
+                queue = self._queues.get(
+                    message["channel"].decode().removeprefix("dt:@client:0:").split("-")[0]
+                )
                 if queue is not None:
                     for _, event_id, kind, data in msgspec.msgpack.decode(message["data"]):
                         queue.append(Event(EventId.parse(event_id), kind, data))

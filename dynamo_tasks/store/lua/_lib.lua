@@ -65,11 +65,13 @@ local function mp_bin(s)
   return string.char(0xc6) .. bigendian(n, 4) .. s
 end
 
--- Push one event to every reading client (channels separated by spaces).
+-- Push one event to every reading client (channels separated by spaces), and to nobody else whom a record may name.
 local function push(readers, id, event_id, kind, data)
   if not readers or readers == '' then return end
   local message = '\145\148' .. mp_str(id) .. mp_str(event_id) .. mp_str(kind) .. mp_bin(data)
-  for channel in string.gmatch(readers, '%S+') do redis.call('PUBLISH', channel, message) end
+  for channel in string.gmatch(readers, '%S+') do
+    if string.find(channel, 'dt:@client:', 1, true) then redis.call('PUBLISH', channel, message) end
+  end
 end
 
 -- An instance's own queue is "<queue>.<endpoint>-<lease>": the component's queue, and the lease where it is such a one.

@@ -8,10 +8,12 @@
 local ttl, whole = ARGV[4], 1
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ttl)
 redis.call('SET', KEYS[2], ARGV[5], 'PX', ttl)
+for i = 6, #ARGV do
+  if redis.call('PEXPIRE', base .. 'inst:' .. ARGV[i], ttl) == 0 then whole = 0 end
+end
 -- Whoever took it for dead has struck it off; while it lives, it may own requests.
 redis.call('SADD', KEYS[3], ARGV[2])
 for i = 6, #ARGV do
-  if redis.call('PEXPIRE', base .. 'inst:' .. ARGV[i], ttl) == 0 then whole = 0 end
   -- Whoever found a registration gone may prune the index just behind its return.
   if redis.call('SADD', KEYS[4], ARGV[i]) == 1 then whole = 0 end
 end

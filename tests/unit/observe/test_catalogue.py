@@ -12,6 +12,7 @@ from dynamo_tasks.observe.document import telemetry_markdown
 
 ROOT = Path(__file__).parents[3]
 LABELS_OF_FEW_VALUES = {"endpoint", "state", "code", "reason", "kind", "outcome", "source", "connection"} | {
+    "where",
     "api",
     "status",
     "model",

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.errors import InvalidRequestError, ProtocolError
 from dynamo_tasks.runtime.control import ControlDesk
+from dynamo_tasks.store.keys import Keys
 
 
 def _answers(payload: bytes) -> list[Any]:
@@ -24,7 +25,8 @@ def _answers(payload: bytes) -> list[Any]:
 
     async def work() -> None:
         commands = SimpleNamespace(post=lambda *command: posted.append(command))
-        desk = ControlDesk(SimpleNamespace(commands=commands), carry_out)  # type: ignore[arg-type]
+        store: Any = SimpleNamespace(commands=commands, keys=Keys)
+        desk = ControlDesk(store, "shop", carry_out)
         desk.take(payload)
         await asyncio.gather(*desk._tasks)
 
@@ -35,16 +37,21 @@ def _answers(payload: bytes) -> list[Any]:
 @pytest.mark.parametrize(
     ("payload", "answer"),
     [
-        (b'control echo where {"a": 1}', b'["{\'a\': 1}","",""]'),
-        (b"control dance where {}", b'["","invalid_request_error","dance: unknown"]'),
+        (b'control echo dt:shop:answers:0:abc {"a": 1}', b'["{\'a\': 1}","",""]'),
+        (b"control dance dt:shop:answers:0:abc {}", b'["","invalid_request_error","dance: unknown"]'),
     ],
 )
 def test_an_order_is_answered(payload: bytes, answer: bytes) -> None:
-    assert _answers(payload) == [("PUBLISH", "where", answer)]
+    assert _answers(payload) == [("PUBLISH", "dt:shop:answers:0:abc", answer)]
 
 
 @pytest.mark.parametrize(
-    "payload", [b"control echo where {", b"control echo where [1]", b"control echo where \xff"]
+    "payload",
+    [
+        b"control echo dt:shop:answers:0:abc {",
+        b"control echo dt:shop:answers:0:abc [1]",
+        b"control echo dt:shop:answers:0:abc \xff",
+    ],
 )
 def test_arguments_that_cannot_be_read_are_refused(payload: bytes) -> None:
     ((_, _, answer),) = _answers(payload)
@@ -52,7 +59,16 @@ def test_arguments_that_cannot_be_read_are_refused(payload: bytes) -> None:
 
 
 @pytest.mark.parametrize(
-    "payload", [b"control ", b"control echo", b"control echo where", b"control \xff\xfe"]
-)
-def test_what_nobody_could_be_answered_is_dropped(payload: bytes) -> None:
-    assert _answers(payload) == []
+    "payload",
+    [
+        b"control ", b"control echo", b"control echo where", b"control \xff\xfe",
+        *(b"control echo %s {}" % where for where in (
+            b"/0.celery.pidbox", b"dt:shop:answers:1:abc", b"dt:other:answers:0:abc", b"dt:shop:answers:0:",
+            b"dt:shop:alive:0:abc",
+            b"dt:shop:answers:0:a/b", b"dt:shop:answers:0:" + b"a" * 65, b"xdt:shop:answers:0:abc", b"*", b"",
+        )),
+    ],
+)  # fmt: skip
+def test_what_nobody_waits_for_is_refused(payload: bytes) -> None:
+    with pytest.raises(ProtocolError):
+        _answers(payload)
