@@ -15,6 +15,7 @@ from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, ours
+from dynamo_tasks.queue.beat import Beat
 from dynamo_tasks.queue.connection import Connection, limits
 from dynamo_tasks.queue.direct import Way, settings_are_plain
 from dynamo_tasks.queue.dispatcher import Events
@@ -220,6 +221,11 @@ class DynamoApp(NamedApp):
     def Worker(self) -> Any:  # noqa: N802 - Celery's name
         """The worker class."""
         return self.subclass_with_self(Worker)
+
+    @cached_property
+    def Beat(self) -> Any:  # noqa: N802 - Celery's name
+        """The scheduler of ``celery beat``."""
+        return self.subclass_with_self(Beat)
 
     def _connection(self, url: str, *args: Any, transport_options: Any = None, **kwargs: Any) -> Any:
         """Celery's, whose operations end in time."""

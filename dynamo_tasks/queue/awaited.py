@@ -15,7 +15,7 @@ from celery.result import AsyncResult
 from celery.states import EXCEPTION_STATES, PENDING, READY_STATES, RETRY, STARTED
 
 from dynamo_tasks.errors import DynamoError, RequestNotFoundError, ServerUnavailableError
-from dynamo_tasks.protocol.events import End, Event, EventId, Kind, decode_values
+from dynamo_tasks.protocol.events import IGNORED, End, Event, EventId, Kind, decode_values
 from dynamo_tasks.protocol.states import CELERY_STATES, TERMINAL, State
 from dynamo_tasks.protocol.tokens import CompletionAggregate, decode_deltas
 from dynamo_tasks.queue import raised
@@ -189,6 +189,8 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         if end is None:
             raise RequestNotFoundError(f"the stream of request {self.id} has no end")
         raised.raise_end(end)
+        if end.finish_reason == IGNORED:
+            return None
         if end.values is not None:
             return end.values[0]
         return values or completion.result()

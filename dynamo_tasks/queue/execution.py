@@ -198,7 +198,11 @@ class Execution:
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
-            await self._end(log, End(State.SUCCEEDED, IGNORED))
+            # As if it had returned None: whoever waits is told at once. Celery calls no link of it.
+            values = None if self._handler.streaming else [None]
+            await self._end(
+                log, End(State.SUCCEEDED, IGNORED, values=values), kept=self._call.kept_result(None)
+            )
             raise
         except EngineDeadError as exc:
             await self._engine_died(exc, attempt, log)

@@ -44,7 +44,7 @@ from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEP
 __all__ = ["GuestApp", "adopt", "check_settings"]
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
-_MADE_BEFORE = ("_pool", "amqp", "control", "events", "Worker", "WorkController")
+_MADE_BEFORE = ("_pool", "amqp", "control", "events", "Beat", "Worker", "WorkController")
 _OURS = ("service", "operators", "config", "set")
 
 

@@ -53,6 +53,8 @@ class Job:
         accept = self._options.get("accept_callback")
         if accept is not None:
             accept(os.getpid(), time.monotonic())
+        if earlier := self._pool.passing.get(self._args[1]):
+            await asyncio.wait([earlier])
         self._start_timers()
         try:
             current_job.set(self)
@@ -86,6 +88,14 @@ class Job:
             return await greenlets.run(self._target, *self._args)
         self.aside = greenlets.Aside(threads())
         return await self.aside.run(_run_guarded, self._target, *self._args)
+
+    def passes_on(self) -> None:
+        """Another attempt may begin before Celery's code around this one has ended; in this worker it waits for that.
+
+        Else the state that is written last could be the earlier one's.
+        """
+        if self.aside is not None:
+            self._pool.passing[self._args[1]] = self.task
 
     @property
     def in_thread(self) -> bool:
@@ -154,6 +164,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._jobs: set[Job] = set()
         self._threads: ThreadPoolExecutor | None = None
+        self.passing: dict[str, asyncio.Task[None]] = {}
         self.stuck = False
         """Whether threads still run plain tasks that were left behind."""
 
@@ -193,6 +204,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def _done(self, job: Job, task: asyncio.Task[None]) -> None:
         self._jobs.discard(job)
+        if self.passing.get(job._args[1]) is task:
+            del self.passing[job._args[1]]
         job.release()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:

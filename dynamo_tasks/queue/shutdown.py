@@ -12,7 +12,9 @@ signal a second time     so that another worker continues the stream; plain task
 
 The grace period is 30 s; ``DYNAMO_GRACE_PERIOD`` sets it (seconds).
 
-One more SIGQUIT cuts a soft shutdown short. ``REMAP_SIGTERM=SIGQUIT`` makes SIGTERM cold, as in Celery.
+Signals of one kind within a second are one: terminals, ``timeout`` and supervisors send them to a process and to its
+group, or send two. One more SIGQUIT cuts a soft shutdown short. ``REMAP_SIGTERM=SIGQUIT`` makes SIGTERM cold, as in
+Celery.
 Celery's own cold handler waits and stops the pool inside of the signal handler; here a handler only sets
 flags and wakes the loop.
 """
@@ -21,14 +23,19 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
+import time
+from collections.abc import Callable
 from typing import Any
 
 from celery.apps import worker as celery_worker
 from celery.worker import state
 
-__all__ = ["Shutdown"]
+__all__ = ["Shutdown", "once"]
 
 GRACE_SECONDS = 30.0
+APART_SECONDS = 1.0
+"""Signals closer together are one."""
 HANDOVER_SECONDS = 2.0
 """What running endpoints are given to stop; their requests are handed over in that time."""
 
@@ -36,6 +43,27 @@ HANDOVER_SECONDS = 2.0
 def grace_period() -> float:
     """Seconds that running endpoints have to end by themselves when the worker is told to."""
     return float(os.environ.get("DYNAMO_GRACE_PERIOD") or GRACE_SECONDS)
+
+
+Heed = Callable[[Any], Callable[[int, Any], None]]
+
+
+def once() -> Heed:
+    """Makes handlers that heed one signal of all that come in an instant."""
+    last = -APART_SECONDS
+
+    def heeding(handler: Any) -> Callable[[int, Any], None]:
+        def handle(number: int, frame: Any) -> None:
+            nonlocal last
+            before, last = last, time.monotonic()
+            if last - before >= APART_SECONDS:
+                handler(number, frame)
+            else:
+                last = before
+
+        return handle
+
+    return heeding
 
 
 class Shutdown:
@@ -49,21 +77,24 @@ class Shutdown:
         self._worker = worker
         self._cold = asyncio.Event()
         self._now = asyncio.Event()
+        self._once = {cold: once() for cold in (False, True)}
 
     def install(self) -> None:
         """Take over the signals; Celery has installed its handlers before."""
-        self._arm("SIGTERM", cold=celery_worker.REMAP_SIGTERM == "SIGQUIT")
-        self._arm("SIGQUIT", cold=True)
-        self._arm("SIGINT", cold=False)
+        remapped = celery_worker.REMAP_SIGTERM == "SIGQUIT"
+        for name, cold in (("SIGTERM", remapped), ("SIGQUIT", True), ("SIGINT", False)):
+            self._arm(name, self._once[cold], cold=cold)
 
-    def _arm(self, signal: str, *, cold: bool) -> None:
+    def _arm(self, name: str, heed: Heed, *, cold: bool) -> None:
         """The next signal of this kind is a warm or a cold one, and the one after it a cold one."""
         how = "Cold" if cold else "Warm"
-        failed = cold or signal == "SIGINT"
+        failed = cold or name == "SIGINT"
         celery_worker._shutdown_handler(
-            self._worker, sig=signal, how=how, callback=lambda _: self._arm(signal, cold=True),
+            self._worker, sig=name, how=how, callback=lambda _: self._arm(name, heed, cold=True),
             exitcode=celery_worker.EX_FAILURE if failed else celery_worker.EX_OK,
         )  # fmt: skip
+        number = signal.Signals[name]
+        signal.signal(number, heed(signal.getsignal(number)))
 
     def asked(self, how: str) -> None:
         """A signal arrived; on the loop."""

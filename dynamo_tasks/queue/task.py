@@ -222,6 +222,9 @@ class EndpointTask(Task):  # type: ignore[misc]
             return await_(execution.run())
         except (Dropped, HandedOver) as exc:
             raise Ignore(str(exc)) from None
+        except Ignore:
+            self.backend.mark_as_done(request.id, None, request, store_result=not request.ignore_result)
+            raise
         except Revoked as exc:
             self.backend.mark_as_revoked(
                 request.id, str(exc), request=request, store_result=not request.ignore_result
@@ -236,7 +239,9 @@ class EndpointTask(Task):  # type: ignore[misc]
             raise
 
     def _retry(self, wanted: RetryRequested, execution: Execution, request: Any) -> None:
-        attempt = execution.attempt
+        attempt, job = execution.attempt, current_job.get()
+        if job is not None:
+            job.passes_on()
         token = _releasing.set((f"{attempt.lease:x}", attempt.epoch) if attempt else None)
         try:
             self.retry(exc=wanted.cause, countdown=wanted.countdown, max_retries=wanted.max_retries)

@@ -30,6 +30,7 @@ from dynamo_tasks.store.refusals import ReplyError
 
 __all__ = ["Host", "ServiceStep", "Worker", "refuse", "transport_options"]
 
+CELERY_BEAT, BEAT = "celery.worker.components:Beat", "dynamo_tasks.queue.beat:BeatStep"
 EX_FAILURE = 1
 EX_USAGE = 2
 _LOOK = 0.25
@@ -106,6 +107,11 @@ class Worker(CeleryWorker):  # type: ignore[misc]
 
     app: Any
     host: Host | None = None
+
+    class Blueprint(CeleryWorker.Blueprint):  # type: ignore[misc]
+        """Celery's steps, with our own beat in the place of its."""
+
+        default_steps = (CeleryWorker.Blueprint.default_steps - {CELERY_BEAT}) | {BEAT}
 
     def __init__(
         self,

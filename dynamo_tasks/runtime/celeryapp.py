@@ -6,8 +6,15 @@ import importlib
 import importlib.util
 import json
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from importlib.machinery import ModuleSpec
+from pathlib import Path
 from typing import Any
+
+import click
 
 from dynamo_tasks.config.server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError
@@ -102,13 +109,44 @@ def default_app() -> DynamoApp:
 
 
 def _load_schedule(app: DynamoApp) -> None:
-    try:
-        found = importlib.util.find_spec(SCHEDULE)
-    except ModuleNotFoundError:
-        return
-    if found is not None:
-        module: Any = importlib.import_module(SCHEDULE)
+    with _here_first() as here:
+        found = _find_schedule(here)
+        if found is None or found.loader is None:
+            return
+        module: Any = sys.modules.get(SCHEDULE)
+        if module is None or getattr(module, "__file__", None) != found.origin:
+            module = sys.modules[SCHEDULE] = importlib.util.module_from_spec(found)
+            found.loader.exec_module(module)
+    if hasattr(module, "install"):
         module.install(app)
+    else:
+        app.conf.beat_schedule = {**(app.conf.beat_schedule or {}), **module.SCHEDULE}
+
+
+@contextmanager
+def _here_first() -> Iterator[Path | None]:
+    """The working directory, importable: Celery's command finds ``-A`` there, too, and then takes it off the path."""
+    context = click.get_current_context(silent=True)
+    if context is None or context.find_root().command.name != "celery":
+        yield None
+        return
+    here = os.getcwd()
+    before = sys.path[:]
+    sys.path.insert(0, here)
+    try:
+        yield Path(here)
+    finally:
+        sys.path[:] = before
+
+
+def _find_schedule(here: Path | None) -> ModuleSpec | None:
+    file = here.joinpath(*SCHEDULE.split(".")).with_suffix(".py") if here else None
+    if file is not None and file.is_file():
+        return importlib.util.spec_from_file_location(SCHEDULE, file)
+    try:
+        return importlib.util.find_spec(SCHEDULE)
+    except ModuleNotFoundError:
+        return None
 
 
 @cache

@@ -176,7 +176,8 @@ class ManagedProcess:
             pump.start()
 
     def _environment(self) -> dict[str, str]:
-        env = {**os.environ, "PYTHONUNBUFFERED": "1", **self.spec.env}
+        # What an engine does while it loads is shown at every log level of ours.
+        env = {**os.environ, "PYTHONUNBUFFERED": "1", "DYNAMO_SHOW_PROGRESS": "1", **self.spec.env}
         if self.restarts:
             # A process that is started again waits for a server that is away; at the first start it ends.
             env["DYNAMO_RESTARTS"] = str(self.restarts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import AsyncGenerator, AsyncIterator
 from difflib import get_close_matches
 from typing import Any, ClassVar
@@ -102,8 +103,9 @@ class Worker:
     @async_on_start
     async def start_engine(self) -> None:
         """Load the model."""
-        # That may take minutes: what the engine tells meanwhile is shown at every log level.
-        logging.getLogger("dynamo_tasks.engine").setLevel(logging.INFO)
+        # That may take minutes: under `serve`, what the engine tells meanwhile is shown at every log level.
+        if os.environ.get("DYNAMO_SHOW_PROGRESS"):
+            logging.getLogger("dynamo_tasks.engine").setLevel(logging.INFO)
         await self._engine.start()
         if self.tool_call_parser or self.reasoning_parser:
             self._parsers = await asyncio.to_thread(Parsers.load, self.model_card())
