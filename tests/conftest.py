@@ -7,6 +7,8 @@ import os
 # Names outside the telemetry catalogue are errors, in child processes too.
 os.environ["DYNAMO_STRICT_TELEMETRY"] = "1"
 
+import contextlib
+import importlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tests.support.server import RedisServer
 
-# Loaded here and not at the end of the session, where Python 3.11.7 may fail to rewrite its modules.
+# Loaded here and not at the end of the session, where Python 3.11.7 may fail to rewrite their modules.
+with contextlib.suppress(ImportError):
+    importlib.import_module("schemathesis.reporting.allure")
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
