@@ -32,8 +32,9 @@ def main(argv: list[str]) -> int:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(parent):
         return 1
-    for reach in (signal.SIGTTIN, signal.SIGTTOU):
+    for reach in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2):
         # It shares the supervisor's terminal, in the background: whoever opens it gets an error, and is not stopped.
+        # The other two end a program that has no use for them, unless they are ignored.
         signal.signal(reach, signal.SIG_IGN)
     try:
         os.execvp(command[0], command)

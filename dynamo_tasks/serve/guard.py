@@ -51,6 +51,8 @@ def main(last: list[str]) -> None:
     Args:
         last: What to run when it was killed: program and arguments; empty = nothing.
     """
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
     if not follow(sys.stdin) and last:
         os.execvp(last[0], last)
 

@@ -20,6 +20,7 @@ from dynamo_tasks.runtime.celeryapp import default_app
 from dynamo_tasks.runtime.graphs import configured_graph
 from dynamo_tasks.runtime.host import ServiceHost
 from dynamo_tasks.sdk import Graph
+from dynamo_tasks.serve import signals
 from dynamo_tasks.services.http import serves_http
 from dynamo_tasks.services.http_host import ApiServer
 
@@ -46,6 +47,7 @@ def main(
     loglevel: str,
 ) -> None:
     """Host a service that serves HTTP."""
+    signals.heed()
     logging.basicConfig(
         level=loglevel.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
@@ -78,8 +80,9 @@ async def _serve(graph: Graph, host: str, port: int, reuse_port: bool) -> None:
     hosted = ServiceHost(default_app(), graph, wait=int(os.environ.get("DYNAMO_RESTARTS") or 0) > 0)
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            loop.add_signal_handler(number, stop.set)
     api = ApiServer(hosted, host, port, reuse_port=reuse_port)
     try:
         await hosted.connect()

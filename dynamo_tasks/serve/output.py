@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import IO
 
 from rich.console import Console
 from rich.text import Text
@@ -23,6 +25,26 @@ _STYLES = {
 }
 _LABEL_WIDTH = 8
 _PIPE_WIDTH = 250
+
+
+class _Unbuffered(io.TextIOWrapper):
+    """Standard output that may be on a full disk: what it does not take is dropped, and not tried again at the end."""
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            return len(text)
+
+
+def _stdout() -> IO[str]:
+    try:
+        raw = io.FileIO(sys.stdout.fileno(), "w", closefd=False)
+    except OSError:  # a test's
+        return sys.stdout
+    return _Unbuffered(raw, encoding=sys.stdout.encoding, errors="replace", write_through=True)
 
 
 class _Lasting(Console):
@@ -52,7 +74,7 @@ class Output:
             console: stdout by default.
             names: Names of the processes: they give the width of the first column, and a colour each.
         """
-        self._console = console or _Lasting(highlight=False, markup=False, emoji=False)
+        self._console = console or _Lasting(file=_stdout(), highlight=False, markup=False, emoji=False)
         self.names(names)
 
     def names(self, names: Sequence[str]) -> None:

@@ -149,10 +149,12 @@ class Frontend(Process):
 
     def __init__(
         self, url: str, *, service: str = "workers.agg:Frontend", settings: tuple[str, ...] = (), ready: str = "/ready",
-        env: dict[str, str] | None = None, root: Path = ROOT,
+        env: dict[str, str] | None = None, root: Path = ROOT, limit: int = 0,
     ):  # fmt: skip
         self.port = free_port()
+        few = ["sh", "-c", f'ulimit -n {limit}; exec "$@"', "sh"] if limit else []  # of open files
         argv = [
+            *few,
             sys.executable,
             "-m",
             "dynamo_tasks.serve.host",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dynamo_tasks.serve import signals
 from dynamo_tasks.serve.output import Output, plain_console
 from dynamo_tasks.serve.ports import check_port
 
@@ -164,6 +165,8 @@ def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int
     from dynamo_tasks.serve.backend import snapshot
     from dynamo_tasks.serve.plan import make_plan
     from dynamo_tasks.serve.session import Session
+
+    signals.heed()
 
     async def main() -> int:
         session = Session(
