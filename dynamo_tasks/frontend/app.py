@@ -125,8 +125,9 @@ class FrontendApp:
                 raise
             await failure(scope, receive, call.answers(send))
         finally:
-            meter.done(status, *_counts(response))
-            end_http_span(span, status, meter.model)
+            tokens, usage = _counts(response)
+            meter.done(status, tokens, usage)
+            end_http_span(span, status, meter.model, usage)
             log.event(
                 "http.request", request_id=call.request_id, api=api, status=status, model=meter.model,
                 duration_s=meter.seconds, key=key_id(call.owner_key),

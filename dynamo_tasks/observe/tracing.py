@@ -24,7 +24,7 @@ from dynamo_tasks.protocol.trace import TRACE_HEADERS
 if TYPE_CHECKING:
     from opentelemetry import trace as otel
 
-__all__ = ["EXPORTER_VARIABLE", "OFF", "Span", "configure", "span", "tracing"]
+__all__ = ["EXPORTER_VARIABLE", "OFF", "Attribute", "Span", "configure", "messaging", "span", "tracing"]
 
 EXPORTER_VARIABLE = "OTEL_TRACES_EXPORTER"
 """Names of span exporters, e.g. ``otlp`` or ``console``; OpenTelemetry's own variable."""
@@ -71,6 +71,22 @@ class Span:
 
 OFF = Span()
 """What :func:`span` gives while there is no tracer provider."""
+
+
+def messaging(kind: str, name: str, message_id: str) -> dict[str, str]:
+    """Attributes of what is done with a message, in the conventions' names.
+
+    Args:
+        kind: ``send`` or ``process``.
+        name: What the system calls it.
+        message_id: The id of the request, which its message has, too.
+    """
+    return {
+        "messaging.system": "celery",
+        "messaging.operation.type": kind,
+        "messaging.operation.name": name,
+        "messaging.message.id": message_id,
+    }
 
 
 def tracing() -> bool:

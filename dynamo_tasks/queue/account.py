@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from dynamo_tasks.observe import enabled, event
-from dynamo_tasks.observe.tracing import OFF, Span, span
+from dynamo_tasks.observe.tracing import OFF, Span, messaging, span
 from dynamo_tasks.protocol.events import End
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.meters import meters_of
@@ -51,6 +51,8 @@ class Account:
         self.span.set("dynamo.endpoint", self.name)
         self.span.set("dynamo.attempt", attempt.number)
         self.span.set("dynamo.epoch", attempt.epoch)
+        for name, value in messaging("process", "run", attempt.id).items():
+            self.span.set(name, value)
         context.traced(self.span.carry(context.headers))
         predecessor = await ledger.trace(attempt, self.span.traceparent)
         if predecessor:

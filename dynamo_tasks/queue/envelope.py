@@ -109,6 +109,8 @@ def submit_span(
         span.set("dynamo.request_id", request_id)
         span.set("dynamo.endpoint", str(endpoint))
         span.set("messaging.destination.name", queue)
+        for name, value in tracing.messaging("send", "submit", request_id).items():
+            span.set(name, value)
     return span
 
 

@@ -10,9 +10,10 @@ from dynamo_tasks.protocol.tokens import TokenDelta
 __all__ = ["traced"]
 
 
-def traced(source: AsyncIterator[TokenDelta], model: str) -> AsyncIterator[TokenDelta]:
+def traced(source: AsyncIterator[TokenDelta], model: str, engine: str) -> AsyncIterator[TokenDelta]:
     """The same deltas under a ``dynamo.generate`` span; the source itself where no spans are recorded."""
-    made = span("dynamo.generate", attributes={"gen_ai.request.model": model})
+    known = {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": engine}
+    made = span("dynamo.generate", attributes={**known, "gen_ai.request.model": model})
     return source if made is OFF else _watched(source, made)
 
 
@@ -25,5 +26,6 @@ async def _watched(source: AsyncIterator[TokenDelta], made: Span) -> AsyncIterat
             if delta.usage is not None:
                 made.set("gen_ai.usage.input_tokens", delta.usage["prompt_tokens"])
                 made.set("gen_ai.usage.output_tokens", delta.usage["completion_tokens"])
+                made.set("gen_ai.usage.cache_read.input_tokens", delta.usage.get("cached_tokens"))
                 made.set("gen_ai.response.finish_reasons", reasons)
             yield delta

@@ -179,7 +179,7 @@ class Worker:
         payload, reader = self._reader(payload, context)
         source = self._source(payload, context)
         try:
-            async for delta in traced(source, self._engine.card.name):
+            async for delta in traced(source, self._engine.card.name, self._engine_name()):
                 if delta.index in done:
                     # The engine repeats how a choice ended; only what it says of the whole request is new.
                     if delta.usage is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import re
 import urllib.request
@@ -41,6 +43,17 @@ def http(redis_server: RedisServer, spans_file: Path, worker: Worker) -> Iterato
         yield process
 
 
+def conventions() -> set[str]:
+    """The attributes that OpenTelemetry's conventions know."""
+    found = set()
+    for name in ("client", "error", "gen_ai", "http", "messaging", "network", "server", "url", "user_agent"):
+        for package in ("opentelemetry.semconv._incubating.attributes", "opentelemetry.semconv.attributes"):
+            with contextlib.suppress(ImportError):
+                module = importlib.import_module(f"{package}.{name}_attributes")
+                found |= {value for key, value in vars(module).items() if key.isupper()}
+    return found
+
+
 def by_name_of(path: Path) -> dict[str, dict]:
     return {span["name"]: span for span in read_spans(path)}
 
@@ -58,13 +71,30 @@ def test_http_submit_run_and_generate_are_one_trace(http: Frontend, spans_file: 
         assert span["context"]["trace_id"] == f"0x{TRACE}"
         assert span["parent_id"] == f"0x{parent}", name
         parent = span["context"]["span_id"][2:]
-    assert by_name["dynamo.http"]["attributes"] == {
-        "http.route": "/v1/completions", "http.response.status_code": 200, "gen_ai.request.model": "mocker",
-        "dynamo.request_id": answer["x-request-id"],
+    asked = by_name["dynamo.http"]["attributes"]
+    assert asked == {
+        "http.request.method": "POST", "http.route": "/v1/completions", "http.response.status_code": 200,
+        "url.path": "/v1/completions", "url.scheme": "http", "network.protocol.version": "1.1",
+        "server.address": "127.0.0.1", "server.port": http.port, "client.address": "127.0.0.1",
+        "gen_ai.operation.name": "text_completion", "gen_ai.provider.name": "dynamo-tasks",
+        "gen_ai.request.model": "mocker", "gen_ai.response.model": "mocker",
+        "gen_ai.usage.input_tokens": asked["gen_ai.usage.input_tokens"], "gen_ai.usage.output_tokens": 2,
+        "gen_ai.usage.cache_read.input_tokens": 0, "dynamo.request_id": answer["x-request-id"],
     }  # fmt: skip
+    for name, kind in (("dynamo.submit", "send"), ("dynamo.run", "process")):
+        message = by_name[name]["attributes"]
+        assert (message["messaging.operation.type"], message["messaging.system"]) == (kind, "celery")
+        assert message["messaging.message.id"] == answer["x-request-id"]
     assert by_name["dynamo.run"]["attributes"]["dynamo.request_id"] == answer["x-request-id"]
     generated = by_name["dynamo.generate"]["attributes"]
+    assert (generated["gen_ai.provider.name"], generated["gen_ai.operation.name"]) == (
+        "mocker",
+        "text_completion",
+    )
     assert generated["gen_ai.usage.output_tokens"] == 2
+    for span in by_name.values():
+        ours = {name for name in span["attributes"] if not name.startswith("dynamo.")}
+        assert ours <= conventions(), ours - conventions()
     assert generated["gen_ai.response.finish_reasons"] == ["length"]
 
 

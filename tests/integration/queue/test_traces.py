@@ -48,7 +48,8 @@ def test_a_call_and_its_child_are_one_trace(
     assert submit.parent.span_id == script.get_span_context().span_id
     assert dict(submit.attributes or {}) == {
         "dynamo.request_id": result.id, "dynamo.endpoint": f"{lab.namespace}.Lab.outer",
-        "messaging.destination.name": lab.queue,
+        "messaging.destination.name": lab.queue, "messaging.system": "celery", "messaging.message.id": result.id,
+        "messaging.operation.name": "submit", "messaging.operation.type": "send",
     }  # fmt: skip
     (run,) = runs(spans_file, result.id)
     assert run["kind"] == "SpanKind.CONSUMER"
