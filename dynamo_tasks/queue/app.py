@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 from celery import Task
+from kombu import Queue
 from kombu.utils.imports import symbol_by_name
 
 from dynamo_tasks.config.tls import complete_url
@@ -17,6 +18,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, ours
 from dynamo_tasks.queue.beat import Beat
 from dynamo_tasks.queue.connection import Connection, limits
+from dynamo_tasks.queue.consuming import Queues, direct_queue
 from dynamo_tasks.queue.direct import Way, settings_are_plain
 from dynamo_tasks.queue.dispatcher import Events
 from dynamo_tasks.queue.eager import HandlerFactory
@@ -80,6 +82,7 @@ class AMQP(Routes):
 
     Connection = Connection
     BrokerConnection = Connection
+    queues_cls = Queues
 
     @cached_property
     def plain(self) -> bool:
@@ -189,14 +192,14 @@ class DynamoApp(NamedApp):
         """Whether tasks of this application have a class that is not Celery's: Django's, or the application's."""
         return symbol_by_name(self.task_cls) is not Task
 
-    def queue_for(self, endpoint: EndpointId) -> Any:
-        """Where calls of an endpoint go: a queue, or its name."""
-        return endpoint.queue
+    def queue_for(self, endpoint: EndpointId) -> Queue:
+        """Where calls of an endpoint go; an object, since the application may refuse names that it does not list."""
+        return direct_queue(endpoint.queue)
 
     @property
     def plain_queues(self) -> list[str]:
-        """Queues of plain tasks that every worker serves."""
-        return [self.conf.task_default_queue]
+        """Queues of plain tasks that every worker serves: those of ``task_queues``, or the default one."""
+        return list(self.amqp.queues.consume_from)
 
     @property
     def executor(self) -> Executor:

@@ -17,6 +17,7 @@ from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import control
+from dynamo_tasks.queue.consuming import along_with
 from dynamo_tasks.queue.envelope import HEADER
 from dynamo_tasks.queue.greenlets import await_, may_await
 
@@ -37,6 +38,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     first_connection_attempt: bool
     connection: Any
+    controller: Any
     initial_prefetch_count: int
 
     def __init__(self, *args: Any, app: Any, **kwargs: Any):
@@ -60,6 +62,24 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             self._limit_move_to_pool(request)
         else:
             self._limit_task(request, bucket, tokens)
+
+    def add_task_queue(self, queue: str, *args: Any, **options: Any) -> None:
+        """Celery callback: take messages of one more queue; a component's queue brings those of the instance along."""
+        host = self.controller.host
+        for name in [queue, *along_with([queue], host.queues if host is not None else [])]:
+            self.app.amqp.queues.declare(name)
+            super().add_task_queue(name, *args, **options)
+            self._tell(host, name, consumed=True)
+
+    def cancel_task_queue(self, queue: str) -> None:
+        """Celery callback: take no more messages of a queue."""
+        super().cancel_task_queue(queue)
+        self._tell(self.controller.host, queue, consumed=False)
+
+    @staticmethod
+    def _tell(host: Any, queue: str, *, consumed: bool) -> None:
+        if host is not None and may_await():
+            await_(host.consumes(queue, consumed=consumed))
 
     def _update_prefetch_count(self, index: int = 0) -> Any:
         """Celery callback: there are so many slots more, or less; for the connections to come, too."""

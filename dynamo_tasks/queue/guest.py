@@ -20,12 +20,10 @@ from celery.backends.base import DisabledBackend
 from celery.concurrency import get_implementation
 from celery.local import PromiseProxy
 from kombu import Connection as StockConnection
-from kombu import Exchange, Queue
 from kombu.utils.imports import symbol_by_name
 
 from dynamo_tasks.config.tls import complete_url, with_options
 from dynamo_tasks.errors import ConfigError, DynamoError
-from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import worker as hosting
 from dynamo_tasks.queue.app import (
     AMQP,
@@ -121,10 +119,6 @@ class GuestApp(DynamoApp):
     def endpoint_backend(self) -> Any:
         """Where results of endpoints are kept: as all others, or in the broker where the application keeps none."""
         return self._own_results if isinstance(self.backend, DisabledBackend) else self.backend
-
-    def queue_for(self, endpoint: EndpointId) -> Queue:
-        """The component's queue; an object, since the application may refuse names that it does not list."""
-        return Queue(endpoint.queue, Exchange("", type="direct"), routing_key=endpoint.queue)
 
     @property
     def plain_queues(self) -> list[str]:

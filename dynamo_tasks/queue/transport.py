@@ -192,6 +192,31 @@ class Channel(CheckedChannel):
         else:
             submitted_as.set(self.ledger.submit(request_of(message, key, self.priority(priority), dumps)))
 
+    def _purge(self, queue: str) -> int:
+        """kombu callback: the messages go, and end the requests that they stand for."""
+        ended = self.ledger.discard(f"{self.global_keyprefix}{queue}")
+        return ended + int(super()._purge(queue))
+
+    def queue_delete(
+        self, queue: str, if_unused: bool = False, if_empty: bool = False, **kwargs: Any
+    ) -> None:
+        """kombu callback; kombu deletes no more than what is bound."""
+        passing = queue in self.auto_delete_queues
+        if not (if_empty and self._size(queue)):
+            super().queue_delete(queue, if_unused, if_empty, **kwargs)
+            if not passing:
+                self._purge(queue)
+
+    def _queue_bind(self, exchange: str, routing_key: str, pattern: str, queue: str) -> None:
+        """kombu callback. What goes over pub/sub is looked up nowhere: a note of it would only outlive its process."""
+        if self.typeof(exchange).type == "fanout":
+            self._fanout_queues[queue] = (exchange, routing_key.replace("#", "*"))
+        else:
+            super()._queue_bind(exchange, routing_key, pattern, queue)
+
+    def _refresh_bindings(self, queues: list[str]) -> None:
+        super()._refresh_bindings([queue for queue in queues if queue not in self._fanout_queues])
+
     def pull(self, hub: AsyncioHub) -> None:
         """Take messages on the event loop; called at every tick while slots are free."""
         if self._puller is None:

@@ -20,6 +20,7 @@ from celery.worker.state import maybe_shutdown
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.observe.log import choose_format
 from dynamo_tasks.queue import greenlets
+from dynamo_tasks.queue.consuming import chosen
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.foreign import run_signals_aside
 from dynamo_tasks.queue.hub import AsyncioHub
@@ -54,6 +55,9 @@ class Host(Protocol):
 
     async def start(self, pool: Any) -> None:
         """Run the start hooks, then register."""
+
+    async def consumes(self, queue: str, *, consumed: bool) -> None:
+        """A queue is consumed from now on, or no more."""
 
     async def deregister(self) -> None:
         """Leave the registry; what runs goes on."""
@@ -156,8 +160,9 @@ class Worker(CeleryWorker):  # type: ignore[misc]
     def _hosted(self, kwargs: dict[str, Any]) -> dict[str, Any]:
         assert self.host is not None
         self.app.conf.broker_transport_options = transport_options(self.app, self.host.lease)
-        if not kwargs.get("queues"):
-            kwargs["queues"] = [*self.host.queues, *self.app.plain_queues]
+        kwargs["queues"] = chosen(kwargs.get("queues"), self.host.queues, self.app.plain_queues)
+        for name in kwargs["queues"]:
+            self.app.amqp.queues.declare(name)
         if not kwargs.get("concurrency"):
             kwargs["concurrency"] = self.host.capacity
         # Both cost every worker a message of every other one, and mingle blocks for a second.

@@ -20,6 +20,7 @@ from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.runtime.annex import Annex
+from dynamo_tasks.runtime.announcing import Announcements
 from dynamo_tasks.runtime.checkup import Checkup
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.control import ControlDesk
@@ -79,6 +80,7 @@ class ServiceHost:
         self.graph = graph
         self.service: Service = graph.entry
         self.lease = new_lease()
+        self._announced = Announcements()
         self._slots = slots_of(self.service)
         self._pool: Any = None
         self.failed = False
@@ -253,7 +255,8 @@ class ServiceHost:
             running=self._executor.running_ids, stats=self.runtime.registry.stats,
             traffic={component: limits_of(self.service)},
         )  # fmt: skip
-        await self._registered.start(infos)
+        consumed = self.app.amqp.queues.consume_from if self._pool is not None else None
+        await self._registered.start(self._announced.heard(self._registered, infos, consumed))
         resolver = get_resolver()
         if isinstance(resolver, RuntimeResolver):
             resolver.annex = Annex(self.app, self._registered, namespace, self._handlers, self.capacity)
@@ -328,6 +331,11 @@ class ServiceHost:
             show_own(self.service.component_name, load)
         self._last_load = load
         return load
+
+    async def consumes(self, queue: str, *, consumed: bool) -> None:
+        """A queue is consumed from now on, or no more."""
+        if self._registered is not None:
+            await self._announced.follow([self._registered], queue, consumed=consumed)
 
     def facts(self) -> dict[str, Any]:
         """What Celery's ``inspect stats`` tells of the instance beside Celery's own numbers; Flower shows it."""

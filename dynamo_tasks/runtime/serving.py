@@ -21,6 +21,7 @@ from dynamo_tasks.queue.embedded import EmbeddedWorker
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.queue.meters import meters_of
+from dynamo_tasks.runtime.announcing import Announcements
 from dynamo_tasks.runtime.checkup import Checkup
 from dynamo_tasks.runtime.endpoint_config import EndpointConfig, PlainEndpoint
 from dynamo_tasks.runtime.handler import EndpointHandler
@@ -75,6 +76,7 @@ class ServiceGroup:
         self._infos: dict[str, list[InstanceInfo]] = {}
         self._helpers = (Sweeper(client.store), Recoverer(client.store))
         self._worker: EmbeddedWorker | None = None
+        self._announced = Announcements()
         self._adding = asyncio.Lock()
         self._ended = asyncio.Event()
         self._died_of = ""
@@ -165,6 +167,10 @@ class ServiceGroup:
         await self.connect()
         self._worker = EmbeddedWorker(self._app, self)
         await self._worker.begin()
+
+    async def consumes(self, queue: str, *, consumed: bool) -> None:
+        """A queue is consumed from now on, or no more."""
+        await self._announced.follow(self._instances.values(), queue, consumed=consumed)
 
     async def connect(self) -> Executor:
         """Start what runs requests."""

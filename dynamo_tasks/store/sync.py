@@ -1,4 +1,4 @@
-"""The two verbs that synchronous publishers need, on a connection pool of theirs.
+"""The three verbs that synchronous publishers need, on a connection pool of theirs.
 
 Celery publishes synchronously, from any thread or process, so this is the only place where the store
 speaks to the server outside the event loop.
@@ -10,11 +10,12 @@ import os
 from collections import deque
 from typing import Any
 
+import msgspec
 import redis
 
 from dynamo_tasks.errors import FencedError
-from dynamo_tasks.store.keys import Keys
-from dynamo_tasks.store.ledger import release_call
+from dynamo_tasks.store.keys import Keys, namespaces_key
+from dynamo_tasks.store.ledger import cancelled, release_call
 from dynamo_tasks.store.parsing import refusal_of
 from dynamo_tasks.store.scripts import Script, script
 from dynamo_tasks.store.submission import NewRequest, submit_call, submitted
@@ -25,6 +26,8 @@ __all__ = ["NoAnswer", "SyncLedger", "once_more"]
 NoAnswer = redis.exceptions.TimeoutError
 """The server took too long: it may do yet what it was asked for."""
 
+_LOOK = 200
+"""Requests that one script looks at."""
 _ENOUGH = 4
 """Connections that a pool may have, of which one may be kept."""
 
@@ -37,7 +40,7 @@ def once_more() -> Any:
 
 
 class SyncLedger:
-    """``submit`` and ``release`` for synchronous code.
+    """``submit``, ``release`` and ``discard`` for synchronous code.
 
     Args:
         pool: A redis-py connection pool.
@@ -127,3 +130,23 @@ class SyncLedger:
         )  # fmt: skip
         if self._run(script("release"), *call) != b"OK":
             raise FencedError(f"request {request_id} is not owned by this attempt any more")
+
+    def discard(self, queue: str) -> int:
+        """End what waits in a queue, for its turn or for its time, in whichever namespace; returns how many requests.
+
+        Args:
+            queue: Its key, without a priority.
+        """
+        found = self._client.smembers(namespaces_key(self._prefix))
+        return sum(self._discard(Keys(one.decode(), self._db, self._prefix), queue) for one in found)
+
+    def _discard(self, keys: Keys, queue: str) -> int:
+        end = cancelled(message="the request was purged from its queue")
+        removed, offset, looked = 0, 0, _LOOK
+        while looked == _LOOK:
+            looked, gone = self._run(
+                script("discard"), [keys.queued], keys.base, queue, self._db, end.encode(),
+                msgspec.json.encode(end.error), offset, _LOOK,
+            )  # fmt: skip
+            removed, offset = removed + gone, offset + looked - gone
+        return removed
