@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from kombu import Exchange, Queue
 
 from dynamo_tasks import DistributedRuntime
 from dynamo_tasks.errors import (
@@ -164,7 +165,8 @@ def test_one_namespace_is_listed_and_purged_alone(with_runtime: Run, redis_serve
     for name in ("own-gone", "own-gone-not"):
         make_task(app, EndpointId(name, "Child", "show")).apply_async((None,), retry=True)  # Celery's way
         with app.connection_for_write() as connection:
-            app.amqp.queues.select_add(f"{name}|Child").bind(connection).declare()
+            queue = f"{name}|Child"  # as a stranger's publisher declares it
+            Queue(queue, Exchange(queue), routing_key=queue).bind(connection).declare()
     app.close()
     before = with_runtime(left)
     assert b"_kombu.binding_permanent.own-gone|Child" in before["own-gone"]
