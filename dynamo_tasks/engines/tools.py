@@ -26,7 +26,8 @@ def chat_of(body: Mapping[str, Any], card: ModelCard) -> dict[str, Any] | None:
     """
     tools, choice = body.get("tools") or [], body.get("tool_choice")
     _check_choice(choice, _names(tools))
-    if card.tool_call_parser is None and choice not in (None, "none", "auto"):
+    helped = card.tool_call_parser is not None or card.heeds_tool_choice
+    if not helped and choice not in (None, "none", "auto"):
         raise InvalidRequestError(
             f"model {card.name!r} is served without a tool-call parser (Worker.tool_call_parser), so that "
             "tool_choice can only be none or auto",

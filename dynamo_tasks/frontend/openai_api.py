@@ -71,7 +71,7 @@ class OpenAIAPI:
         call = call_of(request)
         async with self._counted("embeddings", call):
             asked, submission = await self._read("embeddings", EmbeddingRequest, request)
-            stream = await self._gateway.submit(submission)
+            stream = await self._submit("embeddings", submission, call)
         assert isinstance(asked, EmbeddingRequest)
         collector = EmbeddingCollector(asked.model, asked.encoding_format == "base64")
         return CollectedResponse(stream, collector, api="embeddings", meter=call.meter)
@@ -99,7 +99,7 @@ class OpenAIAPI:
             submission.background = bool(asked.background)
             submission.abandon_after = asked.abandon_after
             submission.retention = asked.retention
-            stream = await self._gateway.submit(submission)
+            stream = await self._submit(api, submission, call)
         return self._answer(api, asked, stream, render, call)
 
     @contextlib.asynccontextmanager
@@ -122,6 +122,12 @@ class OpenAIAPI:
         except BaseException:
             await self._gateway.withdraw(api, call.request_id, call.owner_key, call.limits)
             raise
+
+    async def _submit(self, api: str, submission: Submission, call: Call) -> EventStream:
+        stream = await self._gateway.submit(submission)
+        if call.limits.counted and stream.request_id != call.request_id:  # an idempotent repetition
+            await self._gateway.withdraw(api, call.request_id, call.owner_key, call.limits)
+        return stream
 
     async def _read(
         self, api: str, kind: type[OpenAIRequest], request: Request

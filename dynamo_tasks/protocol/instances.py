@@ -29,6 +29,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
         adapters: Names of LoRA adapters that are served as models too.
         tool_call_parser: What reads tool calls in its answers, if anything.
         reasoning_parser: What reads reasoning in its answers, if anything.
+        heeds_tool_choice: Its engine does what ``tool_choice`` asks for by itself, without a parser.
     """
 
     name: str
@@ -39,6 +40,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     adapters: list[str] = []
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
+    heeds_tool_choice: bool = False
 
 
 class Load(msgspec.Struct, omit_defaults=True):

@@ -152,6 +152,7 @@ class Worker:
             self._engine.card,
             tool_call_parser=self.tool_call_parser,
             reasoning_parser=self.reasoning_parser,
+            heeds_tool_choice="tool_choice" in self._engine.features,
         )
 
     def engine_load(self) -> EngineStats:

@@ -232,3 +232,7 @@ def test_an_engine_of_ones_own_gets_the_tools(door: Door) -> None:
         == 200
     )
     assert door.engine_got()["tools"] == [TOOL]
+    named = {"type": "function", "function": {"name": "then"}}
+    for choice in ("required", named):
+        assert door.post(CHAT, tools=[TOOL, OTHER], tool_choice=choice)[0] == 200
+        assert door.engine_got()["tool_choice"] == choice

@@ -124,6 +124,9 @@ def test_a_refused_request_gives_its_place_back(door: Door) -> None:
         assert status in (400, 404)
     with door.client("single", 3) as client:
         assert _chat(client).choices
+    with door.client("single", 0) as client:
+        texts = {_chat(client, extra_headers={"Idempotency-Key": "same"}).id for _ in range(4)}
+    assert len(texts) == 1
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -13,6 +13,7 @@ from celery.exceptions import Ignore
 
 from dynamo_tasks.engines.args import EngineArgs
 from dynamo_tasks.engines.mocker import MockerArgs, MockerEngine
+from dynamo_tasks.engines.only_prompt import UNSAMPLED
 from dynamo_tasks.engines.request import GenerateRequest
 from dynamo_tasks.engines.tokenizer import load_tokenizer
 from dynamo_tasks.protocol.tokens import TokenDelta
@@ -22,6 +23,8 @@ __all__ = ["OwnEngine", "make_tokenizer"]
 
 class OwnEngine(MockerEngine):
     """Notes each request, as JSON lines in the file that ``OWN_ENGINE_LOG`` names."""
+
+    features = UNSAMPLED | {"tool_choice"}
 
     def __init__(self, args: EngineArgs) -> None:
         assert isinstance(args, MockerArgs)

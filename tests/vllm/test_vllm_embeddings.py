@@ -41,7 +41,7 @@ def test_vectors(embedder: Bench) -> None:
 
 def test_what_it_refuses(embedder: Bench) -> None:
     engine = embedder.engine
-    with pytest.raises(InvalidRequestError, match=r"512 tokens, but input\[0\] has"):
+    with pytest.raises(InvalidRequestError, match=r"512 tokens.* has 1201 tokens"):
         embedder.run(engine.embed(["x " * 600]))
     with pytest.raises(InvalidRequestError, match=r"dimensions|matryoshka"):
         embedder.run(engine.embed(["x"], 8))

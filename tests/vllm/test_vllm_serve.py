@@ -159,7 +159,11 @@ def test_models_chat_and_completions(fleet: Fleet) -> None:
 @pytest.mark.parametrize(
     ("body", "param", "says"),
     [
-        ({"prompt": "x " * 700}, "prompt", "context length is 1024 tokens, but the request has 1401 tokens"),
+        (
+            {"prompt": "x " * 700},
+            "prompt",
+            "context length is 1024 tokens. However, your request has 1401 tokens",
+        ),
         ({"prompt": "x", "max_tokens": 5000}, "max_tokens", "context length is 1024 tokens"),
         ({"prompt": "x", "best_of": 2}, "best_of", "does not support best_of"),
         ({"prompt": "x", "logit_bias": {"99999": 1}}, "logit_bias", "not a token of the model"),
