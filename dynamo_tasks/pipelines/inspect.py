@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from dynamo_tasks.config.server import key_prefix
-from dynamo_tasks.errors import ConfigError, RequestNotFoundError
+from dynamo_tasks.errors import ConfigError, ProtocolError, RequestNotFoundError
 from dynamo_tasks.pipelines.job import JobState, JobStatus
 from dynamo_tasks.pipelines.job_status import status_of
 from dynamo_tasks.pipelines.plan import Plan
@@ -40,8 +40,8 @@ async def gather_jobs(store: Store, namespace: str) -> list[dict[str, Any]]:
     for job_id in await jobs.ids():
         try:
             status = await _status(jobs, await jobs.get(job_id))
-        except RequestNotFoundError:
-            continue  # it ended a day ago; the index forgets it later
+        except (RequestNotFoundError, ProtocolError):
+            continue  # it ended a day ago, and the index forgets it later; or it is none
         found.append({"namespace": namespace, **status.as_dict()})
     return found
 

@@ -12,12 +12,14 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.pipelines.job import JobState
 from dynamo_tasks.pipelines.plan import Plan
 from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.jobs import Jobs
 from dynamo_tasks.store.patience import insist
 
 __all__ = ["JobWatch"]
 
 _POLL = 1.0
+_ABOUT = ("@room", "@results", "@state")
 _DEAD = ("FAILED", "CANCELLED", "EXPIRED")
 
 
@@ -44,6 +46,8 @@ class JobWatch:
         self._channels = runtime.registry.channels
         self._channel = self.jobs.channel(plan.id)
         self._news: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        # Anybody may publish any name: nothing is kept for others.
+        self._names = {"", *plan.requests, *_ABOUT}
         self._poked = asyncio.Event()
         self.stop_asked = asyncio.Event()
         self.unbegun = 0
@@ -92,6 +96,8 @@ class JobWatch:
 
     def _heard(self, payload: bytes) -> None:
         about = payload.decode()
+        if about not in self._names:
+            return
         if about in ("", "@state"):
             self._poked.set()
         for event in [self._news[about]] if about else list(self._news.values()):
@@ -103,7 +109,7 @@ class JobWatch:
                 async with asyncio.timeout(_POLL):
                     await self._poked.wait()
             self._poked.clear()
-            with contextlib.suppress(DynamoError):
+            with contextlib.suppress(DynamoError), contained("job", self._plan.id):
                 await self._look()
 
     async def _look(self) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.errors import ProtocolError, RequestNotFoundError
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import MALFORMED
 from dynamo_tasks.store.job_records import Checkpoint, Chunk, Commit, JobRecord
 from dynamo_tasks.store.keys import queue_keys
 from dynamo_tasks.store.refusals import refusal
@@ -116,21 +117,20 @@ class Jobs:
 
         Raises:
             RequestNotFoundError: there is none of that id.
+            ProtocolError: what stands there is none.
         """
         raw = await self.store.commands.execute("HGETALL", self._keys.job(job_id))
         if not raw:
             raise RequestNotFoundError(f"no job {job_id!r} is known in namespace {self.namespace!r}")
-        row = dict(zip(raw[::2], raw[1::2], strict=True))
-        return JobRecord(
-            job_id, self.namespace, row[b"name"].decode(), row[b"st"].decode(), row[b"plan"],
-            int(row[b"cr"]) / 1000, int(row[b"fin"]) / 1000 if b"fin" in row else None,
-            row.get(b"err", b"").decode() or None,
-        )  # fmt: skip
+        try:
+            return _record(job_id, self.namespace, dict(zip(raw[::2], raw[1::2], strict=True)))
+        except MALFORMED as exc:
+            raise ProtocolError(f"job {job_id!r} cannot be read: {exc}") from exc
 
     async def ids(self) -> list[str]:
         """All jobs that are known, newest first."""
         found = await self.store.commands.execute("ZRANGE", self._keys.jobs, 0, -1, "REV")
-        return [job_id.decode() for job_id in found]
+        return [job_id.decode(errors="replace") for job_id in found]
 
     async def state(self, job_id: str) -> str:
         """Its state; ``GONE`` where there is no such job."""
@@ -200,3 +200,10 @@ class Jobs:
     def channel(self, job_id: str) -> str:
         """Where its tasks wake each other up: a task's name, ``@room``, ``@results`` or ``@state``."""
         return self._keys.job_channel(job_id)
+
+
+def _record(job_id: str, namespace: str, row: dict[bytes, bytes]) -> JobRecord:
+    return JobRecord(
+        job_id, namespace, row[b"name"].decode(), row[b"st"].decode(), row[b"plan"], int(row[b"cr"]) / 1000,
+        int(row[b"fin"]) / 1000 if b"fin" in row else None, row.get(b"err", b"").decode() or None,
+    )  # fmt: skip
