@@ -21,6 +21,7 @@ from dynamo_tasks.errors import InvalidRequestError
 __all__ = [
     "DEFAULT_DIMENSIONS",
     "MAX_DIMENSIONS",
+    "MAX_NUMBERS",
     "check_input",
     "embed_all",
     "encode_inputs",
@@ -29,6 +30,8 @@ __all__ = [
 
 DEFAULT_DIMENSIONS = 256
 MAX_DIMENSIONS = 8192
+MAX_NUMBERS = 1 << 22
+"""Numbers of one answer: 40 MB of them."""
 _WEIGHTS = {1: 0.3, 2: 0.6, 3: 1.0, 4: 1.0, 5: 1.0}
 """Weight by length of the n-gram: single bytes say little about a text."""
 
@@ -65,6 +68,11 @@ async def embed_all(
     """
     size = DEFAULT_DIMENSIONS if dimensions is None else dimensions
     size = integer(size, "dimensions", 1, MAX_DIMENSIONS)
+    if len(inputs) * size > MAX_NUMBERS:
+        raise InvalidRequestError(
+            f"{len(inputs)} inputs of {size} dimensions are more than {MAX_NUMBERS} numbers; send fewer at a time",
+            param="input",
+        )
     encoded = await encode_inputs(inputs, tokenizer, max_model_len)
     vectors: list[list[float]] = []
     for ids in encoded:

@@ -135,6 +135,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     (CHAT, {"messages": _said("user", content=[{"type": "image_url", "image_url": {"url": "x"}}])},
      "messages[0].content[0].type", "text"),
     (EMBED, {"cache_salt": "x"}, "cache_salt", "embeddings"),
+    (EMBED, {"input": ["x"] * 2048, "dimensions": 8192}, "input", "numbers"),
     (CHAT, {"cache_salt": ""}, "cache_salt", "length"),
     (TEXT, {"prompt": ["a", "b", ""]}, "prompt[2]", "empty"),
     (TEXT, {"prompt": ["a"] * 600, "n": 2}, "prompt", "at most 1024"),
