@@ -51,6 +51,9 @@ IGNORED = "ignored"
 """The finish reason of a request whose endpoint raised Celery's ``Ignore``: it has no answer."""
 UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 """What msgspec, ``int()`` and ``bytes.decode()`` raise over bytes that are something else."""
+_LARGE, _MOST_CONTAINERS = 1 << 20, 8 << 20
+_HEADS = bytes(range(0x80, 0xA0))
+"""Of msgpack's small maps and arrays: one byte that becomes 64 of memory."""
 _DIGITS = 20
 """Of the largest 64 bit number."""
 _TOP = 2**64 - 1
@@ -201,10 +204,17 @@ def decode_values(data: bytes) -> list[Any]:
     Raises:
         ProtocolError: they are something else.
     """
+    if len(data) > _LARGE and _containers(data) > _MOST_CONTAINERS:
+        raise ProtocolError(f"values in a stream have more than {_MOST_CONTAINERS} arrays and maps")
     try:
         return _decode_values(data)
     except UNREADABLE as exc:
         raise ProtocolError(f"values in a stream cannot be read: {exc}") from exc
+
+
+def _containers(data: bytes) -> int:
+    """At most so many arrays and maps: the bytes that may be heads of small ones, text among them."""
+    return len(data) - len(data.translate(None, _HEADS))
 
 
 def decode_pushed(data: bytes) -> list[tuple[str, Event]]:

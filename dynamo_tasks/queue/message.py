@@ -15,6 +15,8 @@ MAX_MESSAGE = 64 << 20
 """Most bytes of a message."""
 MAX_UNPACKED = 32 << 20
 """Most bytes that a compressed body may become."""
+_LARGE, _MOST_CONTAINERS = 1 << 20, 2 << 20
+"""Bytes of a body from which on its arrays and objects are counted: two bytes of JSON become 64 of memory."""
 _COMPRESSION = "compression"
 _TEXT = frozenset({None, "", "utf-8", "utf8", "us-ascii", "ascii", "binary", "ascii-8bit"})
 """Encodings of bodies. Python knows others that unpack (``zlib_codec``, ``bz2_codec``), without a bound."""
@@ -58,8 +60,17 @@ class Message(virtual.Message):  # type: ignore[misc]
             self.delivery_info["exchange"], self.delivery_info["routing_key"]
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
             raise MalformedMessageError(f"{type(exc).__name__}: {exc}") from None
+        if self.body and len(self.body) > _LARGE:
+            _check_width(self.body)
         if not isinstance(self.headers, dict) or not isinstance(self.delivery_tag, str):
             raise MalformedMessageError("headers are no object, or the delivery tag is no text")
+
+
+def _check_width(body: Any) -> None:
+    """Refuse JSON that is small as text and large in memory."""
+    data = body if isinstance(body, bytes) else str(body).encode(errors="replace")
+    if data.count(b"[") + data.count(b"{") > _MOST_CONTAINERS:
+        raise MalformedMessageError(f"the body has more than {_MOST_CONTAINERS} arrays and objects")
 
 
 def _unpacked(payload: dict[str, Any], channel: Any) -> dict[str, Any]:

@@ -95,3 +95,12 @@ def test_an_encoding_that_could_unpack_is_refused(codec: object) -> None:
 def test_what_is_no_message_of_a_reasonable_size_is_refused(raw: bytes) -> None:
     with pytest.raises(MalformedMessageError):
         decode(raw)
+
+
+@pytest.mark.parametrize("piece", ["[]", "{}"])
+def test_a_body_that_is_wide_is_refused(piece: str) -> None:
+    wide = f"[{','.join([piece] * ((2 << 20) + 1))}]"
+    with pytest.raises(MalformedMessageError, match="more than 2097152 arrays and objects"):
+        Message(
+            payload(wide, properties=payload("")["properties"] | {"body_encoding": None}), channel=channel()
+        )
