@@ -22,6 +22,7 @@ from dynamo_tasks.queue.arguments import payload_of, positional
 from dynamo_tasks.queue.backend import WRITTEN, ResultBackend
 from dynamo_tasks.queue.direct import publish
 from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly, run_handler
+from dynamo_tasks.queue.elsewhere import tell_if_elsewhere
 from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, lasting, submit_span
 from dynamo_tasks.queue.execution import Execution
 from dynamo_tasks.queue.foreign import HOOKS
@@ -292,6 +293,8 @@ class EndpointTask(Task):  # type: ignore[misc]
         trace = context.child_headers() if context is not None else {}
         headers = {**trace, **(options.pop("headers", None) or {})}
         is_new, task_id = not task_id, task_id or uuid()
+        if self.declaration:
+            tell_if_elsewhere(self.app, self.endpoint, self.declaration[0])
         with submit_span(task_id, self.endpoint, self.endpoint.queue, headers) as span:
             headers = span.carry(headers)
             result = self.AsyncResult(task_id)

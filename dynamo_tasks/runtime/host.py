@@ -235,7 +235,8 @@ class ServiceHost:
         common: dict[str, Any] = {
             "component": component, "namespace": namespace, "lease_id": self.lease, "host": socket.gethostname(),
             "pid": os.getpid(), "started": time.time(), "capacity": self.capacity, "model": self._model(),
-            "extra": {"system_port": self.system.port} if self.system is not None else {},
+            "extra": {"service": self.service.class_path}
+            | ({"system_port": self.system.port} if self.system is not None else {}),
             "http": self.http.url if self.http is not None else None,
         }  # fmt: skip
         infos = [

@@ -194,6 +194,11 @@ class DynamoService(ActsAsClass[T]):
         """Its namespace, ``default`` where none is given."""
         return self._settings.namespace
 
+    @property
+    def class_path(self) -> str:
+        """``module:Class`` as written, under which workers and callers know it whatever it is configured with."""
+        return f"{self.inner.__module__}:{self.inner.__qualname__}"
+
     def dynamo_address(self) -> tuple[str, str]:
         """``(namespace, component)``.
 

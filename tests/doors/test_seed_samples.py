@@ -210,3 +210,33 @@ def test_what_the_worker_of_the_example_yields(
         assert _is_tokens(values)
         assert _ids(values) == _ids(answers[0])
         assert len(_ids(values)) == 3
+
+
+def test_a_program_without_its_workers_file_is_told_where_they_are(
+    own_server: RedisServer, tmp_path: Path
+) -> None:
+    """The document's file gives the worker another namespace and name."""
+    config = tmp_path / "agg.yaml"
+    config.write_text("VllmWorker: {model_path: mocker, dynamo: {namespace: elsewhere, name: llama-worker}}")
+    code = """
+        from tests.integration.services.seed_example import VllmWorker
+
+        print(VllmWorker.generate.id)
+        try:
+            print(len(VllmWorker.generate.apply_async(({"prompt": "a", "max_tokens": 1},), expires=5).get(timeout=20)))
+        except Exception as exc:
+            print(type(exc).__name__)
+    """
+    service = "tests.integration.services.seed_example:VllmWorker"
+    with Worker(own_server.url, "--config", str(config), service=service, name="elsewhere"):
+        done = subprocess.run(
+            [sys.executable, "-c", textwrap.dedent(code)], env=environment(own_server.url, DYNAMO_NAMESPACE="x"),
+            capture_output=True, text=True, timeout=100, check=False,
+        )  # fmt: skip
+        told = "nobody serves it; workers serve tests.integration.services.seed_example:VllmWorker as "
+        assert "key=dynamo.VllmWorker" in done.stderr
+        assert told in done.stderr
+        assert "elsewhere.llama-worker" in done.stderr
+        found = ran(CALLS.replace("REQUEST", repr(json.dumps(REQUEST))).replace("EAGER", "False"), tmp_path,
+                    own_server.url, DYNAMO_CONFIG=str(config))  # fmt: skip
+        assert _is_tokens(json.loads(found)[0])
