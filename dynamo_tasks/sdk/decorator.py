@@ -91,7 +91,9 @@ def service(
         del config["workers"]  # not written, so its origin is not this decorator
     component = as_dynamo_config(dynamo)
 
-    def decorate(cls: type[T]) -> DynamoService[T]:
+    def decorate(cls: Any) -> DynamoService[T]:
+        if isinstance(cls, DynamoService):  # one class, two services: each takes it as it was written
+            cls = cls.written
         if not isinstance(cls, type):
             raise ConfigError(f"@service decorates a class, not {cls!r}")
         return DynamoService(config, cls, image, envs, component)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dynamo_tasks.config import ServiceSchema, suggest
@@ -67,8 +67,15 @@ class ActsAsClass(Generic[T]):
 
     def __call__(self, *args: Any, **kwargs: Any) -> T:
         """Make an instance of the class."""
+        if is_dataclass(self.inner):
+            kwargs = self._configured_fields(len(args)) | kwargs
         made: T = self.inner(*args, **kwargs)
         return made
+
+    def _configured_fields(self, given: int) -> dict[str, Any]:
+        """Fields of a dataclass behind the first ones: its ``__init__`` has defaults that know no configuration."""
+        names = [field.name for field in fields(self.inner) if field.init]
+        return {name: getattr(self.inner, name) for name in names[given:] if name in vars(self.inner)}
 
     def __getattr__(self, name: str) -> Any:
         if name == "inner" or (name.startswith("__") and name.endswith("__")):
@@ -98,6 +105,12 @@ class ActsAsClass(Generic[T]):
 
     def __dir__(self) -> list[str]:
         return sorted({*super().__dir__(), *dir(self.inner)})
+
+    def __or__(self, other: Any) -> Any:
+        return self.inner | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.inner
 
     @property
     def __bases__(self) -> tuple[type, ...]:

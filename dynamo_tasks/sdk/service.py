@@ -46,6 +46,7 @@ class DynamoService(ActsAsClass[T]):
 
     Attributes:
         inner: The service's own subclass of the class as written; its instances serve.
+        written: The class as written.
         name: The service's name: its section in a configuration file.
         config: ``resources``, ``workers``, ``traffic``, ``labels``, … as given to ``@service`` or configured.
         image: Container image, for deployment tools.
@@ -54,6 +55,7 @@ class DynamoService(ActsAsClass[T]):
         state: See :mod:`dynamo_tasks.sdk.lifecycle`.
     """
 
+    written: type[T]
     name: str
     config: dict[str, Any]
     image: Any
@@ -83,7 +85,7 @@ class DynamoService(ActsAsClass[T]):
             InvalidNameError: a namespace, component or endpoint name with a character that is not allowed.
             ConfigError: an argument of the wrong type or out of range, or two endpoints of one name.
         """
-        self.inner = inner
+        self.inner = self.written = inner
         self._given = dict(config or {})
         self.name = self._given.get("name") or inner.__name__
         self.image = image

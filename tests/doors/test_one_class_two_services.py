@@ -285,3 +285,37 @@ print(json.dumps([one(twice.P), one(twice.D), one(twice.Same1), one(twice.Same2)
             [["big", {"top_k": 3}, "W"], ["mid", {}, "W"]],
         ]
     )  # fmt: skip
+
+
+def test_a_service_can_be_made_a_service_again() -> None:
+    other = service(dynamo={"namespace": "other"}, name="Other")(Decorated)
+    configured(Decorated, "model=big")
+    assert (str(other.inner.__mro__[-2]), other.model) == (str(Decorated.written), "small")
+    assert other.written is Decorated.written
+    assert (other.dynamo_address(), Decorated.dynamo_address()) == (
+        ("other", "Other"),
+        ("decorated", "Decorated"),
+    )
+    configured(Decorated)
+
+
+def test_settings_reach_the_init_of_a_dataclass() -> None:
+    @service(dynamo={"namespace": "data"})
+    @dataclasses.dataclass
+    class Data:
+        first: int
+        model: str = "m"
+        items: list[int] = dataclasses.field(default_factory=lambda: [1])
+        size: int = 1
+
+    configured(Data, "model=big", "items=[2, 3]")
+    assert dataclasses.asdict(Data(0)) == {"first": 0, "model": "big", "items": [2, 3], "size": 1}
+    assert (Data(0, "own").model, Data(0, model="own").model) == ("own", "own")
+    configured(Data, "first=7")
+    assert dataclasses.asdict(Data()) == {"first": 7, "model": "m", "items": [1], "size": 1}
+
+
+def test_a_service_in_annotations() -> None:
+    assert (P.inner | None) == (P | None)
+    assert (int | P) == (int | P.inner)
+    assert isinstance(D(), P | D)
