@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Self
 from urllib.parse import unquote, urlsplit
 
+from dynamo_tasks.config.redis_url import check_redis_url
 from dynamo_tasks.config.tls import TlsOptions
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
@@ -51,16 +52,14 @@ class Address:
         Raises:
             ConfigError: another scheme, no host, a port that is none, TLS options that are wrong.
         """
+        check_redis_url(url)
         tls = TlsOptions.of(url)
         parts = urlsplit(url)
         if parts.scheme not in _SCHEMES:
             raise ConfigError(
                 f"Redis URL {mask_url(url)!r}: scheme must be one of {', '.join(_SCHEMES)}, sentinel"
             )
-        try:
-            port = parts.port or 6379
-        except ValueError:
-            raise ConfigError(f"Redis URL {mask_url(url)!r}: port must be 1..65535") from None
+        port = parts.port or 6379
         unix = parts.scheme == "unix"
         host = unquote(parts.path) if unix else parts.hostname or ""
         if not host:

@@ -23,6 +23,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import redis
 
+from dynamo_tasks.config.redis_url import check_redis_url
 from dynamo_tasks.config.tls import SENTINEL_SCHEME, TlsOptions
 from dynamo_tasks.errors import ConfigError
 
@@ -81,6 +82,7 @@ class Address:
         Raises:
             ConfigError: the URL is not one of these, or its TLS options are wrong; says which part.
         """
+        check_redis_url(url)
         tls = TlsOptions.of(url)
         scheme = urlsplit(url).scheme or "no scheme"
         if scheme == SENTINEL_SCHEME:
