@@ -1,4 +1,4 @@
-"""Orders to one instance, on its alive channel: to sleep, to wake.
+"""Orders to one instance, on a channel of their own: to sleep, to wake.
 
 ``control <op> <where to answer> <arguments>`` is answered by ``[state, error code, message]``. It passes all
 queues by: an instance that takes nothing from queues hears it, and a full one at once.
@@ -127,7 +127,7 @@ async def give_order(
     await channels.listen(channel, answered)
     order = f"control {op} {channel} {msgspec.json.encode(arguments).decode()}"
     try:
-        if not await store.commands.execute("PUBLISH", keys.alive_channel(lease), order):
+        if not await store.commands.execute("PUBLISH", keys.control_channel(lease), order):
             raise NoInstancesError(f"instance {lease:x} is not there")
         async with asyncio.timeout(timeout):
             return _read(await answer)

@@ -174,7 +174,7 @@ class ServiceHost:
         self._runtime = runtime = await patiently(self._connect_runtime)
         await patiently(runtime.client.store.check_scripts)
         self._sweeper = Sweeper(runtime.client.store)
-        self._recoverer = Recoverer(runtime.client.store)
+        self._recoverer = Recoverer(runtime.client.store, cuts=self.is_component)
         cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP
         self._executor = Executor(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))
         await patiently(self._executor.start)

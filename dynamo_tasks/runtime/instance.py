@@ -81,6 +81,7 @@ class Instance:
         self._task: asyncio.Task[None] | None = None
         self._keys = store.keys(namespace)
         self._channel = self._keys.alive_channel(lease)
+        self._control = self._keys.control_channel(lease)
         self._presence = Link(
             store.address, name="dynamo-tasks:presence", on_ready=self._subscribe, on_message=self._ordered
         )
@@ -96,11 +97,14 @@ class Instance:
         return list(self._infos)
 
     async def _subscribe(self, wire: Wire) -> None:
-        await wire.execute("SUBSCRIBE", self._channel)
+        # Presence is the last one of them: who is seen can be told everything.
+        for channel in (self._control, self._channel):
+            await wire.execute("SUBSCRIBE", channel)
 
     def _ordered(self, channel: bytes, payload: bytes) -> None:
-        if payload.startswith(CONTROL):
-            self.on_control(payload)
+        if channel == self._control.encode():
+            if payload.startswith(CONTROL):
+                self.on_control(payload)
             return
         if not payload.startswith(_STATS):
             self._on_order(channel, payload)

@@ -33,9 +33,9 @@ class Recoverer(Actor):
 
     name = "recoverer"
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, *, cuts: bool = True):
         self._store = store
-        self._recovery = Recovery(store)
+        self._recovery = Recovery(store, cuts=cuts)
         self._observer = secrets.token_hex(4)
         self._detectors: dict[str, Detector] = {}
         self._suspects: dict[str, set[str]] = {}

@@ -239,6 +239,10 @@ class Keys:
         """The channel that an instance holds open: its presence, and where orders to it are sent."""
         return f"{self.base}alive:{self.db}:{lease:x}"
 
+    def control_channel(self, lease: int) -> str:
+        """Where it is told to sleep and to wake: a channel of its own, which an ACL can close to frontends."""
+        return f"{self.base}control:{self.db}:{lease:x}"
+
     @property
     def registry_channel(self) -> str:
         """Where joins and leaves of instances are announced."""

@@ -30,10 +30,17 @@ _ORPHAN_AGE_MS = 2000
 
 
 class Recovery:
-    """Recovery of one server's namespaces. Every verb may be called by any number of observers."""
+    """Recovery of one server's namespaces. Every verb may be called by any number of observers.
 
-    def __init__(self, store: Store):
+    Args:
+        store: The server.
+        cuts: Whether this process closes connections of the dead: frontends have no right to (docs/security.md). What a
+            frozen process is handed then is found by :meth:`lost_messages`.
+    """
+
+    def __init__(self, store: Store, *, cuts: bool = True):
         self._store = store
+        self._cuts = cuts
         self._offsets: dict[str, int] = {}
 
     async def owners(self, namespace: str) -> list[int]:
@@ -81,7 +88,8 @@ class Recovery:
         lock = f"{keys.base}recover:{lease:x}"
         if not await self._store.commands.execute("SET", lock, observer, "NX", "PX", _LOCK_MS):
             return None
-        await self._cut(lease)
+        if self._cuts:
+            await self._cut(lease)
         moved = {"requeued": 0, "dead": 0, "settle": 0, "restored": 0}
         with contained("recovery", f"what {lease:x} owned"):
             await self._requeue_all(keys, lease, moved)

@@ -156,7 +156,18 @@ FORBIDDEN = {
     "worker": ["SET celery-other 1", "PUBLISH news x"],
     "frontend": [
         "BLMPOP 1 1 dynamo|Worker LEFT", "GET celery-task-meta-x", "PUBLISH /0.celery.pidbox shutdown",
-        "SADD _kombu.binding.x y",
+        "SADD _kombu.binding.x y", "SET _kombu.binding.dynamo|Worker x", "DEL _kombu.binding.dynamo|Worker",
+        "LPOP dynamo|Worker", "RPOP dynamo|Worker", "LREM dynamo|Worker 0 x", "DEL dynamo|Worker",
+        "SET dynamo|Worker x", "LTRIM dynamo|Worker 1 0", "RENAME dynamo|Worker other", "EXPIRE dynamo|Worker 1",
+        "LSET dynamo|Worker 0 x",
+        "LPOP dynamo|Worker\x06\x163", "LPOP dynamo-tasks", "LREM dynamo-tasks 0 x", "DEL dynamo-tasks",
+        "PUBLISH dt:dynamo:control:0:1 x", "SUBSCRIBE dt:dynamo:control:0:1", "CLIENT KILL TYPE pubsub",
+        "CLIENT KILL ID 1", "CLIENT LIST", "CLIENT PAUSE 1", "CLIENT UNBLOCK 1", "SETEX celery-task-meta-x 1 y",
+        "EVAL return(redis.call('LPOP',KEYS[1])) 1 dynamo|Worker", "EVAL return(redis.call('DEL','dynamo|Worker')) 0",
+        "EVAL return(redis.call('PUBLISH','dt:dynamo:control:0:1','x')) 0", "XGROUP DESTROY dt:dynamo:events:x g",
+        "PSUBSCRIBE dt:*", "SORT dt:x", "RESTORE dt:x 0 x", "DUMP dt:x", "SCAN 0", "OBJECT ENCODING dt:x",
+        "SWAPDB 0 1", "MOVE dt:x 1", "SLOWLOG GET", "LATENCY LATEST", "MODULE LIST", "REPLICAOF NO ONE",
+        "FUNCTION LIST",
     ],
     "monitor": [
         "SET dt:dynamo:lease:1 1", "DEL dt:dynamo:req:1", "RPUSH dynamo|Worker {}", "SUBSCRIBE dt:@client:0:x",
@@ -164,6 +175,8 @@ FORBIDDEN = {
     ],
     "flower": [
         "GET dt:dynamo:lease:1", "RPUSH dynamo|Worker {}", "SET celery-task-meta-x 1", "SUBSCRIBE dt:@client:0:x",
+        "SET _kombu.binding.dynamo|Worker x", "PUBLISH dt:dynamo:control:0:1 x", "LPOP dynamo|Worker",
+        "DEL dynamo|Worker",
     ],
 }  # fmt: skip
 

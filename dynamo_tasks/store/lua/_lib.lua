@@ -130,12 +130,10 @@ end
 local function enter(id, r)
   local component, list = component_of(r.en), r.q .. (r.qs or '')
   redis.call('SADD', waiting_of(component), id)
-  if anybody_in_line() or limit_of(component, 'concurrency') then return the_line().enter(id, r, component, list) end
-  -- The usual case takes no look of its own at the length.
-  if redis.call('LPUSH', list, r.msg) > WINDOW then
-    redis.call('LPOP', list)
-    the_line().enter(id, r, component, list)
+  if anybody_in_line() or limit_of(component, 'concurrency') or redis.call('LLEN', list) >= WINDOW then
+    return the_line().enter(id, r, component, list)
   end
+  redis.call('LPUSH', list, r.msg)
 end
 
 -- It does not wait any more, and was not the first in its line.

@@ -21,8 +21,7 @@ if shared and redis.call('SISMEMBER', base .. 'leases', instance) == 0 then
   redis.call('LREM', r.q .. (r.qs or ''), 0, r.msg)
   leave_line(id, r)
   redis.call('HSET', KEYS[1], 'q', shared)
-  redis.call('LREM', shared .. (r.qs or ''), 0, r.msg)
-  redis.call('RPUSH', shared .. (r.qs or ''), r.msg)
+  if not redis.call('LPOS', shared .. (r.qs or ''), r.msg) then redis.call('RPUSH', shared .. (r.qs or ''), r.msg) end
   return 'OK'
 end
 local list = r.q .. (r.qs or '')
