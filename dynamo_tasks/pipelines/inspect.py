@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 from dynamo_tasks.config.server import key_prefix
-from dynamo_tasks.errors import ConfigError, ProtocolError, RequestNotFoundError
+from dynamo_tasks.errors import ConfigError, RequestNotFoundError
 from dynamo_tasks.pipelines.job import JobState, JobStatus
 from dynamo_tasks.pipelines.job_status import status_of
 from dynamo_tasks.pipelines.plan import Plan
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.job_records import JobRecord
 from dynamo_tasks.store.jobs import Jobs
 
@@ -38,11 +40,10 @@ async def gather_jobs(store: Store, namespace: str) -> list[dict[str, Any]]:
     """The same of one namespace, on a store that is connected."""
     jobs, found = Jobs(store, namespace), []
     for job_id in await jobs.ids():
-        try:
+        # One that ended a day ago is still in the index; one that cannot be read hides no others.
+        with contained("job", job_id), contextlib.suppress(RequestNotFoundError):
             status = await _status(jobs, await jobs.get(job_id))
-        except (RequestNotFoundError, ProtocolError):
-            continue  # it ended a day ago, and the index forgets it later; or it is none
-        found.append({"namespace": namespace, **status.as_dict()})
+            found.append({"namespace": namespace, **status.as_dict()})
     return found
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.ledger import Ledger
 from dynamo_tasks.store.record import Record
 from dynamo_tasks.store.scripts import script
@@ -46,10 +47,11 @@ class DeadList:
         rows = await self._store.commands.execute("ZRANGE", key, 0, -1, "WITHSCORES")
         found = []
         for raw, died in zip(rows[::2], rows[1::2], strict=True):
-            try:
-                found.append(await self._load(namespace, raw.decode(), int(died) / 1000))
-            except RequestNotFoundError:
-                await self._store.commands.execute("ZREM", key, raw)
+            with contained("ledger", raw.decode(errors="replace")):
+                try:
+                    found.append(await self._load(namespace, raw.decode(), int(died) / 1000))
+                except RequestNotFoundError:
+                    await self._store.commands.execute("ZREM", key, raw)
         return found
 
     async def _load(self, namespace: str, request_id: str, died: float) -> DeadRequest:

@@ -8,7 +8,7 @@ from typing import Any
 from dynamo_tasks.errors import DynamoError, ProtocolError, StreamExpiredError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import EventId
-from dynamo_tasks.protocol.states import TERMINAL
+from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.containment import MALFORMED, is_wrong_type, pass_over
 from dynamo_tasks.store.refusals import refusal
@@ -24,6 +24,7 @@ PAGE_BYTES = 1 << 20
 """What a page should not exceed by much."""
 _AT_ONCE = 128
 """Readers per pipeline."""
+_STATES = {state.value.encode() for state in State}
 _TERMINAL = {state.value.encode() for state in TERMINAL}
 
 
@@ -90,6 +91,10 @@ class Pages:
         state, end = record
         if state is None:
             sub.missing(now)
+        elif state not in _STATES:
+            raise ProtocolError(
+                f"the record of request {sub.request_id} cannot be read: it has no valid state"
+            )
         elif state not in _TERMINAL:
             sub.checked(now)
         elif end is not None and EventId.parse(end.decode()) <= sub.cursor.last:

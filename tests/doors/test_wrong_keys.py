@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import redis
 
-from tests.support.processes import Frontend, Worker, together, until
+from tests.support.processes import ROOT, Frontend, Worker, environment, together, until
 from tests.support.server import RedisServer
 
 BODY = {"model": "echo", "prompt": "hello", "max_tokens": 5}
@@ -200,3 +202,29 @@ def test_a_dead_worker_is_succeeded_amid_garbage(tmp_path_factory: pytest.TempPa
             assert rest[-1] == "[DONE]", rest[-2:]
             assert "length" in rest[-2]
             assert second.alive
+
+
+def _command(server: RedisServer, *words: str) -> tuple[int, str]:
+    argv = [sys.executable, "-m", "dynamo_tasks", *words]
+    done = subprocess.run(
+        argv, env=environment(server.url), cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.slow
+def test_commands_show_what_can_be_read(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with RedisServer(tmp_path_factory.mktemp("cli")) as server, redis.Redis(port=server.port) as client:
+        client.sadd("dt:@namespaces", "dynamo", b"\xff", "no name!")
+        for index in ("jobs", "dead"):
+            client.zadd(f"dt:dynamo:{index}", {"x": 1, b"\xff": 2, "y": 3})
+        client.hset("dt:dynamo:job:x", "a", "b")
+        client.hset("dt:dynamo:req:x", "st", "nope")
+        client.set("dt:dynamo:job:y", "x")
+        client.set("dt:dynamo:req:y", "x")
+        for words in (["status", "--json"], ["dead", "list"]):
+            code, output = _command(server, *words)
+            assert (code, "Traceback" in output) == (0, False), output
+        for words in (["tail", "x"], ["tail", "y"], ["dead", "show", "x"]):
+            code, output = _command(server, *words)
+            assert (code, output.splitlines()[-1][:6]) == (2, "Error:"), output
