@@ -121,6 +121,14 @@ class DynamoEndpoint(Declared):
         """Queue a call with options, as Celery's ``Task.apply_async``."""
         return self.task.apply_async(args, kwargs, **options)
 
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """Queue a call once Django's transaction is committed, as Celery's tasks of a Django project."""
+        self.task.delay_on_commit(*args, **kwargs)
+
+    def apply_async_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """The same with options."""
+        self.task.apply_async_on_commit(*args, **kwargs)
+
     def s(self, *args: Any, **kwargs: Any) -> Any:
         """A Celery signature, for ``chain``, ``group`` and ``chord``."""
         return self.task.s(*args, **kwargs)

@@ -27,6 +27,12 @@ class TaskLike(Protocol):
     def apply_async(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
         """Queue a call with options."""
 
+    def delay_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """Queue a call once Django's transaction is committed; of Django's kind of tasks."""
+
+    def apply_async_on_commit(self, *args: Any, **kwargs: Any) -> None:
+        """The same with options."""
+
     def s(self, *args: Any, **kwargs: Any) -> Any:
         """A signature."""
 
