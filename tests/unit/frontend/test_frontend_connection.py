@@ -14,7 +14,7 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.connection import ConnectionLimits
 from dynamo_tasks.frontend.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
-from tests.support.frontend_fakes import FakeGateway, chat, claim, served, text
+from tests.support.frontend_fakes import FakeGateway, chat, claim, hello, served, text
 
 PATIENCE = 20.0
 SHORT = ConnectionLimits(head_timeout=0.2, body_timeout=0.2, write_timeout=0.3)
@@ -82,13 +82,21 @@ def test_half_a_request_is_answered_with_408() -> None:
     assert run(lambda server: answers(server, cases), SHORT) == dict.fromkeys(cases, (408, "request_timeout"))
 
 
-@pytest.mark.parametrize("part", [b"x", b"x-a: b\r\n"], ids=["in the body", "in the head"])
-def test_a_slow_loris_is_cut_off(part: bytes) -> None:
+LORIS = {
+    "in the body": (b"content-length: 9999\r\n\r\n", b"x"),
+    "in the head": (b"", b"x-a: b\r\n"),
+    "in the trailers": (b"transfer-encoding: chunked\r\n\r\n0\r\n", b"x-a: b\r\n"),
+    "in a chunk's extension": (b"transfer-encoding: chunked\r\n\r\n5;", b"a"),
+}
+
+
+@pytest.mark.parametrize(("begin", "part"), LORIS.values(), ids=LORIS)
+def test_a_slow_loris_is_cut_off(begin: bytes, part: bytes) -> None:
     """One small part at a time, each well within the time-out."""
 
     async def work(server: HttpServer) -> bytes:
         reader, writer = await asyncio.open_connection(server.host, server.port)
-        writer.write(POST + (b"content-length: 9999\r\n\r\n" if part == b"x" else b""))
+        writer.write(POST + begin)
         answer = asyncio.ensure_future(reader.read())
         while not answer.done():
             writer.write(part)
@@ -200,6 +208,44 @@ def test_a_reset_in_midstream_is_noticed_also_with_requests_behind_it() -> None:
 
     gateway = FakeGateway(lambda _: [claim(), text(1, "a")])
     run(work, gateway=gateway)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_one_that_has_closed_all_of_a_silent_connection_is_noticed(stream: bool) -> None:
+    """It looks like one that has closed its own side only, until something is written to it."""
+
+    async def work(server: HttpServer) -> None:
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        body = json.dumps(chat(stream=stream)).encode()
+        writer.write(POST + b"content-length: %d\r\n\r\n" % len(body) + body)
+        await gateway.submitted.wait()
+        if stream:
+            await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        await gateway.streams[0].closed.wait()
+
+    gateway = FakeGateway(lambda _: [claim()])
+    run(work, gateway=gateway)
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_one_that_has_closed_its_own_side_is_probed_and_waited_for(stream: bool) -> None:
+    async def work(server: HttpServer) -> bytes:
+        reader, writer = await asyncio.open_connection(server.host, server.port)
+        body = json.dumps(chat(stream=stream)).encode()
+        writer.write(POST + b"content-length: %d\r\n\r\n" % len(body) + body)
+        writer.write_eof()
+        probe = b": keep-alive\n" if stream else b"100 Continue\r\n\r\n"
+        found = await reader.readuntil(probe) + await reader.readuntil(probe)
+        gateway.logs[next(iter(gateway.logs))].add(*hello()[1:])
+        rest = await reader.read()
+        writer.close()
+        return found + rest
+
+    gateway = FakeGateway(lambda _: [claim()])
+    answer = run(work, ConnectionLimits(probe=0.1), gateway)
+    assert answer.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n" if stream else b"}")
+    assert b" 200 OK" in answer
 
 
 def test_a_client_that_vanished_without_a_word_is_noticed_by_the_kernel() -> None:
