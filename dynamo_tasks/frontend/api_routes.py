@@ -35,6 +35,11 @@ KINDS = ("coroutine", "async_gen", "function", "generator")
 """Kinds of handlers, as the SDK names them. Plain functions and generators run in a thread."""
 
 _QUERY = ("GET", "DELETE")
+_STREAMS = ("async_gen", "generator")
+_END_ID = "end"
+"""Id of the last event of a stream without ids: a browser's ``EventSource`` comes again with it, and is told to stop;
+else it would run the method again and again."""
+_LAST = b"id: %b\n%b" % (_END_ID.encode(), DONE)
 
 
 class ApiRoute(Struct, frozen=True, kw_only=True):
@@ -87,6 +92,8 @@ def make_route(route: ApiRoute, keep_alive: float, gateway: Gateway) -> Route:
             allowance = await gateway.count(call.owner_key, call.limits)
             call.headers = allowance.headers()
             allowance.check()
+        if kind in _STREAMS and request.headers.get("last-event-id") == _END_ID:
+            return Response(status_code=204)
         found = arguments.bind(await _input(request), text=request.method in _QUERY)
         if kind == "async_gen":
             return ValueStreamResponse(route.handler(**found), route.name, keep_alive)
@@ -165,9 +172,9 @@ class ValueStreamResponse:
                 await send({"type": "http.response.body", "body": body, "more_body": True})
                 keep_alive.sent()
         except DynamoError as error:
-            return error_event(error) + DONE
+            return error_event(error) + _LAST
         except Exception as exc:  # noqa: BLE001 - a method of the user: whatever it raises is its answer
             # The author's code: whatever it raises must end the stream with an error, not cut it off.
             log.event("http.error", exc=exc, api=self._name, error=str(exc))
-            return error_event(ErrorInfo.of(exc).exception()) + DONE
-        return DONE
+            return error_event(ErrorInfo.of(exc).exception()) + _LAST
+        return _LAST
