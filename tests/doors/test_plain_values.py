@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import uuid
 from typing import Any
 
 import msgspec
 import pytest
 
+from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.pipelines.operators import partition, plain_record
 from dynamo_tasks.protocol.plain import to_plain
 from tests.support.plain_values import BAD, EXPECTED, NAMES, VALUES, is_plain
 from tests.support.processes import ROOT, Worker, environment
@@ -109,6 +112,18 @@ def test_no_plain_form(name: str) -> None:
     make, kind = BAD[name]
     with pytest.raises((TypeError, ValueError, RecursionError), match=f"{kind}|recursion"):
         to_plain(make())
+
+
+def test_records_that_travel_between_operators() -> None:
+    for name, (make, plain) in VALUES.items():
+        assert plain_record(make(), msgspec.msgpack.encode) == plain, name
+    for name, (make, _) in BAD.items():
+        with pytest.raises(InvalidRequestError, match="records must be JSON to travel"):
+            plain_record(make(), msgspec.msgpack.encode)
+        assert name
+    assert partition(uuid.UUID(int=1), 4) == partition(str(uuid.UUID(int=1)), 4)
+    with pytest.raises(InvalidRequestError, match="a key must be JSON"):
+        partition(object(), 4)
 
 
 def test_what_a_caller_does_to_a_value_its_owner_does_not_see() -> None:

@@ -212,6 +212,7 @@ def test_what_the_worker_of_the_example_yields(
         assert len(_ids(values)) == 3
 
 
+@pytest.mark.slow
 def test_a_program_without_its_workers_file_is_told_where_they_are(
     own_server: RedisServer, tmp_path: Path
 ) -> None:
