@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import msgspec
 
+from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.observe import tracing
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.versions import PROTOCOL
@@ -30,6 +31,7 @@ __all__ = [
     "CallOptions",
     "brief",
     "build",
+    "check_id",
     "digest",
     "enclose",
     "lasting",
@@ -40,6 +42,7 @@ __all__ = [
 ]
 
 HEADER = "dynamo"
+_LONGEST_ID = 255
 _json = msgspec.json.Encoder().encode
 _repr = reprlib.Repr()
 _repr.maxdict, _repr.maxlist, _repr.maxtuple, _repr.maxstring, _repr.maxother = 16, 6, 6, 64, 64
@@ -69,6 +72,7 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
         tn: Tenant.
         tw: Its share of a component that is not enough for all.
         mq: Limit of the queue.
+        nm: The caller has named the id: it stands for this payload alone.
         rel: ``[lease hex, epoch]`` of the attempt that this message is a retry of.
         re: Where else the result is told: see :mod:`dynamo_tasks.queue.replies`.
     """
@@ -83,6 +87,7 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
     tn: str = ""
     tw: Annotated[float, msgspec.Meta(ge=0.001, le=1000)] = 1.0
     mq: int = 0
+    nm: bool = False
     rel: tuple[str, int] | None = None
     re: str = ""
 
@@ -192,6 +197,21 @@ def brief(args: Any) -> str:
     return _repr.repr(tuple(args or ()))
 
 
+def check_id(task_id: Any) -> None:
+    """Refuse what cannot be the id of a request: it stands in keys, and between blanks in orders.
+
+    Raises:
+        InvalidRequestError: says what it must be.
+    """
+    if task_id is None:
+        return
+    is_text = isinstance(task_id, str) and task_id.isprintable() and " " not in task_id
+    if not is_text or len(task_id) > _LONGEST_ID:
+        raise InvalidRequestError(
+            f"task_id must be a text of at most {_LONGEST_ID} characters without blanks, not {_repr.repr(task_id)}"
+        )
+
+
 def _timestamp(value: Any) -> float:
     return datetime.fromisoformat(value).timestamp() if value else 0.0
 
@@ -240,7 +260,8 @@ def new_request(
     return NewRequest(
         id=request_id, endpoint=endpoint, message=message, deadline=options.dl, reader=options.rd, tenant=options.tn,
         weight=options.tw, background=options.bg, abandon_after=options.ab, retention=options.rt,
-        max_queue=options.mq, idempotency_key=options.ik, digest=digest(endpoint, body) if options.ik else "", **more,
+        max_queue=options.mq, idempotency_key=options.ik,
+        digest=digest(endpoint, body) if options.ik or options.nm else "", **more,
     )  # fmt: skip
 
 

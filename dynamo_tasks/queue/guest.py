@@ -169,6 +169,9 @@ class GuestApp(DynamoApp):
             # Those of a chord's parts are read as they are written.
             result_accept_content=[*results, self.conf.result_serializer],
             task_create_missing_queues=True,
+            # For its own workers, which have children.
+            worker_max_tasks_per_child=None,
+            worker_max_memory_per_child=None,
         )
         return self.subclass_with_self(hosting.Worker)(*args, pool_cls=asked, **kwargs)
 

@@ -46,7 +46,7 @@ class Job:
         self.threaded = False
         self.aside: greenlets.Aside | None = None
         self.execution: Execution | None = None
-        self.time_limit: float | None = options.get("timeout")
+        self.time_limit: float | None = options.get("timeout") or pool.options.get("timeout")
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     async def _run(self) -> None:
@@ -113,7 +113,7 @@ class Job:
 
     def _start_timers(self) -> None:
         loop = asyncio.get_running_loop()
-        soft = self._options.get("soft_timeout")
+        soft = self._options.get("soft_timeout") or self._pool.options.get("soft_timeout")
         if soft:
             self._timers.append(loop.call_later(soft, self._soft_limit, soft))
         if self.time_limit:

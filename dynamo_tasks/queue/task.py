@@ -23,7 +23,7 @@ from dynamo_tasks.queue.backend import WRITTEN, ResultBackend
 from dynamo_tasks.queue.direct import publish
 from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly, run_handler
 from dynamo_tasks.queue.elsewhere import tell_if_elsewhere
-from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, lasting, submit_span
+from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, check_id, lasting, submit_span
 from dynamo_tasks.queue.execution import Execution
 from dynamo_tasks.queue.foreign import HOOKS
 from dynamo_tasks.queue.greenlets import await_, may_await
@@ -269,16 +269,17 @@ class EndpointTask(Task):  # type: ignore[misc]
             InvalidRequestError: the payload does not fit the endpoint's annotation, or an option is not valid.
             QueueFullError: the component's queue is at its ``traffic.max_queue``.
             DeadlineUnreachableError: the component is busy for longer than ``deadline`` or ``expires`` allows.
-            IdempotencyConflictError: the key was used with another payload.
+            IdempotencyConflictError: the key, or the ``task_id``, was used with another payload.
         """
         args, kwargs = self._checked(args, kwargs, options)
+        check_id(task_id)
         if self.app.conf.task_always_eager:
             return self._apply_here(args, kwargs, task_id, options)
         call = {short: options.pop(name) for name, short in _OPTIONS.items() if options.get(name) is not None}
         if "dl" in call:
             call["dl"] = self.app.now().timestamp() + float(call["dl"])
         self.app.server_url  # noqa: B018 - found, or refused in one line
-        call.setdefault("mq", self._max_queue())
+        call = {"mq": self._max_queue(), "nm": bool(task_id)} | call
         context = current_context()
         if context is not None and context.tenant:
             call = {"tn": context.tenant, "tw": context.weight} | call

@@ -24,6 +24,7 @@ from dynamo_tasks.queue.consuming import chosen
 from dynamo_tasks.queue.executor import Executor
 from dynamo_tasks.queue.foreign import run_signals_aside
 from dynamo_tasks.queue.hub import AsyncioHub
+from dynamo_tasks.queue.options import check_options, check_settings
 from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
 from dynamo_tasks.store.keys import consumer_name, unacked_index_key, unacked_key
@@ -133,6 +134,8 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         signals.after_setup_logger.connect(_choose_format, weak=False)
         signals.after_setup_task_logger.connect(_choose_format, weak=False)
         try:
+            check_options(kwargs)
+            check_settings(self.app.conf)
             self.host = self.app.make_host(
                 service=service, config=config, settings=list(set or ()), operators=operators
             )

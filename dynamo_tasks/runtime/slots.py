@@ -16,7 +16,12 @@ def limits_of(service: DynamoService[Any]) -> dict[str, int | None]:
     """The limits of the component as a whole; BentoML's name of the first one is ``max_concurrency``."""
     given = service.settings.traffic
     concurrency = given.get("concurrency") or given.get("max_concurrency")
-    return {"concurrency": concurrency, "max_queue": given.get("max_queue") or None}
+    seconds = given.get("timeout")
+    return {
+        "concurrency": concurrency,
+        "max_queue": given.get("max_queue") or None,
+        "timeout": round(seconds * 1000) if seconds else None,
+    }
 
 
 def slots_of(service: DynamoService[Any]) -> int:

@@ -18,7 +18,8 @@ from dynamo_tasks.store.scripts import script
 __all__ = ["LEASE_TTL", "RENEW_EVERY", "Registry", "Traffic", "new_lease"]
 
 Traffic = Mapping[str, Mapping[str, int | None]]
-"""Component → ``concurrency`` (requests that run at a time, over all instances), ``max_queue`` (that wait)."""
+"""Component → ``concurrency`` (requests that run at a time, over all instances), ``max_queue`` (that wait), ``timeout``
+(ms from submit, or from when it may begin, to its end)."""
 
 
 LEASE_TTL = 3.0

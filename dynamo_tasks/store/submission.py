@@ -63,6 +63,7 @@ class NewRequest:
     """Most requests that may wait for the component; 0 = only what its workers have told the server."""
     idempotency_key: str = ""
     digest: str = ""
+    """Of the payload: that of the idempotency key; without one, the only payload that the id stands for."""
     needs: int = NEEDED
     """Protocol version that its worker must speak."""
 
@@ -76,6 +77,8 @@ class NewRequest:
         for name, value in texts:
             if value:
                 made += (name, value)
+        if self.digest and not self.idempotency_key:
+            made += ("dg", self.digest)
         for name, is_so in (("bg", self.background), ("ig", self.ignore_result)):
             if is_so:
                 made += (name, 1)
@@ -127,9 +130,8 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
 
 def _check(new: NewRequest, code: bytes, value: bytes, more: list[bytes]) -> None:
     if code == b"CONFLICT":
-        raise IdempotencyConflictError(
-            f"idempotency key {new.idempotency_key!r} was used with another payload"
-        )
+        what = f"idempotency key {new.idempotency_key!r}" if new.idempotency_key else f"task_id {new.id!r}"
+        raise IdempotencyConflictError(f"{what} was used with another payload")
     if code == b"FULL":
         raise QueueFullError(
             f"the queue of {more[0].decode()} holds {int(value)} requests, its limit", retry_after=1.0

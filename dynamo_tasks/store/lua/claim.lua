@@ -125,12 +125,21 @@ local function start()
   return granted(epoch, previous, attempt, int(now - math.max(tonumber(r.cr) or now, tonumber(r.nb) or 0)))
 end
 
+-- The component's own limit of time, for what came before its workers, or as a bare Celery message.
+local function bound()
+  local most = limit_of(component, 'timeout')
+  if not most or r.dl or r.st ~= 'QUEUED' then return end
+  r.dl = int(math.max(tonumber(r.cr) or now, tonumber(r.nb) or 0) + most)
+  redis.call('HSET', KEYS[1], 'dl', r.dl)
+end
+
 local function answer()
   if not r.st then
     if ARGV[6] == '1' then return { 'GONE' } end
     record_it()
   end
   if r.en and component_of(r.en) ~= component then return { 'DUPLICATE' } end
+  bound()
   if TERMINAL[r.st] then return tail_again() end
   local refused = r.st == 'RUNNING' and of_running() or nil
   return refused or too_new() or too_early_or_late() or too_many() or start()

@@ -11,7 +11,7 @@
 -- returns {'OK', id}              queued
 --         {'EXISTS', id}          the id is known: a publish that was sent twice, or a child call of a re-run parent
 --         {'JOINED', id}          the idempotency key belongs to this request, same payload
---         {'CONFLICT', id}        ..., another payload
+--         {'CONFLICT', id}        ..., another payload; or the caller has named an id that stands for another one
 --         {'FULL', length, component}  as many wait for the component as may
 --         {'LATE', wait ms, least ms of a run}  it would not be ready by its deadline, or not start before it expires
 local id, queue, suffix = ARGV[4], ARGV[5], ARGV[6]
@@ -24,6 +24,13 @@ local function moment(ms_left) return ms_left == '0' and 0 or now + tonumber(ms_
 local not_before, deadline, expires = moment(ARGV[7]), moment(ARGV[8]), moment(ARGV[15])
 local r = { en = ARGV[17], q = queue, qs = suffix, msg = message, tn = ARGV[18], tw = ARGV[19] }
 local component, list = component_of(r.en), queue .. suffix
+-- The component's own limit: from when it may begin.
+local most = limit_of(component, 'timeout')
+if most then
+  local latest = math.max(now, not_before) + most
+  deadline = deadline == 0 and latest or math.min(deadline, latest)
+end
+
 -- A known request; nil for a new one.
 local function known()
   local owner = idem ~= '' and redis.call('GET', idem)
@@ -32,6 +39,8 @@ local function known()
     return { known_digest == digest and 'JOINED' or 'CONFLICT', known_id }
   end
   if redis.call('EXISTS', KEYS[1]) == 1 then
+    local first = idem == '' and digest ~= '' and redis.call('HGET', KEYS[1], 'dg')
+    if first and first ~= digest then return { 'CONFLICT', id } end
     if reader ~= '' then add_reader(KEYS[1], id, ARGV[16], reader) end
     return { 'EXISTS', id }
   end
