@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any
 
 from dynamo_tasks.protocol.openai import (
@@ -47,7 +48,7 @@ def engine_body(request: OpenAIRequest, body: dict[str, Any]) -> dict[str, Any]:
     Left out are fields of the transport, unknown ones, nulls, and values that ask for nothing (``n: 1``).
     ``max_tokens`` is the resolved limit, ``stop`` a list; prompts of token ids become ``prompt_token_ids``.
     """
-    known = known_fields(type(request)) - _TRANSPORT
+    known = _engine_fields(type(request))
     out = {
         name: value
         for name, value in body.items()
@@ -67,6 +68,11 @@ def engine_body(request: OpenAIRequest, body: dict[str, Any]) -> dict[str, Any]:
     if isinstance(request, CompletionRequest) and isinstance(request.prompt, list):
         _unpack_prompt(out, request.prompt)
     return out
+
+
+@cache
+def _engine_fields(kind: type[OpenAIRequest]) -> frozenset[str]:
+    return known_fields(kind) - _TRANSPORT
 
 
 def _unpack_prompt(out: dict[str, Any], prompt: list[Any]) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.protocol.parameters import ALIASES, PASSED, resolve_aliases, similar
+from dynamo_tasks.protocol.parameters import PASSED, resolve_aliases, similar
 
 __all__ = [
     "MAX_CHOICES",
@@ -256,15 +256,16 @@ _FIELDS: dict[type[OpenAIRequest], frozenset[str]] = {}
 
 
 def _normalise(kind: type[OpenAIRequest], body: dict[str, Any]) -> None:
-    for name, reason in _REFUSED.items():
-        if body.get(name):
-            raise InvalidRequestError(f"{name}: {reason}", param=name)
-    if not ALIASES.keys().isdisjoint(body):
-        renamed = resolve_aliases(body)
+    for name in _REFUSED.keys() & body.keys():
+        if body[name]:
+            raise InvalidRequestError(f"{name}: {_REFUSED[name]}", param=name)
+    renamed = resolve_aliases(body)
+    if renamed is not body:
         body.clear()
         body.update(renamed)
     for name in _WHOLE & body.keys():
-        body[name] = _whole(body[name])
+        if type(body[name]) in (float, list):
+            body[name] = _whole(body[name])
 
 
 def _whole(value: Any) -> Any:

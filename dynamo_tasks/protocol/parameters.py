@@ -88,8 +88,10 @@ _NEAR = 0.8
 """Similarity from which on a name that nobody knows counts as a misspelt known one."""
 
 
-def resolve_aliases(body: Mapping[str, Any]) -> dict[str, Any]:
-    """A copy of a request in which other servers' names have become the ones here."""
+def resolve_aliases(body: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A request in which other servers' names have become the ones here; itself where it has none of them."""
+    if ALIASES.keys().isdisjoint(body):
+        return body
     found = {name: value for name, value in body.items() if name not in ALIASES}
     for alias, name in ALIASES.items():
         value = body.get(alias)
