@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator
@@ -24,6 +25,7 @@ from dynamo_tasks.queue.patience import is_away, raise_known_error, while_away
 from dynamo_tasks.store.bridge import bridge, in_thread
 from dynamo_tasks.store.client import StoreClient, shared_client
 from dynamo_tasks.store.record import Record
+from dynamo_tasks.store.subscription import Subscription
 
 __all__ = ["TAIL", "RequestResult"]
 
@@ -81,12 +83,21 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
 
     async def _events(self, client: StoreClient, after: EventId | None = None) -> AsyncIterator[Event]:
         """The raw events behind one of them; on the bridge's loop."""
-        sub = await client.reader.join(self.id, after=after, namespace=self.namespace)
+        sub = await self._join(client, after)
         try:
             async for event in sub:
                 yield event
         finally:
             sub.close()
+
+    async def _join(self, client: StoreClient, after: EventId | None) -> Subscription:
+        while True:
+            try:
+                return await client.reader.join(self.id, after=after, namespace=self.namespace)
+            except ServerUnavailableError:
+                if self.parent is None:
+                    raise
+            await asyncio.sleep(_FIRST_LOOK)  # a chain's step was waited for; so is the server
 
     def get(self, timeout: float | None = None, propagate: bool = True, **kwargs: Any) -> Any:
         """Wait for the request and return its value: what the endpoint returned, or its aggregate.

@@ -238,6 +238,10 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
                 # The server is away, maybe without a word: from here on the loop does not wait for it.
                 run = _call_aside
 
+    def on_chord_part_return(self, request: Any, state: Any, result: Any, **kwargs: Any) -> Any:
+        """Celery callback behind a part of a chord: counted once, and asked again where the server was away."""
+        return self._ensure_retryable(super().on_chord_part_return, request, state, result, **kwargs)
+
     def _sleep(self, amount: float) -> None:
         if may_await():
             await_(asyncio.sleep(amount))

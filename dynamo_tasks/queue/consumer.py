@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import random
 import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from celery.bootsteps import RUN
 from celery.worker.consumer.consumer import Consumer as CeleryConsumer
+from celery.worker.consumer.consumer import Evloop
 from celery.worker.state import maybe_shutdown, reserved_requests
 from kombu.common import ignore_errors
 
@@ -19,7 +23,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue import control
 from dynamo_tasks.queue.consuming import along_with
 from dynamo_tasks.queue.envelope import HEADER
-from dynamo_tasks.queue.greenlets import await_, may_await
+from dynamo_tasks.queue.greenlets import Aside, await_, may_await
 
 __all__ = ["Consumer"]
 
@@ -36,6 +40,22 @@ class _NoLimit:
 class Consumer(CeleryConsumer):  # type: ignore[misc]
     """``worker_consumer = "dynamo_tasks.queue.consumer:Consumer"``."""
 
+    class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[misc]
+        """Celery's steps of a connection, each of which asks the server a dozen times, one after the other.
+
+        In a thread: where the server is far away, the loop would stand still for seconds, and lose its lease.
+        """
+
+        def start(self, parent: Consumer) -> None:
+            """Start the steps; the last one, Celery's loop, here."""
+            self.state = RUN
+            for number, step in enumerate(parent.steps, 1):
+                self.started = number
+                if isinstance(step, Evloop):
+                    step.start(parent)
+                else:
+                    parent.aside(step.start, parent)
+
     first_connection_attempt: bool
     connection: Any
     controller: Any
@@ -48,6 +68,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._late: dict[str, bool] = {}
         self._settling: asyncio.TimerHandle | None = None
         self._refusals = Calm()
+        self._has_entered = False
+        self.threads = ThreadPoolExecutor(1, thread_name_prefix="dynamo-consumer")
 
     def reset_rate_limits(self) -> None:
         """Celery callback: limits were changed. They hold for what waits already, too."""
@@ -92,11 +114,25 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         channel.acknowledged_late = self._done_late
         channel.intake = self.app.intake
         self.app.intake.attach(channel)
-        self._settle_late()
         carried = weakref.WeakSet(reserved_requests)
-        channel.restore_unknown({request._message.delivery_tag for request in carried})
         channel.carried = lambda: sum(request in reserved_requests for request in carried)
+        self.aside(self._settle_late)
+        self.aside(channel.restore_unknown, {request._message.delivery_tag for request in carried})
+        self._enter()
         super().on_ready()
+
+    def _enter(self) -> None:
+        """Let the host register: from now on somebody takes what is sent to it."""
+        host = getattr(self.controller, "host", None)
+        if host is not None and not self._has_entered:
+            await_(host.enter())
+            self._has_entered = True
+
+    def aside(self, function: Callable[..., Any], *args: Any) -> Any:
+        """Call what asks the server, without holding up the loop."""
+        if not may_await():
+            return function(*args)
+        return await_(Aside(self.threads).run(function, *args))
 
     def _done_late(self, tag: str, requeue: bool) -> None:
         """A task is done that was fetched over an earlier connection, or whose end the server did not take yet."""

@@ -24,6 +24,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
+from kombu.utils.objects import cached_property
 
 from dynamo_tasks.config.tls import with_options
 from dynamo_tasks.errors import ServerRefusedError
@@ -142,6 +143,7 @@ class Channel(CheckedChannel):
     intake = Intake()
     """Whether this process takes messages at all."""
 
+    _is_made = False
     _shared_client: Any = None
     _ledger: SyncLedger | None = None
     _puller: Puller | None = None
@@ -149,11 +151,20 @@ class Channel(CheckedChannel):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        self._is_made = True
+        self.__dict__.pop("client", None)
         # What may be popped; the option has one step more, for those who only count.
         self.priority_steps = list(PRIORITY_STEPS)
 
+    @cached_property  # type: ignore[untyped-decorator]
+    def client(self) -> Any:
+        """kombu's, for what blocks; while it is made, it asks whether the server is there, for which any will do."""
+        return self._create_client(asynchronous=self._is_made)
+
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
-        return {**super()._connparams(*args, **kwargs), "parser_class": Parser}
+        # Neither HELLO nor the name of the library: three round trips of each connection.
+        ours = {"parser_class": Parser, "driver_info": None, "protocol": 2}
+        return {**super()._connparams(*args, **kwargs), **ours}
 
     def _size(self, queue: str) -> int:
         """Messages of a queue, with what stands in line behind them."""

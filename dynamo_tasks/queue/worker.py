@@ -55,7 +55,10 @@ class Host(Protocol):
         """Reach the server, or say in one line why not."""
 
     async def start(self, pool: Any) -> None:
-        """Run the start hooks, then register."""
+        """Run the start hooks; nobody finds it yet."""
+
+    async def enter(self) -> None:
+        """Register: messages are taken from now on."""
 
     async def consumes(self, queue: str, *, consumed: bool) -> None:
         """A queue is consumed from now on, or no more."""
@@ -77,7 +80,7 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
         self.enabled = getattr(worker, "host", None) is not None
 
     def start(self, worker: Any) -> None:
-        """Start hooks, registration."""
+        """Start hooks."""
         worker.app.worker = worker
         try:
             greenlets.await_(_started(worker))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import gc
+import asyncio
 import os
 import signal
 import socket
 import time
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import msgspec
 
@@ -22,6 +22,7 @@ from dynamo_tasks.queue.meters import meters_of
 from dynamo_tasks.runtime.annex import Annex
 from dynamo_tasks.runtime.announcing import Announcements
 from dynamo_tasks.runtime.checkup import Checkup
+from dynamo_tasks.runtime.collector import calm_collector
 from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.control import ControlDesk
 from dynamo_tasks.runtime.dependencies import start_service, together
@@ -31,6 +32,7 @@ from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.health import HealthMonitor, HealthSettings
 from dynamo_tasks.runtime.instance import Instance
 from dynamo_tasks.runtime.lifecycle import InstanceState, Lifecycle
+from dynamo_tasks.runtime.listener import Listener
 from dynamo_tasks.runtime.recoverer import Recoverer
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.slots import limits_of, slots_of
@@ -43,23 +45,9 @@ from dynamo_tasks.store.memory import memory_of
 from dynamo_tasks.store.patience import at_start
 from dynamo_tasks.store.registry import new_lease
 
-__all__ = ["Listener", "ServiceHost"]
+__all__ = ["ServiceHost"]
 
 Service = DynamoService[Any]
-
-
-class Listener(Protocol):
-    """What serves HTTP beside the queue."""
-
-    @property
-    def url(self) -> str | None:
-        """Where others reach it; ``None`` while it does not listen."""
-
-    async def start(self) -> None:
-        """Listen."""
-
-    async def stop(self) -> None:
-        """Stop listening; harmless when repeated."""
 
 
 class ServiceHost:
@@ -172,13 +160,16 @@ class ServiceHost:
         )  # fmt: skip
         patiently = partial(at_start, away=self._wait)
         self._runtime = runtime = await patiently(self._connect_runtime)
-        await patiently(runtime.client.store.check_scripts)
         self._sweeper = Sweeper(runtime.client.store)
         self._recoverer = Recoverer(runtime.client.store, cuts=self.is_component)
         cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP
         self._executor = Executor(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))
-        await patiently(self._executor.start)
-        await patiently(partial(self._check_memory, runtime))
+        steps = (
+            runtime.client.store.check_scripts,
+            self._executor.start,
+            partial(self._check_memory, runtime),
+        )
+        await asyncio.gather(*map(patiently, steps))
         resolver = RuntimeResolver(self.app, runtime, self.instances)
         resolver.instance_id = f"{self.lease:x}"
         resolver.expected = self.expected
@@ -198,7 +189,11 @@ class ServiceHost:
         return await DistributedRuntime.create(self.app.server_url, prefix=self.app.key_prefix)
 
     async def start(self, pool: Any = None) -> None:
-        """Make the instances, dependencies first; run their hooks; fill the handler table; register."""
+        """Make the instances, dependencies first; run their hooks; fill the handler table.
+
+        Args:
+            pool: Of the worker, which calls :meth:`enter` once it takes messages; without one, nobody has to.
+        """
         if self.system is not None:
             # First: who probes a process that loads a model sees that it lives.
             await self.system.start()
@@ -211,10 +206,17 @@ class ServiceHost:
             declared = self.service.get_dynamo_endpoints().values()
             self._endpoints = [EndpointHandler(one, self.instance) for one in declared]
             self._handlers.update({str(handler.endpoint): handler for handler in self._endpoints})
-            self._pool = pool
+            self._make_instance().appear()
+        self._pool = pool
+        if pool is None:
+            await self.enter()
+
+    async def enter(self) -> None:
+        """Register, and look after what dead instances leave behind."""
+        if self.is_component:
             await self._register()
-            if pool is not None:
-                self._take_orders(pool)
+            if self._pool is not None:
+                self._take_orders(self._pool)
         assert self._sweeper is not None
         assert self._recoverer is not None
         await self._sweeper.start()
@@ -223,14 +225,23 @@ class ServiceHost:
         if self._registered is not None:
             self.lifecycle.advance(InstanceState.RUNNING)
             await self._watch_health()
-        _calm_collector()
+        calm_collector()
         event(
             "worker.start", component=self.service.component_name, instance_id=f"{self.lease:x}", pid=os.getpid(),
             capacity=self.capacity, queues=",".join(self.queues), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )  # fmt: skip
 
-    async def _register(self) -> None:
+    def _make_instance(self) -> Instance:
         assert self._executor is not None
+        namespace, component = self.service.dynamo_address()
+        self._registered = Instance(
+            self.runtime.client.store, namespace, self.lease, load=self._load, on_order=self._executor.order,
+            running=self._executor.running_ids, stats=self.runtime.registry.stats,
+            traffic={component: limits_of(self.service)},
+        )  # fmt: skip
+        return self._registered
+
+    async def _register(self) -> None:
         namespace, component = self.service.dynamo_address()
         common: dict[str, Any] = {
             "component": component, "namespace": namespace, "lease_id": self.lease, "host": socket.gethostname(),
@@ -250,12 +261,7 @@ class ServiceHost:
         ]
         for declared in self.service.get_dynamo_endpoints().values():
             self._add_stats(declared)
-        store = self.runtime.client.store
-        self._registered = Instance(
-            store, namespace, self.lease, load=self._load, on_order=self._executor.order,
-            running=self._executor.running_ids, stats=self.runtime.registry.stats,
-            traffic={component: limits_of(self.service)},
-        )  # fmt: skip
+        assert self._registered is not None
         consumed = self.app.amqp.queues.consume_from if self._pool is not None else None
         await self._registered.start(self._announced.heard(self._registered, infos, consumed))
         resolver = get_resolver()
@@ -387,13 +393,3 @@ class ServiceHost:
             instance_id=f"{self.lease:x}",
             reason="stopped",
         )
-
-
-def _calm_collector() -> None:
-    """Keep the garbage collector from walking what lives as long as the process, and from running often.
-
-    Not too seldom, either: what waits in a circle for the oldest generation is memory that has grown.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 10, 10)

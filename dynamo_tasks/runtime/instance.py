@@ -79,6 +79,7 @@ class Instance:
         self._registered = False
         self.on_control = ControlDesk(store, namespace, unable).take
         self._task: asyncio.Task[None] | None = None
+        self._appearing: asyncio.Future[None] | None = None
         self._keys = store.keys(namespace)
         self._channel = self._keys.alive_channel(lease)
         self._control = self._keys.control_channel(lease)
@@ -114,10 +115,17 @@ class Instance:
         answer = msgspec.json.encode([f"{self.lease:x}", self._stats(service_name)], enc_hook=str)
         self._commands.post("PUBLISH", reply_to, answer)
 
+    def appear(self) -> None:
+        """Begin to be present; it cannot be found yet."""
+        if self._appearing is None:
+            self._appearing = asyncio.ensure_future(insist(self._commands, self._presence.start))
+
     async def start(self, infos: list[InstanceInfo]) -> None:
         """Be present, then register and keep the lease; waits for a server that is away or refuses."""
         self._infos = infos
-        await insist(self._commands, self._presence.start)
+        self.appear()
+        assert self._appearing is not None
+        await self._appearing
         await insist(self._commands, self._enter)
         self._task = asyncio.create_task(self._renew(), name="lease")
 
@@ -232,6 +240,8 @@ class Instance:
 
     async def stop(self) -> None:
         """Give the lease back."""
+        if self._appearing is not None and not self._appearing.done():
+            self._appearing.cancel()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):

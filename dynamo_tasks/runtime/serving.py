@@ -1,7 +1,7 @@
 """Endpoints that plain code serves: a function, an event loop, no service class.
 
 The order of a start: the process's service group (one consumer for all of its endpoints), the service endpoint (a
-Celery task), the handler; then registration and listening side by side.
+Celery task), the handler, listening; then registration.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ class ServiceGroup:
             if config.stats_handler is not None:
                 self._registry.add_stats(endpoint, config.stats_handler)
             info = self._info(endpoint, config, declared)
-            await asyncio.gather(self._register(info), self._listen(endpoint))
+            await self._listen(endpoint)
+            await self._register(info)
             if self.lifecycle.state is InstanceState.REGISTERED:
                 self.lifecycle.advance(InstanceState.RUNNING)
                 await self._health.start()
@@ -182,6 +183,9 @@ class ServiceGroup:
         """The worker starts: sweep and recover, as every worker does."""
         for helper in self._helpers:
             await helper.start()
+
+    async def enter(self) -> None:
+        """Each endpoint registers by itself."""
 
     async def deregister(self) -> None:
         """Leave the registry; what runs goes on."""

@@ -5,14 +5,17 @@ Cut, packets are dropped without a word: no reset, no unreachable. Both ends bel
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import itertools
 import os
 import shutil
 import subprocess
+import threading
 
 import pytest
 
-__all__ = ["Machine"]
+__all__ = ["Distance", "Machine"]
 
 _numbers = itertools.count()
 _NOBODY = "02:00:00:00:00:01"
@@ -77,3 +80,69 @@ class Machine:
         fixed = ("nud", "permanent", "dev")
         self._ip("neigh", "replace", self.there, "lladdr", far, *fixed, self._near)
         self._ip("neigh", "replace", self.here, "lladdr", near, *fixed, self._far, far=True)
+
+
+class Distance:
+    """A server that is far away: a proxy in front of it that holds back what goes either way.
+
+    Use as ``with Distance(server.port, round_trip=0.3) as far: Worker(f"redis://127.0.0.1:{far.port}/0")``.
+
+    Attributes:
+        port: Where it listens.
+    """
+
+    def __init__(self, port: int, *, round_trip: float):
+        self._target = port
+        self._delay = round_trip / 2
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self.port = 0
+
+    def __enter__(self) -> Distance:
+        self._thread.start()
+        asyncio.run_coroutine_threadsafe(self._listen(), self._loop).result(10)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(10)
+
+    async def _stop(self) -> None:
+        ours = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in ours:
+            task.cancel()
+        await asyncio.gather(*ours, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = server.sockets[0].getsockname()[1]
+
+    async def _accept(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
+        # The handshake of TCP is one round trip, too.
+        await asyncio.sleep(2 * self._delay)
+        far_in, far_out = await asyncio.open_connection("127.0.0.1", self._target)
+        await asyncio.gather(self._carry(near_in, far_out), self._carry(far_in, near_out))
+
+    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        """Hand on what comes, each piece when its time has come; a connection that ends, ends there, too."""
+        way: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue()
+
+        async def read() -> None:
+            data = b" "
+            while data:
+                with contextlib.suppress(ConnectionError):
+                    data = b""
+                    data = await source.read(65536)
+                await way.put((self._loop.time() + self._delay, data))
+
+        reading = asyncio.ensure_future(read())
+        with contextlib.suppress(ConnectionError):
+            while True:
+                due, data = await way.get()
+                await asyncio.sleep(due - self._loop.time())
+                if not data:
+                    break
+                target.write(data)
+        target.close()
+        reading.cancel()
