@@ -12,7 +12,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.support.processes import until
 from tests.support.raw_http import Answer, answers, chat_body, post, raw
 from tests.support.serve import Serve
 from tests.support.web import look
@@ -304,22 +303,3 @@ def test_methods_that_ask_about_a_path(served: Serve) -> None:
         assert asked("PATCH", path).status == 405
     assert asked("OPTIONS", "*").status == 204
     assert asked("OPTIONS", "/nowhere").status == 404
-
-
-def test_a_client_that_has_left_is_still_noticed(served: Serve) -> None:
-    """Closing sends the same as closing one side; the request of who is gone does not run on."""
-    sock = socket.create_connection(("127.0.0.1", served.port))
-    sock.sendall(post(chat_body(stream=True, max_tokens=100_000, abandon_after=0.2, messages=[LONG])))
-    head = b""
-    while b"\r\n\r\n" not in head:
-        head += sock.recv(1000)
-    (name,) = [
-        line.split(b": ")[1].decode() for line in head.split(b"\r\n") if line.startswith(b"x-request-id")
-    ]
-    sock.shutdown(socket.SHUT_RDWR)
-    sock.close()
-    until(lambda: look(served.port, f"/v1/requests/{name}", AUTH)[1]["status"] != "running", 20)
-
-
-AUTH = {"authorization": f"Bearer {KEY}"}
-LONG = {"role": "user", "content": "long " * 10_000}
