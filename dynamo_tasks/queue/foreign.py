@@ -24,7 +24,7 @@ from celery.utils.dispatch import Signal
 from dynamo_tasks.queue.backend import ResultBackend
 from dynamo_tasks.queue.greenlets import Aside, await_, may_await, run
 
-__all__ = ["HOOKS", "is_foreign", "run_foreign", "run_signals_aside", "threads"]
+__all__ = ["HOOKS", "has_loader_hooks", "is_foreign", "run_foreign", "run_signals_aside", "threads"]
 
 T = TypeVar("T")
 _log = logging.getLogger("celery.utils.dispatch.signal")
@@ -57,7 +57,7 @@ def is_foreign(task: Any, embed: Any = None) -> bool:
         task: An endpoint's.
         embed: Its links, as the message has them.
     """
-    if any(signal.receivers for signal in _SIGNALS) or task.has_own_hooks or _has_hooks(task.app.loader):
+    if any(signal.receivers for signal in _SIGNALS) or task.has_own_hooks:
         return True
     if embed and any(embed.get(name) for name in _LINKS):
         return True
@@ -67,7 +67,8 @@ def is_foreign(task: Any, embed: Any = None) -> bool:
     )
 
 
-def _has_hooks(loader: Any) -> bool:
+def has_loader_hooks(loader: Any) -> bool:
+    """Whether a loader has code of its own around each task."""
     return any(getattr(type(loader), name) is not getattr(BaseLoader, name) for name in _LOADER_HOOKS)
 
 

@@ -25,7 +25,7 @@ from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerl
 from dynamo_tasks.queue.elsewhere import tell_if_elsewhere
 from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, check_id, lasting, submit_span
 from dynamo_tasks.queue.execution import Execution
-from dynamo_tasks.queue.foreign import HOOKS
+from dynamo_tasks.queue.foreign import HOOKS, has_loader_hooks
 from dynamo_tasks.queue.greenlets import await_, may_await
 from dynamo_tasks.queue.outcome import Dropped, EndedRevoked, HandedOver, Revoked
 from dynamo_tasks.queue.pool import current_job
@@ -189,7 +189,7 @@ class EndpointTask(Task):  # type: ignore[misc]
     @cached_property
     def has_own_hooks(self) -> bool:
         """Whether Celery calls code of the application's own around its body."""
-        return not all(map(self.leaves_alone, HOOKS))
+        return not all(map(self.leaves_alone, HOOKS)) or has_loader_hooks(self.app.loader)
 
     @cached_property
     def is_sent_plainly(self) -> bool:
