@@ -291,7 +291,7 @@ def test_answers_without_calls(frontend: Frontend) -> None:
         ({"tool_choice": {"type": "function", "function": {"name": "nobody"}}}, "tool_choice"),
         ({"tool_choice": "required", "tools": []}, "tool_choice"),
         ({"tools": [{"type": "function", "function": {}}]}, "tools[0].function.name"),
-        ({"tools": [{"type": "search"}]}, "tools[0]"),
+        ({"tools": [{"type": "search"}]}, "tools[0].type"),
     ],
 )
 def test_bad_tools_are_refused(frontend: Frontend, more: dict[str, Any], param: str) -> None:
