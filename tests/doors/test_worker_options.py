@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +11,8 @@ from typing import Any
 import pytest
 from celery.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded
 
-from tests.support.processes import Worker, until
-from tests.support.queue import Lab
+from tests.support.processes import ROOT, Worker, environment, until
+from tests.support.queue import SERVICE, Lab
 from tests.support.server import RedisServer
 
 CELERY = str(Path(sys.executable).parent / "celery")
@@ -77,3 +78,23 @@ def test_files_of_the_worker(lab: Lab, worker: Worker, folder: Path) -> None:
     worker.terminate(30)
     assert not (folder / "optioned.pid").exists()
     assert list(folder.glob("state*"))
+
+
+@pytest.mark.slow
+def test_celery_multi_starts_and_stops_it(redis_server: RedisServer, tmp_path: Path) -> None:
+    lab = Lab(redis_server, "multiplied")
+    files = [f"--pidfile={tmp_path}/%n.pid", f"--logfile={tmp_path}/%n.log"]
+    env = environment(redis_server.url, LAB_NAMESPACE="multiplied")
+
+    def multi(command: str, *more: str) -> None:
+        argv = [CELERY, "multi", command, "one", "-A", "dynamo_tasks", *files, *more]
+        subprocess.run(argv, env=env, cwd=ROOT, timeout=120, check=True, capture_output=True)
+
+    multi("start", "--loglevel=INFO", f"--service={SERVICE}")
+    try:
+        assert lab.call("echo", 1).get(timeout=60) == 1
+    finally:
+        multi("stopwait")
+    assert "ready." in (tmp_path / "one.log").read_text()
+    assert not (tmp_path / "one.pid").exists()
+    lab.close()
