@@ -18,12 +18,13 @@ Example:
 """
 
 from dynamo_tasks.config.layers import Layer, Origin, env_layer, flags_layer, load_yaml
-from dynamo_tasks.config.render import Row, mask, rows
+from dynamo_tasks.config.render import SECRET_SETTINGS, Row, mask, rows
 from dynamo_tasks.config.resolve import ResolvedConfig, resolve
 from dynamo_tasks.config.schema import DefaultName, ServiceSchema, ServiceSettings
 from dynamo_tasks.config.suggest import suggest
 
 __all__ = [
+    "SECRET_SETTINGS",
     "DefaultName",
     "Layer",
     "Origin",

@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 
 from dynamo_tasks.config.records import as_mapping
 
-__all__ = ["MASK", "Row", "mask", "rows"]
+__all__ = ["MASK", "SECRET_SETTINGS", "Row", "mask", "rows"]
 
 MASK = "***"
 
+SECRET_SETTINGS = "DYNAMO_SECRET_SETTINGS"
+"""Where `serve` hands its processes those settings of its command line that hold secrets: a JSON list."""
 _SECRET = re.compile(
     r"(api|access|private|auth)[_-]?keys?|passw(or)?d|passphrase|secret|credential|(^|[._-])token$",
     re.IGNORECASE,

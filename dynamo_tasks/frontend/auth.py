@@ -66,6 +66,8 @@ def keys_from(
             limits that are not valid.
     """
     source, values = "--api-key", [option] if isinstance(option, str) else list(option or ())
+    if option is not None and not values:
+        raise ConfigError("api_keys is given but holds no key; give one or more, or leave it away")
     if not values and API_KEYS_VARIABLE in environ:
         source, values = API_KEYS_VARIABLE, [environ[API_KEYS_VARIABLE]]
     given = dict(defaults or {})

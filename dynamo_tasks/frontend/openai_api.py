@@ -97,8 +97,8 @@ class OpenAIAPI:
             render = _render(api, call, asked)
             submission.render = render.encode()
             submission.background = bool(asked.background)
-            submission.abandon_after = asked.abandon_after
-            submission.retention = asked.retention
+            submission.abandon_after = self._settings.check("abandon_after", asked.abandon_after)
+            submission.retention = self._settings.check("retention", asked.retention)
             stream = await self._submit(api, submission, call)
         return self._answer(api, asked, stream, render, call)
 
@@ -183,7 +183,7 @@ class OpenAIAPI:
             tenant=call.owner_key,
             owner_key=call.owner_key,
             idempotency_key=_idempotency_key(request),
-            deadline=asked.timeout or _timeout(request),
+            deadline=self._settings.check("timeout", asked.timeout or _timeout(request)),
             priority=asked.priority or 0,
             weight=call.limits.weight,
             headers={name: request.headers[name] for name in TRACE_HEADERS if name in request.headers},

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.errors import ConfigError, InvalidRequestError
 from dynamo_tasks.frontend.auth import ApiKey
 
 __all__ = ["FrontendSettings"]
 
 _MIB = 1 << 20
+_LONGEST = 366 * 86400.0
 
 
 class FrontendSettings(Struct, frozen=True, kw_only=True):
@@ -24,6 +25,9 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
         cors_origins: Web pages that may use the server; see :mod:`dynamo_tasks.frontend.origins`.
         allowed_hosts: Names under which it is known, besides addresses and local names.
         host: What it listens at.
+        max_retention: Most seconds of ``retention`` that a request may ask for (a day, as long as its record lives).
+        max_abandon_after: Most of ``abandon_after`` (an hour).
+        max_timeout: Most of ``timeout`` and ``X-Request-Timeout`` (a day).
     """
 
     api_keys: tuple[ApiKey | str, ...] = ()
@@ -33,14 +37,35 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     cors_origins: tuple[str, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
     host: str = "127.0.0.1"
+    max_retention: float = 86400.0
+    max_abandon_after: float = 3600.0
+    max_timeout: float = 86400.0
 
     def __post_init__(self) -> None:
         if self.body_limit < 1:
             raise ConfigError(f"body_limit must be at least 1 byte, not {self.body_limit}")
         if not self.keep_alive > 0:
             raise ConfigError(f"keep_alive must be more than 0 seconds, not {self.keep_alive}")
+        for name in ("max_retention", "max_abandon_after", "max_timeout"):
+            if not 0 < getattr(self, name) <= _LONGEST:
+                raise ConfigError(
+                    f"{name} must be more than 0 seconds and at most a year, not {getattr(self, name)}"
+                )
         if not self.header_delay >= 0:
             raise ConfigError(f"header_delay must be 0 or more seconds, not {self.header_delay}")
+
+    def check(self, name: str, seconds: float | None) -> float | None:
+        """A time that a request asks for, where it is within what the operator allows.
+
+        Raises:
+            InvalidRequestError: it is longer.
+        """
+        most: float = getattr(self, f"max_{name}")
+        if seconds is not None and seconds > most:
+            raise InvalidRequestError(
+                f"{name} is {seconds:g} s; this server allows at most {most:g} s", param=name
+            )
+        return seconds
 
     def __repr__(self) -> str:
         keys = f"<{len(self.api_keys)} keys>"

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dynamo_tasks.config import Layer, env_layer, flags_layer, load_yaml, resolve
+import msgspec
+
+from dynamo_tasks.config import SECRET_SETTINGS, Layer, env_layer, flags_layer, load_yaml, resolve
 from dynamo_tasks.sdk import DynamoService, Graph, ServiceConfig, ServiceState, load_graph
 
 __all__ = ["DEFAULT_GRAPH", "configure_alone", "configured_graph"]
@@ -35,11 +37,16 @@ def configured_graph(
     """
     graph = load_graph(target)
     layers = [
-        flags_layer(list(settings)),
+        flags_layer([*settings, *_secret_settings(os.environ if environ is None else environ)]),
         *_shared_layers(config, os.environ if environ is None else environ),
     ]
     graph.configure(resolve(graph.schemas(), layers, allow_unknown_services=True))
     return graph
+
+
+def _secret_settings(environ: Mapping[str, str]) -> list[str]:
+    """Settings of the command line of ``serve`` that no process list should show."""
+    return msgspec.json.decode(environ.get(SECRET_SETTINGS) or "[]", type=list[str])
 
 
 def configure_alone(service: DynamoService[Any], environ: Mapping[str, str] | None = None) -> None:

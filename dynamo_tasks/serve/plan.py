@@ -17,7 +17,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dynamo_tasks.config import Layer, ResolvedConfig, env_layer, flags_layer, load_yaml, resolve
+import msgspec
+
+from dynamo_tasks.config import (
+    SECRET_SETTINGS,
+    Layer,
+    ResolvedConfig,
+    env_layer,
+    flags_layer,
+    load_yaml,
+    mask,
+    resolve,
+)
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
 from dynamo_tasks.sdk.own_class import import_path
@@ -29,6 +40,7 @@ __all__ = ["Plan", "PlanOptions", "default_graph", "make_plan"]
 
 Service = DynamoService[Any]
 
+_DEFAULT = "class attribute"
 _DEFAULT_GRAPHS = ("workers.agg:Frontend", "dynamo_tasks.services.agg:Frontend")
 
 
@@ -84,6 +96,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     graph = load_graph(options.graph)
     flags = [*_model_flags(graph, options.model), *options.flags]
     config = _resolve(graph, options, flags, os.environ if environ is None else environ)
+    _check_keys(config)
     graph.configure(config)
     chosen = _chosen(graph, options.services)
     components = [service for service in chosen if _is_worker(service, config)]
@@ -109,6 +122,16 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
         components=_expected(components, config),
         graph=options.graph,
     )
+
+
+def _check_keys(config: ResolvedConfig) -> None:
+    """Refuse API keys that are given and empty: serving everybody then would be a surprise."""
+    for name, section in config.tree().items():
+        where = config.origins.get(f"{name}.api_keys", _DEFAULT)
+        if where != _DEFAULT and not section.get("api_keys"):
+            raise ConfigError(
+                f"{name}.api_keys is given but holds no key; give one or more, or leave it away"
+            )
 
 
 def _check(service: Service) -> None:
@@ -167,7 +190,7 @@ def _workers(
                 *("-n", f"{service.name}-{index}{options.node_suffix}@%h"),
                 *("--loglevel", options.loglevel, "--without-gossip", "--without-mingle"),
             ),
-            env={**settings.envs, **http},
+            env={**settings.envs, **http, **_secrets(flags)},
             gpus=settings.resources.get("gpu", 0),
             port=port,
         )
@@ -192,7 +215,7 @@ def _hosts(
                 *_service_arguments(service, options, flags),
                 *("--host", options.host, "--port", str(port), *shared, "--loglevel", options.loglevel),
             ),
-            env=settings.envs,
+            env={**settings.envs, **_secrets(flags)},
             gpus=settings.resources.get("gpu", 0),
             port=port,
             registers=False,
@@ -206,8 +229,20 @@ def _service_arguments(service: Service, options: PlanOptions, flags: Sequence[s
     if options.config is not None:
         arguments += ["--config", str(options.config.absolute())]
     for setting in _settings(flags):
-        arguments += ["--set", setting]
+        if not _is_secret(setting):
+            arguments += ["--set", setting]
     return arguments
+
+
+def _is_secret(setting: str) -> bool:
+    key, _, value = setting.partition("=")
+    return bool(mask(key, value) != value)
+
+
+def _secrets(flags: Sequence[str]) -> dict[str, str]:
+    """Settings with secrets travel in the environment: everybody on the machine can read command lines."""
+    found = [setting for setting in _settings(flags) if _is_secret(setting)]
+    return {SECRET_SETTINGS: msgspec.json.encode(found).decode()} if found else {}
 
 
 def _settings(flags: Sequence[str]) -> list[str]:

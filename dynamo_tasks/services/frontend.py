@@ -35,6 +35,9 @@ class Frontend:
         key_limits: The same limits, for keys that do not name theirs.
         body_limit: Bytes of the largest request body.
         keep_alive: Seconds of silence on a stream after which a comment is sent.
+        max_retention: Most seconds of ``retention`` that a request may ask for.
+        max_abandon_after: Most of ``abandon_after``.
+        max_timeout: Most of ``timeout``.
         cors_origins: Web pages that may use the server, ``https://app.example`` or ``*``; those of
             ``DYNAMO_CORS_ORIGINS`` by default.
         allowed_hosts: Names under which it is known, besides addresses and local names; those of
@@ -52,6 +55,9 @@ class Frontend:
     key_limits: ClassVar[dict[str, Any]] = {}
     body_limit: int = 10 << 20
     keep_alive: float = 15.0
+    max_retention: float = 86400.0
+    max_abandon_after: float = 3600.0
+    max_timeout: float = 86400.0
     cors_origins: ClassVar[list[str]] = []
     allowed_hosts: ClassVar[list[str]] = []
 
@@ -70,6 +76,9 @@ class Frontend:
             cors_origins=origins_from(self.cors_origins),
             allowed_hosts=hosts_from(self.allowed_hosts),
             host=self.host,
+            max_retention=float(self.max_retention),
+            max_abandon_after=float(self.max_abandon_after),
+            max_timeout=float(self.max_timeout),
         )
         warn_if_open(settings)
         app = create_app(await self._gateway(), settings, api_routes(self))

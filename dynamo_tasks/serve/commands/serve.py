@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import re
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.serve import signals
 from dynamo_tasks.serve.output import Output, plain_console
 from dynamo_tasks.serve.ports import check_port
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["serve", "split_flags"]
 
 _FLAG = re.compile(r"--[A-Za-z_][\w-]*(\.[\w-]+)+(=.*)?", re.DOTALL)
+_KEYS = "DYNAMO_API_KEYS"
 _LEVELS = ["debug", "info", "warning", "error"]
 
 
@@ -145,11 +148,20 @@ def serve(
         loglevel=loglevel,
         system_port=system_port,
     )
+    _check_keys(api_key)
     if dry_run:
         _show(options)
         return
     options = dataclasses.replace(options, port=check_port(host, port))
     ctx.exit(_run(options, api_key, _gpu_mode(gpu_allocation, require_gpu)))
+
+
+def _check_keys(api_key: str | None) -> None:
+    """Refuse keys that are given and empty: serving everybody then would be a surprise."""
+    given = [("--api-key", api_key)] if api_key is not None else [(_KEYS, os.environ.get(_KEYS))]
+    for name, value in given:
+        if value is not None and not value.replace(",", " ").strip():
+            raise ConfigError(f"{name} is given but holds no key; give one or more, separated by commas")
 
 
 def _gpu_mode(allocation: bool | None, require: bool) -> str | None:

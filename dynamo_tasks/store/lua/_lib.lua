@@ -256,7 +256,7 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
     if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
     settled(record)
   end
-  redis.call('PEXPIRE', log, tonumber(r.rt) or 3600000)
+  redis.call('PEXPIRE', log, math.min(tonumber(r.rt) or 3600000, RECORD_TTL))
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
   push(r.rd, id, event_id, 'e', data)
   if r.own then

@@ -19,7 +19,7 @@ end
 local readers = table.concat(left, ' ')
 redis.call('HSET', KEYS[1], 'rd', readers)
 if TERMINAL[r.st] then
-  if n == 0 and ARGV[5] == '1' and r.bg ~= '1' then redis.call('PEXPIRE', KEYS[2], tonumber(r.rs) or 60000) end
+  if n == 0 and ARGV[5] == '1' and r.bg ~= '1' then redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.rs) or 60000, RECORD_TTL)) end
   return n
 end
 if n == 0 and r.bg ~= '1' and r.rd and r.rd ~= '' then

@@ -45,7 +45,7 @@ redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
 if is_over then
   redis.call('SREM', base .. 'owned:' .. lease, id)
 end
-redis.call('PEXPIRE', KEYS[2], tonumber(r.rt) or 3600000)
+redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.rt) or 3600000, RECORD_TTL))
 redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
 push(r.rd, id, ARGV[6], 'e', ARGV[7])
 if ARGV[12] then
