@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
@@ -25,7 +25,7 @@ from dynamo_tasks.store.submission import NewRequest
 from dynamo_tasks.store.subscription import Subscription
 from dynamo_tasks.store.writer import Writer
 
-__all__ = ["Client", "Owner", "Place", "eventually", "on_loop", "read_to_end", "values"]
+__all__ = ["Client", "Owner", "Place", "ask_again", "eventually", "on_loop", "read_to_end", "values"]
 
 DONE = End(State.SUCCEEDED, "stop")
 
@@ -56,6 +56,15 @@ async def eventually(check: Callable[[], Any], timeout: float = 10.0, what: str 
         if time.monotonic() > deadline:
             raise AssertionError(f"not within {timeout} s: {what or check}")
         await asyncio.sleep(0.005)
+
+
+async def ask_again(verb: Callable[[], Awaitable[Any]]) -> Any:
+    """The same question until there is an answer, as the callers of the ledger do."""
+    while True:
+        try:
+            return await verb()
+        except ServerUnavailableError:
+            await asyncio.sleep(0.01)
 
 
 def values(events: list[Event]) -> list[Any]:
@@ -172,7 +181,12 @@ class Place:
         await self.store.close()
 
     async def do(self, *command: str | bytes | int) -> Any:
-        return await (await self.store.commands.wire()).execute(*command)
+        """One command; asked again while the connection of the test itself comes back."""
+
+        async def ask() -> Any:
+            return await (await self.store.commands.wire()).execute(*command)
+
+        return await ask_again(ask)
 
     async def owner(self, url: str | None = None, **options: Any) -> Owner:
         owner = await Owner.start(self, url, **options)
@@ -203,7 +217,7 @@ class Place:
         return owner, sub, await owner.run(sub.request_id)
 
     async def log(self, request_id: str) -> list[Event]:
-        return await read_all(self.store, self.namespace, request_id)
+        return await ask_again(lambda: read_all(self.store, self.namespace, request_id))
 
     async def field(self, request_id: str, name: str) -> str | None:
         value = await self.do("HGET", self.keys.record(request_id), name)

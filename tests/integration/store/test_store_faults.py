@@ -8,21 +8,12 @@ import random
 import pytest
 
 from benchmarks.proxy import Proxy
-from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.events import End, Kind
 from dynamo_tasks.store.ledger import ClaimRefused
 from dynamo_tasks.store.scripts import script
 from tests.support.server import RedisServer
-from tests.support.streams import DONE, Place, eventually, on_loop, read_to_end, values
-
-
-async def ask_again(verb):
-    """As the callers of the ledger do: the same question until there is an answer."""
-    while True:
-        try:
-            return await verb()
-        except ServerUnavailableError:
-            await asyncio.sleep(0.01)
+from tests.support.streams import DONE, Place, ask_again, eventually, on_loop, read_to_end, values
 
 
 @pytest.mark.parametrize(
