@@ -19,10 +19,11 @@ __all__ = ["Beat", "BeatStep"]
 
 
 class Beat(CeleryBeat):  # type: ignore[misc]
-    """``celery beat``: a second signal in the same instant does not interrupt the writing of the schedule."""
+    """``celery beat``: no signal interrupts the opening or the writing of the schedule."""
 
     def install_sync_handler(self, service: Any) -> None:
-        """Celery callback: signals."""
+        """Celery callback: signals. Celery's handler writes the schedule, so it must be open by then."""
+        service.scheduler  # noqa: B018 - opens it
         super().install_sync_handler(service)
         heed = once()
         for number in (signal.SIGTERM, signal.SIGINT):

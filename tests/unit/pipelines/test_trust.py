@@ -87,7 +87,9 @@ def test_by_default_an_application_allows_what_it_names_itself() -> None:
     made.__module__ = "shop.tasks"
     app.task(made, name="pack")
     app.finalize()
-    assert own_modules(app) == ("shop.more", "shop.steps", "shop.tasks")
+    # Tasks that modules share (``shared_task``) are in every application of their process.
+    own = [module for module in own_modules(app) if not module.startswith("tests.")]
+    assert own == ["shop.more", "shop.steps", "shop.tasks"]
 
 
 @pytest.mark.parametrize("name", ["shop/steps.py", "shop.", "", "shop steps", "*"])
