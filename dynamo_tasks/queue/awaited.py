@@ -292,7 +292,8 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         """As ``AsyncResult.forget``: erase its result, and those of the steps before it.
 
         Of a request that has ended, payload and stream are erased, too, as by ``DELETE …?purge=true``: what is left
-        is a record without either, so that its id answers "gone", not "unknown".
+        is a record without either, so that its id answers "gone", not "unknown". One that was cancelled while its
+        message waited is not told to anybody any more.
         """
         super().forget()
         self._ask(self._purge)

@@ -160,7 +160,7 @@ class ServiceHost:
         )  # fmt: skip
         patiently = partial(at_start, away=self._wait)
         self._runtime = runtime = await patiently(self._connect_runtime)
-        self._sweeper = Sweeper(runtime.client.store)
+        self._sweeper = Sweeper(runtime.client.store, erases=self.is_component)
         self._recoverer = Recoverer(runtime.client.store, cuts=self.is_component)
         cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP
         self._executor = Executor(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))

@@ -1,4 +1,4 @@
-"""What any live process does for all: moves due messages, ends abandoned and overdue requests.
+"""What any live process does for all: moves due messages, ends abandoned and overdue requests, erases purged ones.
 
 Every step is one script that takes its work from the server atomically, so any number of sweepers may
 run side by side.
@@ -23,23 +23,30 @@ __all__ = ["Sweeper"]
 
 _EVERY = 0.2
 _NAMESPACES_EVERY = 2.0
-_READERS_EVERY = 1.0
+_SELDOM_EVERY = 1.0
 
 
 class Sweeper(Actor):
-    """The actor; one per process that serves."""
+    """The actor; one per process that serves.
+
+    Args:
+        store: The server.
+        erases: Whether this process takes messages of purged requests from queues: frontends have no right to
+            (docs/security.md).
+    """
 
     name = "sweeper"
 
-    def __init__(self, store: Store):
+    def __init__(self, store: Store, *, erases: bool = True):
         self._store = store
+        self._erases = erases
         self._ledger = Ledger(store)
         self._readers = ReaderPresence(store)
         self._namespaces: list[str] = []
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        namespaces_at = readers_at = 0.0
+        namespaces_at = seldom_at = 0.0
         while True:
             try:
                 if loop.time() >= namespaces_at:
@@ -50,14 +57,20 @@ class Sweeper(Actor):
                         await self._due(namespace)
                     with contained("ledger", f"line of {namespace}"):
                         await self._ledger.admit(namespace)
-                if loop.time() >= readers_at:
+                if loop.time() >= seldom_at:
                     for namespace in self._namespaces:
-                        with contained("ledger", f"readers of {namespace}"):
-                            await self._readers.check(namespace)
-                    readers_at = loop.time() + _READERS_EVERY
+                        await self._seldom(namespace)
+                    seldom_at = loop.time() + _SELDOM_EVERY
             except DynamoError:
                 await asyncio.sleep(_EVERY)
             await asyncio.sleep(_EVERY * random.uniform(0.8, 1.2))
+
+    async def _seldom(self, namespace: str) -> None:
+        with contained("ledger", f"readers of {namespace}"):
+            await self._readers.check(namespace)
+        if self._erases:
+            with contained("ledger", f"purged requests of {namespace}"):
+                await self._ledger.erase(namespace)
 
     async def _due(self, namespace: str) -> None:
         for kind, request_id in await self._ledger.due(namespace):

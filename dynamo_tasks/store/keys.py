@@ -23,6 +23,7 @@ key                            type    content
 ``dt:<ns>:traffic``            hash    ``<c>:concurrency``, ``<c>:max_queue``: limits of components as a whole
 ``dt:<ns>:rate:<tenant>``      string  when a tenant's allowance of requests is whole again, ms
 ``dt:<ns>:open:<tenant>``      zset    ids of a tenant's requests that have not ended, as far as they are counted; ms
+``dt:<ns>:erase``              list    which purged request's message lies in which queue yet, msgpack
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
 ``dt:<ns>:recover:<lease>``    string  who gives back what a dead instance held, for 5 s
 ``dt:<ns>:queues:<lease>``     set     ``<component>:<endpoint>`` of its own queues, as long as it may own requests
@@ -208,6 +209,11 @@ class Keys:
     def dead(self) -> str:
         """Ids of requests that used up their attempts."""
         return f"{self.base}dead"
+
+    @property
+    def erase(self) -> str:
+        """Purged requests whose messages may lie in a queue yet."""
+        return f"{self.base}erase"
 
     def load(self, lease: int) -> str:
         """The load of an instance."""

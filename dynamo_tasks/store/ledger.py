@@ -267,11 +267,19 @@ class Ledger:
         await script("admit").run(self.store.commands, [], self.store.keys(namespace).base)
 
     async def purge(self, namespace: str, request_id: str) -> str:
-        """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``."""
+        """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``.
+
+        A message of it that lies in a queue yet goes with the next :meth:`erase`, of any worker.
+        """
         reply = await script("purge").run(
             self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
         )  # fmt: skip
         return str(reply.decode())
+
+    async def erase(self, namespace: str, limit: int = 50) -> int:
+        """Take messages of purged requests out of their queues; returns how many. For who may take from queues."""
+        keys = self.store.keys(namespace)
+        return int(await script("erase").run(self.store.commands, [keys.erase], keys.base, limit))
 
     async def get(self, request_id: str, namespace: str | None = None) -> Record:
         """The record of a request.

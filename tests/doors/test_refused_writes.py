@@ -58,6 +58,7 @@ async def _verbs(place: Place, owner: Owner) -> dict[str, Verb]:
         "claim": lambda: owner.claim(queued),
         "cancel": lambda: place.ledger.cancel(ns, ended),
         "purge": lambda: place.ledger.purge(ns, ended),
+        "erase": lambda: place.ledger.erase(ns),
         "release": lambda: owner.ledger.release(running, retries=0),
         "requeue": lambda: Recovery(store).requeue(ns, lost, owner.lease),
         "take over": lambda: Recovery(store).take_over(ns, new_lease(), "me"),

@@ -213,10 +213,10 @@ local SPENT = {
 }
 
 -- What is left of a record is written anew, since a hash that once had a long field keeps the large encoding.
-local function rewrite(record, r)
+local function rewrite(record, r, kept)
   local left = {}
   for name, value in pairs(r) do
-    if not SPENT[name] and value ~= '' then
+    if (name == kept or not SPENT[name]) and value ~= '' then
       left[#left + 1] = name
       left[#left + 1] = value
     end
@@ -225,12 +225,13 @@ local function rewrite(record, r)
   redis.call('HSET', record, unpack(left))
 end
 
--- A request is over. One in the dead list stays whole, for somebody may want to run it again.
-local function settled(record)
+-- A request is over. One in the dead list stays whole, for somebody may want to run it again. Where its message lies in a
+-- queue yet, it is known which: purge looks for it there.
+local function settled(record, lies)
   local r = whole(record)
   if r.dmsg then return redis.call('HDEL', record, 'msg', 'out', 'non') end
   local ttl = redis.call('PTTL', record)
-  rewrite(record, r)
+  rewrite(record, r, lies and 'q')
   if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
 end
 
@@ -254,7 +255,7 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
     redis.call('HDEL', record, 'own')
     redis.call('ZREM', base .. 'queued', id)
     if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
-    settled(record)
+    settled(record, r.st == 'QUEUED')
   end
   redis.call('PEXPIRE', log, math.min(tonumber(r.rt) or 3600000, RECORD_TTL))
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)

@@ -1,16 +1,27 @@
 #!lua flags=allow-oom
--- purge: erases payload and log of a request that has ended; the bare record stays.
+-- purge: erases payload and log of a request that has ended; the bare record stays. Who may purge may not always take from
+--   queues, so a message that lies in one yet is noted for `erase`. Celery's tail goes with it, unless an owner is at it.
 -- Keeps 6 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id
 -- returns 'OK' | 'GONE' | 'ACTIVE' it has not ended
-local state = redis.call('HGET', KEYS[1], 'st')
-if not state then return 'GONE' end
-if not TERMINAL[state] then return 'ACTIVE' end
+local id, notes = ARGV[2], base .. 'erase'
+local r = fields(KEYS[1], 'st', 'own', 'en', 'q', 'qs', 'tn', 'tw')
+if not r.st then return 'GONE' end
+if not TERMINAL[r.st] then return 'ACTIVE' end
+if r.q then
+  leave_line(id, r)
+  redis.call('RPUSH', notes, cmsgpack.pack({ id, r.q }))
+  redis.call('PEXPIRE', notes, RECORD_TTL)
+end
 redis.call('DEL', KEYS[2])
 redis.call('HDEL', KEYS[1], 'msg', 'dmsg', 'out', 'err', 'rnd')
-redis.call('ZREM', base .. 'queued', ARGV[2])
-redis.call('ZREM', base .. 'dead', ARGV[2])
+redis.call('ZREM', base .. 'queued', id)
+redis.call('ZREM', base .. 'dead', id)
 redis.call('HSET', KEYS[1], 'pur', '1')
+if not r.own then
+  redis.call('HSET', KEYS[1], 'set', '1')
+  settled(KEYS[1])
+end
 return 'OK'
