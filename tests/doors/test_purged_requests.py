@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
 from tests.support.acl import server_with_users, url_of
-from tests.support.processes import Frontend, Worker, together, until
+from tests.support.processes import Frontend, Worker, until
 from tests.support.queue import Lab
 from tests.support.readers import MODEL
 from tests.support.server import RedisServer
@@ -87,7 +86,8 @@ def test_a_prompt_is_purged_from_the_queue_and_the_line(guarded: RedisServer, wo
             cancelled = waiting[-1]
             assert http.request("DELETE", f"/v1/requests/{cancelled}")[0] == 200
             other = _ask(http, "of somebody else")
-            assert admin.exists("dt:dynamo:lines") and "dynamo|Worker" in holders(admin, SECRET)
+            assert admin.exists("dt:dynamo:lines")
+            assert "dynamo|Worker" in holders(admin, SECRET)
             if not worker_lives:
                 worker.kill()
             for request_id in waiting:
@@ -98,7 +98,8 @@ def test_a_prompt_is_purged_from_the_queue_and_the_line(guarded: RedisServer, wo
         if not worker_lives:
             with Worker(work, service="tests.support.limited:Limited", name="of another component"):
                 gone(admin, SECRET)
-        assert holders(admin, "of somebody else") and admin.hget(f"dt:dynamo:req:{other}", "st") == b"QUEUED"
+        assert holders(admin, "of somebody else")
+        assert admin.hget(f"dt:dynamo:req:{other}", "st") == b"QUEUED"
         for request_id in (busy, other):
             _purge(http, request_id)
     assert admin.acl_log() == []
@@ -126,7 +127,8 @@ def test_forget_erases_what_waits_for_its_turn_its_time_or_a_retry(redis_server:
         call.forget()
     with Worker(lab.url, service="tests.support.limited:Limited", name="of another component"):
         gone(admin, SECRET)
-    assert lab.state(other.id) == "QUEUED" and lab.length() == 1
+    assert lab.state(other.id) == "QUEUED"
+    assert lab.length() == 1
     assert {lab.record(call.id)["pur"] for call in calls} == {"1"}
     assert not any(lab.redis.zscore(lab.keys.queued, call.id) for call in calls)
     other.cancel()

@@ -194,7 +194,9 @@ def _check_state(dump: Dump, request_id: str, record: dict[str, str]) -> None:
         if record["set"] == "1":
             assert not owners, f"6: {request_id} is settled and still owned"
             assert not record.get("msg"), f"6: {request_id} is settled and keeps its message"
-            assert not (record.get("pur") and record.get("q")), f"6: {request_id} is purged, and not what waits of it"
+            assert not (record.get("pur") and record.get("q")), (
+                f"6: {request_id} is purged, and not what waits of it"
+            )
         elif owner:
             assert owners == {owner}, f"2: Celery's tail of {request_id} would be lost with {owner}"
             assert owner in dump.leases, f"2: nobody watches {owner}, which ends {request_id}"

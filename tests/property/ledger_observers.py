@@ -49,7 +49,9 @@ class Observers:
         dump = read_dump(self._world.client, self._world.keys)
         purged = [one for one, record in dump.records.items() if record.get("pur")]
         waiting = [message for messages in dump.queues.values() for message in messages]
-        assert not any(f'"{one}"' in message for one in purged for message in waiting), f"6: {purged} {waiting}"
+        assert not any(f'"{one}"' in message for one in purged for message in waiting), (
+            f"6: {purged} {waiting}"
+        )
 
     async def end_overdue(self, request_id: str) -> None:
         """A sweeper that read long ago that its deadline may have passed."""
