@@ -13,7 +13,7 @@ from celery.worker.components import Beat as CeleryBeatStep
 
 from dynamo_tasks.queue.foreign import threads
 from dynamo_tasks.queue.greenlets import await_
-from dynamo_tasks.queue.shutdown import once
+from dynamo_tasks.queue.shutdown import ignore_at_exit, once
 
 __all__ = ["Beat", "BeatStep"]
 
@@ -28,6 +28,7 @@ class Beat(CeleryBeat):  # type: ignore[misc]
         heed = once()
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, heed(signal.getsignal(number)))
+        ignore_at_exit()
 
 
 class BeatStep(CeleryBeatStep):  # type: ignore[misc]

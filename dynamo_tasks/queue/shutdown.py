@@ -22,6 +22,7 @@ flags and wakes the loop.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
 import signal
 import time
@@ -31,7 +32,7 @@ from typing import Any
 from celery.apps import worker as celery_worker
 from celery.worker import state
 
-__all__ = ["Shutdown", "once"]
+__all__ = ["Shutdown", "ignore_at_exit", "once"]
 
 GRACE_SECONDS = 30.0
 APART_SECONDS = 1.0
@@ -66,6 +67,19 @@ def once() -> Heed:
     return heeding
 
 
+def ignore_at_exit() -> None:
+    """From the end of the program on, ignore the signals that ask for it.
+
+    Python puts the default handlers back at its end: a second signal would make an orderly end a killed one.
+    """
+    atexit.register(_ignore)
+
+
+def _ignore() -> None:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
+
+
 class Shutdown:
     """Ends one worker.
 
@@ -84,6 +98,7 @@ class Shutdown:
         remapped = celery_worker.REMAP_SIGTERM == "SIGQUIT"
         for name, cold in (("SIGTERM", remapped), ("SIGQUIT", True), ("SIGINT", False)):
             self._arm(name, self._once[cold], cold=cold)
+        ignore_at_exit()
 
     def _arm(self, name: str, heed: Heed, *, cold: bool) -> None:
         """The next signal of this kind is a warm or a cold one, and the one after it a cold one."""

@@ -51,9 +51,8 @@ def test_no_result_needs_a_command_of_its_own(lab: Lab, consumer: Replies) -> No
     assert all(is_told(consumer, call) for call in calls)
     assert [call.get(timeout=10) for call in calls] == list(range(20))
     after = commands(lab)
-    assert {name: after[name] - before[name] for name in ("subscribe", "unsubscribe")} == {
-        "subscribe": 0, "unsubscribe": 0,
-    }  # fmt: skip
+    # A process beside this one may connect anew meanwhile: Celery's way would be 20 of each.
+    assert max(after[name] - before[name] for name in ("subscribe", "unsubscribe")) <= 3
     assert not consumer._told
 
 
