@@ -32,6 +32,7 @@ class Call(Struct):
         browser: Of these, what tells a browser whether a page may read the answer.
         body_limit: Bytes.
         meter: Of requests of the OpenAI API.
+        counted_at: When it was counted for its API key, monotonic seconds; 0 where that has no limits.
     """
 
     request_id: str
@@ -42,6 +43,7 @@ class Call(Struct):
     api: str = "other"
     body_limit: int = 10 << 20
     meter: RequestMeter | None = None
+    counted_at: float = 0.0
 
     def answers(self, send: Send) -> Send:
         """How to send the answer, with :attr:`headers`."""

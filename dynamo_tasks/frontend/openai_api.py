@@ -48,6 +48,8 @@ TIMEOUT_HEADER = "x-request-timeout"
 
 _IDEMPOTENCY_LIMIT = 255
 _LONGEST = 10**9
+_SURE = 5.0
+"""Seconds for which a place that a request took is its own, whether it is submitted or not; the server waits for 10."""
 _OPERATIONS = {"chat": "generate", "completions": "generate", "embeddings": "embed"}
 
 
@@ -112,9 +114,7 @@ class OpenAIAPI:
         if not call.limits.counted:
             yield
             return
-        allowance = await self._gateway.admit(api, call.request_id, call.owner_key, call.limits)
-        call.headers = allowance.headers()
-        allowance.check()
+        await self._count(api, call)
         try:
             yield
         except ServerUnavailableError:
@@ -123,7 +123,15 @@ class OpenAIAPI:
             await self._gateway.withdraw(api, call.request_id, call.owner_key, call.limits)
             raise
 
+    async def _count(self, api: str, call: Call) -> None:
+        allowance = await self._gateway.admit(api, call.request_id, call.owner_key, call.limits)
+        call.counted_at = time.monotonic()
+        call.headers = allowance.headers()
+        allowance.check()
+
     async def _submit(self, api: str, submission: Submission, call: Call) -> EventStream:
+        if call.counted_at and time.monotonic() - call.counted_at > _SURE:
+            await self._count(api, call)  # its body took long: the place may be another's by now
         stream = await self._gateway.submit(submission)
         if call.limits.counted and stream.request_id != call.request_id:  # an idempotent repetition
             await self._gateway.withdraw(api, call.request_id, call.owner_key, call.limits)

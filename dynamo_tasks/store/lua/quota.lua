@@ -1,7 +1,7 @@
 -- quota: one request of a tenant that has limits of its own, asked before its submit by whichever frontend got it.
 --   Requests per minute: a bucket that holds a minute's worth (GCRA: the key is the time at which it is full again).
 --   Requests that have not ended: a set of ids, compared with their records when it seems to be full, so that neither a
---   dead frontend nor a refused submit leaves a place taken.
+--   dead frontend nor a refused submit leaves a place taken. A request that has a place may ask again: it keeps it.
 --
 -- KEYS   1 bucket, 2 set of ids
 -- ARGV   1 base, 2 id ('' = it has no record), 3 requests per minute (0 = no limit), 4 that have not ended (0 = no limit)
@@ -33,6 +33,10 @@ local function open()
   return n
 end
 
+if most > 0 and id ~= '' and redis.call('ZSCORE', KEYS[2], id) then
+  redis.call('ZADD', KEYS[2], now, id)
+  return { 'OK', left(full_at), int(full_at - now) }
+end
 if most > 0 and id ~= '' then
   local n = open()
   if n >= most then return { 'OPEN', left(full_at), int(full_at - now), int(n) } end
