@@ -34,6 +34,8 @@ _FIRST_LOOK, _LOOK = 0.05, 1.0
 """Seconds before the first look into the ledger while Celery's backend is waited for, and between the others."""
 TAIL = 1.0
 """Seconds that a worker is given to write the result of a request that has ended."""
+_JOIN_AGAIN = 0.1
+"""Seconds between two attempts to read a stream while the server is away."""
 _ANSWER = 5.0
 """Seconds that the server may take to answer a synchronous question."""
 
@@ -74,7 +76,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         """
         client = self._client
         try:
-            return bridge().call(question(client), seconds)
+            return bridge().call(_asked(client, question), seconds)
         except TimeoutError:
             raise ServerUnavailableError(
                 f"no answer from the Redis server at {client.store.address} for {seconds:g} s",
@@ -82,7 +84,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             ) from None
 
     async def _events(self, client: StoreClient, after: EventId | None = None) -> AsyncIterator[Event]:
-        """The raw events behind one of them; on the bridge's loop."""
+        """The raw events behind one of them; on the bridge's loop. A server that is away is waited for."""
         sub = await self._join(client, after)
         try:
             async for event in sub:
@@ -95,9 +97,9 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             try:
                 return await client.reader.join(self.id, after=after, namespace=self.namespace)
             except ServerUnavailableError:
-                if self.parent is None:
+                if client.store.commands.closed:
                     raise
-            await asyncio.sleep(_FIRST_LOOK)  # a chain's step was waited for; so is the server
+            await asyncio.sleep(_JOIN_AGAIN)
 
     def get(self, timeout: float | None = None, propagate: bool = True, **kwargs: Any) -> Any:
         """Wait for the request and return its value: what the endpoint returned, or its aggregate.
@@ -306,6 +308,11 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
     def __reduce_args__(self) -> tuple[Any, ...]:
         # Without the backend: it is the application's own over there.
         return self.id, None, None, None, self.parent
+
+
+async def _asked(client: StoreClient, question: Callable[[StoreClient], Coroutine[Any, Any, T]]) -> T:
+    await client.ready()
+    return await question(client)
 
 
 def _outcomes(node: Any) -> Any:

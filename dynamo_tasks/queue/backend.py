@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Any
 
 from celery.backends.redis import RedisBackend, SentinelBackend
+from celery.result import ResultSet
 from celery.states import SUCCESS
 from kombu.utils.encoding import bytes_to_str
 
@@ -27,6 +28,7 @@ from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.envelope import HEADER, lasting
 from dynamo_tasks.queue.greenlets import await_, may_await
+from dynamo_tasks.queue.patience import while_away
 from dynamo_tasks.queue.replies import Replies, is_inbox
 from dynamo_tasks.queue.transport import submitted_as
 from dynamo_tasks.store.link import Link
@@ -168,6 +170,34 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         self.remove_pending_result(result)
         self.result_consumer.forget(result.id)
 
+    def iter_native(self, result: Any, no_ack: bool = True, **kwargs: Any) -> Iterator[tuple[str, Any]]:
+        """Celery's: the members of a set as they end.
+
+        Celery has a backend for each thread, and a result is told to that of the thread which made it. So this one
+        takes over those that it does not know; it may be told of them, or somebody else who waits for them.
+        """
+        taken = list(_of_other_threads(result, self))
+        self._take_over(taken)
+        told = set()
+        try:
+            for task_id, meta in super().iter_native(result, no_ack=no_ack, **kwargs):
+                told.add(task_id)
+                yield task_id, meta
+            for one in result.results:
+                if one.id not in told:
+                    yield one.id, one._get_task_meta()
+        finally:
+            for one in taken:
+                if one._cache is not None:
+                    one.backend.wait_no_more(one)
+
+    def _take_over(self, results: list[Any]) -> None:
+        with while_away(self):
+            self.add_pending_results(results)
+            keys = [self.get_key_for_task(one.id) for one in results]
+            for found in filter(None, self.client.mget(keys) if keys else ()):
+                self.result_consumer.on_state_change(self.decode_result(found), None)
+
     def _success(self, task_id: Any, result: Any, request: Any) -> str | bytes:
         if self._extended:
             meta = self._get_result_meta(result=result, state=SUCCESS, traceback=None, request=request)
@@ -251,6 +281,15 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
 
 class SentinelResultBackend(ResultBackend, SentinelBackend):  # type: ignore[misc]
     """The same on the master that Sentinels name."""
+
+
+def _of_other_threads(result: Any, backend: ResultBackend) -> Iterator[Any]:
+    """Open members of a set, and of the sets in it, that another thread's backend waits for."""
+    for one in result.results:
+        if isinstance(one, ResultSet):
+            yield from _of_other_threads(one, backend)
+        elif one._cache is None and isinstance(one.backend, ResultBackend) and one.backend is not backend:
+            yield one
 
 
 async def _write(link: Link, key: str, value: str, ttl: float | None, inbox: bytes | str = "") -> None:

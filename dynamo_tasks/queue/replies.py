@@ -222,7 +222,8 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         told = self._told.pop(task_id, None)
         results = [one for kind in self._pending_results for one in list(kind.get(task_id, {}).values())]
         for result in results:
-            result._maybe_set_cache(meta)
+            if result._cache is None:  # another thread, which waits for it too, may have been told before
+                result._maybe_set_cache(meta)
             bucket = self.buckets.pop(result, None)
             if bucket is not None:
                 bucket.append(result)

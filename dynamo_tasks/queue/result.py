@@ -65,6 +65,8 @@ class StreamResult(RequestResult):
     def stream(self, after: str | EventId | None = None) -> Iterator[Any]:
         """Iterate over the values behind an event (default: from the start), until the request has ended.
 
+        A server that is away, at the start or later, is waited for.
+
         Raises:
             RequestNotFoundError: no such request.
             StreamExpiredError: its log is past its retention.
@@ -116,6 +118,7 @@ class StreamResult(RequestResult):
         return exc
 
     async def _values(self, client: StoreClient, after: EventId | None) -> AsyncIterator[Any]:
+        await client.ready()
         await self._begun(client)
         async for event in self._events(client, after):
             for value in values_of(event):

@@ -53,6 +53,7 @@ class DistributedRuntime:
         *,
         prefix: str | None = None,
         health_check: Mapping[str, float] | None = None,
+        timeout: float = 0.0,
     ) -> Self:
         """Connect.
 
@@ -61,13 +62,15 @@ class DistributedRuntime:
             prefix: What all keys start with, a Celery application's ``global_keyprefix``; ``DYNAMO_KEY_PREFIX`` by
                 default.
             health_check: Times of the checks of what this process serves, as ``health_check`` of a service class.
+            timeout: Seconds that a server which cannot be reached, or refuses for the moment, is waited for; by
+                default it is tried once.
 
         Raises:
             ConfigError: an unknown key in ``health_check``.
-            ServerUnavailableError: it cannot be reached, or none is configured.
+            ServerUnavailableError: it cannot be reached in time, or none is configured.
         """
         prefix = key_prefix() if prefix is None else prefix
-        client = await StoreClient.connect(url or resolve_redis_url(), prefix=prefix)
+        client = await StoreClient.connect(url or resolve_redis_url(), prefix=prefix, within=timeout)
         try:
             return cls(client, health_check=health_check)
         except ConfigError:

@@ -15,7 +15,7 @@ from dynamo_tasks.store.memory import memory_of
 from dynamo_tasks.store.namespaces import purge_namespace
 from dynamo_tasks.store.registry import Registry
 
-__all__ = ["gather", "purge", "snapshot"]
+__all__ = ["gather", "purge", "reach", "snapshot"]
 
 T = TypeVar("T")
 
@@ -32,6 +32,15 @@ def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
 def purge(url: str, namespace: str, *, force: bool = False) -> int:
     """Erase a namespace; see :func:`~dynamo_tasks.store.namespaces.purge_namespace`."""
     return asyncio.run(_with_store(url, lambda store: purge_namespace(store, namespace, force=force)))
+
+
+def reach(url: str) -> None:
+    """See that a server answers, before something waits for it without end.
+
+    Raises:
+        ServerUnavailableError: it cannot be reached.
+    """
+    asyncio.run(_with_store(url, lambda store: store.namespaces()))
 
 
 async def _with_store(url: str, use: Callable[[Store], Awaitable[T]]) -> T:

@@ -169,12 +169,14 @@ async def connect(url: str) -> Runtime:
 
 
 def open_stream(url: str, request_id: str) -> Stream:
-    """The stream of a request, running or finished.
+    """The stream of a request, running or finished. Once open, it waits for a server that is away.
 
     Raises:
         RequestNotFoundError: nobody knows this id.
         StreamExpiredError: its retention is over.
+        ServerUnavailableError: the server cannot be reached now.
     """
+    importlib.import_module("dynamo_tasks.runtime.inspect").reach(url)
     # The application of the queue layer reads its server from here when it is imported.
     os.environ["DYNAMO_REDIS_URL"] = url
     return cast("Stream", importlib.import_module("dynamo_tasks").StreamResult(request_id))

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import os
 import threading
 
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.ledger import Ledger
+from dynamo_tasks.store.patience import patiently
 from dynamo_tasks.store.reader import StreamReader
 from dynamo_tasks.store.registry import Registry
 
@@ -23,21 +26,68 @@ class StoreClient:
         self.registry = Registry(store)
         self.reader = StreamReader(store)
 
+        self._opening: asyncio.Task[None] | None = None
+
     @classmethod
-    async def connect(cls, url: str, *, prefix: str = "") -> StoreClient:
-        """Connect to a server; see :meth:`Store.connect`."""
-        client = cls(await Store.connect(url, prefix=prefix))
-        try:
-            await client.reader.start()
-        except BaseException:
-            await client.store.close()
-            raise
+    async def connect(cls, url: str, *, prefix: str = "", within: float = 0.0) -> StoreClient:
+        """Connect to a server; see :meth:`Store.connect`.
+
+        Args:
+            url: Of the server.
+            prefix: What all keys start with.
+            within: Seconds that a server which is away, or refuses for the moment, is waited for.
+        """
+        client = cls(Store(url, prefix=prefix))
+        await client._open(within)
         return client
+
+    @classmethod
+    async def begin(cls, url: str, *, prefix: str = "") -> StoreClient:
+        """A client that connects in the background, for as long as that takes; see :meth:`ready`."""
+        client = cls(Store(url, prefix=prefix))
+        client._opening = asyncio.create_task(client._open(math.inf), name="store-client")
+        client._opening.add_done_callback(_noted)
+        return client
+
+    async def _open(self, within: float) -> None:
+        try:
+            await patiently(self.store.start, within)
+            await patiently(self.reader.start, within)
+        except BaseException:
+            await self._close()
+            raise
+
+    async def ready(self) -> None:
+        """Wait until it has connected for the first time; whoever gives up leaves the others waiting.
+
+        Raises:
+            DynamoError: it never will, e.g. since the server is too old, or refuses the password.
+        """
+        if self._opening is not None:
+            await asyncio.shield(self._opening)
+            self._opening = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether it will never be connected: the next one may be."""
+        opening = self._opening
+        return opening is not None and opening.done() and (opening.cancelled() or bool(opening.exception()))
 
     async def close(self) -> None:
         """Every reader leaves, all connections are closed."""
+        if self._opening is not None and self._opening.cancel():
+            await asyncio.wait([self._opening])
+        await self._close()
+
+    async def _close(self) -> None:
         await self.reader.close()
         await self.store.close()
+
+
+def _noted(opening: asyncio.Task[None]) -> None:
+    """Take note of an error that maybe nobody is there to be told of."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 _lock = threading.Lock()
@@ -46,11 +96,15 @@ _inherited: list[dict[tuple[str, str], StoreClient]] = []
 
 
 def shared_client(url: str, prefix: str = "") -> StoreClient:
-    """The client of synchronous code in this process; lives on the bridge's loop."""
+    """The client of synchronous code in this process; lives on the bridge's loop.
+
+    It may not be connected yet: whoever uses it awaits :meth:`StoreClient.ready` there, for as long as he has time.
+    Nobody waits here, where all threads pass one by one.
+    """
     with _lock:
         client = _clients.get((url, prefix))
-        if client is None:
-            client = _clients[url, prefix] = bridge().call(StoreClient.connect(url, prefix=prefix))
+        if client is None or client.failed:
+            client = _clients[url, prefix] = bridge().call(StoreClient.begin(url, prefix=prefix))
         return client
 
 

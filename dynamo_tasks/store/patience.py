@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
@@ -13,11 +14,12 @@ from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.store.link import Link
 
-__all__ = ["at_start", "insist"]
+__all__ = ["at_start", "insist", "patiently"]
 
 T = TypeVar("T")
 _RETRY = 0.1
 _START_RETRY = 0.5
+_FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
 
 
 async def insist(commands: Link, ask: Callable[[], Awaitable[T]], within: float = math.inf) -> T:
@@ -39,6 +41,29 @@ async def insist(commands: Link, ask: Callable[[], Awaitable[T]], within: float 
             if commands.closed or time.monotonic() >= until:
                 raise
             await asyncio.sleep(_RETRY)
+
+
+async def patiently(ask: Callable[[], Awaitable[T]], within: float) -> T:
+    """Ask a server for the first time, again and again where it is away or refuses for the moment.
+
+    Args:
+        ask: What is safe to ask again.
+        within: Seconds after which the error goes through; what is asked by then may take its own time.
+
+    Raises:
+        ServerUnavailableError: it has not answered in time.
+    """
+    until, delay, failures = time.monotonic() + within, _FIRST_DELAY, Calm()
+    while True:
+        try:
+            return await ask()
+        except ServerUnavailableError as exc:
+            if time.monotonic() + delay >= until:
+                raise
+            if failures.due():
+                event("store.reconnect_failed", connection="first", server="", error=exc.message)
+        await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+        delay = min(2 * delay, _MAX_DELAY)
 
 
 async def at_start(ask: Callable[[], Awaitable[T]], *, away: bool) -> T:
