@@ -14,6 +14,7 @@ from dynamo_tasks.runtime.remote_call import RemoteCall
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.client import StoreClient
+from dynamo_tasks.store.patience import in_time
 from dynamo_tasks.store.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -146,7 +147,8 @@ class Client:
     async def attach(self, request_id: str, after: str | None = None) -> Subscription:
         """Read a request by its id."""
         position = EventId.parse(after) if after else None
-        return await self.store.reader.join(request_id, after=position, namespace=self.id.namespace)
+        async with in_time():
+            return await self.store.reader.join(request_id, after=position, namespace=self.id.namespace)
 
 
 class RemoteClient:

@@ -18,6 +18,7 @@ from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.event_groups import ACK_WAIT
 from dynamo_tasks.store.event_subscription import EventSubscription
+from dynamo_tasks.store.patience import PATIENCE, in_time
 
 if TYPE_CHECKING:
     from dynamo_tasks.runtime.endpoint_config import EndpointConfig, EndpointConfigBuilder
@@ -110,7 +111,8 @@ class DistributedRuntime:
 
     async def watch(self, namespace: str) -> Watcher:
         """The watcher of a namespace; one per process and namespace."""
-        return await self.registry.watch(namespace)
+        async with in_time():
+            return await self.registry.watch(namespace)
 
     def watcher(self, namespace: str) -> Watcher:
         """The same, once it was started."""
@@ -130,7 +132,8 @@ class Namespace:
 
     async def instances(self) -> list[InstanceInfo]:
         """Everything that is registered here."""
-        return await self.runtime.client.registry.instances(self.name)
+        async with in_time():
+            return await self.runtime.client.registry.instances(self.name)
 
     def subject(self, topic: str) -> Subject:
         """What its own events are published on, ``namespace.<ns>.<topic>``, or a full subject."""
@@ -138,7 +141,8 @@ class Namespace:
 
     async def publish(self, topic: str, payload: Any) -> str:
         """Publish an event of the namespace; see :meth:`Component.publish`."""
-        return await self.runtime.registry.events.publish(self.subject(topic), payload)
+        async with in_time():
+            return await self.runtime.registry.events.publish(self.subject(topic), payload)
 
     def subscribe(
         self,
@@ -181,7 +185,8 @@ class Component:
 
     async def instances(self) -> list[InstanceInfo]:
         """Live registrations of its endpoints."""
-        return await self.drt.client.registry.instances(self.namespace.name, self.name)
+        async with in_time():
+            return await self.drt.client.registry.instances(self.namespace.name, self.name)
 
     def subject(self, topic: str) -> Subject:
         """What its events are published on, ``namespace.<ns>.component.<c>.<topic>``, or a full subject."""
@@ -199,7 +204,8 @@ class Component:
             PayloadTooLargeError: it is too large.
             ServerUnavailableError: the server cannot be reached.
         """
-        return await self.drt.registry.events.publish(self.subject(topic), payload)
+        async with in_time():
+            return await self.drt.registry.events.publish(self.subject(topic), payload)
 
     def subscribe(
         self,
@@ -236,7 +242,8 @@ class Component:
         Args:
             timeout: Seconds; instances that have not answered by then are left out.
         """
-        return await self.drt.registry.scrape(self.namespace.name, self.name, timeout)
+        async with in_time(timeout + PATIENCE):
+            return await self.drt.registry.scrape(self.namespace.name, self.name, timeout)
 
     async def sleep(
         self, *, instance_id: str | None = None, level: int = 1, drain: float = 30.0

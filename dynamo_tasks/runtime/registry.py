@@ -47,7 +47,11 @@ class Registry:
             watcher = self._watchers.get(namespace)
             if watcher is None:
                 watcher = Watcher(self._client.store, namespace)
-                await watcher.start()
+                try:
+                    await watcher.start()
+                except BaseException:
+                    await watcher.stop()
+                    raise
                 self._watchers[namespace] = watcher
             return watcher
 

@@ -19,6 +19,7 @@ from dynamo_tasks.sdk.aggregate import new_aggregate
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.sdk.payloads import plain_request
 from dynamo_tasks.store.client import StoreClient
+from dynamo_tasks.store.patience import PATIENCE, in_time
 from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
 from dynamo_tasks.store.subscription import Subscription
 
@@ -29,6 +30,8 @@ __all__ = ["Item", "RemoteCall", "submit"]
 
 _CHILD_ABANDON_AFTER = 30.0
 """A parent that lost its worker must be found dead, queued and claimed again within this time."""
+_CHILD_PATIENCE = 60.0
+"""Seconds that a server may keep silent when a running request makes a call: that outlives most outages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,9 @@ class RemoteCall:
         endpoint = self._client.id
         headers = self._headers()
         with submit_span(self.id, endpoint, self._queue, headers) as span:
-            return await submit(self._client.store, self._request(context, span.carry(headers)))
+            new = self._request(context, span.carry(headers))
+            async with in_time(PATIENCE if context is None else _CHILD_PATIENCE):
+                return await submit(self._client.store, new)
 
     def _request(self, context: Context | None, headers: dict[str, str]) -> NewRequest:
         endpoint = self._client.id

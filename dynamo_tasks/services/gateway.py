@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import time
-from collections.abc import AsyncIterator
 from typing import Any
 
 import msgspec
@@ -15,7 +12,6 @@ from dynamo_tasks.errors import (
     NoInstancesError,
     RateLimitError,
     RequestNotFoundError,
-    ServerUnavailableError,
 )
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
 from dynamo_tasks.protocol.events import EventId
@@ -27,6 +23,7 @@ from dynamo_tasks.runtime.component import DistributedRuntime
 from dynamo_tasks.runtime.remote_call import submit
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.sdk import DynamoService
+from dynamo_tasks.store.patience import in_time
 from dynamo_tasks.store.quota import Quota
 from dynamo_tasks.store.record import Record
 from dynamo_tasks.store.streams import decode_row
@@ -85,7 +82,7 @@ class RuntimeGateway:
     async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request for its API key."""
         namespace = self._namespace_of(api)
-        async with _patience():
+        async with in_time(_PATIENCE):
             allowance = await self._quota.take(namespace, owner_key, limits, request_id)
         if allowance.reason:
             tell_rejected(await self._usual(api), RateLimitError.code)
@@ -100,7 +97,7 @@ class RuntimeGateway:
     async def withdraw(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> None:
         """Give a request's place back."""
         if limits.concurrent_requests:
-            async with _patience():
+            async with in_time(_PATIENCE):
                 await self._quota.give_back(self._namespace_of(api), owner_key, request_id)
 
     def _namespace_of(self, api: str) -> str:
@@ -112,7 +109,7 @@ class RuntimeGateway:
         """Put a request into its queue, and read it from its start."""
         endpoint, payload = self._target(submission)
         try:
-            async with _patience():
+            async with in_time(_PATIENCE):
                 return await self._submit(submission, endpoint, payload)
         except NoInstancesError as error:
             tell_rejected(endpoint, error.code)
@@ -120,7 +117,7 @@ class RuntimeGateway:
 
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request that is not submitted."""
-        async with _patience():
+        async with in_time(_PATIENCE):
             return await self._quota.take(self._namespace, owner_key, limits)
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
@@ -177,7 +174,7 @@ class RuntimeGateway:
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
         """Read a request's log, from its start or after an event."""
-        async with _patience():
+        async with in_time(_PATIENCE):
             return _stream(
                 await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
             )
@@ -190,7 +187,7 @@ class RuntimeGateway:
 
     async def status(self, request_id: str, owner_key: str) -> RequestInfo:
         """What is known of a request."""
-        async with _patience():
+        async with in_time(_PATIENCE):
             return await self._info(await self._record(request_id, owner_key))
 
     async def _info(self, record: Record) -> RequestInfo:
@@ -208,7 +205,7 @@ class RuntimeGateway:
     async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
         """Stop a request; with ``purge`` erase payload and log too."""
         ledger = self._runtime.client.ledger
-        async with _patience():
+        async with in_time(_PATIENCE):
             record = await self._record(request_id, owner_key)
             await ledger.cancel(record.namespace, request_id)
             if purge:
@@ -249,16 +246,6 @@ class RuntimeGateway:
             return body
         prepared: dict[str, Any] = self._processor.prepare(api, body, model.card)
         return prepared
-
-
-@contextlib.asynccontextmanager
-async def _patience() -> AsyncIterator[None]:
-    """Give up a server that holds the connection and does not answer."""
-    try:
-        async with asyncio.timeout(_PATIENCE):
-            yield
-    except TimeoutError:
-        raise ServerUnavailableError("the Redis server does not answer", retry_after=1.0) from None
 
 
 def _stream(sub: Subscription) -> EventStream:

@@ -18,6 +18,7 @@ import hiredis
 
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.bridge import in_thread
 from dynamo_tasks.store.containment import pass_over
 from dynamo_tasks.store.refusals import ReplyError, refusal
 
@@ -80,10 +81,7 @@ class Wire(asyncio.Protocol):
                         lambda: cls(on_message, on_lost), address.path
                     )
                 else:
-                    tls = address.tls.context() if address.tls else None
-                    _, wire = await loop.create_connection(
-                        lambda: cls(on_message, on_lost), address.host, address.port, ssl=tls
-                    )
+                    wire = await _reached(address, lambda: cls(on_message, on_lost))
                 await wire._hello(address, name)
         except (OSError, TimeoutError) as exc:
             raise ServerUnavailableError(
@@ -255,6 +253,26 @@ class Wire(asyncio.Protocol):
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
+
+
+async def _reached(address: Address, make: Callable[[], Wire]) -> Wire:
+    """A connection to the first of a name's addresses that takes one.
+
+    The name is looked up in a thread of its own: where the DNS keeps silent, the few of the loop would all wait for it,
+    and the end of the program for them.
+    """
+    tls = address.tls.context() if address.tls else None
+    host, port, error = address.host, address.port, OSError("it has no address")
+    for *_, found in await in_thread(lambda _: socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)):
+        try:
+            _, wire = await asyncio.get_running_loop().create_connection(
+                make, str(found[0]), port, ssl=tls, server_hostname=host if tls else None
+            )
+        except OSError as exc:
+            error = exc
+        else:
+            return wire
+    raise error
 
 
 def notice_loss() -> dict[int, int]:
