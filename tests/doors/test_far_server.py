@@ -29,9 +29,10 @@ def test_a_worker_is_ready_and_keeps_its_lease(own_server: RedisServer, round_tr
     with Distance(own_server.port, round_trip=round_trip) as far:
         url = f"redis://127.0.0.1:{far.port}/0"
         worker = Worker(url, "-E", settings=("Worker.engine=mocker",), name="far", wait=False)
-        frontend = Frontend(url, ready="/ready")
+        frontend = Frontend(url, ready="")
         with together(worker, frontend):
             worker.wait_ready(START + 60)
+            until(lambda: frontend.get("/ready")[0] == 200, START, lambda: frontend.output)
             took = moment(worker.output, r"ready\.") - moment(worker.output, "config.loaded")
             assert took < LIMIT * round_trip / 0.3
             # Messages were taken before anybody could send one.

@@ -78,7 +78,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
 
 KEYS = [
     "dynamo|Worker", "dynamo|Worker\x06\x163", "dynamo-tasks", "dt:@namespaces", "_kombu.binding.celery.pidbox",
-    "_kombu.binding.reply.celery.pidbox", "_kombu.binding.dynamo|Worker",
+    "_kombu.binding.reply.celery.pidbox", "_kombu.binding.dynamo|Worker", "_kombu.binding.dynamo-tasks",
     *(f"dt:dynamo:{name}" for name in (
         "queued", "timers", "leases", "instances", "clients", "traffic", "dead", "jobs", "owned:{lease}",
         "load:{lease}",         "queues:{lease}", "lease:{lease}", "running:Worker", "waiting:Worker", "pace:Worker",
@@ -152,7 +152,7 @@ def test_what_nobody_can_read_hides_nothing_else(site: Site) -> None:
 
 
 STARTS = [
-    ["_kombu.binding.dynamo|Worker", "_kombu.binding_permanent.dynamo|Worker", "_kombu.binding.celery.pidbox"],
+    ["_kombu.binding.dynamo-tasks", "_kombu.binding_permanent.dynamo-tasks"],
     ["dynamo|Worker"], ["dt:dynamo:instances"], ["dt:dynamo:leases"], ["dt:@namespaces"], ["dt:dynamo:traffic"],
 ]  # fmt: skip
 

@@ -119,10 +119,12 @@ class Distance:
         self.port = server.sockets[0].getsockname()[1]
 
     async def _accept(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
-        # The handshake of TCP is one round trip, too.
-        await asyncio.sleep(2 * self._delay)
+        # The handshake of TCP takes no time here: it is this machine's, and held back behind it, the first answer would
+        # take two round trips to whoever bounds each answer.
         far_in, far_out = await asyncio.open_connection("127.0.0.1", self._target)
-        await asyncio.gather(self._carry(near_in, far_out), self._carry(far_in, near_out))
+        # Cancelled at the end, which asyncio's streams would tell as an error.
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.gather(self._carry(near_in, far_out), self._carry(far_in, near_out))
 
     async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         """Hand on what comes, each piece when its time has come; a connection that ends, ends there, too."""
