@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 
 __all__ = ["Home", "file_lock", "private_dir", "read_json", "write_json", "write_private"]
@@ -117,7 +118,7 @@ class Home:
         Args:
             environ: ``os.environ`` by default.
         """
-        found = (os.environ if environ is None else environ).get("DYNAMO_HOME") or _DEFAULT
+        found = variable("DYNAMO_HOME", environ) or _DEFAULT
         return cls(Path(found).expanduser().absolute())
 
     @property

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.config.home import Home, read_json
 from dynamo_tasks.config.identity import ProcessId
 from dynamo_tasks.config.tls import complete_url
@@ -57,7 +58,7 @@ def resolve_redis_url(environ: Mapping[str, str] | None = None) -> str:
         ConfigError: the TLS options are wrong, see :mod:`dynamo_tasks.config.tls`.
     """
     environ = os.environ if environ is None else environ
-    if url := environ.get("DYNAMO_REDIS_URL"):
+    if url := variable("DYNAMO_REDIS_URL", environ):
         return complete_url(url, environ)
     home = Home.from_environ(environ)
     if url := running_url(home):
@@ -76,4 +77,4 @@ def key_prefix(environ: Mapping[str, str] | None = None) -> str:
     Args:
         environ: ``os.environ`` by default.
     """
-    return (os.environ if environ is None else environ).get("DYNAMO_KEY_PREFIX", "")
+    return variable("DYNAMO_KEY_PREFIX", environ) or ""

@@ -27,6 +27,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit, urlunsplit
 
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.errors import ConfigError
 
 __all__ = ["SENTINEL_SCHEME", "TLS_SCHEME", "TlsOptions", "complete_url", "with_options"]
@@ -96,9 +97,9 @@ class TlsOptions:
             raise ConfigError(
                 f"{min(unknown)} in the Redis URL is not known; allowed: {', '.join(_VARIABLES)}"
             )
-        for key, variable in _VARIABLES.items():
-            if key not in given and environ.get(variable):
-                given[key] = environ[variable]
+        for key, name in _VARIABLES.items():
+            if key not in given and (value := variable(name, environ)):
+                given[key] = value
         return cls._read(given)
 
     @classmethod

@@ -22,6 +22,7 @@ from msgspec import Struct
 from starlette.responses import Response
 from starlette.types import Scope
 
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.errors import ConfigError, ForbiddenError
 
 __all__ = ["HOSTS_VARIABLE", "ORIGINS_VARIABLE", "Origins", "hosts_from", "is_loopback", "origins_from"]
@@ -52,7 +53,7 @@ def origins_from(
     Raises:
         ConfigError: one of them is no origin.
     """
-    found = tuple(item.lower() for item in _listed(given, environ.get(ORIGINS_VARIABLE)))
+    found = tuple(item.lower() for item in _listed(given, variable(ORIGINS_VARIABLE, environ)))
     for item in found:
         if not _ORIGIN.fullmatch(item):
             raise ConfigError(
@@ -67,7 +68,7 @@ def hosts_from(given: str | Iterable[str] | None, environ: Mapping[str, str] = o
     Raises:
         ConfigError: one of them is no name.
     """
-    found = tuple(item.lower() for item in _listed(given, environ.get(HOSTS_VARIABLE)))
+    found = tuple(item.lower() for item in _listed(given, variable(HOSTS_VARIABLE, environ)))
     for item in found:
         if not _NAME.fullmatch(item):
             raise ConfigError(

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import re
 from typing import Any, NoReturn
 
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.errors import ConfigError
 
 __all__ = ["KEY", "dump", "enabled", "is_sealed", "refuse", "restore", "seal"]
@@ -26,8 +26,12 @@ _SEAL = re.compile(rb'\{"signature":"([0-9a-f]{64})",(?=")')
 
 
 def enabled() -> bool:
-    """Whether this process has a key."""
-    return bool(os.environ.get(KEY))
+    """Whether this process has a key.
+
+    Raises:
+        ConfigError: it has an empty one.
+    """
+    return variable(KEY) is not None
 
 
 def dump(what: str, value: Any) -> tuple[bytes, bytes]:
@@ -109,7 +113,7 @@ def _sign(key: bytes, data: bytes) -> bytes:
 
 
 def _key() -> bytes:
-    key = os.environ.get(KEY, "").encode()
+    key = (variable(KEY) or "").encode()
     if not key:
         raise ConfigError(f"code that travels by value needs {KEY}, which is not set in this process")
     if len(key) < _LEAST:

@@ -141,7 +141,7 @@ class GuestApp(DynamoApp):
     def Worker(self, *args: Any, **kwargs: Any) -> Any:  # noqa: N802 - Celery's name
         """A worker: ours if it hosts a service, else Celery's own."""
         ours = {name: kwargs.pop(name, None) for name in _OURS}
-        if ours["service"] or ours["operators"]:
+        if ours["service"] is not None or ours["operators"] is not None:
             return self._our_worker(*args, **kwargs, **ours)
         if any(ours.values()):
             hosting.refuse(

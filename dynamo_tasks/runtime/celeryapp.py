@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 
+from dynamo_tasks.config.given import filled, variable
 from dynamo_tasks.config.server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.queue.app import DynamoApp, create_app, set_default_app
@@ -53,10 +54,10 @@ def make_host(
     Raises:
         ConfigError: no such service, or it has no endpoints; or settings that are not valid.
     """
-    config = config or os.environ.get("DYNAMO_CONFIG")
+    service, config = filled("--service", service), filled("--config", config) or variable("DYNAMO_CONFIG")
     if operators is not None:
         service, settings = service or OPERATORS, [*(settings or []), _modules(operators)]
-    target = service or os.environ.get("DYNAMO_GRAPH") or DEFAULT_GRAPH
+    target = service or variable("DYNAMO_GRAPH") or DEFAULT_GRAPH
     graph = configured_graph(target, config=config, settings=settings or [])
     if operators is not None and graph.entry.name != "Operators":
         raise ConfigError(f"--operators is for the component Operators, and {target} is {graph.entry.name}")

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.config import SECRET_SETTINGS, Layer, env_layer, flags_layer, load_yaml, resolve
+from dynamo_tasks.config.given import check_variables, variable
 from dynamo_tasks.sdk import DynamoService, Graph, ServiceConfig, ServiceState, load_graph
 
 __all__ = ["DEFAULT_GRAPH", "configure_alone", "configured_graph"]
@@ -35,6 +36,7 @@ def configured_graph(
     Raises:
         ConfigError: no such graph, or settings that are not valid.
     """
+    check_variables(environ)
     graph = load_graph(target)
     layers = [
         flags_layer([*settings, *_secret_settings(os.environ if environ is None else environ)]),
@@ -58,7 +60,7 @@ def configure_alone(service: DynamoService[Any], environ: Mapping[str, str] | No
     if service.state is not ServiceState.CREATED:
         return
     environ = os.environ if environ is None else environ
-    layers = _shared_layers(environ.get("DYNAMO_CONFIG"), environ)
+    layers = _shared_layers(variable("DYNAMO_CONFIG", environ), environ)
     resolved = resolve({service.name: service.schema()}, layers, allow_unknown_services=True)
     service.configure(resolved[service.name])
     ServiceConfig.note(resolved, service.name, service.schema().extras)

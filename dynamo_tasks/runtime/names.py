@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import suppress
 from typing import Any
 
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import DynamoApp
@@ -54,7 +54,7 @@ class Names:
 
     def _load_graph(self) -> None:
         """Import the graph; the default one only where the process has no services of its own."""
-        target = os.environ.get("DYNAMO_GRAPH")
+        target = variable("DYNAMO_GRAPH")
         if target or not any(service.is_dynamo_component() for service in declared_services()):
             load_graph(target or DEFAULT_GRAPH)
 

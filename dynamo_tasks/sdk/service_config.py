@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Self
 import msgspec
 
 from dynamo_tasks.config import ResolvedConfig, ServiceSchema, env_layer, load_yaml, resolve, suggest
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.config.schema import COMMON, RESERVED
 from dynamo_tasks.errors import ConfigError
 
@@ -110,7 +111,7 @@ class ServiceConfig(dict[str, dict[str, Any]]):
 
     @classmethod
     def _from_environ(cls, environ: Mapping[str, str]) -> Self:
-        path = environ.get("DYNAMO_CONFIG")
+        path = variable("DYNAMO_CONFIG", environ)
         layers = [*([load_yaml(path)] if path else []), env_layer(environ)]
         sections = [(name, section) for layer in layers for name, section in layer.data.items()]
         keys: dict[str, dict[str, None]] = {}

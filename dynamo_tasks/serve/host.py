@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import click
 
+from dynamo_tasks.config.given import filled
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.observe.log import choose_format
 from dynamo_tasks.runtime.celeryapp import default_app
@@ -52,6 +53,8 @@ def main(
         level=loglevel.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     try:
+        for name, value in (("--service", service), ("--config", config), ("--host", host)):
+            filled(name, value)
         choose_format(logging.getLogger())
         loop_factory = _loop_factory()
         with asyncio.Runner(loop_factory=loop_factory) as runner:

@@ -96,7 +96,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     graph = load_graph(options.graph)
     flags = [*_model_flags(graph, options.model), *options.flags]
     config = _resolve(graph, options, flags, os.environ if environ is None else environ)
-    _check_keys(config)
+    _check_doors(config)
     graph.configure(config)
     chosen = _chosen(graph, options.services)
     components = [service for service in chosen if _is_worker(service, config)]
@@ -124,14 +124,15 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     )
 
 
-def _check_keys(config: ResolvedConfig) -> None:
-    """Refuse API keys that are given and empty: serving everybody then would be a surprise."""
+def _check_doors(config: ResolvedConfig) -> None:
+    """Refuse API keys and names that are given and empty: serving everybody then would be a surprise."""
     for name, section in config.tree().items():
-        where = config.origins.get(f"{name}.api_keys", _DEFAULT)
-        if where != _DEFAULT and not section.get("api_keys"):
-            raise ConfigError(
-                f"{name}.api_keys is given but holds no key; give one or more, or leave it away"
-            )
+        for key, what in (("api_keys", "key"), ("allowed_hosts", "name")):
+            where = config.origins.get(f"{name}.{key}", _DEFAULT)
+            if where != _DEFAULT and not section.get(key):
+                raise ConfigError(
+                    f"{name}.{key} is given but holds no {what}; give one or more, or leave it away"
+                )
 
 
 def _check(service: Service) -> None:

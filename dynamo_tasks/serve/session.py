@@ -15,6 +15,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.config.home import Home
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
@@ -131,7 +132,7 @@ class Session:
 
     async def _connect(self) -> str:
         """The server to use; the embedded one is joined, and started if need be."""
-        if url := self._environ.get("DYNAMO_REDIS_URL"):
+        if url := variable("DYNAMO_REDIS_URL", self._environ):
             await self._until_up(url)
             self._output.say("server", f"{mask_url(url)} (DYNAMO_REDIS_URL)")
             return url

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from dynamo_tasks.config.given import check_variables, filled
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.serve import signals
 from dynamo_tasks.serve.output import Output, plain_console
@@ -72,7 +73,6 @@ class _ServeCommand(click.Command):
 @click.option(
     "-f",
     "--config",
-    type=click.Path(path_type=Path),
     metavar="CONFIG",
     help="YAML file with the services' settings.",
 )
@@ -115,7 +115,7 @@ class _ServeCommand(click.Command):
 def serve(
     ctx: click.Context,
     graph: str | None,
-    config: Path | None,
+    config: str | None,
     port: int,
     host: str,
     system_port: int | None,
@@ -137,9 +137,13 @@ def serve(
         sys.path.insert(0, str(Path.cwd()))
     from dynamo_tasks.serve.plan import PlanOptions, default_graph
 
+    given = {"GRAPH": graph, "--config": config, "--model": model, "--host": host}
+    for name, value in [*given.items(), *(("--service", one) for one in services)]:
+        filled(name, value)
+    _check_keys(api_key)
     options = PlanOptions(
         graph=graph or default_graph(),
-        config=config,
+        config=Path(config) if config else None,
         flags=ctx.meta[__name__],
         model=model,
         services=services,
@@ -148,7 +152,6 @@ def serve(
         loglevel=loglevel,
         system_port=system_port,
     )
-    _check_keys(api_key)
     if dry_run:
         _show(options)
         return
@@ -158,10 +161,9 @@ def serve(
 
 def _check_keys(api_key: str | None) -> None:
     """Refuse keys that are given and empty: serving everybody then would be a surprise."""
-    given = [("--api-key", api_key)] if api_key is not None else [(_KEYS, os.environ.get(_KEYS))]
-    for name, value in given:
-        if value is not None and not value.replace(",", " ").strip():
-            raise ConfigError(f"{name} is given but holds no key; give one or more, separated by commas")
+    if api_key is not None and not api_key.replace(",", " ").strip():
+        raise ConfigError("--api-key is given but holds no key; give one or more, separated by commas")
+    check_variables({**os.environ, **({} if api_key is None else {_KEYS: api_key})})
 
 
 def _gpu_mode(allocation: bool | None, require: bool) -> str | None:
