@@ -58,12 +58,21 @@ class Message(virtual.Message):  # type: ignore[misc]
             super().__init__(_unpacked(payload, channel) if packed else payload, channel=channel, **kwargs)
             self._raw = payload  # as it is given back to its queue
             self.delivery_info["exchange"], self.delivery_info["routing_key"]
+            _check_parts(self)
+        except MalformedMessageError:
+            raise
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
             raise MalformedMessageError(f"{type(exc).__name__}: {exc}") from None
-        if self.body and len(self.body) > _LARGE:
-            _check_width(self.body)
-        if not isinstance(self.headers, dict) or not isinstance(self.delivery_tag, str):
-            raise MalformedMessageError("headers are no object, or the delivery tag is no text")
+
+
+def _check_parts(message: Any) -> None:
+    if message.body and len(message.body) > _LARGE:
+        _check_width(message.body)
+    if not isinstance(message.headers, dict) or not isinstance(message.delivery_tag, str):
+        raise MalformedMessageError("headers are no object, or the delivery tag is no text")
+    # Part of keys and answers: what cannot be must not come as far as a request that then can't end.
+    if "id" in message.headers and not (message.headers["id"] and isinstance(message.headers["id"], str)):
+        raise MalformedMessageError("the task's id is no text")
 
 
 def _check_width(body: Any) -> None:

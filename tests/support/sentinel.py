@@ -122,5 +122,8 @@ class SentinelGroup:
             sentinel.execute_command("SENTINEL", "FAILOVER", MASTER)
 
     def promoted(self) -> bool:
-        """Whether the replica is the master."""
-        return b"role:master" in self.replica.command("INFO", "replication")
+        """Whether the replica is the master. While it becomes one, it may close connections."""
+        try:
+            return b"role:master" in self.replica.command("INFO", "replication")
+        except ConnectionError:
+            return False
