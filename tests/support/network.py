@@ -107,16 +107,18 @@ class Distance:
         asyncio.run_coroutine_threadsafe(self._stop(), self._loop).result(10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(10)
+        self._loop.close()
 
     async def _stop(self) -> None:
+        self._server.close()
         ours = asyncio.all_tasks() - {asyncio.current_task()}
         for task in ours:
             task.cancel()
         await asyncio.gather(*ours, return_exceptions=True)
 
     async def _listen(self) -> None:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
 
     async def _accept(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
         # The handshake of TCP takes no time here: it is this machine's, and held back behind it, the first answer would
@@ -139,12 +141,13 @@ class Distance:
                 await way.put((self._loop.time() + self._delay, data))
 
         reading = asyncio.ensure_future(read())
-        with contextlib.suppress(ConnectionError):
+        try:
             while True:
                 due, data = await way.get()
                 await asyncio.sleep(due - self._loop.time())
                 if not data:
                     break
                 target.write(data)
-        target.close()
-        reading.cancel()
+        finally:
+            target.close()
+            reading.cancel()
