@@ -236,6 +236,9 @@ _LOG_EVENTS = (
              ("request_id", "endpoint", "instance_id", "outcome")),
     LogEvent("request.retried", INFO, "An endpoint asked for a retry.",
              ("request_id", "endpoint", "retries", "delay_s", "error")),
+    LogEvent("queue.name_unknown", WARNING, "A task that nobody here knows was sent by a name that looks like an "
+             "endpoint's; none of its namespace is called so now, so it goes where plain tasks go. Was it meant? Set "
+             "DYNAMO_GRAPH, or name its queue.", ("endpoint", "queue")),
     LogEvent("message.malformed", ERROR, "What was taken from a queue is no Celery message; it was dropped.",
              ("queue", "error", "raw")),
     LogEvent("stream.resync", INFO, "Open requests were compared with the server after a new connection.",

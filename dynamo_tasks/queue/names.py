@@ -16,6 +16,7 @@ from celery.app import routes
 from celery.app.amqp import AMQP as CeleryAMQP  # noqa: N811
 
 from dynamo_tasks.queue.handles import Handles
+from dynamo_tasks.queue.registered import Registered
 from dynamo_tasks.queue.task import EndpointTask
 
 __all__ = ["NamedApp", "Routes"]
@@ -33,10 +34,13 @@ class Routes(CeleryAMQP):  # type: ignore[misc]
     def _route(
         self, name: str, args: Any, kwargs: Any, options: Mapping[str, Any], task: Any = None, **_: Any
     ) -> dict[str, Any] | None:
-        known = self.app.endpoint_task(name)
-        if known is None or options.get("queue") or options.get("routing_key"):
+        if options.get("queue") or options.get("routing_key"):
             return None
-        return {"queue": self.app.queue_for(known.endpoint), "serializer": known.serializer}
+        known = self.app.endpoint_task(name)
+        if known is not None:
+            return {"queue": self.app.queue_for(known.endpoint), "serializer": known.serializer}
+        elsewhere = None if name in self.app._tasks else self.app.registered.find(name)
+        return None if elsewhere is None else {"queue": self.app.queue_for(elsewhere), "serializer": "json"}
 
 
 class NamedApp(Celery):  # type: ignore[misc]
@@ -71,6 +75,11 @@ class NamedApp(Celery):  # type: ignore[misc]
         self._learn()
         found = self._tasks.get(name)
         return found if isinstance(found, EndpointTask) else None
+
+    @cached_property
+    def registered(self) -> Registered:
+        """What other processes serve."""
+        return Registered(self)
 
     @cached_property
     def handles(self) -> Handles:

@@ -1,4 +1,4 @@
-"""The three verbs that synchronous publishers need, on a connection pool of theirs.
+"""The few verbs that synchronous publishers need, on a connection pool of theirs.
 
 Celery publishes synchronously, from any thread or process, so this is the only place where the store
 speaks to the server outside the event loop.
@@ -130,6 +130,13 @@ class SyncLedger:
         )  # fmt: skip
         if self._run(script("release"), *call) != b"OK":
             raise FencedError(f"request {request_id} is not owned by this attempt any more")
+
+    def served(self, namespace: str) -> set[tuple[str, str]] | None:
+        """Component and endpoint of all that is registered in a namespace; ``None``: there is no such namespace."""
+        if not self._client.sismember(namespaces_key(self._prefix), namespace):
+            return None
+        rows = self._client.smembers(Keys(namespace, self._db, self._prefix).instances)
+        return {(component, name) for component, name, _ in (row.decode().split(":", 2) for row in rows)}
 
     def discard(self, queue: str) -> int:
         """End what waits in a queue, for its turn or for its time, in whichever namespace; returns how many requests.
