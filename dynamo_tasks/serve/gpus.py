@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from dynamo_tasks.config.gpus import ALLOCATION, MASK, PINNED, GpuClaims, allocation_mode, missing
+from dynamo_tasks.config.gpus import (
+    ALLOCATION,
+    MASK,
+    PINNED,
+    GpuClaims,
+    allocate,
+    allocation_mode,
+    missing,
+    visible_gpus,
+)
 from dynamo_tasks.config.home import Home
 from dynamo_tasks.serve.spec import ProcessSpec
 
@@ -26,6 +35,22 @@ class GpuPins:
         self._mode = mode
         self._devices: dict[str, str] = {}
 
+    def check(self, specs: Sequence[ProcessSpec]) -> str:
+        """As :meth:`claim`, as if nobody else had any; nothing is taken."""
+        mode, wanted = self._asked(specs)
+        if mode == "off" or not wanted:
+            return ""
+        devices = visible_gpus(self._environ)
+        if not devices:
+            return missing(wanted, mode)
+        allocate(wanted, devices, {})
+        return ""
+
+    def _asked(self, specs: Sequence[ProcessSpec]) -> tuple[str, dict[str, float]]:
+        mode = self._mode or allocation_mode(self._environ)
+        # A service whose settings name devices knows what it wants.
+        return mode, {spec.name: spec.gpus for spec in specs if spec.gpus and MASK not in spec.env}
+
     def claim(self, specs: Sequence[ProcessSpec]) -> str:
         """Take GPUs for all processes that need some.
 
@@ -35,9 +60,7 @@ class GpuPins:
         Raises:
             ConfigError: there are too few; or none, and one is required.
         """
-        mode = self._mode or allocation_mode(self._environ)
-        # A service whose settings name devices knows what it wants.
-        wanted = {spec.name: spec.gpus for spec in specs if spec.gpus and MASK not in spec.env}
+        mode, wanted = self._asked(specs)
         if mode == "off" or not wanted:
             return ""
         self._devices = self._claims.claim(wanted, self._environ)

@@ -100,7 +100,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     graph.configure(config)
     chosen = _chosen(graph, options.services)
     components = [service for service in chosen if _is_worker(service, config)]
-    for service in components:
+    for service in chosen:
         _check(service)
     # Dependencies come first in a graph, so that a component is up before those who call it.
     ports = http_ports(chosen, graph.entry, config, options.host, options.port)

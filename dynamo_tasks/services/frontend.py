@@ -66,20 +66,33 @@ class Frontend:
     def __init__(self) -> None:
         self._server: HttpServer | None = None
 
+    @classmethod
+    def check_settings(cls) -> None:
+        """Refuse what no frontend can serve with, before any process starts.
+
+        Raises:
+            ConfigError: says which setting, or which variable of the environment.
+        """
+        cls._settings()
+
+    @classmethod
+    def _settings(cls) -> FrontendSettings:
+        return FrontendSettings(
+            api_keys=keys_from(cls.api_keys or None, os.environ, cls.key_limits),
+            body_limit=cls.body_limit,
+            keep_alive=float(cls.keep_alive),
+            cors_origins=origins_from(cls.cors_origins),
+            allowed_hosts=hosts_from(cls.allowed_hosts),
+            host=cls.host,
+            max_retention=float(cls.max_retention),
+            max_abandon_after=float(cls.max_abandon_after),
+            max_timeout=float(cls.max_timeout),
+        )
+
     @async_on_start
     async def serve(self) -> None:
         """Listen."""
-        settings = FrontendSettings(
-            api_keys=keys_from(self.api_keys or None, os.environ, self.key_limits),
-            body_limit=self.body_limit,
-            keep_alive=float(self.keep_alive),
-            cors_origins=origins_from(self.cors_origins),
-            allowed_hosts=hosts_from(self.allowed_hosts),
-            host=self.host,
-            max_retention=float(self.max_retention),
-            max_abandon_after=float(self.max_abandon_after),
-            max_timeout=float(self.max_timeout),
-        )
+        settings = self._settings()
         warn_if_open(settings)
         app = create_app(await self._gateway(), settings, api_routes(self))
         self._server = HttpServer(app, self.host, self.port, reuse_port=self.reuse_port)

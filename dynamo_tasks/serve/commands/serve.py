@@ -152,11 +152,12 @@ def serve(
         loglevel=loglevel,
         system_port=system_port,
     )
+    gpu_mode = _gpu_mode(gpu_allocation, require_gpu)
     if dry_run:
-        _show(options)
+        _show(options, gpu_mode)
         return
     options = dataclasses.replace(options, port=check_port(host, port))
-    ctx.exit(_run(options, api_key, _gpu_mode(gpu_allocation, require_gpu)))
+    ctx.exit(_run(options, api_key, gpu_mode))
 
 
 def _check_keys(api_key: str | None) -> None:
@@ -197,8 +198,13 @@ def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int
     return asyncio.run(main())
 
 
-def _show(options: PlanOptions) -> None:
+def _show(options: PlanOptions, gpu_mode: str | None) -> None:
+    from dynamo_tasks.serve.checks import check_surroundings
     from dynamo_tasks.serve.dryrun import render_plan
     from dynamo_tasks.serve.plan import make_plan
 
-    plain_console().print(render_plan(make_plan(options)), soft_wrap=True)
+    plan = make_plan(options)
+    problem = check_surroundings(plan, options.host, gpu_mode)
+    plain_console().print(render_plan(plan), soft_wrap=True)
+    if problem:
+        click.echo(problem, err=True)

@@ -1,0 +1,59 @@
+"""`serve --dry-run` refuses what `serve` refuses, in the same words, where it is a matter of configuration."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.processes import ROOT
+from tests.support.serve import COMMAND, environ_of
+
+GPU = "--Worker.ServiceArgs.resources.gpu="
+Case = tuple[list[str], dict[str, str], str]
+CASES: dict[str, Case] = {
+    "port": (["--port", "70000"], {}, "--port"),
+    "host": (["--host", "203.0.113.9"], {}, "--host 203.0.113.9"),
+    "host's name": (["--host", "no.such.host.invalid"], {}, "--host no.such.host.invalid"),
+    "too many GPUs": ([GPU + "3"], {"DYNAMO_FAKE_GPUS": "1"}, "3 GPUs are asked for"),
+    "a GPU that is required": (["--require-gpu", GPU + "1"], {"DYNAMO_FAKE_GPUS": "0"}, "no GPU can be seen"),
+    "a GPU and none": (["--require-gpu", "--no-gpu-allocation"], {}, "exclude each other"),
+    "allocation": ([], {"DYNAMO_GPU_ALLOCATION": "maybe"}, "DYNAMO_GPU_ALLOCATION"),
+    "fake GPUs": ([GPU + "1"], {"DYNAMO_FAKE_GPUS": "many"}, "DYNAMO_FAKE_GPUS"),
+    "engine": (["--Worker.engine=nothing"], {}, "unknown engine"),
+    "engine's argument": (["--Worker.engine=mocker", "--Worker.engine_args.nope=1"], {}, "nope"),
+    "engine's module": (["--Worker.engine=no_such:Engine"], {}, "no_such"),
+    "file": (["-f", "none.yaml"], {}, "none.yaml"),
+    "namespace": ([], {"DYNAMO_NAMESPACE": "Bad Name"}, "namespace"),
+    "graph": (["no_such_module:X"], {}, "no_such_module"),
+    "scheme": ([], {"DYNAMO_REDIS_URL": "http://x"}, "unix"),
+    "URL's port": ([], {"DYNAMO_REDIS_URL": "redis://127.0.0.1:99999/0"}, "port"),
+    "URL's database": ([], {"DYNAMO_REDIS_URL": "redis://127.0.0.1:1/abc"}, "abc"),
+    "URL's TLS": ([], {"DYNAMO_REDIS_URL": "rediss://127.0.0.1:1/0?ssl_cert_reqs=maybe"}, "ssl_cert_reqs"),
+    "URL's master": ([], {"DYNAMO_REDIS_URL": "sentinel://127.0.0.1:1"}, "which master"),
+    "home": ([], {"DYNAMO_HOME": "/dev/null"}, "DYNAMO_HOME"),
+    "origins": (["--Frontend.cors_origins=[nope]"], {}, "cors_origins"),
+    "origins of the environment": ([], {"DYNAMO_CORS_ORIGINS": "nope"}, "cors_origins"),
+    "names": (["--Frontend.allowed_hosts=['a b']"], {}, "allowed_hosts"),
+    "a key twice": ([], {"DYNAMO_API_KEYS": "a,a"}, "twice"),
+    "limits of a key": (["--Frontend.api_keys=[{key: a, rpm: 1}]"], {}, "rpm"),
+    "limits of keys": (["--Frontend.key_limits.requests_per_minute=-1"], {}, "requests_per_minute"),
+    "frontend's numbers": (["--Frontend.max_retention=-5"], {}, "max_retention"),
+}
+
+
+@pytest.mark.parametrize(
+    "how", [["--dry-run"], pytest.param([], marks=pytest.mark.slow)], ids=["dry-run", "serve"]
+)
+@pytest.mark.parametrize("case", CASES)
+def test_what_serve_refuses_its_dry_run_refuses(case: str, how: list[str], tmp_path: Path) -> None:
+    arguments, env, words = CASES[case]
+    port = [] if "--port" in arguments else ["--port", "0"]
+    done = subprocess.run(
+        [*COMMAND, "serve", *port, *how, *arguments], env=environ_of(tmp_path, **env), cwd=ROOT,
+        capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert words in done.stderr
+    assert not list(tmp_path.glob("server/*")) or not how, "nothing is started"
