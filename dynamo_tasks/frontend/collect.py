@@ -171,7 +171,7 @@ class CollectedResponse:
         while events := await self._stream.next():
             for event in events:
                 if event.kind == Kind.END:
-                    return End.decode(event.data)
+                    return await apart(len(event.data), End.decode_in_parts, event.data)
                 if event.kind != Kind.CLAIM:
                     collector.take(event)
             if self._meter is not None:

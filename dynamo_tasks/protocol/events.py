@@ -54,6 +54,12 @@ UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
 _LARGE, _MOST_CONTAINERS = 1 << 20, 8 << 20
 _HEADS = bytes(range(0x80, 0xA0))
 """Of msgpack's small maps and arrays: one byte that becomes 64 of memory."""
+_MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}
+_COUNTS = {0xDC: 3, 0xDD: 5, 0xDE: 3, 0xDF: 5}
+"""Where the number of items ends behind msgpack's heads of larger lists and objects."""
+_PIECE, _PIECE_ITEM = 1 << 17, 64
+"""Bytes that are read at once: 2 ms; and what an item has at least that is worth being read by itself."""
+_NOTHING = msgspec.Raw(b"\xc0")
 _DIGITS = 20
 """Of the largest 64 bit number."""
 _TOP = 2**64 - 1
@@ -183,6 +189,23 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
         except UNREADABLE as exc:
             raise ProtocolError(f"the end of a stream cannot be read: {exc}") from exc
 
+    @classmethod
+    def decode_in_parts(cls, data: bytes) -> End:
+        """The same; a large return value is read piece by piece: in a thread, each lets the loop have its turn.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        if len(data) <= _PIECE:
+            return cls.decode(data)
+        try:
+            fields = msgspec.msgpack.decode(data, type=dict[str, msgspec.Raw])
+            values = msgspec.msgpack.decode(fields.pop("values", _NOTHING), type=list[msgspec.Raw] | None)
+        except UNREADABLE as exc:
+            raise ProtocolError(f"the end of a stream cannot be read: {exc}") from exc
+        end = cls.decode(_encode(fields))
+        return msgspec.structs.replace(end, values=values and [_in_parts(value) for value in values])
+
     def encode(self) -> bytes:
         """Write the payload of an ``e`` event."""
         return _encode(self)
@@ -196,6 +219,32 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
 def _text(message: str) -> str:
     """A message that can be encoded: one may quote half of a surrogate pair."""
     return message.encode(errors="replace").decode()
+
+
+def _in_parts(raw: msgspec.Raw, levels: int = 3) -> Any:
+    """A value whose large lists and objects are read item by item, down to so many levels.
+
+    Raises:
+        ProtocolError: it cannot be read.
+    """
+    decode, seen = msgspec.msgpack.decode, memoryview(raw)
+    try:
+        if len(seen) <= _PIECE or not levels or len(seen) < _PIECE_ITEM * _items(seen):
+            return decode(raw)
+        if seen[0] in _MAPS:
+            found = decode(raw, type=dict[Any, msgspec.Raw])
+            return {name: _in_parts(item, levels - 1) for name, item in found.items()}
+        items = decode(raw, type=list[msgspec.Raw])
+    except UNREADABLE as exc:
+        raise ProtocolError(f"the end of a stream cannot be read: {exc}") from exc
+    return [_in_parts(item, levels - 1) for item in items]
+
+
+def _items(seen: memoryview) -> int:
+    """How many items a list or an object has; of what is neither, more than there could be."""
+    if 0x80 <= seen[0] < 0xA0:
+        return seen[0] & 0x0F
+    return int.from_bytes(seen[1 : _COUNTS[seen[0]]]) if seen[0] in _COUNTS else len(seen)
 
 
 def decode_values(data: bytes) -> list[Any]:
