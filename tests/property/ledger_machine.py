@@ -107,6 +107,7 @@ class LedgerMachine(RuleBasedStateMachine):
         """Delivered twice, or delivered after the end: to whoever takes the next one, here or behind the router."""
         endpoint = self.world.router if routed else self.world.worker
         if f"r{n}" in self.world.history.keeps:
+            self.world.repeated.add(f"r{n}")
             self.client.rpush(endpoint.queue, self.world.message(f"r{n}", endpoint, retries))
 
     @rule(

@@ -47,23 +47,27 @@ clock = _Clock()
 def simulated_clock(names: list[str], mutant: tuple[str, str, str] | None = None) -> Iterator[None]:
     """The scripts take the time from a key; one of them may be mutated: ``(script, text, its replacement)``."""
     originals = {name: (script(name).source, script(name).sha) for name in names}
-    mutated = 0
-    for name in names:
-        made = script(name)
-        assert ("now_ms" in made.source) == (_NOW in made.source)
-        made.source = made.source.replace(_NOW, _SIMULATED)
-        if mutant is not None and mutant[0] in (name, "_lib"):
-            mutated += mutant[1] in made.source
-            made.source = made.source.replace(mutant[1], mutant[2])
-        made.sha = Script.digest(made.source)
-    assert mutant is None or mutated, f"{mutant[0]} does not say {mutant[1]!r}"
     real, submission._clock = submission._clock, lambda: clock.now / 1000
     try:
+        mutated = sum([_simulate(name, mutant) for name in names])
+        assert mutant is None or mutated, f"{mutant[0]} does not say {mutant[1]!r}"
         yield
     finally:
         submission._clock = real
         for name, (source, sha) in originals.items():
             script(name).source, script(name).sha = source, sha
+
+
+def _simulate(name: str, mutant: tuple[str, str, str] | None) -> bool:
+    """Change one script; whether it is the mutated one."""
+    made, mutated = script(name), False
+    assert ("now_ms" in made.source) == (_NOW in made.source)
+    made.source = made.source.replace(_NOW, _SIMULATED)
+    if mutant is not None and mutant[0] in (name, "_lib"):
+        mutated = mutant[1] in made.source
+        made.source = made.source.replace(mutant[1], mutant[2])
+    made.sha = Script.digest(made.source)
+    return mutated
 
 
 @dataclass

@@ -38,6 +38,8 @@ class World:
         self.lost: list[int] = []
         """Leases of the killed that nobody has buried yet."""
         self.history = History()
+        self.repeated: set[str] = set()
+        """Requests of which somebody delivered a message once more."""
         client.set(CLOCK, START)
         clock.client = client
 
