@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.processes import ROOT
 from tests.support.serve import COMMAND, environ_of
-from tests.support.server import RedisServer
+from tests.support.server import RedisServer, free_port
 
 CELERY = [sys.executable, "-m", "celery", "-A", "dynamo_tasks", "worker"]
 COMMANDS = {
@@ -24,10 +24,9 @@ COMMANDS = {
 
 
 def cluster(folder: Path) -> tuple[RedisServer, str]:
-    """A node of a Redis Cluster."""
-    return RedisServer(
-        folder, "--cluster-enabled", "yes", "--cluster-require-full-coverage", "no"
-    ), "Redis Cluster"
+    """A node of a Redis Cluster. Its bus would be at the port + 10000, which may be none."""
+    options = ("--cluster-enabled", "yes", "--cluster-require-full-coverage", "no")
+    return RedisServer(folder, *options, "--cluster-port", str(free_port())), "Redis Cluster"
 
 
 def no_scripts(folder: Path) -> tuple[RedisServer, str]:
