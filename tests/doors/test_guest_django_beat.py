@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.doors.test_guest_django import SERVICE
+from tests.support.django_service import SERVICE
 from tests.support.processes import until
 from tests.support.server import RedisServer
 from tests.support.stranger import Folder
