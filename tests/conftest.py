@@ -19,7 +19,9 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from dynamo_tasks.sdk.known import declared_services
 from tests.support.server import RedisServer
+from workers import agg as ready_made
 
 # Loaded here and not at the end of the session, where Python 3.11.7 may fail to rewrite their modules.
 with contextlib.suppress(ImportError):
@@ -45,6 +47,17 @@ def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServ
     """A server for all tests that don't harm it; each uses a namespace of its own."""
     with RedisServer(tmp_path_factory.mktemp("redis")) as server:
         yield server
+
+
+@pytest.fixture(scope="module", autouse=True)
+def settings_end_with_their_file() -> Iterator[None]:
+    """What a file configures in this process is not found by the next one: ready-made services are of all of them."""
+    assert ready_made
+    before = {id(service): service.settings for service in declared_services()}
+    yield
+    for service in declared_services():
+        if service.settings is not before.get(id(service), service.settings):
+            service.configure(before[id(service)])
 
 
 @pytest.fixture

@@ -30,8 +30,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RefusingServer]
         yield server
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def serve(server: RefusingServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve]:
+    """One for each test: `serve` gives up a worker that ends five times in a row within ten seconds."""
     home = tmp_path_factory.mktemp("home")
     with Serve(home, *(f"--{one}" for one in PACED), DYNAMO_REDIS_URL=server.url) as serve:
         yield serve
