@@ -23,6 +23,9 @@ from dynamo_tasks.sdk.known import declared_services
 from tests.support.server import RedisServer
 from workers import agg as ready_made
 
+# Processes start by the hundred: without kept bytecode each compiles the whole project again.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 # Loaded here and not at the end of the session, where Python 3.11.7 may fail to rewrite their modules.
 with contextlib.suppress(ImportError):
     importlib.import_module("schemathesis.reporting.allure")
