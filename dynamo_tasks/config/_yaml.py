@@ -14,11 +14,18 @@ __all__ = ["parse_document", "parse_scalar"]
 Path = tuple[Any, ...]
 
 _MOST_VALUES = 100_000
+_TEXT = "tag:yaml.org,2002:str"
 _KINDS = {"SequenceNode": "a list", "ScalarNode": "a single value"}
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader that also reads ``1e-3`` as a number, which YAML 1.1 does not."""
+    """The safe loader that also reads ``1e-3`` as a number, which YAML 1.1 does not, and says where a date is none."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as exc:
+            raise yaml.constructor.ConstructorError(None, None, str(exc), node.start_mark) from exc
 
 
 _Loader.add_implicit_resolver(
@@ -29,15 +36,21 @@ _Loader.add_implicit_resolver(
 def parse_scalar(text: str) -> Any:
     """The value of a flag or an environment variable: a YAML scalar, or flow list or mapping.
 
-    What is no YAML, and dates, stay the text that they are.
+    Anything else stays the text that it is, as typed: what is no YAML, dates, ``a: b``, ``- a``, and text that is not
+    quoted, with what YAML takes for a comment.
     """
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
-        value = None if node is None else _constructed(loader, node, "a setting")
+        if node is None:
+            return text.strip() or None
+        value = _constructed(loader, node, "a setting")
     except (yaml.YAMLError, RecursionError):
         return text
-    return value if value is None or isinstance(value, bool | int | float | str | list | dict) else text
+    if isinstance(node, yaml.ScalarNode) and isinstance(value, str):
+        return text if node.style is None and node.tag == _TEXT else value
+    block = isinstance(node, yaml.CollectionNode) and not node.flow_style
+    return value if not block and isinstance(value, bool | int | float | list | dict | None) else text
 
 
 def parse_document(text: str, source: str) -> tuple[dict[Any, Any], dict[Path, int]]:
@@ -81,11 +94,7 @@ def _describe(exc: yaml.YAMLError, source: str) -> str:
 
 def _constructed(loader: _Loader, node: yaml.Node, source: str) -> Any:
     _Check(source).values(node)
-    try:
-        return loader.construct_document(node)
-    except ValueError as exc:  # of a date that there is not
-        mark = node.start_mark
-        raise yaml.constructor.ConstructorError(None, None, str(exc), mark) from exc
+    return loader.construct_document(node)
 
 
 class _Check:

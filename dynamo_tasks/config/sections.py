@@ -38,8 +38,8 @@ def _place(schema: ServiceSchema, path: Path, origin: Origin, *, loose: bool) ->
     if first in RESERVED:
         return _place_fixed(schema.name, (first, *path[1:]), origin, loose=loose)
     if first is None and schema.is_open and (own := _new_name(schema, path[0], known, loose=loose)):
-        return (own, *path[1:])
-    if first is None and (schema.extras is None or is_slip(str(path[0]), schema.names)):
+        return (own, *(str(key).lower() if loose else key for key in path[1:]))
+    if first is None and (schema.extras is None or is_slip(str(path[0]), known)):
         shown = [COMMON_CONFIGS.replace("_", "-") if word == COMMON_CONFIGS else word for word in known]
         hint = "; a key of its own is declared in the class" if schema.is_open else ""
         raise ConfigError(
@@ -54,7 +54,7 @@ def _new_name(schema: ServiceSchema, key: Any, known: Iterable[str], *, loose: b
     """The attribute that a key makes which the class does not declare; empty where it cannot be meant so."""
     name = str(underscored(key))
     name = name.lower() if loose else name
-    usable = name.isidentifier() and not name.startswith("_") and name not in schema.taken
+    usable = isinstance(key, str) and name.isidentifier() and name[0] != "_" and name not in schema.taken
     return name if usable and not is_slip(name, known) else ""
 
 
@@ -106,9 +106,18 @@ def add_section(
     if not isinstance(section, dict):
         where = layer.origin(prefix).where
         raise ConfigError(f"{where}: {schema.name} must be a mapping of settings, not {section!r}")
-    for path, value in leaves_of(section):
-        if path:
+    for key, item in section.items():
+        for path, value in leaves_of(_typed(schema, (key,), item, layer.origin((*prefix, key))), (key,)):
             _add(node, schema, path, Leaf(value, layer.origin((*prefix, *path))), loose=loose)
+
+
+def _typed(schema: ServiceSchema, path: Path, value: Any, origin: Origin) -> Any:
+    """What was typed for an attribute that is text, where it looks like a mapping: ``{question}``."""
+    if not isinstance(value, dict) or origin.text is None or len(path) != 1:
+        return value
+    name = _match(path[0], schema.names, loose=True) or ""
+    expected = schema.annotations.get(name) or type(schema.attributes.get(name))
+    return origin.text if expected in (str, str | None) else value
 
 
 def _add(node: Node, schema: ServiceSchema, path: Path, leaf: Leaf, *, loose: bool) -> None:
@@ -151,5 +160,5 @@ def add_layer(node: Node, schema: ServiceSchema, layer: Layer, name: str | None)
         add_section(node, schema, layer.data[name], layer, (name,))
     for path, value, origin in layer.loose:
         if str(underscored(path[0])).lower() == schema.name.lower():
-            for below, item in leaves_of(value, path[1:]):
+            for below, item in leaves_of(_typed(schema, path[1:], value, origin), path[1:]):
                 _add(node, schema, below, Leaf(item, origin), loose=True)

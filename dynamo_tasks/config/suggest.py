@@ -36,13 +36,14 @@ _SHORT = 4
 def is_slip(name: str, known: Iterable[str]) -> bool:
     """Whether a name is a known one with one letter too many, missing, wrong, or swapped with the next.
 
-    Not where only the last letter or a digit is another one: ``top_k`` and ``top_p``, ``layer1`` and ``layer2``.
+    So is one with other capitals or underscores: ``service_args`` for ``ServiceArgs``. Not so where only the last
+    letter or a digit is another one: ``top_k`` and ``top_p``, ``layer1`` and ``layer2``.
     """
     return any(_is_slip(name.replace("-", "_"), word) for word in known)
 
 
 def _is_slip(name: str, word: str) -> bool:
-    if name.lower() == word.lower():
+    if _letters(name) == _letters(word):
         return name != word
     if min(len(name), len(word)) < _SHORT or abs(len(name) - len(word)) > 1:
         return False
@@ -55,3 +56,7 @@ def _is_slip(name: str, word: str) -> bool:
     if rest[:2] == other[1::-1] and rest[2:] == other[2:]:
         return True
     return rest[1:] == other[1:] != "" and not (rest[0].isdigit() or other[0].isdigit())
+
+
+def _letters(name: str) -> str:
+    return name.replace("_", "").lower()

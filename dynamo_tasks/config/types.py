@@ -24,7 +24,8 @@ def type_of(annotation: Any, default: Any) -> Any:
 def check_type(key: str, value: Any, expected: Any, origin: Origin) -> Any:
     """Return ``value`` as ``expected``.
 
-    An ``int`` is taken for a ``float``; a ``str`` takes a flag's text as typed; nothing else is bent.
+    An ``int`` is taken for a ``float``. Of a flag or a variable, a ``str`` takes the text as typed, and a ``bool`` 0
+    and 1. Nothing else is bent.
 
     Args:
         key: Dotted, for the message.
@@ -42,7 +43,7 @@ def check_type(key: str, value: Any, expected: Any, origin: Origin) -> Any:
     problem = ""
     for candidate in (value,) if origin.text is None else (value, origin.text):
         try:
-            return msgspec.convert(candidate, expected, dec_hook=_from_text)
+            return msgspec.convert(candidate, expected, strict=candidate is value, dec_hook=_from_text)
         except msgspec.ValidationError as exc:
             # people wrote the first one; the text is only a second try
             problem = problem or str(exc)

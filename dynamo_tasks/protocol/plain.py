@@ -8,12 +8,16 @@ so that a caller cannot tell from a value which way it came.
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections import deque
 from collections.abc import Mapping, Set, ValuesView
 from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
+from decimal import Decimal
 from enum import Enum
 from typing import Any
+from uuid import UUID
 
 import msgspec
 
@@ -28,6 +32,9 @@ _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 _NUMBERS = (int, float)
 _LONG = 64
 _LISTS = (list, tuple, Set, deque, range, ValuesView)
+_TEXTS = (date, time, timedelta, UUID, Decimal)
+_NO_TIME = "NaT"
+"""Of numpy and pandas; ``None`` to others."""
 
 _json = msgspec.json.Encoder().encode
 _HINTS = {
@@ -77,9 +84,9 @@ def _plain_list(value: list[Any]) -> list[Any]:
 
 def _key(key: Any) -> str:
     """A key as JSON has it."""
-    if isinstance(key, bool) or key is None:
-        return _json(key).decode()
     plain = to_plain(key)
+    if isinstance(plain, bool) or plain is None:
+        return _json(plain).decode()
     if isinstance(plain, bytes):
         return msgspec.json.decode(_json(plain), type=str)
     if not isinstance(plain, str | int | float):
@@ -94,10 +101,12 @@ def _converted(value: Any) -> Any:
         return [to_plain(item) for item in value]
     if is_dataclass(value) and not isinstance(value, type):
         return {field.name: to_plain(getattr(value, field.name)) for field in fields(value)}
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
     if isinstance(value, Enum):
         return to_plain(value.value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)
+    if attributes := getattr(type(value), "__attrs_attrs__", None):
+        return {one.name: to_plain(getattr(value, one.name)) for one in attributes}
     # str_keys: as JSON, which has no others
     plain = msgspec.to_builtins(value, str_keys=True, builtin_types=(bytes,), enc_hook=_other)
     if isinstance(value, msgspec.Struct) and isinstance(plain, dict):
@@ -120,14 +129,44 @@ def _other(value: Any) -> Any:
     if isinstance(value, os.PathLike):
         return os.fspath(value)
     if callable(getattr(value, "tolist", None)):  # numpy's scalars and arrays, tensors, array.array
-        return to_plain(value.tolist())
-    for base in (str, int, float):
+        return to_plain(_listed(value))
+    base: Any
+    for base in (str, int, float, bytes):
         if isinstance(value, base):  # a subclass that is nothing else
             return base(value)
+    if isinstance(value, _TEXTS):
+        return _text(value)
     if isinstance(value, Mapping | Set | deque):
         return to_plain(value)
     name = type(value).__name__
     raise TypeError(f"{name} is no JSON value{_HINTS.get(name, '')}")
+
+
+def _listed(value: Any) -> Any:
+    """What numpy's values are to Python; those that it has no other type for are refused."""
+    kind = getattr(getattr(value, "dtype", None), "kind", None)
+    if kind == "M":  # below microseconds numpy's own answer is a number, without its unit
+        return _times(value.astype(str).tolist())
+    found = (value.astype("m8[us]") if kind == "m" else value).tolist()
+    if type(found) is type(value):
+        raise TypeError(f"{type(value).__name__} is no JSON value")
+    return found
+
+
+def _times(found: Any) -> Any:
+    if isinstance(found, list):
+        return [_times(item) for item in found]
+    return None if found == _NO_TIME else found
+
+
+def _text(value: Any) -> str | None:
+    """The text of subclasses of dates, times, UUIDs and decimals: pandas', pendulum's, those of a database driver."""
+    if isinstance(value, UUID | Decimal):
+        return str(value)
+    if isinstance(value, timedelta):
+        return str(msgspec.to_builtins(timedelta(seconds=value.total_seconds())))
+    text: str = value.isoformat()
+    return None if text == _NO_TIME else re.sub(r"\+00:00$", "Z", text)
 
 
 def _is_pydantic(value: Any) -> bool:

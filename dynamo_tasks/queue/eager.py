@@ -7,14 +7,16 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextvars import ContextVar
 from typing import Any
 
+import msgspec
 from celery.result import EagerResult
 
 from dynamo_tasks.errors import ConfigError, InvalidEventIdError
 from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.plain import NOT_PLAIN
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.handlers import Handler
 from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
-from dynamo_tasks.sdk.payloads import give_plain
+from dynamo_tasks.sdk.payloads import give_plain, not_plain
 from dynamo_tasks.store.bridge import bridge
 
 __all__ = ["EagerStreamResult", "HandlerFactory", "eager_values", "run_eagerly", "run_handler"]
@@ -116,7 +118,7 @@ async def run_handler(
     aggregate = handler.aggregate()
     try:
         async for value in handler.run(payload, []):
-            plain = give_plain(value, declared)
+            plain = _sendable(give_plain(value, declared), declared)
             aggregate.add(plain)
             values.append(plain)
     except RetryRequested:
@@ -126,5 +128,14 @@ async def run_handler(
         handler.retry.check(exc, context.retries)
         raise
     if handler.streaming:
-        return aggregate.result()
+        return _sendable(aggregate.result(), declared)
     return values[0] if values else None
+
+
+def _sendable(value: Any, declared: Any) -> Any:
+    """The value, if a queue would take it as well: no half of a surrogate pair, no number of more than 64 bits."""
+    try:
+        msgspec.msgpack.encode(value)
+    except NOT_PLAIN as exc:
+        raise not_plain(str(declared), value, exc, streams=declared.is_stream) from exc
+    return value

@@ -1,82 +1,19 @@
-"""Keys that a class does not declare: the seeds' own classes with the seeds' own files, and slips that are told."""
+"""Keys that a class does not declare, slips that are told, and text as people type it."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgspec
 import pydantic
 import pytest
 
-from dynamo_tasks.config import env_layer, flags_layer, resolve
+from dynamo_tasks.config import Layer, env_layer, flags_layer, resolve
 from dynamo_tasks.config.suggest import is_slip
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.sdk import ServiceConfig, depends, dynamo_endpoint, load_graph, service
+from dynamo_tasks.sdk import depends, dynamo_endpoint, service
 from dynamo_tasks.serve.plan import PlanOptions, make_plan
-from tests.unit.serve.test_seed_yaml import FIRST, SECOND
-
-HEAD = "from dynamo_tasks import async_on_start, depends, dynamo_endpoint, service\n"
-CLASSES = {
-    "first": """
-@service(dynamo={"enabled": True, "namespace": "dynamo"}, resources={"gpu": 1})
-class VllmWorker:
-    model_path: str = "/models/default"
-    def __init__(self):
-        self.engine = None
-    @async_on_start
-    async def async_init(self):
-        self.engine = None
-    @dynamo_endpoint()
-    async def generate(self, request: dict):
-        yield request
-""",
-    "second": """
-@service(dynamo={"namespace": "production"})
-class VllmWorker:
-    @dynamo_endpoint()
-    async def generate(self, request):
-        # 处理请求
-        async for token in self.engine.generate(request):
-            yield token
-""",
-}
-FILES = {"first": FIRST, "second": SECOND}
-GIVEN: dict[str, dict[str, Any]] = {
-    "first": {"model_path": "/models/llama-7b", "tensor_parallel_size": 1},
-    "second": {"model": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "enable_prefix_caching": True},
-}
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(ServiceConfig, "_instance", None)
-    before = set(sys.modules)
-    yield tmp_path
-    for name in set(sys.modules) - before:
-        del sys.modules[name]
-
-
-@pytest.mark.parametrize(("code", "file"), list(itertools.product(CLASSES, FILES)))
-def test_the_seeds_classes_load_with_the_seeds_files(folder: Path, code: str, file: str) -> None:
-    (folder / "pair.py").write_text(HEAD + CLASSES[code])
-    (folder / "agg.yaml").write_text(FILES[file])
-    plan = make_plan(PlanOptions(graph="pair:VllmWorker", config=folder / "agg.yaml"), environ={})
-    worker = load_graph("pair:VllmWorker").entry
-    instance = worker()
-    assert {name: getattr(instance, name) for name in GIVEN[file]} == GIVEN[file]
-    assert plan.config["VllmWorker"].resources["gpu"] == 1
-    for name in GIVEN[file]:
-        assert plan.config.origins[f"VllmWorker.{name}"].startswith(f"{folder}/agg.yaml:")
-        assert ServiceConfig.get_instance().require("VllmWorker", name) == GIVEN[file][name]
-    again = resolve({"VllmWorker": worker.schema()}, [])
-    worker.configure(again["VllmWorker"])
-    assert not any(hasattr(worker(), name) for name in GIVEN[file] if name != "model_path")
 
 
 @dataclasses.dataclass
@@ -98,6 +35,7 @@ class Model(pydantic.BaseModel):
 class Open:
     model_path: str = "m"
     top_k: int = 1
+    eager: bool = False
     dc: Sizes = Sizes(a=5)
     many: list[Sizes] = []  # noqa: RUF012
     by_name: dict[str, Sizes] = {}  # noqa: RUF012
@@ -141,7 +79,9 @@ def test_keys_that_are_taken(flag: str, name: str, value: Any) -> None:
     ("flag", "says"),
     [
         ("model_paht=x", "did you mean 'model_path'"), ("modl_path=x", "did you mean 'model_path'"),
-        ("Model_Path=x", "did you mean 'model_path'"), ("ServiceArg.workers=2", "did you mean 'ServiceArgs'"),
+        ("Model_Path=x", "did you mean 'model_path'"), ("modelpath=x", "did you mean 'model_path'"),
+        ("service-args.workers=2", "did you mean 'ServiceArgs'"),
+        ("ServiceArg.workers=2", "did you mean 'ServiceArgs'"),
         ("dynamoo.name=x", "did you mean 'dynamo'"), ("generate=1", "has no key 'generate'"),
         ("helper=1", "has no key 'helper'"), ("prop=1", "has no key 'prop'"), ("_private=1", "has no key '_private'"),
         ("dc.aa=7", "Open.dc has no key 'aa'; did you mean 'a'"), ("dc.a=x", "Open.dc.a must be Sizes"),
@@ -160,9 +100,49 @@ def test_slips_are_told(flag: str, says: str) -> None:
 
 
 def test_environment_variables_find_fields_and_make_keys() -> None:
-    env = {"DYNAMO_OPEN__DC__MAX_LEN": "9", "DYNAMO_OPEN__TENSOR_PARALLEL_SIZE": "2"}
+    env = {
+        "DYNAMO_OPEN__DC__MAX_LEN": "9",
+        "DYNAMO_OPEN__TENSOR_PARALLEL_SIZE": "2",
+        "DYNAMO_OPEN__NEW__KEY": "1",
+    }
     found = attributes(env=env)
-    assert (found["dc"], found["tensor_parallel_size"]) == (Sizes(5, 9), 2)
+    assert (found["dc"], found["tensor_parallel_size"], found["new"]) == (Sizes(5, 9), 2, {"key": 1})
+
+
+TEXTS = [
+    "a #b",
+    "Answer: yes",
+    "{question}",
+    "[a]",
+    " a ",
+    "a\nb",
+    "#x",
+    "- a",
+    "*a",
+    "007",
+    "yes",
+    "1e3",
+    "null",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_is_taken_as_it_was_typed(text: str) -> None:
+    """By a flag as by a variable."""
+    assert attributes(f"model_path={text}") == attributes(env={"DYNAMO_OPEN__MODEL_PATH": text})
+    assert attributes(f"model_path={text}")["model_path"] == text
+
+
+@pytest.mark.parametrize(("text", "value"), [("1", True), ("0", False), ("on", True), ("FALSE", False)])
+def test_switches_are_taken_as_shells_write_them(text: str, value: bool) -> None:
+    assert attributes(f"eager={text}")["eager"] is value
+    assert attributes(env={"DYNAMO_OPEN__EAGER": text})["eager"] is value
+
+
+def test_keys_of_yaml_are_text() -> None:
+    for key in (True, None, 3):
+        with pytest.raises(ConfigError, match="has no key"):
+            resolve({"Open": Open.schema()}, [Layer("agg.yaml", {"Open": {key: 1}})])
 
 
 def test_what_nobody_sets_stays_the_object_that_it_is() -> None:
@@ -174,13 +154,17 @@ def test_what_nobody_sets_stays_the_object_that_it_is() -> None:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
+        ("--Worker.service_args.workers=2", "did you mean 'ServiceArgs'"),
         ("--Worker.engin=mocker", "did you mean 'engine'"), ("--Worker.modle=x", "did you mean 'model'"),
         ("--Worker.token_delay=1", "token_delay"), ("--Frontend.keep_aliv=3", "did you mean 'keep_alive'"),
         ("--Frontend.anything=3", "Frontend has no key 'anything'"),
         ("--Processor.anything=3", "has no key 'anything'"),
     ],
 )  # fmt: skip
-def test_ready_made_services_refuse_what_they_do_not_know(key: str, says: str) -> None:
+def test_ready_made_services_refuse_what_they_do_not_know(
+    key: str, says: str, request: pytest.FixtureRequest
+) -> None:
+    request.addfinalizer(lambda: make_plan(PlanOptions(graph="workers.agg:Frontend"), environ={}))
     with pytest.raises(ConfigError, match=says):
         make_plan(
             PlanOptions(graph="workers.agg:Frontend", flags=("--Worker.engine=mocker", key)), environ={}

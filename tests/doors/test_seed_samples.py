@@ -1,6 +1,7 @@
-"""Every sample of the documents on Dynamo's services and components and on SAGE's services, run as it stands there.
+"""Every sample of the documents on Dynamo's services and components, run as it stands there.
 
-The only change is that of the imports, which the compatibility tables name.
+The only change is that of the imports, which the compatibility tables name. SAGE's sample is
+tests/unit/pipelines/sage_example.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from tests.support.server import RedisServer
 IMPORTS = {
     "dynamo.sdk": "dynamo_tasks.sdk",
     "dynamo.runtime": "dynamo_tasks",
-    "sage.core.api": "dynamo_tasks.pipelines",
 }
 REQUEST = {"prompt": "hi", "max_tokens": 3}
 
@@ -64,25 +64,6 @@ async def main():
     async for event in events:
         print(event.data())
         break
-"""
-
-SAGE = """
-from sage.core.api import LocalEnvironment, MapFunction
-
-env = LocalEnvironment("demo")
-
-@env.register_service("profile")
-class ProfileService:
-    def process(self, user_id: str):
-        return {"user_id": user_id, "score": 0.9}
-
-class Enrich(MapFunction):
-    def execute(self, record):
-        profile = self.call_service("profile", record["user_id"])
-        return {**record, "profile": profile}
-
-env.from_batch([{"user_id": "42"}]).map(Enrich()).sink(print)
-env.submit()
 """
 
 DUAL = """
@@ -173,10 +154,6 @@ def test_the_interface(tmp_path: Path) -> None:
 def test_both_modes(tmp_path: Path) -> None:
     pytest.importorskip("bentoml")
     assert ran(DUAL, tmp_path) == "['http_endpoint'] ['rpc_endpoint'] True\n"
-
-
-def test_sage(tmp_path: Path) -> None:
-    assert ran(SAGE, tmp_path) == "{'user_id': '42', 'profile': {'user_id': '42', 'score': 0.9}}\n"
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
+import attrs
 import msgspec
 import pydantic
 
@@ -51,6 +52,36 @@ class Text(str):
     __slots__ = ()
 
 
+class Stamp(datetime.datetime):
+    """As pandas' and pendulum's."""
+
+
+class Day(datetime.date):
+    pass
+
+
+class Span(datetime.timedelta):
+    pass
+
+
+class DriversUuid(uuid.UUID):
+    """As that of a database driver."""
+
+
+class Money(decimal.Decimal):
+    pass
+
+
+class Blob(bytes):
+    pass
+
+
+@attrs.define
+class Defined:
+    x: Any = 1
+    _own: Any = 2
+
+
 Pair = namedtuple("Pair", "a b")
 
 
@@ -78,7 +109,7 @@ VALUES: dict[str, tuple[Callable[[], Any], Any]] = {
         [{"x": {"x": 1, "when": "2026-01-02"}}, {"theX": {"x": 1}}],
     ),
     "bytes": (
-        lambda: {"b": b"ab", "a": [bytearray(b"ab"), Struct(b"ab")], "d": Data(memoryview(b"ab"))},
+        lambda: {"b": b"ab", "a": [bytearray(b"ab"), Struct(Blob(b"ab"))], "d": Data(memoryview(b"ab"))},
         {"b": b"ab", "a": [b"ab", {"theX": b"ab"}], "d": {"x": b"ab"}},
     ),
     "times": (
@@ -105,6 +136,25 @@ VALUES: dict[str, tuple[Callable[[], Any], Any]] = {
         [{"a": 1}, {"a": TOKEN}],
     ),
     "subclass": (lambda: {Text("k"): Text("v")}, {"k": "v"}),
+    "subclasses": (
+        lambda: [
+            Stamp(2026, 1, 2, 3, tzinfo=datetime.UTC),
+            Stamp(2026, 1, 2),
+            Day(2026, 1, 2),
+            Span(days=1, hours=1),
+            DriversUuid(int=1),
+            Money("1.50"),
+        ],
+        [
+            "2026-01-02T03:00:00Z",
+            "2026-01-02T00:00:00",
+            "2026-01-02",
+            "P1DT3600S",
+            str(uuid.UUID(int=1)),
+            "1.50",
+        ],
+    ),
+    "attrs": (lambda: Defined(Defined(_token())), {"x": {"x": TOKEN, "_own": 2}, "_own": 2}),
     "plain": (lambda: {"a": [1, None, True, 1.5, "x"]}, {"a": [1, None, True, 1.5, "x"]}),
     "scalar": (lambda: "x", "x"),
     "none": (lambda: None, None),
@@ -136,7 +186,9 @@ def _numpy() -> list[tuple[Any, Any]]:
 
     return [
         (np.float32(0.5), 0.5), (np.int64(7), 7), (np.bool_(True), True), (np.str_("x"), "x"), (np.float64(1.5), 1.5),
-        (np.array([[1, 2]]), [[1, 2]]), ({"a": (np.float32(0.5),)}, {"a": [0.5]}),
+        (np.array([[1, 2]]), [[1, 2]]), ({"a": (np.float32(0.5),)}, {"a": [0.5]}), ({np.bool_(True): 1}, {"true": 1}),
+        (np.datetime64("2026-01-02"), "2026-01-02"), (np.timedelta64(3, "ns"), "P0D"),
+        (np.array(["2026-01-02T03:04:05.123456789", "NaT"], "M8[ns]"), ["2026-01-02T03:04:05.123456789", None]),
     ]  # fmt: skip
 
 

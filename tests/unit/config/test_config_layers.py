@@ -52,6 +52,7 @@ def test_empty_yaml_is_an_empty_layer(tmp_path, text):
         ("a: !!python/object:os.system x\n", "not valid YAML"),
         ("[" * 5000, "nested too deeply"),
         (b"\xff\xfe\x00", "not UTF-8"),
+        ("Worker:\n  day: 2021-02-30\n", ":2: not valid YAML: day is out of range"),
         ("? [a, b]\n: 1\n", ":1: not valid YAML: found unhashable key"),
     ],
 )

@@ -17,6 +17,9 @@ from dynamo_tasks.runtime import default_app
 from dynamo_tasks.sdk import set_resolver
 from dynamo_tasks.services.worker import Worker
 
+NOT_SENT = {"wide": 2**64, "low": [-(2**63) - 1], "surrogate": {"a": "\ud800"}}
+"""What no queue takes."""
+
 
 @service(dynamo={"namespace": "eager"})
 class Counter:
@@ -31,6 +34,14 @@ class Counter:
             if number == 3:
                 raise ValueError("no three")
             yield number
+
+    @dynamo_endpoint
+    async def give(self, name: str) -> Any:
+        return NOT_SENT[name]
+
+    @dynamo_endpoint
+    async def stream(self, name: str) -> AsyncIterator[Any]:
+        yield NOT_SENT[name]
 
     @dynamo_endpoint
     def double(self, request: dict[str, int]) -> dict[str, int]:
@@ -90,6 +101,13 @@ def test_a_failure_comes_behind_the_values_as_from_a_worker() -> None:
     assert seen == [0, 1, 2]
     with pytest.raises(ValueError, match="no three"):
         result.get()
+
+
+@pytest.mark.parametrize("name", NOT_SENT)
+def test_what_a_queue_would_refuse_is_refused(name: str) -> None:
+    for endpoint, did in ((Counter.give, "returned"), (Counter.stream, "yielded")):
+        with pytest.raises(EndpointError, match=f"{did} .* no JSON value"):
+            endpoint.delay(name).get()
 
 
 def test_requests_are_validated() -> None:

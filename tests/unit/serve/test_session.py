@@ -239,7 +239,7 @@ def test_two_runs_share_the_server_under_different_node_names(home: Home) -> Non
     where = first.until(r"url (\S+) node").group(1)
     first.until("^ready ")
     second = Run(home)
-    found = second.until(r"url (\S+) (\S+)")
+    found = second.until(r"\burl (\S+) (\S+)")
     assert found.groups() == (where, f"node-{second.process.pid}")
     second.until("^ready ")
     assert second.end(signal.SIGTERM)[0] == 0

@@ -1,14 +1,16 @@
-"""The YAML files and the graph module of Dynamo's documentation load as they stand."""
+"""The classes, YAML files and the graph module of Dynamo's documentation load as they stand, in each pair."""
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from dynamo_tasks.config import ResolvedConfig
+from dynamo_tasks.config import ResolvedConfig, resolve
 from dynamo_tasks.sdk import ServiceConfig, load_graph
 from dynamo_tasks.serve.plan import PlanOptions, make_plan
 
@@ -65,6 +67,37 @@ VllmWorker :
       gpu : 1
 """
 
+HEAD = "from dynamo_tasks import async_on_start, depends, dynamo_endpoint, service\n"
+CLASSES = {
+    "first": """
+@service(dynamo={"enabled": True, "namespace": "dynamo"}, resources={"gpu": 1})
+class VllmWorker:
+    model_path: str = "/models/default"
+    def __init__(self):
+        self.engine = None
+    @async_on_start
+    async def async_init(self):
+        self.engine = None
+    @dynamo_endpoint()
+    async def generate(self, request: dict):
+        yield request
+""",
+    "second": """
+@service(dynamo={"namespace": "production"})
+class VllmWorker:
+    @dynamo_endpoint()
+    async def generate(self, request):
+        # 处理请求
+        async for token in self.engine.generate(request):
+            yield token
+""",
+}
+FILES = {"first": FIRST, "second": SECOND}
+GIVEN: dict[str, dict[str, Any]] = {
+    "first": {"model_path": "/models/llama-7b", "tensor_parallel_size": 1},
+    "second": {"model": "deepseek-ai/DeepSeek-R1-Distill-Llama-8B", "enable_prefix_caching": True},
+}
+
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -74,6 +107,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     yield tmp_path
     for name in set(sys.modules) - before:
         del sys.modules[name]
+
+
+@pytest.mark.parametrize(("code", "file"), list(itertools.product(CLASSES, FILES)))
+def test_the_seeds_classes_load_with_the_seeds_files(folder: Path, code: str, file: str) -> None:
+    (folder / "pair.py").write_text(HEAD + CLASSES[code])
+    (folder / "agg.yaml").write_text(FILES[file])
+    plan = make_plan(PlanOptions(graph="pair:VllmWorker", config=folder / "agg.yaml"), environ={})
+    worker = load_graph("pair:VllmWorker").entry
+    instance = worker()
+    assert {name: getattr(instance, name) for name in GIVEN[file]} == GIVEN[file]
+    assert plan.config["VllmWorker"].resources["gpu"] == 1
+    for name in GIVEN[file]:
+        assert plan.config.origins[f"VllmWorker.{name}"].startswith(f"{folder}/agg.yaml:")
+        assert ServiceConfig.get_instance().require("VllmWorker", name) == GIVEN[file][name]
+    again = resolve({"VllmWorker": worker.schema()}, [])
+    worker.configure(again["VllmWorker"])
+    assert not any(hasattr(worker(), name) for name in GIVEN[file] if name != "model_path")
 
 
 def resolved(folder: Path, code: str, text: str) -> ResolvedConfig:
