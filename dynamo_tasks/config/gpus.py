@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.config.home import Home, file_lock, private_dir, read_json, write_json
 from dynamo_tasks.config.identity import ProcessId
 from dynamo_tasks.errors import ConfigError
@@ -24,7 +25,6 @@ __all__ = [
     "ALLOCATION",
     "FAKE",
     "MASK",
-    "MODES",
     "PINNED",
     "GpuClaims",
     "allocate",
@@ -42,8 +42,6 @@ PINNED = "DYNAMO_GPUS"
 """Set to the mask of a process whose devices were chosen for it alone: an engine may use all of them."""
 
 ALLOCATION = "DYNAMO_GPU_ALLOCATION"
-
-MODES = ("auto", "require", "off")
 """``auto``: without any GPU a warning, and unpinned; ``require``: that is an error; ``off``: nothing is pinned."""
 
 _NVML = "libnvidia-ml.so.1"
@@ -55,12 +53,9 @@ def allocation_mode(environ: Mapping[str, str]) -> str:
     """The mode that ``DYNAMO_GPU_ALLOCATION`` names, ``auto`` by default.
 
     Raises:
-        ConfigError: it is none of :data:`MODES`.
+        ConfigError: it is none of them.
     """
-    mode = environ.get(ALLOCATION) or "auto"
-    if mode not in MODES:
-        raise ConfigError(f"environment {ALLOCATION} must be one of {', '.join(MODES)}, not {mode!r}")
-    return mode
+    return variable(ALLOCATION, environ) or "auto"
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:
@@ -95,12 +90,8 @@ def missing(names: Iterable[str], mode: str) -> str:
 
 
 def _count(environ: Mapping[str, str]) -> int:
-    fake = environ.get(FAKE)
-    if not fake:
-        return _nvml_count()
-    if not fake.isdigit():
-        raise ConfigError(f"environment {FAKE} must be a number of GPUs, not {fake!r}")
-    return int(fake)
+    fake = variable(FAKE, environ)
+    return _nvml_count() if fake is None else int(fake)
 
 
 def _nvml_count() -> int:

@@ -126,6 +126,18 @@ class Home:
         """Directory of the embedded server."""
         return self.path / "server"
 
+    def check(self) -> None:
+        """Look whether :meth:`ensure` could make the directories; nothing is made.
+
+        Raises:
+            ConfigError: something is in the way, or this user may not write there.
+        """
+        place = next(path for path in (self.server, *self.server.parents) if path.exists())
+        if not place.is_dir():
+            raise ConfigError(f"DYNAMO_HOME cannot be used: {place}: Not a directory")
+        if not os.access(place, os.W_OK | os.X_OK):
+            raise ConfigError(f"DYNAMO_HOME cannot be used: {place}: Permission denied")
+
     def ensure(self) -> Home:
         """Make the directories; an existing home keeps its mode, ``server`` is always private.
 

@@ -7,7 +7,7 @@ from urllib.parse import unquote, urlsplit
 
 from dynamo_tasks.errors import ConfigError
 
-__all__ = ["check_redis_url"]
+__all__ = ["check_host", "check_redis_url"]
 
 _SCHEMES = ("redis", "rediss", "unix")
 _DATABASE = re.compile(r"[0-9]{1,9}", re.ASCII)
@@ -31,6 +31,7 @@ def check_redis_url(url: str) -> None:
         if not parts.path.strip("/"):
             raise ConfigError("the Redis URL names no socket path; one is unix:///run/redis.sock")
         return
+    check_host(parts.hostname or "")
     if port == 0:
         raise ConfigError("the Redis URL is not valid: port must be 1..65535")
     database = unquote(parts.path).strip("/")
@@ -38,3 +39,15 @@ def check_redis_url(url: str) -> None:
         raise ConfigError(
             f"the Redis URL has the database {database[:50]!r}, which must be a number, as in redis://host:6379/0"
         )
+
+
+def check_host(name: str) -> None:
+    """Check that a name can be looked up: Python's resolver raises what no caller expects where it cannot be.
+
+    Raises:
+        ConfigError: a label is empty or too long.
+    """
+    try:
+        name.encode("idna")
+    except UnicodeError:
+        raise ConfigError(f"{name[:100]!r} is no name of a host") from None

@@ -62,8 +62,8 @@ def keys_from(
         defaults: Limits of keys that do not name their own.
 
     Raises:
-        ConfigError: Given, but without a key in it: serving everybody then would be a surprise; a key twice; or
-            limits that are not valid.
+        ConfigError: Given, but without a key in it: serving everybody then would be a surprise; a key twice, or a hash
+            that is none; or limits that are not valid.
     """
     source, values = "--api-key", [option] if isinstance(option, str) else list(option or ())
     if option is not None and not values:
@@ -75,7 +75,7 @@ def keys_from(
     keys = tuple(key for value in values for key in _keys_of(value, given))
     if values and not keys:
         raise ConfigError(f"{source} is set but holds no key; give one or more, separated by commas")
-    if len({one.key for one in keys}) < len(keys):
+    if len({stored_digest(one.key) for one in keys}) < len(keys):
         raise ConfigError(f"{source} holds a key twice")
     return keys
 

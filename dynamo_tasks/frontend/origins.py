@@ -17,6 +17,7 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from msgspec import Struct
 from starlette.responses import Response
@@ -25,13 +26,8 @@ from starlette.types import Scope
 from dynamo_tasks.config.given import variable
 from dynamo_tasks.errors import ConfigError, ForbiddenError
 
-__all__ = ["HOSTS_VARIABLE", "ORIGINS_VARIABLE", "Origins", "hosts_from", "is_loopback", "origins_from"]
+__all__ = ["HOSTS", "PAGES", "Listed", "Origins", "is_loopback", "listed"]
 
-ORIGINS_VARIABLE, HOSTS_VARIABLE = "DYNAMO_CORS_ORIGINS", "DYNAMO_ALLOWED_HOSTS"
-"""Origins and names, separated by commas."""
-
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,@]+|null|\*")
-_NAME = re.compile(r"\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[?[0-9a-f:.]+\]?")
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]*")
 _PORTS = {b"http": b":80", b"https": b":443"}
 _LOCAL = (".localhost", ".local", ".internal")
@@ -45,43 +41,46 @@ _MAX_AGE = b"600"
 _Pairs = list[tuple[bytes, bytes]]
 
 
-def origins_from(
-    given: str | Iterable[str] | None, environ: Mapping[str, str] = os.environ
+class Listed(NamedTuple):
+    """A list of names that a setting gives, or a variable with commas."""
+
+    setting: str
+    variable: str
+    form: re.Pattern[str]
+    what: str
+
+
+PAGES = Listed(
+    "cors_origins", "DYNAMO_CORS_ORIGINS", re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,@]+|null|\*"),
+    "origin, as https://app.example[:port], null or *",
+)  # fmt: skip
+HOSTS = Listed(
+    "allowed_hosts", "DYNAMO_ALLOWED_HOSTS",
+    re.compile(r"\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[?[0-9a-f:.]+\]?"),
+    "name without a port, as api.example, *.example or *",
+)  # fmt: skip
+
+
+def listed(
+    one: Listed, given: str | Iterable[str] | None, environ: Mapping[str, str] = os.environ
 ) -> tuple[str, ...]:
-    """The value of ``cors_origins``, else of ``DYNAMO_CORS_ORIGINS``.
+    """The names that a setting gives, else its variable, in lower case.
+
+    Args:
+        one: :data:`PAGES` or :data:`HOSTS`.
+        given: Value of the setting.
+        environ: ``os.environ`` by default.
 
     Raises:
-        ConfigError: one of them is no origin.
+        ConfigError: one of them has another form.
     """
-    found = tuple(item.lower() for item in _listed(given, variable(ORIGINS_VARIABLE, environ)))
-    for item in found:
-        if not _ORIGIN.fullmatch(item):
-            raise ConfigError(
-                f"cors_origins: {item!r} is no origin, as https://app.example[:port], null or *"
-            )
-    return found
-
-
-def hosts_from(given: str | Iterable[str] | None, environ: Mapping[str, str] = os.environ) -> tuple[str, ...]:
-    """The value of ``allowed_hosts``, else of ``DYNAMO_ALLOWED_HOSTS``.
-
-    Raises:
-        ConfigError: one of them is no name.
-    """
-    found = tuple(item.lower() for item in _listed(given, variable(HOSTS_VARIABLE, environ)))
-    for item in found:
-        if not _NAME.fullmatch(item):
-            raise ConfigError(
-                f"allowed_hosts: {item!r} is no name without a port, as api.example, *.example or *"
-            )
-    return tuple(item.strip("[]").removesuffix(".") for item in found)
-
-
-def _listed(given: str | Iterable[str] | None, fallback: str | None) -> list[str]:
     values = [given] if isinstance(given, str) else list(given or ())
-    if not values and fallback is not None:
-        values = [fallback]
-    return [item for value in values for part in str(value).split(",") if (item := part.strip())]
+    values = values or [variable(one.variable, environ) or ""]
+    found = [item.lower() for value in values for part in str(value).split(",") if (item := part.strip())]
+    for item in found:
+        if not one.form.fullmatch(item):
+            raise ConfigError(f"{one.setting}: {item!r} is no {one.what}")
+    return tuple(found)
 
 
 def is_loopback(host: str) -> bool:
@@ -113,14 +112,14 @@ class Origins:
     """The check of one server.
 
     Args:
-        origins: Pages that may use it, from :func:`origins_from`.
-        hosts: Names that it is known under, from :func:`hosts_from`.
+        origins: Pages that may use it, as :func:`listed` gives them.
+        hosts: Names that it is known under, the same.
         bound: What it listens at.
         open_to_all: Whether it has no API keys.
     """
 
     def __init__(self, origins: Iterable[str], hosts: Iterable[str], bound: str, open_to_all: bool):
-        given = list(hosts)
+        given = [name.strip("[]").removesuffix(".") for name in hosts]
         self._origins = {origin.encode() for origin in origins}
         self._any = b"*" in self._origins
         self._open = open_to_all
@@ -188,7 +187,7 @@ class Origins:
         if not local and _address(name) is None:
             text = (
                 f"this server is not known as {name[:200]!r}; allowed are addresses, local names, and those that "
-                f"allowed_hosts ({HOSTS_VARIABLE}) lists"
+                f"allowed_hosts ({HOSTS.variable}) lists"
             )
             raise ForbiddenError(text)
         if len(self._known) < 1000:

@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.observe.catalogue import LOG_EVENTS
 from dynamo_tasks.observe.schema import LogEvent
 from dynamo_tasks.observe.secrets import mask_url
@@ -135,8 +135,5 @@ def choose_format(logger: logging.Logger, environ: Mapping[str, str] = os.enviro
     Raises:
         ConfigError: it is neither ``json`` nor ``text``.
     """
-    wanted = environ.get(FORMAT_VARIABLE) or "text"
-    if wanted not in ("json", "text"):
-        raise ConfigError(f"{FORMAT_VARIABLE}={wanted}: must be json or text")
-    for handler in logger.handlers if wanted == "json" else ():
+    for handler in logger.handlers if variable(FORMAT_VARIABLE, environ) == "json" else ():
         handler.setFormatter(JsonFormatter())

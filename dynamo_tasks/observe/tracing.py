@@ -13,7 +13,8 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
+from importlib.util import find_spec
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,7 +25,9 @@ from dynamo_tasks.protocol.trace import TRACE_HEADERS
 if TYPE_CHECKING:
     from opentelemetry import trace as otel
 
-__all__ = ["EXPORTER_VARIABLE", "OFF", "Attribute", "Span", "configure", "messaging", "span", "tracing"]
+__all__ = [
+    "EXPORTER_VARIABLE", "OFF", "Attribute", "Span", "configure", "exporter_problems", "messaging", "span", "tracing",
+]  # fmt: skip
 
 EXPORTER_VARIABLE = "OTEL_TRACES_EXPORTER"
 """Names of span exporters, e.g. ``otlp`` or ``console``; OpenTelemetry's own variable."""
@@ -208,26 +211,51 @@ def configure(service: str, environ: Mapping[str, str] = os.environ) -> None:
         service: ``service.name`` of its spans, unless ``OTEL_SERVICE_NAME`` is set.
         environ: ``os.environ`` by default. The SDK reads its other variables itself.
     """
-    names = [name for part in environ.get(EXPORTER_VARIABLE, "").split(",") if (name := part.strip())]
-    if not names or names == ["none"] or tracing():
+    if not _names(environ) or tracing():
         return
+    for problem in exporter_problems(environ):
+        event("config.warning", key=EXPORTER_VARIABLE, problem=problem)
     try:
         from opentelemetry import trace
         from opentelemetry.sdk.resources import Resource
         from opentelemetry.sdk.trace import TracerProvider
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
-        _warn("the OpenTelemetry SDK is not installed: pip install 'dynamo-tasks[otel]'")
         return
     named = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": service}
     provider = TracerProvider(resource=Resource.create(named))
-    for name in names:
-        found = entry_points(group="opentelemetry_traces_exporter", name=_entry_point(name, environ))
-        if found:
+    for name in _names(environ):
+        if found := _exporters(name, environ):
             provider.add_span_processor(BatchSpanProcessor(next(iter(found)).load()()))
-        else:
-            _warn(f"no installed package has a span exporter named {name!r}")
     trace.set_tracer_provider(provider)
+
+
+def exporter_problems(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Why spans will not go where ``OTEL_TRACES_EXPORTER`` says; as OpenTelemetry has it, that stops nothing."""
+    names = _names(environ)
+    if names and not _installed():
+        return ["the OpenTelemetry SDK is not installed: pip install 'dynamo-tasks[otel]'"]
+    return [
+        f"no installed package has a span exporter named {name!r}"
+        for name in names
+        if not _exporters(name, environ)
+    ]
+
+
+def _names(environ: Mapping[str, str]) -> list[str]:
+    names = [name for part in environ.get(EXPORTER_VARIABLE, "").split(",") if (name := part.strip())]
+    return [] if names == ["none"] else names
+
+
+def _installed() -> bool:
+    try:
+        return find_spec("opentelemetry.sdk") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def _exporters(name: str, environ: Mapping[str, str]) -> EntryPoints:
+    return entry_points(group="opentelemetry_traces_exporter", name=_entry_point(name, environ))
 
 
 def _entry_point(name: str, environ: Mapping[str, str]) -> str:
@@ -239,7 +267,3 @@ def _entry_point(name: str, environ: Mapping[str, str]) -> str:
         return name
     protocol = environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
     return "otlp_proto_grpc" if protocol == "grpc" else "otlp_proto_http"
-
-
-def _warn(problem: str) -> None:
-    event("config.warning", key=EXPORTER_VARIABLE, problem=problem)

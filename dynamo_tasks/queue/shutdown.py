@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 import atexit
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -31,6 +30,8 @@ from typing import Any
 
 from celery.apps import worker as celery_worker
 from celery.worker import state
+
+from dynamo_tasks.config.given import variable
 
 __all__ = ["Shutdown", "ignore_at_exit", "once"]
 
@@ -43,7 +44,7 @@ HANDOVER_SECONDS = 2.0
 
 def grace_period() -> float:
     """Seconds that running endpoints have to end by themselves when the worker is told to."""
-    return float(os.environ.get("DYNAMO_GRACE_PERIOD") or GRACE_SECONDS)
+    return float(variable("DYNAMO_GRACE_PERIOD") or GRACE_SECONDS)
 
 
 Heed = Callable[[Any], Callable[[int, Any], None]]

@@ -21,6 +21,7 @@ from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import ClassVar
 
+from dynamo_tasks.config.given import variable
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe import event, metrics
 from dynamo_tasks.runtime.actor import Actor
@@ -45,12 +46,8 @@ def system_port(configured: int | None, environ: Mapping[str, str] = os.environ)
     """
     if configured is not None:
         return configured
-    text = environ.get(PORT_VARIABLE, "").strip()
-    if not text:
-        return None
-    if not text.isdecimal() or int(text) > 65535:
-        raise ConfigError(f"{PORT_VARIABLE}={text}: must be a port, 0 (any free one) to 65535")
-    return int(text)
+    text = variable(PORT_VARIABLE, environ)
+    return None if text is None else int(text)
 
 
 class SystemServer(Actor):
@@ -99,10 +96,11 @@ class SystemServer(Actor):
             family = socket.getaddrinfo(self.host, self.port, type=socket.SOCK_STREAM)[0][0]
             server = type("SystemHTTP", (_Server,), {"address_family": family})
             return server((self.host, self.port), _handler(self))  # type: ignore[no-any-return]
-        except OSError as exc:
+        except (OSError, UnicodeError) as exc:
+            reason = getattr(exc, "strerror", None) or exc
             raise ConfigError(
-                f"system port {self.port} on {self.host}: {exc.strerror or exc}; every process of a machine needs "
-                f"one of its own ({PORT_VARIABLE}=0 = any free one)"
+                f"system port {self.port} on {self.host}: {reason}; every process of a machine needs one "
+                f"of its own ({PORT_VARIABLE}=0 = any free one)"
             ) from None
 
     async def stop(self) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 
-from dynamo_tasks.config.given import variable
+from dynamo_tasks.config.given import check_variables, variable
 from dynamo_tasks.config.home import Home
 from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.observe.tracing import EXPORTER_VARIABLE, exporter_problems
+from dynamo_tasks.runtime.system import HOST_VARIABLE
 from dynamo_tasks.serve.gpus import GpuPins
 from dynamo_tasks.serve.ports import check_port
-from dynamo_tasks.serve.spec import Plan
+from dynamo_tasks.serve.spec import Plan, ProcessSpec
 from dynamo_tasks.store.address import Address
 
 __all__ = ["check_surroundings"]
@@ -23,7 +25,7 @@ __all__ = ["check_surroundings"]
 
 def check_surroundings(
     plan: Plan, host: str, gpu_mode: str | None, environ: Mapping[str, str] | None = None
-) -> str:
+) -> list[str]:
     """Check what a plan needs of this machine and its environment.
 
     Args:
@@ -33,17 +35,30 @@ def check_surroundings(
         environ: ``os.environ`` by default.
 
     Returns:
-        What to warn of; empty if all is well.
+        What to warn of.
 
     Raises:
-        ConfigError: the address is not this machine's, the URL of the server or the state directory cannot be used, or
-            more GPUs are asked for than there are.
+        ConfigError: the address is not this machine's, a variable is not as it must be, the URL of the server, what it
+            names or the state directory cannot be used, or more GPUs are asked for than there are.
     """
     environ = os.environ if environ is None else environ
     check_port(host, 0)
+    for spec in plan.processes:
+        _check_process(spec, {**environ, **spec.env})
     if url := variable("DYNAMO_REDIS_URL", environ):
-        Address.parse(complete_url(url, environ))
+        tls = Address.parse(complete_url(url, environ)).tls
+        if tls is not None:
+            tls.context()
     home = Home.from_environ(environ)
-    if home.path.exists() and not home.path.is_dir():
-        raise ConfigError(f"DYNAMO_HOME cannot be used: {home.path}: it is no directory")
-    return GpuPins(home, environ, gpu_mode).check(plan.processes)
+    home.check()
+    gpus = GpuPins(home, environ, gpu_mode).check(plan.processes)
+    return [*([gpus] if gpus else []), *(f"{EXPORTER_VARIABLE}: {one}" for one in exporter_problems(environ))]
+
+
+def _check_process(spec: ProcessSpec, environ: Mapping[str, str]) -> None:
+    for name, value in spec.env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise ConfigError(f"{spec.service}.ServiceArgs.envs: {name!r} cannot be a variable of a process")
+    check_variables(environ)
+    if spec.system_port is not None:
+        check_port(environ.get(HOST_VARIABLE) or "127.0.0.1", 0, HOST_VARIABLE)

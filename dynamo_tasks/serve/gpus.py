@@ -26,7 +26,7 @@ class GpuPins:
     Args:
         home: Where claims are noted.
         environ: Environment of ``serve``; its ``CUDA_VISIBLE_DEVICES`` is the outer mask.
-        mode: One of :data:`~dynamo_tasks.config.gpus.MODES`; what ``environ`` says by default.
+        mode: One of ``auto``, ``require``, ``off``; what ``environ`` says by default.
     """
 
     def __init__(self, home: Home, environ: Mapping[str, str], mode: str | None = None) -> None:

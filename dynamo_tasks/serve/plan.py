@@ -30,11 +30,14 @@ from dynamo_tasks.config import (
     resolve,
 )
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.runtime.system import HOST_VARIABLE
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
 from dynamo_tasks.sdk.own_class import import_path
 from dynamo_tasks.serve.http_ports import http_ports
+from dynamo_tasks.serve.ports import share_address
 from dynamo_tasks.serve.spec import Plan, ProcessSpec
 from dynamo_tasks.serve.system_ports import with_system_ports
+from dynamo_tasks.services.http import door_settings, serves_http
 
 __all__ = ["Plan", "PlanOptions", "default_graph", "make_plan"]
 
@@ -95,15 +98,16 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     """
     graph = load_graph(options.graph)
     flags = [*_model_flags(graph, options.model), *options.flags]
-    config = _resolve(graph, options, flags, os.environ if environ is None else environ)
+    environ = os.environ if environ is None else environ
+    config = _resolve(graph, options, flags, environ)
     _check_doors(config)
     graph.configure(config)
     chosen = _chosen(graph, options.services)
     components = [service for service in chosen if _is_worker(service, config)]
-    for service in chosen:
-        _check(service)
     # Dependencies come first in a graph, so that a component is up before those who call it.
     ports = http_ports(chosen, graph.entry, config, options.host, options.port)
+    for service in chosen:
+        _check(service, options.host if service.name in ports else None)
     specs = [
         spec
         for service in components
@@ -116,7 +120,9 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
         names = ", ".join(service.name for service in chosen)
         raise ConfigError(f"nothing to start: {names} has no process of its own (it lives in its callers')")
     return Plan(
-        processes=tuple(with_system_ports(specs, config, options.system_port)),
+        processes=tuple(
+            with_system_ports(specs, config, options.system_port, _http(specs, options.host, environ))
+        ),
         config=config,
         http=graph.entry.name if graph.entry.name in ports else None,
         components=_expected(components, config),
@@ -135,11 +141,19 @@ def _check_doors(config: ResolvedConfig) -> None:
                 )
 
 
-def _check(service: Service) -> None:
+def _check(service: Service, host: str | None) -> None:
     # A class may know more of its settings than the schema says, e.g. what its engine takes.
     check = getattr(service.inner, "check_settings", None)
     if check is not None:
         check()
+    if host is not None and not serves_http(service.inner):
+        door_settings(service.inner, host)
+
+
+def _http(specs: Sequence[ProcessSpec], host: str, environ: Mapping[str, str]) -> dict[int, str]:
+    """Ports of HTTP at the address of system ports."""
+    served = {spec.port: f"{spec.service} (HTTP)" for spec in specs if spec.port}
+    return served if served and share_address(host, environ.get(HOST_VARIABLE) or "127.0.0.1") else {}
 
 
 def _expected(components: Sequence[Service], config: ResolvedConfig) -> dict[str, int]:

@@ -69,7 +69,7 @@ class Session:
             output: Where lines go.
             snapshot: Tells when the components are up where no HTTP process says so.
             environ: ``os.environ`` by default.
-            gpu_mode: One of :data:`~dynamo_tasks.config.gpus.MODES`; ``DYNAMO_GPU_ALLOCATION`` by default.
+            gpu_mode: One of ``auto``, ``require``, ``off``; ``DYNAMO_GPU_ALLOCATION`` by default.
         """
         self._make = make
         self._host = host

@@ -51,6 +51,7 @@ class ProcessSpec:
         service: Name of the service that it serves; several processes may serve one.
         gpus: How many it needs; below 1 a share of one.
         port: What it serves HTTP on; 0 = a free port that it finds itself, ``None`` = no HTTP.
+        system_port: Where it serves metrics and probes; 0 = a free port, ``None`` = nowhere.
         registers: Whether it enters the registry once it serves.
         restart: When it is started again.
         ready: Asked about ten times a second after a start, until it says True. ``None``: a process is ready
@@ -62,6 +63,7 @@ class ProcessSpec:
     service: str
     gpus: float = 0
     port: int | None = None
+    system_port: int | None = None
     registers: bool = True
     env: Mapping[str, str] = field(default_factory=dict)
     restart: RestartPolicy = RestartPolicy()

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.auth import keys_from
-from dynamo_tasks.frontend.origins import hosts_from, origins_from
+from dynamo_tasks.frontend.origins import HOSTS, PAGES, listed
 from dynamo_tasks.frontend.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.runtime.component import DistributedRuntime
@@ -81,8 +81,8 @@ class Frontend:
             api_keys=keys_from(cls.api_keys or None, os.environ, cls.key_limits),
             body_limit=cls.body_limit,
             keep_alive=float(cls.keep_alive),
-            cors_origins=origins_from(cls.cors_origins),
-            allowed_hosts=hosts_from(cls.allowed_hosts),
+            cors_origins=listed(PAGES, cls.cors_origins),
+            allowed_hosts=listed(HOSTS, cls.allowed_hosts),
             host=cls.host,
             max_retention=float(cls.max_retention),
             max_abandon_after=float(cls.max_abandon_after),

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo_tasks.frontend.api_routes import ApiRoute
-from dynamo_tasks.frontend.origins import is_loopback
+from dynamo_tasks.frontend.auth import keys_from
+from dynamo_tasks.frontend.origins import HOSTS, PAGES, is_loopback, listed
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe import log
 from dynamo_tasks.sdk import ApiMethod
 from dynamo_tasks.sdk.declared import collect
 
-__all__ = ["api_routes", "serves_http", "warn_if_open"]
+__all__ = ["api_routes", "door_settings", "serves_http", "warn_if_open"]
 
 
 def api_routes(instance: Any) -> list[ApiRoute]:
@@ -31,6 +32,24 @@ def api_routes(instance: Any) -> list[ApiRoute]:
 def serves_http(service: type) -> bool:
     """Whether a service class listens by itself, at its own ``host`` and ``port``, as the Frontend does."""
     return bool(getattr(service, "__serves_http__", False))
+
+
+def door_settings(owner: Any, host: str) -> FrontendSettings:
+    """Who may use the HTTP methods of a service that is no Frontend: by its attributes, else by the environment.
+
+    Args:
+        owner: The service, or its class.
+        host: What it listens at.
+
+    Raises:
+        ConfigError: one of these is wrong.
+    """
+    return FrontendSettings(
+        api_keys=keys_from(None),
+        cors_origins=listed(PAGES, getattr(owner, "cors_origins", None)),
+        allowed_hosts=listed(HOSTS, getattr(owner, "allowed_hosts", None)),
+        host=host,
+    )
 
 
 def warn_if_open(settings: FrontendSettings) -> None:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import socket
 from typing import Any
 
-from dynamo_tasks.frontend.auth import keys_from
-from dynamo_tasks.frontend.origins import hosts_from, origins_from
 from dynamo_tasks.frontend.server import HttpServer
-from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.runtime.host import ServiceHost
 from dynamo_tasks.sdk.bento import MountedBento, bento_apis
 from dynamo_tasks.services.gateway import RuntimeGateway
-from dynamo_tasks.services.http import api_routes, serves_http, warn_if_open
+from dynamo_tasks.services.http import api_routes, door_settings, serves_http, warn_if_open
 
 __all__ = ["ApiServer"]
 
@@ -61,12 +57,7 @@ class ApiServer:
         namespace = self._host.service.namespace_name
         await self._host.runtime.watch(namespace)
         gateway = RuntimeGateway(self._host.runtime, namespace, None, self._host.expected)
-        settings = FrontendSettings(
-            api_keys=keys_from(None, os.environ),
-            cors_origins=origins_from(getattr(instance, "cors_origins", None)),
-            allowed_hosts=hosts_from(getattr(instance, "allowed_hosts", None)),
-            host=self._address,
-        )
+        settings = door_settings(instance, self._address)
         warn_if_open(settings)
         app = create_app(gateway, settings, routes, self._bento.app if self._bento else None)
         self._server = HttpServer(app, self._address, self._port, reuse_port=self._reuse_port)

@@ -23,7 +23,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import redis
 
-from dynamo_tasks.config.redis_url import check_redis_url
+from dynamo_tasks.config.redis_url import check_host, check_redis_url
 from dynamo_tasks.config.tls import SENTINEL_SCHEME, TlsOptions
 from dynamo_tasks.errors import ConfigError
 
@@ -211,6 +211,7 @@ def _nodes(scheme: str, netloc: str) -> list[tuple[str, int]]:
             host, port = None, 0
         if scheme != SENTINEL_SCHEME or not host or not port:
             raise ConfigError(f"sentinel:// URL: {node!r} must be host or host:port of a Sentinel")
+        check_host(host)
         found.append((host, port))
     return found
 

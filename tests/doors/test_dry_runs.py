@@ -39,8 +39,58 @@ CASES: dict[str, Case] = {
     "a key twice": ([], {"DYNAMO_API_KEYS": "a,a"}, "twice"),
     "limits of a key": (["--Frontend.api_keys=[{key: a, rpm: 1}]"], {}, "rpm"),
     "limits of keys": (["--Frontend.key_limits.requests_per_minute=-1"], {}, "requests_per_minute"),
+    "a hash of a key": ([], {"DYNAMO_API_KEYS": "sha256:zz"}, "64 hex digits"),
+    "a key twice, of the command line": (["--api-key", "a,a"], {}, "twice"),
+    "a host's empty label": (["--host", "a..b"], {}, "--host a..b"),
+    "URL's host": ([], {"DYNAMO_REDIS_URL": "redis://a..b:6379/0"}, "a..b"),
+    "Sentinel's host": ([], {"DYNAMO_REDIS_URL": "sentinel://a..b:6379/m"}, "a..b"),
+    "URL's CA": ([], {"DYNAMO_REDIS_URL": "rediss://127.0.0.1:1/0?ssl_ca_certs=/none.pem"}, "/none.pem"),
+    "CA": (
+        [],
+        {"DYNAMO_REDIS_URL": "rediss://127.0.0.1:1/0", "DYNAMO_REDIS_CA_CERTS": "/none.pem"},
+        "/none.pem",
+    ),
+    "certificate": (
+        [],
+        {"DYNAMO_REDIS_URL": "rediss://h/0", "DYNAMO_REDIS_CERTFILE": "/none.pem"},
+        "/none.pem",
+    ),
+    "home in a file": ([], {"DYNAMO_HOME": "/dev/null/x"}, "DYNAMO_HOME"),
+    "system port": (["--port", "18123", "--system-port", "18123"], {}, "both get port 18123"),
+    "system ports": (["--port", "18124", "--system-port", "18123"], {}, "both get port 18124"),
+    "system port's host": (
+        ["--system-port", "0"],
+        {"DYNAMO_SYSTEM_HOST": "203.0.113.9"},
+        "DYNAMO_SYSTEM_HOST",
+    ),
+    "format": ([], {"DYNAMO_LOG_FORMAT": "xml"}, "DYNAMO_LOG_FORMAT must be json or text"),
+    "a service's variable": (
+        ['--Worker.ServiceArgs.envs={"DYNAMO_LOG_FORMAT": "xml"}'],
+        {},
+        "DYNAMO_LOG_FORMAT",
+    ),
+    "a service's variable's name": (['--Worker.ServiceArgs.envs={"A=B": "1"}'], {}, "ServiceArgs.envs"),
+    "signing key": ([], {"DYNAMO_SIGNING_KEY": "short"}, "DYNAMO_SIGNING_KEY must have at least 32"),
+    "grace": ([], {"DYNAMO_GRACE_PERIOD": "x"}, "DYNAMO_GRACE_PERIOD must be a number of seconds"),
+    "grace that has passed": ([], {"DYNAMO_GRACE_PERIOD": "-1"}, "DYNAMO_GRACE_PERIOD"),
+    "prefix": ([], {"DYNAMO_KEY_PREFIX": "a b"}, "DYNAMO_KEY_PREFIX"),
+    "file of the environment": ([], {"DYNAMO_CONFIG": "none.yaml"}, "none.yaml"),
+    "origins of a service's own": (
+        ["tests.support.values_service:Edges"],
+        {"DYNAMO_CORS_ORIGINS": "x"},
+        "cors_origins",
+    ),
     "frontend's numbers": (["--Frontend.max_retention=-5"], {}, "max_retention"),
 }
+
+
+def test_an_exporter_that_is_not_there_stops_nothing_and_is_told(tmp_path: Path) -> None:
+    """As OpenTelemetry wants it."""
+    done = subprocess.run(
+        [*COMMAND, "serve", "--dry-run"], env=environ_of(tmp_path, OTEL_TRACES_EXPORTER="nope"), cwd=ROOT,
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    assert "OTEL_TRACES_EXPORTER: no installed package has a span exporter named 'nope'" in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dynamo_tasks.config.given import check_variables, filled
+from dynamo_tasks.config.given import check_variables, filled, variable
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.serve import signals
 from dynamo_tasks.serve.output import Output, plain_console
@@ -20,6 +20,7 @@ from dynamo_tasks.serve.ports import check_port
 
 if TYPE_CHECKING:
     from dynamo_tasks.serve.plan import PlanOptions
+    from dynamo_tasks.serve.spec import Plan
 
 __all__ = ["serve", "split_flags"]
 
@@ -137,6 +138,7 @@ def serve(
         sys.path.insert(0, str(Path.cwd()))
     from dynamo_tasks.serve.plan import PlanOptions, default_graph
 
+    config = variable("DYNAMO_CONFIG") if config is None else config
     given = {"GRAPH": graph, "--config": config, "--model": model, "--host": host}
     for name, value in [*given.items(), *(("--service", one) for one in services)]:
         filled(name, value)
@@ -165,6 +167,10 @@ def _check_keys(api_key: str | None) -> None:
     if api_key is not None and not api_key.replace(",", " ").strip():
         raise ConfigError("--api-key is given but holds no key; give one or more, separated by commas")
     check_variables({**os.environ, **({} if api_key is None else {_KEYS: api_key})})
+    if api_key is not None:
+        from dynamo_tasks.frontend.auth import keys_from
+
+        keys_from(api_key)
 
 
 def _gpu_mode(allocation: bool | None, require: bool) -> str | None:
@@ -178,14 +184,13 @@ def _gpu_mode(allocation: bool | None, require: bool) -> str | None:
 
 def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int:
     from dynamo_tasks.serve.backend import snapshot
-    from dynamo_tasks.serve.plan import make_plan
     from dynamo_tasks.serve.session import Session
 
     signals.heed()
 
     async def main() -> int:
         session = Session(
-            lambda suffix: make_plan(dataclasses.replace(options, node_suffix=suffix)),
+            lambda suffix: _plan(dataclasses.replace(options, node_suffix=suffix), gpu_mode)[0],
             host=options.host,
             port=options.port,
             api_key=api_key,
@@ -198,13 +203,19 @@ def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int
     return asyncio.run(main())
 
 
-def _show(options: PlanOptions, gpu_mode: str | None) -> None:
+def _plan(options: PlanOptions, gpu_mode: str | None) -> tuple[Plan, list[str]]:
+    """The plan, and what to warn of; a dry run refuses what a real one would."""
     from dynamo_tasks.serve.checks import check_surroundings
-    from dynamo_tasks.serve.dryrun import render_plan
     from dynamo_tasks.serve.plan import make_plan
 
     plan = make_plan(options)
-    problem = check_surroundings(plan, options.host, gpu_mode)
+    return plan, check_surroundings(plan, options.host, gpu_mode)
+
+
+def _show(options: PlanOptions, gpu_mode: str | None) -> None:
+    from dynamo_tasks.serve.dryrun import render_plan
+
+    plan, problems = _plan(options, gpu_mode)
     plain_console().print(render_plan(plan), soft_wrap=True)
-    if problem:
+    for problem in problems:
         click.echo(problem, err=True)

@@ -5,22 +5,22 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.errors import ConfigError, ForbiddenError
-from dynamo_tasks.frontend.origins import Origins, hosts_from, is_loopback, origins_from
+from dynamo_tasks.frontend.origins import HOSTS, PAGES, Origins, is_loopback, listed
 
 
 def test_both_settings_are_lists_or_commas_or_variables() -> None:
-    assert origins_from(["https://App.example", "http://localhost:3000"]) == (
+    assert listed(PAGES, ["https://App.example", "http://localhost:3000"]) == (
         "https://app.example",
         "http://localhost:3000",
     )
-    assert origins_from("https://a.example, *") == ("https://a.example", "*")
-    assert origins_from([], {"DYNAMO_CORS_ORIGINS": "null,app://ui"}) == ("null", "app://ui")
-    assert hosts_from(None, {"DYNAMO_ALLOWED_HOSTS": "api.example.,*.example,[::1]"}) == (
-        "api.example",
+    assert listed(PAGES, "https://a.example, *") == ("https://a.example", "*")
+    assert listed(PAGES, [], {"DYNAMO_CORS_ORIGINS": "null,app://ui"}) == ("null", "app://ui")
+    assert listed(HOSTS, None, {"DYNAMO_ALLOWED_HOSTS": "api.example.,*.example,[::1]"}) == (
+        "api.example.",
         "*.example",
-        "::1",
+        "[::1]",
     )
-    assert origins_from(None, {}) == hosts_from((), {}) == ()
+    assert listed(PAGES, None, {}) == listed(HOSTS, (), {}) == ()
 
 
 @pytest.mark.parametrize(
@@ -28,13 +28,13 @@ def test_both_settings_are_lists_or_commas_or_variables() -> None:
 )
 def test_what_is_no_origin(wrong: str) -> None:
     with pytest.raises(ConfigError, match="is no origin, as https"):
-        origins_from([wrong])
+        listed(PAGES, [wrong])
 
 
 @pytest.mark.parametrize("wrong", ["http://api.example", "api.example:80", "api/x", "a b", "ex*mple"])
 def test_what_is_no_name(wrong: str) -> None:
     with pytest.raises(ConfigError, match="is no name without a port"):
-        hosts_from([wrong])
+        listed(HOSTS, [wrong])
 
 
 def known(origins: Origins, host: str) -> bool:
@@ -52,6 +52,8 @@ def test_names_are_checked_without_keys_or_where_they_are_given() -> None:
     given = Origins((), ("*.api.example", "api.example"), "0.0.0.0", open_to_all=False)
     assert known(given, "api.example") and known(given, "eu.api.example:443")  # noqa: PT018
     assert not known(given, "evilapi.example")
+    root = Origins((), ("root.example.", "[2001:db8::1]"), "0.0.0.0", open_to_all=False)
+    assert known(root, "root.example") and known(root, "root.example.:80") and known(root, "[2001:db8::1]:80")  # noqa: PT018
     assert known(Origins((), (), "0.0.0.0", open_to_all=False), "whatever.example")
     assert known(Origins((), ("*",), "0.0.0.0", open_to_all=True), "whatever.example")
 

@@ -127,5 +127,5 @@ def test_the_format_is_chosen_by_the_environment():
     assert handler.formatter is None
     choose_format(logger, {"DYNAMO_LOG_FORMAT": "json"})
     assert isinstance(handler.formatter, JsonFormatter)
-    with pytest.raises(ConfigError, match="DYNAMO_LOG_FORMAT=xml: must be json or text"):
+    with pytest.raises(ConfigError, match="DYNAMO_LOG_FORMAT must be json or text, not 'xml'"):
         choose_format(logger, {"DYNAMO_LOG_FORMAT": "xml"})
