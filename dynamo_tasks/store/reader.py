@@ -55,6 +55,7 @@ class StreamReader:
         self._subs: dict[str, list[Subscription]] = {}
         self._behind: dict[Subscription, str] = {}
         self._rejoin: set[str] = set()
+        self._namespaces: set[str] = set()
         self._subscribed = False
         self._generation = 0
         self._work = asyncio.Event()
@@ -76,6 +77,9 @@ class StreamReader:
         leaving = [task for task in self._tasks if task.get_name() == "detach"]
         if leaving:
             await asyncio.wait(leaving, timeout=1.0)
+        if all(task.done() for task in leaving):  # of who could not leave, this is what he is found by
+            for namespace in self._namespaces:
+                self._store.commands.post("SREM", self._store.keys(namespace).clients, self.channel)
         for task in list(self._tasks):
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -119,6 +123,7 @@ class StreamReader:
             behind=behind,
         )  # fmt: skip
         self._subs.setdefault(request_id, []).append(sub)
+        self._namespaces.add(namespace)
         return sub
 
     async def join(

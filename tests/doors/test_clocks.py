@@ -16,6 +16,7 @@ from tests.support.server import RedisServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.doors]
 libfaketime = pytest.importorskip("libfaketime")
+KEY = "one-key"
 CHAT: dict[str, Any] = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 20}
 
 
@@ -57,6 +58,31 @@ def test_a_streams_deadline_too(fleet: tuple[Worker, Frontend]) -> None:
     _, http = fleet
     events = list(http.events("POST", "/v1/chat/completions", {**CHAT, "timeout": 100, "stream": True}))
     assert events[-1][1] == "[DONE]"
+
+
+def test_a_stream_token_is_good_for_as_long_as_it_says(server: RedisServer) -> None:
+    """Whoever of the frontends gave it, and whoever is asked for the stream."""
+    env = {"DYNAMO_API_KEYS": KEY}
+    auth = {"Authorization": f"Bearer {KEY}"}
+    with ExitStack() as entered:
+        entered.enter_context(Worker(server.url, settings=PACED))
+        clocks = [_clock("+3600"), _clock("-3600"), {}]
+        frontends = [entered.enter_context(Frontend(server.url, env={**env, **clock})) for clock in clocks]
+        asked = frontends[0].request(
+            "POST", "/v1/chat/completions", {**CHAT, "background": True}, headers=auth
+        )
+        path = f"/v1/requests/{asked[2]['id'].removeprefix('chatcmpl-')}/stream"
+        for giver in frontends:
+            urls = {
+                seconds: giver.request("POST", f"{path}-token", {"expires_in": seconds}, headers=auth)[2][
+                    "stream"
+                ]
+                for seconds in (1, 300)
+            }
+            for taker in frontends:
+                assert list(taker.events("GET", urls[300]))[-1][1] == "[DONE]"
+            for taker in frontends:
+                until(lambda taker=taker, url=urls[1]: taker.request("GET", url)[0] == 401, 20)
 
 
 @pytest.mark.parametrize("offset", ["+3600", "-3600"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -159,6 +160,9 @@ class FakeGateway:
         info.state = State.CANCELLED
         info.error = ErrorInfo("cancelled", "cancelled by its owner")
         return info
+
+    async def time(self) -> float:
+        return time.time()
 
     async def healthy(self) -> bool:
         return self.alive
