@@ -43,8 +43,8 @@ __all__ = [
     "ours",
 ]  # fmt: skip
 
-CONNECT_TIMEOUT = 1.0
-"""Seconds that a synchronous operation on a worker's loop may wait for the server: well below a lease."""
+CONNECT_TIMEOUT = 2.0
+"""Seconds that a synchronous operation on a worker's loop may wait for a server, maybe a far one: below a lease."""
 ANSWER_TIMEOUT = 5.0
 """Seconds that a synchronous operation of a client may wait for the server."""
 PATIENCE = 10.0

@@ -27,6 +27,8 @@ Ready = Callable[[Wire], Awaitable[None]]
 _FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
 _PATIENCE = 2.0
 """Seconds for one attempt to reconnect: what gets no answer now may get one at the next one."""
+_FAR = 3.0
+"""Times what the first connect took: a server that is far away gets longer."""
 
 _READY = 20.0
 """Seconds for all that is asked on a new connection before it is used."""
@@ -59,6 +61,7 @@ class Link:
         self._closing = False
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
+        self._patience = _PATIENCE
         self.reconnects = 0
 
     @property
@@ -82,7 +85,9 @@ class Link:
         Raises:
             ServerUnavailableError: the server cannot be reached.
         """
+        began = time.monotonic()
         await self._connect(CONNECT_TIMEOUT)
+        self._patience = min(max(_PATIENCE, _FAR * (time.monotonic() - began)), CONNECT_TIMEOUT)
         self._keeper = asyncio.create_task(self._keep(), name=f"link-{self._name}")
 
     async def _connect(self, timeout: float) -> None:
@@ -124,7 +129,7 @@ class Link:
         while not self._closing:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             try:
-                await self._connect(_PATIENCE)
+                await self._connect(self._patience)
             except DynamoError as exc:
                 if failures.due():
                     event(

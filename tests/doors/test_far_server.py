@@ -24,7 +24,7 @@ def moment(output: str, event: str) -> float:
     return hours * 3600 + minutes * 60 + seconds + milli / 1000
 
 
-@pytest.mark.parametrize("round_trip", [0.3, 0.6])
+@pytest.mark.parametrize("round_trip", [0.3, 0.6, 1.0])
 def test_a_worker_is_ready_and_keeps_its_lease(own_server: RedisServer, round_trip: float) -> None:
     with Distance(own_server.port, round_trip=round_trip) as far:
         url = f"redis://127.0.0.1:{far.port}/0"

@@ -123,7 +123,11 @@ class Distance:
     async def _accept(self, near_in: asyncio.StreamReader, near_out: asyncio.StreamWriter) -> None:
         # The handshake of TCP takes no time here: it is this machine's, and held back behind it, the first answer would
         # take two round trips to whoever bounds each answer.
-        far_in, far_out = await asyncio.open_connection("127.0.0.1", self._target)
+        try:
+            far_in, far_out = await asyncio.open_connection("127.0.0.1", self._target)
+        except ConnectionError:
+            near_out.close()
+            return
         # Cancelled at the end, which asyncio's streams would tell as an error.
         with contextlib.suppress(asyncio.CancelledError):
             await asyncio.gather(self._carry(near_in, far_out), self._carry(far_in, near_out))
