@@ -156,7 +156,7 @@ class FrontendApp:
         if scope["method"] == "OPTIONS" and scope["path"] == "*":
             return allowed("DELETE, GET, HEAD, POST")
         if scope["path"] not in OPEN_PATHS:
-            call.owner_key = self._keys.admit(scope)
+            call.owner_key, call.token_expires = self._keys.admit(scope)
             call.limits = self._keys.limits(call.owner_key)
         return None
 

@@ -117,12 +117,16 @@ class ApiKeys:
         """What the key with this hash may; everything where no keys are configured."""
         return self._limits.get(owner, _FREE)
 
-    def admit(self, scope: Scope) -> str:
-        """Who sends a request: by its header, or by a stream token in its URL; as :meth:`owner`."""
+    def admit(self, scope: Scope) -> tuple[str, int]:
+        """Who sends a request: by its header, or by a stream token in its URL; as :meth:`owner`.
+
+        Returns:
+            The hash of the key, and when a token expires (0 = there is none).
+        """
         header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
         if header is None and self._digests and (given := token_of(scope)) is not None:
             return owner_of(*given, self._digests)
-        return self.owner(header)
+        return self.owner(header), 0
 
     def owner(self, authorization: bytes | None) -> str:
         """Whose key it is.

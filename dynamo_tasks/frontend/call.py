@@ -32,6 +32,7 @@ class Call(Struct):
         browser: Of these, what tells a browser whether a page may read the answer.
         body_limit: Bytes.
         meter: Of requests of the OpenAI API.
+        token_expires: When its stream token ends, Unix seconds by the server's clock; 0 = it has none.
         counted_at: When it was counted for its API key, monotonic seconds; 0 where that has no limits.
     """
 
@@ -43,6 +44,7 @@ class Call(Struct):
     api: str = "other"
     body_limit: int = 10 << 20
     meter: RequestMeter | None = None
+    token_expires: int = 0
     counted_at: float = 0.0
 
     def answers(self, send: Send) -> Send:

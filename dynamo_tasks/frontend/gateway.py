@@ -187,6 +187,10 @@ class Gateway(Protocol):
         """Stop a request; with ``purge`` erase payload and log too. Raises :class:`RequestNotFoundError`."""
         ...
 
+    async def time(self) -> float:
+        """Unix seconds by the clock of the Redis server, which all processes share."""
+        ...
+
     async def healthy(self) -> bool:
         """Whether at least one instance serves."""
         ...

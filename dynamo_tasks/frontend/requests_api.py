@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 from urllib.parse import quote
 
@@ -10,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.errors import AuthenticationError, InvalidRequestError
 from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.errors import REQUEST_ID, describe, header_text, json_response
 from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
@@ -53,11 +52,12 @@ class RequestsAPI:
         """``POST /v1/requests/{id}/stream-token``: a URL of the stream for readers that can send no key."""
         call, request_id = call_of(request), request.path_params["id"]
         raw = await read_body(request.receive, request.scope["headers"], call.body_limit)
-        expires = int(time.time()) + _expires_in(decode_object(raw) if raw.strip() else {})
+        seconds = _expires_in(decode_object(raw) if raw.strip() else {})
         info = await self._gateway.status(request_id, call.owner_key)
         url = _stream_url(info.id)
         shown: dict[str, Any] = {"id": info.id, "object": "stream_token", "token": None, "expires_at": None}
         if call.owner_key:
+            expires = int(await self._gateway.time()) + seconds
             token = issue(call.owner_key, info.id, expires)
             shown |= {"token": token, "expires_at": expires}
             url += f"?token={token}"
@@ -70,8 +70,10 @@ class RequestsAPI:
         (https://html.spec.whatwg.org/multipage/server-sent-events.html#sse-processing-model).
         """
         position = parse_position(request.headers.get("last-event-id") or request.query_params.get("after"))
-        owner = call_of(request).owner_key
-        stream = await self._gateway.attach(request.path_params["id"], position.after, owner)
+        call = call_of(request)
+        if call.token_expires and call.token_expires <= await self._gateway.time():
+            raise AuthenticationError("the stream token has expired; ask for another one")
+        stream = await self._gateway.attach(request.path_params["id"], position.after, call.owner_key)
         if stream.saw_end:
             stream.close()
             return Response(status_code=204, headers={REQUEST_ID: header_text(stream.request_id)})

@@ -3,7 +3,8 @@
 A token is ``<expiry>.<beginning of the key's hash>.<HMAC>``. It is signed with the hash of the API key that asked for
 it: so every frontend that takes the key takes the token, nothing is kept, and it is worth nothing once the key is
 withdrawn. It opens the one request's stream, to read, with the rights of that key, until it expires. It stands in a
-URL, so nothing here or elsewhere logs query strings.
+URL, so nothing here or elsewhere logs query strings. Its expiry is a time of the Redis server's clock, which all
+frontends share.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import base64
 import hashlib
 import hmac
 import re
-import time
 from collections.abc import Iterable
 from urllib.parse import parse_qs, unquote
 
@@ -36,13 +36,13 @@ def issue(owner_key: str, request_id: str, expires: int) -> str:
     Args:
         owner_key: Hash of the API key, in hex.
         request_id: Whose stream it opens.
-        expires: When it ends, Unix seconds.
+        expires: When it ends, Unix seconds by the server's clock.
     """
     return f"{expires}.{owner_key[:_PREFIX]}.{_mac(bytes.fromhex(owner_key), request_id, expires)}"
 
 
-def owner_of(token: str, request_id: str, digests: Iterable[bytes]) -> str:
-    """Hash of the API key that a token speaks for.
+def owner_of(token: str, request_id: str, digests: Iterable[bytes]) -> tuple[str, int]:
+    """Hash of the API key that a token speaks for, and when it expires.
 
     Args:
         token: As it came.
@@ -50,7 +50,7 @@ def owner_of(token: str, request_id: str, digests: Iterable[bytes]) -> str:
         digests: Hashes of the keys that are accepted.
 
     Raises:
-        AuthenticationError: It is none of this request, or has expired.
+        AuthenticationError: It is none of this request.
     """
     form = _FORM.fullmatch(token)
     if form is not None:
@@ -58,9 +58,7 @@ def owner_of(token: str, request_id: str, digests: Iterable[bytes]) -> str:
         fitting = [digest for digest in digests if digest.hex().startswith(form[2])]
         for digest in fitting:
             if hmac.compare_digest(_mac(digest, request_id, expires), form[3]):
-                if expires > time.time():
-                    return digest.hex()
-                raise AuthenticationError("the stream token has expired; ask for another one")
+                return digest.hex(), expires
     raise AuthenticationError("the stream token is not valid for this stream")
 
 

@@ -212,6 +212,12 @@ class RuntimeGateway:
                 await ledger.purge(record.namespace, request_id)
             return await self._info(await ledger.get(request_id, record.namespace))
 
+    async def time(self) -> float:
+        """Unix seconds by the server's clock."""
+        async with in_time(_PATIENCE):
+            seconds, micros = await self._runtime.client.store.commands.execute("TIME")
+        return int(seconds) + int(micros) / 1e6
+
     async def healthy(self) -> bool:
         """Whether the server answers and an instance serves: a model, or what the service depends on."""
         if not self._runtime.client.store.commands.connected:
