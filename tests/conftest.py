@@ -9,6 +9,7 @@ os.environ["DYNAMO_STRICT_TELEMETRY"] = "1"
 
 import contextlib
 import importlib
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,16 +34,29 @@ settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
 
-def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Two processes for a plain ``pytest``, which mostly waits; none besides pytest's own for a part of the tests.
+_OF_ALL = re.compile(r"^pytestmark = (?:\[.*?^\]|.*?$)", re.MULTILINE | re.DOTALL)
+"""The marks of all tests of a file."""
 
-    The tests of a file stay together: they share servers and workers.
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """A file of slow tests is not even imported for the quick ones: some import whole frameworks."""
+    if config.option.markexpr != "not slow" or not collection_path.match("test_*.py"):
+        return None
+    return any("mark.slow" in marks for marks in _OF_ALL.findall(collection_path.read_text())) or None
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Three processes for a plain ``pytest``, which mostly waits; none besides pytest's own for a part of the tests.
+
+    The tests of a file stay together: they share servers and workers. Those of ``unit``, short ones, come last, so that
+    no process is left alone with a long file.
     """
     whole = config.args_source is config.ArgsSource.TESTPATHS and config.option.markexpr == "not slow"
     if not whole or config.option.keyword:
         return 0
     config.option.dist = "loadfile"
-    return 2
+    config.option.loadscopereorder = False
+    return 3
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import ROOT
-from tests.support.serve import COMMAND, environ_of
+from tests.support.serve import COMMAND, environ_of, typed
 
 GPU = "--Worker.ServiceArgs.resources.gpu="
 Case = tuple[list[str], dict[str, str], str]
@@ -93,17 +93,38 @@ def test_an_exporter_that_is_not_there_stops_nothing_and_is_told(tmp_path: Path)
     assert "OTEL_TRACES_EXPORTER: no installed package has a span exporter named 'nope'" in done.stderr
 
 
-@pytest.mark.parametrize(
-    "how", [["--dry-run"], pytest.param([], marks=pytest.mark.slow)], ids=["dry-run", "serve"]
-)
-@pytest.mark.parametrize("case", CASES)
-def test_what_serve_refuses_its_dry_run_refuses(case: str, how: list[str], tmp_path: Path) -> None:
-    arguments, env, words = CASES[case]
-    port = [] if "--port" in arguments else ["--port", "0"]
-    done = subprocess.run(
-        [*COMMAND, "serve", *port, *how, *arguments], env=environ_of(tmp_path, **env), cwd=ROOT,
+def _arguments(case: str) -> list[str]:
+    arguments, _, _ = CASES[case]
+    return ["serve", *([] if "--port" in arguments else ["--port", "0"]), *arguments]
+
+
+def _process(case: str, home: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *_arguments(case), *more], env=environ_of(home, **CASES[case][1]), cwd=ROOT,
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_what_serve_refuses_its_dry_run_refuses(case: str, tmp_path: Path) -> None:
+    _, env, words = CASES[case]
+    done = typed(tmp_path, *_arguments(case), "--dry-run", **env)
     assert done.returncode == 2, done.stdout + done.stderr
     assert words in done.stderr
-    assert not list(tmp_path.glob("server/*")) or not how, "nothing is started"
+    assert not list(tmp_path.glob("server/*")), "nothing is started"
+
+
+def test_as_a_process_it_says_the_same(tmp_path: Path) -> None:
+    case = "engine's argument"
+    done = _process(case, tmp_path, "--dry-run")
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert CASES[case][2] in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
+def test_serve_refuses_it(case: str, tmp_path: Path) -> None:
+    done = _process(case, tmp_path)
+    assert done.returncode == 2, done.stdout + done.stderr
+    assert CASES[case][2] in done.stderr

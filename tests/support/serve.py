@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -13,9 +14,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from click.testing import CliRunner
+
+from dynamo_tasks.serve.cli import cli
 from tests.support.processes import ROOT, START, Process, until
 
-__all__ = ["COMMAND", "Serve", "environ_of", "processes_of"]
+__all__ = ["COMMAND", "Serve", "environ_of", "processes_of", "typed"]
 
 COMMAND = [sys.executable, "-m", "dynamo_tasks"]
 
@@ -23,6 +27,24 @@ COMMAND = [sys.executable, "-m", "dynamo_tasks"]
 def environ_of(home: Path, **more: str) -> dict[str, str]:
     kept = {key: value for key, value in os.environ.items() if not key.startswith("DYNAMO_")}
     return {**kept, "DYNAMO_HOME": str(home), "DYNAMO_STRICT_TELEMETRY": "1", **more}
+
+
+def typed(home: Path, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command that starts nothing, in this process: a process of its own would take a second to import what it needs.
+
+    Args:
+        home: As of a :class:`Serve`.
+        *arguments: Its command line, after ``dynamo-tasks``.
+        **env: Variables beside the home.
+    """
+    unset = {name: None for name in os.environ if name.startswith("DYNAMO_")}
+    with contextlib.chdir(ROOT):
+        done = CliRunner().invoke(
+            cli, arguments, env=unset | environ_of(home, **env), prog_name="dynamo-tasks"
+        )
+    if done.exception and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return subprocess.CompletedProcess(arguments, done.exit_code, done.stdout, done.stderr)
 
 
 def processes_of(home: Path) -> list[int]:

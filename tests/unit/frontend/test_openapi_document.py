@@ -1,0 +1,25 @@
+"""The shipped OpenAPI document: current and complete."""
+
+from __future__ import annotations
+
+import json
+
+from starlette.routing import Route
+
+from dynamo_tasks.frontend.app import create_app
+from dynamo_tasks.frontend.openapi import document
+from tests.support.frontend_fakes import FakeGateway
+from tests.support.processes import ROOT
+
+
+def test_the_committed_document_is_current() -> None:
+    committed = json.loads((ROOT / "docs" / "openapi.json").read_text())
+    assert committed == json.loads(json.dumps(document())), (
+        "run: python -m dynamo_tasks.frontend.openapi > docs/openapi.json"
+    )
+
+
+def test_every_route_is_in_it() -> None:
+    app = create_app(FakeGateway())
+    routes = {route.path.replace(":path", "") for route in app._router.routes if isinstance(route, Route)}
+    assert routes | set(app._hot) == set(document()["paths"])
