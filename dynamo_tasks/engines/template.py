@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from dynamo_tasks.engines.tools import check_kind
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.bodies import decode_nested
 
@@ -114,6 +115,8 @@ def _message(message: object, at: str) -> dict[str, Any]:
         said = message.get("refusal")
         silent = None if message.get("tool_calls") or message.get("function_call") else ""
         return {**_with_calls(message, at), "content": said if isinstance(said, str) else silent}
+    if content is None and role == "function":
+        content = ""  # as the API has it
     if content is None:
         _refuse(f"{at}.content", "is missing; it must be a string or a list of text parts")
     return {**_with_calls(message, at), "content": _text(content, f"{at}.content")}
@@ -130,6 +133,7 @@ def _with_calls(message: Mapping[str, Any], at: str) -> Mapping[str, Any]:
 
 
 def _call(call: object, at: str) -> dict[str, Any]:
+    check_kind(call, at)
     function = call.get("function") if isinstance(call, Mapping) else None
     if not isinstance(call, Mapping) or not isinstance(function, Mapping):
         _refuse(at, 'must be {"function": {"name": …, "arguments": …}}')

@@ -8,7 +8,7 @@ from typing import Any
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
 
-__all__ = ["allowed_tools", "chat_of"]
+__all__ = ["allowed_tools", "chat_of", "check_kind"]
 
 _CHOICES = ("none", "auto", "required")
 _FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs")
@@ -67,6 +67,20 @@ def allowed_tools(body: Mapping[str, Any]) -> Mapping[str, Any]:
     return {**body, "tool_choice": mode, "tools": [known[name] for name in known if name in names]}
 
 
+def check_kind(tool: Any, at: str) -> None:
+    """Refuse a tool, a call of one or a choice that has a type, and another one than ``function``.
+
+    Raises:
+        InvalidRequestError: It is so.
+    """
+    kind = tool.get("type") if isinstance(tool, Mapping) else None
+    if kind not in (None, "function"):
+        where = f"{at}.type"
+        raise InvalidRequestError(
+            f"{where}: {kind!r:.60} is not supported; supported values are: 'function'", param=where
+        )
+
+
 def _names(tools: Any) -> list[str]:
     if not isinstance(tools, list):
         raise InvalidRequestError("tools must be a list of tools", param="tools")
@@ -74,12 +88,8 @@ def _names(tools: Any) -> list[str]:
 
 
 def _name(tool: Any, at: str) -> str:
+    check_kind(tool, at)
     function = tool.get("function") if isinstance(tool, Mapping) else None
-    if isinstance(tool, Mapping) and (kind := tool.get("type", "function")) != "function":
-        where = f"{at}.type"
-        raise InvalidRequestError(
-            f"{where}: {kind!r:.60} is not supported; supported values are: 'function'", param=where
-        )
     if not isinstance(function, Mapping):
         raise InvalidRequestError(f'{at} must be {{"type": "function", "function": {{…}}}}', param=at)
     name = function.get("name")
@@ -104,6 +114,7 @@ def _check_choice(choice: Any, names: list[str]) -> None:
         raise InvalidRequestError("tool_choice asks for a call, but there are no tools", param="tool_choice")
     if choice == "required":
         return
+    check_kind(choice, "tool_choice")
     function = choice.get("function") if isinstance(choice, Mapping) else None
     name = function.get("name") if isinstance(function, Mapping) else None
     if name not in names:

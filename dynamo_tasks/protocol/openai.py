@@ -46,6 +46,8 @@ MAX_CHOICES = 1024
 """Choices of one completions request: prompts × ``n``."""
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles of chat messages."""
+_MAY_BE_SILENT = ("assistant", "function")
+"""Roles whose messages may have no content."""
 
 _INT32 = 2**31 - 1
 _Count = Annotated[int, Meta(ge=1, le=_INT32)]
@@ -326,7 +328,7 @@ def _check_message(where: str, message: Message) -> None:
     if message.role not in ROLES:
         raise _refuse(f"{where}.role", f"{message.role!r} is not one of {', '.join(ROLES)}")
     if not message.content and not isinstance(message.content, str):
-        if message.role != "assistant":
+        if message.role not in _MAY_BE_SILENT:
             raise _refuse(f"{where}.content", "this field is required (a string or a list of parts)")
     elif not isinstance(message.content, str):
         for index, part in enumerate(message.content):

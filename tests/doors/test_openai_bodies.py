@@ -85,6 +85,7 @@ TAKEN: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"messages": [*_called('{"a": 1}'), {"role": "tool", "tool_call_id": "c1", "content": "12:00"}]}),
     (CHAT, {"messages": [*_called(""), {"role": "tool", "tool_call_id": "c1", "content": [
         {"type": "text", "text": "12:00"}]}]}),
+    (CHAT, {"messages": _said("function", name="now", content=None)}),
     (CHAT, {"messages": _said("developer", content="Be brief.")}),
     (CHAT, {"messages": _said("system", content=[{"type": "text", "text": "Be brief."}])}),
     (CHAT, {"messages": _said("developer", content=[{"type": "text", "text": "Be brief."}])}),
@@ -123,6 +124,9 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     (TEXT, {"stream_option": {}}, "stream_option", "did you mean 'stream_options'"),
     (CHAT, {"max_tokens": 3.5}, "max_tokens", "int"),
     (CHAT, {"tools": [CUSTOM]}, "tools[0].type", "supported values are: 'function'"),
+    (CHAT, {"tools": [TOOL], "tool_choice": CUSTOM}, "tool_choice.type", "supported values are: 'function'"),
+    (CHAT, {"messages": _said("assistant", tool_calls=[CUSTOM])}, "messages[0].tool_calls[0].type", "'function'"),
+    (CHAT, {"messages": _said("tool", tool_call_id="c1", content=None)}, "messages[0].content", "required"),
     (CHAT, {"tools": [TOOL], "tool_choice": ONLY_THEN}, "tool_choice.allowed_tools.tools",
      "'then' is not among the tools"),
     (CHAT, {"functions": [{"name": "x"}]}, "functions", "tools"),
