@@ -31,7 +31,8 @@ class ServiceRequest:
         method_name: Which of its methods.
         args: Positional arguments.
         kwargs: Keyword arguments.
-        deadline: Unix time after which nobody waits for the response any more.
+        deadline: When nobody waits for the response any more, on this process's monotonic clock: what crosses to
+            another one is :attr:`left`.
         response_queue: Where the response goes.
         attempt: 1 for the first try, counted up by retries.
     """
@@ -46,9 +47,14 @@ class ServiceRequest:
     attempt: int = 1
 
     @property
+    def left(self) -> float:
+        """Seconds for which its caller still waits."""
+        return self.deadline - time.monotonic()
+
+    @property
     def expired(self) -> bool:
         """Whether its caller has given up."""
-        return time.time() > self.deadline
+        return self.left < 0
 
 
 @dataclass(slots=True)

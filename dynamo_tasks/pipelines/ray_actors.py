@@ -162,16 +162,16 @@ class ServiceActor(_Actor):
         self._task = LocalServiceTask(factory, ctx)
         self._task.start_running()
 
-    async def call(self, method: str, deadline: float, arguments: bytes) -> bytes:
-        """Call a method; returns an :class:`Answer`."""
-        response = await self._ask(method, deadline, arguments)
+    async def call(self, method: str, within: float, arguments: bytes) -> bytes:
+        """Call a method; returns an :class:`Answer`. The caller waits for ``within`` seconds."""
+        response = await self._ask(method, within, arguments)
         if isinstance(response, Answer):
             return response.encode()
         return Answer(response.result, response.error, response.error_types, response.execution_time).encode()
 
-    async def stream(self, method: str, deadline: float, arguments: bytes) -> AsyncIterator[bytes]:
+    async def stream(self, method: str, within: float, arguments: bytes) -> AsyncIterator[bytes]:
         """Call a generator; yields an :class:`Answer` per value."""
-        response = await self._ask(method, deadline, arguments)
+        response = await self._ask(method, within, arguments)
         if isinstance(response, Answer) or not response.success:
             error = response if isinstance(response, Answer) else Answer(None, response.error)
             yield error.encode()
@@ -185,14 +185,15 @@ class ServiceActor(_Actor):
         finally:
             values.close()
 
-    async def _ask(self, method: str, deadline: float, arguments: bytes) -> ServiceResponse | Answer:
+    async def _ask(self, method: str, within: float, arguments: bytes) -> ServiceResponse | Answer:
         if (failure := await self.ready()) is not None:
             return Answer(error=failure)
         args, kwargs = decode_arguments(arguments)
         reply = _Reply()
-        self._queue.put(ServiceRequest(0, self._task.name, method, args, kwargs, deadline, reply))
+        request = ServiceRequest(0, self._task.name, method, args, kwargs, time.monotonic() + within, reply)
+        self._queue.put(request)
         try:
-            async with asyncio.timeout(deadline - time.time() + _GRACE):
+            async with asyncio.timeout(within + _GRACE):
                 return await reply.future
         except TimeoutError as exc:  # nobody waits any more
             return Answer.failure(exc)

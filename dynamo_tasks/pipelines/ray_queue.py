@@ -5,7 +5,6 @@ Arguments and results are JSON, as on Celery; Ray carries them as bytes, so it p
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
@@ -124,7 +123,7 @@ class RayQueueDescriptor:
             refuse_method(self._service.name, method, self._service.methods)
         if self._actor is None:
             self._actor = ActorWrapper.find(self.name)
-        call = (method, request.deadline, encode_arguments(request.args, request.kwargs))
+        call = (method, request.left, encode_arguments(request.args, request.kwargs))
         if method in self._streams:
             values = _stream(self._actor, request, call)
             request.response_queue.put(ServiceResponse(True, values, None, 0.0, request.request_id))
@@ -143,7 +142,7 @@ def _answered(request: ServiceRequest, future: Future[bytes]) -> None:
 
 def _stream(actor: ActorWrapper, request: ServiceRequest, call: tuple[Any, ...]) -> Iterator[Any]:
     """The values of a generator; its reader gets the errors."""
-    wait = request.deadline - time.time()
+    wait = request.left
     values = actor.stream("stream", *call, first_within=wait)
     try:
         for data in values:

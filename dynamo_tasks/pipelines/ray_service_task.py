@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 from dynamo_tasks.errors import ConfigError, EndpointError, WorkerLostError
@@ -73,8 +72,8 @@ class RayServiceTask(BaseServiceTask):
         """See :meth:`BaseServiceTask.call_method`; what the method raises comes as an :class:`EndpointError`."""
         if method not in self.methods:
             refuse_method(self.name, method, self.methods)
-        deadline = time.time() + self._plan.settings.timeout
-        answer = Answer.decode(self.service.call("call", method, deadline, encode_arguments(args, kwargs)))
+        within = self._plan.settings.timeout
+        answer = Answer.decode(self.service.call("call", method, within, encode_arguments(args, kwargs)))
         if answer.error is not None:
             raise EndpointError(answer.error)
         return answer.result

@@ -113,9 +113,8 @@ class _RemoteQueue(ABC):
             client, payload, streams = self._open(request)
             if streams:
                 return await _stream(request, client, payload)
-            values = await _persist(
-                request, client, partial(_collect, client, payload, request.deadline + _GRACE)
-            )
+            deadline = time.time() + request.left + _GRACE
+            values = await _persist(request, client, partial(_collect, client, payload, deadline))
         except (DynamoError, TypeError, ValueError, OverflowError, RecursionError, TimeoutError) as exc:
             request.response_queue.put(_failure(request, exc))
             return
@@ -209,8 +208,7 @@ class _Client(Client):
 async def _persist(request: ServiceRequest, client: Client, ask: Callable[[str], Awaitable[T]]) -> T:
     """Ask under one id, and again under the same where the server was away: it is queued once."""
     request_id = str(uuid.uuid4())
-    within = request.deadline - time.time()
-    return await insist(client.store.store.commands, lambda: ask(request_id), within)
+    return await insist(client.store.store.commands, lambda: ask(request_id), request.left)
 
 
 async def _collect(client: Client, payload: Any, deadline: float, request_id: str) -> list[Any]:
@@ -229,7 +227,7 @@ async def _begin(client: Client, payload: Any, request_id: str) -> tuple[list[An
 
 async def _stream(request: ServiceRequest, client: Client, payload: Any) -> None:
     """The first value answers the call; the rest goes to the reader as it takes it."""
-    async with asyncio.timeout(request.deadline - time.time()):
+    async with asyncio.timeout(request.left):
         first, call = await _persist(request, client, partial(_begin, client, payload))
     stream = ValueStream()
     feed = stream.feed

@@ -167,7 +167,7 @@ class ServiceManager:
             queue = self._queues[name] = self.check(name).get_queue()
         retries, retry_on = options.pop("retries", 0), options.pop("retry_on", ())
         request = ServiceRequest(
-            next(self._ids), name, method, args, options, time.time() + timeout, self._responses
+            next(self._ids), name, method, args, options, time.monotonic() + timeout, self._responses
         )
         names = _type_names(retry_on) if retry_on else ()
         pending = _Pending(request, timeout, retries, names, asynchronous)

@@ -63,6 +63,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             app = default_app()
         super().__init__(id, backend or app.endpoint_backend, app=app, parent=parent)
         self.namespace = namespace
+        self._end_seen = 0.0
 
     @property
     def _client(self) -> StoreClient:
@@ -128,12 +129,14 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             try:
                 return self._told(left, propagate, **kwargs)
             except CeleryTimeoutError:
-                record = None
+                ended = None
                 with while_away(self.backend):
                     record = self._ask(self._record_or_none, _LOOK)
-                if record is not None and _tells_all(record):
-                    return self._from_ledger(record, propagate)
-                if deadline is not None and time.monotonic() >= deadline:
+                    ended = record if record is not None and not self._waits_on(record) else None
+                if ended is not None:
+                    return self._from_ledger(ended, propagate)
+                told = self._cache is not None and not self.ignored
+                if not told and deadline is not None and time.monotonic() >= deadline:
                     raise
             wait = min(2 * wait, _LOOK) if self.ignored else _LOOK
         raise CeleryTimeoutError("nobody waits for it any more")
@@ -182,9 +185,27 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         """What Celery's backend would tell of it, if it has ended and nobody will write that (any more)."""
         with while_away(self.backend):
             record = self._ask(self._record_or_none, _LOOK)
-            if record is not None and _tells_all(record):
+            if record is not None and not self._waits_on(record):
                 return self._meta_of(record)
+            told: dict[str, Any] | None = self._cache
+            return told
         return None
+
+    def _waits_on(self, record: Record) -> bool:
+        """Whether it is Celery's backend that tells the outcome: it does, or a worker may still write it there.
+
+        A worker has done so when the record is settled; else it has :data:`TAIL` from when the end was first seen here,
+        whatever the clocks say.
+        """
+        if record.state not in TERMINAL:
+            return True
+        if record.ignore_result or record.state in raised.REVOKED:
+            return False
+        now = time.monotonic()
+        self._end_seen = self._end_seen or now
+        if not record.settled and now - self._end_seen < TAIL:
+            return True
+        return self._celerys_meta()["status"] in READY_STATES
 
     async def _collect(self, client: StoreClient) -> Any:
         """Wait for the end; the value, where the stream alone tells it."""
@@ -233,10 +254,10 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         record = self._ask(self._record_or_none)
         if record is None or record.purged:
             return meta
-        if _tells_all(record):
-            ended: dict[str, Any] = self._maybe_set_cache(self._meta_of(record))
-            return ended
-        return {**meta, "status": _state_of(record)}
+        if self._waits_on(record):
+            return self._cache or {**meta, "status": _state_of(record)}
+        ended: dict[str, Any] = self._maybe_set_cache(self._meta_of(record))
+        return ended
 
     def _celerys_meta(self) -> dict[str, Any]:
         if isinstance(self.backend, DisabledBackend):
@@ -317,15 +338,6 @@ async def _asked(client: StoreClient, question: Callable[[StoreClient], Coroutin
 
 def _outcomes(node: Any) -> Any:
     return getattr(node, "_cache", None)
-
-
-def _tells_all(record: Record) -> bool:
-    """Whether the ledger's outcome is to be taken: no result will be written, or it is overdue."""
-    if record.state not in TERMINAL:
-        return False
-    if record.ignore_result or record.state in raised.REVOKED:
-        return True
-    return time.time() - (record.finished or 0.0) > TAIL
 
 
 def _state_of(record: Record) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.processes import Frontend, Worker, until
+from tests.support.processes import Frontend, Worker, environment, until
 from tests.support.queue import Lab
 from tests.support.readers import MODEL, PACED
 from tests.support.server import RedisServer
@@ -97,4 +99,28 @@ def test_what_celery_counts_from_now(offset: str, server: RedisServer) -> None:
         again = lab.call("flaky", {"until": 2, "countdown": 0.3})
         until(lambda: lab.state(again.id) in ("SUCCEEDED", "FAILED"), 30)
         assert lab.state(again.id) == "SUCCEEDED", lab.record(again.id)
+    lab.close()
+
+
+ASKED = """
+import sys
+from dynamo_tasks import StreamResult
+print(StreamResult(sys.argv[1]).state, StreamResult(sys.argv[1]).get(timeout=30), StreamResult(sys.argv[1]).ready())
+"""
+
+
+@pytest.mark.parametrize("offset", ["+3600", "-3600"])
+def test_a_result_that_celery_has_no_more_is_told_at_once(offset: str, server: RedisServer) -> None:
+    """By whoever asks: the ledger has it."""
+    lab = Lab(server, f"told{offset[1:]}{'ab'[offset < ',']}")
+    with lab.worker():
+        called = lab.call("count", {"n": 3})
+        assert called.get(timeout=30) == [0, 1, 2]
+        until(lambda: called.record().settled, 30)
+    assert lab.redis.delete(f"celery-task-meta-{called.id}") == 1
+    asked = subprocess.run(
+        [sys.executable, "-c", ASKED, called.id], env=environment(server.url, **_clock(offset)),
+        capture_output=True, text=True, timeout=100, check=False,
+    )  # fmt: skip
+    assert asked.stdout == "SUCCESS [0, 1, 2] True\n", asked
     lab.close()

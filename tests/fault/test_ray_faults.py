@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sqlite3
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,3 +233,18 @@ def test_a_wrapper_calls_an_actor_like_an_object() -> None:
         actor.next()
     with pytest.raises(WorkerLostError, match="there is no actor counter"):
         ActorWrapper.find("counter")
+
+
+@pytest.mark.parametrize("off", [-3600, 3600], ids=["behind", "ahead"])
+def test_calls_wait_as_long_as_they_say_whatever_the_callers_clock(
+    off: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This process's clock is an hour off that of the actors."""
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + off)
+    env = plant()
+    env.register_service("profile", parts.Profile)
+    with connect(env) as shop:
+        assert shop.call_service("profile", "42", timeout=30)["user_id"] == "42"
+        with pytest.raises(TimeoutError):
+            shop.call_service("profile", 5, method="slow", timeout=0.3)
