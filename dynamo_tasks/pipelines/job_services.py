@@ -84,10 +84,7 @@ class JobServices:
         }
 
     def _common(self) -> dict[str, Any]:
-        settings = self._settings
-        proxy = ProxyManager(
-            self.manager, sync_timeout=settings.timeout, async_timeout=settings.async_timeout
-        )
+        proxy = ProxyManager.of(self.manager, self._settings)
         self._proxies.append(proxy)
         return {"env_name": self._env_name, "job_id": self.job_id, "proxy": proxy}
 

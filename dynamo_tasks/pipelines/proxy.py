@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Self
 
 from dynamo_tasks.pipelines.service_caller import ASYNC_TIMEOUT, SYNC_TIMEOUT, ServiceManager
+from dynamo_tasks.pipelines.settings import Settings
 
 __all__ = ["DEFAULT_METHOD", "ProxyManager", "ServiceProxy", "Services"]
 
@@ -77,6 +78,11 @@ class ProxyManager:
         self._sync_timeout = sync_timeout
         self._async_timeout = async_timeout
         self._proxies: dict[str, ServiceProxy] = {}
+
+    @classmethod
+    def of(cls, manager: ServiceManager, settings: Settings) -> Self:
+        """With the time-outs of an environment's settings."""
+        return cls(manager, sync_timeout=settings.timeout, async_timeout=settings.async_timeout)
 
     def proxy(self, name: str) -> ServiceProxy:
         """The proxy of a service; the same at each call until :meth:`reset`.

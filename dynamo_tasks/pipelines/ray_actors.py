@@ -97,10 +97,7 @@ class _Actor(ABC):
         return ServiceManager(queues, name=plan.id, max_in_flight=plan.settings.max_in_flight)
 
     def common(self) -> dict[str, Any]:
-        settings = self.plan.settings
-        proxy = ProxyManager(
-            self.manager, sync_timeout=settings.timeout, async_timeout=settings.async_timeout
-        )
+        proxy = ProxyManager.of(self.manager, self.plan.settings)
         return {"env_name": self.plan.name, "job_id": self.plan.id, "proxy": proxy}
 
 

@@ -99,9 +99,7 @@ class RemoteEnvironment(BaseEnvironment):
         manager = ServiceManager(
             queues_of(job.plan, self._remote), name=job.id, max_in_flight=self.config.max_in_flight
         )
-        proxy = ProxyManager(
-            manager, sync_timeout=self.config.timeout, async_timeout=self.config.async_timeout
-        )
+        proxy = ProxyManager.of(manager, self.config)
 
         def close() -> None:
             manager.shutdown()

@@ -58,10 +58,7 @@ class JobSession:
         self.users = 0
 
     def _common(self) -> dict[str, Any]:
-        settings = self.plan.settings
-        proxy = ProxyManager(
-            self.manager, sync_timeout=settings.timeout, async_timeout=settings.async_timeout
-        )
+        proxy = ProxyManager.of(self.manager, self.plan.settings)
         return {"env_name": self.plan.name, "job_id": self.plan.id, "proxy": proxy}
 
     def task_context(self, name: str, index: int, parallelism: int) -> TaskContext:

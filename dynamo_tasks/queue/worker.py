@@ -8,7 +8,6 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Callable
 from typing import Any, NoReturn, Protocol
 
 from celery import bootsteps, concurrency, signals
@@ -27,6 +26,7 @@ from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.options import check_options, check_settings
 from dynamo_tasks.queue.pool import TaskPool
 from dynamo_tasks.queue.shutdown import Shutdown
+from dynamo_tasks.store.bridge import loop_factory
 from dynamo_tasks.store.keys import consumer_name, unacked_index_key, unacked_key
 from dynamo_tasks.store.refusals import ReplyError
 
@@ -179,7 +179,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         """Run until shut down; sets ``exitcode``."""
         signals.worker_shutting_down.connect(self._asked, weak=False)
         run_signals_aside()
-        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.get_loop().run_until_complete(self._main())
             if self.host is not None and self.host.failed:
                 self.exitcode = EX_FAILURE  # whoever supervises us is to start us again
@@ -251,11 +251,3 @@ def refuse(exc: DynamoError) -> NoReturn:
     """Say in one line why this worker cannot start, and end with exit code 2."""
     print(f"dynamo-tasks: {exc.message}", file=sys.stderr, flush=True)
     raise SystemExit(EX_USAGE)
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop

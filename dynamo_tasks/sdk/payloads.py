@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from dynamo_tasks.errors import EndpointError, InvalidRequestError
+from dynamo_tasks.errors import DynamoError, EndpointError, InvalidRequestError
 from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 
 if TYPE_CHECKING:
@@ -129,10 +129,7 @@ def give_plain(value: Any, whose: Declared) -> Any:
     Raises:
         EndpointError: it cannot be made plain; names the endpoint and the type.
     """
-    try:
-        return to_plain(value)
-    except NOT_PLAIN as exc:
-        raise not_plain(str(whose), value, exc, streams=whose.is_stream) from exc
+    return _made_plain(value, lambda exc: not_plain(str(whose), value, exc, streams=whose.is_stream))
 
 
 def plain_request(payload: Any, endpoint: str) -> Any:
@@ -141,10 +138,17 @@ def plain_request(payload: Any, endpoint: str) -> Any:
     Raises:
         InvalidRequestError: it cannot be made plain; names the endpoint and the type.
     """
+    return _made_plain(
+        payload,
+        lambda exc: InvalidRequestError(f"a request of {endpoint} cannot be {_no_json(payload, exc)}"),
+    )
+
+
+def _made_plain(value: Any, refused: Callable[[Exception], DynamoError]) -> Any:
     try:
-        return to_plain(payload)
+        return to_plain(value)
     except NOT_PLAIN as exc:
-        raise InvalidRequestError(f"a request of {endpoint} cannot be {_no_json(payload, exc)}") from exc
+        raise refused(exc) from exc
 
 
 def not_plain(endpoint: str, value: Any, cause: Exception, *, streams: bool) -> EndpointError:

@@ -10,7 +10,6 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable
 
 import click
 
@@ -24,6 +23,7 @@ from dynamo_tasks.sdk import Graph
 from dynamo_tasks.serve import signals
 from dynamo_tasks.services.http import serves_http
 from dynamo_tasks.services.http_host import ApiServer
+from dynamo_tasks.store.bridge import loop_factory
 
 __all__ = ["main"]
 
@@ -56,22 +56,13 @@ def main(
         for name, value in (("--service", service), ("--config", config), ("--host", host)):
             filled(name, value)
         choose_format(logging.getLogger())
-        loop_factory = _loop_factory()
-        with asyncio.Runner(loop_factory=loop_factory) as runner:
+        with asyncio.Runner(loop_factory=loop_factory()) as runner:
             runner.run(
                 _serve(configured_graph(service, config=config, settings=settings), host, port, reuse_port)
             )
     except DynamoError as exc:
         print(f"dynamo-tasks: {exc.message}", file=sys.stderr, flush=True)
         raise SystemExit(EX_USAGE) from None
-
-
-def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    try:
-        import uvloop
-    except ImportError:
-        return None
-    return uvloop.new_event_loop
 
 
 async def _serve(graph: Graph, host: str, port: int, reuse_port: bool) -> None:

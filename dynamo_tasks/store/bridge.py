@@ -13,11 +13,20 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar
 
-__all__ = ["Bridge", "bridge", "in_thread"]
+__all__ = ["Bridge", "bridge", "in_thread", "loop_factory"]
 
 T = TypeVar("T")
 _CLOSE_TIMEOUT = 5.0
 _SLICE = 1.0
+
+
+def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """What makes the event loop of a process that serves: uvloop where it is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
 
 
 class Bridge:

@@ -259,3 +259,20 @@ def test_a_key_that_is_none_is_a_bad_record() -> None:
     job = env.submit(autostop=True)
     assert list(job.results()) == [2]
     assert "a key must be JSON" in job.dead_letters()[0].error
+
+
+def test_records_and_answers_are_handed_over_as_they_are() -> None:
+    """As by a queue of Python; on Celery and Ray everybody gets a plain copy."""
+    own, answer = object(), (1, {2})
+
+    class Gives:
+        def process(self, record: Any) -> Any:
+            return answer if record is own else None
+
+    env = LocalEnvironment("objects")
+    env.register_service("gives", Gives)
+    env.from_batch([own]).map(lambda record: [record]).collect()
+    [[found]] = env.submit().results()
+    assert found is own
+    with connect(env) as shop:
+        assert shop.call_service("gives", own) is answer
