@@ -30,6 +30,7 @@ from dynamo_tasks.queue.envelope import HEADER, lasting
 from dynamo_tasks.queue.greenlets import await_, may_await
 from dynamo_tasks.queue.patience import while_away
 from dynamo_tasks.queue.replies import Replies, is_inbox
+from dynamo_tasks.queue.sockets import yielding
 from dynamo_tasks.queue.transport import submitted_as
 from dynamo_tasks.store.link import Link
 from dynamo_tasks.store.log import KeptResult
@@ -93,6 +94,10 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             self._transport_options = transport_options
         self.waits = waits
         self.connparams["parser_class"] = Parser
+        if waits:
+            self.connparams["connection_class"] = yielding(
+                self.connparams.get("connection_class") or self._connection_class()
+            )
         self._limit(CONNECT_TIMEOUT if waits else ANSWER_TIMEOUT)
 
     def _limit(self, seconds: float) -> None:
@@ -105,6 +110,11 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             given.pop("socket_connect_timeout")
         # What did not come in time will not come any sooner when it is asked again.
         given.setdefault("retry", once_more())
+
+    def _connection_class(self) -> type:
+        """What redis-py takes where the settings say nothing."""
+        kind: type = self.redis.Connection
+        return kind
 
     @property
     def writes_on_loop(self) -> bool:
@@ -281,6 +291,10 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
 
 class SentinelResultBackend(ResultBackend, SentinelBackend):  # type: ignore[misc]
     """The same on the master that Sentinels name."""
+
+    def _connection_class(self) -> type:
+        kind: type = self.redis.sentinel.SentinelManagedConnection
+        return kind
 
 
 def _of_other_threads(result: Any, backend: ResultBackend) -> Iterator[Any]:

@@ -20,10 +20,11 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue import control
+from dynamo_tasks.queue import control, greenlets
 from dynamo_tasks.queue.consuming import along_with
 from dynamo_tasks.queue.envelope import HEADER
 from dynamo_tasks.queue.greenlets import Aside, await_, may_await
+from dynamo_tasks.store.containment import contained
 
 __all__ = ["Consumer"]
 
@@ -60,13 +61,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     connection: Any
     controller: Any
     initial_prefetch_count: int
+    _loop: asyncio.AbstractEventLoop
 
     def __init__(self, *args: Any, app: Any, **kwargs: Any):
         control.install(app)
         super().__init__(*args, app=app, **kwargs)
         self._restart_state = _NoLimit()
         self._late: dict[str, bool] = {}
-        self._settling: asyncio.TimerHandle | None = None
+        self._settling: asyncio.Task[None] | None = None
         self._refusals = Calm()
         self._has_entered = False
         self.threads = ThreadPoolExecutor(1, thread_name_prefix="dynamo-consumer")
@@ -110,13 +112,15 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
 
     def on_ready(self) -> None:
         """Celery callback: it consumes (again)."""
+        self._loop = asyncio.get_running_loop()
         channel = self.task_consumer.channel
         channel.acknowledged_late = self._done_late
         channel.intake = self.app.intake
         self.app.intake.attach(channel)
         carried = weakref.WeakSet(reserved_requests)
         channel.carried = lambda: sum(request in reserved_requests for request in carried)
-        self.aside(self._settle_late)
+        self.aside(self.connection.transport.listen)
+        self.aside(self.settle_late)
         self.aside(channel.restore_unknown, {request._message.delivery_tag for request in carried})
         self._enter()
         super().on_ready()
@@ -135,21 +139,36 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         return await_(Aside(self.threads).run(function, *args))
 
     def _done_late(self, tag: str, requeue: bool) -> None:
-        """A task is done that was fetched over an earlier connection, or whose end the server did not take yet."""
+        """A task is done; the server is told beside the loop, of all that are done by then."""
         self._late[tag] = requeue
-        if self._settling is None:
-            self._settle_late()
+        self._loop.call_soon_threadsafe(self._settle_soon)
 
-    def _settle_late(self) -> None:
-        self._settling = None
-        if self.task_consumer is None or self.task_consumer.channel.closed:
-            return  # the next connection does it
+    def _settle_soon(self) -> None:
+        if self._settling is None:
+            self._settling = self._loop.create_task(self._settle())
+
+    async def _settle(self) -> None:
         try:
-            for tag, requeue in list(self._late.items()):
-                self.task_consumer.channel.settle_late(tag, requeue)
-                del self._late[tag]
-        except ServerRefusedError:
-            self._settling = asyncio.get_running_loop().call_later(_MAX_DELAY, self._settle_late)
+            while self._late and self._has_channel:
+                try:
+                    await greenlets.run(self.settle_late)
+                except self.connection_errors:
+                    await asyncio.sleep(_MAX_DELAY)
+        finally:
+            self._settling = None
+
+    @property
+    def _has_channel(self) -> bool:
+        return self.task_consumer is not None and not self.task_consumer.channel.closed
+
+    def settle_late(self) -> None:
+        """Tell the server what is done; without a connection, the next one does it."""
+        settled = dict(self._late)
+        if settled and self._has_channel:
+            with contained("recovery", "messages that are done"):
+                self.task_consumer.channel.settle_late(settled)
+            for tag in settled:
+                self._late.pop(tag, None)
 
     def update_strategies(self) -> None:
         """Celery's: what to do with messages, by task; of endpoints, those that are served here."""

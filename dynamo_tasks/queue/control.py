@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -21,6 +22,8 @@ from celery.worker.control import Panel
 from kombu.pidbox import Node
 
 from dynamo_tasks.errors import ProtocolError
+from dynamo_tasks.queue.foreign import threads
+from dynamo_tasks.queue.greenlets import Aside, await_, may_await
 from dynamo_tasks.store.containment import MALFORMED, pass_over
 
 __all__ = ["ControlNode", "JsonControl", "guarded", "install"]
@@ -42,7 +45,13 @@ def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = Non
     drops = state.app.executor.drops
     for one in maybe_list(task_id) or []:
         drops.spawn(drops.revoke(str(one)))
-    return _stock_revoke(state, task_id, terminate=terminate, signal=signal, **kwargs)
+    # Celery's own asks the result backend three times for each of them.
+    revoke = partial(_stock_revoke, state, task_id, terminate=terminate, signal=signal, **kwargs)
+    return await_(Aside(threads()).run(revoke)) if may_await() else revoke()
+
+
+def _terminate(state: Any, signal: Any = None, task_id: Any = None, **kwargs: Any) -> Any:
+    return _revoke(state, task_id, terminate=True, signal=signal)
 
 
 def _time_limit(state: Any, task_name: Any = None, hard: Any = None, soft: Any = None, **kwargs: Any) -> Any:
@@ -128,4 +137,5 @@ def install(app: Any) -> None:
     Panel.data["pool_shrink"] = _pool_shrink
     Panel.data["time_limit"] = _time_limit
     Panel.data["revoke"] = _revoke
+    Panel.data["terminate"] = _terminate
     app.control.mailbox.node_cls = ControlNode

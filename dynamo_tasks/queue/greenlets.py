@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
 
-__all__ = ["Aside", "await_", "may_await", "run"]
+__all__ = ["Aside", "await_", "may_await", "on_loop", "run"]
 
 T = TypeVar("T")
 
@@ -36,9 +36,14 @@ class _Thread(threading.local):
 _thread = _Thread()
 
 
+def on_loop() -> bool:
+    """Whether the caller runs in a greenlet on the loop, so that blocking would hold up the loop."""
+    return isinstance(getcurrent(), _Hosted)
+
+
 def may_await() -> bool:
     """Whether the caller may use :func:`await_`."""
-    return isinstance(getcurrent(), _Hosted) or _thread.aside is not None
+    return on_loop() or _thread.aside is not None
 
 
 def await_(awaitable: Coroutine[Any, Any, T]) -> T:

@@ -47,7 +47,8 @@ class Job:
         self.aside: greenlets.Aside | None = None
         self.execution: Execution | None = None
         self.time_limit: float | None = options.get("timeout") or pool.options.get("timeout")
-        self.task = asyncio.get_running_loop().create_task(self._run())
+        self._loop = asyncio.get_running_loop()
+        self.task = self._loop.create_task(self._run())
 
     async def _run(self) -> None:
         accept = self._options.get("accept_callback")
@@ -137,8 +138,8 @@ class Job:
             self.execution.stop(Stop("time_limit", f"{self.time_limit} s"))
 
     def terminate(self, signal: int | None = None) -> None:
-        """Stop this request only; Celery calls it for ``revoke(terminate=True)``."""
-        self._ask(Stop("cancel"))
+        """Stop this request only; Celery calls it for ``revoke(terminate=True)``, in a thread."""
+        self._loop.call_soon_threadsafe(self._ask, Stop("cancel"))
 
     def hand_over(self) -> None:
         """The worker goes down: give the request back to its queue."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from dynamo_tasks.errors import DynamoError, ProtocolError
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.containment import is_wrong_type, pass_over
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
@@ -39,7 +40,7 @@ class Puller:
         address: The broker.
         queues: Redis keys of the queues, without priorities; asked before every pop.
         free: Number of free slots; asked before every pop.
-        deliver: Takes a message and the key of its queue.
+        deliver: Takes messages that came together, and the key of their queue.
         name: Of its connection; observers cut it when they take the instance for dead, since what a frozen process
             waits for would be popped into its socket.
     """
@@ -50,7 +51,7 @@ class Puller:
         *,
         queues: Callable[[], list[str]],
         free: Callable[[], int],
-        deliver: Callable[[bytes, str], None],
+        deliver: Callable[[list[bytes], str], Awaitable[None]],
         name: str = "dynamo-tasks:consumer",
     ):
         self._queues = queues
@@ -59,6 +60,7 @@ class Puller:
         self._link = Link(address, name=name, on_ready=self._identify)
         self._wanted = asyncio.Event()
         self._stopping = False
+        self._delivering = asyncio.Lock()
         self._turn = 0
         self._left_out: dict[str, float] = {}
         self.blocked_as: int | None = None
@@ -72,6 +74,11 @@ class Puller:
     def want(self) -> None:
         """Slots are free, or queues were added: pop, if that does not happen already."""
         self._wanted.set()
+
+    async def delivered(self) -> None:
+        """Wait for what a pop has brought."""
+        async with self._delivering:
+            return
 
     async def _run(self) -> None:
         started = False
@@ -120,11 +127,8 @@ class Puller:
             self.blocked_as = None
         if reply:
             key, messages = reply
-            queue = key.decode().split(PRIORITY_SEPARATOR, 1)[0]
-            key_wanted = queue in self._queues()
-            # Where nobody consumes any more, each goes back to the front of its queue: the first one last.
-            for message in messages if key_wanted else reversed(messages):
-                self._deliver(message, queue)
+            async with self._delivering:
+                await self._deliver(messages, key.decode().split(PRIORITY_SEPARATOR, 1)[0])
 
     def _keys(self) -> list[str]:
         """What is to be popped: without what was found to be no list a short time ago."""
@@ -151,7 +155,7 @@ class Puller:
         self._stopping = True
         self._wanted.set()
         if self.blocked_as is not None and self._link.connected:
-            unblock(self.blocked_as)
+            await greenlets.run(unblock, self.blocked_as)
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):
             async with asyncio.timeout(1.0):
                 await asyncio.shield(self._task)

@@ -32,6 +32,7 @@ from celery.apps import worker as celery_worker
 from celery.worker import state
 
 from dynamo_tasks.config.given import variable
+from dynamo_tasks.queue import greenlets
 
 __all__ = ["Shutdown", "ignore_at_exit", "once"]
 
@@ -140,8 +141,10 @@ class Shutdown:
     async def _leave(self) -> None:
         """Out of the registry, and what was not started back to its queues."""
         await asyncio.sleep(0)  # what was accepted in this turn of the loop counts as started
+        if (channel := self._channel()) is not None:
+            await channel.arrived()
         self._worker.hub.run_ready()  # what has ended is acknowledged, not given back
-        self._give_back()
+        await greenlets.run(self._give_back)
         await self._worker.host.deregister()
 
     async def _drain(self, timeout: float | None, cut_short: asyncio.Event) -> bool:
@@ -160,25 +163,32 @@ class Shutdown:
 
     async def _end(self) -> None:
         self._worker.hub.run_ready()
-        self._give_back(everything=True)
+        await greenlets.run(self._give_back, everything=True)
         await self._worker.app.executor.drops.drain(HANDOVER_SECONDS)
         self._worker.hub.run_ready()
         await self._worker.host.stop()
 
+    def _channel(self) -> Any:
+        """What messages come from, while it is open."""
+        consumer = getattr(self._worker.consumer, "task_consumer", None)
+        channel = consumer.channel if consumer is not None else None
+        return None if channel is None or channel.closed else channel
+
     def _give_back(self, *, everything: bool = False) -> None:
         """Fetched messages whose tasks don't run go back to the front of their queues."""
-        consumer = getattr(self._worker.consumer, "task_consumer", None)
-        if consumer is None or consumer.channel is None or consumer.channel.closed:
+        channel = self._channel()
+        if channel is None:
             return
         running = (
             set() if everything else {request._message.delivery_tag for request in state.active_requests}
         )
-        qos = consumer.channel.qos
+        qos = channel.qos
         tags = [tag for tag in qos._delivered if tag not in qos._dirty and tag not in running]
         try:
-            consumer.channel.give_back(tags)
+            channel.give_back(tags)
             if everything:
-                consumer.channel.restore_unknown(set())
-        except consumer.channel.connection_errors:
+                self._worker.consumer.settle_late()  # what is done is not given back
+                channel.restore_unknown(set())
+        except channel.connection_errors:
             # The broker is away: the ledger and this instance's list of unacknowledged messages tell the rest.
             return

@@ -17,11 +17,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from functools import partial
 from typing import Any
 
 from kombu.transport import redis as kombu_redis
-from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.encoding import bytes_to_str
 from kombu.utils.json import dumps
 from kombu.utils.objects import cached_property
@@ -36,7 +34,9 @@ from dynamo_tasks.queue.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.hub import AsyncioHub
 from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.message import MalformedMessageError, Message, decode
+from dynamo_tasks.queue.notes import QoS
 from dynamo_tasks.queue.puller import Puller
+from dynamo_tasks.queue.sockets import yielding
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.containment import contained
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
@@ -45,63 +45,14 @@ from dynamo_tasks.store.sync import SyncLedger
 
 __all__ = ["Channel", "SentinelTransport", "Transport", "submitted_as"]
 
+_MARK = f'"{HEADER}"'.encode()
+"""Stands in each message of an endpoint's, so that it need not be read to be told from others."""
+
 submitted_as: ContextVar[str | None] = ContextVar("dynamo_submitted_as", default=None)
 """Id of the request that the last publish in this context stands for.
 
 Empty while a call of an endpoint is being published, ``None`` otherwise.
 """
-
-
-class QoS(kombu_redis.QoS):  # type: ignore[misc]
-    """Unacknowledged messages; those with a ledger record need no note on the server."""
-
-    def append(self, message: Any, delivery_tag: str) -> None:
-        """A message was delivered."""
-        if HEADER in message.headers:
-            VirtualQoS.append(self, message, delivery_tag)
-            return
-        try:
-            super().append(message, delivery_tag)
-        except ServerRefusedError:
-            # It runs without a note: the server takes none, and would not take the message back either.
-            VirtualQoS.append(self, message, delivery_tag)
-
-    def _tracked(self, delivery_tag: str) -> bool:
-        message = self._delivered.get(delivery_tag)
-        return message is not None and HEADER in message.headers
-
-    def ack(self, delivery_tag: str) -> None:
-        """A message is done."""
-        if self._tracked(delivery_tag):
-            VirtualQoS.ack(self, delivery_tag)
-        else:
-            self._untracked(super().ack, delivery_tag, False)
-
-    def _untracked(self, settle: Callable[[str], None], delivery_tag: str, requeue: bool) -> None:
-        """Settle a message that has a note on the server: now, or later where the server is away or refuses."""
-        if self.channel.closed:
-            self.channel.acknowledged_late(delivery_tag, requeue)
-            return
-        try:
-            settle(delivery_tag)
-        except ServerRefusedError:
-            VirtualQoS.ack(self, delivery_tag)
-            self.channel.acknowledged_late(delivery_tag, requeue)
-
-    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
-        """A message is not wanted; with ``requeue`` it goes to the front of its queue."""
-        if not self._tracked(delivery_tag):
-            self._untracked(partial(super().reject, requeue=requeue), delivery_tag, requeue)
-            return
-        if requeue and not self.channel.closed:
-            self.channel.give_back([delivery_tag])
-        else:
-            VirtualQoS.ack(self, delivery_tag)
-
-    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Restore what was taken long ago; where the server refuses the lock for that, the next time."""
-        with contextlib.suppress(ServerRefusedError):
-            super().restore_visible(*args, **kwargs)
 
 
 class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
@@ -148,6 +99,7 @@ class Channel(CheckedChannel):
     _ledger: SyncLedger | None = None
     _puller: Puller | None = None
     _hub: AsyncioHub | None = None
+    _calling_back: asyncio.Future[None] | None = None
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -164,7 +116,8 @@ class Channel(CheckedChannel):
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
         # Neither HELLO nor the name of the library: three round trips of each connection.
         ours = {"parser_class": Parser, "driver_info": None, "protocol": 2}
-        return {**super()._connparams(*args, **kwargs), **ours}
+        theirs = super()._connparams(*args, **kwargs)
+        return {**theirs, **ours, "connection_class": yielding(theirs["connection_class"])}
 
     def _size(self, queue: str) -> int:
         """Messages of a queue, with what stands in line behind them."""
@@ -266,18 +219,50 @@ class Channel(CheckedChannel):
     def interrupt(self) -> None:
         """Call a pop back that is in flight."""
         if self._puller is not None and self._puller.blocked_as is not None:
-            self._unblock_quietly(self._puller.blocked_as)
+            self._calling_back = asyncio.ensure_future(
+                greenlets.run(self._unblock_quietly, self._puller.blocked_as)
+            )
+
+    async def arrived(self) -> None:
+        """Wait for what was popped and is being noted."""
+        if self._puller is not None:
+            await self._puller.delivered()
 
     def proceed(self) -> None:
         """Pop again, if slots are free."""
         if self._puller is not None:
             self._puller.want()
 
-    def _arrived(self, raw: bytes, key: str) -> None:
+    async def _arrived(self, raws: list[bytes], key: str) -> None:
+        """What one pop has brought."""
         queue = key[len(self.global_keyprefix) :]
-        if self.closed or self.intake.paused or queue not in self.connection._callbacks:
-            self._push_back(key, raw)
+        untracked = [raw for raw in raws if _MARK not in raw]
+        noted = []
+        if untracked and self._takes(queue):
+            noted = await greenlets.run(self._note, untracked)
+        if self._takes(queue):
+            for raw in raws:
+                self._take(raw, queue)
             return
+        # To the front of its queue: the first one last.
+        await greenlets.run(self._push_back, key, *reversed(raws))
+        await greenlets.run(self.settle_late, dict.fromkeys(noted, False))
+
+    def _takes(self, queue: str) -> bool:
+        return not (self.closed or self.intake.paused) and queue in self.connection._callbacks
+
+    def _note(self, raws: list[bytes]) -> list[str]:
+        messages = []
+        for raw in raws:
+            with contextlib.suppress(MalformedMessageError):
+                messages.append(Message(decode(raw), channel=self)._raw)
+        # Where the server takes no notes, or is away, they run without.
+        with contextlib.suppress(ServerRefusedError, *self.connection_errors):
+            tags: list[str] = self.qos.note(messages)
+            return tags
+        return []
+
+    def _take(self, raw: bytes, queue: str) -> None:
         assert self._hub is not None
         try:
             self.connection._deliver(decode(raw), queue)
@@ -304,10 +289,10 @@ class Channel(CheckedChannel):
             if tag in self.qos._delivered:
                 self.qos.ack(tag)
 
-    def _push_back(self, key: str, raw: bytes | str) -> None:
+    def _push_back(self, key: str, *raws: bytes | str) -> None:
         with self.conn_or_acquire() as client:
             # Not through rpush(): the client would put the prefix in front of the key again.
-            client.connection_pool and client.execute_command("RPUSH", key, raw)
+            client.connection_pool and client.execute_command("RPUSH", key, *raws)
 
     def _update_queue_cycle(self) -> None:
         super()._update_queue_cycle()
@@ -318,12 +303,15 @@ class Channel(CheckedChannel):
         with self.conn_or_acquire() as client:
             client.client_unblock(connection_id)
 
-    def settle_late(self, tag: str, requeue: bool) -> None:
-        """Acknowledge (or requeue) a message that came over an earlier channel of this process."""
-        if requeue:
-            self.qos.restore_by_tag(tag, leftmost=False)
-        else:
-            self.qos._remove_from_indices(tag).execute()
+    def settle_late(self, tags: dict[str, bool]) -> None:
+        """Acknowledge messages, or requeue them where that is asked for; some may have come over an earlier channel."""
+        for tag, requeue in tags.items():
+            if requeue:
+                self.qos.restore_by_tag(tag, leftmost=False)
+        done = [tag for tag, requeue in tags.items() if not requeue]
+        if done:
+            with self.conn_or_acquire() as client:
+                client.pipeline().zrem(self.unacked_index_key, *done).hdel(self.unacked_key, *done).execute()
 
     def restore_unknown(self, keep: set[str]) -> None:
         """Give back what this process had fetched over an earlier connection and never started.
@@ -376,6 +364,13 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.cycle = Poller()
+
+    def listen(self) -> None:
+        """Subscribe to what comes over pub/sub, before it is polled: what is published from now on is not missed."""
+        for channel in list(self.cycle._channels):
+            if channel.active_fanout_queues:
+                channel.subclient.connection = channel.subclient.connection_pool.get_connection()
+                channel._subscribe()
 
     def register_with_event_loop(self, connection: Any, loop: Any) -> None:
         """Celery callback."""

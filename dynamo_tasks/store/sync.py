@@ -151,9 +151,9 @@ class SyncLedger:
         end = cancelled(message="the request was purged from its queue")
         removed, offset, looked = 0, 0, _LOOK
         while looked == _LOOK:
-            looked, gone = self._run(
+            looked, gone, dropped = self._run(
                 script("discard"), [keys.queued], keys.base, queue, self._db, end.encode(),
                 msgspec.json.encode(end.error), offset, _LOOK,
             )  # fmt: skip
-            removed, offset = removed + gone, offset + looked - gone
+            removed, offset = removed + gone, offset + looked - dropped
         return removed

@@ -8,11 +8,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from celery.exceptions import TaskRevokedError
+from celery import chord
+from celery.exceptions import ChordError, TaskRevokedError
 
 from dynamo_tasks.errors import RequestCancelledError
-from tests.support.processes import ROOT, environment
-from tests.support.queue import Lab
+from tests.support.processes import ROOT, environment, until
+from tests.support.queue import Lab, not_consuming
 from tests.support.server import RedisServer
 
 CELERY = str(Path(sys.executable).parent / "celery")
@@ -84,3 +85,25 @@ def test_what_runs_or_waits_elsewhere_is_left_alone(lab: Lab, way: Callable[[Lab
     assert other.state(elsewhere.id) == "QUEUED"
     _kombu(other)
     other.close()
+
+
+@pytest.mark.parametrize("way", [_kombu], ids=["chords"])
+def test_a_chord_hears_that_parts_of_it_were_purged(lab: Lab, way: Callable[[Lab], int]) -> None:
+    """Whoever waits, in whichever process, and the errback of its body; nothing of it stays or runs."""
+    add, plus = lab.task("add"), lab.app.signature(f"{lab.namespace}.plus", (1,), queue="dynamo-tasks")
+    body = lab.task("total").s().on_error(lab.app.signature(f"{lab.namespace}.errback", queue="dynamo-tasks"))
+    with lab.worker() as worker:
+        with not_consuming(lab):
+            made = [
+                chord([add.s({"x": 1}), add.s({"x": 2})], body).delay(),
+                chord([plus, add.s({"x": 2})], body).delay(),
+            ]
+            until(lambda: lab.length() == 3, what="parts that wait")
+            assert way(lab) == 3
+            assert (way(lab), lab.length()) == (0, 0)
+        for one in made:
+            with pytest.raises(ChordError, match="purged"):
+                lab.app.AsyncResult(one.id).get(timeout=30)
+        until(lambda: worker.output.count("LAB errback") == 2, what=lambda: worker.output)
+        assert lab.redis.zcard(lab.keys.queued) == 0
+        assert lab.length() == 0

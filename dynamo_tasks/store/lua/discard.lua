@@ -1,27 +1,32 @@
 #!lua flags=allow-oom
 -- discard: QUEUED -> CANCELLED of what waits in a queue that is purged, for its turn or for its time. Nothing follows: no
 --   worker writes a result, as none does for what Celery purges. What has ended, and has its message there only for
---   Celery's tail, is settled.
+--   Celery's tail, is settled. Only of a part of a group or chord the tail is owed: its message is sent again once, as that
+--   of any tail that has not run, so that the chord's body hears of it.
 -- Keeps 2, 3, 4, 6, 7, 10 of docs/ledger.md.
 --
 -- KEYS   1 index of QUEUED requests
 -- ARGV   1 base, 2 key of the queue, 3 database number, 4 payload of the end event, 5 error JSON, 6 offset,
 --        7 how many requests are looked at
--- returns {looked at, removed}
+-- returns {looked at, removed, gone from the index}
 local first = tonumber(ARGV[6])
 local ids = redis.call('ZRANGE', KEYS[1], first, first + tonumber(ARGV[7]) - 1)
-local removed = 0
+local removed, dropped = 0, 0
 for _, id in ipairs(ids) do
   local record = base .. 'req:' .. id
-  local r = fields(record, 'st', 'en', 'q', 'qs', 'msg', 'tn', 'tw', 'own')
+  local r = fields(record, 'st', 'en', 'q', 'qs', 'msg', 'tn', 'tw', 'own', 'ig')
   if r.q == ARGV[2] and (r.st == 'QUEUED' or (TERMINAL[r.st] and not r.own)) then
-    if r.msg then redis.call('LREM', r.q .. (r.qs or ''), 1, r.msg) end
+    local lay = r.msg and redis.call('LREM', r.q .. (r.qs or ''), 1, r.msg) or 0
+    local owed = r.ig ~= '1' and r.msg and string.find(r.msg, '"group"%s*:%s*"')
     leave_line(id, r)
     if r.st == 'QUEUED' then end_unowned(record, base .. 'log:' .. id, id, ARGV[3], ARGV[4], 'CANCELLED', ARGV[5]) end
-    redis.call('HSET', record, 'set', '1')
-    redis.call('ZREM', KEYS[1], id)
-    settled(record)
-    removed = removed + 1
+    if r.st == 'QUEUED' or lay > 0 or not owed then removed = removed + 1 end
+    if not owed then
+      redis.call('HSET', record, 'set', '1')
+      redis.call('ZREM', KEYS[1], id)
+      settled(record)
+      dropped = dropped + 1
+    end
   end
 end
-return { #ids, removed }
+return { #ids, removed, dropped }
