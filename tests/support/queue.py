@@ -68,7 +68,9 @@ class Lab:
 
     def reaches(self, request_id: str, state: str, timeout: float = 10.0) -> None:
         """Wait for a state."""
-        until(lambda: self.state(request_id) == state, timeout, f"{state}, is {self.record(request_id)}")
+        until(
+            lambda: self.state(request_id) == state, timeout, lambda: f"{state}, is {self.record(request_id)}"
+        )
 
     def length(self, priority: int = 0) -> int:
         """Messages in the queue."""

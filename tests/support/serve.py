@@ -97,11 +97,11 @@ class Serve(Process):
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=START,
         )
 
     def instances(self) -> list[dict[str, Any]]:
-        found = self.cli("status", "--json")
+        found = typed(self.home, "status", "--json")
         assert found.returncode == 0, found.stderr
         return list(json.loads(found.stdout)["instances"])
 

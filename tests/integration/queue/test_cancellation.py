@@ -157,8 +157,7 @@ def test_a_plain_function_runs_on_and_keeps_its_slot(lab: Lab) -> None:
     with alone.worker("-c", "1"):
         for endpoint, payload in (("plain", {"sleep": 1.0}), ("steps", {"n": 3, "sleep": 1.0})):
             result = alone.call(endpoint, payload, time_limit=0.1)
-            alone.reaches(result.id, "RUNNING")
-            began = float(alone.record(result.id)["stt"]) / 1000
+            began = float(until(lambda one=result: alone.record(one.id).get("stt"), 30, "it runs")) / 1000
             with pytest.raises(TimeLimitExceeded):
                 result.get(timeout=10)
             record = alone.record(result.id)

@@ -86,7 +86,7 @@ def test_replay_goes_on_where_the_first_worker_stopped(
     assert found == Found(list(range(40)), None, 2)
 
 
-@pytest.mark.parametrize("policy", ["restart", "fail"])
+@pytest.mark.parametrize("policy", ["restart", pytest.param("fail", marks=pytest.mark.slow)])
 def test_a_stream_that_may_not_run_again_ends_with_an_error(
     redis_server: RedisServer, with_runtime: Run, tmp_path: Path, policy: str
 ) -> None:

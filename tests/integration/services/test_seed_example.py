@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from tests.support.processes import Worker, together, until
-from tests.support.serve import Serve, processes_of
+from tests.support.serve import Serve, processes_of, typed
 from tests.support.server import RedisServer, free_port
 
 HERE = "tests.integration.services"
@@ -35,7 +35,7 @@ def test_the_example_runs_with_only_its_imports_changed(example: Serve) -> None:
     request = json.dumps({"prompt": "你好", "max_tokens": 5})
     done = example.cli("call", "dynamo.Processor.process", request)
     assert done.returncode == 0, done.stderr
-    assert done.stdout == example.cli("call", "dynamo.VllmWorker.generate", request).stdout
+    assert done.stdout == typed(example.home, "call", "dynamo.VllmWorker.generate", request).stdout
     assert len(done.stdout) > 5
 
 
@@ -97,7 +97,7 @@ def test_a_component_that_is_not_the_entry_serves_its_http_methods_too(tmp_path:
         assert len({one["http"] for one in left}) == 2
         for one in left:
             assert _post(f"{one['http']}/left", **key) == (200, {"pid": one["pid"]})
-        assert right["http"] in serve.cli("status").stdout
+        assert right["http"] in typed(tmp_path, "status").stdout
 
 
 @pytest.mark.slow
@@ -121,15 +121,16 @@ def test_a_component_without_endpoints_serves_http_alone(tmp_path: Path) -> None
 def test_gpus_that_cannot_be_given_are_an_error(
     tmp_path: Path, arguments: tuple[str, ...], env: dict[str, str], text: str
 ) -> None:
-    with Serve(tmp_path, f"{HERE}.graph_namespaces:Both", *arguments, wait=False, **env) as serve:
-        assert serve.popen.wait(20) == 2
-        assert text in serve.output
-        assert len(serve.output.splitlines()) == 1
+    done = typed(tmp_path, "serve", f"{HERE}.graph_namespaces:Both", "--dry-run", *arguments, **env)
+    assert done.returncode == 2
+    assert text in done.stderr
+    assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_without_any_gpu_it_warns_and_starts_unpinned(tmp_path: Path) -> None:
     with Serve(tmp_path, f"{HERE}.graph_namespaces:Right", DYNAMO_FAKE_GPUS="0") as serve:
-        assert json.loads(serve.cli("call", "right.Left.who", "{}").stdout)["gpus"] is None
+        assert json.loads(typed(tmp_path, "call", "right.Left.who", "{}").stdout)["gpus"] is None
         assert "no GPU can be seen on this host: Right-0 starts unpinned" in serve.output
 
 
