@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import socket
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,9 @@ from dynamo_tasks.observe import log
 __all__ = ["HttpServer", "allow_many_files"]
 
 _BACKLOG = 2048
+_SWITCH = 0.001
+"""Seconds for which a thread that reads a large body keeps the loop from its turn, of which an answer needs several;
+Python's own are five times as many."""
 
 
 class HttpServer:
@@ -78,6 +82,7 @@ class HttpServer:
         if self._task is not None:
             raise RuntimeError("the HTTP server was started before")
         allow_many_files()
+        sys.setswitchinterval(_SWITCH)
         listener = _listen(self.host, self.port, self._reuse_port)
         _give_up_after(listener, self._limits.write_timeout)
         self.port = listener.getsockname()[1]
