@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property, partial, partialmethod, update_wrapper
 from typing import Any, Literal, Self, TypeAlias, TypeVar
 
@@ -26,6 +28,22 @@ def _kind(func: Callable[..., Any]) -> Kind:
     return "generator" if inspect.isgeneratorfunction(func) else "function"
 
 
+def _know_locals(func: Any) -> None:
+    """Evaluate quoted annotations of a class that stands in a function: nobody else knows the names of that."""
+    if "<locals>" not in func.__qualname__:
+        return
+    frame, names = sys._getframe(), dict[str, Any]()
+    while frame.f_back is not None and frame.f_globals is not func.__globals__:
+        frame = frame.f_back
+    while frame.f_back is not None and frame.f_globals is func.__globals__:
+        names = {**frame.f_locals, **names}
+        frame = frame.f_back
+    for name, text in func.__annotations__.items():
+        if isinstance(text, str):
+            with suppress(NameError, AttributeError, TypeError, SyntaxError):
+                func.__annotations__[name] = eval(text, func.__globals__, names)
+
+
 class Declared:
     """A declared method; a descriptor: on an instance it is the bound method itself.
 
@@ -40,6 +58,7 @@ class Declared:
         written: Any = func.__func__ if isinstance(func, staticmethod | classmethod) else func
         if not inspect.isfunction(written):
             raise ConfigError(f"{type(self).__name__} decorates a method of a service class, not {func!r}")
+        _know_locals(written)
         self._method: Any = func
         self.func = func = written
         self.name: str = func.__name__ if name is None else name
@@ -76,10 +95,25 @@ class Declared:
 
     @cached_property
     def argument(self) -> inspect.Parameter | None:
-        """The first parameter after ``self``, which takes the request; ``None`` if there is none."""
+        """The first parameter after ``self``, which takes the request, or ``*args``; ``None`` if there is none."""
+        return next(iter(self._parameters), None)
+
+    @property
+    def needed_beside(self) -> str | None:
+        """Name of another parameter that cannot be left out, if there is one."""
+        needed = [p for p in self._parameters[1:] if p.default is p.empty]
+        named = inspect.signature(self.func).parameters.values()
+        needed += [p for p in named if p.kind is p.KEYWORD_ONLY and p.default is p.empty]
+        return needed[0].name if needed else None
+
+    @cached_property
+    def _parameters(self) -> list[inspect.Parameter]:
+        """Those after ``self`` that are given by place; ``*args`` stands for one that may be left out."""
+        every = [*inspect.signature(self.func).parameters.values()]
         own = 0 if isinstance(self._method, staticmethod) else 1
-        parameters = [p for p in inspect.signature(self.func).parameters.values() if p.kind in _POSITIONAL]
-        return parameters[own] if len(parameters) > own else None
+        by_place = [p for p in every if p.kind in _POSITIONAL][own:]
+        rest = [p.replace(kind=p.POSITIONAL_ONLY, default=None) for p in every if p.kind is p.VAR_POSITIONAL]
+        return by_place or rest
 
     @cached_property
     def request_type(self) -> Any:

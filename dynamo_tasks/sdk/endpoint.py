@@ -89,7 +89,15 @@ class DynamoEndpoint(Declared):
         self.service: DynamoService[Any] | None = None
 
     def of(self, service: DynamoService[Any]) -> DynamoEndpoint:
-        """The same endpoint as one of ``service``; an inherited one belongs to several."""
+        """The same endpoint as one of ``service``; an inherited one belongs to several.
+
+        Raises:
+            ConfigError: it asks for more than the request.
+        """
+        if (needed := self.needed_beside) is not None:
+            raise ConfigError(
+                f"{self.func.__qualname__}: an endpoint takes one argument, the request; {needed!r} needs a default"
+            )
         bound = copy.copy(self)
         bound.service = service
         return bound

@@ -10,6 +10,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
+from types import GenericAlias
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from dynamo_tasks.config import ServiceSchema, suggest
@@ -111,6 +112,15 @@ class ActsAsClass(Generic[T]):
 
     def __ror__(self, other: Any) -> Any:
         return other | self.inner
+
+    def __getitem__(self, parameters: Any) -> Any:
+        """``Class[int]`` of a generic class."""
+        if not hasattr(self.inner, "__class_getitem__"):
+            raise TypeError(f"service {self.name} is not generic")
+        return GenericAlias(self.inner, parameters)
+
+    __iter__ = None
+    """It has no items, for all that it can be subscripted."""
 
     @property
     def __bases__(self) -> tuple[type, ...]:

@@ -228,6 +228,26 @@ def test_classes_of_every_make_can_be_services_twice() -> None:
             pass
 
 
+def test_a_generic_service_is_subscripted_as_its_class() -> None:
+    @service(dynamo={"namespace": "generic"})
+    class Box(Generic[T]):
+        @dynamo_endpoint
+        async def get(self, request: dict[str, int]) -> int:
+            return 1
+
+    @service(dynamo={"namespace": "generic"})
+    class Ints(Box[int]):
+        pass
+
+    assert str(Ints.get.id) == "generic.Ints.get"
+    assert issubclass(Ints, Box)
+    assert isinstance(Box[int](), Box)
+    with pytest.raises(TypeError, match="is not generic"):
+        P[int]
+    with pytest.raises(TypeError, match="not iterable"):
+        list(Box)
+
+
 def test_two_of_one_name_in_one_graph_are_told_how_to_differ() -> None:
     @service
     class Entry:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import enum
 import functools
@@ -271,3 +272,45 @@ def test_dynamo_config_has_the_documents_order() -> None:
     made = service(dynamo=given)(type("W", (), {}))
     assert made.dynamo_address() == ("ns", "comp")
     assert not service(dynamo=DynamoConfig("ns", "comp"))(type("W", (), {})).is_dynamo_component()
+
+
+def test_an_endpoint_takes_one_request() -> None:
+    def declared(method: Any) -> Any:
+        return service(type("Asked", (), {"ask": dynamo_endpoint("ask")(method)}))
+
+    def logged(method: Any) -> Any:
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            return await method(*args, **kwargs)
+
+        return call
+
+    async def ask(self: Any, request: int) -> int:
+        return request
+
+    for method in (
+        lambda self, request, more: request, lambda self, request, *, more: request, lambda self, *, more: more,
+    ):  # fmt: skip
+        with pytest.raises(ConfigError, match="takes one argument, the request; 'more' needs a default"):
+            declared(method)
+    for method in (ask, logged(ask), lambda self, request, more=1, *, most=2: request):
+        found = declared(method)
+        client = LocalEndpoint(found.get_dynamo_endpoints()[found.ask.name], found())
+        assert asyncio.run(_first(client, 5)) == 5
+
+
+async def _first(client: LocalEndpoint, request: Any) -> Any:
+    return await client(request)
+
+
+def test_types_of_the_function_in_which_a_class_is_declared() -> None:
+    @dataclasses.dataclass
+    class Point:
+        x: int
+
+    @service
+    class Local:
+        @dynamo_endpoint()
+        async def ask(self, request: Point) -> int:
+            return request.x
+
+    assert Local.ask.validate({"x": 3}) == Point(3)
