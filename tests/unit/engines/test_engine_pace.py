@@ -67,7 +67,8 @@ def test_what_nobody_reads_rests_longer_until_somebody_does(streams: int) -> Non
         second = pace.rest(streams, lambda: read)
         began = loop.time()
         await asyncio.sleep(0.06)
-        assert [first.done(), second.done()] == [False, False]
+        if loop.time() - began < 0.24:  # else the machine was so busy that the rest is over
+            assert [first.done(), second.done()] == [False, False]
         read = True
         await second
         woken = loop.time() - began
