@@ -239,6 +239,8 @@ _LOG_EVENTS = (
     LogEvent("queue.name_unknown", WARNING, "A task that nobody here knows was sent by a name that looks like an "
              "endpoint's; none of its namespace is called so now, so it goes where plain tasks go. Was it meant? Set "
              "DYNAMO_GRAPH, or name its queue.", ("endpoint", "queue")),
+    LogEvent("queue.nobody_serves", WARNING, "An endpoint was called for the first time, and ten seconds "
+             "later no instance serves it: its calls wait.", ("endpoint", "hint")),
     LogEvent("message.malformed", ERROR, "What was taken from a queue is no Celery message; it was dropped.",
              ("queue", "error", "raw")),
     LogEvent("stream.resync", INFO, "Open requests were compared with the server after a new connection.",

@@ -123,6 +123,7 @@ class Client:
         Raises:
             UnknownEndpointError: lists those that they have.
         """
+        self._runtime.registry.unserved.check(self.id)
         if self.declared is not None:
             return
         infos = self._runtime.watcher(self.id.namespace).instances

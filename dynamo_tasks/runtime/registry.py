@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.runtime.unserved import Unserved
 from dynamo_tasks.runtime.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.events import EventLog
@@ -31,6 +32,7 @@ class Registry:
     Attributes:
         channels: The process's subscriptions.
         events: Events of components and namespaces.
+        unserved: Calls that nobody could take.
     """
 
     def __init__(self, client: StoreClient):
@@ -40,6 +42,7 @@ class Registry:
         self._stats: dict[str, dict[str, list[StatsHandler]]] = {}
         self.channels = Channels(client.store)
         self.events = EventLog(client.store, self.channels)
+        self.unserved = Unserved(client, self.watcher)
 
     async def watch(self, namespace: str) -> Watcher:
         """The watcher of a namespace."""
@@ -61,6 +64,7 @@ class Registry:
 
     async def close(self) -> None:
         """End all watchers and subscriptions."""
+        await self.unserved.close()
         for watcher in self._watchers.values():
             await watcher.stop()
         await self.channels.close()

@@ -22,7 +22,8 @@ EXPECTED: dict[str, Any] = {
     "to_thread": [ONE, TWO], "chord": [0, 1, 2], "header": [ONE, TWO], "set": [ONE, TWO],
     "made in threads": [ONE, TWO, THREE], "made in threads, waited for in another": [ONE, TWO, THREE],
     "nested": [ONE, TWO, THREE], "two wait": [[ONE, TWO]] * 2, "here and there": [[ONE, TWO]] * 2,
-    "failed": "why", "many": [2 * n for n in range(60)],
+    "plain and not": [ONE, TWO], "not and plain": [ONE, TWO, THREE], "chord of both": [0, 1, 2], "chain of both": [0],
+    "set of both": [ONE, TWO], "failed": "why", "many": [2 * n for n in range(60)],
 }  # fmt: skip
 
 

@@ -22,7 +22,7 @@ from celery.result import GroupResult
 from dynamo_tasks import StreamResult, app, dynamo_endpoint, service
 from dynamo_tasks.errors import RequestCancelledError, StreamExpiredError
 
-__all__ = ["WAYS", "Caller"]
+__all__ = ["WAYS", "Caller", "plain"]
 
 
 @service(dynamo={"namespace": "door"})
@@ -55,6 +55,12 @@ class Caller:
     @dynamo_endpoint()
     async def greet(self, name: str = "you"):
         return f"hello {name}"
+
+
+@app.task(name="door.plain")
+def plain(n: int) -> dict:
+    """A plain task."""
+    return {"n": n}
 
 
 async def collected(result: Any) -> list[Any]:

@@ -12,7 +12,7 @@ from celery import chord, group
 from celery.result import ResultSet
 
 from dynamo_tasks import app
-from tests.support.door_calls import Caller
+from tests.support.door_calls import Caller, plain
 
 double, slow, count = Caller.double, Caller.slow, Caller.count
 pool = ThreadPoolExecutor(4)
@@ -78,6 +78,11 @@ WAYS: dict[str, Callable[[], Any]] = {
     "two wait": lambda: twice(pair()),
     "here and there": lambda: here_and_there(pair()),
     "failed": lambda: failed(group(double.s(1), Caller.fail.s("why")).delay()),
+    "plain and not": lambda: got(group(plain.s(1), slow.s(2)).delay()),
+    "not and plain": lambda: got(group(slow.s(1), group(plain.s(2), plain.s(3))).delay()),
+    "chord of both": lambda: got(chord([plain.s(1), slow.s(2)], count.si(3)).delay()),
+    "chain of both": lambda: got((plain.s(1) | count.s()).delay()),
+    "set of both": lambda: got(ResultSet([plain.delay(1), slow.delay(2)])),
     "many": lambda: got(group(double.s(n) for n in range(60)).delay()),
 }
 

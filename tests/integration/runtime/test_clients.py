@@ -117,8 +117,9 @@ def test_another_process_reads_along_and_from_the_middle(with_runtime: Run) -> N
         sub = await client.attach(call.id, after=items[-1].id)
         rest = [event async for event in sub]
         items += [item async for item in call]
-        # The events behind the fifth item, and the end.
-        assert [str(event.id) for event in rest[:-1]] == [item.id for item in items[5:]]
+        # The events behind that of the fifth item, and the end; what gathered is one event.
+        later = dict.fromkeys(item.id for item in items[5:] if item.id != items[4].id)
+        assert [str(event.id) for event in rest[:-1]] == list(later)
 
     with_runtime(session)
 
