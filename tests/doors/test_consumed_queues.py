@@ -53,12 +53,12 @@ def test_an_announced_instance_answers(labs: dict[str, Lab], name: str, policy: 
 def test_a_worker_of_other_queues_announces_nothing(labs: dict[str, Lab]) -> None:
     lab = labs["only_extra"]
     assert announced(lab) == set()
-    assert lab.call("echo", 1, queue="queues_only_extra").get(timeout=10) == 1
+    assert lab.call("echo", 1, queue="queues_only_extra").get(timeout=30) == 1
 
 
 def test_queues_of_ones_own_are_consumed_beside(labs: dict[str, Lab]) -> None:
     plus = labs["named"].app.signature("queues_named.plus", args=(1,), queue="reports")
-    assert plus.apply_async().get(timeout=10) == 2
+    assert plus.apply_async().get(timeout=30) == 2
     waits = labs["excluded"].call("echo", 1)
     assert asyncio.run(_ask(labs["excluded"], "direct")) == ["direct"]
     assert labs["excluded"].state(waits.id) == "QUEUED"
@@ -102,7 +102,7 @@ def test_no_binding_outlives_its_worker(own_server: RedisServer) -> None:
                 for one in lab.redis.smembers(key)}  # fmt: skip
 
     with lab.worker("-E", name="first") as worker:
-        assert lab.call("echo", 1).get(timeout=10) == 1
+        assert lab.call("echo", 1).get(timeout=30) == 1
         assert lab.app.control.inspect(timeout=5, limit=1).ping()
         lab.app.close()
         worker.terminate()

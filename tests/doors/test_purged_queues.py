@@ -67,7 +67,7 @@ def test_what_is_purged_has_ended(lab: Lab, way: Callable[[Lab], int]) -> None:
     assert all(lab.redis.pttl(key) > 0 for key in left)
     for ended in (kept[0], kept[-1], later):
         with pytest.raises(TaskRevokedError):
-            ended.get(timeout=10)
+            ended.get(timeout=30)
     with pytest.raises(RequestCancelledError, match="purged"):
         list(unkept[0])
 
@@ -80,8 +80,8 @@ def test_what_runs_or_waits_elsewhere_is_left_alone(lab: Lab, way: Callable[[Lab
         running = lab.call("count", {"n": 3, "delay": 0.3})
         lab.reaches(running.id, "RUNNING")
         way(lab)
-        assert running.get(timeout=10) == [0, 1, 2]
-        assert lab.call("echo", 7).get(timeout=10) == 7
+        assert running.get(timeout=30) == [0, 1, 2]
+        assert lab.call("echo", 7).get(timeout=30) == 7
     assert other.state(elsewhere.id) == "QUEUED"
     _kombu(other)
     other.close()

@@ -115,8 +115,8 @@ def test_a_rate_limit_that_is_changed_holds_for_what_waits(
 
     limited_to("1/h")
     waiting = [client.send_task("timed.rare", queue=queues["ours"]) for _ in range(3)]
-    waiting[0].get(timeout=10)
+    waiting[0].get(timeout=30)
     until(lambda: redis_server.command("LLEN", "timed") == b":0\r\n", what="the others to be fetched")
     limited_to(limit)
     for one in waiting:
-        one.get(timeout=10)
+        one.get(timeout=30)

@@ -216,7 +216,7 @@ def test_priorities(small: Small) -> None:
             queued = _queued(small)
             threads.append(threading.Thread(target=ask, args=(name, priority)))
             threads[-1].start()
-            until(lambda queued=queued: _queued(small) == queued + 1, 5, "queued")
+            until(lambda queued=queued: _queued(small) == queued + 1, 30, "queued")
     for thread in threads:
         thread.join(10)
     assert ends == ["early", "late"]

@@ -23,12 +23,12 @@ def test_health_follows_the_instances(redis_server: RedisServer) -> None:
         assert int(headers["retry-after"]) >= 1
 
         with Worker(redis_server.url, env=ENV, settings=MOCKER) as first:
-            until(lambda: http.get("/health")[0] == 200, 3, "healthy with one instance")
+            until(lambda: http.get("/health")[0] == 200, 30, "healthy with one instance")
             assert [model["id"] for model in http.get("/v1/models")[1]["data"]] == ["mocker"]
             status, detail = http.get("/ready")
             assert (status, detail["components"]["health.Worker"]) == (503, {"instances": 1, "expected": 2})
             with Worker(redis_server.url, env=ENV, settings=MOCKER, name="second") as second:
-                until(lambda: http.get("/ready")[0] == 200, 3, "ready with two")
+                until(lambda: http.get("/ready")[0] == 200, 30, "ready with two")
                 second.terminate()
             until(lambda: http.get("/ready")[0] == 503, 2, "an orderly leave is seen at once")
             assert http.get("/health")[0] == 200

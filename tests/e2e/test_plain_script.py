@@ -24,7 +24,7 @@ async def read():
 
 print(json.dumps({
     "queue": Worker.generate.id.queue, "streamed": streamed, "again": again, "asynchronous": asyncio.run(read()),
-    "got": result.get(timeout=5), "state": result.state,
+    "got": result.get(timeout=30), "state": result.state,
 }))
 """
 
@@ -59,7 +59,7 @@ def test_bad_requests_are_refused_by_their_field(stack: Stack) -> None:
 from workers.agg import Worker
 from dynamo_tasks.errors import InvalidRequestError
 try:
-    Worker.generate.delay({"prompt": "hi", "max_tokens": -1}).get(timeout=10)
+    Worker.generate.delay({"prompt": "hi", "max_tokens": -1}).get(timeout=30)
 except Exception as exc:
     print(type(exc).__name__, getattr(exc, "param", None), "|", exc)
 try:

@@ -30,11 +30,11 @@ def far(redis_server: RedisServer) -> Iterator[Frontend]:
         Worker(url, settings=slow, env=ENV, name="worker"),
         Frontend(url, env=ENV, settings=FAR, ready="/live"),
     ) as (_, http):
-        until(lambda: http.get("/v1/models")[1]["data"], 10, "the model is listed")
+        until(lambda: http.get("/v1/models")[1]["data"], 30, "the model is listed")
         status, _, body = http.request("POST", CHAT, _ask())
         assert (status, body["error"]["code"]) == (503, "no_instances")
         with Worker(url, service="workers.agg:Processor", env=ENV, settings=FAR, name="processor"):
-            until(lambda: http.get("/ready")[0] == 200, 10, "ready")
+            until(lambda: http.get("/ready")[0] == 200, 30, "ready")
             yield http
 
 
@@ -77,7 +77,7 @@ def test_a_cancelled_request_cancels_the_workers_part(far: Frontend) -> None:
     far.request("DELETE", f"/v1/requests/{request_id}")
     list(stream)
     child = uuid.uuid5(uuid.UUID(request_id), "1")
-    until(lambda: far.get(f"/v1/requests/{child}")[1]["status"] == "cancelled", 5, "the child is cancelled")
+    until(lambda: far.get(f"/v1/requests/{child}")[1]["status"] == "cancelled", 30, "the child is cancelled")
 
 
 def test_embeddings_go_straight_to_the_worker(far: Frontend) -> None:

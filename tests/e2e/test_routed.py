@@ -100,5 +100,5 @@ def test_a_call_of_the_router_is_a_celery_call(redis_server: RedisServer) -> Non
     task = make_task(app, EndpointId(NAMESPACE, "Router", "generate"))
     result = task.delay({"prompt": "hello", "max_tokens": 5})
     chunks = list(result)
-    assert "".join(chunk["text"] for chunk in chunks) == result.get(timeout=10)["text"]
+    assert "".join(chunk["text"] for chunk in chunks) == result.get(timeout=30)["text"]
     assert result.state == "SUCCESS"

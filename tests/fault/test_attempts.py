@@ -45,7 +45,7 @@ def test_block_loop(lab: Lab, workers: list[Worker]) -> None:
     assert lab.record(result.id)["att"] == "2"
     until(lambda: any("lease.lost" in worker.output for worker in workers), what="the zombie noticed")
     log = lab.events(result.id)
-    assert lab.call("echo", 1).get(timeout=10) == 1
+    assert lab.call("echo", 1).get(timeout=30) == 1
     assert lab.events(result.id) == log
 
 

@@ -56,7 +56,7 @@ def test_failover(stack: Stack) -> None:
     """† Streams go on, everybody is registered again within 2 s, nobody ends; 503 while there is no master."""
     group, lab, http = stack.group, stack.lab, stack.http
     assert ping(group.url) == "PONG"
-    assert lab.call("echo", 1).get(timeout=10) == 1
+    assert lab.call("echo", 1).get(timeout=30) == 1
     plain = lab.plain("doze").apply_async((1.0,), queue=lab.queue)
     until(lambda: lab.unacked() == 1, what="the plain task runs")
     readers = start(http, n=16, tokens=300)

@@ -113,7 +113,7 @@ def test_a_message_delivered_after_the_end_is_dropped(scene: Scene) -> None:
     _ended_once(scene, twice, "twice", 1)
     before = lab.events(twice.id)
     lab.redis.lpush(lab.queue, scene.results["message"])
-    assert lab.call("echo", "behind it").get(timeout=10) == "behind it"
+    assert lab.call("echo", "behind it").get(timeout=30) == "behind it"
     assert lab.events(twice.id) == before
 
 

@@ -59,7 +59,7 @@ class User:
         self.close()
 
     def close(self) -> None:
-        self.process.wait(10)
+        self.process.wait(30)
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe:
                 pipe.close()

@@ -75,7 +75,7 @@ def test_applications_of_one_server_do_not_hear_each_other(shops: list[Shop]) ->
     for shop, result in zip(shops, results, strict=True):
         words = [f"{shop.name}-{number}" for number in range(50)]
         assert list(result) == words
-        assert result.get(timeout=10) == words
+        assert result.get(timeout=30) == words
         with redis.Redis.from_url(shop.broker, decode_responses=True) as client:
             keys = set(client.scan_iter("*"))
         assert f"{shop.prefix}dt:shop:log:{result.id}" in keys
@@ -93,8 +93,8 @@ def test_a_prefork_worker_keeps_its_tasks_and_may_read_streams(shops: list[Shop]
     plain = ("-c", "1", "--without-gossip", "--without-mingle")
     with Worker("", *plain, app="tests.support.shop", service="", name="theirs", env=shop.env) as worker:
         send = shop.app.send_task
-        assert send("tests.support.shop.where").get(timeout=10) == "ForkProcess"
-        assert send("tests.support.shop.poem", (3,)).get(timeout=10) == "one-0 one-1 one-2"
+        assert send("tests.support.shop.where").get(timeout=30) == "ForkProcess"
+        assert send("tests.support.shop.poem", (3,)).get(timeout=30) == "one-0 one-1 one-2"
         banner = worker.output.split("[queues]")[1].split("[tasks]")[0]
         assert "shop" in banner
         assert "Teller" not in banner
@@ -103,7 +103,7 @@ def test_a_prefork_worker_keeps_its_tasks_and_may_read_streams(shops: list[Shop]
 
 def test_an_endpoint_is_found_by_its_name_alone(shops: list[Shop]) -> None:
     sent = shops[1].app.send_task("shop.Teller.who", (None,))
-    assert dynamo_tasks.StreamResult(sent.id, app=shops[1].app).get(timeout=10) == "two"
+    assert dynamo_tasks.StreamResult(sent.id, app=shops[1].app).get(timeout=30) == "two"
 
 
 def test_our_own_commands_and_http_are_told_its_prefix(shops: list[Shop], tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ START = 60.0
 """Seconds that a process may take to be ready: a limit for a machine that does other things, too."""
 
 
-def until(check: Callable[[], Any], timeout: float = 15.0, what: str | Callable[[], str] = "") -> Any:
+def until(check: Callable[[], Any], timeout: float = 30.0, what: str | Callable[[], str] = "") -> Any:
     """Poll a condition that no signal announces; returns its first true value."""
     deadline = time.monotonic() + timeout
     while True:
@@ -87,7 +87,7 @@ class Process:
             self.signal(signal.SIGKILL)
         self.popen.wait()
 
-    def terminate(self, timeout: float = 10.0) -> int:
+    def terminate(self, timeout: float = 30.0) -> int:
         """SIGTERM, and wait for the end."""
         if self.alive:
             self.signal(signal.SIGTERM)

@@ -66,7 +66,7 @@ class Lab:
         """The ledger's state."""
         return self.redis.hget(self.keys.record(request_id), "st")
 
-    def reaches(self, request_id: str, state: str, timeout: float = 10.0) -> None:
+    def reaches(self, request_id: str, state: str, timeout: float = 30.0) -> None:
         """Wait for a state."""
         until(
             lambda: self.state(request_id) == state, timeout, lambda: f"{state}, is {self.record(request_id)}"

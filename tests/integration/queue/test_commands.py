@@ -53,12 +53,12 @@ def test_the_default_graph_and_its_options(redis_server: RedisServer, tmp_path: 
         until(
             lambda: "ready." in (log.read_text() if log.exists() else worker.output) or not worker.alive, 20
         )
-        stats = app.control.inspect(destination=[node(app, how)], timeout=5).stats()
+        stats = app.control.inspect(destination=[node(app, how)], timeout=30).stats()
         assert next(iter(stats.values()))["pool"]["max-concurrency"] == 3
-        queues = app.control.inspect(destination=[node(app, how)], timeout=5).active_queues()
+        queues = app.control.inspect(destination=[node(app, how)], timeout=30).active_queues()
         assert f"{namespace}|Worker" in {queue["name"] for queue in next(iter(queues.values()))}
         assert f"{namespace}.Worker.generate" in next(
-            iter(app.control.inspect(destination=[node(app, how)], timeout=5).registered().values())
+            iter(app.control.inspect(destination=[node(app, how)], timeout=30).registered().values())
         )
     app.close()
 
@@ -72,11 +72,11 @@ def node(app: Any, name: str) -> str:
 
 def test_queues_are_chosen_with_q(lab: Lab) -> None:
     with lab.worker("-Q", f"{lab.queue},mine", name="chosen"):
-        queues = lab.app.control.inspect(destination=[node(lab.app, "chosen")], timeout=5).active_queues()
+        queues = lab.app.control.inspect(destination=[node(lab.app, "chosen")], timeout=30).active_queues()
         names = {queue["name"] for queue in next(iter(queues.values()))}
         # The queues of its instances come along: what is announced there is consumed.
         assert {name for name in names if not name.startswith(f"{lab.queue}.")} == {lab.queue, "mine"}
-        assert lab.call("echo", 1).get(timeout=5) == 1
+        assert lab.call("echo", 1).get(timeout=30) == 1
 
 
 BEAT = """
@@ -129,7 +129,7 @@ def test_flower_shows_worker_and_tasks(lab: Lab) -> None:
 
         until(lambda: any("flowered" in name for name in api("workers?refresh=1")), 30, lambda: flower.output)
         result = lab.call("echo", 1)
-        assert result.get(timeout=5) == 1
+        assert result.get(timeout=30) == 1
         task = until(lambda: api("tasks").get(result.id), what="the task")
         until(lambda: api("tasks")[result.id]["state"] == "SUCCESS", what="its success")
         assert task["name"] == f"{lab.namespace}.Lab.echo"

@@ -82,7 +82,7 @@ def test_slots_grow_and_shrink(lab: Lab, worker: Worker) -> None:
     until(lambda: len(node(control.inspect(timeout=5, limit=1).active())) == 4, what="four that run")
     assert lab.state(more.id) == "QUEUED"
     results[2].cancel()
-    assert more.get(timeout=5) == 1
+    assert more.get(timeout=30) == 1
     for result in results[3:]:
         result.cancel()
 
@@ -90,9 +90,9 @@ def test_slots_grow_and_shrink(lab: Lab, worker: Worker) -> None:
 def test_limits_are_set_remotely(lab: Lab, worker: Worker) -> None:
     name = f"{lab.namespace}.Lab.soft_wait"
     assert "ok" in node(lab.app.control.time_limit(name, soft=0.2, hard=5, reply=True, timeout=5, limit=1)[0])
-    assert lab.call("soft_wait", {}).get(timeout=5) == "caught"
+    assert lab.call("soft_wait", {}).get(timeout=30) == "caught"
     assert "ok" in node(lab.app.control.rate_limit(name, "100/s", reply=True, timeout=5, limit=1)[0])
-    assert lab.call("soft_wait", {}).get(timeout=5) == "caught"
+    assert lab.call("soft_wait", {}).get(timeout=30) == "caught"
 
 
 def test_events_of_every_outcome(lab: Lab, worker: Worker, events: list[dict[str, Any]]) -> None:
@@ -120,8 +120,8 @@ def test_events_of_every_outcome(lab: Lab, worker: Worker, events: list[dict[str
 
 def test_signals_come_once(lab: Lab, worker: Worker) -> None:
     good, bad, again = lab.call("echo", 1), lab.call("fail", {}), lab.call("flaky", {"until": 1})
-    good.get(timeout=5)
-    again.get(timeout=5)
+    good.get(timeout=30)
+    again.get(timeout=30)
     lab.reaches(bad.id, "FAILED")
 
     def heard() -> Counter[str]:
@@ -144,7 +144,7 @@ def test_priorities_order_what_waits(lab: Lab, worker: Worker) -> None:
     assert [lab.length(step) for step in (0, 3, 6, 9)] == [1, 1, 1, 1]
     blockers[0].cancel()
     for _, one in waiting:
-        one.get(timeout=5)
+        one.get(timeout=30)
     started = sorted(waiting, key=lambda pair: int(lab.record(pair[1].id)["ep"]))
     assert [priority for priority, _ in started] == [0, 3, 6, 9]
     for one in blockers[1:]:

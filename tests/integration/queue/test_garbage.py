@@ -72,19 +72,19 @@ def test_a_pickled_message_is_refused(
     for task in (f"{lab.namespace}.Lab.echo", f"{lab.namespace}.plain_add"):
         push(lab, message(lab, task, **body))
         push(lab, message(lab, task, **body), queue="dynamo-tasks")
-    assert lab.call("echo", 1).get(timeout=10) == 1
+    assert lab.call("echo", 1).get(timeout=30) == 1
     assert worker.alive, worker.output[-3000:]
 
 
 def test_a_pickled_result_is_refused(lab: Lab, worker: Worker, bomb: bytes) -> None:
     result = lab.call("echo", 1)
-    assert result.get(timeout=10) == 1
+    assert result.get(timeout=30) == 1
     key = f"celery-task-meta-{result.id}"
     with redis.Redis(port=lab.server.port) as client:
         for data in (bomb, base64.b64encode(bomb), b'{"status": "SUCCESS", "result": ' + bomb + b"}"):
             client.set(key, data)
             with pytest.raises((ContentDisallowed, DecodeError, ValueError)):
-                lab.app.AsyncResult(result.id).get(timeout=5)
+                lab.app.AsyncResult(result.id).get(timeout=30)
 
 
 WORDS = [

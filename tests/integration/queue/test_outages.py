@@ -68,9 +68,9 @@ def test_all_connections_of_the_worker_are_cut_in_mid_stream(lab: Lab) -> None:
             lab.redis.zadd(index, dict.fromkeys(lab.redis.zrange(index, 0, -1), month_ago))
         cut(lab, keep=ids(lab) - workers)
         assert [head + list(one) for head, one in zip(heads, iterators, strict=True)] == [list(range(80))] * 5
-        assert plain.get(timeout=10) is True
-        assert lab.call("echo", 1).get(timeout=10) == 1
-        assert lab.plain("plus").clone(args=(1,)).delay().get(timeout=10) == 2
+        assert plain.get(timeout=30) is True
+        assert lab.call("echo", 1).get(timeout=30) == 1
+        assert lab.plain("plus").clone(args=(1,)).delay().get(timeout=30) == 2
         until(lambda: lab.unacked() == 0, what="all acked")
         assert worker.output.count(f"signal task_prerun {plain.id}") == 1
         alive(worker)
@@ -124,7 +124,7 @@ def test_streams_keep_their_pace_while_only_the_broker_is_away(lab: Lab) -> None
         assert statistics.median(gaps) < 0.1, gaps
         # Far above what a busy machine adds, far below what a connection's patience would (seconds).
         assert max(gaps) < 1.0, gaps
-        assert lab.call("echo", 1).get(timeout=10) == 1
+        assert lab.call("echo", 1).get(timeout=30) == 1
         alive(worker)
 
 
@@ -134,7 +134,7 @@ def test_the_server_is_killed_and_restarted_on_its_aof(
 ) -> None:
     """† The result of a plain task that ends while the server is away is written once it is back."""
     with lab.worker() as worker:
-        assert lab.call("echo", 1).get(timeout=10) == 1
+        assert lab.call("echo", 1).get(timeout=30) == 1
         results = [lab.call("count", {"n": 120, "delay": 0.02}) for _ in range(3)] if streaming else []
         iterators = [iter(result) for result in results]
         heads = [[next(one) for _ in range(3)] for one in iterators]
@@ -178,7 +178,7 @@ def test_a_full_server_costs_neither_a_result_nor_the_worker(lab: Lab, own_serve
         until(lambda: "store.refused" in worker.output, what="the stream to wait")
         free_memory(own_server)
         assert first.get(timeout=20) == list(range(60))
-        assert plain.get(timeout=10) is True
+        assert plain.get(timeout=30) is True
         lab.plain("doze").apply_async((1.0,), ignore_result=True)
         until(lambda: lab.unacked() == 1, what="a slot that is taken")
         queued = lab.plain("plus").clone(args=(1,)).delay()
@@ -186,9 +186,9 @@ def test_a_full_server_costs_neither_a_result_nor_the_worker(lab: Lab, own_serve
         until(lambda: f"signal task_prerun {queued.id}" in worker.output, what="the plain task to run")
         until(lambda: "connection=results" in worker.output, what="its result to be refused")
         free_memory(own_server)
-        assert queued.get(timeout=10) == 2
+        assert queued.get(timeout=30) == 2
         until(lambda: lab.unacked() == 0, what="all acked")
-        assert lab.call("echo", 2).get(timeout=10) == 2
+        assert lab.call("echo", 2).get(timeout=30) == 2
         alive(worker)
 
 

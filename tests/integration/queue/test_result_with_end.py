@@ -52,12 +52,12 @@ def test_the_result_is_there_when_the_end_is(application: Application) -> None:
         assert (record["st"], record["set"]) == ("SUCCEEDED", "1")
         assert "msg" not in record
         assert application.redis.ttl(f"celery-task-meta-{result.id}") > 3600
-        assert result.get(timeout=5)["text"] == text
+        assert result.get(timeout=30)["text"] == text
 
 
 def test_nobody_owns_it_any_more(application: Application) -> None:
     result = application.generate.delay(ASKED)
-    result.get(timeout=10)
+    result.get(timeout=30)
     owned = list(application.redis.scan_iter("dt:dynamo:owned:*"))
     until(
         lambda: all(result.id not in application.redis.smembers(key) for key in owned),
@@ -67,10 +67,10 @@ def test_nobody_owns_it_any_more(application: Application) -> None:
 
 def test_what_more_follows_is_done_behind_the_end(application: Application) -> None:
     first, second = application.generate.s(ASKED), application.generate.s({"max_tokens": 2})
-    assert len(chain(first, second).delay().get(timeout=10)["token_ids"]) == 2
+    assert len(chain(first, second).delay().get(timeout=30)["token_ids"]) == 2
 
 
 def test_an_ignored_result_is_not_kept(application: Application) -> None:
     result = application.generate.apply_async((ASKED,), ignore_result=True)
-    assert len(result.get(timeout=10)["token_ids"]) == 4
+    assert len(result.get(timeout=30)["token_ids"]) == 4
     assert application.redis.get(f"celery-task-meta-{result.id}") is None

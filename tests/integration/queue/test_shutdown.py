@@ -51,7 +51,7 @@ def test_warm_gives_back_what_was_not_started(lab: Lab) -> None:
         queue = f"{lab.namespace}-plain"
         lab.app.control.add_consumer(queue, reply=True, timeout=5, limit=1)
         limited = [lab.plain("slow_rate").clone(args=(i,)).set(queue=queue).apply_async() for i in range(4)]
-        assert limited[0].get(timeout=5) == 0
+        assert limited[0].get(timeout=30) == 0
         until(lambda: lab.unacked() == 3, what="three that wait in the worker")
         worker.signal(signal.SIGTERM)
         until(lambda: lab.redis.llen(queue) == 3, what="given back")

@@ -51,7 +51,7 @@ def test_a_call_is_counted_and_told(lab: Lab, worker: Worker) -> None:
     endpoint = f"{lab.namespace}.Lab.echo"
     before = counted(lab, "requests_finished_total", endpoint=endpoint, state="SUCCEEDED")
     result = lab.call("echo", 1)
-    assert result.get(timeout=10) == 1
+    assert result.get(timeout=30) == 1
     assert f"endpoint={endpoint} attempt=1 epoch=" in logged(worker, "request.claimed", result.id)
     assert "state=SUCCEEDED" in logged(worker, "request.finished", result.id)
     assert counted(lab, "requests_finished_total", endpoint=endpoint, state="SUCCEEDED") == before + 1
@@ -67,7 +67,7 @@ def test_probes_of_a_worker(lab: Lab, worker: Worker) -> None:
 
 def test_a_retry_is_told(lab: Lab, worker: Worker) -> None:
     result = lab.call("flaky", {"until": 1})
-    assert result.get(timeout=10) == 1
+    assert result.get(timeout=30) == 1
     line = logged(worker, "request.retried", result.id)
     assert f"endpoint={lab.namespace}.Lab.flaky retries=0" in line
     assert "not yet" in line

@@ -43,7 +43,7 @@ def test_a_call_and_its_child_are_one_trace(
 ) -> None:
     with trace.get_tracer("test").start_as_current_span("script") as script:
         result = lab.call("outer", {"x": 1})
-        assert result.get(timeout=10) == 2
+        assert result.get(timeout=30) == 2
     (submit,) = [span for span in exporter.get_finished_spans() if span.name == "dynamo.submit"]
     assert submit.parent.span_id == script.get_span_context().span_id
     assert dict(submit.attributes or {}) == {
@@ -73,7 +73,7 @@ def test_a_retry_is_linked_to_the_attempt_before(
     lab: Lab, worker: Worker, spans_file: Path, exporter: InMemorySpanExporter
 ) -> None:
     result = lab.call("flaky", {})
-    assert result.get(timeout=10) == 1
+    assert result.get(timeout=30) == 1
     first, second = sorted(runs(spans_file, result.id, 2), key=lambda span: span["start_time"])
     assert "dynamo.state" not in first["attributes"]
     assert [link["context"]["span_id"] for link in second["links"]] == [first["context"]["span_id"]]
@@ -83,7 +83,7 @@ def test_a_retry_is_linked_to_the_attempt_before(
 def test_a_call_outside_of_any_trace_is_the_root_of_one(lab: Lab, worker: Worker, spans_file: Path) -> None:
     """The client records nothing; the worker does."""
     result = lab.call("add", {"x": 1})
-    assert result.get(timeout=10) == 2
+    assert result.get(timeout=30) == 2
     (run,) = runs(spans_file, result.id)
     assert run["parent_id"] is None
 

@@ -78,7 +78,7 @@ def test_in_a_thread(lab: Lab, endpoint: str, how: str) -> None:
 
 def test_a_plain_task_that_exits_fails_alone(lab: Lab) -> None:
     with pytest.raises(Exception, match="SystemExit: 3"):
-        lab.plain("leave").delay().get(timeout=10)
+        lab.plain("leave").delay().get(timeout=30)
 
 
 def test_the_log_shows_the_line_that_failed(lab: Lab, worker: Worker) -> None:

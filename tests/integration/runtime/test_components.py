@@ -105,7 +105,7 @@ def test_a_hundred_clients_share_one_watcher(with_runtime: Run) -> None:
         before = await watchers()
         endpoint = _child(runtime).endpoint("show")
         clients = await asyncio.gather(*(endpoint.client() for _ in range(100)))
-        await clients[-1].wait_for_instances(2, timeout=5)
+        await clients[-1].wait_for_instances(2, timeout=30)
         assert await watchers() == (before[0] + 1, before[1] + 1)
         assert all(len(client.instance_ids()) == 2 for client in clients)
 
@@ -205,7 +205,7 @@ def test_stats_of_every_instance_are_gathered_with_a_time_limit(
 ) -> None:
     async def session(runtime: DistributedRuntime) -> None:
         client = await _child(runtime).endpoint("double").client(annotated=False)
-        instances = await client.wait_for_instances(2, timeout=5)
+        instances = await client.wait_for_instances(2, timeout=30)
         before = await _child(runtime).scrape_stats(timeout=5)
         assert set(before) == {info.lease_id for info in instances}
         for info in instances:

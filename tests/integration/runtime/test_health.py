@@ -31,7 +31,7 @@ def _worker(server: RedisServer, namespace: str, folder: Path, wait: bool = True
 
 async def _client(runtime: DistributedRuntime, namespace: str) -> Client:
     client = await runtime.namespace(namespace).component("Patient").endpoint("work").client(annotated=False)
-    await client.wait_for_instances(1, timeout=5)
+    await client.wait_for_instances(1, timeout=30)
     return client
 
 
@@ -60,7 +60,7 @@ def test_an_unhealthy_instance_takes_no_work_and_comes_back(
                 await asyncio.sleep(0.1)
                 assert (await runtime.client.ledger.get(call.id)).state == "QUEUED"
                 (tmp_path / trouble).unlink()
-            await client.wait_for_instances(1, timeout=10)
+            await client.wait_for_instances(1, timeout=30)
             async with asyncio.timeout(10):
                 assert [event.kind async for event in sub][-1] == "e"
             until(lambda said=said: said in worker.output, what=said)

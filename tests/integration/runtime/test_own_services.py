@@ -236,7 +236,7 @@ def test_hooks_run_in_order_and_shutdown_after_the_last_request(
             return events[-1].kind
 
         assert with_runtime(session) == "e"
-        assert worker.popen.wait(10) == 0, worker.output
+        assert worker.popen.wait(30) == 0, worker.output
     assert notes.read_text().split() == ["first", "second", "worked", "down"]
 
 

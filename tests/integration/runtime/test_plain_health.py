@@ -78,7 +78,7 @@ def test_an_unhealthy_program_takes_no_work_and_comes_back(
         patient = Patient()
         client = await _client(caller, "plain-health")
         await _serve(serving, "plain-health", patient)
-        await client.wait_for_instances(1, timeout=10)
+        await client.wait_for_instances(1, timeout=30)
         await _until(lambda: serving.serving.lifecycle.state == "Healthy")
         for field, ill in (("ready", False), ("mute", True)):
             setattr(patient, field, ill)
@@ -87,7 +87,7 @@ def test_an_unhealthy_program_takes_no_work_and_comes_back(
             sub = await call._submit()
             assert (await caller.client.ledger.get(call.id)).state == "QUEUED"
             setattr(patient, field, not ill)
-            await client.wait_for_instances(1, timeout=10)
+            await client.wait_for_instances(1, timeout=30)
             assert [event.kind async for event in sub][-1] == "e"
         time.sleep(0.5)  # noqa: ASYNC251 - that is the trouble
         await _until(lambda: "the event loop was blocked" in caplog.text)
@@ -101,7 +101,7 @@ def test_a_program_that_is_not_alive_hands_over_and_says_so(redis_server: RedisS
         patient = Patient()
         await _serve(serving, "plain-dead", patient)
         client = await _client(caller, "plain-dead")
-        await client.wait_for_instances(1, timeout=10)
+        await client.wait_for_instances(1, timeout=30)
         call = client.generate({"n": 40, "pause": 0.02})
         values = [await anext(call)]
         patient.alive = False
@@ -129,7 +129,7 @@ def test_the_configuration_of_an_endpoint_can_be_seen_and_used_again(redis_serve
         assert two.endpoint_config is not None
         assert (two.endpoint_config.policy, two.endpoint_config.handler) == ("fail", builder.build().handler)
         client = await two.client(annotated=False)
-        await client.wait_for_instances(1, timeout=10)
+        await client.wait_for_instances(1, timeout=30)
         assert [value async for value in client.generate({"n": 2})] == [0, 1]
 
     _run(redis_server, session)

@@ -35,7 +35,7 @@ def program(redis_server: RedisServer) -> Iterator[Process]:
 async def _client(runtime: DistributedRuntime, component: str, endpoint: str) -> Client:
     found = runtime.namespace(NAMESPACE).component(component).endpoint(endpoint)
     client = await found.client(annotated=False)
-    await client.wait_for_instances(1, timeout=5)
+    await client.wait_for_instances(1, timeout=30)
     return client
 
 
@@ -64,7 +64,7 @@ def test_handlers_of_every_kind_are_served_by_one_consumer(with_runtime: Run, pr
 def test_celery_keeps_results_of_plain_handlers(redis_server: RedisServer) -> None:
     app = create_app("own_plain", server_url=redis_server.url, make_host=lambda *_, **__: None)
     square = make_task(app, EndpointId(NAMESPACE, "First", "square"))
-    assert square.delay(5).get(timeout=5) == 25
+    assert square.delay(5).get(timeout=30) == 25
     app.close()
 
 

@@ -85,7 +85,7 @@ def test_a_component_sleeps_and_wakes(
         code, output = await command("wake", f"{NAMESPACE}.Worker")
         assert (code, sorted(output.split())) == (0, sorted([*await _rows(runtime), "awake", "awake"]))
         assert await waiting == whole
-        await client.wait_for_instances(2, timeout=5)
+        await client.wait_for_instances(2, timeout=30)
 
         with pytest.raises(NoInstancesError, match="instance 1f of own-sleep/Worker: there is none"):
             await component.wake_up(instance_id="1f")

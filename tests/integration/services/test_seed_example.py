@@ -51,7 +51,7 @@ def test_the_state_file_says_what_runs(example: Serve) -> None:
     assert "gpus" not in processor
     assert {row["pid"] for row in state["processes"]} == {one["pid"] for one in example.instances()}
     os.kill(worker["pid"], signal.SIGKILL)
-    until(lambda: json.loads(path.read_text())["processes"][0]["restarts"] == 1, 10.0, "the state is renewed")
+    until(lambda: json.loads(path.read_text())["processes"][0]["restarts"] == 1, 30, "the state is renewed")
 
 
 def _post(url: str, **headers: str) -> tuple[int, Any]:
@@ -77,7 +77,7 @@ def test_namespaces_side_by_side_and_gpus_through_an_outer_mask(tmp_path: Path) 
         serve.interrupt()
     assert not list((home / "serve").iterdir())
     assert not list(home.glob("gpus-*.json"))
-    until(lambda: not processes_of(home), 10.0, "no process left")
+    until(lambda: not processes_of(home), 30, "no process left")
 
 
 def test_a_component_that_is_not_the_entry_serves_its_http_methods_too(tmp_path: Path) -> None:

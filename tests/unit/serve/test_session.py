@@ -267,7 +267,7 @@ def test_nothing_outlives_a_killed_run(home: Home) -> None:
     run.until("^ready ")
     processes = [run.pid("Worker-0"), run.pid("Frontend"), server_of(home)]
     run.end(signal.SIGKILL)
-    assert all(process.wait_gone(5) for process in processes)
+    assert all(process.wait_gone(10) for process in processes)
     again = Run(home)
     again.until("^ready ")
     assert again.end(signal.SIGTERM)[0] == 0
@@ -279,7 +279,7 @@ def test_a_killed_run_leaves_the_server_to_another_one(home: Home) -> None:
     run.until("^ready ")
     worker = run.pid("Worker-0")
     run.end(signal.SIGKILL)
-    assert worker.wait_gone(5)
+    assert worker.wait_gone(10)
     with file_lock(home.server / "lock", 5.0, "the guard is busy"):
         assert running_url(home)
     assert other.end(signal.SIGTERM)[0] == 0
@@ -348,7 +348,7 @@ def test_the_reader_of_the_output_may_leave(home: Home) -> None:
     pids = [run.pid("Worker-0"), run.pid("Frontend")]
     run.process.stdout.close()
     os.kill(pids[0].pid, signal.SIGKILL)
-    assert pids[0].wait_gone(2)
+    assert pids[0].wait_gone(10)
     run.process.send_signal(signal.SIGTERM)
-    assert run.process.wait(10) == 0
+    assert run.process.wait(20) == 0
     assert not pids[1].alive()

@@ -357,4 +357,4 @@ def test_describe_exit(code: int, text: str) -> None:
 def all_gone(pids: list[int]) -> bool:
     """Whether all processes end within two seconds."""
     found = [process for pid in pids if (process := ProcessId.of(pid))]
-    return all(process.wait_gone(2) for process in found)
+    return all(process.wait_gone(10) for process in found)
