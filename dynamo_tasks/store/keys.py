@@ -24,6 +24,7 @@ key                            type    content
 ``dt:<ns>:rate:<tenant>``      string  when a tenant's allowance of requests is whole again, ms
 ``dt:<ns>:open:<tenant>``      zset    ids of a tenant's requests that have not ended, as far as they are counted; ms
 ``dt:<ns>:erase``              list    which purged request's message lies in which queue yet, msgpack
+``dt:<ns>:erasing``            list    how far lists of messages were searched for these, msgpack
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
 ``dt:<ns>:recover:<lease>``    string  who gives back what a dead instance held, for 5 s
 ``dt:<ns>:queues:<lease>``     set     ``<component>:<endpoint>`` of its own queues, as long as it may own requests
@@ -214,6 +215,11 @@ class Keys:
     def erase(self) -> str:
         """Purged requests whose messages may lie in a queue yet."""
         return f"{self.base}erase"
+
+    @property
+    def erasing(self) -> str:
+        """How far lists were searched for their messages."""
+        return f"{self.base}erasing"
 
     def load(self, lease: int) -> str:
         """The load of an instance."""

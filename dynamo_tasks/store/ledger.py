@@ -276,10 +276,24 @@ class Ledger:
         )  # fmt: skip
         return str(reply.decode())
 
-    async def erase(self, namespace: str, limit: int = 50) -> int:
-        """Take messages of purged requests out of their queues; returns how many. For who may take from queues."""
+    async def erase(self, namespace: str, limit: int = 50, looked_at: int = 4000) -> int:
+        """Take messages of purged requests out of their queues; for who may take from queues.
+
+        Args:
+            namespace: Where they were purged.
+            limit: How many requests at once.
+            looked_at: How many messages of usual size one script looks at: others have their turn in between.
+
+        Returns:
+            The number of messages.
+        """
         keys = self.store.keys(namespace)
-        return int(await script("erase").run(self.store.commands, [keys.erase], keys.base, limit))
+        arguments = [keys.erase, keys.erasing], keys.base, limit, looked_at
+        removed, left = 0, 1
+        while left:
+            found, left = await script("erase").run(self.store.commands, *arguments)
+            removed += int(found)
+        return removed
 
     async def get(self, request_id: str, namespace: str | None = None) -> Record:
         """The record of a request.

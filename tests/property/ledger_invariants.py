@@ -45,6 +45,7 @@ _KNOWN = frozenset(
         "leases",
         "dead",
         "erase",
+        "erasing",
         "recover",
         "queues",
         "load",

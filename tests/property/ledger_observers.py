@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.protocol.events import End, ErrorInfo
@@ -45,7 +46,8 @@ class Observers:
         await self._sweeper._due(self._world.namespace)
         check_sweep(before, read_dump(self._world.client, self._world.keys).records, now)
         self._suspects, _ = await self._world.recovery.lost_messages(self._world.namespace, self._suspects)
-        await self._world.ledger.erase(self._world.namespace)
+        lay = read_dump(self._world.client, self._world.keys).queues
+        await self._world.ledger.erase(self._world.namespace, looked_at=2)
         dump = read_dump(self._world.client, self._world.keys)
         # What is delivered once more may come after the purge, or by a queue of another component: it is dropped when
         # it is claimed.
@@ -55,6 +57,11 @@ class Observers:
             if record.get("pur") and one not in self._world.repeated
         ]
         waiting = [message for messages in dump.queues.values() for message in messages]
+        for message in itertools.chain(*lay.values()):
+            gone = [
+                one for one, record in dump.records.items() if record.get("pur") and f'"{one}"' in message
+            ]
+            assert message in waiting or gone, f"6: taken with what was purged: {message}"
         assert not any(f'"{one}"' in message for one in purged for message in waiting), (
             f"6: {purged} {waiting}"
         )

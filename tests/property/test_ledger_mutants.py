@@ -62,6 +62,13 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("claim", "if r.en and component_of(r.en) ~= component then", "if false then"),
     ("claim", "  if r.st == 'RUNNING' then take_from_the_dead(previous) end\n", ""),
     ("claim", "= r.st == 'RUNNING' and of_running() or nil", TAKEN_TOO_EARLY),
+    ("purge", "  redis.call('RPUSH', notes, cmsgpack.pack({ id, r.q }))\n", ""),
+    ("purge", "  leave_line(id, r)\n", ""),
+    ("erase", "wanted[id_of(message) or '']", "false"),
+    ("erase", "wanted[id_of(message) or '']", "true"),
+    ("erase", "if job.first then redis.call('RPUSH', KEYS[2], cmsgpack.pack(job)) end", ""),
+    ("erase", "queue == shared and { queue } or { queue, shared }", "{ shared }"),
+    ("erase", "lists_up_to(one .. '\\6\\0229')", "lists_up_to(one)"),
     ("_lib", "  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end\n", ""),
 ]  # fmt: skip
 

@@ -42,6 +42,12 @@ local function top_of(log)
   return id, tonumber(string.match(id, '^(%d+)-'))
 end
 
+-- Id of the request of a message. What stands in front of it may be large: a pattern would be tried at each byte of it.
+local function id_of(message)
+  local at = string.find(message, '"id"', 1, true)
+  return at and string.match(message, '^"id"%s*:%s*"([^"]+)"', at)
+end
+
 local function bigendian(n, bytes)
   local out = {}
   for i = bytes, 1, -1 do

@@ -17,7 +17,7 @@ end
 local message = redis.call('LPOP', KEYS[1])
 while message do
   redis.call('RPUSH', KEYS[2], message)
-  follow(string.match(message, '"id"%s*:%s*"([^"]+)"') or '')
+  follow(id_of(message) or '')
   message = redis.call('LPOP', KEYS[1])
 end
 local standing = line.line_of(component, KEYS[1])

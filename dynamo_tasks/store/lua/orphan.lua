@@ -26,8 +26,6 @@ if shared and redis.call('SISMEMBER', base .. 'leases', instance) == 0 then
 end
 local list = r.q .. (r.qs or '')
 
-local function id_of(message) return string.match(message, '"id"%s*:%s*"([^"]+)"') end
-
 local function found()
   if redis.call('LLEN', list) > SEARCHED then
     local head_id = id_of(redis.call('LINDEX', list, -1))

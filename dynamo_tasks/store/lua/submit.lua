@@ -98,7 +98,7 @@ local function refusal()
     if limit and running >= limit then return true end
     for _, one in ipairs(line.lists_up_to(list)) do
       local head = redis.call('LINDEX', one, -1)
-      local head_id = head and string.match(head, '"id"%s*:%s*"([^"]+)"')
+      local head_id = head and id_of(head)
       local since = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
       if since and now - tonumber(since) >= STUCK then return true end
     end
