@@ -100,6 +100,10 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             )
         self._limit(CONNECT_TIMEOUT if waits else ANSWER_TIMEOUT)
 
+    def _add_driver_info(self) -> None:
+        """Celery's reads a file of redis-py's for each thread's backend, and asks twice more for each connection."""
+        self.connparams["driver_info"] = None
+
     def _limit(self, seconds: float) -> None:
         """Let no operation take longer, in a client unless its settings say so."""
         given = self.connparams

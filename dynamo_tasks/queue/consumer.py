@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import random
+import time
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -69,7 +71,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._restart_state = _NoLimit()
         self._late: dict[str, bool] = {}
         self._settling: asyncio.Task[None] | None = None
-        self._refusals = Calm()
+        self._failures = Calm()
+        self._ready_at = math.inf
+        self._delay = _FIRST_DELAY
         self._has_entered = False
         self.threads = ThreadPoolExecutor(1, thread_name_prefix="dynamo-consumer")
 
@@ -123,6 +127,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self.aside(self.settle_late)
         self.aside(channel.restore_unknown, {request._message.delivery_tag for request in carried})
         self._enter()
+        self._ready_at = time.monotonic()
         super().on_ready()
 
     def _enter(self) -> None:
@@ -206,17 +211,19 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             drops.spawn(drops.fail(EndpointId.parse(headers["task"]).namespace, headers["id"], error))
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
-        """Celery callback before it connects again: at once, but not to a server that refuses."""
-        if not (isinstance(exc, ServerRefusedError) and may_await()):
+        """Celery callback before it connects again: at once, but not to a server that refuses, nor again and again."""
+        refuses, lasted = isinstance(exc, ServerRefusedError), time.monotonic() - self._ready_at > _MAX_DELAY
+        self._ready_at = math.inf
+        if not may_await() or (lasted and not refuses):
+            self._delay = _FIRST_DELAY
             super().on_connection_error_after_connected(exc)
             return
         connection, self.connection = self.connection, None
-        if self._refusals.due():
-            event(
-                "store.reconnect_failed", connection="broker", server=connection.as_uri(), error=exc.message
-            )
+        if self._failures.due():
+            event("store.reconnect_failed", connection="broker", server=connection.as_uri(), error=str(exc))
         ignore_errors(connection, connection.close)
-        await_(asyncio.sleep(_MAX_DELAY))
+        await_(asyncio.sleep(_MAX_DELAY if refuses else self._delay))
+        self._delay = min(2 * self._delay, _MAX_DELAY)
 
     def ensure_connected(self, conn: Any) -> Any:
         """Connect; while the broker is away, the loop goes on."""

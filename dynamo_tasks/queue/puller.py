@@ -14,6 +14,8 @@ import contextlib
 from collections.abc import Awaitable, Callable
 
 from dynamo_tasks.errors import DynamoError, ProtocolError
+from dynamo_tasks.observe.calm import Calm
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue import greenlets
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.containment import is_wrong_type, pass_over
@@ -81,7 +83,7 @@ class Puller:
             return
 
     async def _run(self) -> None:
-        started = False
+        started, failures = False, Calm()
         while not self._stopping:
             await self._wanted.wait()
             self._wanted.clear()
@@ -92,6 +94,13 @@ class Puller:
                 while not self._stopping and (count := self._room()):
                     await self._pop(await self._link.wire(), count)
             except DynamoError as exc:
+                if not started and failures.due():
+                    event(
+                        "store.reconnect_failed",
+                        connection=self._link.kind,
+                        server=str(self._link.address),
+                        error=str(exc),
+                    )
                 self._wanted.set()
                 await asyncio.sleep(_RETRY)
                 if is_wrong_type(exc):

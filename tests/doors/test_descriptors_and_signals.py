@@ -9,13 +9,14 @@ import resource
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.processes import Frontend, Worker, together, until
+from tests.support.processes import ROOT, Frontend, Worker, environment, together, until
 from tests.support.raw_http import answers, chat_body, post
 from tests.support.serve import COMMAND, Serve, environ_of, processes_of
 from tests.support.server import RedisServer, free_port
@@ -24,6 +25,7 @@ from tests.support.web import look
 pytestmark = pytest.mark.slow
 ENV = {"DYNAMO_NAMESPACE": "descriptors"}
 FEW = 100
+CALLER = "tests.support.door_calls:Caller"
 
 
 @pytest.fixture
@@ -58,7 +60,8 @@ def first_answer(sock: socket.socket) -> int:
 def limit_files(pid: int, spare: int) -> None:
     """Leave a process so many descriptors."""
     used = max(int(entry.name) for entry in Path(f"/proc/{pid}/fd").iterdir()) + 1
-    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + spare, used + spare))
+    most = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (used + spare, most))
 
 
 def test_without_descriptors_there_are_503s_and_a_line_a_second(frontend: Frontend) -> None:
@@ -87,6 +90,34 @@ def test_the_last_descriptors_are_the_processs_own(redis_server: RedisServer) ->
         assert found.count(503) >= 20, found
         assert found.count(0) == 0, found
         assert len(list(Path(f"/proc/{frontend.pid}/fd").iterdir())) <= FEW - 10
+
+
+@pytest.fixture
+def caller(own_server: RedisServer) -> Iterator[Worker]:
+    """A worker whose every connection is lost once it has no descriptor left."""
+    with Worker(own_server.url, service=CALLER) as worker:
+        limit_files(worker.pid, 0)
+        for kind in ("normal", "pubsub"):
+            own_server.command("CLIENT", "KILL", "TYPE", kind)
+        yield worker
+
+
+def test_a_worker_without_descriptors_waits_for_them(caller: Worker, own_server: RedisServer) -> None:
+    """Calls that need another connection, a chord's among them, end once there is one; its log says why, calmly."""
+    began, seen = time.monotonic(), len(caller.output)
+    argv = [sys.executable, "-m", "tests.support.door_calls", "delay", "chord"]
+    env = environment(own_server.url, DYNAMO_GRAPH=CALLER)
+    with subprocess.Popen(argv, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as script:
+        until(lambda: "Too many open files" in caller.output[seen:], 30, lambda: caller.output[seen:])
+        until(lambda: time.monotonic() - began > 8, 10, "some seconds of it")
+        said = caller.output[seen:].splitlines()
+        assert caller.alive
+        assert len(said) < 250, len(said)
+        assert "Traceback" not in caller.output[seen:], caller.output[seen:]
+        limit_files(caller.pid, 100)
+        told = json.loads(script.communicate(timeout=60)[0].splitlines()[-1])
+    assert told["delay"][1] == 8, told
+    assert told["chord"][1] == [0, 1, 2], told
 
 
 HARMLESS = (signal.SIGUSR1, signal.SIGUSR2)
