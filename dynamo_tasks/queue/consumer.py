@@ -134,6 +134,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Let the host register: from now on somebody takes what is sent to it."""
         host = getattr(self.controller, "host", None)
         if host is not None and not self._has_entered:
+            channel = self.task_consumer.channel
+            channel.pull(self.hub)
+            while not await_(channel.takes(_MAX_DELAY)):
+                maybe_shutdown()
             await_(host.enter())
             self._has_entered = True
 

@@ -61,6 +61,8 @@ class Puller:
         self._deliver = deliver
         self._link = Link(address, name=name, on_ready=self._identify)
         self._wanted = asyncio.Event()
+        self.connected = asyncio.Event()
+        """Set once it can pop."""
         self._stopping = False
         self._delivering = asyncio.Lock()
         self._turn = 0
@@ -83,18 +85,18 @@ class Puller:
             return
 
     async def _run(self) -> None:
-        started, failures = False, Calm()
+        failures = Calm()
         while not self._stopping:
             await self._wanted.wait()
             self._wanted.clear()
             try:
-                if not started:
+                if not self.connected.is_set():
                     await self._link.start()
-                    started = True
+                    self.connected.set()
                 while not self._stopping and (count := self._room()):
                     await self._pop(await self._link.wire(), count)
             except DynamoError as exc:
-                if not started and failures.due():
+                if not self.connected.is_set() and failures.due():
                     event(
                         "store.reconnect_failed",
                         connection=self._link.kind,

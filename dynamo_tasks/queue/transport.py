@@ -192,6 +192,13 @@ class Channel(CheckedChannel):
             )  # fmt: skip
         self._puller.want()
 
+    async def takes(self, within: float) -> bool:
+        """Whether the connection is there on which messages come; waited for."""
+        assert self._puller is not None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._puller.connected.wait(), within)
+        return self._puller.connected.is_set()
+
     def _address(self) -> Address:
         client = self.connection.client
         url = client.as_uri(include_password=True)

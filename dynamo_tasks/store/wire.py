@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import hiredis
 
-from dynamo_tasks.errors import ServerUnavailableError
+from dynamo_tasks.errors import DynamoError, ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.bridge import in_thread
 from dynamo_tasks.store.containment import pass_over
@@ -51,6 +51,7 @@ class Wire(asyncio.Protocol):
         self._gathered: list[Reply] = []
         self._outgoing: list[bytes] = []
         self._lost_because = ""
+        self._refused: DynamoError | None = None
         self._on_message = on_message
         self._on_lost = on_lost
         self._loop = asyncio.get_running_loop()
@@ -83,6 +84,8 @@ class Wire(asyncio.Protocol):
                 else:
                     wire = await _reached(address, lambda: cls(on_message, on_lost))
                 await wire._hello(address, name)
+        except ServerRefusedError:
+            raise
         except (OSError, TimeoutError) as exc:
             raise ServerUnavailableError(
                 f"cannot reach the Redis server at {address}: {str(exc) or 'no answer'}"
@@ -100,6 +103,13 @@ class Wire(asyncio.Protocol):
             for reply in await self.pipeline(commands):
                 if isinstance(reply, hiredis.ReplyError):
                     raise refusal(str(reply))
+        except ServerUnavailableError:
+            self.close()
+            # Part of the answer may be all that came: why the connection was refused.
+            for reply in self._gathered:
+                if isinstance(reply, hiredis.ReplyError):
+                    raise refusal(str(reply)) from None
+            raise
         except BaseException:
             self.close()
             raise
@@ -137,8 +147,18 @@ class Wire(asyncio.Protocol):
                     self._on_message(reply[1], reply[2])
                 except Exception as exc:  # noqa: BLE001 - anybody publishes anything: it must not end the connection
                     pass_over("pubsub", reply[1].decode(errors="replace"), exc)
-            else:
+            elif self._waiting:
                 self._answer(reply)
+            else:
+                self._take_unasked(reply)
+                return
+
+    def _take_unasked(self, reply: Reply) -> None:
+        """What a server says before it closes, e.g. since it has no room for one more connection."""
+        if isinstance(reply, hiredis.ReplyError):
+            self._refused = refusal(str(reply))
+        self._lost_because = "it sent an answer to nothing"
+        self.abort()
 
     def _answer(self, reply: Reply) -> None:
         future, count = self._waiting[0]
@@ -174,7 +194,7 @@ class Wire(asyncio.Protocol):
 
     def _write(self, data: bytes, replies: int) -> asyncio.Future[Reply]:
         if self.closed or self._transport is None:
-            raise ServerUnavailableError("connection to the Redis server lost")
+            raise self._refused or ServerUnavailableError("connection to the Redis server lost")
         future: asyncio.Future[Reply] = self._loop.create_future()
         self._waiting.append((future, replies))
         self._outgoing.append(data)

@@ -7,15 +7,16 @@ import os
 import re
 import signal
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
 from benchmarks.undisturbed import undisturbed
 from dynamo_tasks.runtime.inspect import snapshot
 from tests.support import web
-from tests.support.processes import Worker, until
+from tests.support.processes import Frontend, Worker, together, until
 from tests.support.readers import MODEL, PACED
-from tests.support.refusing import REFUSALS, RefusingServer
+from tests.support.refusing import REFUSALS, RefusingServer, no_room
 from tests.support.serve import Serve
 
 pytestmark = pytest.mark.slow
@@ -115,3 +116,26 @@ def test_serve_itself_waits_for_a_server_that_reads_its_data(
         serve.line("server  ")
         assert "busy with a script; waiting" in serve.output
         serve.interrupt()
+
+
+def test_a_server_without_room_for_connections(server: RefusingServer) -> None:
+    """Who is connected serves on; who starts, or has lost its connections, waits for room, and says so calmly."""
+    inside, frontend = Worker(server.url, settings=PACED, name="inside"), Frontend(server.url)
+    with ExitStack() as late, together(inside, frontend):
+        with no_room(server) as cut:
+            outside = late.enter_context(Worker(server.url, settings=PACED, name="outside", wait=False))
+            more = late.enter_context(Frontend(server.url, ready=""))
+            for one in (outside, more):
+                until(lambda one=one: "store.refused" in one.output, 60, lambda one=one: one.output)
+            assert frontend.request("POST", "/v1/completions", ASK)[0] == 200
+            cut()
+            until(lambda: frontend.request("POST", "/v1/completions", ASK)[0] == 503, 30, "it to be cut off")
+            for one in (inside, frontend):
+                until(lambda one=one: "max number of clients" in one.output, 30, lambda one=one: one.output)
+        outside.wait_ready()
+        for http in (frontend, more):
+            until(lambda http=http: http.get("/ready")[0] == 200, 60, lambda http=http: http.output)
+            assert http.request("POST", "/v1/completions", ASK)[0] == 200
+        for one in (inside, frontend, outside, more):
+            assert "Traceback" not in one.output, one.output
+            assert one.output.count("\n") < 150, one.output

@@ -13,7 +13,7 @@ from pathlib import Path
 from tests.support.processes import until
 from tests.support.server import RedisServer
 
-__all__ = ["READS", "REFUSALS", "RefusingServer"]
+__all__ = ["READS", "REFUSALS", "RefusingServer", "no_room"]
 
 
 class RefusingServer(RedisServer):
@@ -129,6 +129,26 @@ def read_only(server: RefusingServer) -> Iterator[None]:
     finally:
         server.command("REPLICAOF", "NO", "ONE")
         _set(server, "replica-serve-stale-data", "no")
+
+
+@contextlib.contextmanager
+def no_room(server: RedisServer) -> Iterator[Callable[[], None]]:
+    """ERR max number of clients reached: those that are connected stay, until the function that it yields is called."""
+    with socket.create_connection((server.host, server.port), timeout=10) as inside:
+
+        def do(command: bytes) -> None:
+            inside.sendall(command + b"\r\n")
+            assert inside.recv(100)[:1] in (b"+", b":")
+
+        def cut() -> None:
+            for kind in (b"normal", b"pubsub"):
+                do(b"CLIENT KILL TYPE " + kind)
+
+        do(b"CONFIG SET maxclients 1")
+        try:
+            yield cut
+        finally:
+            do(b"CONFIG SET maxclients 10000")
 
 
 REFUSALS: dict[str, Callable[[RefusingServer], AbstractContextManager[None]]] = {

@@ -7,7 +7,7 @@ import socket
 
 import pytest
 
-from dynamo_tasks.errors import ConfigError, ServerUnavailableError
+from dynamo_tasks.errors import ConfigError, ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.store.address import Address
 from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.wire import Wire, pack
@@ -50,6 +50,44 @@ def test_a_server_of_another_kind_is_told_in_one_line() -> None:
         return caught.value.message
 
     assert "not a Redis server" in asyncio.run(connect())
+
+
+@pytest.mark.parametrize("url", ["redis://127.0.0.1:{}", "redis://me:secret@127.0.0.1:{}/3"])
+@pytest.mark.parametrize("after", [0.0, 0.2])
+def test_a_refusal_before_any_question_is_its_error(url: str, after: float) -> None:
+    """As a server that has no room left says it: unasked, and closes."""
+
+    async def connect() -> None:
+        async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await asyncio.sleep(after)
+            writer.write(b"-ERR max number of clients reached\r\n")
+            writer.close()
+
+        async with await asyncio.start_server(refuse, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            with pytest.raises(ServerRefusedError):
+                await Wire.connect(Address.parse(url.format(port)))
+
+    asyncio.run(connect())
+
+
+def test_an_answer_to_nothing_is_a_lost_connection(caplog: pytest.LogCaptureFixture) -> None:
+    async def talk() -> str:
+        async def chatter(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(100)
+            writer.write(b"+OK\r\n+and\r\n+more\r\n")
+            await reader.read(100)
+            writer.close()
+
+        async with await asyncio.start_server(chatter, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            wire = await Wire.connect(Address.parse(f"redis://127.0.0.1:{port}"))
+            with pytest.raises(ServerUnavailableError) as caught:
+                await wire.execute("GET", "k")
+            return caught.value.message
+
+    assert "lost" in asyncio.run(talk())
+    assert "IndexError" not in caplog.text
 
 
 def test_a_server_that_became_a_replica_is_a_lost_connection(own_server: RedisServer) -> None:
