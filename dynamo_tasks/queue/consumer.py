@@ -160,7 +160,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         try:
             while self._late and self._has_channel:
                 try:
-                    await greenlets.run(self.settle_late)
+                    await greenlets.run_yielding(self.settle_late)
                 except self.connection_errors:
                     await asyncio.sleep(_MAX_DELAY)
         finally:

@@ -47,7 +47,11 @@ def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = Non
         drops.spawn(drops.revoke(str(one)))
     # Celery's own asks the result backend three times for each of them.
     revoke = partial(_stock_revoke, state, task_id, terminate=terminate, signal=signal, **kwargs)
-    return await_(Aside(threads()).run(revoke)) if may_await() else revoke()
+    return _aside(revoke)
+
+
+def _aside(call: Callable[[], Any]) -> Any:
+    return await_(Aside(threads()).run(call)) if may_await() else call()
 
 
 def _terminate(state: Any, signal: Any = None, task_id: Any = None, **kwargs: Any) -> Any:
@@ -114,8 +118,9 @@ class ControlNode(Node):  # type: ignore[misc]
 
     def reply(self, data: Any, exchange: str, routing_key: str, ticket: Any, **kwargs: Any) -> None:
         """kombu callback: answer, unless the server refuses."""
+        reply = partial(super().reply, data, exchange, routing_key, ticket, **kwargs)
         try:
-            super().reply(data, exchange, routing_key, ticket, **kwargs)
+            _aside(reply)
         except self.channel.ResponseError as exc:
             pass_over("control", "a reply to remote control", exc)
 

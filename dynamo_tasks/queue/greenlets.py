@@ -20,13 +20,15 @@ from typing import Any, TypeVar
 
 from greenlet import getcurrent, greenlet
 
-__all__ = ["Aside", "await_", "may_await", "on_loop", "run"]
+__all__ = ["Aside", "await_", "may_await", "on_loop", "run", "run_yielding", "yields"]
 
 T = TypeVar("T")
 
 
 class _Hosted(greenlet):  # type: ignore[misc]
     """A greenlet whose parent drives it on the loop."""
+
+    yields = False
 
 
 class _Thread(threading.local):
@@ -39,6 +41,11 @@ _thread = _Thread()
 def on_loop() -> bool:
     """Whether the caller runs in a greenlet on the loop, so that blocking would hold up the loop."""
     return isinstance(getcurrent(), _Hosted)
+
+
+def yields() -> bool:
+    """Whether the caller runs in a greenlet of :func:`run_yielding`."""
+    return getattr(getcurrent(), "yields", False)
 
 
 def may_await() -> bool:
@@ -66,7 +73,22 @@ async def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
     Cancelling the task that awaits this raises ``CancelledError`` inside the function, at its ``await_``.
     """
+    result: T = await _drive(_Hosted(function), *args, **kwargs)
+    return result
+
+
+async def run_yielding(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
+    """The same for what holds nothing that others on the loop would block for, such as a producer of a pool.
+
+    What it asks the broker for does not hold up the loop.
+    """
     hosted = _Hosted(function)
+    hosted.yields = True
+    result: T = await _drive(hosted, *args, **kwargs)
+    return result
+
+
+async def _drive(hosted: _Hosted, *args: Any, **kwargs: Any) -> Any:
     hosted.gr_context = contextvars.copy_context()
     pending = hosted.switch(*args, **kwargs)
     while not hosted.dead:
@@ -77,8 +99,7 @@ async def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
             pending = hosted.throw(type(exc), exc, exc.__traceback__)
         else:
             pending = hosted.switch(value)
-    result: T = pending
-    return result
+    return pending
 
 
 class Aside:

@@ -166,7 +166,7 @@ class Puller:
         self._stopping = True
         self._wanted.set()
         if self.blocked_as is not None and self._link.connected:
-            await greenlets.run(unblock, self.blocked_as)
+            await greenlets.run_yielding(unblock, self.blocked_as)
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):
             async with asyncio.timeout(1.0):
                 await asyncio.shield(self._task)

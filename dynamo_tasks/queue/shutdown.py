@@ -144,7 +144,7 @@ class Shutdown:
         if (channel := self._channel()) is not None:
             await channel.arrived()
         self._worker.hub.run_ready()  # what has ended is acknowledged, not given back
-        await greenlets.run(self._give_back)
+        await greenlets.run_yielding(self._give_back)
         await self._worker.host.deregister()
 
     async def _drain(self, timeout: float | None, cut_short: asyncio.Event) -> bool:
@@ -163,7 +163,7 @@ class Shutdown:
 
     async def _end(self) -> None:
         self._worker.hub.run_ready()
-        await greenlets.run(self._give_back, everything=True)
+        await greenlets.run_yielding(self._give_back, everything=True)
         await self._worker.app.executor.drops.drain(HANDOVER_SECONDS)
         self._worker.hub.run_ready()
         await self._worker.host.stop()

@@ -7,6 +7,7 @@ away, each of these round trips would stop the streams, and a few in a row lose 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -19,23 +20,25 @@ _AT_ONCE = 0.001
 
 
 @cache
-def yielding(kind: type) -> type:
+def yielding(kind: type, when: Callable[[], bool] = on_loop) -> type:
     """A class of connections whose reads let the loop go on.
 
     Args:
         kind: One of redis-py's.
+        when: Whether the caller may be suspended. Not where it holds what others on the loop would block for.
     """
-    return type(kind.__name__, (_Yielding, kind), {})
+    return type(kind.__name__, (_Yielding, kind), {"_may_wait": staticmethod(when)})
 
 
 class _Yielding:
+    _may_wait: Callable[[], bool]
     _sock: Any
     can_read: Any
     disconnect: Any
 
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         """redis-py callback: read one answer."""
-        if on_loop() and not self.can_read(timeout=0):
+        if self._may_wait() and not self.can_read(timeout=0):
             self._wait()
         return super().read_response(*args, **kwargs)  # type: ignore[misc]
 

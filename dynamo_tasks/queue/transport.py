@@ -117,7 +117,7 @@ class Channel(CheckedChannel):
         # Neither HELLO nor the name of the library: three round trips of each connection.
         ours = {"parser_class": Parser, "driver_info": None, "protocol": 2}
         theirs = super()._connparams(*args, **kwargs)
-        return {**theirs, **ours, "connection_class": yielding(theirs["connection_class"])}
+        return {**theirs, **ours, "connection_class": yielding(theirs["connection_class"], greenlets.yields)}
 
     def _size(self, queue: str) -> int:
         """Messages of a queue, with what stands in line behind them."""
@@ -227,7 +227,7 @@ class Channel(CheckedChannel):
         """Call a pop back that is in flight."""
         if self._puller is not None and self._puller.blocked_as is not None:
             self._calling_back = asyncio.ensure_future(
-                greenlets.run(self._unblock_quietly, self._puller.blocked_as)
+                greenlets.run_yielding(self._unblock_quietly, self._puller.blocked_as)
             )
 
     async def arrived(self) -> None:
@@ -246,14 +246,14 @@ class Channel(CheckedChannel):
         untracked = [raw for raw in raws if _MARK not in raw]
         noted = []
         if untracked and self._takes(queue):
-            noted = await greenlets.run(self._note, untracked)
+            noted = await greenlets.run_yielding(self._note, untracked)
         if self._takes(queue):
             for raw in raws:
                 self._take(raw, queue)
             return
         # To the front of its queue: the first one last.
-        await greenlets.run(self._push_back, key, *reversed(raws))
-        await greenlets.run(self.settle_late, dict.fromkeys(noted, False))
+        await greenlets.run_yielding(self._push_back, key, *reversed(raws))
+        await greenlets.run_yielding(self.settle_late, dict.fromkeys(noted, False))
 
     def _takes(self, queue: str) -> bool:
         return not (self.closed or self.intake.paused) and queue in self.connection._callbacks

@@ -193,7 +193,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
                 self.app.executor = await self.host.connect()
             except DynamoError as exc:
                 refuse(exc)
-        await greenlets.run(super().start)
+        await greenlets.run_yielding(super().start)
 
     def install_platform_tweaks(self, worker: Any) -> None:
         """Celery callback: signals."""
