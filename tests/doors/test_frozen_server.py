@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,12 @@ def frozen(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[
         connected.stdin.write("go\n")
         connected.stdin.flush()
         fresh = _start([sys.executable, "-m", SCRIPT, "fresh"], env)
-        yield {"connected": _told(connected), "fresh": _told(fresh), "commands": _commands(env)}
+        with ThreadPoolExecutor(4) as threads:  # each waits for itself
+            told = [threads.submit(_told, one) for one in (connected, fresh)]
+            commands = threads.map(lambda argv: _command(argv, env), COMMANDS.values())
+            found = {"commands": dict(zip(COMMANDS, commands, strict=True))}
+            found |= {name: one.result() for name, one in zip(("connected", "fresh"), told, strict=True)}
+        yield found
         server.thaw()
 
 
@@ -70,13 +76,10 @@ def _told(process: subprocess.Popen[str]) -> dict[str, Any]:
     return found
 
 
-def _commands(env: dict[str, str]) -> dict[str, Any]:
-    found = {}
-    for name, argv in COMMANDS.items():
-        began = time.monotonic()
-        done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, timeout=110)
-        found[name] = (time.monotonic() - began, done.returncode, done.stderr or done.stdout)
-    return found
+def _command(argv: list[str], env: dict[str, str]) -> tuple[float, int, str]:
+    began = time.monotonic()
+    done = subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    return time.monotonic() - began, done.returncode, done.stderr or done.stdout
 
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
