@@ -65,7 +65,8 @@ def test_time_limits_of_the_worker_hold(lab: Lab, worker: Worker) -> None:
 
 def test_no_more_than_the_slots_is_taken(lab: Lab, worker: Worker) -> None:
     assert stats(lab)["prefetch_count"] == 2
-    calls = [lab.call("count", {"n": 4, "delay": 0.1}) for _ in range(5)]
+    limits = {"soft_time_limit": 30, "time_limit": 60}
+    calls = [lab.call("count", {"n": 4, "delay": 0.1}, **limits) for _ in range(5)]
     until(lambda: sum(lab.state(call.id) == "RUNNING" for call in calls) == 2, what="two that run")
     assert lab.length() >= 1
     assert [call.get(timeout=20) for call in calls] == [[0, 1, 2, 3]] * 5
