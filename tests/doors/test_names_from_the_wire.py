@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
+import redis
 
 from dynamo_tasks.errors import DynamoError, JobFailedError
 from dynamo_tasks.pipelines import JobState, RemoteEnvironment, RemoteJob, signed
@@ -15,8 +17,10 @@ from dynamo_tasks.pipelines.plan import Plan
 from dynamo_tasks.pipelines.portable import Reference
 from dynamo_tasks.pipelines.remote_job import launch
 from dynamo_tasks.store.bridge import bridge
+from tests.support import processes
 from tests.support.acl import server_with_users, url_of
 from tests.support.processes import Worker
+from tests.support.serve import COMMAND
 from tests.support.server import RedisServer
 
 KEY = "the key of both sides, 32 or more"
@@ -27,6 +31,9 @@ from pathlib import Path
 
 def plus(record, more=1):
     return record + more
+
+def even(record):
+    return record % 2 == 0
 
 class Doubler:
     def process(self, value):
@@ -149,6 +156,29 @@ def test_what_is_allowed_runs(server: RedisServer, worker: Worker, folder: Path)
         job = env.submit()
         assert list(job.results()) == [3, 4]
         assert job.wait(30).state is JobState.SUCCEEDED
+
+
+@pytest.mark.parametrize("user", ["worker", "frontend"])
+def test_pipelines_run_under_the_shipped_users(
+    server: RedisServer, worker: Worker, folder: Path, user: str
+) -> None:
+    """With all that they need, and the server refused nothing to anybody; and who only looks sees the job."""
+    import shop_steps
+
+    with environment(server, user) as env, redis.Redis(port=server.port) as admin:
+        admin.acl_log_reset()
+        env.register_service("doubler", shop_steps.Doubler)
+        stream = env.from_batch(list(range(20))).map(shop_steps.plus, 2)
+        stream.filter(shop_steps.even).keyby(shop_steps.even).collect()
+        job = env.submit()
+        assert sorted(job.results()) == list(range(2, 22, 2))
+        assert job.wait(30).state is JobState.SUCCEEDED
+        shown = subprocess.run(
+            [*COMMAND, "status", "--json"], env=processes.environment(url_of(server, "monitor")), capture_output=True,
+            text=True, timeout=60, check=True,
+        ).stdout  # fmt: skip
+        assert job.id in shown
+        assert admin.acl_log() == []
 
 
 def test_a_signed_plan_runs_whatever_it_names(

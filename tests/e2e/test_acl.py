@@ -151,9 +151,21 @@ def _workers(flower: Flower) -> Any:
 EVERYBODY = [
     "FLUSHALL", "CONFIG GET *", "KEYS *", "SHUTDOWN", "ACL LIST", "SAVE", "MONITOR", "SCRIPT FLUSH",
     "GET other", "SET other 1", "PUBLISH other x", "SUBSCRIBE other", "EVAL return(redis.call('GET','other')) 0",
+    "FLUSHDB", "CONFIG SET maxmemory 1", "SCAN 0", "RANDOMKEY", "DBSIZE", "ACL SETUSER x on", "BGREWRITEAOF",
+    "SCRIPT KILL",
+    "FUNCTION LOAD x", "FCALL f 0", "SLOWLOG GET", "MEMORY DOCTOR", "REPLICAOF NO ONE", "SWAPDB 0 1", "MOVE dt:x 1",
+    "MIGRATE h 1 dt:x 0 1", "RESTORE dt:x 0 x", "DUMP dt:x", "OBJECT ENCODING dt:x", "SORT dt:x BY other GET other",
+    "COPY dt:x other", "RENAME dt:x other", "CLIENT PAUSE 1", "CLIENT REPLY OFF", "CLIENT TRACKING on",
+    "PUBSUB CHANNELS",
+    "PSUBSCRIBE *", "SUBSCRIBE __keyspace@0__:dt:x", "LMOVE dynamo|Worker other LEFT LEFT", "XTRIM dt:x MAXLEN 0",
+    "EVAL return(redis.call('FLUSHALL')) 0", "EVAL return(redis.call('KEYS','*')) 0",
+    "EVAL return(redis.call('PUBLISH','other','x')) 0",
 ]  # fmt: skip
 FORBIDDEN = {
-    "worker": ["SET celery-other 1", "PUBLISH news x"],
+    "worker": [
+        "SET celery-other 1", "PUBLISH news x", "LPUSH celery x", "BRPOP celery 1", "GET unacked", "SUBSCRIBE news",
+        "XGROUP DESTROY dt:dynamo:events:x g", "EVAL return(redis.call('SET','celery','x')) 0",
+    ],
     "frontend": [
         "BLMPOP 1 1 dynamo|Worker LEFT", "GET celery-task-meta-x", "PUBLISH /0.celery.pidbox shutdown",
         "SADD _kombu.binding.x y", "SET _kombu.binding.dynamo|Worker x", "DEL _kombu.binding.dynamo|Worker",
@@ -171,7 +183,11 @@ FORBIDDEN = {
     ],
     "monitor": [
         "SET dt:dynamo:lease:1 1", "DEL dt:dynamo:req:1", "RPUSH dynamo|Worker {}", "SUBSCRIBE dt:@client:0:x",
-        "PUBLISH /0.celery.pidbox shutdown", "EVAL return(1) 0", "CLIENT KILL ID 1",
+        "PUBLISH /0.celery.pidbox shutdown", "EVAL return(1) 0", "CLIENT KILL ID 1", "CLIENT LIST", "CLIENT UNBLOCK 1",
+        "SUBSCRIBE /0.celery.pidbox", "SUBSCRIBE dt:dynamo:alive:0:1", "PUBLISH dt:dynamo:alive:0:1 x", "MULTI",
+        "GET celery-task-meta-x", "SMEMBERS _kombu.binding.x", "LPOP dynamo|Worker", "LRANGE dynamo|Worker 0 -1",
+        "EXPIRE dt:dynamo:req:1 1", "HSET dt:dynamo:req:1 st x", "XADD dt:dynamo:log:1 * a b", "SCRIPT LOAD x",
+        "GET celery",
     ],
     "flower": [
         "GET dt:dynamo:lease:1", "RPUSH dynamo|Worker {}", "SET celery-task-meta-x 1", "SUBSCRIBE dt:@client:0:x",
