@@ -11,7 +11,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar, copy_context
 from datetime import datetime
 from functools import cached_property
@@ -20,6 +20,7 @@ from typing import Any
 from celery.backends.redis import RedisBackend, SentinelBackend
 from celery.result import ResultSet
 from celery.states import SUCCESS
+from kombu.exceptions import DecodeError
 from kombu.utils.encoding import bytes_to_str
 
 from dynamo_tasks.config.tls import TlsOptions
@@ -28,6 +29,7 @@ from dynamo_tasks.observe.calm import Calm
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.envelope import HEADER, lasting
 from dynamo_tasks.queue.greenlets import await_, may_await
+from dynamo_tasks.queue.marks import read_plain
 from dynamo_tasks.queue.patience import while_away
 from dynamo_tasks.queue.replies import Replies, is_inbox
 from dynamo_tasks.queue.sockets import yielding
@@ -178,6 +180,16 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         header = request.get(HEADER) if hasattr(request, "get") else None
         name = lasting(header).get("re")
         return self.get_key_for_task(name) if is_inbox(name) else ""
+
+    def decode(self, payload: Any) -> Any:
+        """Celery's; what only looks like one of kombu's marks is no reason to refuse a result."""
+        try:
+            return super().decode(payload)
+        except DecodeError:
+            if self.serializer == "json":
+                with suppress(ValueError):
+                    return read_plain(payload)
+            raise
 
     def wait_no_more(self, result: Any) -> None:
         """Forget who waits for a result: it is known from elsewhere."""

@@ -9,17 +9,19 @@ from typing import Any
 
 import msgspec
 from celery.result import EagerResult
+from kombu.utils import json
 
 from dynamo_tasks.errors import ConfigError, InvalidEventIdError
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.plain import NOT_PLAIN
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.handlers import Handler
+from dynamo_tasks.queue.marks import read_plain
 from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
 from dynamo_tasks.sdk.payloads import give_plain, not_plain
 from dynamo_tasks.store.bridge import bridge
 
-__all__ = ["EagerStreamResult", "HandlerFactory", "eager_values", "run_eagerly", "run_handler"]
+__all__ = ["EagerStreamResult", "HandlerFactory", "as_sent", "eager_values", "run_eagerly", "run_handler"]
 
 HandlerFactory = Callable[[Any], Awaitable[Handler]]
 """Makes the handler of a declared endpoint, with its service in this process."""
@@ -65,6 +67,11 @@ class EagerStreamResult(EagerResult):  # type: ignore[misc]
     def cancel(self) -> bool:
         """It has ended already: ``False``."""
         return False
+
+
+def as_sent(args: Any) -> Any:
+    """The arguments of a call, through JSON as through a queue."""
+    return read_plain(json.dumps(args))
 
 
 def run_eagerly(make: HandlerFactory, declaration: tuple[Any, ...], context: Context, payload: Any) -> Any:

@@ -7,7 +7,9 @@ from typing import Any
 import msgspec
 from kombu.transport import virtual
 
+from dynamo_tasks.queue.envelope import HEADER
 from dynamo_tasks.queue.inflate import inflate
+from dynamo_tasks.queue.marks import read_plain
 
 __all__ = ["MAX_MESSAGE", "MAX_UNPACKED", "MalformedMessageError", "Message", "decode"]
 
@@ -17,7 +19,7 @@ MAX_UNPACKED = 32 << 20
 """Most bytes that a compressed body may become."""
 _LARGE, _MOST_CONTAINERS = 1 << 20, 2 << 20
 """Bytes of a body from which on its arrays and objects are counted: two bytes of JSON become 64 of memory."""
-_COMPRESSION = "compression"
+_COMPRESSION, _JSON = "compression", "application/json"
 _TEXT = frozenset({None, "", "utf-8", "utf8", "us-ascii", "ascii", "binary", "ascii-8bit"})
 """Encodings of bodies. Python knows others that unpack (``zlib_codec``, ``bz2_codec``), without a bound."""
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
@@ -63,6 +65,15 @@ class Message(virtual.Message):  # type: ignore[misc]
             raise
         except (LookupError, TypeError, ValueError, AttributeError) as exc:
             raise MalformedMessageError(f"{type(exc).__name__}: {exc}") from None
+
+    def _decode(self) -> Any:
+        """Read the body: of an endpoint's message, plain data."""
+        if HEADER in self.headers and self.content_type == _JSON:
+            try:
+                return read_plain(self.body)
+            except (ValueError, TypeError, RecursionError):
+                pass  # kombu says what is wrong with it
+        return super()._decode()
 
 
 def _check_parts(message: Any) -> None:

@@ -12,7 +12,6 @@ from celery import Task, signals
 from celery.backends.base import DisabledBackend
 from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
 from celery.utils import uuid
-from kombu.utils import json
 
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
 from dynamo_tasks.observe.log import event
@@ -21,7 +20,7 @@ from dynamo_tasks.protocol.trace import TRACE_HEADERS
 from dynamo_tasks.queue.arguments import payload_of, positional
 from dynamo_tasks.queue.backend import WRITTEN, ResultBackend
 from dynamo_tasks.queue.direct import publish
-from dynamo_tasks.queue.eager import EagerStreamResult, eager_values, run_eagerly, run_handler
+from dynamo_tasks.queue.eager import EagerStreamResult, as_sent, eager_values, run_eagerly, run_handler
 from dynamo_tasks.queue.elsewhere import tell_if_elsewhere
 from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, check_id, lasting, submit_span
 from dynamo_tasks.queue.execution import Execution
@@ -324,9 +323,7 @@ class EndpointTask(Task):  # type: ignore[misc]
 
     def _apply_here(self, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]) -> Any:
         kept = {name: value for name, value in options.items() if name not in _OPTIONS}
-        # Through JSON, as a queue would take it.
-        args = json.loads(json.dumps(args))
-        return self.apply(args, kwargs, task_id=task_id, **kept)
+        return self.apply(as_sent(args), kwargs, task_id=task_id, **kept)
 
     def _plain(self, args: Any) -> Any:
         if not isinstance(args, list | tuple | None):

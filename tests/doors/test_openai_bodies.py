@@ -70,6 +70,19 @@ def _said(role: str, **message: Any) -> list[dict[str, Any]]:
     return [{"role": role, **message}, *HI]
 
 
+MARKS = {
+    kind: {"__type__": kind, "__value__": value}
+    for kind, value in {
+        "datetime": "x",
+        "date": "2026-01-02",
+        "uuid": "no",
+        "nope": 1,
+        "base64": 5,
+        "bytes": None,
+    }.items()
+}
+"""Objects that look like what kombu makes of dates and bytes."""
+
 TAKEN: list[tuple[str, dict[str, Any]]] = [
     (CHAT, {"max_tokens": 3.0, "n": 1.0, "seed": 7.0, "top_k": 5.0}),
     (CHAT, {"top_p": 0}),
@@ -221,6 +234,13 @@ def test_the_prefix_cache_is_not_shared_across_salts(door: Door) -> None:
     assert cached(cache_salt="b") == 0
     assert cached() == 0
     assert cached() > 0
+
+
+def test_objects_that_look_like_marks_of_kombu_arrive_as_they_are(door: Door) -> None:
+    tool = {"type": "function", "function": {"name": "x", "parameters": MARKS}}
+    status, body = door.post(CHAT, tools=[tool])
+    assert status == 200, body
+    assert door.engine_got()["tools"] == [tool]
 
 
 def test_an_engine_of_ones_own_gets_the_tools(door: Door) -> None:

@@ -36,6 +36,10 @@ class Counter:
             yield number
 
     @dynamo_endpoint
+    async def echo(self, request: Any) -> Any:
+        return request
+
+    @dynamo_endpoint
     async def give(self, name: str) -> Any:
         return NOT_SENT[name]
 
@@ -108,6 +112,14 @@ def test_what_a_queue_would_refuse_is_refused(name: str) -> None:
     for endpoint, did in ((Counter.give, "returned"), (Counter.stream, "yielded")):
         with pytest.raises(EndpointError, match=f"{did} .* no JSON value"):
             endpoint.delay(name).get()
+
+
+@pytest.mark.parametrize("value", ["x", "2026-01-02", 5])
+@pytest.mark.parametrize("kind", ["datetime", "date", "nope"])
+def test_what_only_looks_like_a_mark_of_kombu_arrives_as_it_is(kind: str, value: Any) -> None:
+    given = {"a": {"__type__": kind, "__value__": value}}
+    assert Counter.echo.delay(given).get() == given
+    assert Counter.echo.delay({"a": b"\xff"}).get() == {"a": b"\xff"}
 
 
 def test_requests_are_validated() -> None:
