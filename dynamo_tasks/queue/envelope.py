@@ -31,7 +31,7 @@ __all__ = [
     "CallOptions",
     "brief",
     "build",
-    "check_id",
+    "check_call",
     "digest",
     "enclose",
     "lasting",
@@ -197,12 +197,15 @@ def brief(args: Any) -> str:
     return _repr.repr(tuple(args or ()))
 
 
-def check_id(task_id: Any) -> None:
-    """Refuse what cannot be the id of a request: it stands in keys, and between blanks in orders.
+def check_call(task_id: Any, options: Mapping[str, Any]) -> None:
+    """Refuse what cannot be the id of a request (it stands in keys, and between blanks in orders), or its format.
 
     Raises:
         InvalidRequestError: says what it must be.
     """
+    serializer = options.get("serializer") or "json"
+    if serializer != "json":
+        raise InvalidRequestError(f"serializer must be json: workers read no {serializer} of an endpoint's")
     if task_id is None:
         return
     is_text = isinstance(task_id, str) and task_id.isprintable() and " " not in task_id

@@ -157,9 +157,9 @@ class GuestApp(DynamoApp):
         except DynamoError as exc:
             hosting.refuse(exc)
         options = {**self.conf.broker_transport_options, **TRANSPORT_OPTIONS}
-        # Celery cannot tell its default pool from one that was asked for: prefork stands for both.
+        # Celery fills in its default, or the setting that is meant for the application's own workers.
         asked = get_implementation(pool or pool_cls or "prefork")
-        if asked is get_implementation("prefork"):
+        if asked in map(get_implementation, ("prefork", self.conf.worker_pool or "prefork")):
             asked = WORKER_SETTINGS["worker_pool"]
         results = self.conf.result_accept_content or self.conf.accept_content
         read_plain_only()

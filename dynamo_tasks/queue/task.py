@@ -22,7 +22,7 @@ from dynamo_tasks.queue.backend import WRITTEN, ResultBackend
 from dynamo_tasks.queue.direct import publish
 from dynamo_tasks.queue.eager import EagerStreamResult, as_sent, eager_values, run_eagerly, run_handler
 from dynamo_tasks.queue.elsewhere import tell_if_elsewhere
-from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, check_id, lasting, submit_span
+from dynamo_tasks.queue.envelope import HEADER, CallOptions, brief, check_call, lasting, submit_span
 from dynamo_tasks.queue.execution import Execution
 from dynamo_tasks.queue.foreign import HOOKS, has_loader_hooks
 from dynamo_tasks.queue.greenlets import await_, may_await
@@ -271,7 +271,7 @@ class EndpointTask(Task):  # type: ignore[misc]
             IdempotencyConflictError: the key, or the ``task_id``, was used with another payload.
         """
         args, kwargs = self._checked(args, kwargs, options)
-        check_id(task_id)
+        check_call(task_id, options)
         if self.app.conf.task_always_eager:
             return self._apply_here(args, kwargs, task_id, options)
         call = {short: options.pop(name) for name, short in _OPTIONS.items() if options.get(name) is not None}

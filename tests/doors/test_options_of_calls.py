@@ -61,6 +61,13 @@ def test_what_is_no_id_is_refused(app: Celery, wrong: Any) -> None:
         task(app, namespace="nobody").apply_async(({"sleep": 0},), task_id=wrong)
 
 
+@pytest.mark.parametrize("serializer", ["pickle", "yaml", "msgpack"])
+def test_another_serializer_is_refused_by_name(app: Celery, serializer: str) -> None:
+    with pytest.raises(InvalidRequestError, match=f"serializer must be json.*{serializer}"):
+        task(app).apply_async(({"sleep": 0},), serializer=serializer)
+    assert task(app, namespace="nobody").apply_async(({"sleep": 0},), serializer="json").cancel()
+
+
 def _delay(app: Celery, endpoint: str) -> Any:
     return task(app, endpoint).delay({"sleep": 60}).get(timeout=30)
 

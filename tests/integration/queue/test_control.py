@@ -56,6 +56,8 @@ def test_inspect_tells_what_runs_and_what_there_is(lab: Lab, worker: Worker) -> 
     lab.reaches(result.id, "RUNNING")
     active = node(inspect.active())
     assert [(one["id"], one["name"]) for one in active] == [(result.id, f"{lab.namespace}.Lab.count")]
+    state, told = node(inspect.query_task(result.id, "unknown"))[result.id]
+    assert (state, told["name"]) == ("active", f"{lab.namespace}.Lab.count")
     stats = node(inspect.stats())
     assert stats["pool"]["max-concurrency"] == 4
     assert stats["pool"]["implementation"] == "dynamo_tasks.queue.pool:TaskPool"
