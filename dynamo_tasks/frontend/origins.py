@@ -38,6 +38,8 @@ _EXPOSED = (
     b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests"
 )
 _MAX_AGE = b"600"
+_OWN = (b"", b"same-origin", b"none")
+"""Who asks: a program, a page of ours, the user by typing a URL (https://www.w3.org/TR/fetch-metadata)."""
 _Pairs = list[tuple[bytes, bytes]]
 
 
@@ -156,12 +158,14 @@ class Origins:
         asked = _Asked()
         for name, value in scope["headers"]:
             if (field := _FIELDS.get(name)) is not None:
-                setattr(asked, field, value)
+                before = getattr(asked, field)
+                # What comes twice is a list, of which nothing below is a part.
+                setattr(asked, field, b"%b, %b" % (before, value) if before else value)
         if self._guarded and asked.host is not None and asked.host not in self._known:
             self._check_host(asked.host)
         if asked.origin is not None:
             return self._page(asked, scope)
-        foreign = self._open and not self._any and asked.site in (b"cross-site", b"same-site")
+        foreign = self._open and not self._any and asked.site not in _OWN
         if foreign and (asked.mode != b"navigate" or scope["method"] not in ("GET", "HEAD")):
             raise ForbiddenError("another site's page asked for this; cors_origins names those that may")
         return None

@@ -82,6 +82,8 @@ def test_other_sites_cannot_use_a_server_without_keys(keyless: Serve) -> None:
         ask(port, "POST", CHAT, chat_body(), Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate").status
         == 403
     )
+    for site in ("Cross-Site", "cross-site, same-origin", "anything"):
+        assert ask(port, "POST", CHAT, chat_body(), Sec_Fetch_Site=site).status == 403
     # A link that is followed, the server's own pages, and programs are as before.
     assert ask(port, "GET", "/live", Sec_Fetch_Site="cross-site", Sec_Fetch_Mode="navigate").status == 200
     assert ask(port, "POST", CHAT, chat_body(), Origin=here, Sec_Fetch_Site="same-origin").status == 200

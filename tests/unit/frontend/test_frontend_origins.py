@@ -58,6 +58,18 @@ def test_names_are_checked_without_keys_or_where_they_are_given() -> None:
     assert known(Origins((), ("*",), "0.0.0.0", open_to_all=True), "whatever.example")
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_what_is_sent_twice_is_nobodys_origin(order: int) -> None:
+    sent = [
+        (b"host", b"localhost"),
+        *[(b"origin", one) for one in (b"http://localhost", b"http://evil.example")][::order],
+    ]
+    with pytest.raises(ForbiddenError):
+        Origins((), (), "127.0.0.1", open_to_all=True).check(
+            {"type": "http", "method": "POST", "headers": sent}
+        )
+
+
 def test_what_only_this_machine_reaches() -> None:
     assert all(map(is_loopback, ("localhost", "127.0.0.1", "127.8.8.8", "::1", "x.localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "::", "", "10.0.0.1", "gpu.example")))
