@@ -15,7 +15,7 @@ from kombu.utils.imports import symbol_by_name
 from dynamo_tasks.config.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, ours
+from dynamo_tasks.queue.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, KINDS, ours
 from dynamo_tasks.queue.beat import Beat
 from dynamo_tasks.queue.connection import Connection, limits
 from dynamo_tasks.queue.consuming import Queues, direct_queue
@@ -104,6 +104,7 @@ class DynamoApp(NamedApp):
 
     amqp_cls = AMQP
     events_cls = Events
+    _redis_backend: tuple[Any, Any] | None = None
 
     def __init__(
         self, *args: Any, server_url: str | Callable[[], str], make_host: HostFactory, **kwargs: Any
@@ -165,12 +166,25 @@ class DynamoApp(NamedApp):
 
     def _get_backend(self) -> Any:
         address = Address.parse(self.server_url)
-        backend = super()._get_backend()
+        backend = self._celerys_backend()
         # CELERY_RESULT_BACKEND may name another server.
         own = getattr(backend, "url", None) == address.backend_url
         return ours(
             backend, waits=self.is_worker, prefix=self.key_prefix, link=self.results_link if own else None
         )
+
+    def _celerys_backend(self) -> Any:
+        """What Celery makes of the settings, for each thread; of a Redis only kind and URL count, so one will do.
+
+        It reads a file at each making, which a process that has no descriptor left cannot.
+        """
+        named = self.backend_cls or self.conf.result_backend
+        if self._redis_backend is None or self._redis_backend[0] != named:
+            backend = super()._get_backend()
+            if type(backend) not in KINDS:
+                return backend
+            self._redis_backend = named, backend
+        return self._redis_backend[1]
 
     @property
     def results_link(self) -> Callable[[], Link] | None:

@@ -108,14 +108,17 @@ def test_a_worker_without_descriptors_waits_for_them(caller: Worker, own_server:
     argv = [sys.executable, "-m", "tests.support.door_calls", "delay", "chord"]
     env = environment(own_server.url, DYNAMO_GRAPH=CALLER)
     with subprocess.Popen(argv, env=env, cwd=ROOT, stdout=subprocess.PIPE, text=True) as script:
-        until(lambda: "Too many open files" in caller.output[seen:], 30, lambda: caller.output[seen:])
-        until(lambda: time.monotonic() - began > 8, 10, "some seconds of it")
-        said = caller.output[seen:].splitlines()
-        assert caller.alive
-        assert len(said) < 250, len(said)
-        assert "Traceback" not in caller.output[seen:], caller.output[seen:]
-        limit_files(caller.pid, 100)
-        told = json.loads(script.communicate(timeout=60)[0].splitlines()[-1])
+        try:
+            until(lambda: "Too many open files" in caller.output[seen:], 30, lambda: caller.output[seen:])
+            until(lambda: time.monotonic() - began > 8, 10, "some seconds of it")
+            said = caller.output[seen:]
+            limit_files(caller.pid, 100)
+            told = json.loads(script.communicate(timeout=60)[0].splitlines()[-1])
+        finally:
+            script.kill()
+    assert caller.alive
+    assert len(said.splitlines()) < 250, said
+    assert "Traceback" not in said, said
     assert told["delay"][1] == 8, told
     assert told["chord"][1] == [0, 1, 2], told
 
