@@ -67,8 +67,6 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("erase", "wanted[id_of(message) or '']", "false"),
     ("erase", "wanted[id_of(message) or '']", "true"),
     ("erase", "if job.first then redis.call('RPUSH', KEYS[2], cmsgpack.pack(job)) end", ""),
-    ("erase", "queue == shared and { queue } or { queue, shared }", "{ shared }"),
-    ("erase", "lists_up_to(one .. '\\6\\0229')", "lists_up_to(one)"),
     ("_lib", "  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end\n", ""),
 ]  # fmt: skip
 

@@ -8,6 +8,7 @@ import time
 import msgspec
 import pytest
 
+from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
 from tests.support.promises import in_time
 from tests.support.server import RedisServer
 from tests.support.streams import Place, on_loop
@@ -38,6 +39,22 @@ async def test_others_stay_in_their_order(redis_server: RedisServer, looked_at: 
         assert await place.do("LRANGE", place.queue, 0, -1) == [message(n) for n in left]
         assert removed == len(waiting) - len(left)
         assert await place.do("EXISTS", place.keys.erase, place.keys.erasing) == 0
+
+
+@on_loop
+async def test_every_list_in_which_it_may_lie(redis_server: RedisServer) -> None:
+    """Of the component and of the one instance that it was meant for, at each priority."""
+    async with Place(redis_server.url) as place:
+        instance = f"{place.queue}.generate-1a2b3c"
+        lists = [
+            f"{queue}{priority_suffix(step)}" for queue in (place.queue, instance) for step in PRIORITY_STEPS
+        ]
+        for one in lists:
+            await place.do("RPUSH", one, message(1), message(2))
+        await place.do("RPUSH", place.keys.erase, msgspec.msgpack.encode(["r1", instance]))
+        assert await place.ledger.erase(place.namespace, looked_at=3) == len(lists)
+        for one in lists:
+            assert await place.do("LRANGE", one, 0, -1) == [message(2)], one
 
 
 @on_loop
