@@ -17,27 +17,8 @@ from dynamo_tasks.queue.app import DynamoApp, create_app
 from dynamo_tasks.queue.guest import adopt
 from tests.support.processes import together
 from tests.support.server import RedisServer
-from tests.support.stranger import Folder
+from tests.support.stranger import Folder, service_of
 
-SERVICE = """
-from collections.abc import AsyncIterator
-from dynamo_tasks import dynamo_endpoint, service
-
-@service(dynamo={"namespace": "doors"})
-class W:
-    @dynamo_endpoint
-    async def add1(self, request: dict) -> dict:
-        return {"x": request["x"] + 1}
-
-    @dynamo_endpoint
-    async def tell(self, count: int) -> AsyncIterator[str]:
-        for number in range(count):
-            yield f"w{number}"
-
-    @dynamo_endpoint
-    async def total(self, parts: list) -> int:
-        return sum(part["x"] for part in parts)
-"""
 SHOP = """
 import json, os
 from celery import Celery
@@ -149,7 +130,7 @@ def told(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) ->
         "broker": f"{place}8", "backend": f"{place}8", "task_serializer": "pickle", "result_serializer": "pickle",
         "accept_content": ["pickle"],
     }  # fmt: skip
-    folder = Folder(tmp_path_factory.mktemp("shop"), svc=SERVICE, shop=SHOP, client=CLIENT)
+    folder = Folder(tmp_path_factory.mktemp("shop"), svc=service_of("doors"), shop=SHOP, client=CLIENT)
     worker = ("-A", "shop", "worker", "--service", "svc:W", "-l", "info")
     one, two = (
         folder.celery(*worker, "-n", f"{name}@%h", SHOP=json.dumps(settings))

@@ -10,35 +10,12 @@ import pytest
 
 from tests.support.processes import together, until
 from tests.support.server import RedisServer
-from tests.support.stranger import Folder
+from tests.support.stranger import Folder, service_of
 
 pytest.importorskip("sqlalchemy")
 pytest.importorskip("redbeat")
 pytestmark = [pytest.mark.slow, pytest.mark.doors]
 
-SERVICE = """
-from collections.abc import AsyncIterator
-from dynamo_tasks import dynamo_endpoint, service
-
-@service(dynamo={"namespace": "kept"})
-class W:
-    @dynamo_endpoint
-    async def add1(self, request: dict) -> dict:
-        return {"x": request["x"] + 1}
-
-    @dynamo_endpoint
-    async def tell(self, count: int) -> AsyncIterator[str]:
-        for number in range(count):
-            yield f"w{number}"
-
-    @dynamo_endpoint
-    async def total(self, parts: list) -> int:
-        return sum(part["x"] for part in parts)
-
-    @dynamo_endpoint
-    async def fails(self, request: dict) -> int:
-        raise ValueError("no")
-"""
 SHOP = """
 import json, os, threading
 from celery import Celery, signals
@@ -102,7 +79,7 @@ def serialized(name: str) -> dict[str, Any]:
 def test_results_are_kept_where_the_application_keeps_them(
     redis_server: RedisServer, tmp_path: Path, number: int, settings: dict[str, Any]
 ) -> None:
-    folder = Folder(tmp_path, svc=SERVICE, shop=SHOP, client=CLIENT)
+    folder = Folder(tmp_path, svc=service_of("kept"), shop=SHOP, client=CLIENT)
     (tmp_path / "results").mkdir()
     place = redis_server.url.removesuffix("0")
     options = {"global_keyprefix": f"kept{number}:"}
@@ -130,7 +107,7 @@ def test_redbeat_schedules_endpoints(redis_server: RedisServer, tmp_path: Path) 
 app.conf.beat_schedule = {"often": {"task": "kept.W.add1", "schedule": 0.5, "args": [{"x": 1}]}}
 app.conf.redbeat_redis_url = json.loads(os.environ["SHOP"])["broker"]
 """
-    folder = Folder(tmp_path, svc=SERVICE, shop=SHOP + planned)
+    folder = Folder(tmp_path, svc=service_of("kept"), shop=SHOP + planned)
     env = {"SHOP": json.dumps({"broker": place, "backend": place})}
     beat = ("-A", "shop", "beat", "-S", "redbeat.RedBeatScheduler", "-l", "info", "--max-interval", "1")
     ours = folder.celery("-A", "shop", "worker", "--service", "svc:W", "-l", "info", **env)

@@ -10,27 +10,17 @@ import pytest
 from tests.support import web
 from tests.support.processes import START, together, until
 from tests.support.server import RedisServer, free_port
-from tests.support.stranger import Folder
+from tests.support.stranger import Folder, service_of
 
 for module in ("flask", "fastapi", "gunicorn", "gevent"):
     pytest.importorskip(module)
 pytestmark = [pytest.mark.slow, pytest.mark.doors]
 
-SERVICE = """
-from collections.abc import AsyncIterator
-from dynamo_tasks import dynamo_endpoint, service
-
-@service(dynamo={"namespace": "web"})
-class W:
+NAMED = """
     @dynamo_endpoint
     async def add1(self, request: dict) -> dict:
         from flask import current_app
         return {"x": request["x"] + 1, "app": current_app.name}
-
-    @dynamo_endpoint
-    async def tell(self, count: int) -> AsyncIterator[str]:
-        for number in range(count):
-            yield f"w{number} "
 """
 FLASK = """
 import os
@@ -99,7 +89,9 @@ class Ports(NamedTuple):
 
 @pytest.fixture(scope="module")
 def ports(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ports]:
-    folder = Folder(tmp_path_factory.mktemp("web"), svc=SERVICE, flask_app=FLASK, api=FASTAPI, ask=ASK)
+    folder = Folder(
+        tmp_path_factory.mktemp("web"), svc=service_of("web", NAMED), flask_app=FLASK, api=FASTAPI, ask=ASK
+    )
     env = {"BROKER": redis_server.url.removesuffix("0") + "12"}
     one, two = free_port(), free_port()
     worker = ("-A", "flask_app", "worker", "-l", "info")
@@ -126,7 +118,7 @@ def test_a_framework_calls_and_streams(ports: Ports, which: str) -> None:
     port = getattr(ports, which)
     for number in range(8):  # processes forked behind a first call among them
         assert _get(port, f"/add/{number}") == {"x": number + 1, "app": "shop"}
-        assert _get(port, "/tell/3") == b"w0 w1 w2 "
+        assert _get(port, "/tell/3") == b"w0w1w2"
 
 
 def test_plain_tasks_of_every_pool_call_and_read(ports: Ports) -> None:
@@ -139,4 +131,4 @@ def test_plain_tasks_of_every_pool_call_and_read(ports: Ports) -> None:
     )  # fmt: skip
     with together(*own):
         poems = ports.folder.python("ask.py", **ports.env)
-    assert poems == dict.fromkeys(("prefork", "gevent", "threads", "solo"), "w0 w1 3")
+    assert poems == dict.fromkeys(("prefork", "gevent", "threads", "solo"), "w0w13")

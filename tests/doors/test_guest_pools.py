@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.processes import together
 from tests.support.server import RedisServer
-from tests.support.stranger import Folder
+from tests.support.stranger import Folder, service_of
 
 SHOP = """
 import os
@@ -18,19 +18,11 @@ import dynamo_tasks
 app = Celery("shop", broker=os.environ["BROKER"], backend=os.environ["BROKER"], worker_pool=os.environ["POOL"])
 dynamo_tasks.install(app, "svc:W")
 """
-SERVICE = """
-from dynamo_tasks import dynamo_endpoint, service
-
-@service(dynamo={"namespace": "pools"})
-class W:
-    @dynamo_endpoint
-    async def add1(self, number: int) -> int:
-        return number + 1
-"""
 CALL = """
+import json
 from shop import app
 from svc import W
-print([W.add1.delay(number).get(timeout=60) for number in range(3)])
+print(json.dumps([W.add1.delay({"x": number}).get(timeout=60) for number in range(3)]))
 """
 
 
@@ -38,7 +30,7 @@ print([W.add1.delay(number).get(timeout=60) for number in range(3)])
 def test_the_setting_is_for_the_applications_own_workers(
     redis_server: RedisServer, tmp_path: Path, pool: str
 ) -> None:
-    folder = Folder(tmp_path, shop=SHOP, svc=SERVICE, call=CALL)
+    folder = Folder(tmp_path, shop=SHOP, svc=service_of("pools"), call=CALL)
     env = {"BROKER": redis_server.url.removesuffix("0") + "11", "POOL": pool}
     with together(folder.celery("-A", "shop", "worker", "--service", "svc:W", "-l", "info", **env)):
-        assert folder.python("call.py", **env) == [1, 2, 3]
+        assert folder.python("call.py", **env) == [{"x": 1}, {"x": 2}, {"x": 3}]

@@ -11,9 +11,44 @@ from typing import Any
 
 from tests.support.processes import START, Process, until
 
-__all__ = ["Folder", "Program"]
+__all__ = ["Folder", "Program", "service_of"]
 
 BIN = Path(sys.executable).parent
+
+
+_SERVICE = """
+from collections.abc import AsyncIterator
+from dynamo_tasks import dynamo_endpoint, service
+
+@service(dynamo={"namespace": "NAMESPACE"})
+class W:
+    @dynamo_endpoint
+    async def add1(self, request: dict) -> dict:
+        return {"x": request["x"] + 1}
+
+    @dynamo_endpoint
+    async def tell(self, count: int) -> AsyncIterator[str]:
+        for number in range(count):
+            yield f"w{number}"
+
+    @dynamo_endpoint
+    async def total(self, parts: list) -> int:
+        return sum(part["x"] for part in parts)
+
+    @dynamo_endpoint
+    async def fails(self, request: dict) -> int:
+        raise ValueError("no")
+"""
+
+
+def service_of(namespace: str, more: str = "") -> str:
+    """The text of somebody's module with a service ``W``.
+
+    Args:
+        namespace: Its namespace.
+        more: Endpoints besides, or in the place of those that it has.
+    """
+    return _SERVICE.replace("NAMESPACE", namespace) + more
 
 
 class Program(Process):
