@@ -14,7 +14,7 @@ import pytest
 from tests.support.processes import ROOT, Worker, environment, until
 from tests.support.server import RedisServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SERVICE = "tests.support.door_calls:Caller"
 SEEN = [0, 1, 2]

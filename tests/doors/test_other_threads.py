@@ -13,7 +13,7 @@ import pytest
 from tests.support.processes import ROOT, Worker, environment
 from tests.support.server import RedisServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SERVICE = "tests.support.door_calls:Caller"
 ONE, TWO, THREE = {"n": 1}, {"n": 2}, {"n": 3}

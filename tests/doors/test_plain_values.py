@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import msgspec
@@ -34,7 +35,7 @@ WAYS = [("eager", QUEUED), ("queue", REMOTE)]
 def _run(*arguments: str, env: dict[str, str]) -> dict[str, Any]:
     done = subprocess.run(
         [sys.executable, "-m", "tests.support.values_client", *arguments],
-        cwd=ROOT, env=env, capture_output=True, text=True, timeout=110, check=False,
+        cwd=ROOT, env=env, capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = msgspec.msgpack.decode(bytes.fromhex(done.stdout.splitlines()[-1]))
@@ -51,9 +52,11 @@ def answers(redis_server: RedisServer) -> dict[str, dict[str, Any]]:
     port = free_port()
     service = "tests.support.values_service:Edges"
     with Worker(redis_server.url, service=service, env={"DYNAMO_HTTP": f"127.0.0.1:{port}"}) as worker:
-        queued = _run(f"http://127.0.0.1:{port}", env=environment(redis_server.url))
+        with ThreadPoolExecutor(1) as beside:
+            eager = beside.submit(_run, "eager", env=environment("redis://127.0.0.1:1"))
+            queued = _run(f"http://127.0.0.1:{port}", env=environment(redis_server.url))
         assert worker.alive
-    return {"queue": queued, "eager": _run("eager", env=environment("redis://127.0.0.1:1"))}
+    return {"queue": queued, "eager": eager.result()}
 
 
 @pytest.mark.parametrize(("way", "edges"), WAYS, ids=["eager", "queue"])

@@ -17,7 +17,7 @@ from dynamo_tasks.errors import ServerUnavailableError
 from tests.support.processes import ROOT, environment
 from tests.support.server import RedisServer
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(200)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 SOON = 40.0
 """Seconds: 5 for a connection, 10 for an operation; the rest is the machine's."""
