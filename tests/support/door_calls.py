@@ -138,7 +138,7 @@ def by_name_only() -> Any:
 
 
 WAYS: dict[str, Callable[[], Any]] = {
-    "tasks": lambda: sorted(name for name in app.tasks if name.startswith("door.")),
+    "tasks": lambda: sorted(name for name in app.tasks if name.startswith("door.Caller.")),
     "delay": lambda: Caller.double.delay(4).get(timeout=20),
     "send_task": lambda: list(app.send_task("door.Caller.count", [3])),
     "send_task kwargs": lambda: app.send_task("door.Caller.double", kwargs={"x": 4}).get(timeout=20),
