@@ -17,7 +17,7 @@ from pathlib import Path
 
 from benchmarks.proxy import Line
 from benchmarks.target import clean_environment, free_port, get_json
-from dynamo_tasks.serve.binary import find_binary
+from dynamo_tasks.serve.server.binary import find_binary
 
 __all__ = ["Fleet", "Member"]
 

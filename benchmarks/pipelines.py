@@ -144,7 +144,8 @@ def celery(calls: int, in_flight: int, repeats: int) -> None:
         try:
             workers("benchmarks.noop:Plain")
             workers(
-                "dynamo_tasks.pipelines.worker:Operators", settings=["Operators.modules=[benchmarks.noop]"]
+                "dynamo_tasks.pipelines.celery.worker:Operators",
+                settings=["Operators.modules=[benchmarks.noop]"],
             )
             env = RemoteEnvironment("benchmark")
             env.register_service("noop", Noop)

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from dynamo_tasks.frontend.render import CompletionRenderer, Render
+from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
 from dynamo_tasks.protocol.events import Event, EventId, Kind
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, encode_deltas
 

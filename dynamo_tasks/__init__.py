@@ -10,8 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamo_tasks.queue.result import StreamResult
-    from dynamo_tasks.runtime.component import DistributedRuntime
+    from dynamo_tasks.queue.client.result import StreamResult
+    from dynamo_tasks.runtime.components.component import DistributedRuntime
     from dynamo_tasks.runtime.guest import install
     from dynamo_tasks.sdk import (
         ServiceConfig,
@@ -51,8 +51,8 @@ __all__ = [
 ]
 
 _WHERE = {
-    "StreamResult": "queue.result",
-    "DistributedRuntime": "runtime.component",
+    "StreamResult": "queue.client.result",
+    "DistributedRuntime": "runtime.components.component",
     "install": "runtime.guest",
     "ServiceConfig": "sdk",
     "Context": "sdk.context",

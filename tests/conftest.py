@@ -20,7 +20,7 @@ from hypothesis import settings
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from dynamo_tasks.sdk.known import declared_services
+from dynamo_tasks.sdk.services.known import declared_services
 from tests.support.server import RedisServer
 from workers import agg as ready_made
 

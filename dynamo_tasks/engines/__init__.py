@@ -14,7 +14,7 @@ from dynamo_tasks.engines.base import (
     parse_embed,
     parse_generate,
 )
-from dynamo_tasks.engines.fields import nearest
+from dynamo_tasks.engines.text.fields import nearest
 from dynamo_tasks.errors import ConfigError
 
 __all__ = [
@@ -31,8 +31,8 @@ __all__ = [
 
 _ENGINES = {
     "echo": "dynamo_tasks.engines.echo:EchoEngine",
-    "mocker": "dynamo_tasks.engines.mocker:MockerEngine",
-    "vllm": "dynamo_tasks.engines.vllm:VllmEngine",
+    "mocker": "dynamo_tasks.engines.mocker.engine:MockerEngine",
+    "vllm": "dynamo_tasks.engines.vllm.engine:VllmEngine",
 }
 
 

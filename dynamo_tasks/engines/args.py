@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 import msgspec
 from msgspec import Meta
 
-from dynamo_tasks.engines.fields import nearest
+from dynamo_tasks.engines.text.fields import nearest
 from dynamo_tasks.errors import ConfigError
 
 __all__ = ["Count", "EngineArgs", "Milliseconds", "Natural", "read_args"]

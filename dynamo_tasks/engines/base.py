@@ -9,11 +9,11 @@ from typing import Any, ClassVar, Self
 import msgspec
 
 from dynamo_tasks.engines.args import EngineArgs, read_args
-from dynamo_tasks.engines.context_length import too_long
-from dynamo_tasks.engines.only_prompt import only_prompt, usage
-from dynamo_tasks.engines.payload import parse_embed, parse_generate
-from dynamo_tasks.engines.request import EmbedRequest, GenerateRequest
-from dynamo_tasks.engines.tokenizer import Tokenizer, load_tokenizer
+from dynamo_tasks.engines.text.context_length import too_long
+from dynamo_tasks.engines.text.only_prompt import only_prompt, usage
+from dynamo_tasks.engines.text.payload import parse_embed, parse_generate
+from dynamo_tasks.engines.text.request import EmbedRequest, GenerateRequest
+from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
 from dynamo_tasks.errors import EngineError, InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
@@ -68,7 +68,7 @@ class Engine(ABC):
         name: Name of the engine, e.g. ``"mocker"``.
         card: The model that it serves.
         max_num_seqs: Sequences that it runs at the same time.
-        features: Names of optional request fields (:data:`~dynamo_tasks.engines.payload.EXTRAS`
+        features: Names of optional request fields (:data:`~dynamo_tasks.engines.text.payload.EXTRAS`
             and ``"logprobs"``) that it honours; others are refused.
         args_type: Declares its arguments; :meth:`from_args` calls the class with one.
     """

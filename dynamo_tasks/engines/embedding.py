@@ -12,10 +12,10 @@ from array import array
 from zlib import crc32
 
 from dynamo_tasks.engines.base import EmbeddingResult
-from dynamo_tasks.engines.context_length import check_text, too_long
-from dynamo_tasks.engines.fields import integer, token_ids
-from dynamo_tasks.engines.threads import apart
-from dynamo_tasks.engines.tokenizer import Tokenizer
+from dynamo_tasks.engines.text.context_length import check_text, too_long
+from dynamo_tasks.engines.text.fields import integer, token_ids
+from dynamo_tasks.engines.text.threads import apart
+from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 
 __all__ = [

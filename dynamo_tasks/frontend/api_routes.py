@@ -13,21 +13,21 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dynamo_tasks.engines.threads import apart
+from dynamo_tasks.engines.text.threads import apart
 from dynamo_tasks.errors import ConfigError, DynamoError
-from dynamo_tasks.frontend.answering import PROBE
 from dynamo_tasks.frontend.arguments import Arguments
 from dynamo_tasks.frontend.call import call_of, check_size
-from dynamo_tasks.frontend.client_watch import ClientWatch
 from dynamo_tasks.frontend.gateway import Gateway
-from dynamo_tasks.frontend.limits import read_body
-from dynamo_tasks.frontend.render import DONE, error_event, one_line
+from dynamo_tasks.frontend.http.answering import PROBE
+from dynamo_tasks.frontend.http.client_watch import ClientWatch
+from dynamo_tasks.frontend.http.limits import read_body
+from dynamo_tasks.frontend.openai.render import DONE, error_event, one_line
 from dynamo_tasks.frontend.sse import SSE_HEADERS, KeepAlive
 from dynamo_tasks.observe import log
-from dynamo_tasks.protocol.bodies import decode_json
 from dynamo_tasks.protocol.events import ErrorInfo
+from dynamo_tasks.protocol.http.bodies import decode_json
 from dynamo_tasks.protocol.plain import NOT_PLAIN, encode_plain
-from dynamo_tasks.sdk.payloads import not_plain
+from dynamo_tasks.sdk.endpoints.payloads import not_plain
 
 __all__ = ["KINDS", "ApiRoute", "kind_of", "make_route"]
 

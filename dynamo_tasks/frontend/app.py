@@ -16,18 +16,18 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
+from dynamo_tasks.frontend.access.auth import OPEN_PATHS, ApiKeys, key_id
+from dynamo_tasks.frontend.access.origins import Origins
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
-from dynamo_tasks.frontend.auth import OPEN_PATHS, ApiKeys, key_id
 from dynamo_tasks.frontend.call import Call, new_id
-from dynamo_tasks.frontend.errors import REQUEST_ID, error_payload, error_response, json_response
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.health import HealthAPI
+from dynamo_tasks.frontend.http.errors import REQUEST_ID, error_payload, error_response, json_response
+from dynamo_tasks.frontend.http.paths import allowed, as_sent, tidy
 from dynamo_tasks.frontend.metrics import RequestMeter, count_request
-from dynamo_tasks.frontend.openai_api import OpenAIAPI
+from dynamo_tasks.frontend.openai.routes import OpenAIAPI
 from dynamo_tasks.frontend.openapi import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi import OpenApi
-from dynamo_tasks.frontend.origins import Origins
-from dynamo_tasks.frontend.paths import allowed, as_sent, tidy
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.tracing import end_http_span, http_span

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.sdk.payloads import make_validator
+from dynamo_tasks.sdk.endpoints.payloads import make_validator
 
 __all__ = ["Arguments"]
 

@@ -8,12 +8,12 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import Message, Scope, Send
 
-from dynamo_tasks.engines.threads import INLINE, apart
+from dynamo_tasks.engines.text.threads import INLINE, apart
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.frontend.limits import read_body
+from dynamo_tasks.frontend.http.limits import read_body
 from dynamo_tasks.frontend.metrics import RequestMeter
-from dynamo_tasks.protocol.limits import KeyLimits
-from dynamo_tasks.protocol.structure import check_structure
+from dynamo_tasks.protocol.http.limits import KeyLimits
+from dynamo_tasks.protocol.http.structure import check_structure
 
 __all__ = ["Call", "call_of", "check_size", "new_id", "raw_body"]
 
@@ -77,11 +77,11 @@ def new_id() -> str:
 
 
 async def raw_body(request: Request) -> bytes:
-    """A request's body, to be decoded with :func:`~dynamo_tasks.protocol.bodies.decode_object`.
+    """A request's body, to be decoded with :func:`~dynamo_tasks.protocol.http.bodies.decode_object`.
 
     Raises:
         InvalidRequestError: It is empty, or holds more than may be decoded.
-        PayloadTooLargeError: See :func:`~dynamo_tasks.frontend.limits.read_body`.
+        PayloadTooLargeError: See :func:`~dynamo_tasks.frontend.http.limits.read_body`.
     """
     raw = await read_body(request.receive, request.scope["headers"], call_of(request).body_limit)
     if not raw:

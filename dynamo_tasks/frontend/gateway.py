@@ -11,8 +11,8 @@ from typing import Any, Protocol
 from msgspec import Struct
 
 from dynamo_tasks.protocol.events import ErrorInfo, Event, EventId
+from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import ModelCard
-from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 
@@ -50,7 +50,7 @@ class Submission(Struct):
         priority: 0 (first) to 9.
         retention: Seconds for which the finished log is kept; ``None`` = the default.
         headers: Of the trace that the HTTP request belongs to.
-        weight: Of the API key, see :class:`~dynamo_tasks.protocol.limits.KeyLimits`.
+        weight: Of the API key, see :class:`~dynamo_tasks.protocol.http.limits.KeyLimits`.
         size: Bytes of the body that it came in.
     """
 

@@ -6,8 +6,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dynamo_tasks.errors import UnavailableError
-from dynamo_tasks.frontend.errors import json_response
 from dynamo_tasks.frontend.gateway import Gateway
+from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.observe import metrics
 
 __all__ = ["HealthAPI"]

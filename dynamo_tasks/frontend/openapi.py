@@ -1,6 +1,6 @@
 """The OpenAPI document of the HTTP API, at ``/openapi.json`` and in ``docs/openapi.json``.
 
-Bodies of requests come from the types that check them (:mod:`dynamo_tasks.protocol.openai`), the rest is said
+Bodies of requests come from the types that check them (:mod:`dynamo_tasks.protocol.http.openai`), the rest is said
 here; a test asks a live server whether it keeps to it. Written by ``python -m dynamo_tasks.frontend.openapi``.
 """
 
@@ -14,10 +14,10 @@ import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL
 from dynamo_tasks.frontend.api_routes import ApiRoute
-from dynamo_tasks.frontend.errors import json_response
-from dynamo_tasks.frontend.stream_tokens import LONGEST, USUAL
-from dynamo_tasks.protocol.openai import ChatRequest, CompletionRequest, EmbeddingRequest
+from dynamo_tasks.frontend.http.errors import json_response
+from dynamo_tasks.protocol.http.openai import ChatRequest, CompletionRequest, EmbeddingRequest
 from dynamo_tasks.protocol.states import State
 
 __all__ = ["PATH", "OpenApi", "document"]

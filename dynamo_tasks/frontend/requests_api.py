@@ -10,16 +10,16 @@ from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from dynamo_tasks.errors import AuthenticationError, InvalidRequestError
+from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL, issue
 from dynamo_tasks.frontend.call import call_of
-from dynamo_tasks.frontend.errors import REQUEST_ID, describe, header_text, json_response
 from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
-from dynamo_tasks.frontend.limits import read_body
-from dynamo_tasks.frontend.render import CompletionRenderer, Render, Renderer, usage_of
+from dynamo_tasks.frontend.http.errors import REQUEST_ID, describe, header_text, json_response
+from dynamo_tasks.frontend.http.limits import read_body
+from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render, Renderer, usage_of
+from dynamo_tasks.frontend.openai.values import ValueRenderer, parse_position
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.sse import EventStreamResponse
-from dynamo_tasks.frontend.stream_tokens import LONGEST, USUAL, issue
-from dynamo_tasks.frontend.values import ValueRenderer, parse_position
-from dynamo_tasks.protocol.bodies import decode_object
+from dynamo_tasks.protocol.http.bodies import decode_object
 
 __all__ = ["RequestsAPI"]
 

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from starlette.types import Receive, Scope, Send
 
 from dynamo_tasks.errors import DynamoError
-from dynamo_tasks.frontend.answering import PROBE
-from dynamo_tasks.frontend.client_watch import ClientWatch
-from dynamo_tasks.frontend.errors import REQUEST_ID, check_end, header_text
 from dynamo_tasks.frontend.gateway import EventStream
+from dynamo_tasks.frontend.http.answering import PROBE
+from dynamo_tasks.frontend.http.client_watch import ClientWatch
+from dynamo_tasks.frontend.http.errors import REQUEST_ID, check_end, header_text
 from dynamo_tasks.frontend.metrics import RequestMeter
-from dynamo_tasks.frontend.render import DONE, Renderer, error_event
+from dynamo_tasks.frontend.openai.render import DONE, Renderer, error_event
 from dynamo_tasks.observe import log
 from dynamo_tasks.protocol.events import End, Event, Kind
 

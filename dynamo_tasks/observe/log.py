@@ -13,7 +13,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from dynamo_tasks.config.given import variable
+from dynamo_tasks.config.host.given import variable
 from dynamo_tasks.observe.catalogue import LOG_EVENTS
 from dynamo_tasks.observe.schema import LogEvent
 from dynamo_tasks.observe.secrets import mask_url

@@ -9,14 +9,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
-    from dynamo_tasks.pipelines.celery_service_task import CeleryServiceTask
+    from dynamo_tasks.pipelines.calls.base_service_task import BaseServiceTask
+    from dynamo_tasks.pipelines.calls.context import BaseRuntimeContext, ServiceContext, TaskContext
+    from dynamo_tasks.pipelines.calls.factory import BaseService, ServiceFactory
+    from dynamo_tasks.pipelines.calls.messages import ServiceRequest, ServiceResponse
+    from dynamo_tasks.pipelines.calls.proxy import ProxyManager
+    from dynamo_tasks.pipelines.calls.service_caller import ServiceManager
+    from dynamo_tasks.pipelines.celery.environment import RemoteEnvironment
+    from dynamo_tasks.pipelines.celery.job import RemoteJob
+    from dynamo_tasks.pipelines.celery.service_task import CeleryServiceTask
     from dynamo_tasks.pipelines.connection import Connection, connect
-    from dynamo_tasks.pipelines.context import BaseRuntimeContext, ServiceContext, TaskContext
     from dynamo_tasks.pipelines.datastream import DataStream
     from dynamo_tasks.pipelines.environment import BaseEnvironment, LocalEnvironment
-    from dynamo_tasks.pipelines.factory import BaseService, ServiceFactory
-    from dynamo_tasks.pipelines.functions import (
+    from dynamo_tasks.pipelines.graph.functions import (
         BatchFunction,
         FilterFunction,
         FlatMapFunction,
@@ -25,51 +30,46 @@ if TYPE_CHECKING:
         SinkFunction,
         SourceFunction,
     )
-    from dynamo_tasks.pipelines.job import Job, JobState, JobStatus
+    from dynamo_tasks.pipelines.graph.job import Job, JobState, JobStatus
     from dynamo_tasks.pipelines.job_services import create_service_task
-    from dynamo_tasks.pipelines.local_service_task import LocalServiceTask
-    from dynamo_tasks.pipelines.messages import ServiceRequest, ServiceResponse
-    from dynamo_tasks.pipelines.proxy import ProxyManager
-    from dynamo_tasks.pipelines.ray_cluster import ActorWrapper, ensure_ray_initialized
-    from dynamo_tasks.pipelines.ray_service_task import RayServiceTask
-    from dynamo_tasks.pipelines.remote_environment import RemoteEnvironment
-    from dynamo_tasks.pipelines.remote_job import RemoteJob
-    from dynamo_tasks.pipelines.service_caller import ServiceManager
+    from dynamo_tasks.pipelines.local.service_task import LocalServiceTask
+    from dynamo_tasks.pipelines.ray.cluster import ActorWrapper, ensure_ray_initialized
+    from dynamo_tasks.pipelines.ray.service_task import RayServiceTask
 
 _WHERE = {
-    "ActorWrapper": "ray_cluster",
+    "ActorWrapper": "ray.cluster",
     "BaseEnvironment": "environment",
-    "BaseRuntimeContext": "context",
-    "BaseService": "factory",
-    "BaseServiceTask": "base_service_task",
-    "BatchFunction": "functions",
-    "CeleryServiceTask": "celery_service_task",
+    "BaseRuntimeContext": "calls.context",
+    "BaseService": "calls.factory",
+    "BaseServiceTask": "calls.base_service_task",
+    "BatchFunction": "graph.functions",
+    "CeleryServiceTask": "celery.service_task",
     "Connection": "connection",
     "DataStream": "datastream",
-    "FilterFunction": "functions",
-    "FlatMapFunction": "functions",
-    "Job": "job",
-    "JobState": "job",
-    "JobStatus": "job",
-    "KeyByFunction": "functions",
+    "FilterFunction": "graph.functions",
+    "FlatMapFunction": "graph.functions",
+    "Job": "graph.job",
+    "JobState": "graph.job",
+    "JobStatus": "graph.job",
+    "KeyByFunction": "graph.functions",
     "LocalEnvironment": "environment",
-    "LocalServiceTask": "local_service_task",
-    "MapFunction": "functions",
-    "ProxyManager": "proxy",
-    "RayServiceTask": "ray_service_task",
-    "RemoteEnvironment": "remote_environment",
-    "RemoteJob": "remote_job",
-    "ServiceContext": "context",
-    "ServiceFactory": "factory",
-    "ServiceManager": "service_caller",
-    "ServiceRequest": "messages",
-    "ServiceResponse": "messages",
-    "SinkFunction": "functions",
-    "SourceFunction": "functions",
-    "TaskContext": "context",
+    "LocalServiceTask": "local.service_task",
+    "MapFunction": "graph.functions",
+    "ProxyManager": "calls.proxy",
+    "RayServiceTask": "ray.service_task",
+    "RemoteEnvironment": "celery.environment",
+    "RemoteJob": "celery.job",
+    "ServiceContext": "calls.context",
+    "ServiceFactory": "calls.factory",
+    "ServiceManager": "calls.service_caller",
+    "ServiceRequest": "calls.messages",
+    "ServiceResponse": "calls.messages",
+    "SinkFunction": "graph.functions",
+    "SourceFunction": "graph.functions",
+    "TaskContext": "calls.context",
     "connect": "connection",
     "create_service_task": "job_services",
-    "ensure_ray_initialized": "ray_cluster",
+    "ensure_ray_initialized": "ray.cluster",
 }
 
 __all__ = [

@@ -7,8 +7,8 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynamo_tasks.pipelines.context import BaseRuntimeContext
-from dynamo_tasks.pipelines.proxy import Services
+from dynamo_tasks.pipelines.calls.context import BaseRuntimeContext
+from dynamo_tasks.pipelines.calls.proxy import Services
 
 if TYPE_CHECKING:
     from dynamo_tasks.pipelines.environment import BaseEnvironment
@@ -29,11 +29,11 @@ class Connection:
         self._close = close
 
     def call_service(self, name: str, *args: Any, **options: Any) -> Any:
-        """See :meth:`dynamo_tasks.pipelines.context.Calls.call_service`."""
+        """See :meth:`dynamo_tasks.pipelines.calls.context.Calls.call_service`."""
         return self._context.call_service(name, *args, **options)
 
     def call_service_async(self, name: str, *args: Any, **options: Any) -> Future[Any]:
-        """See :meth:`dynamo_tasks.pipelines.context.Calls.call_service_async`."""
+        """See :meth:`dynamo_tasks.pipelines.calls.context.Calls.call_service_async`."""
         return self._context.call_service_async(name, *args, **options)
 
     @property

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.pipelines.functions import FunctionSpec
-from dynamo_tasks.pipelines.operators import Stage, StageKind, check_policy
+from dynamo_tasks.pipelines.graph.functions import FunctionSpec
+from dynamo_tasks.pipelines.graph.operators import Stage, StageKind, check_policy
 
 if TYPE_CHECKING:
     from dynamo_tasks.pipelines.environment import BaseEnvironment

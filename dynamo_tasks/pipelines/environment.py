@@ -10,15 +10,15 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, overload
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.pipelines.calls.factory import ServiceEndpoint, ServiceFactory
+from dynamo_tasks.pipelines.calls.settings import Settings
 from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.datastream import DataStream
-from dynamo_tasks.pipelines.factory import ServiceEndpoint, ServiceFactory
-from dynamo_tasks.pipelines.functions import BatchFunction, FunctionSpec, Items, SourceFunction
-from dynamo_tasks.pipelines.job import Job
+from dynamo_tasks.pipelines.graph.functions import BatchFunction, FunctionSpec, Items, SourceFunction
+from dynamo_tasks.pipelines.graph.job import Job
+from dynamo_tasks.pipelines.graph.operators import SINKS, Stage, StageKind
 from dynamo_tasks.pipelines.job_services import JobServices
-from dynamo_tasks.pipelines.local_job import LocalJob, connect_within
-from dynamo_tasks.pipelines.operators import SINKS, Stage, StageKind
-from dynamo_tasks.pipelines.settings import Settings
+from dynamo_tasks.pipelines.local.job import LocalJob, connect_within
 from dynamo_tasks.protocol.names import EndpointId, check_component
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 
@@ -32,7 +32,7 @@ class BaseEnvironment(ABC):
 
     Args:
         name: ``[A-Za-z0-9_-]+``.
-        config: See :class:`~dynamo_tasks.pipelines.settings.Settings`.
+        config: See :class:`~dynamo_tasks.pipelines.calls.settings.Settings`.
 
     Attributes:
         service_factories: Registered services by name.

@@ -6,21 +6,21 @@ import asyncio
 import contextlib
 from typing import Any
 
-from dynamo_tasks.config.server import key_prefix
+from dynamo_tasks.config.host.server import key_prefix
 from dynamo_tasks.errors import ConfigError, RequestNotFoundError
-from dynamo_tasks.pipelines.job import JobState, JobStatus
-from dynamo_tasks.pipelines.job_status import status_of
-from dynamo_tasks.pipelines.plan import Plan
-from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.containment import contained
+from dynamo_tasks.pipelines.celery.job_status import status_of
+from dynamo_tasks.pipelines.graph.job import JobState, JobStatus
+from dynamo_tasks.pipelines.plans.plan import Plan
 from dynamo_tasks.store.job_records import JobRecord
 from dynamo_tasks.store.jobs import Jobs
+from dynamo_tasks.store.redis.containment import contained
+from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["gather_jobs", "jobs_of"]
 
 
 def jobs_of(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
-    """Every job that is known, newest first: see :class:`~dynamo_tasks.pipelines.job.JobStatus`, and ``namespace``.
+    """Every job that is known, newest first: see :class:`~dynamo_tasks.pipelines.graph.job.JobStatus`, and ``namespace``.
 
     Raises:
         ServerUnavailableError: the server cannot be reached.

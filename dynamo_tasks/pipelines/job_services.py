@@ -7,17 +7,17 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynamo_tasks.pipelines.base_service_task import BaseServiceTask
-from dynamo_tasks.pipelines.context import ServiceContext, TaskContext
-from dynamo_tasks.pipelines.factory import ServiceEndpoint, ServiceFactory
-from dynamo_tasks.pipelines.local_service_task import LocalServiceTask
-from dynamo_tasks.pipelines.proxy import ProxyManager
-from dynamo_tasks.pipelines.queues import LocalQueueDescriptor, QueueDescriptor
-from dynamo_tasks.pipelines.service_caller import ServiceManager
+from dynamo_tasks.pipelines.calls.base_service_task import BaseServiceTask
+from dynamo_tasks.pipelines.calls.context import ServiceContext, TaskContext
+from dynamo_tasks.pipelines.calls.factory import ServiceEndpoint, ServiceFactory
+from dynamo_tasks.pipelines.calls.proxy import ProxyManager
+from dynamo_tasks.pipelines.calls.queues import LocalQueueDescriptor, QueueDescriptor
+from dynamo_tasks.pipelines.calls.service_caller import ServiceManager
+from dynamo_tasks.pipelines.local.service_task import LocalServiceTask
 
 if TYPE_CHECKING:
+    from dynamo_tasks.pipelines.celery.queue import Remote
     from dynamo_tasks.pipelines.environment import BaseEnvironment
-    from dynamo_tasks.pipelines.remote_queue import Remote
 
 __all__ = ["JobServices", "create_service_task"]
 
@@ -33,10 +33,10 @@ def create_service_task(factory: ServiceFactory, ctx: ServiceContext, **where: A
     if ctx.request_qd.kind == LocalServiceTask.kind:
         return LocalServiceTask(factory, ctx)
     if ctx.request_qd.kind == "ray":
-        from dynamo_tasks.pipelines.ray_service_task import RayServiceTask
+        from dynamo_tasks.pipelines.ray.service_task import RayServiceTask
 
         return RayServiceTask(factory, ctx, **where)
-    from dynamo_tasks.pipelines.celery_service_task import CeleryServiceTask
+    from dynamo_tasks.pipelines.celery.service_task import CeleryServiceTask
 
     return CeleryServiceTask(factory, ctx, **where)
 
@@ -75,7 +75,7 @@ class JobServices:
         """Services that other workers serve: the only ones here that need a server."""
         if not endpoints:
             return {}
-        from dynamo_tasks.pipelines.remote_queue import EndpointQueueDescriptor, Remote
+        from dynamo_tasks.pipelines.celery.queue import EndpointQueueDescriptor, Remote
 
         remote = self._remote = Remote.open(self._settings.redis_url)
         return {

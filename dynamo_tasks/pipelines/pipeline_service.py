@@ -7,8 +7,8 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.pipelines.graph.operators import SOURCES, Operator, Record, Stage
 from dynamo_tasks.pipelines.job_services import JobServices
-from dynamo_tasks.pipelines.operators import SOURCES, Operator, Record, Stage
 from dynamo_tasks.sdk import DynamoService, api, async_on_start, dynamo_endpoint, on_shutdown, service
 
 if TYPE_CHECKING:

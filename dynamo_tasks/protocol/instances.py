@@ -55,7 +55,7 @@ class Load(msgspec.Struct, omit_defaults=True):
         kv_usage: Used share of the KV cache, 0..1.
         prefix_hits: Share of prompt tokens that the prefix cache had, 0..1.
         tokens_per_s: Over the last second or so.
-        state: Of the instance, see ``runtime/lifecycle.py``.
+        state: Of the instance, see ``runtime/hosting/lifecycle.py``.
     """
 
     in_flight: int = 0

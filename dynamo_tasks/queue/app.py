@@ -12,25 +12,25 @@ from celery import Task
 from kombu import Queue
 from kombu.utils.imports import symbol_by_name
 
-from dynamo_tasks.config.tls import complete_url
+from dynamo_tasks.config.host.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, KINDS, ours
-from dynamo_tasks.queue.beat import Beat
-from dynamo_tasks.queue.connection import Connection, limits
-from dynamo_tasks.queue.consuming import Queues, direct_queue
-from dynamo_tasks.queue.direct import Way, settings_are_plain
-from dynamo_tasks.queue.dispatcher import Events
-from dynamo_tasks.queue.eager import HandlerFactory
-from dynamo_tasks.queue.executor import Executor
+from dynamo_tasks.queue.broker.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, KINDS, ours
+from dynamo_tasks.queue.broker.connection import Connection, limits
+from dynamo_tasks.queue.broker.consumer_gate import Intake
+from dynamo_tasks.queue.client.direct import Way, settings_are_plain
+from dynamo_tasks.queue.client.eager import HandlerFactory
+from dynamo_tasks.queue.execution.context import Executor
 from dynamo_tasks.queue.flower import guard_flower
-from dynamo_tasks.queue.intake import Intake
 from dynamo_tasks.queue.names import NamedApp, Routes
-from dynamo_tasks.queue.worker import Host, ServiceStep, Worker
-from dynamo_tasks.store.address import Address
+from dynamo_tasks.queue.worker.beat import Beat
+from dynamo_tasks.queue.worker.consuming import Queues, direct_queue
+from dynamo_tasks.queue.worker.dispatcher import Events
+from dynamo_tasks.queue.worker.worker import Host, ServiceStep, Worker
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_STEPS
-from dynamo_tasks.store.link import Link
-from dynamo_tasks.store.wire import notice_loss
+from dynamo_tasks.store.redis.address import Address
+from dynamo_tasks.store.redis.connection import Link
+from dynamo_tasks.store.redis.wire import notice_loss
 
 __all__ = [
     "AMQP",
@@ -49,8 +49,8 @@ PLAIN_QUEUE = "dynamo-tasks"
 
 
 WORKER_SETTINGS: dict[str, Any] = {
-    "worker_pool": "dynamo_tasks.queue.pool:TaskPool",
-    "worker_consumer": "dynamo_tasks.queue.consumer:Consumer",
+    "worker_pool": "dynamo_tasks.queue.worker.pool:TaskPool",
+    "worker_consumer": "dynamo_tasks.queue.worker.consumer:Consumer",
     "worker_prefetch_multiplier": 1,
     "worker_enable_prefetch_count_reduction": False,
     "worker_cancel_long_running_tasks_on_connection_loss": False,

@@ -22,9 +22,8 @@ from celery.local import PromiseProxy
 from kombu import Connection as StockConnection
 from kombu.utils.imports import symbol_by_name
 
-from dynamo_tasks.config.tls import complete_url, with_options
+from dynamo_tasks.config.host.tls import complete_url, with_options
 from dynamo_tasks.errors import ConfigError, DynamoError
-from dynamo_tasks.queue import worker as hosting
 from dynamo_tasks.queue.app import (
     AMQP,
     TRANSPORT_OPTIONS,
@@ -32,12 +31,13 @@ from dynamo_tasks.queue.app import (
     DynamoApp,
     HostFactory,
 )
-from dynamo_tasks.queue.backend import KINDS, ResultBackend, SentinelResultBackend, ours
-from dynamo_tasks.queue.control import JsonControl
-from dynamo_tasks.queue.dispatcher import Events
+from dynamo_tasks.queue.broker.backend import KINDS, ResultBackend, SentinelResultBackend, ours
 from dynamo_tasks.queue.plain_pickle import read_plain_only
-from dynamo_tasks.store.address import Address
+from dynamo_tasks.queue.worker import worker as hosting
+from dynamo_tasks.queue.worker.control import JsonControl
+from dynamo_tasks.queue.worker.dispatcher import Events
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
+from dynamo_tasks.store.redis.address import Address
 
 __all__ = ["GuestApp", "adopt", "check_settings"]
 

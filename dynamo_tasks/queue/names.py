@@ -15,9 +15,9 @@ from celery import Celery
 from celery.app import routes
 from celery.app.amqp import AMQP as CeleryAMQP  # noqa: N811
 
-from dynamo_tasks.queue.handles import Handles
-from dynamo_tasks.queue.registered import Registered
-from dynamo_tasks.queue.task import EndpointTask
+from dynamo_tasks.queue.client.handles import Handles
+from dynamo_tasks.queue.client.registered import Registered
+from dynamo_tasks.queue.client.task import EndpointTask
 
 __all__ = ["NamedApp", "Routes"]
 

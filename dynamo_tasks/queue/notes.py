@@ -17,8 +17,8 @@ from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.json import dumps
 
 from dynamo_tasks.errors import ServerRefusedError
-from dynamo_tasks.queue import greenlets
-from dynamo_tasks.queue.envelope import HEADER
+from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue.broker.envelope import HEADER
 
 __all__ = ["QoS"]
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynamo_tasks.runtime.celeryapp import default_app, default_resolver
-    from dynamo_tasks.runtime.client import Client
-    from dynamo_tasks.runtime.component import Component, DistributedRuntime, Endpoint, Namespace
-    from dynamo_tasks.runtime.endpoint_config import EndpointConfig
-    from dynamo_tasks.runtime.remote_call import Item
+    from dynamo_tasks.runtime.components.client import Client
+    from dynamo_tasks.runtime.components.component import Component, DistributedRuntime, Endpoint, Namespace
+    from dynamo_tasks.runtime.components.endpoint_config import EndpointConfig
+    from dynamo_tasks.runtime.components.remote_call import Item
 
 __all__ = [
     "Client",
@@ -25,13 +25,13 @@ __all__ = [
 ]
 
 _WHERE = {
-    "Client": "client",
-    "Item": "remote_call",
-    "Component": "component",
-    "DistributedRuntime": "component",
-    "Endpoint": "component",
-    "EndpointConfig": "endpoint_config",
-    "Namespace": "component",
+    "Client": "components.client",
+    "Item": "components.remote_call",
+    "Component": "components.component",
+    "DistributedRuntime": "components.component",
+    "Endpoint": "components.component",
+    "EndpointConfig": "components.endpoint_config",
+    "Namespace": "components.component",
     "default_app": "celeryapp",
     "default_resolver": "celeryapp",
 }

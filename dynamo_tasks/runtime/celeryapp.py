@@ -16,14 +16,14 @@ from typing import Any
 
 import click
 
-from dynamo_tasks.config.given import filled, variable
-from dynamo_tasks.config.server import key_prefix, resolve_redis_url
+from dynamo_tasks.config.host.given import filled, variable
+from dynamo_tasks.config.host.server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.queue.app import DynamoApp, create_app, set_default_app
 from dynamo_tasks.runtime.eager import EagerServices
 from dynamo_tasks.runtime.gpus import pin_process
 from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configured_graph
-from dynamo_tasks.runtime.host import ServiceHost
+from dynamo_tasks.runtime.hosting.host import ServiceHost
 from dynamo_tasks.runtime.names import Names
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import Graph
@@ -31,7 +31,7 @@ from dynamo_tasks.sdk import Graph
 __all__ = ["default_app", "default_resolver"]
 
 SCHEDULE = "beat.schedule"
-OPERATORS = "dynamo_tasks.pipelines.worker:Operators"
+OPERATORS = "dynamo_tasks.pipelines.celery.worker:Operators"
 
 
 def make_host(

@@ -22,9 +22,9 @@ from dynamo_tasks.errors import (
     error_for_code,
 )
 from dynamo_tasks.protocol.events import UNREADABLE
-from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import Keys
-from dynamo_tasks.store.pubsub import Channels
+from dynamo_tasks.store.redis.pubsub import Channels
+from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["CONTROL", "Carrier", "ControlDesk", "check_reply_to", "give_order", "give_orders", "unable"]
 

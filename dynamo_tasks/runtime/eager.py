@@ -7,7 +7,7 @@ import atexit
 import contextlib
 from typing import Any
 
-from dynamo_tasks.queue.handlers import Handler
+from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.runtime.graphs import configure_alone
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.resolver import RuntimeResolver

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
-from dynamo_tasks.config.gpus import ALLOCATION, MASK, PINNED, GpuClaims, allocation_mode, missing
-from dynamo_tasks.config.home import Home
+from dynamo_tasks.config.host.gpus import ALLOCATION, MASK, PINNED, GpuClaims, allocation_mode, missing
+from dynamo_tasks.config.host.home import Home
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe import event
 

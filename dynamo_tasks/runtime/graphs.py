@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.config import SECRET_SETTINGS, Layer, env_layer, flags_layer, load_yaml, resolve
-from dynamo_tasks.config.given import check_variables, variable
+from dynamo_tasks.config.host.given import check_variables, variable
 from dynamo_tasks.sdk import DynamoService, Graph, ServiceConfig, ServiceState, load_graph
 
 __all__ = ["DEFAULT_GRAPH", "configure_alone", "configured_graph"]

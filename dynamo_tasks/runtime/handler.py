@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.retry import RetryPolicy
+from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.sdk import DynamoEndpoint
-from dynamo_tasks.sdk.aggregate import Aggregate, new_aggregate
-from dynamo_tasks.sdk.calls import open_values
 from dynamo_tasks.sdk.context import current_context
+from dynamo_tasks.sdk.endpoints.aggregate import Aggregate, new_aggregate
+from dynamo_tasks.sdk.endpoints.calls import open_values
 
 __all__ = ["EndpointHandler"]
 

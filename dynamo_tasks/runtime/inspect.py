@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-from dynamo_tasks.config.server import key_prefix
+from dynamo_tasks.config.host.server import key_prefix
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
-from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS, priority_suffix
-from dynamo_tasks.store.memory import memory_of
+from dynamo_tasks.store.ledger.memory import memory_of
 from dynamo_tasks.store.namespaces import purge_namespace
+from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
 
 __all__ = ["gather", "purge", "reach", "snapshot"]

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
-from dynamo_tasks.config.given import variable
+from dynamo_tasks.config.host.given import variable
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import DynamoApp
-from dynamo_tasks.queue.task import EndpointTask
+from dynamo_tasks.queue.client.task import EndpointTask
 from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configure_alone
 from dynamo_tasks.runtime.resolver import task_of
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, load_graph
-from dynamo_tasks.sdk.known import changes, declared_services
+from dynamo_tasks.sdk.services.known import changes, declared_services
 
 __all__ = ["Names"]
 

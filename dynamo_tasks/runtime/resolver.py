@@ -6,15 +6,15 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import DynamoApp
-from dynamo_tasks.queue.retry import RETRY_OPTIONS
-from dynamo_tasks.queue.task import EndpointTask, make_task
-from dynamo_tasks.runtime.client import RemoteClient
-from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.queue.client.task import EndpointTask, make_task
+from dynamo_tasks.queue.execution.retry import RETRY_OPTIONS
+from dynamo_tasks.runtime.components.client import RemoteClient
+from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.graphs import configure_alone
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, TaskLike
 
 if TYPE_CHECKING:
-    from dynamo_tasks.runtime.annex import Annex
+    from dynamo_tasks.runtime.hosting.annex import Annex
 
 __all__ = ["RuntimeResolver", "task_of"]
 

@@ -10,7 +10,7 @@ from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import DynamoError, NoInstancesError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.runtime.watcher import Watcher
+from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
 
 __all__ = ["Unserved"]

@@ -10,12 +10,12 @@ Example:
     'dynamo.Worker.generate'
 """
 
-from dynamo_tasks.sdk.api import ApiMethod, api
-from dynamo_tasks.sdk.calls import Call, LocalClient, LocalEndpoint
 from dynamo_tasks.sdk.decorator import service
 from dynamo_tasks.sdk.depends import DynamoDependency, depends
-from dynamo_tasks.sdk.dynamo_config import DynamoConfig
-from dynamo_tasks.sdk.endpoint import DynamoEndpoint, dynamo_endpoint, endpoint
+from dynamo_tasks.sdk.endpoints.api import ApiMethod, api
+from dynamo_tasks.sdk.endpoints.calls import Call, LocalClient, LocalEndpoint
+from dynamo_tasks.sdk.endpoints.endpoint import DynamoEndpoint, dynamo_endpoint, endpoint
+from dynamo_tasks.sdk.endpoints.payloads import to_plain
 from dynamo_tasks.sdk.graph import Graph, load_graph, load_service
 from dynamo_tasks.sdk.hooks import (
     async_on_start,
@@ -26,11 +26,11 @@ from dynamo_tasks.sdk.hooks import (
     readiness,
     run_hooks,
 )
-from dynamo_tasks.sdk.lifecycle import ServiceState
-from dynamo_tasks.sdk.payloads import to_plain
 from dynamo_tasks.sdk.resolver import Resolver, TaskLike, get_resolver, set_resolver
-from dynamo_tasks.sdk.service import DynamoService
-from dynamo_tasks.sdk.service_config import ServiceConfig
+from dynamo_tasks.sdk.services.dynamo_config import DynamoConfig
+from dynamo_tasks.sdk.services.lifecycle import ServiceState
+from dynamo_tasks.sdk.services.service import DynamoService
+from dynamo_tasks.sdk.services.service_config import ServiceConfig
 
 __all__ = [
     "ApiMethod",

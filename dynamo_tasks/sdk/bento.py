@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk.hooks import run_hooks
-from dynamo_tasks.sdk.own_class import import_path
+from dynamo_tasks.sdk.services.own_class import import_path
 
 if TYPE_CHECKING:
-    from dynamo_tasks.sdk.service import DynamoService
+    from dynamo_tasks.sdk.services.service import DynamoService
 
 __all__ = ["MountedBento", "bento_apis", "make_bento"]
 
@@ -108,7 +108,7 @@ def _add_hooks(service: DynamoService[Any]) -> None:
             return
         if service.dependencies:
             # by name: the runtime stands above the sdk
-            module: Any = importlib.import_module("dynamo_tasks.runtime.visitor")
+            module: Any = importlib.import_module("dynamo_tasks.runtime.hosting.visitor")
             visitor = visitors[id(self)] = module.Visitor(service, self)
             await visitor.start()
         await run_hooks(self, "start")

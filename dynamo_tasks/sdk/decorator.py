@@ -7,8 +7,8 @@ from typing import Any, Literal, TypeVar
 
 from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.sdk.dynamo_config import DynamoConfig, as_dynamo_config
-from dynamo_tasks.sdk.service import DynamoService
+from dynamo_tasks.sdk.services.dynamo_config import DynamoConfig, as_dynamo_config
+from dynamo_tasks.sdk.services.service import DynamoService
 
 __all__ = ["service"]
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.sdk.calls import LocalClient
+from dynamo_tasks.sdk.endpoints.calls import LocalClient
 from dynamo_tasks.sdk.resolver import Resolver, get_resolver
 
 if TYPE_CHECKING:
-    from dynamo_tasks.sdk.service import DynamoService
+    from dynamo_tasks.sdk.services.service import DynamoService
 
 __all__ = ["DynamoDependency", "collect_dependencies", "depends"]
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from dynamo_tasks.config import ResolvedConfig, ServiceSchema, suggest
 from dynamo_tasks.errors import ConfigError, InvalidNameError
-from dynamo_tasks.sdk.service import DynamoService
-from dynamo_tasks.sdk.service_config import ServiceConfig
+from dynamo_tasks.sdk.services.service import DynamoService
+from dynamo_tasks.sdk.services.service_config import ServiceConfig
 
 __all__ = ["Graph", "load_graph", "load_service"]
 

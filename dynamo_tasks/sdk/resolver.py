@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 from dynamo_tasks.protocol.names import EndpointId
 
 if TYPE_CHECKING:
-    from dynamo_tasks.sdk.endpoint import DynamoEndpoint
-    from dynamo_tasks.sdk.service import DynamoService
+    from dynamo_tasks.sdk.endpoints.endpoint import DynamoEndpoint
+    from dynamo_tasks.sdk.services.service import DynamoService
 
 __all__ = ["Resolver", "TaskLike", "get_resolver", "set_resolver"]
 
@@ -72,7 +72,7 @@ class Resolver(Protocol):
             target: A service, or the id of one of its endpoints.
 
         Returns:
-            A proxy that behaves as :class:`~dynamo_tasks.sdk.calls.LocalClient` does: one attribute per
+            A proxy that behaves as :class:`~dynamo_tasks.sdk.endpoints.calls.LocalClient` does: one attribute per
             endpoint, ``await proxy.get_endpoint(name)``, and the same errors.
         """
 

@@ -106,7 +106,7 @@ def dead_list(url: str, namespace: str | None = None) -> list[dict[str, Any]]:
     Raises:
         ServerUnavailableError: the server cannot be reached.
     """
-    found = importlib.import_module("dynamo_tasks.runtime.graveyard").listed(url, namespace)
+    found = importlib.import_module("dynamo_tasks.runtime.dead_letters").listed(url, namespace)
     return cast("list[dict[str, Any]]", found)
 
 
@@ -116,7 +116,7 @@ def dead_request(url: str, request_id: str) -> dict[str, Any]:
     Raises:
         RequestNotFoundError: it is in no dead list.
     """
-    found = importlib.import_module("dynamo_tasks.runtime.graveyard").shown(url, request_id)
+    found = importlib.import_module("dynamo_tasks.runtime.dead_letters").shown(url, request_id)
     return cast("dict[str, Any]", found)
 
 
@@ -126,7 +126,7 @@ def retry_dead(url: str, request_ids: Iterable[str]) -> None:
     Raises:
         RequestNotFoundError: one is in no dead list.
     """
-    importlib.import_module("dynamo_tasks.runtime.graveyard").retried(url, list(request_ids))
+    importlib.import_module("dynamo_tasks.runtime.dead_letters").retried(url, list(request_ids))
 
 
 def put_to_sleep(

@@ -13,14 +13,14 @@ import sys
 
 import click
 
-from dynamo_tasks.config.given import filled
+from dynamo_tasks.config.host.given import filled
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.observe.log import choose_format
 from dynamo_tasks.runtime.celeryapp import default_app
 from dynamo_tasks.runtime.graphs import configured_graph
-from dynamo_tasks.runtime.host import ServiceHost
+from dynamo_tasks.runtime.hosting.host import ServiceHost
 from dynamo_tasks.sdk import Graph
-from dynamo_tasks.serve import signals
+from dynamo_tasks.serve.processes import signals
 from dynamo_tasks.services.http import serves_http
 from dynamo_tasks.services.http_host import ApiServer
 from dynamo_tasks.store.bridge import loop_factory

@@ -15,19 +15,20 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from dynamo_tasks.config.given import variable
-from dynamo_tasks.config.home import Home
+from dynamo_tasks.config.host.given import variable
+from dynamo_tasks.config.host.home import Home
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
-from dynamo_tasks.serve import http, server
-from dynamo_tasks.serve.gpus import GpuPins
-from dynamo_tasks.serve.output import Output
-from dynamo_tasks.serve.resp import ping
-from dynamo_tasks.serve.server import EmbeddedServer
-from dynamo_tasks.serve.spec import Notice, Plan, ProcessSpec
-from dynamo_tasks.serve.state import StateFile
-from dynamo_tasks.serve.supervisor import Supervisor
-from dynamo_tasks.store.refusals import PASSING
+from dynamo_tasks.serve import http
+from dynamo_tasks.serve.console.output import Output
+from dynamo_tasks.serve.planning.gpus import GpuPins
+from dynamo_tasks.serve.processes.spec import Notice, Plan, ProcessSpec
+from dynamo_tasks.serve.processes.state import StateFile
+from dynamo_tasks.serve.processes.supervisor import Supervisor
+from dynamo_tasks.serve.server import embedded as server
+from dynamo_tasks.serve.server.embedded import EmbeddedServer
+from dynamo_tasks.serve.server.resp import ping
+from dynamo_tasks.store.redis.refusals import PASSING
 
 __all__ = ["Session", "Snapshot"]
 

@@ -6,12 +6,12 @@ import os
 from typing import Any, ClassVar
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.frontend.access.auth import keys_from
+from dynamo_tasks.frontend.access.origins import HOSTS, PAGES, listed
 from dynamo_tasks.frontend.app import create_app
-from dynamo_tasks.frontend.auth import keys_from
-from dynamo_tasks.frontend.origins import HOSTS, PAGES, listed
-from dynamo_tasks.frontend.server import HttpServer
+from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
-from dynamo_tasks.runtime.component import DistributedRuntime
+from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
 from dynamo_tasks.services.gateway import RuntimeGateway

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.engines.threads import apart
+from dynamo_tasks.engines.text.threads import apart
 from dynamo_tasks.errors import (
     NoInstancesError,
     RateLimitError,
@@ -15,21 +15,21 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
 from dynamo_tasks.protocol.events import EventId
+from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import InstanceInfo
-from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.envelope import build, digest, submit_span
-from dynamo_tasks.runtime.component import DistributedRuntime
-from dynamo_tasks.runtime.remote_call import submit
-from dynamo_tasks.runtime.watcher import Watcher
+from dynamo_tasks.queue.broker.envelope import build, digest, submit_span
+from dynamo_tasks.runtime.components.component import DistributedRuntime
+from dynamo_tasks.runtime.components.remote_call import submit
+from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.sdk import DynamoService
-from dynamo_tasks.store.patience import in_time
-from dynamo_tasks.store.quota import Quota
-from dynamo_tasks.store.record import Record
-from dynamo_tasks.store.streams import decode_row
-from dynamo_tasks.store.submission import ABANDON_AFTER, NewRequest
-from dynamo_tasks.store.subscription import Subscription
-from dynamo_tasks.store.telling import tell_rejected
+from dynamo_tasks.store.ledger.notifications import tell_rejected
+from dynamo_tasks.store.ledger.quota import Quota
+from dynamo_tasks.store.ledger.record import Record
+from dynamo_tasks.store.ledger.submission import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.redis.retry import in_time
+from dynamo_tasks.store.streams.at_rest import decode_row
+from dynamo_tasks.store.streams.subscription import Subscription
 
 __all__ = ["RuntimeGateway"]
 

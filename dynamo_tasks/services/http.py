@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from dynamo_tasks.frontend.access.auth import keys_from
+from dynamo_tasks.frontend.access.origins import HOSTS, PAGES, is_loopback, listed
 from dynamo_tasks.frontend.api_routes import ApiRoute
-from dynamo_tasks.frontend.auth import keys_from
-from dynamo_tasks.frontend.origins import HOSTS, PAGES, is_loopback, listed
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe import log
 from dynamo_tasks.sdk import ApiMethod
-from dynamo_tasks.sdk.declared import collect
+from dynamo_tasks.sdk.endpoints.declared import collect
 
 __all__ = ["api_routes", "door_settings", "serves_http", "warn_if_open"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe import event
-from dynamo_tasks.runtime.component import Component
+from dynamo_tasks.runtime.components.component import Component
 
 __all__ = ["TOPIC", "publish_kv_events"]
 

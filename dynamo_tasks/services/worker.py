@@ -13,9 +13,9 @@ import msgspec
 
 from dynamo_tasks.config import DefaultName
 from dynamo_tasks.engines import Engine, EngineStats, check_engine, create_engine
-from dynamo_tasks.engines.parsers import AnswerReader, Parsers, check_parsers
-from dynamo_tasks.engines.prompts import generate_several, single_payloads, size_of, tokenized
-from dynamo_tasks.engines.threads import INLINE, apart
+from dynamo_tasks.engines.parsers.tool_parsers import AnswerReader, Parsers, check_parsers
+from dynamo_tasks.engines.text.prompts import generate_several, single_payloads, size_of, tokenized
+from dynamo_tasks.engines.text.threads import INLINE, apart
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import (
@@ -27,7 +27,7 @@ from dynamo_tasks.protocol.tokens import (
 )
 from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, get_resolver, liveness, on_shutdown, service
 from dynamo_tasks.sdk.context import Context, current_context
-from dynamo_tasks.sdk.own_class import owner_of
+from dynamo_tasks.sdk.services.own_class import owner_of
 from dynamo_tasks.services.kv_events import publish_kv_events
 from dynamo_tasks.services.tracing import traced
 

@@ -7,12 +7,12 @@ import math
 import os
 import threading
 
-from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.bridge import bridge
-from dynamo_tasks.store.ledger import Ledger
-from dynamo_tasks.store.patience import patiently
-from dynamo_tasks.store.reader import StreamReader
+from dynamo_tasks.store.ledger.ledger import Ledger
+from dynamo_tasks.store.redis.retry import patiently
+from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
+from dynamo_tasks.store.streams.reader import StreamReader
 
 __all__ = ["StoreClient", "close_shared", "shared_client"]
 

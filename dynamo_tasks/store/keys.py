@@ -7,7 +7,7 @@ it has one). Channel names carry the number of the database, since pub/sub ignor
 key                            type    content
 =============================  ======  ==================================================================
 ``dt:@namespaces``             set     names of all namespaces
-``dt:<ns>:req:<id>``           hash    ledger record of a request (see ``store/ledger.py``)
+``dt:<ns>:req:<id>``           hash    ledger record of a request (see ``store/ledger/ledger.py``)
 ``dt:<ns>:log:<id>``           stream  its events
 ``dt:<ns>:queued``             zset    ids of QUEUED requests by time of queueing, ms
 ``dt:<ns>:timers``             zset    what falls due: ``m:<id>`` message, ``a:<id>`` abandon, ``d:<id>`` deadline; ms
@@ -33,7 +33,7 @@ key                            type    content
 ``dt:<ns>:inst:<c>:<e>:<l>``   string  JSON of a registration, with TTL
 ``dt:<ns>:reads:<client>``     set     ids that a client process reads
 ``dt:<ns>:clients``            set     channels of client processes
-``dt:<ns>:events:<subject>``   stream  events of a component or namespace (see ``store/events.py``)
+``dt:<ns>:events:<subject>``   stream  events of a component or namespace (see ``store/topics/topic.py``)
 ``dt:<ns>:idem:<tenant>:<k>``  string  ``<id> <digest>`` of an idempotency key
 ``dt:<ns>:jobs``               zset    ids of pipelines' jobs by start, ms
 ``dt:<ns>:job:<id>``           hash    a job (see ``store/jobs.py``)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dynamo_tasks.errors import NamespaceInUseError
-from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.keys import glob_escape, namespace_patterns
+from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
 
 __all__ = ["purge_namespace"]

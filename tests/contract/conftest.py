@@ -11,7 +11,7 @@ import pytest
 import redis
 
 from dynamo_tasks.pipelines import LocalEnvironment, RemoteEnvironment
-from dynamo_tasks.pipelines.ray_cluster import actor_names
+from dynamo_tasks.pipelines.ray.cluster import actor_names
 from tests.support.processes import Worker, until
 from tests.support.ray import ray_cluster_of
 from tests.support.server import RedisServer

@@ -163,7 +163,7 @@ def test_continuation_at_every_position(name: str, stop: list[str] | None) -> No
 
 async def _by_token(engine: Engine, asked: GenerateRequest) -> list[str]:
     """The text that was out after each token, had every token been a delta of its own."""
-    from dynamo_tasks.engines.output import ChoiceOutput
+    from dynamo_tasks.engines.text.output import ChoiceOutput
 
     whole = await one(engine, asked)
     out = ChoiceOutput(asked, 0, engine.tokenizer, len(whole.ids))

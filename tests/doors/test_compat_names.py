@@ -15,17 +15,10 @@ import pytest
 
 import dynamo_tasks
 from dynamo_tasks import errors, pipelines, runtime, sdk
-from dynamo_tasks.pipelines import (
-    base_service_task,
-    context,
-    factory,
-    local_job,
-    messages,
-    proxy,
-    service_caller,
-)
-from dynamo_tasks.runtime import component, endpoint_config
-from dynamo_tasks.runtime.client import Client, RemoteClient
+from dynamo_tasks.pipelines.calls import base_service_task, context, factory, messages, proxy, service_caller
+from dynamo_tasks.pipelines.local import job as local_job
+from dynamo_tasks.runtime.components import component, endpoint_config
+from dynamo_tasks.runtime.components.client import Client, RemoteClient
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.serve.cli import cli
 

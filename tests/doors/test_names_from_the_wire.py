@@ -12,10 +12,11 @@ import pytest
 import redis
 
 from dynamo_tasks.errors import DynamoError, JobFailedError
-from dynamo_tasks.pipelines import JobState, RemoteEnvironment, RemoteJob, signed
-from dynamo_tasks.pipelines.plan import Plan
-from dynamo_tasks.pipelines.portable import Reference
-from dynamo_tasks.pipelines.remote_job import launch
+from dynamo_tasks.pipelines import JobState, RemoteEnvironment, RemoteJob
+from dynamo_tasks.pipelines.celery.job import launch
+from dynamo_tasks.pipelines.plans import signed
+from dynamo_tasks.pipelines.plans.plan import Plan
+from dynamo_tasks.pipelines.plans.portable import Reference
 from dynamo_tasks.store.bridge import bridge
 from tests.support import processes
 from tests.support.acl import server_with_users, url_of
@@ -124,7 +125,7 @@ PATHS: list[tuple[str, Callable[[str], Reference]]] = [
     ("shop_steps:plus.__globals__", lambda run: Reference("shop_steps:plus.__globals__", [run])),
     ("shop_other:plus", lambda run: Reference("shop_other:plus", [run])),
     ("builtins:exec", lambda run: Reference("builtins:exec", [f"open({run!r}, 'w')"])),
-    ("dynamo_tasks", lambda run: Reference("dynamo_tasks.pipelines.worker:Operators")),
+    ("dynamo_tasks", lambda run: Reference("dynamo_tasks.pipelines.celery.worker:Operators")),
     ("nothing", lambda run: Reference("")),
     ("code", lambda run: Reference(pickled=b"cos\nsystem\n(S'touch x'\ntR.", signature=b"0" * 32)),
 ]  # fmt: skip

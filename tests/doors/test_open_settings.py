@@ -13,7 +13,7 @@ from dynamo_tasks.config import Layer, env_layer, flags_layer, resolve
 from dynamo_tasks.config.suggest import is_slip
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk import depends, dynamo_endpoint, service
-from dynamo_tasks.serve.plan import PlanOptions, make_plan
+from dynamo_tasks.serve.planning.plan import PlanOptions, make_plan
 
 
 @dataclasses.dataclass

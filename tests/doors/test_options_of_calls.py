@@ -17,7 +17,7 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.queue.client.task import make_task
 from tests.support.processes import Worker
 from tests.support.server import RedisServer
 

@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.pipelines.operators import partition, plain_record
+from dynamo_tasks.pipelines.graph.operators import partition, plain_record
 from dynamo_tasks.protocol.plain import to_plain
 from tests.support.plain_values import BAD, EXPECTED, NAMES, VALUES, is_plain
 from tests.support.processes import ROOT, Worker, environment

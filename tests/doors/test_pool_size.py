@@ -10,7 +10,7 @@ from celery import Celery
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.queue.client.task import make_task
 from tests.support.processes import Worker, together, until
 from tests.support.server import RedisServer
 

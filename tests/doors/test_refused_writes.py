@@ -15,13 +15,13 @@ from kombu.exceptions import OperationalError
 from dynamo_tasks.errors import ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.names import Subject
-from dynamo_tasks.store.events import EventLog
 from dynamo_tasks.store.job_records import Commit
 from dynamo_tasks.store.jobs import Jobs
-from dynamo_tasks.store.pubsub import Channels
-from dynamo_tasks.store.recovery import Recovery
-from dynamo_tasks.store.refusals import PASSING, ReplyError, refusal
+from dynamo_tasks.store.ledger.recovery import Recovery
+from dynamo_tasks.store.redis.pubsub import Channels
+from dynamo_tasks.store.redis.refusals import PASSING, ReplyError, refusal
 from dynamo_tasks.store.registry import Registry, new_lease
+from dynamo_tasks.store.topics.topic import EventLog
 from tests.support.queue import Lab
 from tests.support.refusing import REFUSALS, RefusingServer
 from tests.support.streams import Owner, Place, eventually, values

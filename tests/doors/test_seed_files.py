@@ -12,7 +12,7 @@ import pytest
 
 from dynamo_tasks.config import ResolvedConfig, resolve
 from dynamo_tasks.sdk import ServiceConfig, load_graph
-from dynamo_tasks.serve.plan import PlanOptions, make_plan
+from dynamo_tasks.serve.planning.plan import PlanOptions, make_plan
 
 GRAPH = """
 from dynamo_tasks import dynamo_endpoint, service

@@ -14,7 +14,7 @@ import pytest
 from dynamo_tasks.config import flags_layer, load_yaml, resolve
 from dynamo_tasks.errors import ConfigError, InvalidNameError
 from dynamo_tasks.pipelines import LocalEnvironment, MapFunction, connect
-from dynamo_tasks.pipelines.service_methods import method_names
+from dynamo_tasks.pipelines.calls.service_methods import method_names
 from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.sdk import (
     DynamoConfig,
@@ -24,7 +24,7 @@ from dynamo_tasks.sdk import (
     on_shutdown,
     service,
 )
-from dynamo_tasks.sdk.calls import LocalEndpoint
+from dynamo_tasks.sdk.endpoints.calls import LocalEndpoint
 
 
 class Encoder:

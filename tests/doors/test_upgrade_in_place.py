@@ -50,7 +50,7 @@ def fleet(own_server: RedisServer, site: Path) -> Iterator[tuple[Worker, Worker,
             Worker(own_server.url, settings=PACED, root=site, name="two"),
             Worker(
                 own_server.url,
-                service="dynamo_tasks.pipelines.worker:Operators",
+                service="dynamo_tasks.pipelines.celery.worker:Operators",
                 root=site,
                 name="ops",
                 settings=("Operators.modules=[tests.support.pipeline_parts]",),

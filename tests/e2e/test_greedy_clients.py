@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.frontend.server import allow_many_files
+from dynamo_tasks.frontend.http.server import allow_many_files
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 from tests.support.streams import Place

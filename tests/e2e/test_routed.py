@@ -12,7 +12,7 @@ import redis
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.queue.client.task import make_task
 from dynamo_tasks.store.keys import Keys
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer

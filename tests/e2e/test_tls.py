@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 import pytest
 
 from dynamo_tasks.errors import ServerUnavailableError
-from dynamo_tasks.serve.resp import ping
+from dynamo_tasks.serve.server.resp import ping
 from tests.support.faults import kill_redis
 from tests.support.processes import ROOT, Frontend, Worker, environment, together, until
 from tests.support.readers import PACED, check, start

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_tasks.runtime.inspect import snapshot
-from dynamo_tasks.serve.resp import ping
+from dynamo_tasks.serve.server.resp import ping
 from dynamo_tasks.store.client import close_shared
 from tests.support.faults import kill_redis
 from tests.support.processes import Frontend, Worker, until

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from dynamo_tasks.frontend.app import create_app
-from dynamo_tasks.frontend.connection import ConnectionLimits
-from dynamo_tasks.frontend.server import HttpServer
+from dynamo_tasks.frontend.http.connection import ConnectionLimits
+from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.store.client import close_shared
 from dynamo_tasks.store.registry import LEASE_TTL
 from tests.support.faults import by_load, kill_frontend, kill_worker, memory_cage

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import ConfigError, EndpointError, JobFailedError, WorkerLostError
-from dynamo_tasks.pipelines import ActorWrapper, JobState, RemoteEnvironment, connect, signed
-from dynamo_tasks.pipelines.ray_cluster import actor_names
+from dynamo_tasks.pipelines import ActorWrapper, JobState, RemoteEnvironment, connect
+from dynamo_tasks.pipelines.plans import signed
+from dynamo_tasks.pipelines.ray.cluster import actor_names
 from tests.support import pipeline_parts as parts
 from tests.support.processes import Worker, until
 from tests.support.ray import ray_cluster_of

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.config.gpus import GpuClaims, visible_gpus
-from dynamo_tasks.config.home import Home
+from dynamo_tasks.config.host.gpus import GpuClaims, visible_gpus
+from dynamo_tasks.config.host.home import Home
 
 pytestmark = pytest.mark.gpu
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.config.gpus import visible_gpus
+from dynamo_tasks.config.host.gpus import visible_gpus
 from dynamo_tasks.engines import create_engine
 from dynamo_tasks.errors import EngineError
 from tests.vllm import test_vllm_continue, test_vllm_embeddings, test_vllm_engine, test_vllm_lora

@@ -11,18 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.config.home import Home, read_json
-from dynamo_tasks.config.identity import ProcessId
-from dynamo_tasks.config.server import resolve_redis_url, running_url
+from dynamo_tasks.config.host.home import Home, read_json
+from dynamo_tasks.config.host.identity import ProcessId
+from dynamo_tasks.config.host.server import resolve_redis_url, running_url
 from dynamo_tasks.errors import ServerUnavailableError
-from dynamo_tasks.serve.resp import Address, ping
-from dynamo_tasks.serve.server import EmbeddedServer
+from dynamo_tasks.serve.server.embedded import EmbeddedServer
+from dynamo_tasks.serve.server.resp import Address, ping
 
 USER = """
 import sys
 from pathlib import Path
-from dynamo_tasks.config.home import Home
-from dynamo_tasks.serve.server import EmbeddedServer
+from dynamo_tasks.config.host.home import Home
+from dynamo_tasks.serve.server.embedded import EmbeddedServer
 server = EmbeddedServer(Home(Path(sys.argv[1])))
 print(server.join(), flush=True)
 sys.stdin.readline()

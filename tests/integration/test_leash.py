@@ -33,7 +33,7 @@ def child(file):
     time.sleep(60)
 
 if __name__ == "__main__":
-    from dynamo_tasks.engines.leash import leash_children
+    from dynamo_tasks.engines.parent_death_signal import leash_children
 
     leash_children()
     spawn(child, sys.argv[1])

@@ -5,14 +5,15 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.errors import JobFailedError
-from dynamo_tasks.pipelines import JobState, RemoteEnvironment, signed
+from dynamo_tasks.pipelines import JobState, RemoteEnvironment
+from dynamo_tasks.pipelines.plans import signed
 from tests.support.processes import Worker
 from tests.support.server import RedisServer
 
 pytestmark = pytest.mark.slow
 
 KEY = "the key of both sides, 32 or more"
-OPERATORS = "dynamo_tasks.pipelines.worker:Operators"
+OPERATORS = "dynamo_tasks.pipelines.celery.worker:Operators"
 
 
 def environment(server: RedisServer) -> RemoteEnvironment:

@@ -14,7 +14,7 @@ import hypothesis.strategies as st
 import redis
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.redis.server import Store
 from tests.property.ledger_invariants import check_rest
 from tests.property.ledger_observers import Observers
 from tests.property.ledger_parts import Instance

@@ -8,10 +8,10 @@ import itertools
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.runtime.sweeper import Sweeper
-from dynamo_tasks.store.dead import DeadList
-from dynamo_tasks.store.presence import ReaderPresence
-from dynamo_tasks.store.recovery import MAX_ATTEMPTS, MAX_BARREN
+from dynamo_tasks.runtime.supervision.sweeper import Sweeper
+from dynamo_tasks.store.ledger.dead import DeadList
+from dynamo_tasks.store.ledger.recovery import MAX_ATTEMPTS, MAX_BARREN
+from dynamo_tasks.store.streams.presence import ReaderPresence
 from tests.property.ledger_invariants import check_sweep, read_dump
 from tests.property.ledger_processes import Processes
 from tests.property.ledger_world import World

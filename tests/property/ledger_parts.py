@@ -10,9 +10,9 @@ from typing import Any
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.store import submission
-from dynamo_tasks.store.ledger import Attempt
-from dynamo_tasks.store.scripts import Script, script
+from dynamo_tasks.store.ledger import submission
+from dynamo_tasks.store.ledger.ledger import Attempt
+from dynamo_tasks.store.redis.scripts import Script, script
 
 __all__ = ["CLOCK", "START", "Held", "Instance", "clock", "simulated_clock"]
 

@@ -12,12 +12,12 @@ from dynamo_tasks.protocol.events import End, ErrorInfo, EventId
 from dynamo_tasks.protocol.instances import Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.store.forwarding import forward
 from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
-from dynamo_tasks.store.ledger import Attempt, ClaimRefused
-from dynamo_tasks.store.refusals import ReplyError
+from dynamo_tasks.store.ledger.forwarding import forward
+from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
+from dynamo_tasks.store.redis.refusals import ReplyError
+from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.registry import new_lease
-from dynamo_tasks.store.scripts import script
 from tests.property.ledger_invariants import check_claim
 from tests.property.ledger_parts import Held, Instance
 from tests.property.ledger_world import World

@@ -14,11 +14,11 @@ import redis
 
 from dynamo_tasks.errors import IdempotencyConflictError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.ledger import Ledger, NewRequest
-from dynamo_tasks.store.recovery import Recovery
+from dynamo_tasks.store.ledger.ledger import Ledger, NewRequest
+from dynamo_tasks.store.ledger.recovery import Recovery
+from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
-from dynamo_tasks.store.scripts import script
 from tests.property.ledger_invariants import Dump, History, check, read_dump
 from tests.property.ledger_parts import CLOCK, START, Instance, clock
 

@@ -21,8 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from dynamo_tasks.errors import DynamoError, FencedError, StreamDivergedError
 from dynamo_tasks.protocol.events import ZERO, End, Event, EventId, Kind
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.store.log import OpenLog
-from dynamo_tasks.store.subscription import Subscription
+from dynamo_tasks.store.streams.log import OpenLog
+from dynamo_tasks.store.streams.subscription import Subscription
 from tests.property.stream_servers import Page, Server
 
 __all__ = ["StreamMachine"]

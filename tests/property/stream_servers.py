@@ -19,9 +19,9 @@ from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId, Kind
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import Keys
-from dynamo_tasks.store.ledger import Attempt, cancelled
-from dynamo_tasks.store.scripts import script
-from dynamo_tasks.store.submission import NewRequest, submit_call
+from dynamo_tasks.store.ledger.ledger import Attempt, cancelled
+from dynamo_tasks.store.ledger.submission import NewRequest, submit_call
+from dynamo_tasks.store.redis.scripts import script
 
 __all__ = ["NAMESPACE", "RealServer", "Server", "SimulatedServer"]
 

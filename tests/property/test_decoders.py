@@ -13,25 +13,25 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from dynamo_tasks.config.tls import complete_url
+from dynamo_tasks.config.host.tls import complete_url
 from dynamo_tasks.errors import DynamoError
-from dynamo_tasks.frontend.render import CompletionRenderer, Render
-from dynamo_tasks.frontend.values import ValueRenderer, parse_position
+from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
+from dynamo_tasks.frontend.openai.values import ValueRenderer, parse_position
 from dynamo_tasks.observe import mask_url
-from dynamo_tasks.protocol.bodies import decode_object
 from dynamo_tasks.protocol.cursor import Cursor
 from dynamo_tasks.protocol.events import Claim, End, Event, EventId, Kind, decode_pushed, decode_values
+from dynamo_tasks.protocol.http.bodies import decode_object
+from dynamo_tasks.protocol.http.openai import ChatRequest, CompletionRequest, EmbeddingRequest, parse_request
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.protocol.openai import ChatRequest, CompletionRequest, EmbeddingRequest, parse_request
 from dynamo_tasks.protocol.tokens import decode_deltas
 from dynamo_tasks.protocol.trace import TraceParent
-from dynamo_tasks.queue.message import MalformedMessageError, Message
-from dynamo_tasks.queue.message import decode as decode_message
-from dynamo_tasks.serve.resp import Address as PingAddress
-from dynamo_tasks.store.record import read_record
-from dynamo_tasks.store.streams import decode_row
-from dynamo_tasks.store.wire import Address
+from dynamo_tasks.queue.broker.message import MalformedMessageError, Message
+from dynamo_tasks.queue.broker.message import decode as decode_message
+from dynamo_tasks.serve.server.resp import Address as PingAddress
+from dynamo_tasks.store.ledger.record import read_record
+from dynamo_tasks.store.redis.wire import Address
+from dynamo_tasks.store.streams.at_rest import decode_row
 
 EXAMPLES = int(os.environ.get("DECODER_EXAMPLES", 40))
 """Of each kind; more are a matter of minutes: `DECODER_EXAMPLES=5000`."""

@@ -11,7 +11,7 @@ import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from dynamo_tasks.store.base import Store
+from dynamo_tasks.store.redis.server import Store
 from tests.property.ledger_machine import LedgerMachine
 from tests.property.ledger_parts import simulated_clock
 from tests.support.server import RedisServer

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dynamo_tasks.engines.tokenizer import Tokenizer
+from dynamo_tasks.engines.text.tokenizer import Tokenizer
 
 __all__ = ["END", "TAGS", "TOOLS", "Recording", "ids_for", "recordings", "write_tokenizer"]
 

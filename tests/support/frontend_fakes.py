@@ -14,13 +14,13 @@ import msgspec
 
 from dynamo_tasks.errors import DynamoError, RequestNotFoundError
 from dynamo_tasks.frontend.app import FrontendApp, create_app
-from dynamo_tasks.frontend.connection import ConnectionLimits
 from dynamo_tasks.frontend.gateway import RequestInfo, ServedModel, Submission
-from dynamo_tasks.frontend.server import HttpServer
+from dynamo_tasks.frontend.http.connection import ConnectionLimits
+from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.events import ZERO, Claim, End, ErrorInfo, Event, EventId, Kind
+from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import ModelCard
-from dynamo_tasks.protocol.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta, encode_deltas

@@ -10,8 +10,8 @@ import redis
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import DynamoApp, create_app
-from dynamo_tasks.queue.result import StreamResult
-from dynamo_tasks.queue.task import EndpointTask, make_task
+from dynamo_tasks.queue.client.result import StreamResult
+from dynamo_tasks.queue.client.task import EndpointTask, make_task
 from dynamo_tasks.store.keys import Keys, priority_suffix
 from tests.support.processes import Worker, until
 from tests.support.server import RedisServer

@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator
 
 from dynamo_tasks.engines.args import EngineArgs
 from dynamo_tasks.engines.base import Engine, EngineStats, usage
-from dynamo_tasks.engines.output import ChoiceOutput
-from dynamo_tasks.engines.request import GenerateRequest
+from dynamo_tasks.engines.text.output import ChoiceOutput
+from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
 from tests.support.answers import END, ids_for, recordings

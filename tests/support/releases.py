@@ -36,20 +36,24 @@ _EDITS: list[tuple[str, str, str]] = [
         "    previous: str | None = None\n    news: int = 0",
     ),
     (
-        "queue/produced.py",
+        "queue/execution/output.py",
         "usage=self._usage, values=self._value)",
         "usage=self._usage, values=self._value, news=1)",
     ),
-    ("queue/envelope.py", '{"v": PROTOCOL},\n}  # fmt', '{"v": PROTOCOL, "news": 1}, "x-news": 1,\n}  # fmt'),
     (
-        "store/submission.py",
+        "queue/broker/envelope.py",
+        '{"v": PROTOCOL},\n}  # fmt',
+        '{"v": PROTOCOL, "news": 1}, "x-news": 1,\n}  # fmt',
+    ),
+    (
+        "store/ledger/submission.py",
         '["v", self.needs, "en", str(self.endpoint)]',
         '["v", self.needs, "en", str(self.endpoint), "news", "1"]',
     ),
     ("store/lua/_lib.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
     ("store/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),
     (
-        "store/log.py",
+        "store/streams/log.py",
         "        for kind, values in self._pending:\n            data =",
         "        if self._pending and self._seq == 0:\n            self._seq, self._waiting = 1, self._waiting + 1\n"
         '            self.frozen.append(Entry(1, "x", b"\\xc1"))\n'

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis
 
-from dynamo_tasks.serve.binary import find_binary
+from dynamo_tasks.serve.server.binary import find_binary
 from tests.support.processes import until
 from tests.support.server import RedisServer, free_port
 from tests.support.tls import Certificates, server_options, server_program

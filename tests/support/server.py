@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Self
 
-from dynamo_tasks.serve.binary import find_binary
+from dynamo_tasks.serve.server.binary import find_binary
 from dynamo_tasks.store.client import close_shared
 
 __all__ = ["RedisServer", "free_port"]

@@ -15,15 +15,15 @@ from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.ledger import Attempt, Ledger
-from dynamo_tasks.store.log import OpenLog
-from dynamo_tasks.store.reader import StreamReader
+from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
+from dynamo_tasks.store.ledger.submission import NewRequest
+from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import new_lease
-from dynamo_tasks.store.streams import read_all
-from dynamo_tasks.store.submission import NewRequest
-from dynamo_tasks.store.subscription import Subscription
-from dynamo_tasks.store.writer import Writer
+from dynamo_tasks.store.streams.at_rest import read_all
+from dynamo_tasks.store.streams.log import OpenLog
+from dynamo_tasks.store.streams.reader import StreamReader
+from dynamo_tasks.store.streams.subscription import Subscription
+from dynamo_tasks.store.streams.writer import Writer
 
 __all__ = ["Client", "Owner", "Place", "ask_again", "eventually", "on_loop", "read_to_end", "values"]
 

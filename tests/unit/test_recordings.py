@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.real_model import INSTALL
-from dynamo_tasks.engines.tokenizer import load_tokenizer
+from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from tests.support.answers import END, FOLDER, TAGS, ids_for, recordings, write_tokenizer
 from tests.support.scenes import SCENES
 

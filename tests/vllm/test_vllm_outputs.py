@@ -33,7 +33,7 @@ async def sockets(folder: Path, gap: float) -> AsyncIterator[tuple[Any, Any, Any
     import zmq
     import zmq.asyncio
 
-    from dynamo_tasks.engines.vllm_outputs import Outputs
+    from dynamo_tasks.engines.vllm.outputs import Outputs
 
     context = zmq.Context()
     core, ours = context.socket(zmq.PUSH), zmq.asyncio.Context(context).socket(zmq.PULL)

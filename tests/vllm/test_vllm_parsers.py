@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from benchmarks.tiny_model import make_tiny_model
-from dynamo_tasks.engines.parsers import Parsers, check_parsers
-from dynamo_tasks.engines.tokenizer import load_tokenizer
+from dynamo_tasks.engines.parsers.tool_parsers import Parsers, check_parsers
+from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.messages import MessageDelta, merge_messages
@@ -104,7 +104,7 @@ def test_what_was_said_is_read_token_by_token(parsers: Parsers, model: Path) -> 
     ("told", "wanted"), [(True, {}), (None, {}), (False, {"skip_special_tokens": False})]
 )
 def test_special_tokens_are_kept_where_a_parser_wants_them(told: bool | None, wanted: dict[str, Any]) -> None:
-    from dynamo_tasks.engines.vllm_parsers_api import adjusted
+    from dynamo_tasks.engines.parsers.api import adjusted
 
     changed = SimpleNamespace(skip_special_tokens=told, structured_outputs=None)
     parser = SimpleNamespace(adjust_request=lambda request: changed)

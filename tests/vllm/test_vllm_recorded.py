@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dynamo_tasks.engines.parsers import Parsers
-from dynamo_tasks.engines.tokenizer import load_tokenizer
+from dynamo_tasks.engines.parsers.tool_parsers import Parsers
+from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.messages import MessageDelta, merge_messages
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, encode_deltas, merge_delta

@@ -8,10 +8,10 @@ import time
 import click
 from rich.table import Table
 
-from dynamo_tasks.config.server import resolve_redis_url
+from dynamo_tasks.config.host.server import resolve_redis_url
 from dynamo_tasks.serve import backend
 from dynamo_tasks.serve.commands.common import OneLineGroup
-from dynamo_tasks.serve.output import plain_console
+from dynamo_tasks.serve.console.output import plain_console
 
 __all__ = ["dead"]
 

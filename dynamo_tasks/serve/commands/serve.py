@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dynamo_tasks.config.given import check_variables, filled, variable
+from dynamo_tasks.config.host.given import check_variables, filled, variable
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.serve import signals
-from dynamo_tasks.serve.output import Output, plain_console
-from dynamo_tasks.serve.ports import check_port
+from dynamo_tasks.serve.console.output import Output, plain_console
+from dynamo_tasks.serve.planning.ports import check_port
+from dynamo_tasks.serve.processes import signals
 
 if TYPE_CHECKING:
-    from dynamo_tasks.serve.plan import PlanOptions
-    from dynamo_tasks.serve.spec import Plan
+    from dynamo_tasks.serve.planning.plan import PlanOptions
+    from dynamo_tasks.serve.processes.spec import Plan
 
 __all__ = ["serve", "split_flags"]
 
@@ -136,7 +136,7 @@ def serve(
     # The graph is the user's own code in the current directory, where `python -m` finds it too.
     if "" not in sys.path and str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
-    from dynamo_tasks.serve.plan import PlanOptions, default_graph
+    from dynamo_tasks.serve.planning.plan import PlanOptions, default_graph
 
     config = variable("DYNAMO_CONFIG") if config is None else config
     given = {"GRAPH": graph, "--config": config, "--model": model, "--host": host}
@@ -168,7 +168,7 @@ def _check_keys(api_key: str | None) -> None:
         raise ConfigError("--api-key is given but holds no key; give one or more, separated by commas")
     check_variables({**os.environ, **({} if api_key is None else {_KEYS: api_key})})
     if api_key is not None:
-        from dynamo_tasks.frontend.auth import keys_from
+        from dynamo_tasks.frontend.access.auth import keys_from
 
         keys_from(api_key)
 
@@ -205,15 +205,15 @@ def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int
 
 def _plan(options: PlanOptions, gpu_mode: str | None) -> tuple[Plan, list[str]]:
     """The plan, and what to warn of; a dry run refuses what a real one would."""
-    from dynamo_tasks.serve.checks import check_surroundings
-    from dynamo_tasks.serve.plan import make_plan
+    from dynamo_tasks.serve.planning.checks import check_surroundings
+    from dynamo_tasks.serve.planning.plan import make_plan
 
     plan = make_plan(options)
     return plan, check_surroundings(plan, options.host, gpu_mode)
 
 
 def _show(options: PlanOptions, gpu_mode: str | None) -> None:
-    from dynamo_tasks.serve.dryrun import render_plan
+    from dynamo_tasks.serve.planning.dryrun import render_plan
 
     plan, problems = _plan(options, gpu_mode)
     plain_console().print(render_plan(plan), soft_wrap=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dynamo_tasks.config.server import resolve_redis_url
+from dynamo_tasks.config.host.server import resolve_redis_url
 from dynamo_tasks.errors import InvalidNameError
 from dynamo_tasks.serve import backend
 

@@ -9,10 +9,10 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from dynamo_tasks.config.server import resolve_redis_url
+from dynamo_tasks.config.host.server import resolve_redis_url
 from dynamo_tasks.serve.backend import snapshot
-from dynamo_tasks.serve.output import plain_console
-from dynamo_tasks.serve.render import render_status
+from dynamo_tasks.serve.console.output import plain_console
+from dynamo_tasks.serve.console.render import render_status
 
 __all__ = ["status"]
 

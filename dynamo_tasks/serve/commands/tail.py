@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import click
 
-from dynamo_tasks.config.server import resolve_redis_url
+from dynamo_tasks.config.host.server import resolve_redis_url
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.serve import backend
-from dynamo_tasks.serve.chunks import ChunkPrinter
+from dynamo_tasks.serve.console.chunks import ChunkPrinter
 
 __all__ = ["tail"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.errors import IdempotencyConflictError, QueueFullError
-from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.queue.client.task import make_task
 from dynamo_tasks.sdk import dynamo_endpoint, service
 from tests.support.queue import Lab
 

@@ -201,7 +201,7 @@ def test_get_never_hangs(lab: Lab) -> None:
 
 
 def test_readers_join_from_anywhere(lab: Lab) -> None:
-    from dynamo_tasks.queue.result import StreamResult
+    from dynamo_tasks.queue.client.result import StreamResult
 
     result = lab.call("count", {"n": 40, "delay": 0.01})
     other = StreamResult(result.id, app=lab.app)

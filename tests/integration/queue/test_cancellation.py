@@ -12,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded, TaskRevokedError, TimeLimit
 
 from dynamo_tasks.errors import DeadlineExceededError, EndpointError, RequestCancelledError
 from dynamo_tasks.protocol.events import End
-from dynamo_tasks.queue.result import StreamResult
+from dynamo_tasks.queue.client.result import StreamResult
 from tests.support.processes import Worker, until
 from tests.support.promises import in_time
 from tests.support.queue import Lab, not_consuming

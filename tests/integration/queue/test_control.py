@@ -60,7 +60,7 @@ def test_inspect_tells_what_runs_and_what_there_is(lab: Lab, worker: Worker) -> 
     assert (state, told["name"]) == ("active", f"{lab.namespace}.Lab.count")
     stats = node(inspect.stats())
     assert stats["pool"]["max-concurrency"] == 4
-    assert stats["pool"]["implementation"] == "dynamo_tasks.queue.pool:TaskPool"
+    assert stats["pool"]["implementation"] == "dynamo_tasks.queue.worker.pool:TaskPool"
     assert stats["prefetch_count"] == 4
     assert f"{lab.namespace}.Lab.count" in node(inspect.registered())
     assert node(inspect.reserved()) == []

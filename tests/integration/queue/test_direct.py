@@ -22,10 +22,10 @@ from kombu.exceptions import OperationalError
 
 from dynamo_tasks.errors import IdempotencyConflictError, InvalidRequestError, QueueFullError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue import direct
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.eager import eager_values
-from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.queue.client import direct
+from dynamo_tasks.queue.client.eager import eager_values
+from dynamo_tasks.queue.client.task import make_task
 from tests.support.promises import in_time
 from tests.support.queue import Lab
 from tests.support.server import RedisServer, free_port

@@ -10,7 +10,7 @@ from celery.exceptions import TaskRevokedError
 
 from dynamo_tasks.errors import RequestFailedError, UnknownEndpointError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.queue.client.task import make_task
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab, not_consuming
 

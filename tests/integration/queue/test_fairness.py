@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dynamo_tasks.queue.result import StreamResult
+from dynamo_tasks.queue.client.result import StreamResult
 from tests.support.queue import Lab
 
 FLOOD = 200

@@ -15,8 +15,9 @@ import redis
 from celery.result import AsyncResult, GroupResult, ResultSet
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.queue import direct, replies
-from dynamo_tasks.queue.replies import Replies
+from dynamo_tasks.queue.broker import replies
+from dynamo_tasks.queue.broker.replies import Replies
+from dynamo_tasks.queue.client import direct
 from tests.support.processes import Worker, until
 from tests.support.promises import in_time
 from tests.support.queue import Lab

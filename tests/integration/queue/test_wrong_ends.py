@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import EndpointError, RequestCancelledError
-from dynamo_tasks.queue.result import StreamResult
+from dynamo_tasks.queue.client.result import StreamResult
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
 

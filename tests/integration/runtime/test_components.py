@@ -24,10 +24,10 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.queue.client.task import make_task
 from dynamo_tasks.runtime import Component
-from dynamo_tasks.store.events import EventLog
 from dynamo_tasks.store.registry import LEASE_TTL, new_lease
+from dynamo_tasks.store.topics.topic import EventLog
 from tests.integration.runtime.conftest import OWN, Session
 from tests.support.processes import Worker, environment, together
 from tests.support.server import RedisServer

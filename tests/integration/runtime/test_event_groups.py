@@ -12,7 +12,7 @@ import pytest
 from dynamo_tasks import DistributedRuntime
 from dynamo_tasks.errors import InvalidNameError, InvalidRequestError
 from dynamo_tasks.runtime import Component
-from dynamo_tasks.store.event_subscription import EventSubscription
+from dynamo_tasks.store.topics.subscriber import EventSubscription
 from tests.integration.runtime.conftest import Session
 
 Run = Callable[[Session], Any]

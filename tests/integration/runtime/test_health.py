@@ -13,8 +13,8 @@ import pytest
 from dynamo_tasks import DistributedRuntime
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.runtime import Client
-from dynamo_tasks.runtime.health import HealthSettings
-from dynamo_tasks.runtime.lifecycle import InstanceState, Lifecycle
+from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
+from dynamo_tasks.runtime.supervision.health import HealthSettings
 from tests.integration.runtime.conftest import OWN, Session
 from tests.support.processes import Worker, until
 from tests.support.server import RedisServer

@@ -13,7 +13,7 @@ from dynamo_tasks import DistributedRuntime
 from dynamo_tasks.errors import AlreadyRegisteredError, ConfigError, InvalidRequestError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.queue.client.task import make_task
 from dynamo_tasks.runtime import Client
 from tests.integration.runtime.conftest import Session
 from tests.support.processes import Process, environment, until

@@ -11,7 +11,7 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines import LocalEnvironment
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.task import make_task
+from dynamo_tasks.queue.client.task import make_task
 from tests.support.pipeline_as_service import Numbers
 from tests.support.pipeline_parts import fails_on
 from tests.support.processes import Worker, until

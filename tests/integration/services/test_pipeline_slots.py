@@ -6,8 +6,9 @@ import logging
 
 import pytest
 
-from dynamo_tasks.pipelines import RemoteEnvironment, remote_job
-from dynamo_tasks.pipelines.job import JobState
+from dynamo_tasks.pipelines import RemoteEnvironment
+from dynamo_tasks.pipelines.celery import job as remote_job
+from dynamo_tasks.pipelines.graph.job import JobState
 from tests.support import pipeline_parts as parts
 from tests.support.processes import Worker, until
 from tests.support.server import RedisServer

@@ -7,8 +7,8 @@ import pytest
 from dynamo_tasks.errors import RequestCancelledError
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId, Kind
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.store.ledger import ClaimRefused
-from dynamo_tasks.store.recovery import Recovery
+from dynamo_tasks.store.ledger.ledger import ClaimRefused
+from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Place, eventually, on_loop, values
 

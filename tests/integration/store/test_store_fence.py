@@ -10,8 +10,8 @@ import pytest
 from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import FencedError, LeaseLostError, RequestNotFoundError, StreamDivergedError
 from dynamo_tasks.protocol.events import EventId, Kind
-from dynamo_tasks.store import log as log_module
-from dynamo_tasks.store.wire import Wire
+from dynamo_tasks.store.redis.wire import Wire
+from dynamo_tasks.store.streams import log as log_module
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Owner, Place, eventually, on_loop, read_to_end, values
 

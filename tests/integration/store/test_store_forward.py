@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.store.forwarding import forward
-from dynamo_tasks.store.ledger import Attempt, ClaimRefused
-from dynamo_tasks.store.recovery import Recovery
+from dynamo_tasks.store.ledger.forwarding import forward
+from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
+from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Owner, Place, on_loop, read_to_end, values
 
@@ -100,7 +100,7 @@ async def test_what_an_instance_leaves_behind_goes_to_the_shared_queue(redis_ser
 async def test_a_message_in_the_queue_of_a_dead_instance_is_found(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("dynamo_tasks.store.recovery._ORPHAN_AGE_MS", -1000)
+    monkeypatch.setattr("dynamo_tasks.store.ledger.recovery._ORPHAN_AGE_MS", -1000)
     async with Place(redis_server.url) as place:
         router, recovery = await place.owner(), Recovery(place.store)
         await _register(place)

@@ -12,9 +12,9 @@ import pytest
 from dynamo_tasks.errors import ProtocolError
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import Subject
-from dynamo_tasks.store.events import EventLog
-from dynamo_tasks.store.pubsub import Channels
+from dynamo_tasks.store.redis.pubsub import Channels
 from dynamo_tasks.store.registry import Registry
+from dynamo_tasks.store.topics.topic import EventLog
 from tests.support.bomb import Bomb
 from tests.support.server import RedisServer
 from tests.support.streams import Place, on_loop, read_to_end, values

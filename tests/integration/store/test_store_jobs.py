@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import RequestNotFoundError
-from dynamo_tasks.store.base import Store
 from dynamo_tasks.store.job_records import Commit, Output
 from dynamo_tasks.store.jobs import Jobs
+from dynamo_tasks.store.redis.server import Store
 from tests.support.server import RedisServer
 
 CLAIM = (0xABC, 1000)

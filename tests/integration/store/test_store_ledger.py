@@ -9,9 +9,9 @@ import pytest
 
 from dynamo_tasks.errors import FencedError, IdempotencyConflictError, QueueFullError
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.store.ledger import cancelled
-from dynamo_tasks.store.presence import ReaderPresence
+from dynamo_tasks.store.ledger.ledger import cancelled
 from dynamo_tasks.store.registry import Registry
+from dynamo_tasks.store.streams.presence import ReaderPresence
 from tests.support.server import RedisServer
 from tests.support.streams import Place, eventually, on_loop, read_to_end, values
 

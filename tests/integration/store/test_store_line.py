@@ -7,8 +7,8 @@ import time
 import pytest
 
 from dynamo_tasks.errors import DeadlineUnreachableError, QueueFullError
-from dynamo_tasks.store.ledger import ClaimRefused
-from dynamo_tasks.store.recovery import Recovery
+from dynamo_tasks.store.ledger.ledger import ClaimRefused
+from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.line import Line
 from tests.support.server import RedisServer
 from tests.support.streams import Place, on_loop

@@ -9,13 +9,13 @@ import time
 import msgspec
 import pytest
 
-from dynamo_tasks.frontend.render import Render
+from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.queue.envelope import build
-from dynamo_tasks.store.ledger import ClaimRefused, cancelled
-from dynamo_tasks.store.recovery import Recovery
+from dynamo_tasks.queue.broker.envelope import build
+from dynamo_tasks.store.ledger.ledger import ClaimRefused, cancelled
+from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
 from tests.support.streams import Client, Place, on_loop
 

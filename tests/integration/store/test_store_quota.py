@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from dynamo_tasks.protocol.limits import KeyLimits
-from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.quota import Quota
+from dynamo_tasks.protocol.http.limits import KeyLimits
+from dynamo_tasks.store.ledger.quota import Quota
+from dynamo_tasks.store.redis.server import Store
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Place, on_loop
 

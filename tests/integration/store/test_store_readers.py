@@ -16,10 +16,10 @@ from dynamo_tasks.errors import (
     StreamExpiredError,
 )
 from dynamo_tasks.protocol.events import EventId, Kind
-from dynamo_tasks.store import reader as reader_module
-from dynamo_tasks.store import subscription as subscription_module
-from dynamo_tasks.store.link import Link
-from dynamo_tasks.store.wire import Wire
+from dynamo_tasks.store.redis.connection import Link
+from dynamo_tasks.store.redis.wire import Wire
+from dynamo_tasks.store.streams import reader as reader_module
+from dynamo_tasks.store.streams import subscription as subscription_module
 from tests.support.server import RedisServer
 from tests.support.streams import Client, Place, eventually, on_loop, read_to_end, values
 

@@ -12,8 +12,8 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.schema import PREFIX
 from dynamo_tasks.protocol.events import End, EventId
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.store import subscription as subscription_module
-from dynamo_tasks.store.recovery import Recovery
+from dynamo_tasks.store.ledger.recovery import Recovery
+from dynamo_tasks.store.streams import subscription as subscription_module
 from tests.support.server import RedisServer
 from tests.support.streams import Place, eventually, on_loop, values
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.protocol.events import EventId
-from dynamo_tasks.store import ledger
-from dynamo_tasks.store.ledger import ClaimRefused
+from dynamo_tasks.store.ledger import ledger
+from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from tests.support.server import RedisServer
 from tests.support.streams import Place, eventually, on_loop
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.config.gpus import GpuClaims, allocate, allocation_mode, visible_gpus
-from dynamo_tasks.config.home import Home
+from dynamo_tasks.config.host.gpus import GpuClaims, allocate, allocation_mode, visible_gpus
+from dynamo_tasks.config.host.home import Home
 from dynamo_tasks.errors import ConfigError
 
 
@@ -90,8 +90,8 @@ def test_claims_of_several_processes_and_of_dead_ones(tmp_path: Path) -> None:
     assert not home.path.exists()
     assert claims.claim({"a": 1, "b": 0.5}, environ) == {"a": "0", "b": "1"}
     code = (
-        "import sys; from pathlib import Path; from dynamo_tasks.config.gpus import GpuClaims;"
-        "from dynamo_tasks.config.home import Home;"
+        "import sys; from pathlib import Path; from dynamo_tasks.config.host.gpus import GpuClaims;"
+        "from dynamo_tasks.config.host.home import Home;"
         f"c = GpuClaims(Home(Path({str(home.path)!r}))); e = {{'DYNAMO_FAKE_GPUS': '3'}};"
         "print(c.claim({'x': 0.5, 'y': 1}, e)); sys.stdout.flush();"
         "sys.stdin.read()"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.config.home import Home, private_dir, read_json, write_json
+from dynamo_tasks.config.host.home import Home, private_dir, read_json, write_json
 from dynamo_tasks.errors import ConfigError
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.config.server import resolve_redis_url
-from dynamo_tasks.config.tls import TlsOptions, complete_url, with_options
+from dynamo_tasks.config.host.server import resolve_redis_url
+from dynamo_tasks.config.host.tls import TlsOptions, complete_url, with_options
 from dynamo_tasks.errors import ConfigError
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.serve.resp import Address as PingAddress
-from dynamo_tasks.store.address import Address
+from dynamo_tasks.serve.server.resp import Address as PingAddress
+from dynamo_tasks.store.redis.address import Address
 
 WRONG = {
     "redis://:hunter2@host:99999/0": "port must be 1..65535",

@@ -7,7 +7,7 @@ import pytest
 
 from dynamo_tasks.engines import Engine, create_engine
 from dynamo_tasks.engines.echo import EchoEngine
-from dynamo_tasks.engines.mocker import MockerEngine
+from dynamo_tasks.engines.mocker.engine import MockerEngine
 from dynamo_tasks.errors import ConfigError, EngineError, InvalidRequestError
 
 

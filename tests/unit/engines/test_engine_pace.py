@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dynamo_tasks.engines.pace import Pace, gap
+from dynamo_tasks.engines.coalescing import Pace, gap
 
 
 def rest(streams: int, resting: int = 1) -> float:

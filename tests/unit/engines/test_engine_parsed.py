@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.engines.parsed import Cutter, ParsedChoice
-from dynamo_tasks.engines.tokenizer import Tokenizer, load_tokenizer
+from dynamo_tasks.engines.parsers.choice import Cutter, ParsedChoice
+from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
 from dynamo_tasks.protocol.messages import MessageDelta, ToolCallDelta
 from dynamo_tasks.protocol.tokens import TokenDelta
 from tests.support.answers import END, recordings, write_tokenizer

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.engines.request import GenerateRequest
-from dynamo_tasks.engines.tokenizer import ByteTokenizer
-from dynamo_tasks.engines.vllm_choice import Choice
-from dynamo_tasks.engines.vllm_params import ModelLimits, check_request, is_replayed, sampling_arguments
-from dynamo_tasks.engines.vllm_stats import StatsCollector
+from dynamo_tasks.engines.text.request import GenerateRequest
+from dynamo_tasks.engines.text.tokenizer import ByteTokenizer
+from dynamo_tasks.engines.vllm.choice import Choice
+from dynamo_tasks.engines.vllm.params import ModelLimits, check_request, is_replayed, sampling_arguments
+from dynamo_tasks.engines.vllm.stats import StatsCollector
 from dynamo_tasks.errors import EngineError, InvalidRequestError, NotResumableError
 
 LIMITS = ModelLimits(vocab_size=256, defaults={"temperature": 0.6, "top_p": 0.95, "max_tokens": 9})

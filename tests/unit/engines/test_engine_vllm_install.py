@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from dynamo_tasks.engines import check_engine, create_engine
-from dynamo_tasks.engines.vllm import VllmEngine
-from dynamo_tasks.engines.vllm_install import argument_names, check_model, check_version
-from dynamo_tasks.engines.vllm_start import _with_defaults
+from dynamo_tasks.engines.vllm.engine import VllmEngine
+from dynamo_tasks.engines.vllm.install import argument_names, check_model, check_version
+from dynamo_tasks.engines.vllm.start import _with_defaults
 from dynamo_tasks.errors import ConfigError
 
 SOURCE = """

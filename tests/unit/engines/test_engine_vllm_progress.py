@@ -10,8 +10,8 @@ import sys
 
 import pytest
 
-from dynamo_tasks.engines import vllm_progress
-from dynamo_tasks.engines.vllm_progress import Progress
+from dynamo_tasks.engines.vllm import progress as vllm_progress
+from dynamo_tasks.engines.vllm.progress import Progress
 
 # Two processes of one engine say nearly the same, at a log level at which nobody would see it.
 CORE = """

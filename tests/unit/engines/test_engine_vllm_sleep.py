@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.engines.vllm_errors import translated
-from dynamo_tasks.engines.vllm_sleep import Sleep
+from dynamo_tasks.engines.vllm.errors import translated
+from dynamo_tasks.engines.vllm.sleep import Sleep
 from dynamo_tasks.errors import (
     DynamoError,
     EngineDeadError,

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from dynamo_tasks.engines.vllm_kv_events import KvEvents, read_batch
+from dynamo_tasks.engines.vllm.kv_events import KvEvents, read_batch
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.services.kv_events import publish_kv_events
 

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_tasks.engines.vllm_tap import Taps
+from dynamo_tasks.engines.vllm.output_buffer import Taps
 
 
 class Queue:

@@ -9,9 +9,9 @@ import hmac
 import pytest
 
 from dynamo_tasks.errors import AuthenticationError, ConfigError
-from dynamo_tasks.frontend.auth import ApiKeys, key_id, keys_from
+from dynamo_tasks.frontend.access.auth import ApiKeys, key_id, keys_from
 from dynamo_tasks.frontend.settings import FrontendSettings
-from dynamo_tasks.protocol.limits import Allowance, KeyLimits
+from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from tests.support.frontend_fakes import FakeGateway, chat, in_process
 
 

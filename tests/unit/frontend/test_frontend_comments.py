@@ -6,7 +6,7 @@ import httpx
 import openai
 import pytest
 
-from dynamo_tasks.frontend.render import CompletionRenderer, Render
+from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
 from dynamo_tasks.frontend.sse import KEEP_ALIVE
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.tokens import TokenDelta

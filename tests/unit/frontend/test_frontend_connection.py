@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.frontend.connection import ConnectionLimits
-from dynamo_tasks.frontend.server import HttpServer
+from dynamo_tasks.frontend.http.connection import ConnectionLimits
+from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
 from tests.support.frontend_fakes import FakeGateway, chat, claim, hello, served, text
 

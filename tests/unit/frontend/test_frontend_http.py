@@ -22,7 +22,7 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.app import create_app
-from dynamo_tasks.frontend.render import Render
+from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.protocol.bodies import MAX_DEPTH, decode_object
-from dynamo_tasks.protocol.openai import MAX_MESSAGES, ChatRequest, parse_request
+from dynamo_tasks.protocol.http.bodies import MAX_DEPTH, decode_object
+from dynamo_tasks.protocol.http.openai import MAX_MESSAGES, ChatRequest, parse_request
 
 USER = {"role": "user", "content": "hi"}
 HUGE = "x" * 3_000_000

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import QueueFullError
-from dynamo_tasks.frontend.server import HttpServer
+from dynamo_tasks.frontend.http.server import HttpServer
 from tests.support.frontend_fakes import FakeGateway, chat, claim, failed, served, text
 
 REQUESTS = 5

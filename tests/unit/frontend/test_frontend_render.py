@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dynamo_tasks.errors import InvalidEventIdError
-from dynamo_tasks.frontend.logprobs import logprobs_of
-from dynamo_tasks.frontend.render import CompletionRenderer, Render
-from dynamo_tasks.frontend.values import Position, ValueRenderer, parse_position
+from dynamo_tasks.frontend.openai.logprobs import logprobs_of
+from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
+from dynamo_tasks.frontend.openai.values import Position, ValueRenderer, parse_position
 from dynamo_tasks.protocol.events import Event, EventId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta

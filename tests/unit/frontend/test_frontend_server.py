@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
-from dynamo_tasks.frontend.server import HttpServer
+from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
 from tests.support.frontend_fakes import (
     EPOCH,

@@ -13,10 +13,10 @@ from starlette.requests import ClientDisconnect
 from dynamo_tasks.errors import InvalidRequestError, PayloadTooLargeError
 from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.arguments import Arguments
-from dynamo_tasks.frontend.client_watch import ClientWatch
-from dynamo_tasks.frontend.limits import read_body
+from dynamo_tasks.frontend.http.client_watch import ClientWatch
+from dynamo_tasks.frontend.http.limits import read_body
 from dynamo_tasks.frontend.metrics import RequestMeter
-from dynamo_tasks.frontend.render import CompletionRenderer, Render
+from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
 from dynamo_tasks.frontend.sse import KEEP_ALIVE, EventStreamResponse, KeepAlive
 from dynamo_tasks.observe import metrics
 from tests.support.frontend_fakes import FakeGateway, Log, ScriptedStream, claim, hello, text

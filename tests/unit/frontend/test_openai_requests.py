@@ -7,9 +7,9 @@ import time
 import pytest
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.frontend.payload import engine_body
-from dynamo_tasks.protocol.bodies import decode_object
-from dynamo_tasks.protocol.openai import (
+from dynamo_tasks.frontend.openai.payload import engine_body
+from dynamo_tasks.protocol.http.bodies import decode_object
+from dynamo_tasks.protocol.http.openai import (
     MAX_STOPS,
     ChatRequest,
     CompletionRequest,

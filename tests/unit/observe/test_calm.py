@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamo_tasks.observe.calm import Calm
+from dynamo_tasks.observe.throttle import Calm
 
 
 def test_the_first_then_one_per_period() -> None:

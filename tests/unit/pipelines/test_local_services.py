@@ -10,10 +10,10 @@ import pytest
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines import BaseService, LocalEnvironment, LocalServiceTask, ServiceFactory, connect
-from dynamo_tasks.pipelines.context import ServiceContext
-from dynamo_tasks.pipelines.proxy import ProxyManager
-from dynamo_tasks.pipelines.queues import LocalQueueDescriptor
-from dynamo_tasks.pipelines.service_caller import ServiceManager
+from dynamo_tasks.pipelines.calls.context import ServiceContext
+from dynamo_tasks.pipelines.calls.proxy import ProxyManager
+from dynamo_tasks.pipelines.calls.queues import LocalQueueDescriptor
+from dynamo_tasks.pipelines.calls.service_caller import ServiceManager
 from tests.support.processes import until
 
 

@@ -9,10 +9,10 @@ import pytest
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines import MapFunction, RemoteEnvironment
-from dynamo_tasks.pipelines.functions import FunctionSpec, Items
-from dynamo_tasks.pipelines.plan import Plan, make_plan
-from dynamo_tasks.pipelines.portable import load, refer
-from dynamo_tasks.pipelines.trust import Trust
+from dynamo_tasks.pipelines.graph.functions import FunctionSpec, Items
+from dynamo_tasks.pipelines.plans.plan import Plan, make_plan
+from dynamo_tasks.pipelines.plans.portable import load, refer
+from dynamo_tasks.pipelines.plans.trust import Trust
 from tests.support import pipeline_parts as parts
 
 TRUST = Trust(("tests.support",))

@@ -13,11 +13,12 @@ import msgspec
 import pytest
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.pipelines import RemoteEnvironment, signed
-from dynamo_tasks.pipelines.functions import FunctionSpec
-from dynamo_tasks.pipelines.plan import Plan
-from dynamo_tasks.pipelines.portable import Reference, load, refer
-from dynamo_tasks.pipelines.trust import ANYTHING, Trust
+from dynamo_tasks.pipelines import RemoteEnvironment
+from dynamo_tasks.pipelines.graph.functions import FunctionSpec
+from dynamo_tasks.pipelines.plans import signed
+from dynamo_tasks.pipelines.plans.plan import Plan
+from dynamo_tasks.pipelines.plans.portable import Reference, load, refer
+from dynamo_tasks.pipelines.plans.trust import ANYTHING, Trust
 
 KEY = "k" * 32
 
@@ -64,7 +65,7 @@ def test_an_inner_class_and_an_instance_of_it_come_back(key: str) -> None:
 
 def test_what_can_be_imported_still_travels_by_its_path(key: str) -> None:
     reference = refer(FunctionSpec(signed.enabled))
-    assert reference.path == "dynamo_tasks.pipelines.signed:enabled"
+    assert reference.path == "dynamo_tasks.pipelines.plans.signed:enabled"
     assert reference.pickled == b""
 
 

@@ -10,10 +10,10 @@ import pytest
 from celery import Celery
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.pipelines.plan import Plan
-from dynamo_tasks.pipelines.portable import Reference, load
-from dynamo_tasks.pipelines.trust import ANYTHING, Trust, own_modules
-from dynamo_tasks.pipelines.worker import Operators
+from dynamo_tasks.pipelines.celery.worker import Operators
+from dynamo_tasks.pipelines.plans.plan import Plan
+from dynamo_tasks.pipelines.plans.portable import Reference, load
+from dynamo_tasks.pipelines.plans.trust import ANYTHING, Trust, own_modules
 
 PARTS = Trust(("tests.support",))
 
@@ -21,7 +21,7 @@ NOT_ALLOWED = [
     "os:system", "posix:system", "subprocess:run", "builtins:eval", "builtins:exec", "builtins:__import__",
     "builtins:open",
     "builtins:getattr", "builtins:str.format", "importlib:import_module", "pickle:loads", "shutil:rmtree",
-    "dynamo_tasks.pipelines.signed:dump", "dynamo_tasks.pipelines.worker:Operators", "workers.rag:main", "tests:x",
+    "dynamo_tasks.pipelines.plans.signed:dump", "dynamo_tasks.pipelines.celery.worker:Operators", "workers.rag:main", "tests:x",
     "tests.supporter:x", "testsXsupport:x", "", ":", "os", ":system",
     "dynamo_tasks.pipelines.datastream:print_record.__globals__",
 ]  # fmt: skip

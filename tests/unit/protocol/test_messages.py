@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.frontend.collect import CompletionCollector
-from dynamo_tasks.frontend.render import CompletionRenderer, Render
+from dynamo_tasks.frontend.openai.collect import CompletionCollector
+from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
 from dynamo_tasks.protocol.events import End, Event, EventId
 from dynamo_tasks.protocol.messages import MessageDelta, ToolCallDelta, merge_messages
 from dynamo_tasks.protocol.states import State

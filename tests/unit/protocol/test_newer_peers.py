@@ -7,18 +7,18 @@ from typing import Any
 import msgspec
 import pytest
 
-from dynamo_tasks.frontend.collect import CompletionCollector, ValueCollector
-from dynamo_tasks.frontend.render import CompletionRenderer, Render
-from dynamo_tasks.frontend.values import ValueRenderer
+from dynamo_tasks.frontend.openai.collect import CompletionCollector, ValueCollector
+from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
+from dynamo_tasks.frontend.openai.values import ValueRenderer
 from dynamo_tasks.protocol.cursor import Cursor, Verdict
 from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, encode_deltas
-from dynamo_tasks.queue.envelope import CallOptions
-from dynamo_tasks.queue.executor import Executor
-from dynamo_tasks.queue.result import values_of
-from dynamo_tasks.store.record import read_record
+from dynamo_tasks.queue.broker.envelope import CallOptions
+from dynamo_tasks.queue.client.result import values_of
+from dynamo_tasks.queue.execution.context import Executor
+from dynamo_tasks.store.ledger.record import read_record
 
 NEWS = Event(EventId(5, 2), "x", b"\xc1 no msgpack")
 TOKENS = Event(EventId(5, 1), "t", encode_deltas([TokenDelta("hi", [1])]))

@@ -12,8 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.protocol import structure
-from dynamo_tasks.protocol.structure import MAX_CONTAINERS, MAX_VALUES, check_structure
+from dynamo_tasks.protocol.http import structure
+from dynamo_tasks.protocol.http.structure import MAX_CONTAINERS, MAX_VALUES, check_structure
 
 TEXTS = st.text(alphabet='[]{}:,"\\ä🙂 x', max_size=12)
 VALUES = st.recursive(

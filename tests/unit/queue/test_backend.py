@@ -16,13 +16,13 @@ from celery.states import FAILURE, SUCCESS
 
 from dynamo_tasks.errors import ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue import backend as module
-from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.backend import ResultBackend
-from dynamo_tasks.queue.envelope import lasting
-from dynamo_tasks.queue.task import CallInfo, make_task
-from dynamo_tasks.store.refusals import ReplyError
+from dynamo_tasks.queue.broker import backend as module
+from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue.broker.backend import ResultBackend
+from dynamo_tasks.queue.broker.envelope import lasting
+from dynamo_tasks.queue.client.task import CallInfo, make_task
+from dynamo_tasks.store.redis.refusals import ReplyError
 
 
 class _Backend(ResultBackend):

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.envelope import enclose, lasting
-from dynamo_tasks.queue.forwarding import _readdressed
+from dynamo_tasks.queue.broker.envelope import enclose, lasting
+from dynamo_tasks.queue.execution.forwarding import _readdressed
 from dynamo_tasks.sdk.context import ForwardRequested
 
 FROM, TO = EndpointId("ns", "Router", "generate"), EndpointId("ns", "Worker", "generate")

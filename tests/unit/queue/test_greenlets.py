@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.queue.greenlets import await_, may_await, run
-from dynamo_tasks.queue.interrupt import Interruptible
+from dynamo_tasks.queue.broker.greenlets import await_, may_await, run
+from dynamo_tasks.queue.execution.interrupt import Interruptible
 
 
 def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:

@@ -15,8 +15,8 @@ import uvloop
 from kombu.asynchronous.timer import Timer
 from kombu.utils.eventio import READ
 
-from dynamo_tasks.queue import greenlets
-from dynamo_tasks.queue.hub import AsyncioHub, _Poller
+from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue.broker.hub import AsyncioHub, _Poller
 from tests.support.promises import in_time
 
 LOOPS = pytest.mark.parametrize("factory", [uvloop.new_event_loop, asyncio.new_event_loop])

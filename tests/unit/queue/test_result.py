@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from celery.exceptions import TimeoutError as CeleryTimeoutError
 
-from dynamo_tasks.queue.result import StreamResult
+from dynamo_tasks.queue.client.result import StreamResult
 
 
 class _Result(StreamResult):

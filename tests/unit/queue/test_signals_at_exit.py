@@ -10,7 +10,7 @@ import pytest
 
 PROGRAM = """
 import os, signal, sys
-from dynamo_tasks.queue.shutdown import ignore_at_exit
+from dynamo_tasks.queue.worker.shutdown import ignore_at_exit
 
 class Late:
     # Dies with its module, when Python has put the default handlers back.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamo_tasks.runtime.detector import Detector, Sighting
+from dynamo_tasks.runtime.supervision.detector import Detector, Sighting
 
 HERE = Sighting("1", True)
 

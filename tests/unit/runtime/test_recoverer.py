@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.runtime import recoverer
-from dynamo_tasks.runtime.detector import Detector
-from dynamo_tasks.runtime.recoverer import Recoverer
+from dynamo_tasks.runtime.supervision import recoverer
+from dynamo_tasks.runtime.supervision.detector import Detector
+from dynamo_tasks.runtime.supervision.recoverer import Recoverer
 
 TTL = 0.2
 

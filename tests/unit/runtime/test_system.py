@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.runtime.system import SystemServer, system_port
+from dynamo_tasks.runtime.supervision.system import SystemServer, system_port
 
 
 def fetch(server: SystemServer, path: str) -> tuple[int, str]:

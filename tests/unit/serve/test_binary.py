@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_tasks.errors import ServerUnavailableError
-from dynamo_tasks.serve import binary
+from dynamo_tasks.serve.server import binary
 
 
 def program(folder: Path, name: str, version: str) -> Path:

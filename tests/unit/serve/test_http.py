@@ -6,7 +6,7 @@ import pytest
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.serve import http
-from dynamo_tasks.serve.ports import check_port, free_port
+from dynamo_tasks.serve.planning.ports import check_port, free_port
 
 
 def ask(answer: bytes, **options: Any) -> tuple[tuple[int, Any], bytes]:

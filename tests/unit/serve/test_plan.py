@@ -8,9 +8,9 @@ import pytest
 from rich.console import Console
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.serve.dryrun import render_plan
-from dynamo_tasks.serve.plan import PlanOptions, default_graph, make_plan
-from dynamo_tasks.serve.spec import Plan
+from dynamo_tasks.serve.planning.dryrun import render_plan
+from dynamo_tasks.serve.planning.plan import PlanOptions, default_graph, make_plan
+from dynamo_tasks.serve.processes.spec import Plan
 
 GRAPH = """
 from dynamo_tasks.sdk import api, depends, dynamo_endpoint, service

@@ -3,9 +3,9 @@ from typing import Any
 
 from rich.console import Console
 
-from dynamo_tasks.serve.output import Output
-from dynamo_tasks.serve.render import render_status
-from dynamo_tasks.serve.spec import Notice, NoticeKind, ProcessSpec
+from dynamo_tasks.serve.console.output import Output
+from dynamo_tasks.serve.console.render import render_status
+from dynamo_tasks.serve.processes.spec import Notice, NoticeKind, ProcessSpec
 
 
 def instance(component: str, number: int, **more: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
-from dynamo_tasks.serve.resp import Address, ping
+from dynamo_tasks.serve.server.resp import Address, ping
 
 
 @contextmanager

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.config.home import Home
+from dynamo_tasks.config.host.home import Home
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.serve.gpus import GpuPins
-from dynamo_tasks.serve.spec import ProcessSpec
+from dynamo_tasks.serve.planning.gpus import GpuPins
+from dynamo_tasks.serve.processes.spec import ProcessSpec
 
 FAKE = {"DYNAMO_FAKE_GPUS": "2"}
 

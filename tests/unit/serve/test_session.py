@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.config.home import Home, file_lock, read_json
-from dynamo_tasks.config.identity import ProcessId
-from dynamo_tasks.config.server import running_url
-from dynamo_tasks.serve.ports import free_port
+from dynamo_tasks.config.host.home import Home, file_lock, read_json
+from dynamo_tasks.config.host.identity import ProcessId
+from dynamo_tasks.config.host.server import running_url
+from dynamo_tasks.serve.planning.ports import free_port
 
 HTTP = """
 import json, os, sys
@@ -41,7 +41,7 @@ import asyncio, os, sys
 from dynamo_tasks.config import ResolvedConfig
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.serve.session import Session
-from dynamo_tasks.serve.spec import Plan, ProcessSpec, RestartPolicy
+from dynamo_tasks.serve.processes.spec import Plan, ProcessSpec, RestartPolicy
 port, http, worker, *more = sys.argv[1:]
 def make(suffix):
     def spec(name, code, *arguments, port=None):

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.config.identity import ProcessId
+from dynamo_tasks.config.host.identity import ProcessId
 from dynamo_tasks.errors import ConfigError, UnavailableError
-from dynamo_tasks.serve.process import describe_exit
-from dynamo_tasks.serve.supervisor import Notice, NoticeKind, ProcessSpec, RestartPolicy, Supervisor
+from dynamo_tasks.serve.processes.process import describe_exit
+from dynamo_tasks.serve.processes.supervisor import Notice, NoticeKind, ProcessSpec, RestartPolicy, Supervisor
 
 FAST = RestartPolicy(base_s=0.01, max_s=0.05, max_quick_failures=3)
 SLEEP = "print('up'); import time; time.sleep(60)"

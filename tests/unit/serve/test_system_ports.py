@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.serve.plan import PlanOptions, make_plan
-from dynamo_tasks.serve.spec import Plan
+from dynamo_tasks.serve.planning.plan import PlanOptions, make_plan
+from dynamo_tasks.serve.processes.spec import Plan
 
 GRAPH = "dynamo_tasks.services.agg:Frontend"
 

@@ -6,10 +6,10 @@ import ssl
 
 import pytest
 
-from dynamo_tasks.config.tls import TlsOptions, complete_url, with_options
+from dynamo_tasks.config.host.tls import TlsOptions, complete_url, with_options
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe import mask_url
-from dynamo_tasks.store.address import Address
+from dynamo_tasks.store.redis.address import Address
 
 LIST = "sentinel://me:p%40ss@h1:1;sentinel://me:p%40ss@h2/3?master_name=m"
 SHORT = "sentinel://me:p%40ss@h1:1,h2/m/3"

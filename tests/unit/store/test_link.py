@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import ServerUnavailableError
-from dynamo_tasks.store import link as module
-from dynamo_tasks.store.address import Address
-from dynamo_tasks.store.link import Link
+from dynamo_tasks.store.redis import connection as module
+from dynamo_tasks.store.redis.address import Address
+from dynamo_tasks.store.redis.connection import Link
 
 
 class _Enough(Exception):

@@ -8,8 +8,8 @@ from dynamo_tasks.errors import FencedError, StreamTooLargeError
 from dynamo_tasks.protocol.events import ZERO, EventId
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas
 from dynamo_tasks.sdk.context import Context
-from dynamo_tasks.store.ledger import Attempt
-from dynamo_tasks.store.log import KEEP, OpenLog
+from dynamo_tasks.store.ledger.ledger import Attempt
+from dynamo_tasks.store.streams.log import KEEP, OpenLog
 
 
 def open_log(cap: int = 1 << 20) -> OpenLog:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from dynamo_tasks.protocol.events import ZERO, Claim, Event, EventId, Kind
-from dynamo_tasks.store import subscription
-from dynamo_tasks.store.subscription import Subscription
+from dynamo_tasks.store.streams import subscription
+from dynamo_tasks.store.streams.subscription import Subscription
 
 
 def claim(epoch: int, after: EventId = ZERO) -> Event:

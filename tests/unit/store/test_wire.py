@@ -8,9 +8,9 @@ import socket
 import pytest
 
 from dynamo_tasks.errors import ConfigError, ServerRefusedError, ServerUnavailableError
-from dynamo_tasks.store.address import Address
-from dynamo_tasks.store.base import Store
-from dynamo_tasks.store.wire import Wire, pack
+from dynamo_tasks.store.redis.address import Address
+from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.redis.wire import Wire, pack
 from tests.support.server import RedisServer
 
 

@@ -1,0 +1,1 @@
+"""What the machine and its environment say: home, server, TLS, GPUs."""

@@ -1,0 +1,1 @@
+"""An engine that behaves like vLLM and computes nothing."""

@@ -1,0 +1,209 @@
+"""The mocker: behaves like vLLM, computes nothing.
+
+Time, batches, KV blocks and the prefix cache are those of a simulated scheduler. The text is a pure
+function of the prompt, the seed, the choice and the position, so that an answer which was interrupted
+and continued somewhere else can be compared with one that was not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from typing import Annotated
+
+from msgspec import Meta
+
+from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
+from dynamo_tasks.engines.embedding import embed_all
+from dynamo_tasks.engines.mocker.pseudotext import PseudoText, text_keys
+from dynamo_tasks.engines.mocker.scheduler import Scheduler, SchedulerArgs
+from dynamo_tasks.engines.mocker.sequence import Run, Sequence
+from dynamo_tasks.engines.text.only_prompt import UNSAMPLED, echoed
+from dynamo_tasks.engines.text.output import ChoiceOutput
+from dynamo_tasks.engines.text.request import GenerateRequest
+from dynamo_tasks.errors import ConfigError, EngineDeadError, EngineError
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.tokens import TokenDelta
+
+__all__ = ["MockerArgs", "MockerEngine"]
+
+_DEFAULT_MAX_TOKENS = 128
+
+
+class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
+    """Arguments of the mocker.
+
+    Attributes:
+        seed: Of the text, for requests that bring none.
+        max_model_len: As of every engine; by default, and at most, what the KV blocks hold.
+    """
+
+    seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
+
+
+class MockerEngine(Engine):
+    """Simulates vLLM; ends only at ``max_tokens`` (128 by default) or at a stop."""
+
+    args_type = MockerArgs
+    features = UNSAMPLED
+
+    def __init__(self, args: MockerArgs | None = None) -> None:
+        """Make the engine.
+
+        Raises:
+            ConfigError: two arguments contradict each other.
+        """
+        args = args or MockerArgs()
+        longest = _max_model_len(args)
+        super().__init__(
+            "mocker", ModelCard(name=args.name("mocker"), max_model_len=longest), args.max_num_seqs
+        )
+        self._args = args
+        self._scheduler = Scheduler(args)
+        self._task: asyncio.Task[None] | None = None
+        self._death: EngineDeadError | None = None
+        self._asleep = False
+
+    async def start(self) -> None:
+        """Start the scheduler's task."""
+        if self._task is None:
+            self._death = None
+            self._scheduler = Scheduler(self._args)
+            self._task = asyncio.create_task(self._scheduler.run(), name="mocker-scheduler")
+            self._task.add_done_callback(self._ended)
+            event("engine.start", engine=self.name, model=self.card.name)
+        await super().start()
+
+    async def stop(self) -> None:
+        """Stop; requests that run end with ``EngineDeadError``."""
+        await super().stop()
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+            event("engine.stop", engine=self.name, model=self.card.name)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        cause = None if task.cancelled() else task.exception()
+        message = f"engine 'mocker' died: {cause!r}" if cause else "engine 'mocker' was stopped"
+        error = EngineDeadError(message)
+        error.__cause__ = cause
+        if cause is not None:
+            self._death = error
+            event("engine.died", engine=self.name, model=self.card.name, error=message)
+        self._scheduler.fail(error)
+
+    def check_sleep(self, level: int) -> None:
+        """Do nothing: it has no memory to give back, and forgets its prefix cache, as real engines do."""
+
+    async def sleep(self, level: int) -> None:
+        """Forget the prefix cache, and serve nothing."""
+        self._scheduler.forget()
+        self._asleep = True
+
+    async def wake_up(self) -> None:
+        """Serve again."""
+        self._asleep = False
+
+    def check_health(self) -> None:
+        """Do nothing if it can serve."""
+        if self._death is not None:
+            raise self._death
+        super().check_health()
+
+    def stats(self) -> EngineStats:
+        """How busy it is."""
+        scheduler = self._scheduler
+        return EngineStats(
+            running=scheduler.running,
+            waiting=scheduler.waiting,
+            kv_usage=scheduler.cache.usage,
+            prefix_hit_rate=scheduler.prefix_hit_rate,
+            tokens=scheduler.tokens,
+        )
+
+    async def embed(self, inputs: list[str | list[int]], dimensions: int | None = None) -> EmbeddingResult:
+        """Hash embeddings."""
+        self.check_health()
+        return await embed_all(inputs, dimensions, self.tokenizer, self.card.max_model_len)
+
+    async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+        if self._asleep:
+            raise EngineError("engine 'mocker' sleeps")
+        run, scheduler = Run(), self._scheduler
+        choices = self._choices(request, run)
+        if prompt := await echoed(request, self.tokenizer):
+            for index in range(request.n):
+                if index not in request.output_token_ids:
+                    yield TokenDelta(prompt, [], index)
+        try:
+            for sequence, choice in choices:
+                if choice.finish_reason is None:
+                    scheduler.submit(sequence)
+            live = choices
+            while live:
+                moved = False
+                for sequence, choice in live:
+                    delta = self._next(sequence, choice)
+                    if delta is None:
+                        continue
+                    moved = True
+                    if delta.finish_reason is not None:
+                        scheduler.abort(sequence)
+                        live = [pair for pair in live if pair[1] is not choice]
+                        if not live:
+                            delta.usage = self._usage(request, run, choices)
+                    yield delta
+                if not moved:
+                    await run.wait()
+        finally:
+            for sequence, _ in choices:
+                scheduler.abort(sequence)
+
+    def _choices(self, request: GenerateRequest, run: Run) -> list[tuple[Sequence, ChoiceOutput]]:
+        limit = self._max_tokens(request, _DEFAULT_MAX_TOKENS)
+        seed = self._args.seed if request.seed is None else request.seed
+        prompt = request.prompt_token_ids
+        choices: list[tuple[Sequence, ChoiceOutput]] = []
+        for index, key in enumerate(text_keys(prompt, seed, request.n)):
+            choice = ChoiceOutput(request, index, self.tokenizer, limit)
+            text = PseudoText(key)
+            sequence = Sequence(run, prompt, text, choice.count, limit, request.priority, request.cache_salt)
+            choices.append((sequence, choice))
+        run.sequences = [sequence for sequence, _ in choices]
+        return choices
+
+    @staticmethod
+    def _next(sequence: Sequence, choice: ChoiceOutput) -> TokenDelta | None:
+        """What was produced since the last look, if anything."""
+        taken, produced = sequence.taken, sequence.produced
+        if produced > taken:
+            sequence.taken = produced
+            return choice.push(sequence.text.ids(taken, produced))
+        if choice.finish_reason is not None:  # an interrupted attempt had got to the end
+            return TokenDelta("", [], choice.index, choice.finish_reason)
+        return None
+
+    @staticmethod
+    def _usage(
+        request: GenerateRequest, run: Run, choices: list[tuple[Sequence, ChoiceOutput]]
+    ) -> dict[str, int]:
+        produced = sum(choice.count for _, choice in choices)
+        return usage(len(request.prompt_token_ids), produced, run.cached_tokens)
+
+
+def _max_model_len(args: MockerArgs) -> int:
+    capacity = args.num_blocks * args.block_size
+    if args.max_model_len is not None and args.max_model_len > capacity:
+        raise ConfigError(
+            f"max_model_len {args.max_model_len} is more than num_blocks x block_size = {capacity} tokens",
+            param="max_model_len",
+        )
+    if args.max_num_batched_tokens < args.max_num_seqs:
+        raise ConfigError(
+            f"max_num_batched_tokens {args.max_num_batched_tokens} is less than max_num_seqs "
+            f"{args.max_num_seqs}: a step could not decode all of them",
+            param="max_num_batched_tokens",
+        )
+    return args.max_model_len or capacity

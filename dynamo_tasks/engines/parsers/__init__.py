@@ -1,0 +1,1 @@
+"""Tool calls and reasoning in answers, read by vLLM's own parsers."""

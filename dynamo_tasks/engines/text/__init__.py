@@ -1,0 +1,1 @@
+"""Text in, text out: payloads, templates, tokenizers, deltas."""

@@ -1,0 +1,184 @@
+"""From token ids to text deltas: detokenizing, stop strings, the limit of tokens.
+
+Nothing here depends on how the ids are cut into batches: one at a time, all at once, or continued by
+another process from the ids that were emitted, the text is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from dynamo_tasks.engines.text.request import GenerateRequest
+from dynamo_tasks.engines.text.tokenizer import Tokenizer
+from dynamo_tasks.protocol.tokens import TokenDelta
+
+__all__ = ["ChoiceOutput", "StopScanner"]
+
+
+class StopScanner:
+    """Finds stop strings in a text that comes in pieces.
+
+    Text that may be the beginning of a stop string is held back. The stop that is complete first
+    wins; among those that are complete at the same place, the longest.
+    """
+
+    __slots__ = ("_ends", "_held", "_include", "_longest", "_stops", "stopped")
+
+    def __init__(self, stops: list[str], *, include: bool = False) -> None:
+        """Look for ``stops``; none of them is empty. ``include``: the text ends with the stop, not before it."""
+        self._stops = stops
+        self._include = include
+        self._longest = max(map(len, stops))
+        self._ends = frozenset(char for stop in stops for char in stop[:-1])
+        self._held = ""
+        self.stopped = False
+
+    def push(self, text: str, *, enabled: bool = True) -> str:
+        """Take more text and give what is surely not part of a stop.
+
+        Args:
+            text: The next piece.
+            enabled: False: a stop that is complete within this piece does not count.
+        """
+        known = len(self._held)
+        text = self._held + text
+        found = self._match(text, known) if enabled else None
+        if found is not None:
+            self.stopped, self._held = True, ""
+            end, start = found
+            return text[: end if self._include else start]
+        cut = len(text) - self._open(text)
+        self._held = text[cut:]
+        return text[:cut]
+
+    def flush(self) -> str:
+        """Give what is held back; the text is over."""
+        text, self._held = self._held, ""
+        return text
+
+    def _match(self, text: str, known: int) -> tuple[int, int] | None:
+        """End and start of the winning stop, which must end in what follows the first ``known`` chars."""
+        found: list[tuple[int, int]] = []
+        for stop in self._stops:
+            start = text.find(stop, max(0, known - len(stop) + 1))
+            if start >= 0:
+                found.append((start + len(stop), start))
+        return min(found, default=None)
+
+    def _open(self, text: str) -> int:
+        """Length of the longest end of ``text`` that begins a stop."""
+        if not text or text[-1] not in self._ends:
+            return 0
+        for size in range(min(self._longest - 1, len(text)), 0, -1):
+            end = text[-size:]
+            if any(len(stop) > size and stop.startswith(end) for stop in self._stops):
+                return size
+        return 0
+
+
+class ChoiceOutput:
+    """The output of one choice of a request, as its ids come.
+
+    Attributes:
+        index: Which choice.
+        count: Tokens so far, those of an interrupted attempt included.
+        finish_reason: Set once the choice is over; later ids are ignored.
+    """
+
+    __slots__ = (
+        "_include_stop",
+        "_min_tokens",
+        "_scanner",
+        "_stop_ids",
+        "_stream",
+        "count",
+        "finish_reason",
+        "index",
+        "limit",
+    )
+
+    def __init__(
+        self,
+        request: GenerateRequest,
+        index: int,
+        tokenizer: Tokenizer,
+        limit: int,
+        end_ids: Collection[int] = (),
+    ) -> None:
+        """Begin, or go on after ``request.output_token_ids[index]``.
+
+        Args:
+            request: Its ``stop``, ``stop_token_ids`` and ``min_tokens`` end the choice; of its ``extra``,
+                ``include_stop_str_in_output`` and ``skip_special_tokens`` count here.
+            index: Which choice.
+            tokenizer: Of the model.
+            limit: Tokens after which it ends with ``length``.
+            end_ids: The model's own end-of-text tokens, where they count: as ``stop_token_ids``.
+        """
+        self.index = index
+        self.limit = limit
+        self.count = 0
+        self.finish_reason: str | None = None
+        self._include_stop = bool(request.extra.get("include_stop_str_in_output"))
+        self._stream = tokenizer.stream(skip_special_tokens=request.extra.get("skip_special_tokens", True))
+        self._scanner = StopScanner(request.stop, include=self._include_stop) if request.stop else None
+        self._stop_ids = frozenset((*request.stop_token_ids, *end_ids))
+        self._min_tokens = request.min_tokens
+        if emitted := request.output_token_ids.get(index):
+            self.push(emitted)
+
+    def push(self, ids: list[int]) -> TokenDelta:
+        """Take the next ids; the delta has those of them that belong to the answer."""
+        ids, text = self._until_end(ids) if self._scanner is None else self._watch(ids)
+        if self.finish_reason is None and self.count >= self.limit:
+            self.finish_reason = "length"
+            text += self._rest()
+        return TokenDelta(text, ids, self.index, self.finish_reason)
+
+    def end(self, reason: str) -> TokenDelta:
+        """The engine ended it for a reason of its own: give what is held back."""
+        self.finish_reason = reason
+        return TokenDelta(self._rest(), [], self.index, reason)
+
+    def _until_end(self, ids: list[int]) -> tuple[list[int], str]:
+        """All that belong to the answer, up to a token that ends it."""
+        if self.finish_reason is not None:
+            return [], ""
+        ids = ids[: self.limit - self.count]
+        for at, token in enumerate(ids if self._stop_ids else ()):
+            if token in self._stop_ids and self.count + at >= self._min_tokens:
+                self.finish_reason, self.count = "stop", self.count + at + 1
+                return ids[: at + 1], self._stream.push(ids[: at + self._include_stop]) + self._rest()
+        self.count += len(ids)
+        return ids, self._stream.push(ids)
+
+    def _watch(self, ids: list[int]) -> tuple[list[int], str]:
+        """One token at a time, so that the answer ends with the very token that completes a stop."""
+        texts: list[str] = []
+        taken = 0
+        for token in ids:
+            if self.finish_reason is not None or self.count >= self.limit:
+                break
+            taken += 1
+            self.count += 1
+            texts.append(self._one(token))
+        return ids[:taken], "".join(texts)
+
+    def _one(self, token: int) -> str:
+        enabled = self.count > self._min_tokens
+        if enabled and token in self._stop_ids:
+            self.finish_reason = "stop"
+            return (self._stream.push([token]) if self._include_stop else "") + self._rest()
+        text = self._stream.push([token])
+        if self._scanner is None:
+            return text
+        text = self._scanner.push(text, enabled=enabled)
+        if self._scanner.stopped:
+            self.finish_reason = "stop"
+        return text
+
+    def _rest(self) -> str:
+        text = self._stream.flush()
+        if self._scanner is not None:
+            text = self._scanner.push(text, enabled=False) + self._scanner.flush()
+        return text

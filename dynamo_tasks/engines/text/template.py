@@ -1,0 +1,209 @@
+"""Chat templates: messages to the text of a prompt.
+
+Templates are the Jinja sources that models ship for Hugging Face ``apply_chat_template``. They come
+with a model, so they run in Jinja's immutable sandbox, with the same helpers as there.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from functools import lru_cache
+from typing import Any, NoReturn
+
+from jinja2 import Template, TemplateError
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from dynamo_tasks.engines.text.tools import check_kind
+from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.protocol.http.bodies import decode_nested
+
+__all__ = ["DEFAULT_TEMPLATE", "check_messages", "render_chat"]
+
+DEFAULT_TEMPLATE = (
+    "{% for message in messages %}{{ message.role }}: {{ message.content or '' }}\n{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+"""One ``role: content`` line per message, then ``assistant:``."""
+
+_ROLES = ("system", "developer", "user", "assistant", "tool", "function")
+
+
+class _RefusedError(TemplateError):
+    """A template called ``raise_exception``."""
+
+
+def render_chat(
+    messages: object, template: str | None = None, variables: Mapping[str, Any] | None = None
+) -> str:
+    """Render messages to a prompt.
+
+    Args:
+        messages: A list of ``{"role", "content", …}``; content is a string or a list of
+            ``{"type": "text", "text": …}`` parts, which are joined by line breaks.
+        template: Jinja source; ``None`` = :data:`DEFAULT_TEMPLATE`.
+        variables: For the template: ``add_generation_prompt`` (default true), ``tools``, ``bos_token``,
+            ``eos_token``, …
+
+    Raises:
+        InvalidRequestError: a message is not valid, or the template refuses or cannot handle the
+            messages; ``param`` says which. Or the template itself is not valid Jinja
+            (``param="chat_template"``).
+    """
+    source = DEFAULT_TEMPLATE if template is None else template
+    checked = check_messages(messages)
+    if "developer" not in source:
+        # The newer word for it, which most templates do not know: some print it, some leave the message out.
+        checked = [_as_system(message) if message["role"] == "developer" else message for message in checked]
+    compiled = _compile(source)
+    known = {
+        "add_generation_prompt": True,
+        "tools": None,
+        "documents": None,
+        "bos_token": "",
+        "eos_token": "",
+    }
+    try:
+        return compiled.render(known | dict(variables or {}) | {"messages": checked})
+    except _RefusedError as error:
+        raise InvalidRequestError(
+            f"the chat template refuses the messages: {error.message}", param="messages"
+        ) from error
+    except (
+        TemplateError,
+        TypeError,
+        ValueError,
+        LookupError,
+        ArithmeticError,
+        AttributeError,
+        RecursionError,
+        MemoryError,
+    ) as error:
+        raise InvalidRequestError(
+            f"the chat template cannot render the messages: {error}", param="messages"
+        ) from error
+
+
+def _as_system(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "role": "system"}
+
+
+def check_messages(messages: object) -> list[dict[str, Any]]:
+    """Messages with their content as one string (``None`` where an assistant only called tools).
+
+    Raises:
+        InvalidRequestError: ``param`` is, for example, ``messages[2].content[0].text``.
+    """
+    if not isinstance(messages, list | tuple):
+        raise InvalidRequestError(
+            f"messages must be a list of messages, not {type(messages).__name__}", param="messages"
+        )
+    if not messages:
+        raise InvalidRequestError("messages is empty; at least one message is needed", param="messages")
+    return [_message(message, f"messages[{i}]") for i, message in enumerate(messages)]
+
+
+def _message(message: object, at: str) -> dict[str, Any]:
+    if not isinstance(message, Mapping):
+        _refuse(at, f"must be an object with role and content, not {type(message).__name__}")
+    role = message.get("role")
+    if role not in _ROLES:
+        _refuse(f"{at}.role", f"must be one of {', '.join(_ROLES)}, not {role!r}")
+    content = message.get("content")
+    if content in (None, []) and role == "assistant":
+        said = message.get("refusal")
+        silent = None if message.get("tool_calls") or message.get("function_call") else ""
+        return {**_with_calls(message, at), "content": said if isinstance(said, str) else silent}
+    if content is None and role == "function":
+        content = ""  # as the API has it
+    if content is None:
+        _refuse(f"{at}.content", "is missing; it must be a string or a list of text parts")
+    return {**_with_calls(message, at), "content": _text(content, f"{at}.content")}
+
+
+def _with_calls(message: Mapping[str, Any], at: str) -> Mapping[str, Any]:
+    """Arguments of tool calls as objects: the API has them as JSON text, templates want to write them themselves."""
+    calls = message.get("tool_calls")
+    if not calls:
+        return message
+    if not isinstance(calls, list | tuple):
+        _refuse(f"{at}.tool_calls", f"must be a list, not {type(calls).__name__}")
+    return {**message, "tool_calls": [_call(call, f"{at}.tool_calls[{i}]") for i, call in enumerate(calls)]}
+
+
+def _call(call: object, at: str) -> dict[str, Any]:
+    check_kind(call, at)
+    function = call.get("function") if isinstance(call, Mapping) else None
+    if not isinstance(call, Mapping) or not isinstance(function, Mapping):
+        _refuse(at, 'must be {"function": {"name": …, "arguments": …}}')
+    arguments = function.get("arguments") or {}
+    if isinstance(arguments, str):
+        arguments = _decoded(arguments, f"{at}.function.arguments")
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def _decoded(arguments: str, at: str) -> Any:
+    try:
+        return decode_nested(arguments.encode())
+    except (InvalidRequestError, UnicodeEncodeError) as error:
+        _refuse(at, f"cannot be used: {error}".replace("the body", "it"))
+
+
+def _text(content: object, at: str) -> str:
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list | tuple) or not content:
+        _refuse(at, f"must be a string or a list of text parts, not {content!r:.40}")
+    return "\n".join([_part(part, f"{at}[{i}]") for i, part in enumerate(content)])
+
+
+def _part(part: object, at: str) -> str:
+    if not isinstance(part, Mapping):
+        _refuse(at, f'must be {{"type": "text", "text": …}}, not {type(part).__name__}')
+    kind = part.get("type")
+    if kind not in ("text", "refusal"):
+        _refuse(f"{at}.type", f"must be 'text', not {kind!r:.60}; no other kind is supported")
+    text = part.get(kind)
+    if not isinstance(text, str):
+        _refuse(f"{at}.{kind}", f"must be a string, not {type(text).__name__}")
+    return text
+
+
+def _refuse(param: str, problem: str) -> NoReturn:
+    raise InvalidRequestError(f"{param} {problem}", param=param)
+
+
+@lru_cache(maxsize=64)
+def _compile(source: str) -> Template:
+    try:
+        return _environment().from_string(source)
+    except TemplateError as error:
+        raise InvalidRequestError(
+            f"the chat template is not valid Jinja: {error}", param="chat_template"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The environment that ``transformers`` gives to templates (``chat_template_utils.py``)."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _raise_exception
+    environment.globals["strftime_now"] = _strftime_now
+    return environment
+
+
+def _to_json(value: object, ensure_ascii: bool = False, indent: int | None = None, **options: Any) -> str:
+    # Jinja's own filter escapes HTML, which would change the prompt.
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, **options)
+
+
+def _raise_exception(message: str) -> NoReturn:
+    raise _RefusedError(message)
+
+
+def _strftime_now(format: str) -> str:
+    return datetime.now().astimezone().strftime(format)

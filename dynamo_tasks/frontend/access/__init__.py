@@ -1,0 +1,1 @@
+"""Who may come in: API keys, origins, tokens of streams."""

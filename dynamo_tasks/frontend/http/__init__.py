@@ -1,0 +1,1 @@
+"""HTTP below the application: connections, framing, limits."""

@@ -1,0 +1,165 @@
+"""Errors in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+from urllib.parse import quote
+
+import msgspec
+from starlette.responses import Response
+
+from dynamo_tasks.errors import (
+    AlreadyRegisteredError,
+    DeadlineExceededError,
+    DynamoError,
+    EndpointError,
+    IdempotencyConflictError,
+    NamespaceInUseError,
+    RequestCancelledError,
+    RequestExpiredError,
+    RequestFailedError,
+    StreamTooLargeError,
+    WorkerLostError,
+)
+from dynamo_tasks.frontend.http.compressed import ENCODINGS
+from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
+from dynamo_tasks.protocol.states import State
+
+__all__ = [
+    "REQUEST_ID",
+    "check_end",
+    "describe",
+    "encode_parts",
+    "end_error",
+    "error_body",
+    "error_payload",
+    "error_response",
+    "header_text",
+    "json_bytes",
+    "json_response",
+]
+
+REQUEST_ID = "x-request-id"
+"""The header that names the request."""
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    499: "request_cancelled_error",
+    503: "service_unavailable_error",
+    504: "timeout_error",
+}
+
+
+_FINAL = (
+    AlreadyRegisteredError,
+    DeadlineExceededError,
+    IdempotencyConflictError,
+    NamespaceInUseError,
+    RequestCancelledError,
+    RequestExpiredError,
+    StreamTooLargeError,
+    WorkerLostError,
+)
+"""Where sending the same request again cannot help, whatever a client makes of the status."""
+
+
+def error_payload(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
+    """The JSON object of an error."""
+    kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "server_error")
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
+
+
+def error_body(error: DynamoError) -> dict[str, Any]:
+    """The JSON object of an error of our tree."""
+    return error_payload(error.http_status, error.message, error.code, error.param)
+
+
+def error_response(error: DynamoError, request_id: str | None = None) -> Response:
+    """The HTTP answer for an error: its status, and whether and when a retry makes sense.
+
+    ``x-should-retry`` and ``retry-after-ms`` are what OpenAI's SDKs go by: they would send any 409 and 5xx again.
+    """
+    headers = {}
+    if isinstance(error, _FINAL):
+        headers["x-should-retry"] = "false"
+    elif error.retry_after is not None or error.http_status in (429, 503):
+        wait = error.retry_after or 1.0
+        headers["retry-after"] = str(max(1, math.ceil(wait)))
+        headers["retry-after-ms"] = str(max(1, math.ceil(wait * 1000)))
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.http_status == 415:
+        headers["accept-encoding"] = ENCODINGS
+    if error.http_status in (413, 415):
+        headers["connection"] = "close"  # what is left of the body must not be taken for the next request
+    return json_response(error_body(error), error.http_status, request_id, headers)
+
+
+def json_response(
+    value: object, status: int = 200, request_id: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """A JSON answer, with ``x-request-id`` where ``request_id`` is given."""
+    return json_bytes(msgspec.json.encode(value), status, request_id, headers)
+
+
+def json_bytes(
+    raw: bytes, status: int = 200, request_id: str | None = None, headers: dict[str, str] | None = None
+) -> Response:
+    """The same of JSON that is encoded already."""
+    headers = dict(headers or {})
+    if request_id is not None:
+        headers[REQUEST_ID] = request_id
+    return Response(raw, status, headers, "application/json")
+
+
+def encode_parts(body: dict[str, Any]) -> bytes:
+    """An object as JSON, the items of its lists one by one: in a thread, each lets the loop have its turn."""
+    encode = msgspec.json.encode
+    fields = []
+    for name, value in body.items():
+        parts = (
+            b"[" + b",".join([encode(item) for item in value]) + b"]"
+            if isinstance(value, list)
+            else encode(value)
+        )
+        fields.append(encode(name) + b":" + parts)
+    return b"{" + b",".join(fields) + b"}"
+
+
+def header_text(text: str) -> str:
+    """A name that somebody else chose, such as a task id, as a header can hold it."""
+    return quote(text, safe="/:@!$&'()*+,;=?#[]~ ")
+
+
+def check_end(end: End) -> None:
+    """Raise what a request ended with, unless it ended well."""
+    error = end_error(end)
+    try:
+        if error is not None:
+            raise error
+    finally:
+        del error  # its traceback has this frame: a circle that would keep the whole connection
+
+
+def end_error(end: End) -> DynamoError | None:
+    """The error with which a request ended, ``None`` if it succeeded."""
+    if end.error is not None:
+        return end.error.exception()
+    if end.finish_reason == IGNORED:
+        return EndpointError(
+            "the endpoint ignored the request (celery.exceptions.Ignore): there is no answer"
+        )
+    if end.state == State.CANCELLED:
+        return RequestCancelledError()
+    if end.state == State.EXPIRED:
+        return RequestExpiredError()
+    return RequestFailedError() if end.state == State.FAILED else None
+
+
+def describe(error: ErrorInfo | None) -> dict[str, Any] | None:
+    """The inner object of an error that is part of another answer."""
+    inner: dict[str, Any] | None = error_body(error.exception())["error"] if error is not None else None
+    return inner

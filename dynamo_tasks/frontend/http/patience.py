@@ -1,0 +1,150 @@
+"""How long a connection waits for its client, and how it lets go of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Any, Literal
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from dynamo_tasks.frontend.http.answering import PROBE
+from dynamo_tasks.frontend.http.framing import ConnectionLimits, Refusal
+from dynamo_tasks.observe import log
+
+__all__ = ["PatientProtocol", "Phase"]
+
+Phase = Literal["idle", "head", "body", "refused"]
+_LINGER = 2.0
+"""Seconds for which a refused client may go on sending: a connection that is closed over unread data is reset,
+and the client would not see the answer."""
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+_RESET = 0.25
+"""Seconds in which the answer to a probe is there."""
+
+
+class PatientProtocol(HttpToolsProtocol):
+    """uvicorn's protocol within the times of :class:`~dynamo_tasks.frontend.http.framing.ConnectionLimits`."""
+
+    def __init__(self, config: uvicorn.Config, limits: ConnectionLimits, *args: Any, **kwargs: Any):
+        super().__init__(config, *args, **kwargs)
+        self._limits = limits
+        self._phase: Phase = "idle"
+        self._body_size = 0
+        self._began = 0.0
+        self._answering: Any = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
+        self._probe_timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Asyncio callback: the first head must come in time."""
+        super().connection_made(transport)
+        self._arm(self._limits.head_timeout, self._head_late)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Asyncio callback."""
+        self._disarm()
+        self._writable()
+        if self._probe_timer is not None:
+            self._probe_timer.cancel()
+        self._tell_handlers()
+        super().connection_lost(exc)
+
+    def _tell_handlers(self) -> None:
+        """The client has left: for whoever is being answered, and for those who wait behind that."""
+        for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
+            if cycle is not None and not cycle.response_complete:
+                cycle.disconnected = True
+                cycle.message_event.set()
+
+    def _arm(self, delay: float, late: Any) -> None:
+        self._disarm()
+        self._timer = self.loop.call_later(delay, late)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _head_late(self) -> None:
+        self._timer = None
+        if self._phase == "head":
+            self._refuse(Refusal(408, "request_timeout", "the request's head did not come in time"))
+        else:
+            self._close()
+
+    def _body_late(self) -> None:
+        if self.flow.read_paused:  # it is not the client who is late
+            self._began = self.loop.time()
+        due = self._limits.body_timeout + self._body_size / self._limits.min_rate
+        left = self._began + due - self.loop.time()
+        if left > 0:
+            self._timer = self.loop.call_later(left, self._body_late)
+        else:
+            self._refuse(Refusal(408, "request_timeout", "the request's body did not come in time"))
+
+    def _probe(self) -> None:
+        """Write something without a meaning: who has closed all of the connection, answers with a reset."""
+        cycle = self._answering
+        if not cycle.response_started and cycle.scope["http_version"] == "1.1":
+            self.transport.write(_CONTINUE)
+        elif probe := cycle.scope.get(PROBE):
+            probe()
+        self._probe_timer = self.loop.call_later(_RESET, self._probed)
+
+    def _probed(self) -> None:
+        # The transport reads no longer, so it does not see a reset by itself.
+        if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
+            self.transport.abort()
+        else:
+            self._probe_timer = self.loop.call_later(self._limits.probe, self._probe)
+
+    def pause_writing(self) -> None:
+        """Asyncio callback: the client does not take what is sent."""
+        super().pause_writing()
+        if self._write_timer is None:
+            self._write_timer = self.loop.call_later(self._limits.write_timeout, self._write_late)
+
+    def resume_writing(self) -> None:
+        """Asyncio callback: it does again."""
+        super().resume_writing()
+        self._writable()
+
+    def _writable(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _write_late(self) -> None:
+        self._write_timer = None
+        log.event("http.cut_off", reason="takes no data", client=_peer(self.client))
+        self.transport.abort()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """Answer, if no other answer is under way, and close."""
+        self._disarm()
+        log.event("http.cut_off", reason=refusal.text, client=_peer(self.client))
+        running, self._phase = self._answering, "refused"
+        if running is not None and running.response_started and not running.response_complete:
+            self.transport.abort()
+            return
+        self._tell_handlers()
+        self.transport.write(refusal.answer())
+        self.transport.write_eof()
+        self._arm(_LINGER, self.transport.abort)
+
+    def timeout_keep_alive_handler(self) -> None:
+        """uvicorn callback: nothing came for long after an answer."""
+        self._close()
+
+    def _close(self) -> None:
+        """Close; what the client does not take, it loses."""
+        self.transport.close()
+        if self.transport.get_write_buffer_size():
+            self._arm(self._limits.write_timeout, self.transport.abort)
+
+
+def _peer(client: tuple[str, int] | None) -> str:
+    return client[0] if client else "unknown"

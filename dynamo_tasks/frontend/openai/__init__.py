@@ -1,0 +1,1 @@
+"""OpenAI's API, and the rendering of its answers."""

@@ -1,0 +1,1 @@
+"""Calls of services: requests out, responses in, matched by their ids."""

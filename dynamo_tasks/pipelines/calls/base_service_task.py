@@ -1,0 +1,139 @@
+"""A service at run time: made by its factory, called through the queue that its context describes."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.pipelines.calls.context import ServiceContext
+from dynamo_tasks.pipelines.calls.factory import ServiceFactory
+from dynamo_tasks.pipelines.calls.service_methods import method_names, refuse_method
+from dynamo_tasks.pipelines.calls.statistics import CallStatistics
+
+__all__ = ["BaseServiceTask"]
+
+
+class BaseServiceTask(ABC):
+    """One service of a job, whatever carries its calls.
+
+    ::
+
+        made ─▶ start_running() ─▶ running ─▶ stop() ─▶ stopped ─▶ cleanup()
+
+    ``stop`` finishes the calls that wait, ``terminate`` refuses them; both and ``cleanup`` may be called again.
+
+    Args:
+        factory: Makes the service's instance.
+        ctx: Its context, with the descriptor of its request queue.
+
+    Attributes:
+        service: The instance.
+        methods: Names of what can be called.
+        is_running: Whether it takes calls.
+    """
+
+    kind: ClassVar[str]
+
+    def __init__(self, factory: ServiceFactory, ctx: ServiceContext):
+        self.name = factory.name
+        self.ctx = ctx
+        self._factory = factory
+        self.service = self.make_service()
+        self.statistics = CallStatistics(factory.name)
+        self.methods = method_names(factory.service_class)
+        self.is_running = False
+        self._closed = False
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name}{' running' if self.is_running else ''}>"
+
+    def make_service(self) -> Any:
+        """Make the instance."""
+        return self._factory.create_service(self.ctx)
+
+    # -- life ---------------------------------------------------------------------------------------
+
+    def start_running(self) -> None:
+        """Run the service's ``setup`` and take calls; a second call does nothing."""
+        if self.is_running:
+            return
+        self._run_hook("setup")
+        self.is_running = True
+        self._start()
+
+    def stop(self) -> None:
+        """Answer what waits, then take no more calls."""
+        if self.is_running:
+            self.is_running = False
+            self._stop(drain=True)
+
+    def terminate(self) -> None:
+        """Take no more calls; those that wait fail. What runs is waited for: a thread cannot be ended."""
+        if self.is_running:
+            self.is_running = False
+            self._stop(drain=False)
+
+    def cleanup(self) -> None:
+        """Stop, run the service's ``close``, forget its proxies."""
+        self.stop()
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            self._run_hook("close")
+        except Exception as exc:  # noqa: BLE001 - the user's: it must not keep the rest of the job from ending
+            event("job.hook_failed", job=self.ctx.job_id, name=self.name, error=exc)
+        self.ctx.proxy.reset()
+
+    @abstractmethod
+    def _start(self) -> None: ...
+
+    @abstractmethod
+    def _stop(self, *, drain: bool) -> None: ...
+
+    def __enter__(self) -> Self:
+        self.start_running()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cleanup()
+
+    def _run_hook(self, name: str) -> None:
+        hook = getattr(self.service, name, None)
+        if callable(hook):
+            hook()
+
+    # -- calls --------------------------------------------------------------------------------------
+
+    def call_method(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a public method of the service.
+
+        Raises:
+            UnknownMethodError: it has none of that name; lists those that it has.
+            Exception: what the method raises.
+        """
+        if method not in self.methods:
+            refuse_method(self.name, method, self.methods)
+        return getattr(self.service, method)(*args, **kwargs)
+
+    # -- numbers ------------------------------------------------------------------------------------
+
+    def get_statistics(self) -> dict[str, Any]:
+        """``service``, ``kind``, ``running``, ``queued``, and what :class:`CallStatistics` counts."""
+        return {
+            "service": self.name, "kind": self.kind, "running": self.is_running, "queued": self.queued,
+            "parallelism": self.ctx.parallelism, **self.statistics.as_dict(),
+        }  # fmt: skip
+
+    def export_metrics(self) -> str:
+        """The same in Prometheus' text format."""
+        return self.statistics.render()
+
+    @property
+    def queued(self) -> int:
+        """Calls that wait."""
+        return 0

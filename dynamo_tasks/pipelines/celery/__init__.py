@@ -1,0 +1,1 @@
+"""Pipelines on workers: jobs, tasks and services through the queue."""

@@ -1,0 +1,1 @@
+"""Pipelines in threads of this process."""

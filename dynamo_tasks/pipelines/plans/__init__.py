@@ -1,0 +1,1 @@
+"""A job as it is sent to workers, and what a worker trusts of it."""

@@ -1,0 +1,1 @@
+"""How Celery's messages and results cross Redis: transport, envelope, result backend."""

@@ -1,0 +1,174 @@
+"""Takes messages from a worker's queues: one blocking pop in flight, on the event loop.
+
+kombu sends BRPOP, reads one message, notes it as unacknowledged in two commands, and later removes the
+note in two more, each time waiting for the server. Here ``BLMPOP`` takes what is there, up to the number of
+free slots, and messages of endpoints are noted nowhere but in the ledger, which knows who owns what.
+
+A pop is never dropped: to stop, the server is asked to unblock it, which it answers with the pop's own reply.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+
+from dynamo_tasks.errors import DynamoError, ProtocolError
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
+from dynamo_tasks.store.redis.address import Address
+from dynamo_tasks.store.redis.connection import Link
+from dynamo_tasks.store.redis.containment import is_wrong_type, pass_over
+from dynamo_tasks.store.redis.refusals import ReplyError
+from dynamo_tasks.store.redis.wire import Wire
+
+__all__ = ["Puller"]
+
+BATCH = 8
+"""Most messages of one pop: what gathered while the loop was busy comes at once, and no worker hoards."""
+_BLOCK = 5
+"""Seconds after which an empty pop returns; a connection that stays silent for twice that is dropped."""
+_RETRY = 0.1
+_LEFT_OUT = 5.0
+"""Seconds for which a key that is no list is left out."""
+
+
+class Puller:
+    """Pops messages while slots are free.
+
+    Args:
+        address: The broker.
+        queues: Redis keys of the queues, without priorities; asked before every pop.
+        free: Number of free slots; asked before every pop.
+        deliver: Takes messages that came together, and the key of their queue.
+        name: Of its connection; observers cut it when they take the instance for dead, since what a frozen process
+            waits for would be popped into its socket.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        *,
+        queues: Callable[[], list[str]],
+        free: Callable[[], int],
+        deliver: Callable[[list[bytes], str], Awaitable[None]],
+        name: str = "dynamo-tasks:consumer",
+    ):
+        self._queues = queues
+        self._free = free
+        self._deliver = deliver
+        self._link = Link(address, name=name, on_ready=self._identify)
+        self._wanted = asyncio.Event()
+        self.connected = asyncio.Event()
+        """Set once it can pop."""
+        self._stopping = False
+        self._delivering = asyncio.Lock()
+        self._turn = 0
+        self._left_out: dict[str, float] = {}
+        self.blocked_as: int | None = None
+        """Connection id of the pop in flight."""
+        self._client_id = 0
+        self._task = asyncio.create_task(self._run(), name="puller")
+
+    async def _identify(self, wire: Wire) -> None:
+        self._client_id = int(await wire.execute("CLIENT", "ID"))
+
+    def want(self) -> None:
+        """Slots are free, or queues were added: pop, if that does not happen already."""
+        self._wanted.set()
+
+    async def delivered(self) -> None:
+        """Wait for what a pop has brought."""
+        async with self._delivering:
+            return
+
+    async def _run(self) -> None:
+        failures = Calm()
+        while not self._stopping:
+            await self._wanted.wait()
+            self._wanted.clear()
+            try:
+                if not self.connected.is_set():
+                    await self._link.start()
+                    self.connected.set()
+                while not self._stopping and (count := self._room()):
+                    await self._pop(await self._link.wire(), count)
+            except DynamoError as exc:
+                if not self.connected.is_set() and failures.due():
+                    event(
+                        "store.reconnect_failed",
+                        connection=self._link.kind,
+                        server=str(self._link.address),
+                        error=str(exc),
+                    )
+                self._wanted.set()
+                await asyncio.sleep(_RETRY)
+                if is_wrong_type(exc):
+                    await self._leave_out_wrong_types()
+
+    def _room(self) -> int:
+        return min(BATCH, self._free()) if self._queues() else 0
+
+    async def _leave_out_wrong_types(self) -> None:
+        """A key that is no list, where a queue should be, would keep all other queues from being popped."""
+        keys = self._all_keys()
+        with contextlib.suppress(DynamoError):
+            types = await (await self._link.wire()).pipeline([["TYPE", key] for key in keys])
+            again_at = asyncio.get_running_loop().time() + _LEFT_OUT
+            for key, kind in zip(keys, types, strict=True):
+                if kind not in (b"list", b"none"):
+                    self._left_out[key] = again_at
+                    pass_over("queue", key, ProtocolError("it is no list, and cannot be a queue"))
+
+    async def _pop(self, wire: Wire, count: int) -> None:
+        keys = self._keys()
+        if not keys:
+            await asyncio.sleep(_RETRY)
+            return
+        self.blocked_as = self._client_id
+        try:
+            async with asyncio.timeout(2 * _BLOCK):
+                reply = await wire.execute("BLMPOP", _BLOCK, len(keys), *keys, "RIGHT", "COUNT", count)
+        except TimeoutError:
+            wire.abort()
+            raise ReplyError("the broker does not answer") from None
+        finally:
+            self.blocked_as = None
+        if reply:
+            key, messages = reply
+            async with self._delivering:
+                await self._deliver(messages, key.decode().split(PRIORITY_SEPARATOR, 1)[0])
+
+    def _keys(self) -> list[str]:
+        """What is to be popped: without what was found to be no list a short time ago."""
+        keys = self._all_keys()
+        if not self._left_out:
+            return keys
+        now = asyncio.get_running_loop().time()
+        self._left_out = {key: until for key, until in self._left_out.items() if until > now}
+        return [key for key in keys if key not in self._left_out]
+
+    def _all_keys(self) -> list[str]:
+        """Higher priorities first; among equals, queues take turns."""
+        queues = self._queues()
+        self._turn = (self._turn + 1) % len(queues)
+        queues = queues[self._turn :] + queues[: self._turn]
+        return [f"{q}{PRIORITY_SEPARATOR}{s}" if s else q for s in PRIORITY_STEPS for q in queues]
+
+    async def stop(self, unblock: Callable[[int], object]) -> None:
+        """End; what the last pop brings is still delivered.
+
+        Args:
+            unblock: Sends ``CLIENT UNBLOCK`` for a connection id.
+        """
+        self._stopping = True
+        self._wanted.set()
+        if self.blocked_as is not None and self._link.connected:
+            await greenlets.run_yielding(unblock, self.blocked_as)
+        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
+            async with asyncio.timeout(1.0):
+                await asyncio.shield(self._task)
+        self._task.cancel()
+        await self._link.close()

@@ -1,0 +1,397 @@
+"""Endpoints as Celery tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
+from functools import cached_property
+from typing import Any, ClassVar
+
+import msgspec
+from celery import Task, signals
+from celery.backends.base import DisabledBackend
+from celery.exceptions import Ignore, Reject, Retry, TimeLimitExceeded
+from celery.utils import uuid
+
+from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.trace import TRACE_HEADERS
+from dynamo_tasks.queue.broker.backend import WRITTEN, ResultBackend
+from dynamo_tasks.queue.broker.envelope import HEADER, CallOptions, brief, check_call, lasting, submit_span
+from dynamo_tasks.queue.broker.greenlets import await_, may_await
+from dynamo_tasks.queue.broker.transport import submitted_as
+from dynamo_tasks.queue.client.arguments import payload_of, positional
+from dynamo_tasks.queue.client.direct import publish
+from dynamo_tasks.queue.client.eager import EagerStreamResult, as_sent, eager_values, run_eagerly, run_handler
+from dynamo_tasks.queue.client.elsewhere import tell_if_elsewhere
+from dynamo_tasks.queue.client.result import StreamResult
+from dynamo_tasks.queue.execution.attempt import Execution
+from dynamo_tasks.queue.execution.outcome import Dropped, EndedRevoked, HandedOver, Revoked
+from dynamo_tasks.queue.worker.foreign import HOOKS, has_loader_hooks
+from dynamo_tasks.queue.worker.pool import current_job
+from dynamo_tasks.sdk.context import Context, RetryRequested, current_context
+from dynamo_tasks.sdk.endpoints.payloads import plain_request
+from dynamo_tasks.store.streams.log import KeptResult
+
+__all__ = ["EndpointTask", "make_task"]
+
+_OPTIONS = {
+    "deadline": "dl", "background": "bg", "abandon_after": "ab", "retention": "rt",
+    "idempotency_key": "ik", "tenant": "tn", "weight": "tw", "reader": "rd", "max_queue": "mq",
+}  # fmt: skip
+_HOOKS_BEHIND = ("on_success", "after_return")
+_BEHIND = (signals.task_success, signals.task_postrun)
+_releasing: ContextVar[tuple[str, int] | None] = ContextVar("dynamo_releasing", default=None)
+
+
+class CallInfo:
+    """What an execution must know of the message that it serves."""
+
+    def __init__(self, request: Any, task: Any):
+        self.id: str = request.id
+        self.retries: int = request.retries or 0
+        self.headers: dict[str, Any] = {n: value for n in TRACE_HEADERS if (value := request.get(n))}
+        self.queue: str = (request.delivery_info or {}).get("routing_key") or ""
+        self.tracked = bool(request.get(HEADER))
+        links = request.callbacks or request.errbacks or request.chain or request.chord
+        self.keeps_result = bool(links or request.group) or not request.ignore_result
+        self._backend = task.backend
+        alone = not links and not request.ignore_result and isinstance(self._backend, ResultBackend)
+        self._result_alone = alone and all(map(task.leaves_alone, _HOOKS_BEHIND))
+        self._request = request
+
+    @property
+    def has_tail(self) -> bool:
+        """Whether Celery has something to do once the request has ended: a result to keep, links to call."""
+        return self.keeps_result
+
+    def kept_result(self, result: Any) -> KeptResult | None:
+        """Celery's result, where it is all that is to be done, so that it can be written together with the end.
+
+        Not where somebody has code that runs behind it: that is run again where the worker dies before.
+        """
+        if not self._result_alone or any(signal.receivers for signal in _BEHIND):
+            return None
+        kept: KeptResult | None = self._backend.kept_result(self.id, result, self._request)
+        return kept
+
+    def result_is_written(self) -> None:
+        """It was written together with the end."""
+        setattr(self._request, WRITTEN, True)
+
+    def message(self) -> bytes:
+        """The message again, for the ledger."""
+        request = self._request
+        headers = {
+            name: request.get(name)
+            for name in (
+                "lang", "task", "id", "root_id", "parent_id", "group", "group_index", "shadow", "expires", "retries",
+                "timelimit", "argsrepr", "kwargsrepr", "origin", "ignore_result", "replaced_task_nesting",
+                "stamped_headers", "stamps", HEADER,
+            )
+        }  # fmt: skip
+        headers |= self.headers
+        embed = {name: request.get(name) for name in ("callbacks", "errbacks", "chain", "chord")}
+        return msgspec.json.encode(
+            {
+                "body": msgspec.json.encode([request.args, request.kwargs, embed]).decode(),
+                "content-encoding": "utf-8",
+                "content-type": "application/json",
+                "headers": headers,
+                "properties": {
+                    "correlation_id": self.id,
+                    "reply_to": request.reply_to or "",
+                    "delivery_mode": 2,
+                    "priority": (request.delivery_info or {}).get("priority") or 0,
+                    "delivery_info": {"exchange": "", "routing_key": self.queue},
+                    "body_encoding": None,
+                    "delivery_tag": self.id,
+                },
+            }
+        )
+
+
+class EndpointTask(Task):  # type: ignore[misc]
+    """A task whose body is an endpoint of the service that the worker hosts.
+
+    ``apply_async`` takes these options besides Celery's own: ``deadline`` (seconds from now by which it must
+    have ended), ``background`` (runs on when its last reader leaves), ``abandon_after`` (seconds), ``retention``
+    (of its stream, seconds), ``idempotency_key``, ``tenant`` (whose turn it is: docs/overload.md; by default that
+    of the calling endpoint's request), ``weight`` (the tenant's share, 1 by default), ``max_queue``.
+    """
+
+    abstract = True
+    Request = "dynamo_tasks.queue.worker.request:EndpointRequest"
+    runs_on_loop = True
+    acks_late = True
+    serializer = "json"  # the ledger keeps the message, and nothing of it is ever unpickled
+    throws = (RequestError,)  # the caller's mistake: one line in the log, no traceback
+    autoretry_for = ()  # of an application's class of tasks: the endpoint's own are the ledger's business
+    resultrepr_maxsize = 64  # Celery walks through as many characters of each result, item by item
+    endpoint: EndpointId
+    declaration: tuple[Any, ...] = ()
+    """The endpoint's declaration, where this process has one; boxed, since it is a descriptor."""
+    _given: ClassVar[dict[str, Any]] = {}
+    """Celery's options of its declaration."""
+
+    @property
+    def backend(self) -> Any:
+        """Where its results are kept; nowhere while it runs eagerly, unless the application wants that."""
+        if eager_values.get() is not None and not self.app.conf.task_store_eager_result:
+            return DisabledBackend(app=self.app)
+        return self.app.endpoint_backend
+
+    def run(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the endpoint; called by Celery's tracer in a greenlet of the worker."""
+        if eager_values.get() is not None:
+            return self._run_here(self._payload(args, kwargs))
+        if not may_await():
+            return self._called(args, kwargs)
+        request = self.request_stack.top
+        executor = self.app.executor
+        job = current_job.get()
+        execution = Execution(
+            executor, executor.handler(self.name), CallInfo(request, self), self._payload(args, kwargs)
+        )
+        if job is not None:
+            job.attach(execution)
+        return self._settle(execution, request)
+
+    def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the endpoint for who calls its task as a function: in this process, without queue and stream.
+
+        In a worker that hosts it, as ``map``, ``starmap`` and ``chunks`` do, it is the live service that is asked.
+        """
+        if not self.app.serves(self.name):
+            return self.apply(args, kwargs).get(disable_sync_subtasks=False)
+        executor, payload = self.app.executor, self._payload(args, kwargs)
+        context = Context(uuid(), self.name)
+        try:
+            return executor.aside(
+                run_handler(executor.handler(self.name), self._declared, context, payload, [])
+            )
+        except RetryRequested as wanted:
+            raise (wanted.cause or wanted) from None
+
+    @property
+    def _declared(self) -> Any:
+        return self.declaration[0] if self.declaration else None
+
+    def _payload(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        return payload_of(self.name, self._declared, args, kwargs)
+
+    def leaves_alone(self, hook: str) -> bool:
+        """Whether a hook of tasks is Celery's own, which does nothing."""
+        return getattr(getattr(self, hook), "__func__", None) is getattr(Task, hook)
+
+    @cached_property
+    def has_own_hooks(self) -> bool:
+        """Whether Celery calls code of the application's own around its body."""
+        return not all(map(self.leaves_alone, HOOKS)) or has_loader_hooks(self.app.loader)
+
+    @cached_property
+    def is_sent_plainly(self) -> bool:
+        """Whether no class of the application's own has a say in how it is called."""
+        between = [kind for kind in type(self).__mro__ if kind not in (EndpointTask, Task)]
+        return not any("apply_async" in vars(kind) for kind in between)
+
+    def _run_here(self, payload: Any) -> Any:
+        request = self.request_stack.top
+        context = Context(request.id, self.name, retries=request.retries or 0, headers=request.headers)
+        try:
+            return run_eagerly(self.app.eager_handler, self.declaration, context, payload)
+        except RetryRequested as wanted:
+            raise self.retry(
+                exc=wanted.cause, countdown=wanted.countdown, max_retries=wanted.max_retries
+            ) from None
+
+    def apply(self, args: Any = None, kwargs: Any = None, **options: Any) -> EagerStreamResult:
+        """Run the endpoint in this process, as Celery's ``Task.apply``; the result iterates over its values."""
+        values: list[Any] = []
+        token = eager_values.set(values)
+        try:
+            done = super().apply(args, kwargs, **options)
+        finally:
+            eager_values.reset(token)
+        return done if isinstance(done, EagerStreamResult) else EagerStreamResult(done, values)
+
+    def _settle(self, execution: Execution, request: Any) -> Any:
+        """Hand the outcome of an execution to Celery's tracer."""
+        try:
+            return await_(execution.run())
+        except (Dropped, HandedOver) as exc:
+            raise Ignore(str(exc)) from None
+        except Ignore:
+            self.backend.mark_as_done(request.id, None, request, store_result=not request.ignore_result)
+            raise
+        except Revoked as exc:
+            self.backend.mark_as_revoked(
+                request.id, str(exc), request=request, store_result=not request.ignore_result
+            )
+            raise EndedRevoked(str(exc), expired=exc.expired) from None
+        except RetryRequested as exc:
+            self._retry(exc, execution, request)
+        except DeadlineExceededError:
+            job = current_job.get()
+            if execution.timed_out and job is not None:
+                raise TimeLimitExceeded(job.time_limit) from None
+            raise
+
+    def _retry(self, wanted: RetryRequested, execution: Execution, request: Any) -> None:
+        attempt, job = execution.attempt, current_job.get()
+        if job is not None:
+            job.passes_on()
+        token = _releasing.set((f"{attempt.lease:x}", attempt.epoch) if attempt else None)
+        try:
+            self.retry(exc=wanted.cause, countdown=wanted.countdown, max_retries=wanted.max_retries)
+        except Reject as exc:
+            raise Ignore(f"the retry was refused: {exc.reason}") from None
+        except Retry as exc:
+            event(
+                "request.retried", request_id=request.id, endpoint=self.name, retries=request.retries,
+                delay_s=exc.when if isinstance(exc.when, int | float) else None, error=repr(wanted.cause),
+            )  # fmt: skip
+            raise
+        except Exception as exc:
+            await_(execution.fail(exc))
+            raise
+        finally:
+            _releasing.reset(token)
+
+    def apply_async(
+        self, args: Any = None, kwargs: Any = None, task_id: str | None = None, **options: Any
+    ) -> Any:
+        """Queue a call of the endpoint; returns a :class:`StreamResult`.
+
+        Raises:
+            InvalidRequestError: the payload does not fit the endpoint's annotation, or an option is not valid.
+            QueueFullError: the component's queue is at its ``traffic.max_queue``.
+            DeadlineUnreachableError: the component is busy for longer than ``deadline`` or ``expires`` allows.
+            IdempotencyConflictError: the key, or the ``task_id``, was used with another payload.
+        """
+        args, kwargs = self._checked(args, kwargs, options)
+        check_call(task_id, options)
+        if self.app.conf.task_always_eager:
+            return self._apply_here(args, kwargs, task_id, options)
+        call = {short: options.pop(name) for name, short in _OPTIONS.items() if options.get(name) is not None}
+        if "dl" in call:
+            call["dl"] = self.app.now().timestamp() + float(call["dl"])
+        self.app.server_url  # noqa: B018 - found, or refused in one line
+        call = {"mq": self._max_queue(), "nm": bool(task_id)} | call
+        context = current_context()
+        if context is not None and context.tenant:
+            call = {"tn": context.tenant, "tw": context.weight} | call
+        header = _convert(call)
+        if options.get("argsrepr") is None:
+            options["argsrepr"] = brief(args)
+        released = _releasing.get()
+        if released is not None and options.get("retries"):
+            header = msgspec.structs.replace(
+                header, rel=released, re=lasting(self.request.get(HEADER)).get("re", "")
+            )
+        trace = context.child_headers() if context is not None else {}
+        headers = {**trace, **(options.pop("headers", None) or {})}
+        is_new, task_id = not task_id, task_id or uuid()
+        if self.declaration:
+            tell_if_elsewhere(self.app, self.endpoint, self.declaration[0])
+        with submit_span(task_id, self.endpoint, self.endpoint.queue, headers) as span:
+            headers = span.carry(headers)
+            result = self.AsyncResult(task_id)
+            known = None
+            if not kwargs:
+                known = publish(self, args, result, options, header, headers, is_new=is_new)
+            if known is not None:
+                result = result if known == task_id else self.AsyncResult(known)
+                result.ignored = self.ignore_result
+                return result
+            if not (options.get("queue") or options.get("routing_key")):
+                options["queue"] = self.app.queue_for(self.endpoint)
+            options["headers"] = {**headers, HEADER: header.header()}
+            return self._publish(args, kwargs, task_id, options)
+
+    def _publish(self, args: Any, kwargs: Any, task_id: str, options: dict[str, Any]) -> Any:
+        """Let Celery publish the call."""
+        token = submitted_as.set("")
+        try:
+            result = super().apply_async(args, kwargs, task_id=task_id, **options)
+            known = submitted_as.get()
+        finally:
+            submitted_as.reset(token)
+        # An idempotency key that is known stands for the request that it was first used with.
+        return self.AsyncResult(known) if known and known != result.id else result
+
+    def _apply_here(self, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]) -> Any:
+        kept = {name: value for name, value in options.items() if name not in _OPTIONS}
+        return self.apply(as_sent(args), kwargs, task_id=task_id, **kept)
+
+    def _plain(self, args: Any) -> Any:
+        if not isinstance(args, list | tuple | None):
+            return args  # Celery says what is wrong with it
+        return tuple(plain_request(argument, self.name) for argument in args or ())
+
+    def signature(self, args: Any = None, *rest: Any, **options: Any) -> Any:
+        """A Celery signature; its arguments can be sent, whatever they were."""
+        return super().signature(self._plain(args), *rest, **options)
+
+    def _max_queue(self) -> int:
+        """Most requests that the component's queue may hold; 0 = no limit."""
+        service = self.declaration[0].service if self.declaration else None
+        return int(service.settings.traffic.get("max_queue") or 0) if service is not None else 0
+
+    def _checked(self, args: Any, kwargs: Any, options: dict[str, Any]) -> tuple[Any, Any]:
+        """The arguments of a call, without keywords where the endpoint's declaration is known.
+
+        Raises:
+            InvalidRequestError: the endpoint does not take them.
+        """
+        declared = self._declared
+        if kwargs and declared is not None:
+            args, kwargs = positional(self.name, declared, args or (), kwargs), None
+        args = self._plain(args)
+        if declared is None:
+            return args, kwargs and dict(zip(kwargs, self._plain([*kwargs.values()]), strict=True))
+        if not options.get("retries") and isinstance(args, tuple):
+            payload = self._payload(args, {})
+            if declared.argument is not None:
+                declared.validate(payload)
+        return args, kwargs
+
+    def AsyncResult(self, task_id: str, **kwargs: Any) -> StreamResult:  # noqa: N802 - Celery's name
+        """A handle on a call by its id."""
+        return StreamResult(
+            task_id,
+            self.backend,
+            app=self.app,
+            namespace=self.endpoint.namespace,
+            parent=kwargs.get("parent"),
+        )
+
+
+def _convert(call: dict[str, Any]) -> CallOptions:
+    try:
+        return msgspec.convert(call, CallOptions, strict=False)
+    except msgspec.ValidationError as exc:
+        raise InvalidRequestError(f"call option: {exc}") from None
+
+
+def make_task(app: Any, endpoint: EndpointId, declared: Any = None, **options: Any) -> EndpointTask:
+    """Register the task of an endpoint with an application; the same task again if it is registered."""
+    name = str(endpoint)
+    app.tasks  # noqa: B018 - makes what is still to be made; this one may be among it
+    known: EndpointTask | None = app.endpoint_task(name)
+    if known is not None:
+        if declared is None or known.declaration == (declared,):
+            return known
+        if known._given == options:
+            known.declaration = (declared,)
+            return known
+        del app._tasks[name]
+    attributes = {
+        "name": name, "endpoint": endpoint, "declaration": (declared,) if declared is not None else (),
+        "abstract": False, "__module__": __name__, "_given": options, **options,
+    }  # fmt: skip
+    bases = (EndpointTask, app.Task) if app.has_own_task_class else (EndpointTask,)
+    task = type("Task_" + endpoint.component, bases, attributes)()
+    app.register_task(task)
+    return task  # type: ignore[no-any-return]

@@ -1,0 +1,378 @@
+"""One attempt at one request: claim → open the log → drive the endpoint → end.
+
+Steps over one context object; what can come out of them is an :class:`Outcome`, which the task hands to
+Celery's tracer. The ownership rules live in the scripts; here every answer of theirs has one clause.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from contextlib import aclosing
+from typing import Any, NoReturn
+
+import msgspec
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
+
+from dynamo_tasks.errors import (
+    DeadlineExceededError,
+    DynamoError,
+    EndpointError,
+    EngineDeadError,
+    FencedError,
+    ProtocolError,
+    ServerUnavailableError,
+    StreamDivergedError,
+)
+from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
+from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
+from dynamo_tasks.protocol.states import TERMINAL, State
+from dynamo_tasks.protocol.tokens import TokenDelta
+from dynamo_tasks.queue.execution.context import Executor, Orders
+from dynamo_tasks.queue.execution.forwarding import hand_on
+from dynamo_tasks.queue.execution.handlers import Handler
+from dynamo_tasks.queue.execution.interrupt import Interruptible, Stop
+from dynamo_tasks.queue.execution.outcome import Dropped, HandedOver, Revoked
+from dynamo_tasks.queue.execution.output import Produced
+from dynamo_tasks.queue.execution.returned import encode_result
+from dynamo_tasks.queue.execution.telemetry import Account
+from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
+from dynamo_tasks.sdk.endpoints.payloads import not_plain
+from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused, cancelled
+from dynamo_tasks.store.ledger.recovery import Recovery
+from dynamo_tasks.store.redis.containment import MALFORMED, contained, pass_over
+from dynamo_tasks.store.redis.refusals import ReplyError
+from dynamo_tasks.store.streams.log import KeptResult, OpenLog
+
+__all__ = ["Execution"]
+
+_RETRY_CLAIM = 0.2
+_UNWRITABLE = (StreamDivergedError, EndpointError, ProtocolError)
+"""Reasons for which a log died that hold for every other attempt, too."""
+
+
+class Execution:
+    """One attempt.
+
+    Args:
+        executor: What this process runs with.
+        handler: The endpoint.
+        call: Id, retry number, queue, message and headers of the request.
+        payload: Its argument.
+    """
+
+    def __init__(self, executor: Executor, handler: Handler, call: Any, payload: Any):
+        self._executor = executor
+        self._handler = handler
+        self._call = call
+        self._payload = payload
+        self._produced = Produced(executor, handler, keeps_result=call.keeps_result)
+        self._account = Account(handler.endpoint)
+        self._body: Interruptible[None] | None = None
+        self._stop: Stop | None = None
+        self._stop_asked = 0.0
+        self._log: OpenLog | None = None
+        self._to_settle = self._only_tail = False
+        self.context = Context(call.id, self._account.name, retries=call.retries, headers=call.headers)
+
+    async def run(self) -> Any:
+        """Run the attempt; returns the endpoint's (aggregated) result.
+
+        Raises:
+            Dropped: the message is a duplicate, too late, or too early.
+            Revoked: it was cancelled.
+            HandedOver: it went back to its queue.
+            RetryRequested: the endpoint wants a retry; the request is still RUNNING.
+            Exception: whatever the endpoint raised; the request has FAILED.
+        """
+        try:
+            attempt = await self._claim()
+        except ClaimRefused as refusal:
+            return await self._refused(refusal)
+        except (ReplyError, *MALFORMED) as exc:
+            await self._unusable(exc)
+        attempt.message = self._call.message
+        log = self._executor.writer.open(attempt, self._log_died, cap=self._executor.stream_cap)
+        self._log = log
+        self._executor.enter(self, attempt, log)
+        self.context.read_while(log.is_read)
+        try:
+            return await self._attempt(attempt, log)
+        finally:
+            self._account.span.end()
+
+    @property
+    def attempt(self) -> Attempt | None:
+        """The claim, once there is one."""
+        return self._log.attempt if self._log is not None else None
+
+    @property
+    def timed_out(self) -> bool:
+        """Whether Celery's hard time limit ended it."""
+        return self._stop is not None and self._stop.reason == "time_limit"
+
+    async def settle(self) -> None:
+        """Celery's tail is done: note it, so that a redelivery has nothing to do; then the message may be acked."""
+        if self._to_settle:
+            await self._executor.settle(self._handler.endpoint.namespace, self._call.id)
+
+    def leave(self) -> None:
+        """The job is over. The log, which the writer keeps for a while, knows this object: no circle is left."""
+        if self._log is not None:
+            self._executor.leave(self, self._log)
+        self._log = None
+        self.context.read_while(None)
+        if self._only_tail:
+            self._executor.leave_tail(self._call.id)
+
+    async def fail(self, exc: BaseException) -> None:
+        """End the request with an error: the endpoint's, or that its retries are used up."""
+        assert self._log is not None
+        await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)))
+
+    async def _claim(self) -> Attempt:
+        nonce = self._executor.nonce()
+        while True:
+            try:
+                return await self._executor.ledger.claim(
+                    self._handler.endpoint, self._call.id, self._executor.lease, retries=self._call.retries,
+                    tracked=self._call.tracked, queue=self._call.queue,
+                    message=b"" if self._call.tracked else self._call.message(), nonce=nonce,
+                )  # fmt: skip
+            except ServerUnavailableError:
+                await asyncio.sleep(_RETRY_CLAIM)
+
+    async def _unusable(self, exc: Exception) -> NoReturn:
+        """What stands on the server in the place of the record is none, or is of another type: who waits is told."""
+        pass_over("ledger", self._call.id, exc)
+        error = ProtocolError("the request's record on the server cannot be used")
+        end = End(State.FAILED, "error", error=ErrorInfo.of(error))
+        with contained("ledger", self._call.id):
+            await self._executor.ledger.cancel(self._handler.endpoint.namespace, self._call.id, end=end)
+        raise Dropped(error.code)
+
+    async def _refused(self, refusal: ClaimRefused) -> Any:
+        namespace, request_id = self._handler.endpoint.namespace, self._call.id
+        self._account.refused(request_id, refusal.reason)
+        if refusal.reason == "UNSETTLED" and not self._executor.runs(request_id):
+            return self._outcome_again(refusal)
+        if refusal.reason == "EXPIRED":
+            await self._expire(namespace, request_id)
+        elif refusal.reason == "WAIT":
+            await self._executor.ledger.defer(namespace, request_id, refusal.wait_ms, self._call.message())
+        raise Dropped(refusal.reason)
+
+    async def _expire(self, namespace: str, request_id: str) -> None:
+        message = "its time passed in the queue"
+        if await self._executor.ledger.expire(namespace, request_id, message) == "OK":
+            self._to_settle = self._call.has_tail
+            raise Revoked(message, expired=True)
+
+    def _outcome_again(self, refusal: ClaimRefused) -> Any:
+        """It ended, but Celery's tail did not run to its end: run it again with the stored outcome."""
+        self._to_settle = self._only_tail = True
+        self._executor.enter_tail(self._call.id)
+        if refusal.state is State.SUCCEEDED:
+            return msgspec.json.decode(refusal.result) if refusal.result else None
+        if refusal.state in (State.CANCELLED, State.EXPIRED):
+            message = refusal.error.message if refusal.error else "cancelled"
+            raise Revoked(message, expired=refusal.state is State.EXPIRED)
+        raise (refusal.error or ErrorInfo("endpoint_error", "failed")).exception()
+
+    async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
+        await self._account.claimed(attempt, self.context, self._executor.ledger)
+        try:
+            with self._deadline(attempt.deadline):
+                await self._drive(log)
+            end, result = self._produced.end(), self._produced.result()
+            encoded = encode_result(self._account.name, end, result)
+            kept = self._call.kept_result(result)
+        except Stop as stop:
+            return await self._stopped(stop, attempt, log)
+        except RetryRequested:
+            await self._executor.writer.drain(log)
+            raise
+        except ForwardRequested as wanted:
+            await hand_on(self._executor.store, log, wanted, self._call.message(), self.fail)
+        except FencedError:
+            raise Dropped("FENCED") from None
+        except Ignore:
+            # As if it had returned None: whoever waits is told at once. Celery calls no link of it.
+            values = None if self._handler.streaming else [None]
+            await self._end(
+                log, End(State.SUCCEEDED, IGNORED, values=values), kept=self._call.kept_result(None)
+            )
+            raise
+        except EngineDeadError as exc:
+            await self._engine_died(exc, attempt, log)
+        except Exception as exc:
+            if isinstance(exc, Reject) and exc.requeue:
+                await self._give_back(attempt, log, front=False, counts=True)
+            await self._failed(exc, log)
+            raise
+        await self._end(log, end, encoded, kept)
+        return result
+
+    async def _failed(self, exc: Exception, log: OpenLog) -> None:
+        try:
+            self._handler.retry.check(exc, self._call.retries)
+        except RetryRequested:
+            await self._executor.writer.drain(log)
+            raise
+        await self.fail(exc)
+
+    async def _drive(self, log: OpenLog) -> None:
+        """Run the endpoint to its end, appending what it yields."""
+        self._check_stop()
+        self._body = Interruptible(self._consume(log))
+        try:
+            await self._body.task
+        except asyncio.CancelledError:
+            raise Stop("handover", "the worker is going down") from None
+        finally:
+            self._body = None
+        self._check_stop("abort")
+
+    def _check_stop(self, reason: str | None = None) -> None:
+        """Raise what has stopped the attempt, if anything did (for that reason)."""
+        if self._stop is not None and reason in (None, self._stop.reason):
+            raise self._stop
+
+    async def _consume(self, log: OpenLog) -> None:
+        enter_context(self.context)
+        self._account.span.enter()
+        values = await self._produced.rest(log, self._payload)
+        if values is None:
+            return
+        streaming, append, take = self._handler.streaming, log.append, self._produced.take
+        async with aclosing(values) as source:  # type: ignore[type-var]
+            async for value in source:
+                if type(value) is not TokenDelta or not streaming:
+                    value = self._plain(value)
+                if streaming:
+                    try:
+                        append(value)
+                    except NOT_PLAIN as exc:
+                        raise self._not_plain(value, exc) from exc
+                take(value)
+                if log.congested:
+                    await log.room()
+
+    def _plain(self, value: Any) -> Any:
+        try:
+            return to_plain(value)
+        except NOT_PLAIN as exc:
+            raise self._not_plain(value, exc) from exc
+
+    def _not_plain(self, value: Any, cause: Exception) -> DynamoError:
+        if isinstance(cause, DynamoError):
+            return cause
+        return not_plain(self._account.name, value, cause, streams=self._handler.streaming)
+
+    @contextlib.contextmanager
+    def _deadline(self, deadline: float) -> Any:
+        timer = None
+        if deadline:
+            delay = max(0.0, deadline - time.time())
+            timer = asyncio.get_running_loop().call_later(delay, self.stop, Stop("deadline"))
+        try:
+            yield
+        finally:
+            if timer is not None:
+                timer.cancel()
+
+    async def _stopped(self, stop: Stop, attempt: Attempt, log: OpenLog) -> Any:
+        reason = str(stop) if stop.reason == "abort" else stop.reason
+        asked = (
+            self._stop_asked or time.monotonic()
+        )  # 0 where the worker's end stopped it, not somebody's order
+        self._account.stopped(attempt, reason, time.monotonic() - asked)
+        if stop.reason == "abort":
+            if isinstance(log.dead, _UNWRITABLE):
+                await self._fail_elsewhere(attempt, log.dead)
+            if str(stop) == State.CANCELLED:
+                self._to_settle = self._call.has_tail
+                raise Revoked("cancelled")
+            if str(stop) in TERMINAL:
+                return await self._ended_elsewhere()
+            raise Dropped(str(stop))
+        if stop.reason == "handover":
+            await self._give_back(attempt, log, front=True, counts=False)
+        if stop.reason == "cancel":
+            await self._end(log, cancelled())
+            raise Revoked("cancelled")
+        error = DeadlineExceededError(
+            "the request ran past its deadline" if stop.reason == "deadline" else f"time limit: {stop}"
+        )
+        await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)))
+        raise error from None
+
+    async def _ended_elsewhere(self) -> Any:
+        """Somebody else ended it (its deadline passed): Celery's tail is still ours."""
+        try:
+            await self._claim()
+        except ClaimRefused as refusal:
+            return await self._refused(refusal)
+        raise Dropped("RECLAIMED")
+
+    async def _give_back(self, attempt: Attempt, log: OpenLog, *, front: bool, counts: bool) -> None:
+        await self._executor.writer.drain(log)
+        with contextlib.suppress(FencedError):
+            await self._executor.ledger.release(
+                attempt, retries=self._call.retries, front=front, counts=counts
+            )
+        raise HandedOver
+
+    async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, log: OpenLog) -> NoReturn:
+        """What ran it is gone, as if this process were: another attempt continues, if it has any left."""
+        self._executor.on_engine_died(exc.message)
+        await self._executor.writer.drain(log)
+        # Where the server is away, its owner's death is noticed by others once it is back.
+        with contextlib.suppress(ServerUnavailableError):
+            await Recovery(self._executor.store).requeue(attempt.namespace, attempt.id, attempt.lease)
+        raise HandedOver
+
+    async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
+        """The log can't be continued by anybody; end it above our epoch."""
+        end = End(State.FAILED, "error", error=ErrorInfo.of(error))
+        with contained("ledger", attempt.id):
+            await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
+
+    async def _end(self, log: OpenLog, end: End, result: bytes = b"", kept: KeptResult | None = None) -> None:
+        """Write the end; only its winner goes on to Celery's tail."""
+        follows = self._call.has_tail and kept is None
+        try:
+            await log.finish(end, result if follows else b"", settled=not follows, kept=kept)
+        except _UNWRITABLE as exc:
+            await self._fail_elsewhere(log.attempt, exc)
+            raise Dropped(exc.code) from None
+        except DynamoError as exc:
+            raise Dropped(exc.code) from None
+        self._to_settle = follows
+        if kept is not None:
+            self._call.result_is_written()
+        self._account.ended(log.attempt, end)
+
+    def stop(self, stop: Stop) -> None:
+        """Stop the endpoint; callable at any time, the first reason counts."""
+        if self._stop is None:
+            self._stop, self._stop_asked = stop, time.monotonic()
+            self.context.stop()
+            if self._body is not None:
+                self._body.interrupt(stop)
+
+    def soft_limit(self) -> None:
+        """Raise Celery's ``SoftTimeLimitExceeded`` inside the endpoint."""
+        if self._body is not None:
+            self._body.interrupt(SoftTimeLimitExceeded())
+
+    def ordered(self, order: Orders) -> None:
+        """An order that was sent to this instance."""
+        if order.op == "abort":
+            self.stop(Stop("abort", order.argument))
+
+    def _log_died(self, reason: DynamoError) -> None:
+        if isinstance(reason, FencedError) and self._stop is None and self._log is not None:
+            self._account.fenced(self._log.attempt)
+        self.stop(Stop("abort", reason.code))

@@ -1,0 +1,188 @@
+"""What a worker process runs requests with: its lease, ledger, writer, and the table of handlers."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import threading
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+from dynamo_tasks.errors import ProtocolError, ServerUnavailableError, UnknownEndpointError
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.protocol.events import UNREADABLE
+from dynamo_tasks.queue.execution.handlers import Handler
+from dynamo_tasks.queue.execution.unclaimed import Drops
+from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
+from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.streams.log import DEFAULT_CAP, OpenLog
+from dynamo_tasks.store.streams.writer import Writer
+
+__all__ = ["Executor", "Orders"]
+
+T = TypeVar("T")
+_KEEP_EARLY = 5.0
+_MOST_EARLY, _MOST_EACH = 256, 8
+"""Requests that orders are kept for before they begin, and orders that are kept for each: the last ones."""
+_RETRY = 0.2
+_KNOWN = (b"readers ", b"abort ")
+
+
+class Orders(NamedTuple):
+    """An order on an instance's alive channel: ``<op> <id> <epoch> <argument>``."""
+
+    op: str
+    request_id: str
+    epoch: int
+    argument: str
+
+    @classmethod
+    def parse(cls, payload: bytes) -> Orders:
+        """Read one.
+
+        Raises:
+            ProtocolError: it is none.
+        """
+        try:
+            op, request_id, epoch, *rest = payload.decode().split(" ", 3)
+            return cls(op, request_id, int(epoch or 0), rest[0] if rest else "")
+        except UNREADABLE as exc:
+            raise ProtocolError(f"an order cannot be read: {exc}") from exc
+
+
+class Running(Protocol):
+    """An execution, as the executor knows it."""
+
+    def ordered(self, order: Orders) -> None:
+        """Take an order."""
+
+
+class Executor:
+    """One per worker process.
+
+    Attributes:
+        on_engine_died: Told when an endpoint found its engine dead; before its request is given back.
+    """
+
+    def __init__(
+        self, store: Store, lease: int, handlers: dict[str, Handler], *, stream_cap: int = DEFAULT_CAP
+    ):
+        self.store = store
+        self.lease = lease
+        self.handlers = handlers
+        self.stream_cap = stream_cap
+        self.ledger = Ledger(store)
+        self.drops = Drops(self.ledger)
+        self.writer = Writer(store)
+        self.tokens = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.on_engine_died: Callable[[str], None] = lambda reason: None
+        self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}
+        self._tails: set[str] = set()
+        self._early: dict[str, tuple[float, list[Orders]]] = {}
+
+    async def start(self) -> None:
+        """Connect the writer."""
+        self._loop = asyncio.get_running_loop()
+        await self.writer.start()
+
+    async def close(self) -> None:
+        """Close the writer; what still runs is lost to its lease."""
+        await self.writer.close()
+
+    def aside(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something on the event loop for a thread of this process, and wait for it.
+
+        Raises:
+            RuntimeError: it is the loop's own thread.
+        """
+        if self._loop is None or threading.current_thread() is threading.main_thread():
+            work.close()
+            raise RuntimeError("an endpoint is called as a function on the event loop; there it is awaited")
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+    @staticmethod
+    def nonce() -> str:
+        """A nonce for one claim."""
+        return secrets.token_hex(8)
+
+    def handler(self, task_name: str) -> Handler:
+        """The handler of an endpoint.
+
+        Raises:
+            UnknownEndpointError: this process does not serve it; lists what it serves.
+        """
+        try:
+            return self.handlers[task_name]
+        except KeyError:
+            raise UnknownEndpointError(
+                f"this worker does not serve {task_name!r}; it serves: {', '.join(sorted(self.handlers))}"
+            ) from None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests that run now."""
+        return len(self._running)
+
+    def runs(self, request_id: str) -> bool:
+        """Whether a request runs here, or its Celery tail does."""
+        return request_id in self._running or request_id in self._tails
+
+    def running_ids(self) -> list[str]:
+        """Ids of the requests that run now, or whose Celery tail does."""
+        return [*self._running, *self._tails]
+
+    async def settle(self, namespace: str, request_id: str) -> None:
+        """Note that Celery's tail is done; asked again until the server answers."""
+        while True:
+            try:
+                return await self.ledger.settle(namespace, request_id)
+            except ServerUnavailableError:
+                await asyncio.sleep(_RETRY)
+
+    def enter(self, execution: Running, attempt: Attempt, log: OpenLog) -> None:
+        """An attempt begins; orders that came before it are carried out."""
+        self._running[attempt.id] = (execution, attempt, log)
+        metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
+        for order in self._early.pop(attempt.id, (0.0, []))[1]:
+            self._apply(order)
+
+    def enter_tail(self, request_id: str) -> None:
+        """Only Celery's tail of a request is run (again)."""
+        self._tails.add(request_id)
+
+    def leave_tail(self, request_id: str) -> None:
+        """It is done."""
+        self._tails.discard(request_id)
+
+    def leave(self, execution: Running, log: OpenLog) -> None:
+        """An attempt is over."""
+        current = self._running.get(log.attempt.id)
+        if current is not None and current[0] is execution:
+            del self._running[log.attempt.id]
+        self.writer.forget(log)
+        metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
+
+    def order(self, channel: bytes, payload: bytes) -> None:
+        """An order arrived on the alive channel."""
+        if not payload.startswith(_KNOWN):
+            return  # of a newer peer
+        order = Orders.parse(payload)
+        if order.request_id in self._running:
+            self._apply(order)
+            return
+        now = asyncio.get_running_loop().time()
+        self._early = {key: value for key, value in self._early.items() if value[0] > now}
+        _, earlier = self._early.pop(order.request_id, (0.0, []))
+        if len(self._early) >= _MOST_EARLY:
+            del self._early[next(iter(self._early))]  # the one that came first
+        self._early[order.request_id] = (now + _KEEP_EARLY, [*earlier[1 - _MOST_EACH :], order])
+
+    def _apply(self, order: Orders) -> None:
+        execution, attempt, log = self._running[order.request_id]
+        if order.epoch != attempt.epoch:
+            return
+        if order.op == "readers":
+            log.set_readers(self.store.keys(attempt.namespace).readers(order.argument))
+        else:
+            execution.ordered(order)

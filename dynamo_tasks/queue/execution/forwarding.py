@@ -1,0 +1,82 @@
+"""What a worker does when its endpoint forwards a request to another one."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn
+
+import msgspec
+
+from dynamo_tasks.errors import ConfigError, ServerUnavailableError
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.queue.broker.envelope import HEADER, lasting
+from dynamo_tasks.queue.execution.outcome import HandedOver
+from dynamo_tasks.sdk.context import ForwardRequested
+from dynamo_tasks.store.ledger.forwarding import forward
+from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.streams.log import OpenLog
+
+__all__ = ["hand_on"]
+
+_RETRY = 0.2
+
+
+async def hand_on(
+    store: Store, log: OpenLog, wanted: ForwardRequested, message: bytes,
+    fail: Callable[[BaseException], Awaitable[None]],
+) -> NoReturn:  # fmt: skip
+    """Give the request to the instance that was chosen; asked again until the server answers.
+
+    Args:
+        store: The server.
+        log: Of our attempt.
+        wanted: To whom.
+        message: The Celery message that brought it.
+        fail: Ends the request with an error.
+
+    Raises:
+        HandedOver: it is theirs now.
+        ConfigError: it cannot be forwarded; it has failed.
+    """
+    try:
+        _check(wanted, log)
+    except ConfigError as exc:
+        await fail(exc)
+        raise
+    attempt = log.attempt
+    message = _readdressed(message, wanted)
+    while True:
+        try:
+            outcome = await forward(store, attempt, wanted.endpoint, wanted.instance_id, message)
+        except ServerUnavailableError:
+            await asyncio.sleep(_RETRY)
+        else:
+            break
+    metrics.counter("requests_forwarded_total", endpoint=str(wanted.endpoint), outcome=outcome.lower()).inc()
+    event(
+        "request.forwarded", request_id=attempt.id, endpoint=str(wanted.endpoint),
+        instance_id=f"{wanted.instance_id:x}", outcome=outcome.lower(),
+    )  # fmt: skip
+    raise HandedOver
+
+
+def _check(wanted: ForwardRequested, log: OpenLog) -> None:
+    """Refuse another namespace, where the record is not, and a request that has values of ours."""
+    if wanted.endpoint.namespace != log.attempt.namespace:
+        raise ConfigError(
+            f"a request of namespace {log.attempt.namespace!r} cannot be forwarded to {wanted.endpoint}: "
+            "its record and its stream stay where they are"
+        )
+    if log.busy or log.top.seq:
+        raise ConfigError(f"a request that has put out values cannot be forwarded to {wanted.endpoint}")
+
+
+def _readdressed(raw: bytes, wanted: ForwardRequested) -> bytes:
+    """The message for the other endpoint. Given back, it goes to the component's queue: its instance goes down."""
+    message: dict[str, Any] = msgspec.json.decode(raw)
+    headers = message["headers"]
+    headers |= {"task": str(wanted.endpoint), HEADER: lasting(headers.get(HEADER))}
+    message["properties"]["delivery_info"]["routing_key"] = wanted.endpoint.queue
+    return msgspec.json.encode(message)

@@ -1,0 +1,86 @@
+"""What an endpoint has put out so far: over all attempts, and what of it is the result."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from dynamo_tasks.errors import NotResumableError
+from dynamo_tasks.protocol.events import ZERO, End
+from dynamo_tasks.protocol.states import State
+from dynamo_tasks.protocol.tokens import TokenDelta, is_complete
+from dynamo_tasks.queue.execution.context import Executor
+from dynamo_tasks.queue.execution.handlers import Handler
+from dynamo_tasks.queue.execution.replay import logged_values, skip
+from dynamo_tasks.store.streams.log import OpenLog
+
+__all__ = ["Produced"]
+
+
+class Produced:
+    """Takes every value of one request.
+
+    Args:
+        executor: Of this process; counts the tokens that are made here.
+        handler: The endpoint.
+        keeps_result: Whether anybody wants Celery's result.
+    """
+
+    def __init__(self, executor: Executor, handler: Handler, *, keeps_result: bool):
+        self._executor = executor
+        self._handler = handler
+        self._keeps = keeps_result
+        self._aggregate = handler.aggregate()
+        self._value: list[Any] | None = None
+        self._finish_reason: str | None = None
+        self._usage: dict[str, int] | None = None
+
+    def take(self, value: Any) -> None:
+        """Take the next value that this attempt made."""
+        if type(value) is TokenDelta:
+            self._executor.tokens += len(value.token_ids)
+        self._add(value)
+
+    def _add(self, value: Any) -> None:
+        if type(value) is TokenDelta:
+            if value.finish_reason is not None:
+                self._finish_reason = value.finish_reason
+            if value.usage is not None:
+                self._usage = value.usage
+        elif not self._handler.streaming:
+            self._value = [value]
+            return
+        if self._keeps:
+            self._aggregate.add(value)
+
+    def end(self) -> End:
+        """How the request ends that has put out all."""
+        return End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
+
+    def result(self) -> Any:
+        """What Celery's result is; ``None`` where nobody wants it."""
+        if not self._keeps:
+            return None
+        return self._value[0] if self._value is not None else self._aggregate.result()
+
+    async def rest(self, log: OpenLog, payload: Any) -> AsyncIterator[Any] | None:
+        """What the endpoint yields from here on; ``None`` if an earlier attempt has logged all of it.
+
+        Raises:
+            NotResumableError: an earlier attempt has put something out, and the endpoint cannot go on from there.
+        """
+        if log.attempt.previous == ZERO:
+            return self._handler.run(payload, [])
+        logged, size = await logged_values(self._executor.store, log.attempt)
+        log.inherit(size)
+        policy = self._handler.policy
+        if logged and policy not in ("continue", "replay"):
+            raise NotResumableError(
+                f"{self._handler.endpoint} had streamed {len(logged)} values when its attempt ended, "
+                f"and its policy is {policy!r}; declare continue or replay"
+            )
+        for value in logged:
+            self._add(value)  # another attempt has made it
+        if policy == "replay":
+            return skip(self._handler.run(payload, []), len(logged))
+        return None if is_complete(payload, logged) else self._handler.run(payload, logged)

@@ -1,0 +1,91 @@
+"""What an attempt tells of itself: metrics, log events, and its span. Nothing of it happens per token."""
+
+from __future__ import annotations
+
+import time
+
+from dynamo_tasks.observe import enabled, event
+from dynamo_tasks.observe.tracing import OFF, Span, messaging, span
+from dynamo_tasks.protocol.events import End
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue.execution.meters import meters_of
+from dynamo_tasks.sdk.context import Context
+from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
+
+__all__ = ["Account"]
+
+
+class Account:
+    """Of one attempt at a request of an endpoint."""
+
+    def __init__(self, endpoint: EndpointId):
+        self._meters = meters_of(endpoint)
+        self._started = 0.0
+        self.name = self._meters.name
+        self.span: Span = OFF
+
+    def refused(self, request_id: str, reason: str) -> None:
+        """The claim was refused: the message is not run."""
+        self._meters.refused(reason)
+        if enabled("request.duplicate"):
+            event("request.duplicate", request_id=request_id, endpoint=self.name, reason=reason.lower())
+
+    async def claimed(self, attempt: Attempt, context: Context, ledger: Ledger) -> None:
+        """The attempt begins, and its context with it; what its endpoint calls belongs to its span."""
+        context.attempt, context.deadline = attempt.number, attempt.deadline
+        context.tenant, context.weight = attempt.tenant, attempt.weight
+        context.claim = attempt.lease, attempt.epoch
+        self._meters.started(attempt.number, attempt.waited)
+        self._started = time.monotonic()
+        if enabled("request.claimed"):
+            event(
+                "request.claimed", request_id=attempt.id, endpoint=self.name, attempt=attempt.number,
+                epoch=attempt.epoch, queue_wait_s=attempt.waited,
+            )  # fmt: skip
+        self.span = span("dynamo.run", context.headers)
+        if self.span is not OFF:
+            await self._begin_span(attempt, context, ledger)
+
+    async def _begin_span(self, attempt: Attempt, context: Context, ledger: Ledger) -> None:
+        self.span.set("dynamo.request_id", attempt.id)
+        self.span.set("dynamo.endpoint", self.name)
+        self.span.set("dynamo.attempt", attempt.number)
+        self.span.set("dynamo.epoch", attempt.epoch)
+        for name, value in messaging("process", "run", attempt.id).items():
+            self.span.set(name, value)
+        context.traced(self.span.carry(context.headers))
+        predecessor = await ledger.trace(attempt, self.span.traceparent)
+        if predecessor:
+            self.span.link(predecessor)
+
+    def fenced(self, attempt: Attempt) -> None:
+        """Another attempt owns the request."""
+        self._meters.fenced()
+        event("request.fenced", request_id=attempt.id, endpoint=self.name, epoch=attempt.epoch)
+
+    def stopped(self, attempt: Attempt, reason: str, seconds: float) -> None:
+        """Its endpoint was stopped, ``seconds`` after somebody asked for it."""
+        event(
+            "request.stopped", request_id=attempt.id, endpoint=self.name, attempt=attempt.number, reason=reason,
+            after_s=seconds,
+        )  # fmt: skip
+
+    def ended(self, attempt: Attempt, end: End) -> None:
+        """The attempt has ended its request."""
+        seconds = time.monotonic() - self._started
+        self._meters.finished(end.state.value, seconds)
+        self.span.set("dynamo.state", end.state.value)
+        if end.usage is not None:
+            self._meters.spent(end.usage)
+        if enabled("request.finished"):
+            event(
+                "request.finished", request_id=attempt.id, endpoint=self.name, state=end.state.value,
+                finish_reason=end.finish_reason, tokens=(end.usage or {}).get("completion_tokens"),
+                duration_s=seconds,
+            )  # fmt: skip
+        if end.error is not None:
+            self.span.failed(end.error.message)
+            event(
+                "request.failed", request_id=attempt.id, endpoint=self.name, attempt=attempt.number,
+                code=end.error.code, error=end.error.message,
+            )  # fmt: skip

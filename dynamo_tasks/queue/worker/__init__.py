@@ -1,0 +1,1 @@
+"""Celery's worker on the event loop: consumer, pool, commands, shutdown."""

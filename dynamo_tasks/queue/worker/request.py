@@ -1,0 +1,87 @@
+"""Celery's request object for endpoints: what Celery decides about a message is also told to the ledger.
+
+Celery drops messages on its own account: past their ``expires``, revoked, of an unknown task, not decodable.
+Each of these makes the transition of its request's record, so that readers see an end, and the result
+backend is only told what the ledger agrees to: a redelivered message of a request that runs elsewhere, or
+has ended, is acknowledged and no more.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import signals
+from celery.worker.request import Request
+from celery.worker.state import task_ready
+
+from dynamo_tasks.queue.broker.envelope import HEADER
+from dynamo_tasks.queue.execution.outcome import EndedRevoked
+from dynamo_tasks.queue.worker.foreign import run_foreign
+
+__all__ = ["EndpointRequest"]
+
+
+class EndpointRequest(Request):  # type: ignore[misc]
+    """One message of an endpoint in a worker."""
+
+    def __init__(self, message: Any, *args: Any, body: Any = None, decoded: bool = False, **kwargs: Any):
+        # Celery has decoded it by now, to see which protocol it is of, and would do so again to run it.
+        if not decoded:
+            body, decoded = message.payload, True
+        super().__init__(message, *args, body=body, decoded=decoded, **kwargs)
+
+    def maybe_expire(self) -> bool:
+        """Celery callback: whether its time is over by the clock of this machine.
+
+        Of a first attempt the ledger knows that by the server's clock, and says so when it is claimed.
+        """
+        tracked = HEADER in (self.message.headers or {})
+        return False if tracked and not self.request_dict.get("retries") else bool(super().maybe_expire())
+
+    def _job(self) -> Any:
+        return self._apply_result() if self._apply_result is not None else None
+
+    def terminate(self, pool: Any, signal: Any = None) -> None:
+        """Celery callback for ``revoke(terminate=True)``: stops this request only.
+
+        It is announced as revoked once it has ended, not before: an acknowledgement must not overtake that.
+        """
+        job = self._job()
+        if job is None:
+            self._terminate_on_ack = pool, signal
+        else:
+            job.terminate()
+
+    def cancel(self, pool: Any, signal: Any = None, emit_retry: bool = True) -> None:
+        """Celery callback at a cold shutdown: the request goes back to its queue."""
+        job = self._job()
+        if job is not None:
+            job.hand_over()
+
+    def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
+        """Celery callback: it drops the message, as expired or revoked."""
+        self._already_revoked = True
+        task_ready(self)
+        drops = self._app.executor.drops
+        drops.spawn(self._drop(drops, reason, expired))
+
+    async def _drop(self, drops: Any, reason: str, expired: bool) -> None:
+        namespace = self.task.endpoint.namespace
+        if not await drops.drop(namespace, self.id, expired=expired):
+            self.acknowledge()
+            return
+        await run_foreign(self.task, super()._announce_revoked, reason, False, None, expired)
+        await drops.settle(namespace, self.id)
+
+    def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
+        """Celery callback; a request that was cancelled while it ran is announced as revoked."""
+        exc = getattr(exc_info.exception, "exc", exc_info.exception)
+        if not isinstance(exc, EndedRevoked):
+            return super().on_failure(exc_info, send_failed_event=send_failed_event, return_ok=return_ok)
+        task_ready(self)
+        self.send_event("task-revoked", terminated=not exc.expired, signum=None, expired=exc.expired)
+        self.acknowledge()
+        signals.task_revoked.send(
+            self.task, request=self._context, terminated=not exc.expired, signum=None, expired=exc.expired
+        )
+        return None

@@ -1,0 +1,1 @@
+"""Dynamo's hierarchy: namespaces, components, endpoints, clients."""

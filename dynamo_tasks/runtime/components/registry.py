@@ -1,0 +1,118 @@
+"""What a process has once, however many objects of the hierarchy stand for it.
+
+Clients of a namespace share one watcher, so a hundred clients of one component are one subscription; the
+endpoints that this process serves have their stats handlers here, by service and endpoint.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.runtime.supervision.watcher import Watcher
+from dynamo_tasks.runtime.unserved import Unserved
+from dynamo_tasks.store.client import StoreClient
+from dynamo_tasks.store.redis.pubsub import Channels
+from dynamo_tasks.store.topics.topic import EventLog
+
+__all__ = ["Registry", "StatsHandler"]
+
+StatsHandler = Callable[[], Mapping[str, Any]]
+"""Numbers of one endpoint of this process; JSON."""
+
+
+class Registry:
+    """One per process and server.
+
+    Attributes:
+        channels: The process's subscriptions.
+        events: Events of components and namespaces.
+        unserved: Calls that nobody could take.
+    """
+
+    def __init__(self, client: StoreClient):
+        self._client = client
+        self._watchers: dict[str, Watcher] = {}
+        self._starting = asyncio.Lock()
+        self._stats: dict[str, dict[str, list[StatsHandler]]] = {}
+        self.channels = Channels(client.store)
+        self.events = EventLog(client.store, self.channels)
+        self.unserved = Unserved(client, self.watcher)
+
+    async def watch(self, namespace: str) -> Watcher:
+        """The watcher of a namespace."""
+        async with self._starting:
+            watcher = self._watchers.get(namespace)
+            if watcher is None:
+                watcher = Watcher(self._client.store, namespace)
+                try:
+                    await watcher.start()
+                except BaseException:
+                    await watcher.stop()
+                    raise
+                self._watchers[namespace] = watcher
+            return watcher
+
+    def watcher(self, namespace: str) -> Watcher:
+        """The same, once it was started."""
+        return self._watchers[namespace]
+
+    async def close(self) -> None:
+        """End all watchers and subscriptions."""
+        await self.unserved.close()
+        for watcher in self._watchers.values():
+            await watcher.stop()
+        await self.channels.close()
+
+    def add_stats(self, endpoint: EndpointId, handler: StatsHandler) -> None:
+        """Ask ``handler``, too, when the stats of an endpoint are gathered; later ones overrule earlier ones."""
+        self._stats.setdefault(endpoint.queue, {}).setdefault(endpoint.name, []).append(handler)
+
+    def stats(self, service_name: str) -> dict[str, dict[str, Any]]:
+        """Stats of the endpoints of a component that this process serves."""
+        return {name: _merged(handlers) for name, handlers in self._stats.get(service_name, {}).items()}
+
+    async def scrape(self, namespace: str, component: str, timeout: float) -> dict[int, dict[str, Any]]:
+        """Ask every instance of a component for its stats; see :meth:`Component.scrape_stats`."""
+        infos = await self._client.registry.instances(namespace, component)
+        missing = {info.lease_id for info in infos}
+        found: dict[int, dict[str, Any]] = {}
+        keys, commands = self._client.store.keys(namespace), self._client.store.commands
+        nonce, complete = secrets.token_hex(8), asyncio.Event()
+
+        def answered(payload: bytes) -> None:
+            if payload:
+                lease, stats = msgspec.json.decode(payload)
+                found[int(lease, 16)] = stats
+            if missing <= found.keys():
+                complete.set()
+
+        channel = keys.answers_channel(nonce)
+        await self.channels.listen(channel, answered)
+        try:
+            for lease in missing:
+                order = f"stats {namespace}|{component} 0 {channel}"
+                await commands.execute("PUBLISH", keys.alive_channel(lease), order)
+            answered(b"")
+            async with asyncio.timeout(timeout):
+                await complete.wait()
+        except TimeoutError:
+            return found
+        finally:
+            self.channels.forget(channel, answered)
+        return found
+
+
+def _merged(handlers: list[StatsHandler]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for handler in handlers:
+        try:
+            found |= handler()
+        except Exception as exc:  # noqa: BLE001 - the user's: shown where the numbers would be
+            found["error"] = f"{type(exc).__name__}: {exc}"
+    return found

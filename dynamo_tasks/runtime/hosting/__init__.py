@@ -1,0 +1,1 @@
+"""A service in a process: from its making to its end."""

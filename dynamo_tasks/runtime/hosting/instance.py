@@ -1,0 +1,260 @@
+"""One live process in the registry: its lease, its registrations, its presence, the orders sent to it.
+
+The lease is renewed on the loop that serves the requests: a loop that hangs loses its lease.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import AlreadyRegisteredError, DynamoError, ServerUnavailableError
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.runtime.control import CONTROL, ControlDesk, check_reply_to, unable
+from dynamo_tasks.store.ledger.recovery import Recovery
+from dynamo_tasks.store.redis.connection import Link
+from dynamo_tasks.store.redis.containment import contained, is_wrong_type, pass_over
+from dynamo_tasks.store.redis.refusals import ReplyError
+from dynamo_tasks.store.redis.retry import insist
+from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.redis.wire import Wire
+from dynamo_tasks.store.registry import LEASE_TTL, RENEW_EVERY, Registry, Traffic
+
+__all__ = ["Instance"]
+
+_STATS = b"stats "
+_RETRY = 0.5
+_RECONCILE_EVERY = round(2.0 / RENEW_EVERY)
+
+
+class Instance:
+    """Keeps a registration alive.
+
+    Args:
+        store: The server.
+        namespace: Where it registers.
+        lease: Its lease id.
+        load: Asked for the current load at each renewal.
+        on_order: Takes what is published on its alive channel.
+        running: Ids of the requests that it really runs.
+        stats: Asked for the stats of a component of this instance, by its service name.
+        traffic: Limits of its components as a whole.
+
+    Attributes:
+        on_control: Takes orders that concern the instance as a whole; refuses them by default.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        namespace: str,
+        lease: int,
+        *,
+        load: Callable[[], Load],
+        on_order: Callable[[bytes, bytes], None],
+        running: Callable[[], Iterable[str]],
+        stats: Callable[[str], dict[str, Any]],
+        traffic: Traffic | None = None,
+    ):
+        self._registry = Registry(store)
+        self._namespace = namespace
+        self.lease = lease
+        self._load = load
+        self._infos: list[InstanceInfo] = []
+        self._counter = 0
+        self._running = running
+        self._stats = stats
+        self._traffic = traffic
+        self._on_order = on_order
+        self._commands = store.commands
+        self._recovery = Recovery(store)
+        self._unaccounted: set[str] = set()
+        self._registered = False
+        self.on_control = ControlDesk(store, namespace, unable).take
+        self._task: asyncio.Task[None] | None = None
+        self._appearing: asyncio.Future[None] | None = None
+        self._keys = store.keys(namespace)
+        self._channel = self._keys.alive_channel(lease)
+        self._control = self._keys.control_channel(lease)
+        self._presence = Link(
+            store.address, name="dynamo-tasks:presence", on_ready=self._subscribe, on_message=self._ordered
+        )
+
+    @property
+    def registered(self) -> bool:
+        """Whether it can be found."""
+        return self._registered
+
+    @property
+    def infos(self) -> list[InstanceInfo]:
+        """What it announces."""
+        return list(self._infos)
+
+    async def _subscribe(self, wire: Wire) -> None:
+        # Presence is the last one of them: who is seen can be told everything.
+        for channel in (self._control, self._channel):
+            await wire.execute("SUBSCRIBE", channel)
+
+    def _ordered(self, channel: bytes, payload: bytes) -> None:
+        if channel == self._control.encode():
+            if payload.startswith(CONTROL):
+                self.on_control(payload)
+            return
+        if not payload.startswith(_STATS):
+            self._on_order(channel, payload)
+            return
+        _, service_name, _, reply_to = payload.decode().split(" ", 3)
+        check_reply_to(self._keys, reply_to)
+        answer = msgspec.json.encode([f"{self.lease:x}", self._stats(service_name)], enc_hook=str)
+        self._commands.post("PUBLISH", reply_to, answer)
+
+    def appear(self) -> None:
+        """Begin to be present; it cannot be found yet."""
+        if self._appearing is None:
+            self._appearing = asyncio.ensure_future(insist(self._commands, self._presence.start))
+
+    async def start(self, infos: list[InstanceInfo]) -> None:
+        """Be present, then register and keep the lease; waits for a server that is away or refuses."""
+        self._infos = infos
+        self.appear()
+        assert self._appearing is not None
+        await self._appearing
+        await insist(self._commands, self._enter)
+        self._task = asyncio.create_task(self._renew(), name="lease")
+
+    async def _enter(self) -> None:
+        """Enter the registry; waits while a key of another type stands where a part of it should be."""
+        while True:
+            try:
+                return await self.register()
+            except ReplyError as exc:
+                if not is_wrong_type(exc):
+                    raise
+                pass_over("registry", self._keys.base, exc)
+                await asyncio.sleep(_RETRY)
+
+    async def register(self) -> None:
+        """Enter the registry, for the first time or again; a second call does nothing.
+
+        Raises:
+            AlreadyRegisteredError: another instance has this lease.
+            ServerUnavailableError: the server cannot be reached.
+        """
+        if self._registered:
+            return
+        await self._registry.register(self._namespace, self.lease, self._infos, self._traffic)
+        self._registered = True
+        _tell_registered(self._infos)
+
+    async def add(self, *infos: InstanceInfo) -> None:
+        """Serve further endpoints."""
+        self._infos += infos
+        if not self._registered:
+            await self.register()
+            return
+        await self._registry.register(self._namespace, self.lease, infos)
+        _tell_registered(infos)
+
+    async def replace(self, infos: list[InstanceInfo]) -> None:
+        """Announce these endpoints in the place of all others; where the server is away, it is told later."""
+        gone = [info for info in self._infos if info not in infos]
+        self._infos = list(infos)
+        if self._registered:
+            with contextlib.suppress(ServerUnavailableError):
+                await self._registry.register(self._namespace, self.lease, self._infos)
+            await self._withdraw(gone)
+
+    async def remove(self, *infos: InstanceInfo) -> None:
+        """Serve some endpoints no more; what waits for this instance alone, any other one may take."""
+        self._infos = [info for info in self._infos if info not in infos]
+        await self._withdraw(infos)
+
+    async def _withdraw(self, infos: Sequence[InstanceInfo]) -> None:
+        with contextlib.suppress(DynamoError):
+            await self._recovery.inherit([info.id for info in infos], self.lease)
+            await self._registry.withdraw(self._namespace, self.lease, infos)
+        for info in infos:
+            event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
+
+    async def _renew(self) -> None:
+        renewed = time.monotonic()
+        while True:
+            await asyncio.sleep(RENEW_EVERY)
+            self._counter += 1
+            began = time.monotonic()
+            try:
+                infos = self._infos if self._registered else []
+                if not await self._registry.renew(
+                    self._namespace, self.lease, self._counter, infos, self._load()
+                ) and (self._registered or not infos):
+                    await self._registry.register(self._namespace, self.lease, infos, self._traffic)
+                if self._counter % _RECONCILE_EVERY == 0:
+                    with contained("recovery", "what this instance owns"):
+                        await self._reconcile()
+            except (AlreadyRegisteredError, ServerUnavailableError):
+                continue
+            except ReplyError as exc:
+                pass_over("registry", f"lease {self.lease:x}", exc)
+                continue
+            # Local trust is counted from the start of the attempt.
+            if began - renewed > LEASE_TTL:
+                metrics.counter("leases_lost_total").inc()
+                event("lease.lost", instance_id=f"{self.lease:x}", silent_s=began - renewed)
+            renewed = began
+            metrics.histogram("lease_renewal_seconds").observe(time.monotonic() - began)
+
+    async def _reconcile(self) -> None:
+        """What the server says we own and we do not run goes back to its queue, once that was seen twice."""
+        owned = await self._recovery.owned(self._namespace, self.lease)
+        extra = owned - set(self._running())
+        for request_id in extra & self._unaccounted:
+            await self._recovery.requeue(self._namespace, request_id, self.lease)
+            metrics.counter("sweeper_moves_total", kind="disowned").inc()
+            event(
+                "sweeper.moved", kind="disowned", count=1, namespace=self._namespace,
+                lost_instance=f"{self.lease:x}",
+            )  # fmt: skip
+        self._unaccounted = extra - self._unaccounted
+
+    async def deregister(self) -> None:
+        """Leave the registry; the lease stays while requests run on it."""
+        if not self._registered:
+            return
+        self._registered = False
+        with contextlib.suppress(DynamoError):
+            await self._leave_queues()
+            await self._registry.revoke(self._namespace, self.lease, keep_lease=True)
+        for info in self._infos:
+            event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
+
+    async def _leave_queues(self) -> None:
+        """What waits for this instance alone, any other one may take."""
+        await self._recovery.inherit([info.id for info in self._infos], self.lease)
+
+    async def stop(self) -> None:
+        """Give the lease back."""
+        if self._appearing is not None and not self._appearing.done():
+            self._appearing.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+            with contextlib.suppress(DynamoError):
+                await self._leave_queues()
+                await self._registry.revoke(self._namespace, self.lease)
+        await self._presence.close()
+
+
+def _tell_registered(infos: Iterable[InstanceInfo]) -> None:
+    for info in infos:
+        event(
+            "instance.registered", endpoint=str(info.id), instance_id=info.instance_id,
+            queue=info.transport["celery"], model=info.model.name if info.model else None,
+        )  # fmt: skip

@@ -1,0 +1,157 @@
+"""An instance that sleeps: it takes no requests, its model is not listed, and its engine has given memory back.
+
+::
+
+    awake ── sleep ─▶ draining ─▶ asleep ── wake ─▶ awake
+                         └── the engine cannot ──────▲
+
+The order is what loses nothing: out of the registry and off the queues first, then what runs ends (or goes to
+other instances), then the engine sleeps; and the other way round. It keeps its lease, and one registration
+that serves nothing, so that it can be seen and woken.
+
+Orders come on the alive channel, not through a queue: one that sleeps takes nothing from queues.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import msgspec
+
+from dynamo_tasks.errors import InvalidRequestError, UnavailableError
+from dynamo_tasks.protocol.instances import ASLEEP, InstanceInfo
+from dynamo_tasks.queue.broker.consumer_gate import Intake
+from dynamo_tasks.runtime.hosting.instance import Instance
+from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
+
+__all__ = ["Dormancy", "SleepOrder"]
+
+_HAND_OVER = 10.0
+"""Seconds that requests may take to be handed over."""
+
+
+class SleepOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to sleep.
+
+    Attributes:
+        level: 1 = weights go to the host's memory, 2 = they are dropped and loaded anew; the KV cache is
+            dropped in both.
+        drain: Seconds that running requests have; what runs then is handed over to other instances.
+    """
+
+    level: int = 1
+    drain: float = 30.0
+
+
+class Sleeper(Protocol):
+    """A service that can sleep."""
+
+    def check_sleep(self, level: int) -> None:
+        """Refuse what it cannot do, before anything happens."""
+
+    async def sleep(self, level: int) -> None:
+        """Give memory back; nothing runs."""
+
+    async def wake_up(self) -> None:
+        """Be able to serve again."""
+
+
+class Pool(Protocol):
+    """What runs requests."""
+
+    async def drain(self, timeout: float | None = None) -> bool:
+        """Wait until no request runs."""
+
+    def hand_over_endpoints(self) -> None:
+        """Give back what runs."""
+
+
+class Dormancy:
+    """Puts one instance to sleep and wakes it.
+
+    Args:
+        lifecycle: State of the instance.
+        intake: Its valve.
+        registration: In the registry.
+        service: The service; one that cannot sleep lacks the methods of :class:`Sleeper`.
+        pool: What runs its requests.
+    """
+
+    def __init__(
+        self, lifecycle: Lifecycle, intake: Intake, registration: Instance, service: Any, pool: Pool
+    ) -> None:
+        self._lifecycle = lifecycle
+        self._intake = intake
+        self._registration = registration
+        self._awake: list[InstanceInfo] = []
+        self._service = service
+        self._pool = pool
+        self._changing = asyncio.Lock()
+
+    async def ordered(self, op: str, arguments: Mapping[str, Any]) -> str:
+        """Carry out an order: ``sleep`` or ``wake``; gives the state that it is in then.
+
+        Raises:
+            DynamoError: it cannot be done, and why; nothing has changed then.
+        """
+        async with self._changing:
+            if op == "sleep":
+                await self._sleep(_order(arguments))
+            else:
+                await self._wake()
+        return "asleep" if self._sleeps() else "awake"
+
+    def _sleeps(self) -> bool:
+        return self._lifecycle.state is InstanceState.ASLEEP
+
+    async def _sleep(self, order: SleepOrder) -> None:
+        if self._sleeps():
+            return
+        if not hasattr(self._service, "check_sleep"):
+            raise InvalidRequestError(f"{self._lifecycle.component} has nothing that could sleep")
+        service: Sleeper = self._service
+        service.check_sleep(order.level)
+        await self._leave(order.level)
+        try:
+            await self._end_requests(order.drain)
+            if not self._sleeps():
+                raise UnavailableError("it is going down")
+            await service.sleep(order.level)
+        except BaseException:
+            await self._return("it could not sleep")
+            raise
+
+    async def _leave(self, level: int) -> None:
+        self._lifecycle.advance(InstanceState.ASLEEP, f"it was told to sleep, level {level}")
+        self._intake.pause()
+        self._awake = self._registration.infos
+        asleep = msgspec.structs.replace(self._awake[0], endpoint=ASLEEP, model=None, streaming=False)
+        await self._registration.replace([asleep])
+
+    async def _end_requests(self, seconds: float) -> None:
+        if await self._pool.drain(seconds):
+            return
+        self._pool.hand_over_endpoints()
+        if not await self._pool.drain(_HAND_OVER):
+            raise UnavailableError("requests that cannot be stopped still run: it cannot sleep now")
+
+    async def _wake(self) -> None:
+        if self._sleeps():
+            await self._service.wake_up()
+            await self._return("it was woken")
+
+    async def _return(self, reason: str) -> None:
+        if not self._sleeps():  # it was told to end meanwhile
+            return
+        await self._registration.replace(self._awake)
+        self._lifecycle.advance(InstanceState.RUNNING, reason)
+        self._intake.resume()
+
+
+def _order(arguments: Mapping[str, Any]) -> SleepOrder:
+    try:
+        return msgspec.convert(dict(arguments), SleepOrder)
+    except msgspec.ValidationError as error:
+        raise InvalidRequestError(f"sleep: {error}") from error

@@ -1,0 +1,1 @@
+"""Background actors of a process: recovery, sweeping, health, the system port."""

@@ -1,0 +1,123 @@
+"""What this process knows of the live instances of a namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+from dynamo_tasks.errors import DynamoError, NoInstancesError
+from dynamo_tasks.observe import enabled, event
+from dynamo_tasks.protocol.instances import ASLEEP, InstanceInfo, Load
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.router import Candidate
+from dynamo_tasks.runtime.supervision.fleet import FleetGauges
+from dynamo_tasks.store.redis.connection import Link
+from dynamo_tasks.store.redis.containment import contained
+from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.redis.wire import Wire
+from dynamo_tasks.store.registry import Registry
+
+__all__ = ["Watcher"]
+
+_RELIST = 1.0
+_EXPIRED = 0.01
+"""Seconds after the end of a lease at which its keys are gone for sure."""
+
+
+class Watcher:
+    """A snapshot of the registry, kept current by announcements, and listed anew every second."""
+
+    def __init__(self, store: Store, namespace: str):
+        self.namespace = namespace
+        self._registry = Registry(store)
+        self._link = Link(
+            store.address, name="dynamo-tasks:watcher", on_ready=self._subscribe, on_message=self._announced
+        )
+        self._channel = store.keys(namespace).registry_channel
+        self._changed = asyncio.Event()
+        self._poke = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self.instances: list[InstanceInfo] = []
+        self.loads: dict[int, Load] = {}
+        self._relist_in = _RELIST
+        self._gauges = FleetGauges()
+
+    async def _subscribe(self, wire: Wire) -> None:
+        await wire.execute("SUBSCRIBE", self._channel)
+        self._poke.set()
+
+    def _announced(self, channel: bytes, payload: bytes) -> None:
+        self._poke.set()
+
+    async def start(self) -> None:
+        """List once, then keep listing."""
+        await self._link.start()
+        await self._list()
+        self._task = asyncio.create_task(self._run(), name=f"watcher-{self.namespace}")
+
+    async def stop(self) -> None:
+        """End; idempotent."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        await self._link.close()
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._relist_in):
+                    await self._poke.wait()
+            self._poke.clear()
+            with contextlib.suppress(DynamoError), contained("registry", f"instances of {self.namespace}"):
+                await self._list()
+
+    async def _list(self) -> None:
+        found = await self._registry.instances(self.namespace)
+        instances = [info for info in found if info.endpoint != ASLEEP]
+        leases = {info.lease_id for info in instances}
+        self.loads = await self._registry.loads(self.namespace, leases)
+        # Whoever dies without a word is missed when its lease has run out, and not at the next round.
+        left = await self._registry.time_left(self.namespace, leases)
+        self._relist_in = min(_RELIST, left + _EXPIRED)
+        self._tell_new(instances)
+        self.instances = instances
+        self._gauges.update(instances, self.loads)
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    def _tell_new(self, instances: list[InstanceInfo]) -> None:
+        if not enabled("instance.appeared"):
+            return
+        known = {(info.endpoint, info.lease_id) for info in self.instances}
+        for info in instances:
+            if (info.endpoint, info.lease_id) not in known:
+                event(
+                    "instance.appeared", endpoint=str(info.id), instance_id=info.instance_id, host=info.host
+                )  # fmt: skip
+
+    def of(self, endpoint: EndpointId) -> list[InstanceInfo]:
+        """Live instances of an endpoint."""
+        return [info for info in self.instances if info.id == endpoint]
+
+    def candidates(self, endpoint: EndpointId) -> list[Candidate]:
+        """The same with their loads, for a router."""
+        return [Candidate(info.lease_id, self.loads.get(info.lease_id, Load())) for info in self.of(endpoint)]
+
+    async def wait_for(
+        self, endpoint: EndpointId, n: int = 1, timeout: float | None = None
+    ) -> list[InstanceInfo]:
+        """Wait until at least ``n`` instances serve an endpoint.
+
+        Raises:
+            NoInstancesError: not within ``timeout`` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while len(found := self.of(endpoint)) < n:
+                    await self._changed.wait()
+        except TimeoutError:
+            raise NoInstancesError(
+                f"{len(self.of(endpoint))} instances serve {endpoint} after {timeout} s, {n} wanted"
+            ) from None
+        return found

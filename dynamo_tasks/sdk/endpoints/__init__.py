@@ -1,0 +1,1 @@
+"""Endpoints and HTTP methods of a service."""

@@ -1,0 +1,1 @@
+"""Services: the declared class and its settings."""

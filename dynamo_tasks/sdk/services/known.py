@@ -1,0 +1,31 @@
+"""The services that this process has declared, for an application that shall know their endpoints as tasks."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+if TYPE_CHECKING:
+    from dynamo_tasks.sdk.services.service import DynamoService
+
+__all__ = ["changes", "declared_services", "note"]
+
+_services: WeakValueDictionary[int, DynamoService[Any]] = WeakValueDictionary()
+_changes = 0
+
+
+def note(service: DynamoService[Any]) -> None:
+    """A service was declared, or got other settings."""
+    global _changes
+    _changes += 1
+    _services[id(service)] = service
+
+
+def changes() -> int:
+    """How often one was declared or configured: who has seen all up to now need not look again."""
+    return _changes
+
+
+def declared_services() -> list[DynamoService[Any]]:
+    """All services of this process, in the order of their declaration."""
+    return list(_services.values())

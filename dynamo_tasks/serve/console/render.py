@@ -1,0 +1,137 @@
+"""``status`` as people read it: namespaces → components → instances."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from dynamo_tasks.observe import mask_url
+from dynamo_tasks.serve.console.render_job import render_job
+
+__all__ = ["render_status"]
+
+_COLUMNS = ("instance", "lease", "process", "state", "in flight", "tokens/s", "http")
+_NUMBERS = {"lease", "in flight", "tokens/s"}
+_LOW_RATE = 1000
+_STATES = {"ready": "green", "running": "green", "draining": "yellow", "starting": "yellow", "lost": "red"}
+
+
+def render_status(shown: Mapping[str, Any]) -> RenderableType:
+    """Draw a snapshot.
+
+    Args:
+        shown: In the shape of ``status --json``: ``redis_url``, ``memory``, ``namespaces`` (names), ``queued``
+            (``namespace.Component`` → waiting requests) and ``instances``, each with ``namespace``,
+            ``component``, ``endpoints``, ``instance_id``, ``host``, ``pid``, ``state``, ``in_flight``,
+            ``load`` and, where known, ``lease`` (seconds left), ``tokens_per_s`` and ``http`` (an address);
+            ``jobs`` of pipelines, as :class:`~dynamo_tasks.pipelines.graph.job.JobStatus`.
+
+    Returns:
+        Something that a rich console prints.
+    """
+    queued = shown.get("queued") or {}
+    head = Text(mask_url(str(shown["redis_url"])), "bold")
+    if memory := shown.get("memory"):
+        head = Text("\n").join([head, _memory(memory)])
+    tree = Tree(head)
+    for namespace in _namespaces(shown):
+        branch = tree.add(Text(namespace, "bold cyan"))
+        for component in _components(shown, namespace):
+            mine = [item for item in _instances(shown) if _address(item) == (namespace, component)]
+            branch.add(_component(component, mine, int(queued.get(f"{namespace}.{component}", 0))))
+        for job in shown.get("jobs") or ():
+            if job["namespace"] == namespace:
+                branch.add(render_job(job))
+    if not tree.children:
+        return Group(tree, Text("no namespaces: nothing is served here", "dim"))
+    return tree
+
+
+def _memory(memory: Mapping[str, Any]) -> Text:
+    used, limit = (float(memory[key]) / 2**20 for key in ("used", "limit"))
+    of = "maxmemory" if memory["capped"] else "the machine; maxmemory is not set"
+    rate, kept = int(memory["tokens_per_s"]), float(memory["retention_s"])
+    text = f"memory {used:,.0f} of {limit:,.0f} MiB ({of}): room for {rate:,} tokens/s kept for {kept:.0f} s"
+    return Text(text, "dim" if rate >= _LOW_RATE else "yellow")
+
+
+def _instances(shown: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    return sorted(shown["instances"], key=lambda item: (*_address(item), str(item["instance_id"])))
+
+
+def _address(item: Mapping[str, Any]) -> tuple[str, str]:
+    return str(item["namespace"]), str(item["component"])
+
+
+def _namespaces(shown: Mapping[str, Any]) -> list[str]:
+    return sorted({*map(str, shown["namespaces"]), *(_address(item)[0] for item in shown["instances"])})
+
+
+def _components(shown: Mapping[str, Any], namespace: str) -> list[str]:
+    # Requests may wait for a component that has no instance at the moment.
+    waiting = [name.partition(".") for name, count in (shown.get("queued") or {}).items() if count]
+    names = {component for space, _, component in waiting if space == namespace}
+    alive = [address for address, _ in groupby(map(_address, _instances(shown)))]
+    return sorted(names | {component for space, component in alive if space == namespace})
+
+
+def _component(name: str, instances: list[Mapping[str, Any]], queued: int) -> RenderableType:
+    rate = sum(_rate(item) for item in instances)
+    head = Text.assemble((name, "bold"), f"  {_endpoints(instances)}")
+    facts = f"  {_count(len(instances), 'instance')}, {queued} queued, {rate:.0f} tokens/s"
+    head.append(facts, "dim" if instances else "yellow")
+    return Group(head, _table(instances)) if instances else head
+
+
+def _endpoints(instances: Iterable[Mapping[str, Any]]) -> str:
+    return ", ".join(sorted({str(name) for item in instances for name in item["endpoints"]}))
+
+
+def _table(instances: Iterable[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    instances = list(instances)
+    with_http = any(item.get("http") for item in instances)
+    for column in _COLUMNS if with_http else _COLUMNS[:-1]:
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", no_wrap=True)
+    for item in instances:
+        state = str(item["state"])
+        cells: list[RenderableType] = [
+            str(item["instance_id"]),
+            _lease(item.get("lease")),
+            _process(item),
+            Text(state, _STATES.get(state.lower(), "")),
+            f"{item['in_flight']}/{_load(item).get('capacity') or '?'}",
+            f"{_rate(item):.0f}",
+        ]
+        table.add_row(*cells, *[str(item.get("http") or "")] * with_http)
+    return table
+
+
+def _process(item: Mapping[str, Any]) -> str:
+    """Process id and host, with the system port where there is one."""
+    port = item.get("system_port")
+    return f"{item['pid']}@{item['host']}" + (f":{port}" if port else "")
+
+
+def _lease(seconds: object) -> str:
+    return f"{seconds:.1f} s" if isinstance(seconds, int | float) else "-"
+
+
+def _load(item: Mapping[str, Any]) -> Mapping[str, Any]:
+    load = item.get("load")
+    return load if isinstance(load, Mapping) else {}
+
+
+def _rate(item: Mapping[str, Any]) -> float:
+    rate = item.get("tokens_per_s", _load(item).get("tokens_per_s"))
+    return float(rate or 0.0)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

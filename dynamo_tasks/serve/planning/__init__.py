@@ -1,0 +1,1 @@
+"""From a graph and its settings to processes, ports and GPUs."""

@@ -1,0 +1,64 @@
+"""What `serve` refuses besides the graph and its settings, and its dry run with it: nothing is started for it.
+
+What may be otherwise a moment later is not looked at here: ports that are in use, a server that does not answer, GPUs
+that other processes have.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+
+from dynamo_tasks.config.host.given import check_variables, variable
+from dynamo_tasks.config.host.home import Home
+from dynamo_tasks.config.host.tls import complete_url
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.observe.tracing import EXPORTER_VARIABLE, exporter_problems
+from dynamo_tasks.runtime.supervision.system import HOST_VARIABLE
+from dynamo_tasks.serve.planning.gpus import GpuPins
+from dynamo_tasks.serve.planning.ports import check_port
+from dynamo_tasks.serve.processes.spec import Plan, ProcessSpec
+from dynamo_tasks.store.redis.address import Address
+
+__all__ = ["check_surroundings"]
+
+
+def check_surroundings(
+    plan: Plan, host: str, gpu_mode: str | None, environ: Mapping[str, str] | None = None
+) -> list[str]:
+    """Check what a plan needs of this machine and its environment.
+
+    Args:
+        plan: What would run.
+        host: Address that HTTP is served on.
+        gpu_mode: As the command line has it.
+        environ: ``os.environ`` by default.
+
+    Returns:
+        What to warn of.
+
+    Raises:
+        ConfigError: the address is not this machine's, a variable is not as it must be, the URL of the server, what it
+            names or the state directory cannot be used, or more GPUs are asked for than there are.
+    """
+    environ = os.environ if environ is None else environ
+    check_port(host, 0)
+    for spec in plan.processes:
+        _check_process(spec, {**environ, **spec.env})
+    if url := variable("DYNAMO_REDIS_URL", environ):
+        tls = Address.parse(complete_url(url, environ)).tls
+        if tls is not None:
+            tls.context()
+    home = Home.from_environ(environ)
+    home.check()
+    gpus = GpuPins(home, environ, gpu_mode).check(plan.processes)
+    return [*([gpus] if gpus else []), *(f"{EXPORTER_VARIABLE}: {one}" for one in exporter_problems(environ))]
+
+
+def _check_process(spec: ProcessSpec, environ: Mapping[str, str]) -> None:
+    for name, value in spec.env.items():
+        if not name or "=" in name or "\0" in name + value:
+            raise ConfigError(f"{spec.service}.ServiceArgs.envs: {name!r} cannot be a variable of a process")
+    check_variables(environ)
+    if spec.system_port is not None:
+        check_port(environ.get(HOST_VARIABLE) or "127.0.0.1", 0, HOST_VARIABLE)

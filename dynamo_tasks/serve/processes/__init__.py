@@ -1,0 +1,1 @@
+"""Supervised processes of one ``serve``."""

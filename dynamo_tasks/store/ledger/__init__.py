@@ -1,0 +1,1 @@
+"""The ledger: one record per request, one verb per transition."""

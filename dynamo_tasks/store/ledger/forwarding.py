@@ -1,0 +1,36 @@
+"""Handing a request on to an instance of another endpoint; its id and log stay."""
+
+from __future__ import annotations
+
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.store.ledger.ledger import Attempt
+from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.redis.server import Store
+
+__all__ = ["forward"]
+
+
+async def forward(
+    store: Store, attempt: Attempt, endpoint: EndpointId, instance_id: int, message: bytes
+) -> str:
+    """Queue a running request for one instance of another endpoint of its namespace.
+
+    Args:
+        store: The server.
+        attempt: Ours; it does not count. Ask again with the same arguments where the reply was lost.
+        endpoint: Who shall serve it.
+        instance_id: The lease of the instance that was chosen.
+        message: The Celery message for it.
+
+    Returns:
+        ``OK``; ``SHARED`` where that instance is gone and any other one may take it; ``FENCED`` or ``GONE`` where
+        the request is not ours any more.
+    """
+    keys = store.keys(endpoint.namespace)
+    registration = keys.registration(f"{endpoint.component}:{endpoint.name}:{instance_id:x}")
+    reply = await script("forward").run(
+        store.commands, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
+        attempt.epoch, str(endpoint), keys.prefix + endpoint.queue, keys.prefix + endpoint.instance_queue(instance_id),
+        registration, message,
+    )  # fmt: skip
+    return str(reply.decode())

@@ -1,0 +1,334 @@
+"""The ledger: one record per request, one verb per transition.
+
+Fields of a record (a hash): ``v`` protocol version that its worker must speak, ``st`` state, ``en`` endpoint,
+``q`` queue key, ``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created,
+``nb`` not before, ``dl`` deadline, ``ex`` when a worker must have started it, ``stt`` started, ``fin``
+finished (all ms), ``rd`` channels of its readers, ``rnd`` how a frontend renders it, ``ok`` owner key, ``tn``
+tenant, ``tw`` its weight, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and ``rs`` retention of the log
+without a reader and after the last reader saw the end (ms), ``ig`` no result is kept, ``own`` lease of the owner,
+``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att`` attempts, ``ret`` Celery retry number,
+``end`` id of the end event, ``fr`` why the text ended, ``us`` prompt, completion and cached tokens, ``out``
+result and ``err`` error as JSON, ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their
+worker and added no token, ``dmsg`` the message of a request in the dead list, ``tp`` ``traceparent`` of the
+last attempt, while spans are recorded. A field that is as usual is missing: empty, 0, a weight of 1, and 5 s, one hour
+and 60 s for ``ab``, ``rt`` and ``rs``. Once a request is settled, its record keeps only what is asked for
+afterwards (``settled`` in ``lua/_lib.lua``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from dynamo_tasks.errors import (
+    FencedError,
+    RequestCancelledError,
+    RequestExpiredError,
+    RequestNotFoundError,
+    ServerUnavailableError,
+)
+from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.states import State
+from dynamo_tasks.protocol.versions import PROTOCOL
+from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.ledger.notifications import tell_end
+from dynamo_tasks.store.ledger.record import Record, read_record
+from dynamo_tasks.store.ledger.submission import NewRequest, left, submit_call, submitted
+from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.redis.server import Store
+
+__all__ = ["Attempt", "ClaimRefused", "Ledger", "Refusal", "cancelled", "release_call"]
+
+Call = tuple[Any, ...]
+
+
+class Refusal:
+    """Why a claim was refused."""
+
+    DUPLICATE = "DUPLICATE"
+    GONE = "GONE"
+    EXPIRED = "EXPIRED"
+    WAIT = "WAIT"
+    NEWER = "NEWER"
+    UNSETTLED = "UNSETTLED"
+    FULL = "FULL"
+
+
+@dataclass
+class ClaimRefused(Exception):  # noqa: N818 - an answer, not an error
+    """The message must not be run."""
+
+    reason: str
+    wait_ms: int = 0
+    state: State | None = None
+    result: bytes = b""
+    error: ErrorInfo | None = None
+
+
+@dataclass(kw_only=True)
+class Attempt:
+    """A claim that was granted."""
+
+    namespace: str
+    id: str
+    lease: int
+    nonce: str
+    epoch: int
+    previous: EventId
+    number: int
+    readers: list[str]
+    deadline: float
+    """Unix time by the clock of this process; 0 = none."""
+    waited: float = 0.0
+    """Seconds from its submit (or its time) to this claim."""
+    fields: list[bytes] = field(repr=False)
+    """Fields of the record to restore it from, should the server forget it."""
+    message: Callable[[], bytes] | None = field(default=None, repr=False)
+    """Makes the Celery message, for the same."""
+
+    @property
+    def tenant(self) -> str:
+        """Whose request it is."""
+        return self._kept(b"tn").decode()
+
+    @property
+    def weight(self) -> float:
+        """The tenant's share."""
+        return float(self._kept(b"tw") or 1)
+
+    def _kept(self, name: bytes) -> bytes:
+        return dict(zip(self.fields[::2], self.fields[1::2], strict=True)).get(name, b"")
+
+    @property
+    def claim(self) -> Claim:
+        """Its ``k`` event."""
+        return Claim(self.previous, self.number, self.lease)
+
+
+class Ledger:
+    """The verbs. All of them are safe to repeat when a reply was lost."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def _keys(self, namespace: str, request_id: str) -> list[str]:
+        keys = self.store.keys(namespace)
+        return [keys.record(request_id), keys.log(request_id)]
+
+    async def submit(self, new: NewRequest) -> str:
+        """Queue a request; returns the id of the request that stands for it.
+
+        That is another id where the idempotency key is known, and the same id, unchanged, where the
+        request was submitted before.
+
+        Raises:
+            IdempotencyConflictError: the key was used with another payload.
+            QueueFullError: as many requests wait for the component as may.
+            DeadlineUnreachableError: it would not be ready by its deadline.
+        """
+        call = submit_call(self.store.keys(new.endpoint.namespace), new)
+        return submitted(new, await script("submit").run(self.store.commands, *call))
+
+    async def claim(
+        self, endpoint: EndpointId, request_id: str, lease: int, *, retries: int, tracked: bool,
+        queue: str, message: bytes, nonce: str | None = None,
+    ) -> Attempt:  # fmt: skip
+        """Claim a request for this instance.
+
+        Args:
+            endpoint: What the message asks for.
+            request_id: Celery task id.
+            lease: Of the claiming instance.
+            retries: The message's Celery retry number.
+            tracked: Whether the message carries our header, i.e. was written together with a record.
+            queue: Key of the queue it came from, for the record of an untracked message.
+            message: The message, for the same.
+            nonce: Of this claim; ask again with the same one where the reply was lost.
+
+        Raises:
+            ClaimRefused: do not run it; says why.
+        """
+        nonce = nonce or secrets.token_hex(8)
+        keys = self.store.keys(endpoint.namespace)
+        extra: list[str | bytes | int | float] = []
+        if not tracked:
+            new = NewRequest(id=request_id, endpoint=endpoint, queue=queue, message=message)
+            extra = [*new.fields(), "q", queue, "msg", message]
+        reply = await script("claim").run(
+            self.store.commands, self._keys(endpoint.namespace, request_id), keys.base, request_id,
+            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, PROTOCOL,
+            endpoint.component, *extra,
+        )  # fmt: skip
+        if reply[0] != b"OK":
+            raise _refused(reply)
+        _, epoch, previous, number, readers, ms_left, fields, waited = reply
+        return Attempt(
+            namespace=endpoint.namespace, id=request_id, lease=lease, nonce=nonce, epoch=int(epoch),
+            previous=EventId.parse(previous.decode()), number=int(number), readers=keys.readers(readers.decode()),
+            deadline=time.time() + int(ms_left) / 1000 if int(ms_left) else 0.0, fields=fields,
+            waited=int(waited) / 1000,
+        )  # fmt: skip
+
+    async def finish(
+        self, attempt: Attempt, *, top: EventId, end: End, result: bytes, settled: bool,
+        kept: tuple[str | bytes, int, str | bytes] | tuple[()] = (),
+    ) -> str:  # fmt: skip
+        """End a request as its owner. Returns ``OK``, ``FENCED``, ``GONE`` or ``BEHIND`` (resync, then again)."""
+        event_id = EventId(attempt.epoch, top.seq + 1 if top.epoch == attempt.epoch else 1)
+        error = msgspec.json.encode(end.error) if end.error else b""
+        reply = await script("finish").run(
+            self.store.commands, self._keys(attempt.namespace, attempt.id), self.store.keys(attempt.namespace).base,
+            attempt.id, f"{attempt.lease:x}", attempt.epoch, str(top), str(event_id), end.encode(), end.state,
+            result, error, int(settled), *kept,
+        )  # fmt: skip
+        return str(reply.decode())
+
+    async def trace(self, attempt: Attempt, traceparent: str) -> str:
+        """Note the span of an attempt; returns that of the attempt before, or ``""``: also when nobody answers."""
+        keys = self._keys(attempt.namespace, attempt.id)
+        with contextlib.suppress(ServerUnavailableError):
+            reply = await script("trace").run(
+                self.store.commands, keys, self.store.keys(attempt.namespace).base, f"{attempt.lease:x}",
+                attempt.epoch, traceparent,
+            )  # fmt: skip
+            return str(reply.decode())
+        return ""
+
+    async def settle(self, namespace: str, request_id: str) -> None:
+        """Note that Celery's tail has run to its end."""
+        await script("settle").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+        )  # fmt: skip
+
+    async def release(
+        self, attempt: Attempt, *, retries: int, not_before: float = 0.0, message: bytes = b"",
+        front: bool = False, counts: bool = True,
+    ) -> None:  # fmt: skip
+        """Give a running request back to its queue.
+
+        Raises:
+            FencedError: it is not ours any more.
+        """
+        call = release_call(
+            self.store.keys(attempt.namespace), attempt.id, attempt.lease, attempt.epoch, retries=retries,
+            not_before=not_before, message=message, front=front, counts=counts,
+        )  # fmt: skip
+        reply = await script("release").run(self.store.commands, *call)
+        if reply != b"OK":
+            raise FencedError(f"request {attempt.id} is not owned by this attempt any more")
+
+    async def cancel(
+        self, namespace: str, request_id: str, *, end: End | None = None, guard: str = ""
+    ) -> str:
+        """End a request that is not ours to finish. Returns ``OK``, ``ENDED``, ``GONE`` or ``GUARDED``."""
+        end = end or cancelled()
+        reply = await script("cancel").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+            self.store.address.db, end.encode(), end.state, msgspec.json.encode(end.error), guard,
+        )  # fmt: skip
+        if reply == b"OK":
+            await tell_end(self.store, namespace, request_id, end)
+        return str(reply.decode())
+
+    async def expire(self, namespace: str, request_id: str, reason: str) -> str:
+        """End a QUEUED request whose time has passed. Returns ``OK``, ``ENDED``, ``GONE`` or ``RUNNING``."""
+        end = End(State.EXPIRED, "expired", error=ErrorInfo.of(RequestExpiredError(reason)))
+        reply = await script("expire").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+            self.store.address.db, end.encode(), msgspec.json.encode(end.error),
+        )  # fmt: skip
+        if reply == b"OK":
+            await tell_end(self.store, namespace, request_id, end)
+        return str(reply.decode())
+
+    async def defer(self, namespace: str, request_id: str, wait_ms: int, message: bytes) -> bool:
+        """Keep a message that came too early in the ledger until its time."""
+        reply = await script("defer").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base,
+            request_id, wait_ms, message,
+        )  # fmt: skip
+        return bool(reply)
+
+    async def due(self, namespace: str, limit: int = 200) -> list[tuple[str, str]]:
+        """Move due messages to their queues; returns due ``("a" | "d", id)`` timers for the caller to act on."""
+        keys = self.store.keys(namespace)
+        found = await script("due").run(self.store.commands, [keys.timers], keys.base, limit)
+        return [(member[:1].decode(), member[2:].decode()) for member in found]
+
+    async def admit(self, namespace: str) -> None:
+        """Let those step up who stand in line where there is room."""
+        await script("admit").run(self.store.commands, [], self.store.keys(namespace).base)
+
+    async def purge(self, namespace: str, request_id: str) -> str:
+        """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``.
+
+        A message of it that lies in a queue yet goes with the next :meth:`erase`, of any worker.
+        """
+        reply = await script("purge").run(
+            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+        )  # fmt: skip
+        return str(reply.decode())
+
+    async def erase(self, namespace: str, limit: int = 50, looked_at: int = 4000) -> int:
+        """Take messages of purged requests out of their queues; for who may take from queues.
+
+        Args:
+            namespace: Where they were purged.
+            limit: How many requests at once.
+            looked_at: How many messages of usual size one script looks at: others have their turn in between.
+
+        Returns:
+            The number of messages.
+        """
+        keys = self.store.keys(namespace)
+        arguments = [keys.erase, keys.erasing], keys.base, limit, looked_at
+        removed, left = 0, 1
+        while left:
+            found, left = await script("erase").run(self.store.commands, *arguments)
+            removed += int(found)
+        return removed
+
+    async def get(self, request_id: str, namespace: str | None = None) -> Record:
+        """The record of a request.
+
+        Raises:
+            RequestNotFoundError: no record.
+        """
+        namespace = await self.store.find(request_id, namespace)
+        raw = await self.store.commands.execute("HGETALL", self.store.keys(namespace).record(request_id))
+        if not raw:
+            raise RequestNotFoundError(f"no request {request_id!r} is known")
+        return read_record(request_id, namespace, dict(zip(raw[::2], raw[1::2], strict=True)))
+
+
+def release_call(
+    keys: Keys, request_id: str, lease: int, epoch: int, *, retries: int, not_before: float, message: bytes,
+    front: bool, counts: bool,
+) -> Call:  # fmt: skip
+    """Keys and arguments of the ``release`` script."""
+    return (
+        [keys.record(request_id), keys.log(request_id)], keys.base, request_id, f"{lease:x}", epoch, retries,
+        left(not_before), message, int(front), int(not counts),
+    )  # fmt: skip
+
+
+def cancelled(reason: str = "cancelled", message: str = "the request was cancelled") -> End:
+    """The end of a cancelled request."""
+    return End(State.CANCELLED, reason, error=ErrorInfo.of(RequestCancelledError(message)))
+
+
+def _refused(reply: list[Any]) -> ClaimRefused:
+    reason = reply[0].decode()
+    if reason == Refusal.WAIT:
+        return ClaimRefused(reason, wait_ms=int(reply[1]))
+    if reason == Refusal.UNSETTLED:
+        error = msgspec.json.decode(reply[3], type=ErrorInfo) if reply[3] else None
+        return ClaimRefused(reason, state=State(reply[1].decode()), result=reply[2], error=error)
+    return ClaimRefused(reason)

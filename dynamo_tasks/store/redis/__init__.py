@@ -1,0 +1,1 @@
+"""One Redis server: its address, connections, wire, scripts, and what it refuses."""

@@ -1,0 +1,59 @@
+"""What is done with input that cannot be used: it is counted, told about now and then, and passed over.
+
+Anybody who reaches the server may write or publish anything. One thing that cannot be read must not keep a process from
+looking after all the others, so every loop that goes over many of them holds each one in :func:`contained`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dynamo_tasks.errors import DynamoError, ServerUnavailableError
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.protocol.events import UNREADABLE
+from dynamo_tasks.store.redis.refusals import ReplyError, code_of
+
+__all__ = ["MALFORMED", "contained", "is_wrong_type", "pass_over"]
+
+MALFORMED = (*UNREADABLE, AttributeError, LookupError, OverflowError, TypeError)
+"""What code raises over a value that is of another shape than it expects."""
+_SHOWN = 200
+_calm: defaultdict[str, Calm] = defaultdict(Calm)
+
+
+def pass_over(where: str, name: str, error: BaseException) -> None:
+    """Count something that cannot be used, and tell of it, once in a while.
+
+    Args:
+        where: Which way it came; one of those that ``input_refused_total`` lists.
+        name: What it is.
+        error: What is wrong with it.
+    """
+    metrics.counter("input_refused_total", where=where).inc()
+    if _calm[where].due():
+        event("store.unreadable", name=name[:_SHOWN], error=f"{type(error).__name__}: {error}"[:_SHOWN])
+
+
+def is_wrong_type(error: DynamoError) -> bool:
+    """Whether the server refused a command since the key holds another type than one of ours."""
+    return isinstance(error, ReplyError) and code_of(error.text) == "WRONGTYPE"
+
+
+@contextmanager
+def contained(where: str, name: str) -> Iterator[None]:
+    """Pass over what is in this block if it cannot be read, or the server refuses it; a lost connection goes through.
+
+    Args:
+        where: See :func:`pass_over`.
+        name: What it is about.
+    """
+    try:
+        yield
+    except ServerUnavailableError:
+        raise
+    except (DynamoError, *MALFORMED) as exc:
+        pass_over(where, name, exc)

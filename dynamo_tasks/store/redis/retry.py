@@ -1,0 +1,108 @@
+"""Asking a server until it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import random
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import TypeVar
+
+from dynamo_tasks.errors import ServerRefusedError, ServerUnavailableError
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.store.redis.connection import Link
+
+__all__ = ["PATIENCE", "at_start", "in_time", "insist", "patiently"]
+
+T = TypeVar("T")
+PATIENCE = 10.0
+"""Seconds that a server may take to answer one operation of a client."""
+_RETRY = 0.1
+_START_RETRY = 0.5
+_FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
+
+
+@contextlib.asynccontextmanager
+async def in_time(seconds: float = PATIENCE) -> AsyncIterator[None]:
+    """Give up a server that holds the connection and does not answer.
+
+    Raises:
+        ServerUnavailableError: it took longer; whether it has done, or will do, what it was asked for is not known.
+    """
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise ServerUnavailableError("the Redis server does not answer", retry_after=1.0) from None
+
+
+async def insist(commands: Link, ask: Callable[[], Awaitable[T]], within: float = math.inf) -> T:
+    """Ask the server until it answers: an outage must not end what lasts as long as a job.
+
+    Args:
+        commands: The connection; once that is closed for good, nobody answers any more.
+        ask: What is safe to ask again.
+        within: Seconds after which the error goes through.
+
+    Raises:
+        ServerUnavailableError: it has not answered in time, or the connection was closed.
+    """
+    until = time.monotonic() + within
+    while True:
+        try:
+            return await ask()
+        except ServerUnavailableError:
+            if commands.closed or time.monotonic() >= until:
+                raise
+            await asyncio.sleep(_RETRY)
+
+
+async def patiently(ask: Callable[[], Awaitable[T]], within: float) -> T:
+    """Ask a server for the first time, again and again where it is away or refuses for the moment.
+
+    Args:
+        ask: What is safe to ask again.
+        within: Seconds after which the error goes through; what is asked by then may take its own time.
+
+    Raises:
+        ServerUnavailableError: it has not answered in time.
+    """
+    until, delay, failures = time.monotonic() + within, _FIRST_DELAY, Calm()
+    while True:
+        try:
+            return await ask()
+        except ServerUnavailableError as exc:
+            if time.monotonic() + delay >= until:
+                raise
+            if failures.due():
+                event("store.reconnect_failed", connection="first", server="", error=exc.message)
+        await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+        delay = min(2 * delay, _MAX_DELAY)
+
+
+async def at_start(ask: Callable[[], Awaitable[T]], *, away: bool) -> T:
+    """Ask a server while a process starts: one that refuses for the moment is waited for.
+
+    Args:
+        ask: What is safe to ask again.
+        away: Whether to wait for one that cannot be reached, too.
+
+    Raises:
+        ServerUnavailableError: it cannot be reached.
+    """
+    failures = Calm()
+    while True:
+        try:
+            return await ask()
+        except ServerUnavailableError as exc:
+            if not (away or isinstance(exc, ServerRefusedError)):
+                raise
+            if failures.due():
+                event("store.reconnect_failed", connection="start", server="", error=exc.message)
+            await asyncio.sleep(_START_RETRY)

@@ -1,0 +1,1 @@
+"""The logs of requests: one writer a process, one reader a process."""

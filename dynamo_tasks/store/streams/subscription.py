@@ -1,0 +1,238 @@
+"""One reader of one stream, as the demultiplexer feeds it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from dynamo_tasks.errors import DynamoError, ProtocolError, RequestNotFoundError, StreamDivergedError
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event as log_event
+from dynamo_tasks.protocol.cursor import Cursor, Verdict
+from dynamo_tasks.protocol.events import Event, EventId
+
+__all__ = ["Subscription"]
+
+BUFFER, BUFFER_BYTES = 1024, 4 << 20
+"""Events, and their bytes, that a reader may leave unread; beyond that it falls back to reading the log."""
+HELD = 256
+"""Pushes that are kept while the log is being read; if there are more, it is read once more."""
+FIRST_CHECK, LAST_CHECK = 1.0, 5.0
+"""Seconds of silence after which the log is read, and what that backs off to."""
+GONE_AFTER = 3.0
+"""Seconds for which a record must be missing: a server that has come back is told again by the owner."""
+
+
+class Subscription:
+    """The events of one request, in order, each once, for one consumer.
+
+    It is *behind* while it joins, after a gap, after a reconnect, and while its buffer is full. What is pushed
+    then waits until the log has been read, since only the log tells which pushes count.
+
+    Not created by hand: see :class:`~dynamo_tasks.store.streams.reader.StreamReader`.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        request_id: str,
+        after: EventId,
+        *,
+        on_gap: Callable[[Subscription], None],
+        on_close: Callable[[Subscription], None],
+        now: float,
+        behind: bool = True,
+    ):
+        self.namespace = namespace
+        self.request_id = request_id
+        self.cursor = Cursor(after)
+        self.render = b""
+        self.closed = False
+        self.behind = behind
+        self.check_at = now + FIRST_CHECK
+        self._interval = FIRST_CHECK
+        self._buffer: deque[Event] = deque()
+        self._size = 0
+        self._held: deque[Event] = deque()
+        self._overflow = False
+        self.lagging = False
+        """Whether its buffer was full: what was pushed meanwhile is to be read from the log."""
+        self._slow = False
+        self._missing_since: float | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._error: DynamoError | None = None
+        self._on_gap = on_gap
+        self._on_close = on_close
+
+    @property
+    def ended(self) -> bool:
+        """Whether the end event has been applied (it may still be unread)."""
+        return self.cursor.ended
+
+    @property
+    def saw_end(self) -> bool:
+        """Whether the end event has been handed out."""
+        return self.cursor.ended and not self._buffer
+
+    @property
+    def _full(self) -> bool:
+        return len(self._buffer) >= BUFFER or self._size >= BUFFER_BYTES
+
+    def feed(self, event: Event, now: float) -> None:
+        """Take a pushed event."""
+        if self.behind:
+            self._hold(event)
+            return
+        if self._full:
+            self._fall_back()
+            self._hold(event)
+            return
+        try:
+            verdict = self.cursor.pushed(event)
+        except ProtocolError:  # anybody may publish anything: the log has what was meant
+            verdict = Verdict.GAP
+        if verdict is Verdict.APPLY:
+            self._keep(event, now)
+        elif verdict is Verdict.GAP:
+            self.behind = True
+            self._hold(event)
+            self._on_gap(self)
+
+    def _fall_back(self) -> None:
+        """The consumer does not keep up with what is pushed."""
+        self.behind = self.lagging = True
+        if not self._slow:
+            self._slow = True
+            metrics.counter("reader_slow_total").inc()
+
+    def _hold(self, event: Event) -> None:
+        if self.lagging or len(self._held) >= HELD:
+            self._overflow = True
+            self.cursor.note(event)
+        else:
+            self._held.append(event)
+
+    def fill(self, events: list[Event], now: float) -> None:
+        """Take events that were read from the log, in order."""
+        for event in events:
+            if self._full:
+                self.behind = self.lagging = True
+                return
+            verdict = self.cursor.logged(event)
+            if verdict is Verdict.APPLY:
+                self._keep(event, now)
+            elif verdict is Verdict.DIVERGED:
+                self.diverged()
+                return
+
+    def caught_up(self, now: float) -> None:
+        """The log was read to its end, and everything that is pushed from here on arrives: go on with pushes."""
+        if not self.behind or self.lagging:
+            return
+        if self._overflow:
+            self._overflow = False
+            self._held.clear()
+            self._on_gap(self)
+            return
+        self.behind = False
+        held, self._held = self._held, deque()
+        for event in held:
+            self.feed(event, now)
+
+    def lose(self) -> None:
+        """Pushes may have been lost: the connection is a new one."""
+        self.behind = True
+        self._overflow = False
+        self._held.clear()
+
+    def _keep(self, event: Event, now: float) -> None:
+        self._buffer.append(event)
+        self._size += len(event.data)
+        self._interval = FIRST_CHECK
+        self.check_at = now + FIRST_CHECK
+        self._missing_since = None
+        self._wake()
+
+    def checked(self, now: float) -> None:
+        """The log was read and had nothing new: back off."""
+        self._missing_since = None
+        self._interval = min(self._interval * 2, LAST_CHECK)
+        self.check_at = now + self._interval
+
+    def missing(self, now: float) -> None:
+        """The record is not there."""
+        if self._missing_since is None:
+            self._missing_since = now
+        elif now - self._missing_since >= GONE_AFTER:
+            self.fail(RequestNotFoundError(f"the server forgot request {self.request_id}"))
+        self.check_at = now + FIRST_CHECK
+
+    def diverged(self) -> None:
+        """This reader is ahead of the log, and the log went on without it."""
+        metrics.counter("reader_diverged_total").inc()
+        log_event("stream.diverged", request_id=self.request_id, applied=str(self.cursor.last))
+        self.fail(StreamDivergedError())
+
+    def fail(self, error: DynamoError) -> None:
+        """End the stream with an error, behind what is buffered."""
+        if self._error is None:
+            self._error = error
+            self._wake()
+
+    @property
+    def failed(self) -> DynamoError | None:
+        """What the stream ends with behind what is buffered, if not with its end event."""
+        return self._error
+
+    @property
+    def hungry(self) -> bool:
+        """Whether events from the log can be taken."""
+        return not self.closed and not self.ended and self._error is None and not self._full
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def next(self) -> list[Event]:
+        """The events that are there, at least one; an empty list once the end event was handed out.
+
+        Raises:
+            StreamDivergedError: this reader has seen events that the server forgot for good.
+            StreamExpiredError: the log is gone.
+            RequestNotFoundError: the server forgot the request.
+        """
+        while not self._buffer:
+            if self._error is not None:
+                raise self._error
+            if self.closed or self.ended:
+                return []
+            self._waiter = asyncio.get_running_loop().create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self.take()
+
+    def take(self) -> list[Event]:
+        """The events that are there now."""
+        events = list(self._buffer)
+        self._buffer.clear()
+        self._size = 0
+        if self.lagging:
+            self._overflow = False
+            self._on_gap(self)
+            self.lagging = False
+        return events
+
+    async def __aiter__(self) -> AsyncIterator[Event]:
+        while events := await self.next():
+            for event in events:
+                yield event
+
+    def close(self) -> None:
+        """This reader leaves; idempotent."""
+        if not self.closed:
+            self.closed = True
+            self._wake()
+            self._on_close(self)

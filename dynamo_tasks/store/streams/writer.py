@@ -1,0 +1,344 @@
+"""The one writer of a process: all of its logs, one connection, one flush in flight.
+
+What gathers while a flush is in flight goes with the next one. So an idle process sends each token at
+once, and a busy one batches by itself. A flush is one MULTI/EXEC: the entries of all logs, then one
+PUBLISH per reading client with all of that client's events, then the ends of requests whose last
+entry goes with this flush.
+
+The connection is never retried automatically: on every new one, before anything is appended, each
+open log is resynced (``lua/resync.lua``), which tells fenced attempts, restores forgotten claims and
+names the last id that the server knows. So is what ended within the last seconds: an end that the server
+has forgotten is written again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import Callable
+
+import msgspec
+
+from dynamo_tasks.errors import (
+    DynamoError,
+    EndpointError,
+    FencedError,
+    LeaseLostError,
+    ProtocolError,
+    RequestNotFoundError,
+    ServerRefusedError,
+    ServerUnavailableError,
+    StreamDivergedError,
+)
+from dynamo_tasks.observe import metrics
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.events import EventId
+from dynamo_tasks.store.ledger.ledger import Attempt
+from dynamo_tasks.store.redis.connection import Link
+from dynamo_tasks.store.redis.containment import is_wrong_type, pass_over
+from dynamo_tasks.store.redis.refusals import ReplyError, refusal
+from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.redis.wire import Reply, Wire, pack
+from dynamo_tasks.store.streams.log import DEFAULT_CAP, KEEP, OpenLog
+
+__all__ = ["Writer"]
+
+UNREAD_INTERVAL = 0.25
+"""Seconds between flushes of logs that nobody reads."""
+_RETRY_DELAY = 0.1
+_encode = msgspec.msgpack.Encoder().encode
+_pack = pack
+
+
+class Writer:
+    """Writes the logs of all requests that this process runs."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._link = Link(store.address, name="dynamo-tasks:writer", on_ready=self._resync_all)
+        self._open: set[OpenLog] = set()
+        self._dirty: dict[OpenLog, None] = {}
+        self._unread: set[OpenLog] = set()
+        self._unread_timer: asyncio.TimerHandle | None = None
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._run_id = ""
+        self._scripts_missing = False
+        self._ended: deque[tuple[float, OpenLog]] = deque()
+        self._flushed: asyncio.Future[None] | None = None
+        self._loop = asyncio.get_running_loop()
+        self.flushes = 0
+        self._metrics = (
+            metrics.counter("writer_flushes_total"),
+            metrics.histogram("writer_events_per_flush"),
+            metrics.counter("writer_bytes_total"),
+            metrics.histogram("writer_flush_seconds"),
+        )
+
+    async def start(self) -> None:
+        """Connect and begin to flush."""
+        await self._link.start()
+        self._begin()
+
+    async def close(self) -> None:
+        """Stop; logs that are still open die."""
+        if self._task is not None:
+            self._task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._task
+        if self._unread_timer is not None:
+            self._unread_timer.cancel()
+        await self._link.close()
+        for log in list(self._open):
+            log.die(LeaseLostError("the worker has stopped"))
+
+    def open(
+        self, attempt: Attempt, on_dead: Callable[[DynamoError], None], *, cap: int = DEFAULT_CAP
+    ) -> OpenLog:
+        """Open the log of a claim that was just granted."""
+        log = OpenLog(attempt, changed=self._changed, on_dead=on_dead, cap=cap)
+        log.run_id = self._store.run_id
+        self._open.add(log)
+        return log
+
+    def forget(self, log: OpenLog) -> None:
+        """The request is over, or not ours any more."""
+        self._open.discard(log)
+        self._dirty.pop(log, None)
+        self._unread.discard(log)
+
+    async def drain(self, log: OpenLog) -> None:
+        """Wait until everything that was appended is in the log, or the log is dead."""
+        while log.busy and log.dead is None:
+            self._dirty[log] = None
+            self._wake.set()
+            self._flushed = self._flushed or self._loop.create_future()
+            await asyncio.wait([self._flushed], timeout=UNREAD_INTERVAL)
+
+    def _changed(self, log: OpenLog) -> None:
+        if log.readers or log.finish_request is not None or log.congested:
+            if log not in self._dirty:
+                self._dirty[log] = None
+                self._wake.set()
+            return
+        self._unread.add(log)
+        if self._unread_timer is None:
+            self._unread_timer = self._loop.call_later(UNREAD_INTERVAL, self._flush_unread)
+
+    def _flush_unread(self) -> None:
+        self._unread_timer = None
+        self._dirty.update(dict.fromkeys(self._unread))
+        self._unread.clear()
+        self._wake.set()
+
+    def _begin(self) -> None:
+        self._task = asyncio.create_task(self._run(), name="stream-writer")
+        self._task.add_done_callback(self._broke)
+
+    def _broke(self, task: asyncio.Task[None]) -> None:
+        """A fault of our own must not leave a live process whose streams stand still: they go on elsewhere."""
+        if task.cancelled():
+            return
+        error = str(task.exception())
+        event("writer.failed", open=len(self._open), error=error)
+        self._dirty.clear()
+        self._unread.clear()
+        for log in list(self._open):
+            log.die(LeaseLostError(f"the writer of the process failed: {error}"))
+        self._begin()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            try:
+                wire = await self._link.wire()
+                await self._flush(wire)
+            except (ReplyError, ServerRefusedError):
+                self._wake.set()
+                await asyncio.sleep(_RETRY_DELAY)
+            except ServerUnavailableError:
+                continue
+
+    async def _flush(self, wire: Wire) -> None:
+        if self._scripts_missing:
+            await self._load_scripts(wire)
+        for log in [log for log in self._dirty if log.suspect]:
+            await self._resync(wire, log)
+        batch = [log for log in self._dirty if log.dead is None and _freeze(log)]
+        self._dirty = {}
+        packed, sent, ends = self._pack_batch(batch)
+        if not packed:
+            return
+        began = self._loop.time()
+        try:
+            replies = await wire.transaction(packed)
+        except DynamoError:
+            self._dirty.update(dict.fromkeys(batch))
+            raise
+        self._count(sum(sent), sum(map(len, packed)), self._loop.time() - began)
+        self._take_replies(batch, sent, ends, replies)
+        if self._flushed is not None:
+            self._flushed.set_result(None)
+            self._flushed = None
+        for reply in replies[len(replies) - len(ends) :]:
+            if isinstance(reply, Exception) and not self._scripts_missing:
+                raise refusal(str(reply))
+
+    def _count(self, events: int, size: int, seconds: float) -> None:
+        self.flushes += 1
+        flushes, per_flush, total, took = self._metrics
+        flushes.inc()
+        per_flush.observe(events)
+        total.inc(size)
+        took.observe(seconds)
+
+    def _pack_batch(self, batch: list[OpenLog]) -> tuple[list[bytes], list[int], list[OpenLog]]:
+        packed: list[bytes] = []
+        pushes: dict[str, list[tuple[str, str, str, bytes]]] = {}
+        sent: list[int] = []
+        for log in batch:
+            attempt, count = log.attempt, 0
+            key = self._store.keys(attempt.namespace).log(attempt.id)
+            for entry in log.frozen:
+                event_id = f"{attempt.epoch}-{entry.seq}"
+                packed.append(_pack(("XADD", key, "NOMKSTREAM", event_id, entry.kind, entry.data)))
+                count += 1
+                for reader in log.readers:
+                    pushes.setdefault(reader, []).append((attempt.id, event_id, entry.kind, entry.data))
+            sent.append(count)
+        packed += [_pack(("PUBLISH", channel, _encode(events))) for channel, events in pushes.items()]
+        ends = [log for log in batch if log.finish_request is not None]
+        packed += [self._pack_finish(log) for log in ends]
+        return packed, sent, ends
+
+    def _pack_finish(self, log: OpenLog) -> bytes:
+        assert log.finish_request is not None
+        state, end, error, result, settled, kept, _ = log.finish_request
+        attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
+        command = script("finish").command(
+            [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
+            attempt.epoch, str(log.top), str(log.end_id), end, state, result, error,
+            int(settled), *(kept or ()),
+        )  # fmt: skip
+        return _pack(tuple(command))
+
+    def _take_replies(
+        self, batch: list[OpenLog], sent: list[int], ends: list[OpenLog], replies: list[Reply]
+    ) -> None:
+        now, at = self._loop.time(), 0
+        for log, count in zip(batch, sent, strict=True):
+            own = replies[at : at + count]
+            at += count
+            taken = next((i for i, reply in enumerate(own) if not isinstance(reply, bytes)), count)
+            if log.dead is not None:
+                continue
+            log.acknowledge(taken, now)
+            if taken < count:
+                self._doubt(log)
+        while self._ended and self._ended[0][0] < now - KEEP:
+            self._ended.popleft()
+        for log, reply in zip(ends, replies[len(replies) - len(ends) :], strict=True):
+            self._take_end(log, reply)
+
+    def _take_end(self, log: OpenLog, reply: Reply) -> None:
+        if log.finish_request is None or log.dead is not None:
+            return
+        if reply == b"OK":
+            log.finished()
+            self._ended.append((self._loop.time(), log))
+        elif reply == b"FENCED":
+            log.die(FencedError())
+        elif reply == b"GONE":
+            log.die(RequestNotFoundError("the server forgot the request"))
+        else:
+            self._scripts_missing |= isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
+            self._doubt(log)
+
+    def _doubt(self, log: OpenLog) -> None:
+        log.suspect = True
+        self._dirty[log] = None
+        self._wake.set()
+
+    async def _resync_all(self, wire: Wire) -> None:
+        """On every new connection, before anything is appended."""
+        await self._load_scripts(wire)
+        self._run_id = await self._server_run_id(wire)
+        ended = [log for _, log in self._ended]
+        logs = [*ended, *(log for log in self._open if log.ended is None)]
+        for log in logs:
+            await self._resync(wire, log)
+            if log.dead is None:
+                self._dirty[log] = None
+        if logs:
+            lost = sum(log.dead is not None for log in logs)
+            event("stream.resync", open=len(logs), lost=lost, run_id=self._run_id)
+        self._wake.set()
+
+    async def _load_scripts(self, wire: Wire) -> None:
+        for name in ("finish", "resync"):
+            await wire.execute("SCRIPT", "LOAD", script(name).source)
+        self._scripts_missing = False
+
+    async def _server_run_id(self, wire: Wire) -> str:
+        info: bytes = await wire.execute("INFO", "server")
+        rows = dict(line.partition(":")[::2] for line in info.decode().splitlines())
+        return rows.get("run_id", "")
+
+    async def _resync(self, wire: Wire, log: OpenLog) -> None:
+        """Ask what the server knows of a log, and go on from there."""
+        attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
+        restore = log.run_id != self._run_id
+        message: list[str | bytes] = (
+            ["msg", attempt.message()] if restore and attempt.message is not None else []
+        )
+        try:
+            reply = await script("resync").run(
+                wire, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
+                attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), int(restore),
+                self._store.namespaces_key, attempt.namespace, *attempt.fields, "rd", " ".join(log.readers),
+                *message,
+            )  # fmt: skip
+        except ReplyError as exc:
+            if not is_wrong_type(exc):
+                raise
+            # Somebody has put another key where its record or log should be: that ends this one, not the others.
+            pass_over("log", attempt.id, exc)
+            log.die(ProtocolError(f"the stream of request {attempt.id} cannot be written: {exc.message}"))
+            return
+        metrics.counter("writer_resyncs_total", outcome=reply[0].decode().lower()).inc()
+        if log.dead is None:
+            log.run_id = self._run_id
+            self._take_resync(log, reply)
+
+    def _take_resync(self, log: OpenLog, reply: list[bytes]) -> None:
+        if reply[0] == b"OK":
+            log.readers = self._store.keys(log.attempt.namespace).readers(reply[2].decode())
+            log.reopen()
+            if not log.realign(EventId.parse(reply[1].decode()), self._loop.time()):
+                log.die(
+                    StreamDivergedError("the server forgot more of the stream than this worker still has")
+                )
+        elif log.ended is not None:
+            log.suspect = False
+        elif reply[0] == b"ENDED" and log.finish_request is not None:
+            self._take_end(log, b"OK")
+        else:
+            log.die(_DEATHS.get(reply[0], FencedError)())
+
+
+def _freeze(log: OpenLog) -> bool:
+    """Whether all that is pending can be written; if not, this attempt ends, and the other logs never notice."""
+    try:
+        log.freeze()
+    except (TypeError, ValueError, OverflowError) as exc:
+        log.die(EndpointError(f"a token delta cannot be written: {exc}"))
+    return log.dead is None
+
+
+_DEATHS: dict[bytes, Callable[[], DynamoError]] = {
+    b"GONE": lambda: RequestNotFoundError("the server forgot the request"),
+    b"DIVERGED": lambda: StreamDivergedError("the server forgot events of an earlier attempt"),
+}

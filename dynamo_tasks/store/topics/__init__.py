@@ -1,0 +1,1 @@
+"""Events of components: bounded logs, subscribers, durable groups."""
