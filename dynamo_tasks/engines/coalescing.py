@@ -23,7 +23,7 @@ import asyncio
 from collections.abc import Callable
 from typing import NamedTuple
 
-__all__ = ["Pace", "gap"]
+__all__ = ["CoalescingWindow", "gap"]
 
 _EACH_S = 0.001
 _MOST_S = 0.04
@@ -47,7 +47,7 @@ def gap(streams: int) -> float:
     return _GAP_S * max(0, min(streams, _MANY) - _FEW) / (_MANY - _FEW)
 
 
-class Pace:
+class CoalescingWindow:
     """Lets all streams of one engine rest together; belongs to one event loop."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ import threading
 from concurrent.futures import Future
 from typing import Any
 
-__all__ = ["hold", "leash_children"]
+__all__ = ["end_children_with_parent", "hold"]
 
 _PR_SET_PDEATHSIG = 1
 _RUN = "import runpy; runpy.run_path({file!r})['hold']({parent}, {prelude!r}); {program}"
@@ -36,7 +36,7 @@ _get_command_line = multiprocessing.spawn.get_command_line
 _spawnv = multiprocessing.util.spawnv_passfds
 
 
-def leash_children(prelude: str | None = None) -> None:
+def end_children_with_parent(prelude: str | None = None) -> None:
     """From now on, whatever this process spawns dies with it; a second call does nothing. Linux only.
 
     Args:
@@ -54,12 +54,12 @@ def hold(parent: int, prelude: str | None = None) -> None:
 
     Args:
         parent: Its process id.
-        prelude: See :func:`leash_children`.
+        prelude: See :func:`end_children_with_parent`.
     """
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:
         os._exit(1)
-    leash_children(prelude)
+    end_children_with_parent(prelude)
     if prelude is not None:
         runpy.run_path(prelude)["begin"]()
 

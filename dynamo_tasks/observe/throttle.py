@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-__all__ = ["Calm"]
+__all__ = ["LogThrottle"]
 
 
-class Calm:
+class LogThrottle:
     """Lets the first occurrence through, and then at most one per period.
 
     Args:

@@ -17,10 +17,10 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.broker.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, KINDS, ours
 from dynamo_tasks.queue.broker.connection import Connection, limits
-from dynamo_tasks.queue.broker.consumer_gate import Intake
-from dynamo_tasks.queue.client.direct import Way, settings_are_plain
+from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
+from dynamo_tasks.queue.client.direct import CachedChannel, settings_are_plain
 from dynamo_tasks.queue.client.eager import HandlerFactory
-from dynamo_tasks.queue.execution.context import Executor
+from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.flower import guard_flower
 from dynamo_tasks.queue.names import NamedApp, Routes
 from dynamo_tasks.queue.worker.beat import Beat
@@ -119,9 +119,9 @@ class DynamoApp(NamedApp):
         The one list of it: for an application that is made, and for one of somebody else's that becomes one.
         """
         self.host_factory = make_host
-        self._executor: Executor | None = None
-        self.intake = Intake()
-        self.ways: deque[Way] = deque()
+        self._executor: WorkerContext | None = None
+        self.intake = ConsumerGate()
+        self.ways: deque[CachedChannel] = deque()
         self.is_worker = False
         self.worker: Any = None
         self.eager_handler: HandlerFactory | None = None
@@ -216,14 +216,14 @@ class DynamoApp(NamedApp):
         return list(self.amqp.queues.consume_from)
 
     @property
-    def executor(self) -> Executor:
+    def executor(self) -> WorkerContext:
         """What this worker process runs requests with."""
         if self._executor is None:
             raise RuntimeError("this process is no dynamo-tasks worker")
         return self._executor
 
     @executor.setter
-    def executor(self, executor: Executor) -> None:
+    def executor(self, executor: WorkerContext) -> None:
         self._executor = executor
 
     def serves(self, name: str) -> bool:

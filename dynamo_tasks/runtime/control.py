@@ -26,7 +26,7 @@ from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.redis.pubsub import Channels
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["CONTROL", "Carrier", "ControlDesk", "check_reply_to", "give_order", "give_orders", "unable"]
+__all__ = ["CONTROL", "Carrier", "CommandHandler", "check_reply_to", "give_order", "give_orders", "unable"]
 
 CONTROL = b"control "
 """What orders of this kind begin with."""
@@ -37,7 +37,7 @@ Carrier = Callable[[str, Mapping[str, Any]], Awaitable[str]]
 """Carries out an order with its arguments; gives the state of the instance then."""
 
 
-class ControlDesk:
+class CommandHandler:
     """Takes orders to this instance.
 
     Args:

@@ -20,7 +20,7 @@ import msgspec
 
 from dynamo_tasks.engines.args import EngineArgs
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats
-from dynamo_tasks.engines.coalescing import Pace, gap
+from dynamo_tasks.engines.coalescing import CoalescingWindow, gap
 from dynamo_tasks.engines.embedding import encode_inputs
 from dynamo_tasks.engines.text.merge import merged
 from dynamo_tasks.engines.text.only_prompt import echoed
@@ -78,7 +78,7 @@ class VllmEngine(Engine):
         self._end_ids: frozenset[int] = frozenset()
         self._began = 0.0
         self._live = 0
-        self._pace = Pace()
+        self._pace = CoalescingWindow()
         self._tokens = 0
         self._numbers = itertools.count()
 
@@ -102,7 +102,7 @@ class VllmEngine(Engine):
             EngineError: vLLM could not start.
         """
         if self._vllm is None:
-            self._began, self._pace = time.monotonic(), Pace()
+            self._began, self._pace = time.monotonic(), CoalescingWindow()
             self._tell("import")
             api = await asyncio.to_thread(import_vllm)
             with Progress(self._tell):

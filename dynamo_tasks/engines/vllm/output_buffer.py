@@ -16,10 +16,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-__all__ = ["Tap", "Taps"]
+__all__ = ["OutputBuffer", "OutputBuffers"]
 
 
-class Taps:
+class OutputBuffers:
     """Of one engine. No stream's is ever shut where vLLM counts tokens for statistics, or sends them at intervals.
 
     Args:
@@ -30,16 +30,16 @@ class Taps:
         self._processor = processor = llm.output_processor
         self._process = processor.process_outputs
         self._counts = bool(llm.log_stats)
-        self._shut: dict[str, Tap] = {}
+        self._shut: dict[str, OutputBuffer] = {}
         processor.process_outputs = self._outputs
 
-    def tap(self, request_id: str) -> Tap | None:
+    def tap(self, request_id: str) -> OutputBuffer | None:
         """One stream's, by the id that ``generate()`` was given; ``None`` where it may not be shut, or is over."""
         known = self._processor.external_req_ids.get(request_id)
         state = self._processor.request_states.get(known[0]) if known else None
         if self._counts or state is None or state.stream_interval != 1:
             return None
-        return Tap(self._shut, known[0], state.queue)
+        return OutputBuffer(self._shut, known[0], state.queue)
 
     def _outputs(self, outputs: list[Any], *args: Any, **kwargs: Any) -> Any:
         shut = self._shut
@@ -63,7 +63,7 @@ class Taps:
         return done
 
 
-class Tap:
+class OutputBuffer:
     """Open at first.
 
     Attributes:
@@ -72,7 +72,7 @@ class Tap:
 
     __slots__ = ("_key", "_queue", "_resting", "_shut", "ids")
 
-    def __init__(self, shut: dict[str, Tap], key: str, queue: Any):
+    def __init__(self, shut: dict[str, OutputBuffer], key: str, queue: Any):
         self.ids: list[int] = []
         self._shut = shut
         self._key = key

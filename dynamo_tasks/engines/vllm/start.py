@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from dynamo_tasks.config.host.gpus import PINNED
-from dynamo_tasks.engines.parent_death_signal import leash_children
+from dynamo_tasks.engines.parent_death_signal import end_children_with_parent
 from dynamo_tasks.engines.text.fields import nearest
 from dynamo_tasks.engines.vllm import progress as vllm_progress
 from dynamo_tasks.engines.vllm.install import argument_names, check_model
-from dynamo_tasks.engines.vllm.output_buffer import Taps
+from dynamo_tasks.engines.vllm.output_buffer import OutputBuffers
 from dynamo_tasks.engines.vllm.stats import StatsCollector
 from dynamo_tasks.errors import ConfigError, EngineError
 
@@ -43,7 +43,7 @@ class Started:
     llm: Any
     config: Any
     tokenizer: Path
-    taps: Taps
+    taps: OutputBuffers
 
 
 def check_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
         EngineError: vLLM could not start.
     """
     tell("configure")
-    leash_children(vllm_progress.__file__)
+    end_children_with_parent(vllm_progress.__file__)
     tokenizer = _tokenizer_folder(arguments)
     try:
         made = api.AsyncEngineArgs(**_as_configs(api.AsyncEngineArgs, _with_defaults(arguments)))
@@ -123,7 +123,7 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
         llm = api.make_engine(config, stats, log_stats=not made.disable_log_stats)
     except (RuntimeError, ValueError, OSError) as error:
         raise EngineError(f"vLLM could not start with model {arguments['model']!r}: {error}") from error
-    return Started(api, llm, config, tokenizer, Taps(llm))
+    return Started(api, llm, config, tokenizer, OutputBuffers(llm))
 
 
 def set_environment() -> None:

@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from dynamo_tasks.frontend.http.framing import Refusal
 from dynamo_tasks.observe import log
-from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.observe.throttle import LogThrottle
 
 __all__ = ["Acceptor", "allow_many_files"]
 
@@ -55,7 +55,7 @@ class Acceptor:
         self._protocol = protocol
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused: deque[socket.socket] = deque()
-        self._calm = Calm(every=1.0)
+        self._calm = LogThrottle(every=1.0)
         self._pause: asyncio.TimerHandle | None = None
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._highest = limit - min(_SPARE, limit // 4) if limit != resource.RLIM_INFINITY else limit

@@ -25,7 +25,7 @@ from dynamo_tasks.queue.broker.envelope import build
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.jobs import Jobs
 from dynamo_tasks.store.ledger.submission import NewRequest
-from dynamo_tasks.store.redis.retry import insist
+from dynamo_tasks.store.redis.retry import retry_until_up
 
 __all__ = ["RemoteJob", "launch"]
 
@@ -52,7 +52,7 @@ async def launch(plan: Plan, remote: Remote) -> None:
     ]
     begin = partial(jobs.start, plan.id, plan.name, signed.seal(plan.encode()), plan.producers(), requests)
     try:
-        await insist(store.commands, begin, _PATIENCE)
+        await retry_until_up(store.commands, begin, _PATIENCE)
     except DynamoError:
         with contextlib.suppress(DynamoError):  # a full server may have taken a part of it
             await jobs.end(plan.id, JobState.FAILED, "it could not be submitted as a whole")
@@ -106,7 +106,7 @@ class RemoteJob(Job):
             await watch.wait_over()
             if watch.state == "GONE":
                 raise RequestNotFoundError(f"no job {self.id!r} is known any more")
-            await insist(self._jobs.store.commands, self._cleared)
+            await retry_until_up(self._jobs.store.commands, self._cleared)
         finally:
             await watch.stop()
 
@@ -159,7 +159,7 @@ class RemoteJob(Job):
 
     def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask the server; a short outage is waited out."""
-        return bridge().call(insist(self._jobs.store.commands, ask, within=_PATIENCE))
+        return bridge().call(retry_until_up(self._jobs.store.commands, ask, within=_PATIENCE))
 
     def results(self) -> Iterator[Any]:
         """See :meth:`Job.results`."""
@@ -172,7 +172,9 @@ class RemoteJob(Job):
         try:
             while True:
                 over = watch.over  # before the look: what was collected until then is there
-                found = await insist(self._jobs.store.commands, partial(self._jobs.results, self.id, seen))
+                found = await retry_until_up(
+                    self._jobs.store.commands, partial(self._jobs.results, self.id, seen)
+                )
                 for value in found:
                     yield value
                 seen += len(found)

@@ -14,7 +14,7 @@ from dynamo_tasks.pipelines.plans.plan import Plan
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.store.jobs import Jobs
 from dynamo_tasks.store.redis.containment import contained
-from dynamo_tasks.store.redis.retry import insist
+from dynamo_tasks.store.redis.retry import retry_until_up
 
 __all__ = ["JobWatch"]
 
@@ -82,8 +82,10 @@ class JobWatch:
 
     async def start(self) -> None:
         """Subscribe and look for the first time; waits for the server."""
-        await insist(self.jobs.store.commands, lambda: self._channels.listen(self._channel, self._heard))
-        await insist(self.jobs.store.commands, self._look)
+        await retry_until_up(
+            self.jobs.store.commands, lambda: self._channels.listen(self._channel, self._heard)
+        )
+        await retry_until_up(self.jobs.store.commands, self._look)
         self._task = asyncio.create_task(self._run(), name=f"watch-{self._plan.id}")
 
     async def stop(self) -> None:

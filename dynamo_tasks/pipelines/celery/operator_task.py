@@ -24,7 +24,7 @@ from dynamo_tasks.pipelines.graph.job import JobState
 from dynamo_tasks.pipelines.graph.operators import Operator, Record, partition
 from dynamo_tasks.pipelines.plans.plan import OperatorPlan
 from dynamo_tasks.store.job_records import Checkpoint, Commit, Output
-from dynamo_tasks.store.redis.retry import insist
+from dynamo_tasks.store.redis.retry import retry_until_up
 
 __all__ = ["CHUNK", "JobOver", "OperatorTask", "TaskRunner"]
 
@@ -108,7 +108,7 @@ class TaskRunner:
     async def checkpoint(self) -> Checkpoint:
         """How far the task has come."""
         jobs, job = self.session.watch.jobs, self.session.plan.id
-        [found] = await insist(jobs.store.commands, lambda: jobs.checkpoints(job, [self.name]))
+        [found] = await retry_until_up(jobs.store.commands, lambda: jobs.checkpoints(job, [self.name]))
         self.number = found.number
         return found
 
@@ -140,7 +140,7 @@ class TaskRunner:
     async def _try(self, commit: Commit) -> str:
         plan, jobs = self.session.plan, self.session.watch.jobs
         # Where the reply is lost, its number tells whether it was done.
-        return await insist(            jobs.store.commands, lambda: jobs.commit(
+        return await retry_until_up(            jobs.store.commands, lambda: jobs.commit(
                 plan.id, self._request, self._claim, commit,
                 most_waiting=plan.settings.queue_size, most_dead=plan.settings.dead_letter_limit,
             )
@@ -175,7 +175,7 @@ class TaskRunner:
     async def _fail(self, exc: Exception) -> None:
         job, jobs = self.session.plan.id, self.session.watch.jobs
         event("job.failed", job=job, operator=self.plan.name, error=exc)
-        await insist(jobs.store.commands, lambda: jobs.end(job, JobState.FAILED, describe_error(exc)))
+        await retry_until_up(jobs.store.commands, lambda: jobs.end(job, JobState.FAILED, describe_error(exc)))
 
     def rounds(self) -> AsyncGenerator[None, None]:
         """One turn per commit."""
@@ -208,7 +208,7 @@ class OperatorTask(TaskRunner):
         while not watch.over:
             news = watch.news(self.name)
             news.clear()
-            entries, more = await insist(
+            entries, more = await retry_until_up(
                 watch.jobs.store.commands, lambda: watch.jobs.input(job, self.name, _ENTRIES)
             )
             if entries:

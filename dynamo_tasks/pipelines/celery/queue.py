@@ -25,7 +25,7 @@ from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.components.remote_call import RemoteCall
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.bridge import bridge
-from dynamo_tasks.store.redis.retry import insist
+from dynamo_tasks.store.redis.retry import retry_until_up
 
 __all__ = ["CeleryQueueDescriptor", "EndpointQueueDescriptor", "Remote"]
 
@@ -208,7 +208,7 @@ class _Client(Client):
 async def _persist(request: ServiceRequest, client: Client, ask: Callable[[str], Awaitable[T]]) -> T:
     """Ask under one id, and again under the same where the server was away: it is queued once."""
     request_id = str(uuid.uuid4())
-    return await insist(client.store.store.commands, lambda: ask(request_id), request.left)
+    return await retry_until_up(client.store.store.commands, lambda: ask(request_id), request.left)
 
 
 async def _collect(client: Client, payload: Any, deadline: float, request_id: str) -> list[Any]:

@@ -36,7 +36,7 @@ from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import dynamo_endpoint, get_resolver, service
 from dynamo_tasks.sdk.context import current_context
 from dynamo_tasks.store.jobs import Jobs
-from dynamo_tasks.store.redis.retry import insist
+from dynamo_tasks.store.redis.retry import retry_until_up
 
 __all__ = ["Operators", "ServeRequest", "TaskRequest"]
 
@@ -123,7 +123,9 @@ class Operators:
         except Exception as exc:
             message = f"service {plan.name}: {describe_error(exc)}"
             jobs = session.watch.jobs
-            await insist(jobs.store.commands, lambda: jobs.end(session.plan.id, JobState.FAILED, message))
+            await retry_until_up(
+                jobs.store.commands, lambda: jobs.end(session.plan.id, JobState.FAILED, message)
+            )
             raise
         finally:
             if task is not None:
@@ -139,7 +141,7 @@ class Operators:
             self._sessions = Sessions(Remote(runtime, asyncio.get_running_loop()))
         sessions = self._sessions
         jobs = Jobs(sessions.remote.runtime.client.store, _annex().namespace)
-        sent = (await insist(jobs.store.commands, lambda: jobs.get(job_id))).plan
+        sent = (await retry_until_up(jobs.store.commands, lambda: jobs.get(job_id))).plan
         try:
             plan = Plan.decode(sent)
             if (plan.id, plan.namespace) != (job_id, jobs.namespace):
@@ -149,7 +151,7 @@ class Operators:
             return await sessions.enter(plan, self._trust(sent))
         except ConfigError as exc:
             message = exc.message
-            await insist(jobs.store.commands, lambda: jobs.end(job_id, JobState.FAILED, message))
+            await retry_until_up(jobs.store.commands, lambda: jobs.end(job_id, JobState.FAILED, message))
             raise
 
     def _trust(self, plan: bytes) -> Trust:

@@ -26,8 +26,8 @@ from kombu.utils.encoding import bytes_to_str
 from dynamo_tasks.config.host.tls import TlsOptions
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.observe.throttle import Calm
-from dynamo_tasks.queue.broker.envelope import HEADER, lasting
+from dynamo_tasks.observe.throttle import LogThrottle
+from dynamo_tasks.queue.broker.envelope import HEADER, persisted
 from dynamo_tasks.queue.broker.greenlets import await_, may_await
 from dynamo_tasks.queue.broker.patience import while_away
 from dynamo_tasks.queue.broker.replies import Replies, is_inbox
@@ -178,7 +178,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def _inbox_of(self, request: Any) -> bytes | str:
         """The channel of the client that made a call; '' where it waits for none."""
         header = request.get(HEADER) if hasattr(request, "get") else None
-        name = lasting(header).get("re")
+        name = persisted(header).get("re")
         return self.get_key_for_task(name) if is_inbox(name) else ""
 
     def decode(self, payload: Any) -> Any:
@@ -281,7 +281,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             return super()._ensure_retryable(func, *args, **kwargs)
         for unused in ("fallback_exc", "fallback_msg", "max_retries"):
             kwargs.pop(unused, None)
-        failures, run = Calm(), _call
+        failures, run = LogThrottle(), _call
         while True:
             try:
                 return run(func, *args, **kwargs)

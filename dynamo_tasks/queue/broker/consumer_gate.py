@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-__all__ = ["Intake"]
+__all__ = ["ConsumerGate"]
 
 
 class _Source(Protocol):
@@ -13,7 +13,7 @@ class _Source(Protocol):
     def proceed(self) -> None: ...
 
 
-class Intake:
+class ConsumerGate:
     """The valve between a worker's queues and its slots; what runs is not concerned.
 
     Attributes:

@@ -29,15 +29,15 @@ __all__ = [
     "HEADER",
     "OWN_HEADERS",
     "CallOptions",
-    "brief",
     "build",
+    "build_envelope",
     "check_call",
     "digest",
-    "enclose",
-    "lasting",
     "new_request",
+    "persisted",
     "release_of",
     "request_of",
+    "short_repr",
     "submit_span",
 ]
 
@@ -97,7 +97,7 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
         return {"v": PROTOCOL} | fields
 
 
-def lasting(header: Any) -> dict[str, Any]:
+def persisted(header: Any) -> dict[str, Any]:
     """What of the header a message keeps once the ledger has it."""
     kept: dict[str, Any] = {"v": PROTOCOL}
     if isinstance(header, dict) and header.get("re"):
@@ -146,7 +146,7 @@ def build(
         more: Further headers, e.g. of a trace.
     """
     body = _json([[payload], {}, EMBED])
-    message = enclose(
+    message = build_envelope(
         endpoint,
         request_id,
         body,
@@ -158,7 +158,7 @@ def build(
     return message, body
 
 
-def enclose(
+def build_envelope(
     endpoint: EndpointId,
     request_id: str,
     body: bytes,
@@ -188,7 +188,7 @@ def enclose(
     return _json(message)
 
 
-def brief(args: Any) -> str:
+def short_repr(args: Any) -> str:
     """The arguments of a call, as Flower and ``inspect`` show them: a few of a long list, the ends of a long text.
 
     Celery's own walks through them item by item, which costs more than all else of a publish where a prompt comes
@@ -233,7 +233,7 @@ def request_of(
     headers = message["headers"]
     options = msgspec.convert(headers[HEADER], CallOptions)
     not_before, headers["eta"] = _timestamp(headers.get("eta")), None
-    headers[HEADER] = lasting(headers[HEADER])
+    headers[HEADER] = persisted(headers[HEADER])
     return new_request(
         EndpointId.parse(headers["task"]), headers["id"], dumps(message).encode(), _plain_body(message), options,
         queue=queue_key, priority=priority, not_before=not_before, expires=_timestamp(headers.get("expires")),
@@ -273,7 +273,7 @@ def release_of(message: dict[str, Any], dumps: Callable[[Any], str]) -> dict[str
     headers = message["headers"]
     lease, epoch = headers[HEADER]["rel"]
     not_before, headers["eta"] = _timestamp(headers.get("eta")), None
-    headers[HEADER] = lasting(headers[HEADER])
+    headers[HEADER] = persisted(headers[HEADER])
     return {
         "namespace": EndpointId.parse(headers["task"]).namespace, "request_id": headers["id"],
         "lease": int(lease, 16), "epoch": int(epoch), "retries": int(headers["retries"]),

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 
 from dynamo_tasks.errors import DynamoError, ProtocolError
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.redis.address import Address
@@ -85,7 +85,7 @@ class Puller:
             return
 
     async def _run(self) -> None:
-        failures = Calm()
+        failures = LogThrottle()
         while not self._stopping:
             await self._wanted.wait()
             self._wanted.clear()

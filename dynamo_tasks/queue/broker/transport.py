@@ -30,7 +30,7 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.checked import CheckedChannel
-from dynamo_tasks.queue.broker.consumer_gate import Intake
+from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.broker.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.message import MalformedMessageError, Message, decode
@@ -91,7 +91,7 @@ class Channel(CheckedChannel):
     acknowledged_late: Callable[[str, bool], None] = staticmethod(lambda tag, requeue: None)
     """Takes the tags (and whether to requeue) of messages that are done after this channel was closed."""
 
-    intake = Intake()
+    intake = ConsumerGate()
     """Whether this process takes messages at all."""
 
     _is_made = False

@@ -28,14 +28,14 @@ from dynamo_tasks.queue.broker.envelope import (
     HEADER,
     OWN_HEADERS,
     CallOptions,
-    enclose,
-    lasting,
+    build_envelope,
     new_request,
+    persisted,
 )
 from dynamo_tasks.store.ledger.submission import NewRequest
 from dynamo_tasks.store.ledger.sync import NoAnswer
 
-__all__ = ["Way", "publish", "settings_are_plain", "submit"]
+__all__ = ["CachedChannel", "publish", "settings_are_plain", "submit"]
 
 _SIGNALS = (signals.before_task_publish, signals.after_task_publish, signals.task_sent)
 _SERIALIZER = "json"
@@ -87,8 +87,8 @@ def publish(
     try:
         more = {**headers, "argsrepr": options["argsrepr"]}
         if inbox:
-            more[HEADER] = lasting({"re": inbox})
-        message = enclose(
+            more[HEADER] = persisted({"re": inbox})
+        message = build_envelope(
             task.endpoint, result.id, body, queue=task.endpoint.queue, ignore_result=bool(task.ignore_result),
             reply_to=app.thread_oid, more=more,
         )  # fmt: skip
@@ -99,7 +99,7 @@ def publish(
     return known
 
 
-class Way(NamedTuple):
+class CachedChannel(NamedTuple):
     """A channel of a connection of Celery's that is there, kept for the next call, and the process it belongs to."""
 
     pid: int
@@ -107,7 +107,7 @@ class Way(NamedTuple):
     channel: Any
 
     @classmethod
-    def of(cls, producer: Any) -> Way | None:
+    def of(cls, producer: Any) -> CachedChannel | None:
         """A producer's; ``None``: Celery has to connect, with its retries and its errors."""
         connection = producer.connection
         return cls(os.getpid(), connection, producer.channel) if connection.connected else None
@@ -119,20 +119,20 @@ class Way(NamedTuple):
 
 
 def _submitted(task: Any, task_id: str, *call: Any) -> str | None:
-    ways: deque[Way] = task.app.ways
+    ways: deque[CachedChannel] = task.app.ways
     way = _kept(ways)
     if way is not None:
         known = _over(way, task, task_id, *call)
     else:
         with task.app.producer_pool.acquire(block=True) as producer:
-            way = Way.of(producer)
+            way = CachedChannel.of(producer)
             known = _over(way, task, task_id, *call) if way is not None else None
     if known is not None and way is not None and not ways:
         ways.append(way)
     return known
 
 
-def _kept(ways: deque[Way]) -> Way | None:
+def _kept(ways: deque[CachedChannel]) -> CachedChannel | None:
     """The way that is kept, where no other thread has it."""
     with suppress(IndexError):
         way = ways.pop()
@@ -140,7 +140,9 @@ def _kept(ways: deque[Way]) -> Way | None:
     return None
 
 
-def _over(way: Way, task: Any, task_id: str, message: bytes, body: bytes, call: CallOptions) -> str | None:
+def _over(
+    way: CachedChannel, task: Any, task_id: str, message: bytes, body: bytes, call: CallOptions
+) -> str | None:
     connection, channel = way.connection, way.channel
     try:
         new = new_request(

@@ -18,7 +18,14 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 from dynamo_tasks.queue.broker.backend import WRITTEN, ResultBackend
-from dynamo_tasks.queue.broker.envelope import HEADER, CallOptions, brief, check_call, lasting, submit_span
+from dynamo_tasks.queue.broker.envelope import (
+    HEADER,
+    CallOptions,
+    check_call,
+    persisted,
+    short_repr,
+    submit_span,
+)
 from dynamo_tasks.queue.broker.greenlets import await_, may_await
 from dynamo_tasks.queue.broker.transport import submitted_as
 from dynamo_tasks.queue.client.arguments import payload_of, positional
@@ -284,11 +291,11 @@ class EndpointTask(Task):  # type: ignore[misc]
             call = {"tn": context.tenant, "tw": context.weight} | call
         header = _convert(call)
         if options.get("argsrepr") is None:
-            options["argsrepr"] = brief(args)
+            options["argsrepr"] = short_repr(args)
         released = _releasing.get()
         if released is not None and options.get("retries"):
             header = msgspec.structs.replace(
-                header, rel=released, re=lasting(self.request.get(HEADER)).get("re", "")
+                header, rel=released, re=persisted(self.request.get(HEADER)).get("re", "")
             )
         trace = context.child_headers() if context is not None else {}
         headers = {**trace, **(options.pop("headers", None) or {})}

@@ -29,14 +29,14 @@ from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
 from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta
-from dynamo_tasks.queue.execution.context import Executor, Orders
+from dynamo_tasks.queue.execution.context import Orders, WorkerContext
 from dynamo_tasks.queue.execution.forwarding import hand_on
 from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.execution.outcome import Dropped, HandedOver, Revoked
-from dynamo_tasks.queue.execution.output import Produced
+from dynamo_tasks.queue.execution.output import OutputCollector
 from dynamo_tasks.queue.execution.returned import encode_result
-from dynamo_tasks.queue.execution.telemetry import Account
+from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.sdk.endpoints.payloads import not_plain
 from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused, cancelled
@@ -62,13 +62,13 @@ class Execution:
         payload: Its argument.
     """
 
-    def __init__(self, executor: Executor, handler: Handler, call: Any, payload: Any):
+    def __init__(self, executor: WorkerContext, handler: Handler, call: Any, payload: Any):
         self._executor = executor
         self._handler = handler
         self._call = call
         self._payload = payload
-        self._produced = Produced(executor, handler, keeps_result=call.keeps_result)
-        self._account = Account(handler.endpoint)
+        self._produced = OutputCollector(executor, handler, keeps_result=call.keeps_result)
+        self._account = AttemptTelemetry(handler.endpoint)
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
         self._stop_asked = 0.0

@@ -12,13 +12,13 @@ from dynamo_tasks.errors import ProtocolError, ServerUnavailableError, UnknownEn
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.queue.execution.handlers import Handler
-from dynamo_tasks.queue.execution.unclaimed import Drops
+from dynamo_tasks.queue.execution.unclaimed import UnclaimedMessages
 from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.log import DEFAULT_CAP, OpenLog
 from dynamo_tasks.store.streams.writer import Writer
 
-__all__ = ["Executor", "Orders"]
+__all__ = ["Orders", "WorkerContext"]
 
 T = TypeVar("T")
 _KEEP_EARLY = 5.0
@@ -57,7 +57,7 @@ class Running(Protocol):
         """Take an order."""
 
 
-class Executor:
+class WorkerContext:
     """One per worker process.
 
     Attributes:
@@ -72,7 +72,7 @@ class Executor:
         self.handlers = handlers
         self.stream_cap = stream_cap
         self.ledger = Ledger(store)
-        self.drops = Drops(self.ledger)
+        self.drops = UnclaimedMessages(self.ledger)
         self.writer = Writer(store)
         self.tokens = 0
         self._loop: asyncio.AbstractEventLoop | None = None

@@ -11,7 +11,7 @@ import msgspec
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.queue.broker.envelope import HEADER, lasting
+from dynamo_tasks.queue.broker.envelope import HEADER, persisted
 from dynamo_tasks.queue.execution.outcome import HandedOver
 from dynamo_tasks.sdk.context import ForwardRequested
 from dynamo_tasks.store.ledger.forwarding import forward
@@ -77,6 +77,6 @@ def _readdressed(raw: bytes, wanted: ForwardRequested) -> bytes:
     """The message for the other endpoint. Given back, it goes to the component's queue: its instance goes down."""
     message: dict[str, Any] = msgspec.json.decode(raw)
     headers = message["headers"]
-    headers |= {"task": str(wanted.endpoint), HEADER: lasting(headers.get(HEADER))}
+    headers |= {"task": str(wanted.endpoint), HEADER: persisted(headers.get(HEADER))}
     message["properties"]["delivery_info"]["routing_key"] = wanted.endpoint.queue
     return msgspec.json.encode(message)

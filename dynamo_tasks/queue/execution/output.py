@@ -9,15 +9,15 @@ from dynamo_tasks.errors import NotResumableError
 from dynamo_tasks.protocol.events import ZERO, End
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta, is_complete
-from dynamo_tasks.queue.execution.context import Executor
+from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.replay import logged_values, skip
 from dynamo_tasks.store.streams.log import OpenLog
 
-__all__ = ["Produced"]
+__all__ = ["OutputCollector"]
 
 
-class Produced:
+class OutputCollector:
     """Takes every value of one request.
 
     Args:
@@ -26,7 +26,7 @@ class Produced:
         keeps_result: Whether anybody wants Celery's result.
     """
 
-    def __init__(self, executor: Executor, handler: Handler, *, keeps_result: bool):
+    def __init__(self, executor: WorkerContext, handler: Handler, *, keeps_result: bool):
         self._executor = executor
         self._handler = handler
         self._keeps = keeps_result

@@ -12,10 +12,10 @@ from dynamo_tasks.queue.execution.meters import meters_of
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
 
-__all__ = ["Account"]
+__all__ = ["AttemptTelemetry"]
 
 
-class Account:
+class AttemptTelemetry:
     """Of one attempt at a request of an endpoint."""
 
     def __init__(self, endpoint: EndpointId):

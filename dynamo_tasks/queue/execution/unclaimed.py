@@ -12,13 +12,13 @@ from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.ledger.ledger import Ledger, cancelled
 
-__all__ = ["Drops"]
+__all__ = ["UnclaimedMessages"]
 
 _RETRY = 0.2
 _NOT_OURS = frozenset({State.SUCCEEDED, State.FAILED})
 
 
-class Drops:
+class UnclaimedMessages:
     """Transitions of QUEUED requests, asked again until the server answers.
 
     Args:

@@ -20,7 +20,7 @@ from kombu.common import ignore_errors
 from dynamo_tasks.errors import InvalidRequestError, ServerRefusedError, UnknownEndpointError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.envelope import HEADER
@@ -72,7 +72,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._restart_state = _NoLimit()
         self._late: dict[str, bool] = {}
         self._settling: asyncio.Task[None] | None = None
-        self._failures = Calm()
+        self._failures = LogThrottle()
         self._ready_at = math.inf
         self._delay = _FIRST_DELAY
         self._has_entered = False
@@ -234,7 +234,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """Connect; while the broker is away, the loop goes on."""
         if not may_await():
             return super().ensure_connected(conn)
-        delay, failures = _FIRST_DELAY, Calm()
+        delay, failures = _FIRST_DELAY, LogThrottle()
         while True:
             maybe_shutdown()
             try:

@@ -20,7 +20,7 @@ from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.observe.log import choose_format
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.hub import AsyncioHub
-from dynamo_tasks.queue.execution.context import Executor
+from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.worker.consuming import chosen
 from dynamo_tasks.queue.worker.foreign import run_signals_aside
 from dynamo_tasks.queue.worker.options import check_options, check_settings
@@ -51,7 +51,7 @@ class Host(Protocol):
     def capacity(self) -> int:
         """How many requests it takes at a time."""
 
-    async def connect(self) -> Executor:
+    async def connect(self) -> WorkerContext:
         """Reach the server, or say in one line why not."""
 
     async def start(self, pool: Any) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.sdk import DynamoService
 
-__all__ = ["start_service", "together", "watch_dependencies"]
+__all__ = ["colocated", "start_service", "watch_dependencies"]
 
 Service = DynamoService[Any]
 
 
-def together(service: Service) -> list[Service]:
+def colocated(service: Service) -> list[Service]:
     """The service and the plain ones that live with it, dependencies first."""
     found: list[Service] = []
     _collect(service, found, entry=True)

@@ -6,14 +6,14 @@ import contextlib
 from collections.abc import Callable, Iterable
 
 from dynamo_tasks.errors import ServerUnavailableError
-from dynamo_tasks.queue.broker.consumer_gate import Intake
+from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.runtime.hosting.instance import Instance
 from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
 
-__all__ = ["Checkup"]
+__all__ = ["HealthGate"]
 
 
-class Checkup:
+class HealthGate:
     """Acts on each round of a :class:`~dynamo_tasks.runtime.supervision.health.HealthMonitor`.
 
     Args:
@@ -23,7 +23,7 @@ class Checkup:
     """
 
     def __init__(
-        self, lifecycle: Lifecycle, intake: Intake, registrations: Callable[[], Iterable[Instance]]
+        self, lifecycle: Lifecycle, intake: ConsumerGate, registrations: Callable[[], Iterable[Instance]]
     ) -> None:
         self._lifecycle = lifecycle
         self._intake = intake

@@ -16,20 +16,20 @@ from dynamo_tasks.observe import tracing
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
 from dynamo_tasks.queue.app import DynamoApp
-from dynamo_tasks.queue.execution.context import Executor
+from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.meters import meters_of
 from dynamo_tasks.runtime.components.component import DistributedRuntime
-from dynamo_tasks.runtime.control import ControlDesk
+from dynamo_tasks.runtime.control import CommandHandler
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.hosting.annex import Annex
 from dynamo_tasks.runtime.hosting.announcing import Announcements
-from dynamo_tasks.runtime.hosting.dependencies import start_service, together
-from dynamo_tasks.runtime.hosting.health_gate import Checkup
+from dynamo_tasks.runtime.hosting.dependencies import colocated, start_service
+from dynamo_tasks.runtime.hosting.health_gate import HealthGate
 from dynamo_tasks.runtime.hosting.instance import Instance
 from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
 from dynamo_tasks.runtime.hosting.listener import Listener
-from dynamo_tasks.runtime.hosting.sleep import Dormancy
+from dynamo_tasks.runtime.hosting.sleep import SleepController
 from dynamo_tasks.runtime.hosting.slots import limits_of, slots_of
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.supervision.collector import calm_collector
@@ -78,7 +78,7 @@ class ServiceHost:
         self._health: HealthMonitor | None = None
         self._endpoints: list[EndpointHandler] = []
         self._handlers: dict[str, Handler] = {}
-        self._executor: Executor | None = None
+        self._executor: WorkerContext | None = None
         self._registered: Instance | None = None
         self._runtime: DistributedRuntime | None = None
         self._sweeper: Sweeper | None = None
@@ -147,7 +147,7 @@ class ServiceHost:
         """The live object of the hosted service."""
         return self.instances[self.service]
 
-    async def connect(self) -> Executor:
+    async def connect(self) -> WorkerContext:
         """Reach the server.
 
         Raises:
@@ -163,7 +163,7 @@ class ServiceHost:
         self._sweeper = Sweeper(runtime.client.store, erases=self.is_component)
         self._recoverer = Recoverer(runtime.client.store, cuts=self.is_component)
         cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP
-        self._executor = Executor(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))
+        self._executor = WorkerContext(runtime.client.store, self.lease, self._handlers, stream_cap=int(cap))
         steps = (
             runtime.client.store.check_scripts,
             self._executor.start,
@@ -197,7 +197,7 @@ class ServiceHost:
         if self.system is not None:
             # First: who probes a process that loads a model sees that it lives.
             await self.system.start()
-        for service in together(self.service):
+        for service in colocated(self.service):
             await start_service(self.runtime, service, self.instances)
         if self.http is not None:
             # Before it is registered: a port that is taken must leave nothing behind.
@@ -272,9 +272,9 @@ class ServiceHost:
     def _take_orders(self, pool: Any) -> None:
         """Sleep and wake when somebody says so."""
         assert self._registered is not None
-        dormancy = Dormancy(self.lifecycle, self.app.intake, self._registered, self.instance, pool)
+        dormancy = SleepController(self.lifecycle, self.app.intake, self._registered, self.instance, pool)
         namespace, _ = self.service.dynamo_address()
-        desk = ControlDesk(self.runtime.client.store, namespace, dormancy.ordered)
+        desk = CommandHandler(self.runtime.client.store, namespace, dormancy.ordered)
         self._registered.on_control = desk.take
 
     async def _watch_health(self) -> None:
@@ -285,7 +285,7 @@ class ServiceHost:
         def busy() -> bool:
             return executor.in_flight > 0 or self.lifecycle.state is InstanceState.ASLEEP
 
-        checkup = Checkup(self.lifecycle, self.app.intake, lambda: [registered])
+        checkup = HealthGate(self.lifecycle, self.app.intake, lambda: [registered])
         self._health = HealthMonitor(
             HealthSettings.of(self.service.inner), partial(probe, self.instance), lambda: self._endpoints,
             busy=busy, on_result=checkup.result, on_dead=self._dead,
@@ -372,7 +372,7 @@ class ServiceHost:
             await self._leave()
 
     async def _run_shutdown_hooks(self) -> None:
-        for service in reversed(together(self.service)):
+        for service in reversed(colocated(self.service)):
             if service in self.instances and service.state != ServiceState.STOPPING:
                 await service.on_shutdown(self.instances[service])
 

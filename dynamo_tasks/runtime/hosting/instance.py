@@ -17,12 +17,12 @@ from dynamo_tasks.errors import AlreadyRegisteredError, DynamoError, ServerUnava
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
-from dynamo_tasks.runtime.control import CONTROL, ControlDesk, check_reply_to, unable
+from dynamo_tasks.runtime.control import CONTROL, CommandHandler, check_reply_to, unable
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import contained, is_wrong_type, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError
-from dynamo_tasks.store.redis.retry import insist
+from dynamo_tasks.store.redis.retry import retry_until_up
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.redis.wire import Wire
 from dynamo_tasks.store.registry import LEASE_TTL, RENEW_EVERY, Registry, Traffic
@@ -77,7 +77,7 @@ class Instance:
         self._recovery = Recovery(store)
         self._unaccounted: set[str] = set()
         self._registered = False
-        self.on_control = ControlDesk(store, namespace, unable).take
+        self.on_control = CommandHandler(store, namespace, unable).take
         self._task: asyncio.Task[None] | None = None
         self._appearing: asyncio.Future[None] | None = None
         self._keys = store.keys(namespace)
@@ -118,7 +118,7 @@ class Instance:
     def appear(self) -> None:
         """Begin to be present; it cannot be found yet."""
         if self._appearing is None:
-            self._appearing = asyncio.ensure_future(insist(self._commands, self._presence.start))
+            self._appearing = asyncio.ensure_future(retry_until_up(self._commands, self._presence.start))
 
     async def start(self, infos: list[InstanceInfo]) -> None:
         """Be present, then register and keep the lease; waits for a server that is away or refuses."""
@@ -126,7 +126,7 @@ class Instance:
         self.appear()
         assert self._appearing is not None
         await self._appearing
-        await insist(self._commands, self._enter)
+        await retry_until_up(self._commands, self._enter)
         self._task = asyncio.create_task(self._renew(), name="lease")
 
     async def _enter(self) -> None:

@@ -17,7 +17,7 @@ from dynamo_tasks.errors import AlreadyRegisteredError, InstanceDeadError
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.execution.context import Executor
+from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.meters import meters_of
 from dynamo_tasks.queue.worker.embedded import EmbeddedWorker
@@ -25,7 +25,7 @@ from dynamo_tasks.runtime.components.endpoint_config import EndpointConfig, Plai
 from dynamo_tasks.runtime.components.registry import Registry
 from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.hosting.announcing import Announcements
-from dynamo_tasks.runtime.hosting.health_gate import Checkup
+from dynamo_tasks.runtime.hosting.health_gate import HealthGate
 from dynamo_tasks.runtime.hosting.instance import Instance
 from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
 from dynamo_tasks.runtime.resolver import task_of
@@ -71,7 +71,7 @@ class ServiceGroup:
         self.lifecycle = Lifecycle("", self.lease)
         self._handlers: dict[str, Handler] = {}
         self._checked: list[EndpointHandler] = []
-        self._executor = Executor(client.store, self.lease, self._handlers)
+        self._executor = WorkerContext(client.store, self.lease, self._handlers)
         self._instances: dict[str, Instance] = {}
         self._infos: dict[str, list[InstanceInfo]] = {}
         self._helpers = (Sweeper(client.store), Recoverer(client.store))
@@ -88,7 +88,7 @@ class ServiceGroup:
             make_host=lambda *_, **__: self,
             key_prefix=client.store.prefix,
         )
-        checkup = Checkup(self.lifecycle, self._app.intake, self._instances.values)
+        checkup = HealthGate(self.lifecycle, self._app.intake, self._instances.values)
         self._health = HealthMonitor(
             health, self._ask, lambda: self._checked, busy=lambda: self._executor.in_flight > 0,
             on_result=checkup.result, on_dead=self._dead,
@@ -173,7 +173,7 @@ class ServiceGroup:
         """A queue is consumed from now on, or no more."""
         await self._announced.follow(self._instances.values(), queue, consumed=consumed)
 
-    async def connect(self) -> Executor:
+    async def connect(self) -> WorkerContext:
         """Start what runs requests."""
         await self._executor.start()
         self._app.executor = self._executor

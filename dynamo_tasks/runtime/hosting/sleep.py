@@ -22,11 +22,11 @@ import msgspec
 
 from dynamo_tasks.errors import InvalidRequestError, UnavailableError
 from dynamo_tasks.protocol.instances import ASLEEP, InstanceInfo
-from dynamo_tasks.queue.broker.consumer_gate import Intake
+from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.runtime.hosting.instance import Instance
 from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
 
-__all__ = ["Dormancy", "SleepOrder"]
+__all__ = ["SleepController", "SleepOrder"]
 
 _HAND_OVER = 10.0
 """Seconds that requests may take to be handed over."""
@@ -68,7 +68,7 @@ class Pool(Protocol):
         """Give back what runs."""
 
 
-class Dormancy:
+class SleepController:
     """Puts one instance to sleep and wakes it.
 
     Args:
@@ -80,7 +80,7 @@ class Dormancy:
     """
 
     def __init__(
-        self, lifecycle: Lifecycle, intake: Intake, registration: Instance, service: Any, pool: Pool
+        self, lifecycle: Lifecycle, intake: ConsumerGate, registration: Instance, service: Any, pool: Pool
     ) -> None:
         self._lifecycle = lifecycle
         self._intake = intake

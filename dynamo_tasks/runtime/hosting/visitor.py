@@ -9,7 +9,7 @@ from typing import Any
 
 from dynamo_tasks.runtime.celeryapp import default_app
 from dynamo_tasks.runtime.components.component import DistributedRuntime
-from dynamo_tasks.runtime.hosting.dependencies import start_service, together, watch_dependencies
+from dynamo_tasks.runtime.hosting.dependencies import colocated, start_service, watch_dependencies
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService, set_resolver
 
@@ -38,7 +38,7 @@ class Visitor:
         app = default_app()
         self._runtime = await DistributedRuntime.create(app.server_url, prefix=app.key_prefix)
         set_resolver(RuntimeResolver(app, self._runtime, self._instances))
-        *plain, _ = together(self._service)
+        *plain, _ = colocated(self._service)
         for service in plain:
             await start_service(self._runtime, service, self._instances)
         await watch_dependencies(self._runtime, self._service)
@@ -46,7 +46,7 @@ class Visitor:
 
     async def stop(self) -> None:
         """Take all of that down."""
-        *plain, _ = together(self._service)
+        *plain, _ = colocated(self._service)
         for service in reversed(plain):
             await service.on_shutdown(self._instances[service])
         set_resolver(None)

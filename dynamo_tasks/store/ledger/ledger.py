@@ -38,7 +38,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.keys import Keys
-from dynamo_tasks.store.ledger.notifications import tell_end
+from dynamo_tasks.store.ledger.notifications import notify_end
 from dynamo_tasks.store.ledger.record import Record, read_record
 from dynamo_tasks.store.ledger.submission import NewRequest, left, submit_call, submitted
 from dynamo_tasks.store.redis.scripts import script
@@ -234,7 +234,7 @@ class Ledger:
             self.store.address.db, end.encode(), end.state, msgspec.json.encode(end.error), guard,
         )  # fmt: skip
         if reply == b"OK":
-            await tell_end(self.store, namespace, request_id, end)
+            await notify_end(self.store, namespace, request_id, end)
         return str(reply.decode())
 
     async def expire(self, namespace: str, request_id: str, reason: str) -> str:
@@ -245,7 +245,7 @@ class Ledger:
             self.store.address.db, end.encode(), msgspec.json.encode(end.error),
         )  # fmt: skip
         if reply == b"OK":
-            await tell_end(self.store, namespace, request_id, end)
+            await notify_end(self.store, namespace, request_id, end)
         return str(reply.decode())
 
     async def defer(self, namespace: str, request_id: str, wait_ms: int, message: bytes) -> bool:

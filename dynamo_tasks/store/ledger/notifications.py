@@ -11,7 +11,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["tell_end", "tell_rejected", "tell_submitted"]
+__all__ = ["notify_end", "tell_rejected", "tell_submitted"]
 
 
 def tell_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: int) -> None:
@@ -27,7 +27,7 @@ def tell_rejected(endpoint: EndpointId, code: str) -> None:
     metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=code).inc()
 
 
-async def tell_end(store: Store, namespace: str, request_id: str, end: End) -> None:
+async def notify_end(store: Store, namespace: str, request_id: str, end: End) -> None:
     """A request was ended by this process, which does not run it; its record says whose it was."""
     with contextlib.suppress(ServerUnavailableError):
         raw = await store.commands.execute("HGET", store.keys(namespace).record(request_id), "en")

@@ -12,7 +12,7 @@ from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, consumer_name, priority_suffix
-from dynamo_tasks.store.ledger.notifications import tell_end
+from dynamo_tasks.store.ledger.notifications import notify_end
 from dynamo_tasks.store.ledger.unacked import restore_unacked
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.scripts import script
@@ -128,7 +128,7 @@ class Recovery:
         )  # fmt: skip
         outcome = str(reply.decode())
         if outcome == "DEAD":
-            await tell_end(self._store, namespace, request_id, End(State.FAILED, "worker_lost"))
+            await notify_end(self._store, namespace, request_id, End(State.FAILED, "worker_lost"))
         if outcome in _REQUEUED:
             event(
                 "request.requeued", request_id=request_id, namespace=namespace, lost_instance=f"{lease:x}",

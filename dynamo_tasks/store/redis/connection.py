@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.store.redis import sentinel
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.refusals import code_of, refusal
@@ -125,7 +125,7 @@ class Link:
             await self._reconnect()
 
     async def _reconnect(self) -> None:
-        delay, began, failures = _FIRST_DELAY, time.monotonic(), Calm()
+        delay, began, failures = _FIRST_DELAY, time.monotonic(), LogThrottle()
         while not self._closing:
             await asyncio.sleep(delay * random.uniform(0.5, 1.0))
             try:

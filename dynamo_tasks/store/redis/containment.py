@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.store.redis.refusals import ReplyError, code_of
 
@@ -22,7 +22,7 @@ __all__ = ["MALFORMED", "contained", "is_wrong_type", "pass_over"]
 MALFORMED = (*UNREADABLE, AttributeError, LookupError, OverflowError, TypeError)
 """What code raises over a value that is of another shape than it expects."""
 _SHOWN = 200
-_calm: defaultdict[str, Calm] = defaultdict(Calm)
+_calm: defaultdict[str, LogThrottle] = defaultdict(LogThrottle)
 
 
 def pass_over(where: str, name: str, error: BaseException) -> None:

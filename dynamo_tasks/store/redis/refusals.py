@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from dynamo_tasks.errors import DynamoError, ServerFullError, ServerRefusedError
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.observe.throttle import LogThrottle
 
 __all__ = ["EXPECTED", "PASSING", "ReplyError", "code_of", "refusal"]
 
@@ -87,7 +87,7 @@ _WORD = re.compile(r"[A-Z]+(?= |$)")
 _INSIDE = re.compile(r"because of: ([A-Z]+.*)")
 _ARGUMENTS = re.compile(r"(unknown (?:sub)?command '?[^,]*),.*", re.DOTALL)
 _MOST = 300
-_told: defaultdict[str, Calm] = defaultdict(Calm)
+_told: defaultdict[str, LogThrottle] = defaultdict(LogThrottle)
 
 
 def code_of(text: str) -> str:

@@ -12,10 +12,10 @@ from typing import TypeVar
 
 from dynamo_tasks.errors import ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.store.redis.connection import Link
 
-__all__ = ["PATIENCE", "at_start", "in_time", "insist", "patiently"]
+__all__ = ["PATIENCE", "at_start", "in_time", "patiently", "retry_until_up"]
 
 T = TypeVar("T")
 PATIENCE = 10.0
@@ -42,7 +42,7 @@ async def in_time(seconds: float = PATIENCE) -> AsyncIterator[None]:
         raise ServerUnavailableError("the Redis server does not answer", retry_after=1.0) from None
 
 
-async def insist(commands: Link, ask: Callable[[], Awaitable[T]], within: float = math.inf) -> T:
+async def retry_until_up(commands: Link, ask: Callable[[], Awaitable[T]], within: float = math.inf) -> T:
     """Ask the server until it answers: an outage must not end what lasts as long as a job.
 
     Args:
@@ -73,7 +73,7 @@ async def patiently(ask: Callable[[], Awaitable[T]], within: float) -> T:
     Raises:
         ServerUnavailableError: it has not answered in time.
     """
-    until, delay, failures = time.monotonic() + within, _FIRST_DELAY, Calm()
+    until, delay, failures = time.monotonic() + within, _FIRST_DELAY, LogThrottle()
     while True:
         try:
             return await ask()
@@ -96,7 +96,7 @@ async def at_start(ask: Callable[[], Awaitable[T]], *, away: bool) -> T:
     Raises:
         ServerUnavailableError: it cannot be reached.
     """
-    failures = Calm()
+    failures = LogThrottle()
     while True:
         try:
             return await ask()

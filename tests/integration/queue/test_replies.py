@@ -160,9 +160,9 @@ def test_a_lost_connection_loses_no_result(lab: Lab, consumer: Replies, is_waiti
 @pytest.fixture
 def unknowing(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers do not see where results are told, as those of an older release."""
-    real = direct.enclose
+    real = direct.build_envelope
     monkeypatch.setattr(
-        direct, "enclose", lambda *args, more, **kwargs: real(*args, more=without(more), **kwargs)
+        direct, "build_envelope", lambda *args, more, **kwargs: real(*args, more=without(more), **kwargs)
     )
 
 

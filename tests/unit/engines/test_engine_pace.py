@@ -7,14 +7,14 @@ import time
 
 import pytest
 
-from dynamo_tasks.engines.coalescing import Pace, gap
+from dynamo_tasks.engines.coalescing import CoalescingWindow, gap
 
 
 def rest(streams: int, resting: int = 1) -> float:
     """Seconds that so many of them rest at once."""
 
     async def main() -> float:
-        pace, began = Pace(), time.perf_counter()
+        pace, began = CoalescingWindow(), time.perf_counter()
         await asyncio.gather(*[pace.rest(streams) for _ in range(resting)])
         return time.perf_counter() - began
 
@@ -34,7 +34,7 @@ def test_the_more_streams_the_longer_they_rest() -> None:
 
 def test_who_comes_late_wakes_with_the_others() -> None:
     async def main() -> tuple[float, bool]:
-        pace, loop = Pace(), asyncio.get_running_loop()
+        pace, loop = CoalescingWindow(), asyncio.get_running_loop()
         first = pace.rest(1000)
         await asyncio.sleep(0.01)
         began = loop.time()
@@ -49,7 +49,7 @@ def test_who_comes_late_wakes_with_the_others() -> None:
 
 def test_one_that_gives_up_does_not_wake_the_others() -> None:
     async def main() -> list[bool]:
-        pace = Pace()
+        pace = CoalescingWindow()
         rests = [pace.rest(64) for _ in range(3)]
         rests[0].cancel()
         await asyncio.gather(*rests, return_exceptions=True)
@@ -61,7 +61,7 @@ def test_one_that_gives_up_does_not_wake_the_others() -> None:
 @pytest.mark.parametrize("streams", [1, 64])
 def test_what_nobody_reads_rests_longer_until_somebody_does(streams: int) -> None:
     async def main() -> tuple[float, float]:
-        pace, loop = Pace(), asyncio.get_running_loop()
+        pace, loop = CoalescingWindow(), asyncio.get_running_loop()
         read = False
         first = pace.rest(streams, lambda: False)
         second = pace.rest(streams, lambda: read)
@@ -82,7 +82,7 @@ def test_what_nobody_reads_rests_longer_until_somebody_does(streams: int) -> Non
 
 def test_who_is_read_does_not_wait_for_those_who_are_not() -> None:
     async def main() -> float:
-        pace, loop = Pace(), asyncio.get_running_loop()
+        pace, loop = CoalescingWindow(), asyncio.get_running_loop()
         unread = pace.rest(64, lambda: False)
         began = loop.time()
         await pace.rest(64)

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_tasks.engines.vllm.output_buffer import Taps
+from dynamo_tasks.engines.vllm.output_buffer import OutputBuffers
 
 
 class Queue:
@@ -73,7 +73,7 @@ class Reader:
     def __init__(self, vllm: Vllm):
         self._queue = vllm.queues["a"]
         self.ids = self._queue.take()
-        tap = Taps(vllm).tap("a")
+        tap = OutputBuffers(vllm).tap("a")
         assert tap is not None
         self._tap = tap
         self.rest: asyncio.Future[None] | None = None
@@ -166,7 +166,7 @@ def test_an_end_ends_the_rest_and_comes_behind_what_has_gathered() -> None:
 def test_nothing_is_kept_of_a_stream_whose_reader_gives_up() -> None:
     async def main() -> None:
         vllm = Vllm()
-        taps = Taps(vllm)
+        taps = OutputBuffers(vllm)
         vllm.step(1, "a")
         tap = taps.tap("a")
         assert tap is not None
@@ -182,7 +182,7 @@ def test_nothing_is_kept_of_a_stream_whose_reader_gives_up() -> None:
 
 def test_it_is_left_alone_where_vllm_counts_tokens_or_has_an_interval_and_where_a_request_is_gone() -> None:
     for vllm, name in ((Vllm(log_stats=True), "a"), (Vllm(interval=4), "a"), (Vllm(), "gone")):
-        assert Taps(vllm).tap(name) is None
+        assert OutputBuffers(vllm).tap(name) is None
         vllm.step(3, "a")
         assert vllm.queues["a"].take() == [0, 1, 2]
         assert "gone" not in vllm.output_processor.external_req_ids

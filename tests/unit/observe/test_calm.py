@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dynamo_tasks.observe.throttle import Calm
+from dynamo_tasks.observe.throttle import LogThrottle
 
 
 def test_the_first_then_one_per_period() -> None:
     now = 0.0
-    calm = Calm(5.0, clock=lambda: now)
+    calm = LogThrottle(5.0, clock=lambda: now)
     told = []
     for tenth in range(120):
         now = tenth / 10

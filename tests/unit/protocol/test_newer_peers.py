@@ -17,7 +17,7 @@ from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, encode_deltas
 from dynamo_tasks.queue.broker.envelope import CallOptions
 from dynamo_tasks.queue.client.result import values_of
-from dynamo_tasks.queue.execution.context import Executor
+from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.store.ledger.record import read_record
 
 NEWS = Event(EventId(5, 2), "x", b"\xc1 no msgpack")
@@ -67,6 +67,6 @@ def test_a_frontend_renders_what_it_knows() -> None:
 @pytest.mark.parametrize("order", [b"news", b"news r 1", b"news r x y z", b""])
 def test_unknown_orders_are_passed_over(order: bytes) -> None:
     nothing: Any = None
-    executor = Executor.__new__(Executor)
+    executor = WorkerContext.__new__(WorkerContext)
     executor._running, executor._early = {}, nothing
     executor.order(b"alive", order)

@@ -20,7 +20,7 @@ from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.broker import backend as module
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.backend import ResultBackend
-from dynamo_tasks.queue.broker.envelope import lasting
+from dynamo_tasks.queue.broker.envelope import persisted
 from dynamo_tasks.queue.client.task import CallInfo, make_task
 from dynamo_tasks.store.redis.refusals import ReplyError
 
@@ -217,6 +217,6 @@ def test_where_else_a_result_is_told_is_known_in_threads_too(monkeypatch: pytest
 
 
 def test_the_channel_of_a_client_lasts() -> None:
-    assert lasting({"v": 9, "re": "client-1", "dl": 5.0}) == {"v": 1, "re": "client-1"}
+    assert persisted({"v": 9, "re": "client-1", "dl": 5.0}) == {"v": 1, "re": "client-1"}
     for header in (None, {}, {"v": 1}, 5, {"re": ""}):
-        assert lasting(header) == {"v": 1}
+        assert persisted(header) == {"v": 1}

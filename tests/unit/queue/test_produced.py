@@ -14,7 +14,7 @@ from dynamo_tasks.protocol.events import ZERO, EventId
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 from dynamo_tasks.queue.execution import output as produced
-from dynamo_tasks.queue.execution.output import Produced
+from dynamo_tasks.queue.execution.output import OutputCollector
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 0}
 FIRST, LAST = TokenDelta("a", [1]), TokenDelta("b", [2], finish_reason="stop", usage=USAGE)
@@ -39,7 +39,7 @@ class _Handler:
 
 def _rest(
     monkeypatch: pytest.MonkeyPatch, policy: str, logged: list[TokenDelta]
-) -> tuple[Produced, Any, Any]:
+) -> tuple[OutputCollector, Any, Any]:
     """Of an attempt that finds ``logged``: what it put out, what it took itself, and what the process counted."""
 
     async def read(store: Any, attempt: Any) -> tuple[list[TokenDelta], int]:
@@ -48,7 +48,7 @@ def _rest(
     monkeypatch.setattr(produced, "logged_values", read)
     executor: Any = SimpleNamespace(tokens=100, store=None)
     log: Any = SimpleNamespace(attempt=SimpleNamespace(previous=EventId(5, 1)), inherit=lambda size: None)
-    made = Produced(executor, _Handler(policy), keeps_result=True)  # type: ignore[arg-type]
+    made = OutputCollector(executor, _Handler(policy), keeps_result=True)  # type: ignore[arg-type]
 
     async def main() -> list[Any] | None:
         values = await made.rest(log, {})
@@ -86,13 +86,13 @@ def test_an_endpoint_that_cannot_go_on_says_so(monkeypatch: pytest.MonkeyPatch, 
 
 def test_without_a_result_nothing_is_kept() -> None:
     executor: Any = SimpleNamespace(tokens=0, store=None)
-    made = Produced(executor, _Handler("continue"), keeps_result=False)  # type: ignore[arg-type]
+    made = OutputCollector(executor, _Handler("continue"), keeps_result=False)  # type: ignore[arg-type]
     made.take(FIRST)
     made.take(LAST)
     assert (made.result(), made.end().usage, executor.tokens) == (None, USAGE, 2)
 
 
 def test_the_first_attempt_reads_no_log() -> None:
-    made = Produced(SimpleNamespace(tokens=0), _Handler("fail"), keeps_result=True)  # type: ignore[arg-type]
+    made = OutputCollector(SimpleNamespace(tokens=0), _Handler("fail"), keeps_result=True)  # type: ignore[arg-type]
     log: Any = SimpleNamespace(attempt=SimpleNamespace(previous=ZERO))
     assert asyncio.run(made.rest(log, {})) is not None

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import InvalidRequestError, ProtocolError
-from dynamo_tasks.runtime.control import ControlDesk
+from dynamo_tasks.runtime.control import CommandHandler
 from dynamo_tasks.store.keys import Keys
 
 
@@ -26,7 +26,7 @@ def _answers(payload: bytes) -> list[Any]:
     async def work() -> None:
         commands = SimpleNamespace(post=lambda *command: posted.append(command))
         store: Any = SimpleNamespace(commands=commands, keys=Keys)
-        desk = ControlDesk(store, "shop", carry_out)
+        desk = CommandHandler(store, "shop", carry_out)
         desk.take(payload)
         await asyncio.gather(*desk._tasks)
 
