@@ -9,6 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dynamo_tasks import wiring as _wiring
+
 if TYPE_CHECKING:
     from dynamo_tasks.queue.client.result import StreamResult
     from dynamo_tasks.runtime.components.component import DistributedRuntime
@@ -69,11 +71,54 @@ _WHERE = {
 }
 
 
+def _default_app() -> Any:
+    from dynamo_tasks.runtime.celeryapp import default_app
+
+    return default_app()
+
+
+def _default_resolver() -> Any:
+    from dynamo_tasks.runtime.celeryapp import default_resolver
+
+    return default_resolver()
+
+
+def _bento_visitor(*args: Any) -> Any:
+    from dynamo_tasks.runtime.hosting.visitor import Visitor
+
+    return Visitor(*args)
+
+
+def _api_server(*args: Any, **kwargs: Any) -> Any:
+    from dynamo_tasks.services.http_host import ApiServer
+
+    return ApiServer(*args, **kwargs)
+
+
+def _plain_endpoints(*args: Any) -> Any:
+    # Clients need nothing of Celery's worker, which takes long to import.
+    from dynamo_tasks.runtime.hosting.serving import ServiceGroup
+
+    return ServiceGroup(*args)
+
+
+def _ray_environment() -> Any:
+    from dynamo_tasks.pipelines.ray.environment import RayEnvironment
+
+    return RayEnvironment
+
+
+_wiring.default_app.fill(_default_app)
+_wiring.default_resolver.fill(_default_resolver)
+_wiring.bento_visitor.fill(_bento_visitor)
+_wiring.api_server.fill(_api_server)
+_wiring.plain_endpoints.fill(_plain_endpoints)
+_wiring.ray_environment.fill(_ray_environment)
+
+
 def __getattr__(name: str) -> Any:
     if name == "app":
-        return importlib.import_module(f"{__name__}.runtime.celeryapp").default_app()
+        return _default_app()
     if name not in _WHERE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    if name == "StreamResult":
-        importlib.import_module(f"{__name__}.runtime.celeryapp")
     return getattr(importlib.import_module(f"{__name__}.{_WHERE[name]}"), name)

@@ -20,7 +20,7 @@ __all__ = ["gather_jobs", "jobs_of"]
 
 
 def jobs_of(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
-    """Every job that is known, newest first: see :class:`~dynamo_tasks.pipelines.graph.job.JobStatus`, and ``namespace``.
+    """Every job that is known, newest first: a :class:`~dynamo_tasks.pipelines.JobStatus` with its ``namespace``.
 
     Raises:
         ServerUnavailableError: the server cannot be reached.

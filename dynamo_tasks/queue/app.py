@@ -39,8 +39,6 @@ __all__ = [
     "DynamoApp",
     "HostFactory",
     "create_app",
-    "default_app",
-    "set_default_app",
 ]
 
 _NEVER = 10**9
@@ -302,23 +300,3 @@ def create_app(
     )
     guard_flower(app)
     return app
-
-
-_default: Callable[[], DynamoApp] | None = None
-
-
-def set_default_app(factory: Callable[[], DynamoApp]) -> None:
-    """Name the application that handles without one use."""
-    global _default
-    _default = factory
-
-
-def default_app() -> DynamoApp:
-    """The application of this process.
-
-    Raises:
-        DynamoError: none was made.
-    """
-    if _default is None:
-        raise DynamoError("no dynamo-tasks application in this process; import dynamo_tasks first")
-    return _default()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import json
 import os
@@ -19,7 +18,7 @@ import click
 from dynamo_tasks.config.host.given import filled, variable
 from dynamo_tasks.config.host.server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.queue.app import DynamoApp, create_app, set_default_app
+from dynamo_tasks.queue.app import DynamoApp, create_app
 from dynamo_tasks.runtime.eager import EagerServices
 from dynamo_tasks.runtime.gpus import pin_process
 from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configured_graph
@@ -27,6 +26,7 @@ from dynamo_tasks.runtime.hosting.host import ServiceHost
 from dynamo_tasks.runtime.names import Names
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import Graph
+from dynamo_tasks.wiring import api_server
 
 __all__ = ["default_app", "default_resolver"]
 
@@ -82,10 +82,8 @@ def _modules(operators: str) -> str:
 
 
 def _http_server(host: ServiceHost, address: str) -> Any:
-    # by name: the services stand above the runtime
-    module: Any = importlib.import_module("dynamo_tasks.services.http_host")
     name, _, port = address.rpartition(":")
-    return module.ApiServer(host, name, int(port), reuse_port=host.service.settings.workers > 1)
+    return api_server(host, name, int(port), reuse_port=host.service.settings.workers > 1)
 
 
 def _only_component(graph: Graph) -> Graph:
@@ -154,6 +152,3 @@ def _find_schedule(here: Path | None) -> ModuleSpec | None:
 def default_resolver() -> RuntimeResolver:
     """The resolver of a plain script."""
     return RuntimeResolver(default_app())
-
-
-set_default_app(default_app)

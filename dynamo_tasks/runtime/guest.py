@@ -5,7 +5,6 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from dynamo_tasks.queue.app import set_default_app
 from dynamo_tasks.queue.guest import GuestApp, adopt
 from dynamo_tasks.runtime.celeryapp import make_host
 from dynamo_tasks.runtime.eager import EagerServices
@@ -13,6 +12,7 @@ from dynamo_tasks.runtime.graphs import configure_alone
 from dynamo_tasks.runtime.names import Names
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService, load_service, set_resolver
+from dynamo_tasks.wiring import default_app
 
 __all__ = ["install"]
 
@@ -48,7 +48,7 @@ def install(app: Any, *services: DynamoService[Any] | str) -> GuestApp:
     guest.eager_handler = guest.eager_handler or EagerServices().handler
     resolver = RuntimeResolver(guest)
     guest.learn = Names(graph=False)
-    set_default_app(lambda: guest)
+    default_app.fill(lambda: guest)
     set_resolver(resolver)
     for service in services:
         found = load_service(service) if isinstance(service, str) else service

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk.hooks import run_hooks
 from dynamo_tasks.sdk.services.own_class import import_path
+from dynamo_tasks.wiring import bento_visitor
 
 if TYPE_CHECKING:
     from dynamo_tasks.sdk.services.service import DynamoService
@@ -107,9 +108,7 @@ def _add_hooks(service: DynamoService[Any]) -> None:
         if _is_hosted(self):
             return
         if service.dependencies:
-            # by name: the runtime stands above the sdk
-            module: Any = importlib.import_module("dynamo_tasks.runtime.hosting.visitor")
-            visitor = visitors[id(self)] = module.Visitor(service, self)
+            visitor = visitors[id(self)] = bento_visitor(service, self)
             await visitor.start()
         await run_hooks(self, "start")
 

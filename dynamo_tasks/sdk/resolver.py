@@ -1,15 +1,15 @@
 """How declarations reach the running system: an injected :class:`Resolver`.
 
-The sdk knows no queue and no server. A host injects its resolver; in a plain script the first call loads
-``dynamo_tasks.runtime`` by name and takes the one that it offers.
+The sdk knows no queue and no server. A host injects its resolver; in a plain script the first call takes the one of
+:data:`dynamo_tasks.wiring.default_resolver`.
 """
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.wiring import default_resolver
 
 if TYPE_CHECKING:
     from dynamo_tasks.sdk.endpoints.endpoint import DynamoEndpoint
@@ -101,8 +101,6 @@ def get_resolver() -> Resolver:
     """The injected resolver, else the runtime's default one."""
     global _resolver
     if _resolver is None:
-        # by name: the runtime stands above the sdk
-        runtime: Any = importlib.import_module("dynamo_tasks.runtime")
-        resolver: Resolver = runtime.default_resolver()
+        resolver: Resolver = default_resolver()
         _resolver = resolver
     return _resolver

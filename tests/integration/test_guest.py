@@ -17,11 +17,11 @@ from celery import Celery
 
 import dynamo_tasks
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.queue.app import set_default_app
 from dynamo_tasks.queue.guest import check_settings
 from dynamo_tasks.runtime import default_app
 from dynamo_tasks.sdk import set_resolver
 from dynamo_tasks.store.client import close_shared
+from dynamo_tasks.wiring import default_app as default_app_port
 from tests.support.processes import Worker, together
 from tests.support.serve import Serve
 from tests.support.server import RedisServer
@@ -49,7 +49,7 @@ def own_process() -> Iterator[None]:
     """What `install` changes in this process is put back."""
     yield
     set_resolver(None)
-    set_default_app(default_app)
+    default_app_port.fill(default_app)
 
 
 def _worker(shop: Shop, **more: Any) -> Worker:

@@ -8,7 +8,6 @@ loaded, not before.
 from __future__ import annotations
 
 import ast
-import importlib
 import importlib.util
 from collections.abc import Iterable, Mapping
 from functools import cache, partial
@@ -99,7 +98,8 @@ class Parsers:
                 param="tool_call_parser" if card.tool_call_parser else "reasoning_parser",
             )
         set_environment()
-        api: Any = importlib.import_module("dynamo_tasks.engines.parsers.api")
+        from dynamo_tasks.engines.parsers import api  # takes ten seconds
+
         tokenizer = api.tokenizer_of(card.tokenizer)
         try:
             kind = api.parser_class(card.tool_call_parser, card.reasoning_parser, card.name, tokenizer)

@@ -1,8 +1,8 @@
 """How far vLLM is with the start of a model: its own processes know, and say it in their logs alone.
 
-In each of them :func:`begin` runs before vLLM is imported (see :mod:`dynamo_tasks.engines.parent_death_signal`). It listens to the
-loggers that tell of the steps, at every log level, and sends one word for each to the worker process, where a
-:class:`Progress` takes it. What vLLM writes to its log is the same as ever.
+In each of them :func:`begin` runs before vLLM is imported (see :mod:`dynamo_tasks.engines.parent_death_signal`). It
+listens to the loggers that tell of the steps, at every log level, and sends one word for each to the worker process,
+where a :class:`Progress` takes it. What vLLM writes to its log is the same as ever.
 
 Needs the standard library only: :func:`begin` runs before the process has its ``sys.path``.
 """

@@ -94,7 +94,9 @@ def import_vllm() -> Any:
     the functions below know, the engine too.
     """
     set_environment()
-    return importlib.import_module("dynamo_tasks.engines.vllm.api")
+    from dynamo_tasks.engines.vllm import api
+
+    return api
 
 
 def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, tell: Tell) -> Started:

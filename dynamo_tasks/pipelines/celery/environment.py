@@ -25,6 +25,7 @@ from dynamo_tasks.pipelines.plans.plan import Plan, make_plan
 from dynamo_tasks.protocol.names import check_namespace
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.jobs import Jobs
+from dynamo_tasks.wiring import ray_environment
 
 __all__ = ["BACKENDS", "RemoteEnvironment"]
 
@@ -52,9 +53,8 @@ class RemoteEnvironment(BaseEnvironment):
         """Make the kind of the backend."""
         if backend != "ray":
             return super().__new__(cls)
-        from dynamo_tasks.pipelines.ray.environment import RayEnvironment
-
-        return super().__new__(RayEnvironment)  # type: ignore[return-value]
+        made: Self = super().__new__(ray_environment())
+        return made
 
     def __init__(self, name: str, config: Mapping[str, Any] | None = None, backend: str = "celery"):
         if backend not in BACKENDS:

@@ -9,12 +9,12 @@ import asyncio
 import contextlib
 import importlib
 import pkgutil
+import sys
 from collections.abc import AsyncIterator
 from typing import Any, ClassVar
 
 import msgspec
 
-from dynamo_tasks import pipelines
 from dynamo_tasks.config import DefaultName
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.pipelines.calls.base_service_task import BaseServiceTask
@@ -165,8 +165,9 @@ class Operators:
 
 def _load_all() -> None:
     """Import what jobs may need of this package now: later its files may be another release's."""
-    for module in pkgutil.iter_modules(pipelines.__path__, f"{pipelines.__name__}."):
-        if not module.name.startswith(f"{pipelines.__name__}.ray_"):
+    package = sys.modules[__name__.rpartition(".celery.")[0]]
+    for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
+        if not module.name.startswith(f"{package.__name__}.ray"):
             importlib.import_module(module.name)
 
 

@@ -3,8 +3,8 @@
 The fields are those of OpenAI's chat completions, completions and embeddings, vLLM's sampling extensions,
 and ours: ``background``, ``abandon_after``, ``timeout``, ``retention`` (seconds). What a client asks of the
 engine travels on as the payload; an engine refuses what it cannot do. A field that only other servers know is taken
-under its name here or ignored (:mod:`dynamo_tasks.protocol.http.parameters`); so is one that nobody knows, unless it looks
-like a misspelt known one.
+under its name here or ignored (:mod:`dynamo_tasks.protocol.http.parameters`); so is one that nobody knows, unless it
+looks like a misspelt known one.
 """
 
 from __future__ import annotations

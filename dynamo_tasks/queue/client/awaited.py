@@ -26,6 +26,7 @@ from dynamo_tasks.store.bridge import bridge, in_thread
 from dynamo_tasks.store.client import StoreClient, shared_client
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.streams.subscription import Subscription
+from dynamo_tasks.wiring import default_app
 
 __all__ = ["TAIL", "RequestResult"]
 
@@ -56,11 +57,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         self, id: str, backend: Any = None, task_name: str | None = None, app: Any = None, parent: Any = None, *,
         namespace: str | None = None,
     ):  # fmt: skip
-        app = app or self.app
-        if app is None:
-            from dynamo_tasks.queue.app import default_app
-
-            app = default_app()
+        app = app or self.app or default_app()
         super().__init__(id, backend or app.endpoint_backend, app=app, parent=parent)
         self.namespace = namespace
         self._end_seen = 0.0

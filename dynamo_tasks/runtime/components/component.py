@@ -19,6 +19,7 @@ from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.redis.retry import PATIENCE, in_time
 from dynamo_tasks.store.topics.groups import ACK_WAIT
 from dynamo_tasks.store.topics.subscriber import EventSubscription
+from dynamo_tasks.wiring import plain_endpoints
 
 if TYPE_CHECKING:
     from dynamo_tasks.runtime.components.endpoint_config import EndpointConfig, EndpointConfigBuilder
@@ -99,10 +100,7 @@ class DistributedRuntime:
     def serving(self) -> ServiceGroup:
         """The endpoints that plain code serves in this process."""
         if self._serving is None:
-            # Clients need nothing of Celery's worker, which takes long to import.
-            from dynamo_tasks.runtime.hosting.serving import ServiceGroup
-
-            self._serving = ServiceGroup(self.client, self.registry, self._health)
+            self._serving = plain_endpoints(self.client, self.registry, self._health)
         return self._serving
 
     def namespace(self, name: str) -> Namespace:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_tasks.runtime.celeryapp import default_app
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.hosting.dependencies import colocated, start_service, watch_dependencies
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService, set_resolver
+from dynamo_tasks.wiring import default_app
 
 __all__ = ["Visitor"]
 

@@ -14,7 +14,6 @@ from dynamo_tasks.config import suggest
 from dynamo_tasks.config.host.server import resolve_redis_url
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, UnknownEndpointError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.serve import backend
 from dynamo_tasks.serve.console.chunks import ChunkPrinter
 
 __all__ = ["call"]
@@ -34,7 +33,9 @@ def call(endpoint: str, payload: str, timeout: float | None) -> None:
     address = EndpointId.parse(endpoint)
     request = _parse(sys.stdin.read() if payload == "-" else payload)
     url = resolve_redis_url()
-    _check(address, backend.snapshot(url)["instances"])
+    from dynamo_tasks.runtime.inspect import snapshot
+
+    _check(address, snapshot(url)["instances"])
     asyncio.run(_call(url, address, request, timeout))
 
 
@@ -74,12 +75,11 @@ async def _call(url: str, address: EndpointId, request: Any, timeout: float | No
 
 
 async def _stream(url: str, address: EndpointId, request: Any) -> None:
-    runtime = await backend.connect(url)
-    try:
+    from dynamo_tasks.runtime import DistributedRuntime
+
+    async with await DistributedRuntime.create(url) as runtime:
         component = runtime.namespace(address.namespace).component(address.component)
         client = await component.endpoint(address.name).client()
         with ChunkPrinter() as show:
             async for item in client.generate(request):
                 show(item.data())
-    finally:
-        await runtime.aclose()

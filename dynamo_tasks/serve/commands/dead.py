@@ -9,7 +9,6 @@ import click
 from rich.table import Table
 
 from dynamo_tasks.config.host.server import resolve_redis_url
-from dynamo_tasks.serve import backend
 from dynamo_tasks.serve.commands.common import OneLineGroup
 from dynamo_tasks.serve.console.output import plain_console
 
@@ -26,7 +25,9 @@ def dead() -> None:
 @click.option("--json", "as_json", is_flag=True, help="For scripts: one JSON document.")
 def list_(namespace: str | None, as_json: bool) -> None:
     """List dead requests, the oldest first."""
-    rows = backend.dead_list(resolve_redis_url(), namespace)
+    from dynamo_tasks.runtime.dead_letters import listed
+
+    rows = listed(resolve_redis_url(), namespace)
     if as_json:
         click.echo(json.dumps(rows, indent=2))
         return
@@ -46,7 +47,9 @@ def list_(namespace: str | None, as_json: bool) -> None:
 @click.argument("request_id")
 def show(request_id: str) -> None:
     """Show REQUEST_ID with its payload, as one JSON document."""
-    click.echo(json.dumps(backend.dead_request(resolve_redis_url(), request_id), indent=2))
+    from dynamo_tasks.runtime.dead_letters import shown
+
+    click.echo(json.dumps(shown(resolve_redis_url(), request_id), indent=2))
 
 
 @dead.command(short_help="Queue requests again, from their beginning.")
@@ -56,7 +59,9 @@ def retry(request_ids: tuple[str, ...], everything: bool) -> None:
     """Queue each REQUEST_ID again under its id: from its beginning, with all attempts, without its deadline."""
     if bool(request_ids) == everything:
         raise click.UsageError("name the requests, or give --all")
+    from dynamo_tasks.runtime.dead_letters import listed, retried
+
     url = resolve_redis_url()
-    ids = [row["id"] for row in backend.dead_list(url)] if everything else list(request_ids)
-    backend.retry_dead(url, ids)
+    ids = [row["id"] for row in listed(url)] if everything else list(request_ids)
+    retried(url, ids)
     click.echo(f"queued again: {len(ids)}")

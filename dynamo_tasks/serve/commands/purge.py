@@ -6,7 +6,6 @@ import click
 
 from dynamo_tasks.config.host.server import resolve_redis_url
 from dynamo_tasks.protocol.names import check_namespace
-from dynamo_tasks.serve.backend import purge_namespace
 
 __all__ = ["purge"]
 
@@ -21,4 +20,6 @@ def purge(namespace: str, yes: bool, force: bool) -> None:
     url = resolve_redis_url()
     if not yes:
         click.confirm(f"erase all records, streams and queues of namespace {namespace!r}?", abort=True)
-    click.echo(f"namespace {namespace}: {purge_namespace(url, namespace, force=force)} keys deleted")
+    from dynamo_tasks.runtime.inspect import purge as erase
+
+    click.echo(f"namespace {namespace}: {erase(url, namespace, force=force)} keys deleted")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
 import click
 
 from dynamo_tasks.config.host.server import resolve_redis_url
 from dynamo_tasks.errors import InvalidNameError
-from dynamo_tasks.serve import backend
+
+if TYPE_CHECKING:
+    from dynamo_tasks.runtime import Component
 
 __all__ = ["sleep", "wake"]
 
@@ -31,11 +37,7 @@ def sleep(component: str, instance: str | None, level: int, drain: float) -> Non
 
     They leave the registry, so that their model is not listed, finish what runs, and give their memory back.
     """
-    _tell(
-        backend.put_to_sleep(
-            resolve_redis_url(), *_split(component), instance_id=instance, level=level, drain=drain
-        )
-    )
+    _order(component, lambda found: found.sleep(instance_id=instance, level=level, drain=drain))
 
 
 @click.command(short_help="Wake what sleeps.")
@@ -43,7 +45,7 @@ def sleep(component: str, instance: str | None, level: int, drain: float) -> Non
 @_INSTANCE
 def wake(component: str, instance: str | None) -> None:
     """Wake the instances of NAMESPACE.COMPONENT."""
-    _tell(backend.wake(resolve_redis_url(), *_split(component), instance_id=instance))
+    _order(component, lambda found: found.wake_up(instance_id=instance))
 
 
 def _split(component: str) -> tuple[str, str]:
@@ -53,6 +55,14 @@ def _split(component: str) -> tuple[str, str]:
     return namespace, name
 
 
-def _tell(states: dict[str, str]) -> None:
-    for instance_id, state in states.items():
+def _order(component: str, order: Callable[[Component], Awaitable[dict[str, str]]]) -> None:
+    from dynamo_tasks.runtime import DistributedRuntime
+
+    namespace, name = _split(component)
+
+    async def give() -> dict[str, str]:
+        async with await DistributedRuntime.create(resolve_redis_url()) as runtime:
+            return await order(runtime.namespace(namespace).component(name))
+
+    for instance_id, state in asyncio.run(give()).items():
         click.echo(f"{instance_id} {state}")

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 
 import click
 from rich.console import Console
 from rich.live import Live
 
 from dynamo_tasks.config.host.server import resolve_redis_url
-from dynamo_tasks.serve.backend import snapshot
 from dynamo_tasks.serve.console.output import plain_console
 from dynamo_tasks.serve.console.render import render_status
 
-__all__ = ["status"]
+__all__ = ["snapshot", "status"]
 
 
 @click.command(short_help="Show what runs, and how busy it is.")
@@ -35,6 +35,20 @@ def status(namespace: str | None, watch: bool, interval: float, as_json: bool) -
         _watch(plain_console(), url, interval, namespace)
     else:
         plain_console().print(render_status(snapshot(url, namespace)))
+
+
+def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
+    """What runs at a Redis URL (in one namespace), in the shape of ``status --json``.
+
+    Raises:
+        ServerUnavailableError: the server cannot be reached.
+    """
+    # At the moment of use: `dynamo-tasks --help` and `serve` itself must not wait for Celery.
+    from dynamo_tasks.pipelines.inspect import jobs_of
+    from dynamo_tasks.runtime import inspect
+
+    found = inspect.snapshot(url, namespace)
+    return {**found, "jobs": jobs_of(url, found["namespaces"])}
 
 
 def _watch(console: Console, url: str, interval: float, namespace: str | None) -> None:

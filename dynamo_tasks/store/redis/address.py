@@ -9,8 +9,8 @@ Three forms name one server; two name a master that Sentinels watch over::
     sentinel://[user:password@]h1[:26379],h2,…/NAME[/db]
 
 Credentials are the master's; those of the Sentinels, where they differ, are the query parameters
-``sentinel_username`` and ``sentinel_password``. With one of the TLS options of :mod:`dynamo_tasks.config.host.tls` in the
-query, TLS is spoken with the Sentinels and with the master.
+``sentinel_username`` and ``sentinel_password``. With one of the TLS options of :mod:`dynamo_tasks.config.host.tls` in
+the query, TLS is spoken with the Sentinels and with the master.
 """
 
 from __future__ import annotations

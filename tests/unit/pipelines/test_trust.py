@@ -21,7 +21,8 @@ NOT_ALLOWED = [
     "os:system", "posix:system", "subprocess:run", "builtins:eval", "builtins:exec", "builtins:__import__",
     "builtins:open",
     "builtins:getattr", "builtins:str.format", "importlib:import_module", "pickle:loads", "shutil:rmtree",
-    "dynamo_tasks.pipelines.plans.signed:dump", "dynamo_tasks.pipelines.celery.worker:Operators", "workers.rag:main", "tests:x",
+    "dynamo_tasks.pipelines.plans.signed:dump", "dynamo_tasks.pipelines.celery.worker:Operators",
+    "workers.rag:main", "tests:x",
     "tests.supporter:x", "testsXsupport:x", "", ":", "os", ":system",
     "dynamo_tasks.pipelines.datastream:print_record.__globals__",
 ]  # fmt: skip

@@ -10,9 +10,8 @@ import pytest
 from celery import Celery, chain
 
 import dynamo_tasks
-from dynamo_tasks import current_context, depends, dynamo_endpoint, service
+from dynamo_tasks import current_context, depends, dynamo_endpoint, service, wiring
 from dynamo_tasks.errors import EndpointError, InvalidEventIdError, InvalidRequestError
-from dynamo_tasks.queue.app import set_default_app
 from dynamo_tasks.runtime import default_app
 from dynamo_tasks.sdk import set_resolver
 from dynamo_tasks.services.worker import Worker
@@ -78,7 +77,7 @@ def app() -> Iterator[Celery]:
     dynamo_tasks.install(app)
     yield app
     set_resolver(None)
-    set_default_app(default_app)
+    wiring.default_app.fill(default_app)
 
 
 def test_a_result_iterates_over_the_values() -> None:

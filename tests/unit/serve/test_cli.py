@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from dynamo_tasks import runtime as runtime_module
 from dynamo_tasks.errors import EngineError, NoInstancesError
-from dynamo_tasks.serve import backend
+from dynamo_tasks.queue.client import result as result_module
+from dynamo_tasks.runtime import inspect
 from dynamo_tasks.serve.cli import cli
 from dynamo_tasks.serve.commands import status as status_module
 
@@ -145,22 +147,24 @@ class FakeRuntime:
         if self.error:
             raise self.error
 
-    async def aclose(self) -> None:
+    async def create(self, url: str) -> "FakeRuntime":
+        return self
+
+    async def __aenter__(self) -> "FakeRuntime":
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
         self.closed = True
 
 
 def fake(monkeypatch: pytest.MonkeyPatch, *values: Any, error: Exception | None = None) -> FakeRuntime:
     runtime = FakeRuntime(list(values), error)
-
-    async def connect(url: str) -> FakeRuntime:
-        return runtime
-
-    monkeypatch.setattr(backend, "connect", connect)
+    monkeypatch.setattr(runtime_module, "DistributedRuntime", runtime, raising=False)
     served = [
         {"namespace": "dynamo", "component": "Worker", "endpoints": ["embed", "generate"]},
         {"namespace": "a", "component": "B", "endpoints": ["c"]},
     ]
-    monkeypatch.setattr(backend, "snapshot", lambda url: {"instances": served})
+    monkeypatch.setattr(inspect, "snapshot", lambda url: {"instances": served})
     return runtime
 
 
@@ -225,7 +229,8 @@ class FakeStream:
 
 
 def test_tail(environ: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "open_stream", lambda url, request_id: FakeStream())
+    monkeypatch.setattr(inspect, "reach", lambda url: None)
+    monkeypatch.setattr(result_module, "StreamResult", lambda request_id: FakeStream())
     result = run(environ, "tail", "abc", "--after", "5-1")
     assert result.exit_code == 0, result.output
     assert result.stdout == 'after 5-1\n[1, "é"]\n'

@@ -1,0 +1,86 @@
+"""The shape of the house: how many files a folder has, and which way the arrows between files go."""
+
+import ast
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = ROOT / "dynamo_tasks"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MOST_FILES = 14
+"""Of a folder: what a person can look at and know where to go on."""
+
+
+def dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {dotted(path) for path in FILES}
+
+
+def only_for_types(tree: ast.AST) -> set[ast.AST]:
+    guarded = (
+        node
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    )
+    return {below for node in guarded for below in ast.walk(node)}
+
+
+def named_in(node: ast.AST) -> list[str]:
+    """Modules that an import, or a string that could be imported, names."""
+    match node:
+        case ast.ImportFrom(module=str(module)):
+            return [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        case ast.Import():
+            return [alias.name for alias in node.names]
+        case ast.Constant(value=str(text)) if "." in text:
+            return [text]
+    return []
+
+
+def arrows() -> dict[str, set[str]]:
+    """File → the files it imports when it runs, wherever in it the import stands."""
+    found: dict[str, set[str]] = defaultdict(set)
+    for path in FILES:
+        tree = ast.parse(path.read_text())
+        hidden = only_for_types(tree)
+        for node in ast.walk(tree):
+            if node not in hidden:
+                found[dotted(path)] |= {name for name in named_in(node) if name in MODULES}
+        found[dotted(path)].discard(dotted(path))
+    return found
+
+
+def circles(edges: dict[str, set[str]]) -> list[set[str]]:
+    """Groups of files that reach each other."""
+    reach = {name: set(targets) for name, targets in edges.items()}
+    for middle in MODULES:
+        for name in MODULES:
+            if middle in reach[name]:
+                reach[name] |= reach[middle]
+    groups = {frozenset(other for other in reach[name] if name in reach[other]) for name in MODULES}
+    return [set(group) for group in groups if group]
+
+
+def test_no_folder_is_more_than_a_page() -> None:
+    sizes = Counter(path.parent.relative_to(ROOT) for path in FILES)
+    assert {str(folder): size for folder, size in sizes.items() if size > MOST_FILES} == {}
+
+
+def test_no_file_reaches_itself() -> None:
+    assert circles(arrows()) == []
+
+
+def test_no_module_of_ours_is_imported_by_its_name() -> None:
+    """A string hides an arrow from the linter: what is above is called through a port of ``dynamo_tasks.wiring``."""
+    hits = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            by_name = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
+                ("import_module", "__import__")
+            )
+            if by_name and any(re.search(r"['\"]dynamo_tasks", ast.unparse(value)) for value in node.args):
+                hits.append(f"{dotted(path)}:{node.lineno}")
+    assert hits == []
