@@ -81,7 +81,7 @@ class _Spawner:
     def __init__(self) -> None:
         self._jobs: queue.SimpleQueue[tuple[Future[int], set[int], Any]] = queue.SimpleQueue()
         self._pid = os.getpid()
-        threading.Thread(target=self._run, name="leash", daemon=True).start()
+        threading.Thread(target=self._run, name="parent-death-signal", daemon=True).start()
 
     def spawn(self, path: Any, args: Any, passfds: Any) -> int:
         """Start a process, whoever asks; gives its id."""
