@@ -1,4 +1,4 @@
-"""What a lower layer asks of a higher one: named ports, filled at the top (``dynamo_tasks/__init__.py``).
+"""Named ports by which a lower layer calls a higher one, filled at the top (``dynamo_tasks/__init__.py``).
 
 Imports go downwards only. Where a declaration of the sdk needs the runtime, or a worker the HTTP server of its
 service, the lower layer calls a port, and nothing of it names the module above.
@@ -49,7 +49,7 @@ class Port:
 default_app = Port("dynamo-tasks application")
 """``() -> DynamoApp``: the application that handles without one use."""
 default_resolver = Port("resolver")
-"""``() -> Resolver``: what declarations find behind them in a plain script."""
+"""``() -> Resolver``: the resolver that declarations use in a plain script."""
 bento_visitor = Port("visitor")
 """``(service, instance) -> Visitor``: connects a service that BentoML hosts."""
 api_server = Port("HTTP server of services")

@@ -1,4 +1,4 @@
-"""Where every setting comes from: layered sources, deep merge, origins, validation.
+"""Configuration: layered sources, deep merge, origins, validation.
 
 Highest priority first::
 

@@ -22,7 +22,7 @@ _NAMESPACE = "DYNAMO_NAMESPACE"
 
 
 class Origin(NamedTuple):
-    """Where a value was written.
+    """The place where a value was written.
 
     Attributes:
         where: As shown to people: ``configs/agg.yaml:12``, ``--Worker.engine``, …
@@ -61,7 +61,7 @@ class Layer:
     namespace: str | None = None
 
     def origin(self, path: Path) -> Origin:
-        """Where the value at ``path`` was written."""
+        """Find the place where the value at ``path`` was written."""
         if path in self.origins:
             return self.origins[path]
         for end in range(len(path) - 1, 0, -1):

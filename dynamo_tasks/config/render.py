@@ -13,7 +13,7 @@ __all__ = ["MASK", "SECRET_SETTINGS", "Row", "mask", "rows"]
 MASK = "***"
 
 SECRET_SETTINGS = "DYNAMO_SECRET_SETTINGS"
-"""Where `serve` hands its processes those settings of its command line that hold secrets: a JSON list."""
+"""Variable in which `serve` hands its processes the secret settings of its command line: a JSON list."""
 _SECRET = re.compile(
     r"(api|access|private|auth)[_-]?keys?|passw(or)?d|passphrase|secret|credential|(^|[._-])token$",
     re.IGNORECASE,

@@ -1,4 +1,4 @@
-"""What a service can be configured with, and what came out."""
+"""The schema of a service's configuration, and its resolved settings."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class DefaultName(str):
 
 @dataclass(frozen=True)
 class ServiceSchema:
-    """What a service declares.
+    """The configuration that a service declares.
 
     Attributes:
         name: The service's name, which is its section in a file.
@@ -69,7 +69,7 @@ class ServiceSchema:
 
     @property
     def is_component(self) -> bool:
-        """Whether ``@service`` was given ``dynamo=`` (and ``enabled`` is not false there)."""
+        """``True`` if ``@service`` was given ``dynamo=`` (and ``enabled`` is not false there)."""
         dynamo = self.arguments.get("dynamo")
         return dynamo is not None and bool(dynamo.get("enabled", True))
 

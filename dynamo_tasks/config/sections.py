@@ -112,7 +112,7 @@ def add_section(
 
 
 def _typed(schema: ServiceSchema, path: Path, value: Any, origin: Origin) -> Any:
-    """What was typed for an attribute that is text, where it looks like a mapping: ``{question}``."""
+    """Return the text as typed for an attribute of type ``str`` that looks like a mapping: ``{question}``."""
     if not isinstance(value, dict) or origin.text is None or len(path) != 1:
         return value
     name = _match(path[0], schema.names, loose=True) or ""

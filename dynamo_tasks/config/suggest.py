@@ -34,7 +34,7 @@ _SHORT = 4
 
 
 def is_slip(name: str, known: Iterable[str]) -> bool:
-    """Whether a name is a known one with one letter too many, missing, wrong, or swapped with the next.
+    """Tell whether a name is a known one with one letter too many, missing, wrong, or swapped with the next.
 
     So is one with other capitals or underscores: ``service_args`` for ``ServiceArgs``. Not so where only the last
     letter or a digit is another one: ``top_k`` and ``top_p``, ``layer1`` and ``layer2``.

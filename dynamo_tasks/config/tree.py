@@ -57,7 +57,7 @@ def leaves(node: Node, path: Path = ()) -> Iterator[tuple[Path, Leaf]]:
 
 
 def find(node: Node, *path: Any) -> Node | Leaf | None:
-    """What stands at ``path``, if anything."""
+    """Find the node or leaf at ``path``, if there is one."""
     item: Node | Leaf | None = node
     for key in path:
         item = item.get(key) if isinstance(item, dict) else None

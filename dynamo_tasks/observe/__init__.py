@@ -1,7 +1,7 @@
-"""What can be seen from outside: metrics, log events and spans, all named in one catalogue.
+"""Telemetry: metrics, log events and spans, all named in one catalogue.
 
 ``from dynamo_tasks.observe import event, metrics`` is what the other layers need. The metrics
-module (and with it prometheus-client) is loaded only by those who import it.
+module (and with it prometheus-client) is loaded only by code that imports it.
 """
 
 from __future__ import annotations

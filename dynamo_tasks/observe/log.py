@@ -47,12 +47,12 @@ def set_strict(strict: bool) -> bool:
 
 
 def strict() -> bool:
-    """Whether names outside of the catalogue are an error."""
+    """Tell whether names outside of the catalogue are an error."""
     return _strict
 
 
 def enabled(name: str, /) -> bool:
-    """Whether anybody would see an event; asked where its fields cost something, e.g. once per request."""
+    """Tell whether an event would be logged; asked where its fields cost something, e.g. once per request."""
     entry = LOG_EVENTS[name]
     return _loggers[entry.logger].isEnabledFor(entry.level)
 

@@ -24,7 +24,7 @@ class LogThrottle:
         """Occurrences so far."""
 
     def due(self) -> bool:
-        """Note an occurrence; whether it is to be told."""
+        """Count an occurrence; tell whether it is to be logged."""
         self.count += 1
         now = self._clock()
         if now < self._next:

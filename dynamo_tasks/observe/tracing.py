@@ -53,7 +53,7 @@ class Span:
         """Point to a span of which this one is no child."""
 
     def failed(self, reason: BaseException | str) -> None:
-        """Note that what it stands for went wrong."""
+        """Note that the operation which it stands for failed."""
 
     def enter(self) -> None:
         """Make it the current span of the running task, up to its end: the user's spans are its children."""
@@ -73,7 +73,7 @@ class Span:
 
 
 OFF = Span()
-"""What :func:`span` gives while there is no tracer provider."""
+"""The span that :func:`span` gives while there is no tracer provider."""
 
 
 def messaging(kind: str, name: str, message_id: str) -> dict[str, str]:
@@ -93,7 +93,7 @@ def messaging(kind: str, name: str, message_id: str) -> dict[str, str]:
 
 
 def tracing() -> bool:
-    """Whether this process has a tracer provider."""
+    """Tell whether this process has a tracer provider."""
     return _api() is not None
 
 
@@ -231,7 +231,7 @@ def configure(service: str, environ: Mapping[str, str] = os.environ) -> None:
 
 
 def exporter_problems(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Why spans will not go where ``OTEL_TRACES_EXPORTER`` says; as OpenTelemetry has it, that stops nothing."""
+    """List problems with ``OTEL_TRACES_EXPORTER``; as in OpenTelemetry, spans are lost, and nothing stops."""
     names = _names(environ)
     if names and not _installed():
         return ["the OpenTelemetry SDK is not installed: pip install 'dynamo-tasks[otel]'"]

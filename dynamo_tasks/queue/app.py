@@ -43,7 +43,7 @@ __all__ = [
 
 _NEVER = 10**9
 PLAIN_QUEUE = "dynamo-tasks"
-"""Where plain tasks (``@app.task``) go by default; every worker serves it beside the queues of its component."""
+"""The default queue of plain tasks (``@app.task``); every worker serves it beside its component's queues."""
 
 
 WORKER_SETTINGS: dict[str, Any] = {
@@ -54,8 +54,9 @@ WORKER_SETTINGS: dict[str, Any] = {
     "worker_cancel_long_running_tasks_on_connection_loss": False,
     "broker_connection_retry_on_startup": True,
 }
-"""What a worker process of ours relies on."""
+"""Settings that a worker process of ours relies on."""
 TRANSPORT_OPTIONS: dict[str, Any] = {
+    # The ledger knows who owns what: a time-out would only run long tasks twice.
     "visibility_timeout": _NEVER,
     "socket_keepalive": True,
     "socket_keepalive_options": notice_loss(),
@@ -84,7 +85,7 @@ class AMQP(Routes):
 
     @cached_property
     def plain(self) -> bool:
-        """Whether the settings leave messages as they are by default; like Celery's own sender, asked once."""
+        """``True`` if the settings leave messages at Celery's defaults; read once, as in Celery's sender."""
         return settings_are_plain(self.app.conf)
 
     def _handle_conf_update(self, *args: Any, **kwargs: Any) -> None:
@@ -172,9 +173,9 @@ class DynamoApp(NamedApp):
         )
 
     def _celerys_backend(self) -> Any:
-        """What Celery makes of the settings, for each thread; of a Redis only kind and URL count, so one will do.
+        """Make the backend that the settings name; one of Redis for all threads, as only kind and URL count.
 
-        It reads a file at each making, which a process that has no descriptor left cannot.
+        Celery reads a file each time it makes one, which a process that has no descriptor left cannot.
         """
         named = self.backend_cls or self.conf.result_backend
         if self._redis_backend is None or self._redis_backend[0] != named:
@@ -191,21 +192,25 @@ class DynamoApp(NamedApp):
 
     @property
     def key_prefix(self) -> str:
-        """What all keys start with."""
+        """The prefix of all keys: kombu's ``global_keyprefix``."""
         return str(self.conf.broker_transport_options.get("global_keyprefix", ""))
 
     @property
     def endpoint_backend(self) -> Any:
-        """Where results of endpoints are kept."""
+        """The result backend of endpoints."""
         return self.backend
 
     @cached_property
     def has_own_task_class(self) -> bool:
-        """Whether tasks of this application have a class that is not Celery's: Django's, or the application's."""
+        """``True`` if tasks of this application have a class other than Celery's: Django's, or its own."""
         return symbol_by_name(self.task_cls) is not Task
 
     def queue_for(self, endpoint: EndpointId) -> Queue:
-        """Where calls of an endpoint go; an object, since the application may refuse names that it does not list."""
+        """Return the queue of an endpoint's calls.
+
+        An object, since the application may refuse names that it does not list
+        (``task_create_missing_queues``).
+        """
         return direct_queue(endpoint.queue)
 
     @property
@@ -215,7 +220,7 @@ class DynamoApp(NamedApp):
 
     @property
     def executor(self) -> WorkerContext:
-        """What this worker process runs requests with."""
+        """The context in which this worker process runs requests."""
         if self._executor is None:
             raise RuntimeError("this process is no dynamo-tasks worker")
         return self._executor
@@ -225,7 +230,7 @@ class DynamoApp(NamedApp):
         self._executor = executor
 
     def serves(self, name: str) -> bool:
-        """Whether this process is a worker that hosts an endpoint."""
+        """Tell whether this process is a worker that hosts an endpoint."""
         return self._executor is not None and name in self._executor.handlers
 
     def make_host(self, **options: Any) -> Host | None:
@@ -243,7 +248,7 @@ class DynamoApp(NamedApp):
         return self.subclass_with_self(Beat)
 
     def _connection(self, url: str, *args: Any, transport_options: Any = None, **kwargs: Any) -> Any:
-        """Celery's, whose operations end in time."""
+        """Make Celery's connection, with time limits for its operations."""
         # What kombu does on a worker's loop stops its streams, whatever the settings say.
         given = {} if self.is_worker else self.conf.broker_transport_options
         seconds = CONNECT_TIMEOUT if self.is_worker else ANSWER_TIMEOUT
@@ -290,6 +295,7 @@ def create_app(
         # Not Celery's "celery": another application's workers may share the server.
         task_default_queue=PLAIN_QUEUE,
         task_acks_late=True,
+        # The ledger tells STARTED, without a write to the result backend.
         task_track_started=False,
         worker_hijack_root_logger=True,
         broker_transport_options=TRANSPORT_OPTIONS | ({"global_keyprefix": key_prefix} if key_prefix else {}),

@@ -11,7 +11,7 @@ from celery import signals
 __all__ = ["guard_flower"]
 
 OPEN_VARIABLE = "FLOWER_UNAUTHENTICATED_API"
-"""Flower's own switch, with which its API needs no login: whoever sets it wants it open."""
+"""Flower's own switch, with which its API needs no login: an owner who sets it wants it open."""
 
 
 EX_USAGE = 2

@@ -47,7 +47,7 @@ _OURS = ("service", "operators", "config", "set")
 
 
 class GuestApp(DynamoApp):
-    """What :func:`adopt` puts before the application's own class; never made by itself."""
+    """The class that :func:`adopt` puts before the application's own; never instantiated by itself."""
 
     _checked: str = ""
     _kind: type[Celery]
@@ -55,9 +55,9 @@ class GuestApp(DynamoApp):
     control_cls: Any
 
     def _equip(self, make_host: HostFactory) -> None:
-        """What :class:`DynamoApp` has, and instead of what the application has made by now ours.
+        """Add the parts of :class:`DynamoApp`, and drop those that the application has made by now.
 
-        That would go on to publish without a ledger, and to write results in a way of its own.
+        These would go on to publish without a ledger, and to write results in a way of their own.
         """
         super()._equip(make_host)
         self._theirs = {"amqp": self.amqp_cls, "events": self.events_cls, "control": self.control_cls}
@@ -76,7 +76,7 @@ class GuestApp(DynamoApp):
     def add_later(self, make: Callable[[], Any]) -> None:
         """Make a task once the application's own are made, as its decorator does.
 
-        To make one reads the settings, and whoever wants to be called before that has not said so yet.
+        To make one reads the settings, and code that wants to be called before that may not have said so yet.
         """
         if self.finalized:
             make()
@@ -117,7 +117,7 @@ class GuestApp(DynamoApp):
 
     @property
     def endpoint_backend(self) -> Any:
-        """Where results of endpoints are kept: as all others, or in the broker where the application keeps none."""
+        """The backend of endpoints: the application's; where it keeps no results, the broker's database."""
         return self._own_results if isinstance(self.backend, DisabledBackend) else self.backend
 
     @property
@@ -234,7 +234,7 @@ def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
 
 
 def _is_at(backend: Any, server_url: str) -> bool:
-    """Whether results are kept where the broker is, so that its connections will do."""
+    """Tell whether results are kept in the broker's database, so that its connections will do."""
     kept = Address.parse(server_url)
     return type(backend) in KINDS and getattr(backend, "url", None) in (kept.backend_url, kept.url)
 
@@ -262,6 +262,6 @@ def _check_known(app: Celery) -> None:
 
 
 def _broker(url: Any) -> str:
-    """Of several brokers, as a list or in one text, the first; Sentinels, which are one broker together, all."""
+    """Return the first of several brokers, as a list or in one text; Sentinels are one broker together."""
     urls = list(url) if isinstance(url, list | tuple) else str(url).split(";")
     return ";".join(urls) if urls[0].startswith("sentinel://") else str(urls[0])

@@ -1,7 +1,7 @@
-"""What an application knows by name: its endpoints are in ``app.tasks`` before the first call of them.
+"""Endpoints of an application by name: they are in ``app.tasks`` before the first call of them.
 
 An endpoint's name follows from its service's settings, and a service may be declared or configured at any time. So
-whoever looks into ``app.tasks`` looks there again for what was declared since.
+each look into ``app.tasks`` first registers what was declared since.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _lock = threading.RLock()
 
 
 class Routes(CeleryAMQP):  # type: ignore[misc]
-    """Sends what names an endpoint to the queue of its component, before the application's own routes."""
+    """Sends calls of endpoints to the queues of their components, before the application's own routes."""
 
     def flush_routes(self) -> None:
         """Celery callback: the application's own routes follow ours, which knows endpoints only."""
@@ -78,7 +78,7 @@ class NamedApp(Celery):  # type: ignore[misc]
 
     @cached_property
     def registered(self) -> Registered:
-        """What other processes serve."""
+        """The endpoints that other processes serve, as their registrations name them."""
         return Registered(self)
 
     @cached_property
@@ -112,7 +112,7 @@ class NamedApp(Celery):  # type: ignore[misc]
 
     @property
     def sends_as_celery(self) -> bool:
-        """Whether nobody has overridden or wrapped ``send_task``."""
+        """``True`` if nobody has overridden or wrapped ``send_task``."""
         ours, celerys = (
             getattr(self.send_task, "__func__", None),
             getattr(super().send_task, "__func__", None),

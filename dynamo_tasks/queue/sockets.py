@@ -54,7 +54,7 @@ class _Yielding:
 
 
 async def _readable(fd: int, timeout: float | None) -> bool:
-    """Whether something came in time."""
+    """Wait until a descriptor is readable; tell whether it was in time."""
     loop = asyncio.get_running_loop()
     told: asyncio.Future[None] = loop.create_future()
     loop.add_reader(fd, _tell, told)

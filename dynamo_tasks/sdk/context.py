@@ -69,7 +69,7 @@ class Context:
         weight: The tenant's share of a component that is not enough for all.
         headers: Headers of the message: ``traceparent``, ``tracestate``, ``baggage``, where they came with it.
         claim: Lease and epoch of the attempt, for scripts of the store that check who is the owner.
-        logged: What earlier attempts have put out, for an endpoint with policy ``continue`` to go on behind.
+        logged: Output of earlier attempts, after which an endpoint with policy ``continue`` goes on.
 
     Example:
         >>> context = Context()
@@ -108,21 +108,21 @@ class Context:
 
     @property
     def is_read(self) -> bool:
-        """Whether somebody reads the request's stream now; where nobody does, it need not be given bit by bit."""
+        """``True`` while any client reads the stream; without one, tokens need not be yielded one by one."""
         return self._reading()
 
     def read_while(self, reading: Callable[[], bool] | None) -> None:
-        """Say how to find out; ``None``: nothing is known of it any more."""
+        """Set the function behind :attr:`is_read`; ``None``: it is ``True`` again."""
         self._reading = reading or _always
 
     @property
     def is_stopped(self) -> bool:
-        """Whether the request was cancelled; long-running plain functions should look at it."""
+        """``True`` once the request was cancelled; long-running plain functions should look at it."""
         return self._stopped.is_set()
 
     @property
     def is_killed(self) -> bool:
-        """Whether :meth:`kill` was called."""
+        """``True`` once :meth:`kill` was called."""
         return self._killed
 
     def stop(self) -> None:
@@ -136,7 +136,7 @@ class Context:
             listener()
 
     def kill(self) -> None:
-        """End the calls that belong to it at once: who reads them gets ``RequestCancelledError``."""
+        """End the calls that belong to it at once: their readers get ``RequestCancelledError``."""
         self._killed = True
         self.stop_generating()
 
@@ -152,7 +152,7 @@ class Context:
 
     @property
     def busy(self) -> bool:
-        """Whether threads run on that were left behind."""
+        """``True`` while threads run on that were left behind."""
         return bool(self._threads)
 
     async def idle(self) -> None:

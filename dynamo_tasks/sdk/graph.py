@@ -59,7 +59,7 @@ class Graph:
         return tuple(service for service in self.services if not service.is_dynamo_component())
 
     def schemas(self) -> dict[str, ServiceSchema]:
-        """What :func:`dynamo_tasks.config.resolve` needs to know."""
+        """Return the schemas that :func:`dynamo_tasks.config.resolve` needs, by service."""
         return {service.name: service.schema() for service in self.services}
 
     def configure(self, resolved: ResolvedConfig) -> None:
@@ -180,7 +180,7 @@ def _import(name: str) -> ModuleType:
 
 
 def _near_modules(name: str) -> str:
-    """What stands beside a missing module, inside its package; the top level is too wide."""
+    """Suggest modules of the same package for a missing one; the top level is too wide."""
     parent, _, last = name.rpartition(".")
     package = sys.modules.get(parent)
     if package is None or not hasattr(package, "__path__"):

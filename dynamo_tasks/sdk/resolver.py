@@ -1,4 +1,4 @@
-"""How declarations reach the running system: an injected :class:`Resolver`.
+"""The way from declarations to the running system: an injected :class:`Resolver`.
 
 The sdk knows no queue and no server. A host injects its resolver; in a plain script the first call takes the one of
 :data:`dynamo_tasks.wiring.default_resolver`.
@@ -19,7 +19,7 @@ __all__ = ["Resolver", "TaskLike", "get_resolver", "set_resolver"]
 
 
 class TaskLike(Protocol):
-    """What a Celery task offers to its callers."""
+    """The methods that a Celery task offers to its callers."""
 
     def delay(self, *args: Any, **kwargs: Any) -> Any:
         """Queue a call."""

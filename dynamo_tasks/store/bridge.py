@@ -21,7 +21,8 @@ _SLICE = 1.0
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """What makes the event loop of a process that serves: uvloop where it is installed, else asyncio's own."""
+    """Return the event loop factory of a process that serves: uvloop's where it is installed, else ``None``
+    (asyncio's own)."""
     try:
         import uvloop
     except ImportError:
@@ -133,7 +134,7 @@ def bridge() -> Bridge:
 
 
 async def in_thread(call: Callable[[threading.Event], T]) -> T:
-    """Call in a thread of its own: those of a pool may all be waiting for something that takes long.
+    """Call a function in a thread of its own: those of a pool may all be busy with something that takes long.
 
     Args:
         call: Gets an event that is set once nobody waits for it any more.
@@ -149,7 +150,7 @@ async def in_thread(call: Callable[[threading.Event], T]) -> T:
         outcome: tuple[Callable[[Any], None], Any]
         try:
             outcome = future.set_result, call(given_up)
-        except StopIteration as exc:
+        except StopIteration as exc:  # no future can hold one
             outcome = future.set_exception, RuntimeError(f"the endpoint raised StopIteration: {exc}")
         except BaseException as exc:  # noqa: BLE001 - it is raised where the result is awaited
             outcome = future.set_exception, exc

@@ -1,4 +1,4 @@
-"""What a process that submits and reads needs of one server, put together."""
+"""Clients of one Redis server, for a process that submits and reads: store, ledger, registry, reader."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class StoreClient:
             raise
 
     async def ready(self) -> None:
-        """Wait until it has connected for the first time; whoever gives up leaves the others waiting.
+        """Wait until it has connected for the first time; a caller that gives up leaves the others waiting.
 
         Raises:
             DynamoError: it never will, e.g. since the server is too old, or refuses the password.
@@ -69,12 +69,12 @@ class StoreClient:
 
     @property
     def failed(self) -> bool:
-        """Whether it will never be connected: the next one may be."""
+        """``True`` once connecting has failed for good: only a new client may still connect."""
         opening = self._opening
         return opening is not None and opening.done() and (opening.cancelled() or bool(opening.exception()))
 
     async def close(self) -> None:
-        """Every reader leaves, all connections are closed."""
+        """Close all connections; every reader leaves."""
         if self._opening is not None and self._opening.cancel():
             await asyncio.wait([self._opening])
         await self._close()
@@ -85,7 +85,7 @@ class StoreClient:
 
 
 def _noted(opening: asyncio.Task[None]) -> None:
-    """Take note of an error that maybe nobody is there to be told of."""
+    """Mark an error as retrieved: asyncio complains where nobody awaits :meth:`StoreClient.ready`."""
     if not opening.cancelled():
         opening.exception()
 
@@ -98,7 +98,7 @@ _inherited: list[dict[tuple[str, str], StoreClient]] = []
 def shared_client(url: str, prefix: str = "") -> StoreClient:
     """The client of synchronous code in this process; lives on the bridge's loop.
 
-    It may not be connected yet: whoever uses it awaits :meth:`StoreClient.ready` there, for as long as he has time.
+    It may not be connected yet: the caller awaits :meth:`StoreClient.ready` there, within its own timeout.
     Nobody waits here, where all threads pass one by one.
     """
     with _lock:

@@ -1,4 +1,4 @@
-"""What is kept of a job and of its tasks, and what a task commits; see :mod:`dynamo_tasks.store.jobs`."""
+"""Records of jobs, checkpoints of their tasks, and commits of a task; see :mod:`dynamo_tasks.store.jobs`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class JobRecord:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """How far a task has come.
+    """The progress of a task, as of its last commit.
 
     Attributes:
         number: Of its last commit; 0 = none.
@@ -68,7 +68,7 @@ class Output:
 
 @dataclass(kw_only=True)
 class Commit:
-    """What a task has done since its last commit; see ``lua/job_commit.lua``.
+    """The work that a task has done since its last commit; see ``lua/job_commit.lua``.
 
     Attributes:
         task: Its name.
@@ -78,7 +78,7 @@ class Commit:
         consumed: Ids of its input that is handled.
         consumed_records: Records in these.
         outputs: For those that follow.
-        following: All tasks that follow; told when this one has ended.
+        following: All tasks that follow; notified when this one has ended.
         results: Records for ``collect``.
         dead: Dead letters.
         done: Whether it has ended.

@@ -68,6 +68,7 @@ class Jobs:
         ]  # fmt: skip
         calls += [script("submit").command(*submit_call(keys, one)) for one in requests]
         wire = await self.store.commands.wire(_PATIENCE)
+        # EVALSHA inside of MULTI cannot fall back to EVAL.
         for needed in ("job_start", "submit"):
             await wire.execute("SCRIPT", "LOAD", script(needed).source)
         replies = await wire.transaction([pack(tuple(call)) for call in calls])
@@ -138,7 +139,7 @@ class Jobs:
         return found.decode() if found else "GONE"
 
     async def checkpoints(self, job_id: str, tasks: Iterable[str]) -> list[Checkpoint]:
-        """How far tasks have come."""
+        """Read the checkpoints of tasks, in the given order."""
         wire = await self.store.commands.wire(_PATIENCE)
         commands = [["HGETALL", self._keys.job_task(job_id, task)] for task in tasks]
         rows = await wire.ask(commands) if commands else []
@@ -154,7 +155,7 @@ class Jobs:
     async def input(self, job_id: str, task: str, most: int) -> tuple[list[tuple[bytes, Chunk]], bool]:
         """The chunks that wait for a task, oldest first, with their ids; and whether more can come."""
         wire = await self.store.commands.wire(_PATIENCE)
-        # In this order: once nobody can send any more, what is read behind that is all.
+        # In this order: once nobody can send any more, what is read after that is all.
         open_, entries = await wire.ask(
             [
                 ["HGET", self._keys.job_task(job_id, task), "open"],
@@ -186,7 +187,7 @@ class Jobs:
         await self.store.commands.execute("UNLINK", *queue_keys(self.store.prefix, queue))
 
     async def results(self, job_id: str, first: int, most: int = 1000) -> list[Any]:
-        """What was collected, from a position on."""
+        """Read at most ``most`` collected records, from position ``first`` on."""
         found = await self.store.commands.execute(
             "LRANGE", self._keys.job_results(job_id), first, first + most - 1
         )
@@ -198,7 +199,10 @@ class Jobs:
         return [_decode(value) for value in found]
 
     def channel(self, job_id: str) -> str:
-        """Where its tasks wake each other up: a task's name, ``@room``, ``@results`` or ``@state``."""
+        """Name the channel on which its tasks wake each other up.
+
+        Messages: a task's name, ``@room``, ``@results`` or ``@state``.
+        """
         return self._keys.job_channel(job_id)
 
 

@@ -67,7 +67,7 @@ __all__ = [
 ]
 
 PRIORITY_SEPARATOR = "\x06\x16"
-"""What kombu puts between the name of a queue and its priority step."""
+"""The separator that kombu puts between the name of a queue and its priority step."""
 
 PRIORITY_STEPS = (0, 3, 6, 9)
 """kombu's steps; a priority belongs to the highest step that is not above it, 0 is served first."""
@@ -128,7 +128,7 @@ def unacked_index_key(lease: int, prefix: str = "") -> str:
 
 
 def priority_suffix(priority: int) -> str:
-    """What follows a queue's name for a Celery priority 0..9."""
+    """The suffix that kombu adds to a queue's name for a Celery priority 0..9; empty for step 0."""
     step = max(s for s in PRIORITY_STEPS if s <= max(0, priority))
     return f"{PRIORITY_SEPARATOR}{step}" if step else ""
 
@@ -147,7 +147,7 @@ class Keys:
 
     @cached_property
     def base(self) -> str:
-        """What all keys of the namespace start with."""
+        """The prefix of all keys of the namespace."""
         return f"{self.prefix}dt:{self.namespace}:"
 
     def record(self, request_id: str) -> str:
@@ -165,7 +165,7 @@ class Keys:
 
     @property
     def timers(self) -> str:
-        """What falls due."""
+        """The sorted set of timers, by due time."""
         return f"{self.base}timers"
 
     def owned(self, lease: int) -> str:
@@ -177,7 +177,7 @@ class Keys:
         return f"{self.base}lease:{lease:x}"
 
     def own_queues(self, lease: int) -> str:
-        """Whose queues an instance has for itself; without a TTL, unlike its registrations."""
+        """Endpoints with a queue of this instance's own; without a TTL, unlike its registrations."""
         return f"{self.base}queues:{lease:x}"
 
     @property
@@ -199,7 +199,7 @@ class Keys:
         return f"{self.base}waiting:{component}"
 
     def rate(self, tenant: str) -> str:
-        """When a tenant's allowance of requests is whole again."""
+        """Time at which a tenant's allowance of requests is whole again."""
         return f"{self.base}rate:{tenant}"
 
     def open(self, tenant: str) -> str:
@@ -213,12 +213,12 @@ class Keys:
 
     @property
     def erase(self) -> str:
-        """Purged requests whose messages may lie in a queue yet."""
+        """Purged requests whose messages may still be in a queue."""
         return f"{self.base}erase"
 
     @property
     def erasing(self) -> str:
-        """How far lists were searched for their messages."""
+        """Progress of the search through queues for messages of purged requests."""
         return f"{self.base}erasing"
 
     def load(self, lease: int) -> str:
@@ -248,16 +248,16 @@ class Keys:
         return f"{self.base}idem:{tenant}:{key}"
 
     def alive_channel(self, lease: int) -> str:
-        """The channel that an instance holds open: its presence, and where orders to it are sent."""
+        """The channel to which an instance stays subscribed, as its presence; orders to it are sent there."""
         return f"{self.base}alive:{self.db}:{lease:x}"
 
     def control_channel(self, lease: int) -> str:
-        """Where it is told to sleep and to wake: a channel of its own, which an ACL can close to frontends."""
+        """The channel of orders to sleep and to wake: separate, so that an ACL can deny it to frontends."""
         return f"{self.base}control:{self.db}:{lease:x}"
 
     @property
     def registry_channel(self) -> str:
-        """Where joins and leaves of instances are announced."""
+        """The channel on which joins and leaves of instances are announced."""
         return f"{self.base}registry:{self.db}"
 
     def events(self, subject: str) -> str:
@@ -265,7 +265,7 @@ class Keys:
         return f"{self.base}events:{subject}"
 
     def events_channel(self, subject: str) -> str:
-        """Where a subject's subscribers are woken up."""
+        """The channel on which a subject's subscribers are woken up."""
         return f"{self.base}news:{self.db}:{subject}"
 
     @property
@@ -286,7 +286,7 @@ class Keys:
         return f"{self.base}job:{job_id}:in:{task}"
 
     def job_results(self, job_id: str) -> str:
-        """What a job has collected."""
+        """The records that a job has collected."""
         return f"{self.base}job:{job_id}:results"
 
     def job_dead(self, job_id: str) -> str:
@@ -294,15 +294,15 @@ class Keys:
         return f"{self.base}job:{job_id}:dead"
 
     def job_channel(self, job_id: str) -> str:
-        """Where the tasks of a job wake each other up."""
+        """The channel on which the tasks of a job wake each other up."""
         return f"{self.base}jobnews:{self.db}:{job_id}"
 
     def answers_channel(self, nonce: str) -> str:
-        """Where instances answer one question of one client."""
+        """The channel on which instances answer one question of one client."""
         return f"{self.base}answers:{self.db}:{nonce}"
 
     def is_answers_channel(self, channel: str) -> bool:
-        """Whether it is such a channel: nothing else is answered to."""
+        """Tell whether a channel is one for answers of this namespace: instances answer on no other."""
         return _is_token(channel, self.answers_channel(""))
 
     def readers(self, text: str) -> list[str]:

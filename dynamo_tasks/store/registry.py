@@ -34,12 +34,12 @@ _Key = TypeVar("_Key")
 
 
 def new_lease() -> int:
-    """A lease id: 63 random bits, never 0."""
+    """Make a lease id: 63 bits of which the first is set, so never 0; the others are random."""
     return secrets.randbits(63) | 1 << 62
 
 
 def _limits(traffic: Traffic) -> list[str | int]:
-    """How many limits follow, then each one's field in the server's table, and its value or nothing."""
+    """Encode limits for the script: their number, then the field of each in the hash, and its value or ''."""
     rows = [(f"{c}:{name}", value) for c, limits in traffic.items() for name, value in limits.items()]
     return [len(rows), *(part for name, value in rows for part in (name, "" if value is None else value))]
 
@@ -51,7 +51,7 @@ def _member(info: InstanceInfo) -> str:
 def _readable(
     decode: Callable[[bytes], _Read], rows: Iterable[tuple[_Key, bytes | None]]
 ) -> dict[_Key, _Read]:
-    """What can be read of some values; what cannot hides nothing else."""
+    """Decode the values that can be decoded, and pass over the others: a bad entry must not hide the rest."""
     found = {}
     for key, value in rows:
         if value is not None:

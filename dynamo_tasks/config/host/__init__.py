@@ -1,1 +1,1 @@
-"""What the machine and its environment say: home, server, TLS, GPUs."""
+"""Settings of the machine and its environment: home, Redis server, TLS, GPUs."""

@@ -1,4 +1,4 @@
-"""What the environment and options give: empty, which is not the same as not given, or of another form than it must be.
+"""Checks of environment variables and options: empty, which is not the same as not given, or of a wrong form.
 
 An option without a value is a mistake: a variable of a script was empty. So is an empty environment variable where,
 without its value, more would be let in than its owner meant. Other empty variables count as not set, as compose files
@@ -46,7 +46,7 @@ _FORMS: dict[str, tuple[Callable[[str], Any], str]] = {
     ),
     "DYNAMO_KEY_PREFIX": (_form(r"[!-~]{1,100}"), "be up to 100 printable ASCII characters without blanks"),
 }
-"""What a variable must be, where it has a value, and how to say it."""
+"""Variable → check of its value, where it has one, and the words for the error."""
 _SECRET = {"DYNAMO_SIGNING_KEY"}
 _Value = TypeVar("_Value")
 

@@ -1,4 +1,4 @@
-"""Which GPUs a process may see: devices of this host, shared out so that no two workers get the same one.
+"""GPUs that a process may see: devices of this host, shared out so that no two workers get the same one.
 
 Devices are named as ``CUDA_VISIBLE_DEVICES`` names them. What is given to whom stands in one file of
 ``DYNAMO_HOME``, so that several ``serve`` and single workers of a host keep out of each other's way; what
@@ -78,7 +78,7 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
 
 
 def missing(names: Iterable[str], mode: str) -> str:
-    """What to say where processes need GPUs and none can be seen.
+    """Return the warning for processes that need GPUs where none can be seen.
 
     Raises:
         ConfigError: ``mode`` is ``require``.
@@ -166,7 +166,7 @@ def _too_few(
 
 @dataclass(frozen=True)
 class GpuClaims:
-    """The file that says who has which GPU of this host.
+    """The file that says which process has which GPU of this host.
 
     Attributes:
         home: The state directory that it is in.

@@ -1,4 +1,4 @@
-"""What a Redis URL must be, before anybody connects to it: libraries guess where they cannot read one."""
+"""Checks of a Redis URL, before anybody connects to it: libraries guess where they cannot read one."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _DATABASE = re.compile(r"[0-9]{1,9}", re.ASCII)
 
 
 def check_redis_url(url: str) -> None:
-    """Check a URL of a server, ``redis://…``, ``rediss://…`` or ``unix://…``; others are left to who knows them.
+    """Check a URL of a server, ``redis://…``, ``rediss://…`` or ``unix://…``; others are checked elsewhere.
 
     Raises:
         ConfigError: says which part is wrong, and never the password.

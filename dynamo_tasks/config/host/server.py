@@ -1,4 +1,4 @@
-"""Which server a process uses: the one that ``DYNAMO_REDIS_URL`` names, else the embedded one of its home.
+"""The Redis server of a process: the one that ``DYNAMO_REDIS_URL`` names, else the embedded one of its home.
 
 Here a running embedded server is only found; :mod:`dynamo_tasks.serve.server.embedded` starts and stops it.
 """
@@ -19,7 +19,7 @@ __all__ = ["key_prefix", "resolve_redis_url", "running_url", "server_id", "serve
 
 
 def server_state(home: Home) -> dict[str, Any]:
-    """What the last ``serve`` noted of its embedded server; empty when there is nothing."""
+    """Read the notes of the last ``serve`` on its embedded Redis server; empty without any."""
     state = read_json(home.server / "server.json")
     return state if isinstance(state, dict) else {}
 
@@ -70,7 +70,7 @@ def resolve_redis_url(environ: Mapping[str, str] | None = None) -> str:
 
 
 def key_prefix(environ: Mapping[str, str] | None = None) -> str:
-    """What all keys and channels on the server start with: ``DYNAMO_KEY_PREFIX``, nothing by default.
+    """Return the prefix of all keys and channels in Redis: ``DYNAMO_KEY_PREFIX``, empty by default.
 
     An application that has a ``global_keyprefix`` of its own is found under that.
 

@@ -1,4 +1,4 @@
-"""TLS to the Redis server: what the URL and the environment say.
+"""TLS options of the connection to Redis, from the URL and the environment.
 
 ``rediss://`` means TLS. A ``sentinel://`` URL means it, for Sentinels and master alike, where it has one of the options
 in its query.
@@ -46,7 +46,7 @@ _FLAGS = {"true": True, "false": False, "1": True, "0": False}
 
 @dataclass(frozen=True)
 class TlsOptions:
-    """How TLS is spoken with the server.
+    """Options of TLS with the Redis server.
 
     Attributes:
         cert_reqs: ``required``, ``optional`` or ``none``: whether the server must prove who it is.

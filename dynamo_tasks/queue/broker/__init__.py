@@ -1,1 +1,1 @@
-"""How Celery's messages and results cross Redis: transport, envelope, result backend."""
+"""The way of Celery's messages and results through Redis: transport, envelope, result backend."""

@@ -53,14 +53,14 @@ ANSWER_TIMEOUT = 5.0
 PATIENCE = 10.0
 """Seconds in which an operation of a client is tried again."""
 _CELERYS_TIMEOUT = 120.0
-"""What Celery's ``redis_socket_timeout`` is where nobody has set it."""
+"""Celery's default of ``redis_socket_timeout``."""
 _RETRY = 0.2
 _MOST_KEPT = 16 << 20
 """Characters of a result that may go with the end of its request: a larger one would hold up the streams of others."""
 WRITTEN = "dynamo_result_is_written"
 """Attribute of a request whose result was written together with its end."""
 _inbox: ContextVar[bytes | str] = ContextVar("dynamo_inbox", default="")
-"""Where the result that is being written is told as well."""
+"""A further channel on which the result that is being written is published; '' = none."""
 
 
 class ResultBackend(RedisBackend):  # type: ignore[misc]
@@ -118,13 +118,13 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         given.setdefault("retry", once_more())
 
     def _connection_class(self) -> type:
-        """What redis-py takes where the settings say nothing."""
+        """The connection class that redis-py takes where the settings name none."""
         kind: type = self.redis.Connection
         return kind
 
     @property
     def writes_on_loop(self) -> bool:
-        """Whether a result is written without anybody waiting for it."""
+        """``True`` where results are written on the worker's own connection, without holding up its loop."""
         return self._link is not None
 
     def _add_global_keyprefix(self) -> None:
@@ -143,7 +143,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Celery callback before a publish: subscribe to the result, unless it is an endpoint's.
 
-        Whoever waits for that subscribes then. Here it would keep ``.delay()`` from telling that the server is
+        A caller that waits for it subscribes then. Here it would keep ``.delay()`` from telling that Redis is
         away, for twenty attempts and as many seconds.
         """
         if submitted_as.get() is None:
@@ -192,15 +192,15 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             raise
 
     def wait_no_more(self, result: Any) -> None:
-        """Forget who waits for a result: it is known from elsewhere."""
+        """Forget the waiters of a result: it is known from elsewhere."""
         self.remove_pending_result(result)
         self.result_consumer.forget(result.id)
 
     def iter_native(self, result: Any, no_ack: bool = True, **kwargs: Any) -> Iterator[tuple[str, Any]]:
         """Celery's: the members of a set as they end.
 
-        Celery has a backend for each thread, and a result is told to that of the thread which made it. So this one
-        takes over those that it does not know; it may be told of them, or somebody else who waits for them.
+        Celery has a backend for each thread, and hands a result to that of the thread which made it. So this
+        one takes over those that it does not know; it is notified of them, or another one that waits for them.
         """
         taken = list(_of_other_threads(result, self))
         self._take_over(taken)
@@ -250,9 +250,10 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         return bool(self.app.conf.result_extended)
 
     def kept_result(self, task_id: str, result: Any, request: Any) -> KeptResult | None:
-        """What is kept of an endpoint's success; ``None`` where it is not written on the worker's own connection.
+        """Encode an endpoint's success for the script that ends the request; ``None``: Celery writes it.
 
-        Whoever writes it sets the attribute :data:`WRITTEN` of the request.
+        Celery does so without a connection of the worker's own, and for a large result. A caller that writes
+        it sets the attribute :data:`WRITTEN` of the request.
         """
         if self._link is None:
             return None
@@ -291,11 +292,11 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
                         "store.reconnect_failed", connection="results", server=self.as_uri(), error=str(exc)
                     )
                 self._sleep(_RETRY)
-                # The server is away, maybe without a word: from here on the loop does not wait for it.
+                # Redis is away, maybe without a word: from here on the loop does not wait for it.
                 run = _call_aside
 
     def on_chord_part_return(self, request: Any, state: Any, result: Any, **kwargs: Any) -> Any:
-        """Celery callback behind a part of a chord: counted once, and asked again where the server was away."""
+        """Celery callback after a part of a chord: counted once, and asked again where Redis was away."""
         return self._ensure_retryable(super().on_chord_part_return, request, state, result, **kwargs)
 
     def _sleep(self, amount: float) -> None:
@@ -323,7 +324,7 @@ def _of_other_threads(result: Any, backend: ResultBackend) -> Iterator[Any]:
 
 
 async def _write(link: Link, key: str, value: str, ttl: float | None, inbox: bytes | str = "") -> None:
-    """Keep a result and tell who waits for it: what Celery does, on a connection of ours."""
+    """Store a result and publish it to those who wait, as Celery does, on a connection of ours."""
     keep = ("SETEX", key, int(ttl), value) if ttl else ("SET", key, value)
     commands = [pack(keep), pack(("PUBLISH", key, value))]
     if inbox:
@@ -352,7 +353,7 @@ KINDS = {RedisBackend: ResultBackend, SentinelBackend: SentinelResultBackend}
 
 
 def ours(backend: Any, *, waits: bool, **more: Any) -> Any:
-    """Our kind of a backend that Celery made from the settings; others stay as they are.
+    """Return our kind of a backend that Celery made from the settings; others stay as they are.
 
     Args:
         backend: What Celery made.

@@ -1,6 +1,7 @@
 """kombu's Redis channel; what it takes for granted of what others write and publish is checked.
 
-Whoever may publish on the channel of remote control, or write a table of bindings, could end every worker at once.
+Any client that may publish on the channel of remote control, or write a table of bindings, could end every
+worker at once.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ __all__ = ["Connection", "limits"]
 
 _TRANSPORTS = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}
 _until: ContextVar[float | None] = ContextVar("dynamo_until", default=None)
-"""When the operation that is being retried in this context has taken too long, monotonic seconds."""
+"""Deadline of the operation that is being retried in this context, in monotonic seconds."""
 
 
 class Connection(KombuConnection):  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Whether this process takes messages: an instance that is not healthy leaves them to others."""
+"""A gate before a worker's queues: an instance that is not healthy leaves messages to others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Celery messages of endpoint calls: how they are built by hand, and how they become ledger records.
+"""Celery messages of endpoint calls: built without Celery, and converted into ledger records.
 
 A message is what kombu's Redis transport keeps in its lists: a JSON object with ``body``, ``headers``
 (Celery protocol 2) and ``properties``. Calls of endpoints carry the header ``dynamo``, which says that
@@ -74,7 +74,7 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
         mq: Limit of the queue.
         nm: The caller has named the id: it stands for this payload alone.
         rel: ``[lease hex, epoch]`` of the attempt that this message is a retry of.
-        re: Where else the result is told: see :mod:`dynamo_tasks.queue.broker.replies`.
+        re: Inbox to which the result is published as well: see :mod:`dynamo_tasks.queue.broker.replies`.
     """
 
     v: int = PROTOCOL
@@ -98,7 +98,7 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
 
 
 def persisted(header: Any) -> dict[str, Any]:
-    """What of the header a message keeps once the ledger has it."""
+    """Return the part of the header that a message keeps once the ledger has it."""
     kept: dict[str, Any] = {"v": PROTOCOL}
     if isinstance(header, dict) and header.get("re"):
         kept["re"] = header["re"]
@@ -120,7 +120,7 @@ def submit_span(
 
 
 def digest(endpoint: EndpointId, body: bytes) -> str:
-    """What tells two calls of one idempotency key apart: whom they call, and with what."""
+    """Hash endpoint and body: calls with one idempotency key are the same if these are."""
     return hashlib.blake2b(f"{endpoint} ".encode() + body, digest_size=16).hexdigest()
 
 

@@ -39,17 +39,17 @@ _thread = _Thread()
 
 
 def on_loop() -> bool:
-    """Whether the caller runs in a greenlet on the loop, so that blocking would hold up the loop."""
+    """Tell whether the caller runs in a greenlet on the loop, so that blocking would hold up the loop."""
     return isinstance(getcurrent(), _Hosted)
 
 
 def yields() -> bool:
-    """Whether the caller runs in a greenlet of :func:`run_yielding`."""
+    """Tell whether the caller runs in a greenlet of :func:`run_yielding`."""
     return getattr(getcurrent(), "yields", False)
 
 
 def may_await() -> bool:
-    """Whether the caller may use :func:`await_`."""
+    """Tell whether the caller may use :func:`await_`."""
     return on_loop() or _thread.aside is not None
 
 
@@ -78,9 +78,9 @@ async def run(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
 
 
 async def run_yielding(function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-    """The same for what holds nothing that others on the loop would block for, such as a producer of a pool.
+    """Run a function that holds nothing that others on the loop block for, such as a producer of a pool.
 
-    What it asks the broker for does not hold up the loop.
+    As :func:`run`; its questions to the broker do not hold up the loop.
     """
     hosted = _Hosted(function)
     hosted.yields = True
@@ -103,7 +103,7 @@ async def _drive(hosted: _Hosted, *args: Any, **kwargs: Any) -> Any:
 
 
 class Aside:
-    """Runs a synchronous function in a thread; its :func:`await_` calls run on the loop of who runs it.
+    """Runs a synchronous function in a thread; its :func:`await_` calls run on the loop where it was made.
 
     Args:
         threads: Where it finds one.
@@ -117,7 +117,7 @@ class Aside:
 
     @property
     def waits(self) -> bool:
-        """Whether the function waits for the loop now, so that cancelling it has an effect."""
+        """``True`` while the function waits for the loop, so that cancelling it has an effect at once."""
         return self._step is not None
 
     async def run(self, function: Callable[..., T], *args: Any) -> T:

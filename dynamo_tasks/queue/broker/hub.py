@@ -109,7 +109,7 @@ class _Poller:
 
 
 def _has_news(fd: int) -> bool:
-    """Whether there is something to read, be it an error."""
+    """Tell whether a descriptor has something to read, be it an error."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))
@@ -131,14 +131,14 @@ class AsyncioHub(Hub):  # type: ignore[misc]
         return entry
 
     def _first(self) -> float | None:
-        """When the next timer is due."""
+        """Return the due time of the next timer; ``None`` without one."""
         return next((entry.eta for entry in self.timer._queue[:1]), None)
 
     def _interrupt(self) -> None:
         if threading.get_ident() == self._loop_thread:
             self.wake()
         else:
-            super().call_soon(int)
+            super().call_soon(int)  # a no-op: it wakes the loop from another thread
 
     def call_repeatedly(self, delay: float, callback: Any, *args: Any) -> Any:
         """A timer that comes again and again; one with no time between is off, not due at every tick."""

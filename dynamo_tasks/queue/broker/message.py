@@ -26,7 +26,7 @@ _decode = msgspec.json.Decoder(dict[str, Any]).decode
 
 
 class MalformedMessageError(ValueError):
-    """What was taken from the queue is no Celery message."""
+    """An entry of a queue is no Celery message."""
 
 
 def decode(raw: bytes) -> dict[str, Any]:
@@ -59,6 +59,7 @@ class Message(virtual.Message):  # type: ignore[misc]
             packed = isinstance(headers, dict) and _COMPRESSION in headers
             super().__init__(_unpacked(payload, channel) if packed else payload, channel=channel, **kwargs)
             self._raw = payload  # as it is given back to its queue
+            # kombu reads both without a check: a KeyError shall come here.
             self.delivery_info["exchange"], self.delivery_info["routing_key"]
             _check_parts(self)
         except MalformedMessageError:

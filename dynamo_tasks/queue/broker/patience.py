@@ -12,7 +12,7 @@ __all__ = ["is_away", "raise_known_error", "while_away"]
 
 
 def is_away(backend: Any, exc: Exception) -> bool:
-    """Whether an error means that the server cannot be asked now.
+    """Tell whether an error means that the server cannot be asked now.
 
     Args:
         backend: Celery's result backend; those that are no Redis do not say which errors mean that.
@@ -32,10 +32,10 @@ class while_away:  # noqa: N801 - used as a word
         self._backend = backend
 
     def __enter__(self) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     def __exit__(self, kind: Any, exc: BaseException | None, trace: Any) -> bool:
-        """Whether that is it."""
+        """Swallow an error that means that the server is away."""
         return isinstance(exc, Exception) and is_away(self._backend, exc)
 
 

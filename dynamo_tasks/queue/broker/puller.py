@@ -112,7 +112,7 @@ class Puller:
         return min(BATCH, self._free()) if self._queues() else 0
 
     async def _leave_out_wrong_types(self) -> None:
-        """A key that is no list, where a queue should be, would keep all other queues from being popped."""
+        """Leave out keys that are no list: a single one would keep all other queues from being popped."""
         keys = self._all_keys()
         with contextlib.suppress(DynamoError):
             types = await (await self._link.wire()).pipeline([["TYPE", key] for key in keys])
@@ -142,7 +142,7 @@ class Puller:
                 await self._deliver(messages, key.decode().split(PRIORITY_SEPARATOR, 1)[0])
 
     def _keys(self) -> list[str]:
-        """What is to be popped: without what was found to be no list a short time ago."""
+        """Return the keys to pop from, without those that were found to be no list in the last seconds."""
         keys = self._all_keys()
         if not self._left_out:
             return keys
@@ -151,7 +151,7 @@ class Puller:
         return [key for key in keys if key not in self._left_out]
 
     def _all_keys(self) -> list[str]:
-        """Higher priorities first; among equals, queues take turns."""
+        """Return all keys, higher priorities first; among equals, queues take turns."""
         queues = self._queues()
         self._turn = (self._turn + 1) % len(queues)
         queues = queues[self._turn :] + queues[: self._turn]

@@ -1,18 +1,19 @@
 """One subscription for all results that a process waits for, in place of one for each.
 
-Celery subscribes to a channel for each result, looks whether it is there already, and unsubscribes behind it: three
-commands, and as many answers. A call of ours tells its worker where results of this process go, and its result comes
-there as well. Invariants:
+Celery subscribes to a channel for each result, looks whether it is there already, and unsubscribes after it:
+three commands, and as many replies. A call of ours names an inbox of this process, and the worker publishes
+the result there as well. Invariants:
 
-- who is told so, is told only while the server has confirmed the subscription: the channel was there before the call;
-- a lost connection makes all such calls usual ones: they are looked up and subscribed to, each by itself;
-- a worker that does not know of it (an older release) tells a result on its own channel alone. So each second that
-  somebody waits, all that have been on their way for longer are looked up, in one command;
-- a server that is away is waited for, without end, and without an error for who only waits: what it could not be asked
-  is asked once it is back. One attempt to reconnect at a time, so that each call ends in time;
+- a call names the inbox only while Redis has confirmed the subscription: it was there before the call;
+- a lost connection makes all such calls plain ones: they are looked up and subscribed to, each by itself;
+- a worker that does not know of it (an older release) publishes a result on its own channel alone. So each
+  second that a caller waits, all that have been on their way for longer are looked up, in one command;
+- a server that is away is waited for, without end, and without an error for a caller that only waits: what it
+  could not be asked is asked once it is back. One attempt to reconnect at a time, so that each call ends in
+  time;
 - members of a set that have ended without a result (cancelled, no worker left) are looked up in the ledger;
-- a result whose object is gone is dropped. Where nobody reads for a while, no more than 256 come: the server keeps
-  them for us until then.
+- a result whose object is gone is dropped. Where nobody reads for a while, no more than 256 come: Redis keeps
+  them in its output buffer until then.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ __all__ = ["Replies", "is_inbox"]
 
 _MOST_UNREAD = 256
 _SOON = 0.05
-"""Who waits for less than so many seconds looks whether a result is there, and does not wait until he is told."""
+"""Seconds; a caller that waits for less looks whether a result is there, and waits for no message."""
 _LOOK = 1.0
 """Seconds between two looks, and that a result is on its way before it is looked for."""
 _AGAIN = 0.5
@@ -50,7 +51,7 @@ _INBOX = "client-"
 
 
 def is_inbox(name: Any) -> bool:
-    """Whether a message may name this as the place of its result; anybody may have written it."""
+    """Tell whether a name may be an inbox: any client may have written the message that names it."""
     return isinstance(name, str) and name.startswith(_INBOX) and len(name) <= 64
 
 
@@ -80,13 +81,13 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         super().on_after_fork()
 
     def expect(self, result: Any) -> str | None:
-        """Say that a call is made whose result shall come here.
+        """Expect the result of a call that is about to be made.
 
         Args:
             result: Its handle. If it is gone before the result comes, that is dropped.
 
         Returns:
-            The name of the place, for the message; ``None``: the result will have to be fetched as usual.
+            The name of the inbox, for the message; ``None``: the result has to be fetched in Celery's way.
         """
         if not (self._is_open and self._pid == os.getpid() and self._has_room()):
             return None
@@ -98,11 +99,11 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         return self._inbox
 
     def _is_lost(self) -> bool:
-        """Whether the connection was lost since it was looked at: whoever noticed may have missed this call."""
+        """Tell whether the connection was lost by now: the thread that noticed may have missed this call."""
         return not self._is_open
 
     def _has_room(self) -> bool:
-        """Whether one more may come. What never does, since its call was cancelled, is forgotten in the end."""
+        """Tell whether one more may come. One that never does (cancelled calls) is forgotten in the end."""
         if len(self._on_the_way) < _MOST_UNREAD:
             return True
         with suppress(RuntimeError, StopIteration):  # another thread changes it
@@ -136,7 +137,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         super().start(initial_task_id, **kwargs)
 
     def _open(self) -> None:
-        """Subscribe, and see whether the server did."""
+        """Subscribe, and ask whether Redis has done so."""
         with self._locked():
             if self._pubsub is not None and self._channel not in self.subscribed_to:
                 self.subscribed_to.add(self._channel)
@@ -150,7 +151,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
                 self._is_refused = True  # an ACL that does not allow it
 
     def _reconnect(self) -> None:
-        """Celery's, in one attempt instead of twenty: whoever waits comes here again."""
+        """Celery's, in one attempt instead of twenty: a caller that waits comes here again."""
         self._lost_at = time.monotonic()
         with suppress(*self._connection_errors):
             self._reconnect_pubsub()
@@ -165,7 +166,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         super()._reconnect_pubsub()
 
     def _is_away(self, wait: float | None) -> bool:
-        """Whether there is no connection, tried again now and then; waits for a moment where there is none."""
+        """Tell whether there is no connection, after a try to reconnect now and then; waits a moment then."""
         if self._lost_at is None:
             return False
         if time.monotonic() - self._lost_at >= _AGAIN:
@@ -182,7 +183,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
             super().cancel_for(task_id)
 
     def on_wait_for_pending(self, result: Any, timeout: float | None = None, **kwargs: Any) -> None:
-        """Celery's: look whether it is there already. What comes here is told, if there is time for that."""
+        """Celery's: look whether it is there already; not so for the inbox, if there is time to wait."""
         is_told = getattr(result, "id", None) in self._told  # a set of results has none
         if not is_told or (timeout is not None and timeout < _SOON):
             with while_away(self.backend):
@@ -207,10 +208,10 @@ class Replies(ResultConsumer):  # type: ignore[misc]
                     self.on_state_change(self._decode_result(found), None)
 
     def on_state_change(self, meta: Any, message: Any) -> None:
-        """Celery's, for a message that came: hand it to who waits for it.
+        """Celery's, for a message that came: hand it to those who wait for it.
 
-        Celery sleeps for 0 s behind each, which takes 0.1 ms on Linux, and keeps what came behind the moment when it
-        was looked up.
+        Celery sleeps for 0 s after each, which takes 0.1 ms on Linux, and keeps a message that came after its
+        result was looked up.
         """
         if self.on_message:
             self.on_message(meta)
@@ -222,7 +223,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         told = self._told.pop(task_id, None)
         results = [one for kind in self._pending_results for one in list(kind.get(task_id, {}).values())]
         for result in results:
-            if result._cache is None:  # another thread, which waits for it too, may have been told before
+            if result._cache is None:  # another thread, which waits for it too, may have been notified before
                 result._maybe_set_cache(meta)
             bucket = self.buckets.pop(result, None)
             if bucket is not None:
@@ -237,7 +238,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
     def _wait_for_pending(
         self, result: Any, timeout: float | None = None, on_interval: Any = None, on_message: Any = None, **kwargs: Any
     ) -> Any:  # fmt: skip
-        """Celery's, without its sleep for 0 s behind each message."""
+        """Celery's, without its sleep for 0 s after each message."""
         began = time.monotonic()
         self.on_wait_for_pending(result, timeout=timeout, **kwargs)
         if timeout is not None:

@@ -46,7 +46,7 @@ from dynamo_tasks.store.redis.parsing import Parser
 __all__ = ["Channel", "SentinelTransport", "Transport", "submitted_as"]
 
 _MARK = f'"{HEADER}"'.encode()
-"""Stands in each message of an endpoint's, so that it need not be read to be told from others."""
+"""Stands in each message of an endpoint, so that it need not be decoded to be told from others."""
 
 submitted_as: ContextVar[str | None] = ContextVar("dynamo_submitted_as", default=None)
 """Id of the request that the last publish in this context stands for.
@@ -92,7 +92,7 @@ class Channel(CheckedChannel):
     """Takes the tags (and whether to requeue) of messages that are done after this channel was closed."""
 
     intake = ConsumerGate()
-    """Whether this process takes messages at all."""
+    """The gate that says whether this process takes messages at all."""
 
     _is_made = False
     _shared_client: Any = None
@@ -110,7 +110,7 @@ class Channel(CheckedChannel):
 
     @cached_property  # type: ignore[untyped-decorator]
     def client(self) -> Any:
-        """kombu's, for what blocks; while it is made, it asks whether the server is there, for which any will do."""
+        """kombu's client for commands that block; in ``__init__``, which only pings Redis, any other."""
         return self._create_client(asynchronous=self._is_made)
 
     def _connparams(self, *args: Any, **kwargs: Any) -> Any:
@@ -193,7 +193,7 @@ class Channel(CheckedChannel):
         self._puller.want()
 
     async def takes(self, within: float) -> bool:
-        """Whether the connection is there on which messages come; waited for."""
+        """Wait for the connection on which messages come; tell whether it is there."""
         assert self._puller is not None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._puller.connected.wait(), within)
@@ -241,7 +241,7 @@ class Channel(CheckedChannel):
             self._puller.want()
 
     async def _arrived(self, raws: list[bytes], key: str) -> None:
-        """What one pop has brought."""
+        """Take the messages of one pop, or put them back where their queue is not consumed any more."""
         queue = key[len(self.global_keyprefix) :]
         untracked = [raw for raw in raws if _MARK not in raw]
         noted = []
@@ -287,7 +287,7 @@ class Channel(CheckedChannel):
             self._hub.wake()
 
     def _drop(self, raw: bytes, queue: str, exc: Exception) -> None:
-        """A message that nobody can read: forget it, wherever it is noted."""
+        """Forget a message that nobody can read, wherever it is noted."""
         text = f"{type(exc).__name__}: {exc}"
         metrics.counter("input_refused_total", where="queue").inc()
         event("message.malformed", queue=queue, error=text, raw=raw[:200].decode(errors="replace"))
@@ -373,7 +373,7 @@ class Transport(kombu_redis.Transport):  # type: ignore[misc]
         self.cycle = Poller()
 
     def listen(self) -> None:
-        """Subscribe to what comes over pub/sub, before it is polled: what is published from now on is not missed."""
+        """Subscribe to pub/sub channels before they are polled: nothing published from now on is missed."""
         for channel in list(self.cycle._channels):
             if channel.active_fanout_queues:
                 channel.subclient.connection = channel.subclient.connection_pool.get_connection()

@@ -1,1 +1,1 @@
-"""What callers have: endpoints as tasks, their results."""
+"""The callers' side: endpoints as Celery tasks, and their results."""

@@ -58,6 +58,6 @@ def payload_of(name: str, declared: Any, args: Sequence[Any], kwargs: Mapping[st
 
 
 def _nothing(name: str, declared: Any) -> None:
-    """What stands for an argument that was not given; the default is the function's own business."""
+    """Return ``None`` for an argument that was not given, if it has a default: the function applies that."""
     if declared is not None and declared.argument.default is Parameter.empty:
         raise InvalidRequestError(f"{name} takes one argument, {declared.argument.name!r}: none was given")

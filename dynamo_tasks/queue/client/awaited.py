@@ -42,7 +42,7 @@ _ANSWER = 5.0
 
 
 class RequestResult(AsyncResult):  # type: ignore[misc]
-    """What Celery's own class has, of a request.
+    """The interface of Celery's ``AsyncResult``, for a request.
 
     Args:
         id: Request id (= Celery task id).
@@ -82,7 +82,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             ) from None
 
     async def _events(self, client: StoreClient, after: EventId | None = None) -> AsyncIterator[Event]:
-        """The raw events behind one of them; on the bridge's loop. A server that is away is waited for."""
+        """Read the raw events after one of them, on the bridge's loop; waits for a server that is away."""
         sub = await self._join(client, after)
         try:
             async for event in sub:
@@ -139,7 +139,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         raise CeleryTimeoutError("nobody waits for it any more")
 
     def _told(self, seconds: float, propagate: bool, **kwargs: Any) -> Any:
-        """What Celery's backend tells within so many seconds."""
+        """Return the outcome that Celery's backend has within so many seconds."""
         until = time.monotonic() + seconds
         if not self.ignored:
             try:
@@ -154,7 +154,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         raise CeleryTimeoutError("The operation timed out.")
 
     def _has_failed(self) -> bool:
-        """Whether it, or a step before it, is known to have failed."""
+        """Tell whether it, or a step before it, is known to have failed."""
         nodes = [self, *self._parents()]
         return any(cache and cache["status"] in EXCEPTION_STATES for cache in map(_outcomes, nodes))
 
@@ -179,7 +179,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             return exc
 
     def overdue(self) -> dict[str, Any] | None:
-        """What Celery's backend would tell of it, if it has ended and nobody will write that (any more)."""
+        """Return its outcome in the backend's form, if it has ended and no worker will write it any more."""
         with while_away(self.backend):
             record = self._ask(self._record_or_none, _LOOK)
             if record is not None and not self._waits_on(record):
@@ -189,7 +189,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         return None
 
     def _waits_on(self, record: Record) -> bool:
-        """Whether it is Celery's backend that tells the outcome: it does, or a worker may still write it there.
+        """Tell whether the outcome comes from Celery's backend: it is there, or a worker may still write it.
 
         A worker has done so when the record is settled; else it has :data:`TAIL` from when the end was first seen here,
         whatever the clocks say.
@@ -236,10 +236,10 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             return None
 
     def record(self) -> Record:
-        """What the ledger knows of the request.
+        """Return the ledger's record of the request.
 
         Raises:
-            RequestNotFoundError: nothing.
+            RequestNotFoundError: there is none.
         """
         return self._ask(lambda client: client.ledger.get(self.id, self.namespace))
 
@@ -312,8 +312,8 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         """As ``AsyncResult.forget``: erase its result, and those of the steps before it.
 
         Of a request that has ended, payload and stream are erased, too, as by ``DELETE …?purge=true``: what is left
-        is a record without either, so that its id answers "gone", not "unknown". One that was cancelled while its
-        message waited is not told to anybody any more.
+        is a record without either, so that its id answers "gone", not "unknown". Nobody is notified any more
+        of one that was cancelled while its message waited.
         """
         super().forget()
         self._ask(self._purge)

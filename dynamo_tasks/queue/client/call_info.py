@@ -1,4 +1,4 @@
-"""What an execution must know of the message that it serves."""
+"""Facts about the message that an execution serves."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BEHIND = (signals.task_success, signals.task_postrun)
 
 
 class CallInfo:
-    """What an execution must know of the message that it serves."""
+    """The facts that an execution needs of the message that it serves."""
 
     def __init__(self, request: Any, task: Any):
         self.id: str = request.id
@@ -36,13 +36,13 @@ class CallInfo:
 
     @property
     def has_tail(self) -> bool:
-        """Whether Celery has something to do once the request has ended: a result to keep, links to call."""
+        """``True`` if Celery has work to do once the request has ended: a result to store, links to call."""
         return self.keeps_result
 
     def kept_result(self, result: Any) -> KeptResult | None:
         """Celery's result, where it is all that is to be done, so that it can be written together with the end.
 
-        Not where somebody has code that runs behind it: that is run again where the worker dies before.
+        Not where an application has code that runs after it: that runs again if the worker dies before.
         """
         if not self._result_alone or any(signal.receivers for signal in _BEHIND):
             return None

@@ -1,4 +1,4 @@
-"""The short way of a call into the ledger, for the usual case: ``.delay(payload)``, and nothing said besides.
+"""The short way of a call into the ledger, for the common case: ``.delay(payload)`` without options.
 
 Celery and kombu build a message in some twenty steps, each of which looks for options that are hardly ever given.
 Here the same message is built in one, and goes to the same script over the same connections. Whatever somebody may
@@ -53,7 +53,7 @@ def publish(
     *,
     is_new: bool,
 ) -> str | None:
-    """Queue a call, if it is of the usual kind.
+    """Queue a call, if it is of the common kind.
 
     Args:
         task: The endpoint's task.
@@ -114,7 +114,7 @@ class CachedChannel(NamedTuple):
 
     @property
     def is_open(self) -> bool:
-        """Whether it can still be taken."""
+        """``True`` while it can be used: in the same process, and connected."""
         return self.pid == os.getpid() and bool(self.connection.connected)
 
 
@@ -163,12 +163,12 @@ def submit(channel: Any, new: NewRequest) -> str:
 
 
 def _are_ours_alone(headers: Mapping[str, Any]) -> bool:
-    """Whether headers are texts, as those of traces, and none that a message has anyway."""
+    """Tell whether headers are texts, as those of traces, and none that a message has anyway."""
     return set(map(type, headers.values())) <= {str} and not headers.keys() & OWN_HEADERS
 
 
 def _is_plain(app: Any, task: Any) -> bool:
-    """Whether neither the application, nor the task, nor who calls it wants anything of Celery."""
+    """Tell whether neither the application, nor the task, nor its caller asks anything of Celery."""
     if any(signal.receivers for signal in _SIGNALS) or app.current_worker_task is not None:
         return False
     if not (task.ignore_result or isinstance(app.backend, ResultBackend)):
@@ -185,7 +185,7 @@ def _is_plain(app: Any, task: Any) -> bool:
 
 
 def _is_original(owner: type, name: str) -> bool:
-    """Whether a method is the one that its class was written with; nobody has wrapped it."""
+    """Tell whether a method is the one that its class was written with: nobody has wrapped it."""
     found = owner.__dict__.get(name)
     return (
         type(found) is FunctionType and found.__code__.co_filename == sys.modules[owner.__module__].__file__
@@ -193,7 +193,7 @@ def _is_original(owner: type, name: str) -> bool:
 
 
 def settings_are_plain(conf: Any) -> bool:
-    """Whether an application's settings leave messages as they are by default."""
+    """Tell whether an application's settings leave messages at Celery's defaults."""
     return (
         conf.task_protocol == 2
         and not (conf.task_routes or conf.task_queues or conf.task_compression)

@@ -27,7 +27,7 @@ HandlerFactory = Callable[[Any], Awaitable[Handler]]
 """Makes the handler of a declared endpoint, with its service in this process."""
 
 eager_values: ContextVar[list[Any] | None] = ContextVar("dynamo_eager_values", default=None)
-"""Where the endpoint that runs eagerly in this context puts what it yields."""
+"""The list for the values that the endpoint yields which runs eagerly in this context."""
 
 
 class EagerStreamResult(EagerResult):  # type: ignore[misc]
@@ -42,7 +42,7 @@ class EagerStreamResult(EagerResult):  # type: ignore[misc]
 
         Raises:
             InvalidEventIdError: there is no log, hence no ``after``.
-            RequestFailedError: what the request ended with, behind its last value.
+            RequestFailedError: what the request ended with, after its last value.
         """
         if after is not None:
             raise InvalidEventIdError("a result of task_always_eager has no event ids")

@@ -1,4 +1,4 @@
-"""What ``app.AsyncResult`` and ``app.GroupResult`` are in an application that has endpoints.
+"""Classes of ``app.AsyncResult`` and ``app.GroupResult`` in an application that has endpoints.
 
 An id alone does not tell whether it is a request's: ``app.AsyncResult(id)``, ``send_task``, restored groups and
 children are :class:`~dynamo_tasks.queue.client.result.StreamResult`, which asks Celery's backend first. A result of a
@@ -81,7 +81,10 @@ def _cache_of(result: Any) -> Any:
 
 
 def _backend_of(app: Any) -> Any:
-    """Where the result of an unknown id is: an application without results may have those of endpoints."""
+    """Return the backend for an id of unknown kind: that of endpoints, or none where it cannot be made.
+
+    An application that keeps no results of plain tasks may have those of endpoints.
+    """
     try:
         return app.endpoint_backend
     except (DynamoError, ImproperlyConfigured):

@@ -1,4 +1,4 @@
-"""What a result raises, whether it is waited for or iterated over: one and the same exception.
+"""Exceptions that a result raises: the same ones, whether it is waited for or iterated over.
 
 Celery's ``get()`` raises what the endpoint raised; our streams end with an error of our tree. Here both are one: an
 instance of the endpoint's own class and of ours. So ``except ValueError`` and ``except EndpointError`` both hold, and
@@ -39,7 +39,7 @@ class ExpiredError(RequestExpiredError, TaskRevokedError):  # type: ignore[misc]
 
 _KINDS = {RequestCancelledError.code: CancelledError, RequestExpiredError.code: ExpiredError}
 REVOKED = {State.CANCELLED: CancelledError, State.EXPIRED: ExpiredError}
-"""How requests end that Celery calls revoked."""
+"""Ends of requests that Celery calls revoked, and their exceptions."""
 
 
 def revoked(state: State, message: str | None = None) -> Exception:
@@ -49,7 +49,7 @@ def revoked(state: State, message: str | None = None) -> Exception:
 
 
 def both(exc: Exception) -> Exception:
-    """What an endpoint raised, as Celery rebuilt it, as an error of our tree, too."""
+    """Convert an endpoint's exception, as Celery rebuilt it, into one that is an error of our tree, too."""
     if type(exc) is TaskRevokedError:
         return ExpiredError(str(exc)) if str(exc) == "expired" else CancelledError(str(exc))
     if isinstance(exc, DynamoError | CeleryError):
@@ -69,7 +69,7 @@ def _both(kind: type[Exception]) -> type[Exception] | None:
 
 
 def _as_it_is(self: object, *args: object, **kwargs: object) -> None:
-    """Its attributes are copied."""
+    """Do nothing: :func:`_made` copies the attributes."""
 
 
 def _made(kind: type[Exception], args: tuple[Any, ...], attributes: Mapping[str, Any]) -> Exception:
@@ -98,7 +98,7 @@ def raise_end(end: End) -> None:
 
 
 def _argument(kind: type[Exception], text: str) -> Any:
-    """What an exception with a text was made of; the text of a ``KeyError`` is its key as code writes it."""
+    """Return the argument of an exception, from its text; a ``KeyError`` has the ``repr`` of its key."""
     if issubclass(kind, KeyError):
         with suppress(ValueError, SyntaxError):
             return literal_eval(text)

@@ -63,14 +63,14 @@ class StreamResult(RequestResult):
     """
 
     def stream(self, after: str | EventId | None = None) -> Iterator[Any]:
-        """Iterate over the values behind an event (default: from the start), until the request has ended.
+        """Iterate over the values after an event (default: from the start), until the request has ended.
 
         A server that is away, at the start or later, is waited for.
 
         Raises:
             RequestNotFoundError: no such request.
             StreamExpiredError: its log is past its retention.
-            RequestFailedError: what the request ended with, behind its last value; the same as :meth:`get` raises.
+            RequestFailedError: what the request ended with, after its last value; as :meth:`get` raises it.
         """
         try:
             yield from bridge().iterate(self._values(self._client, _event_id(after)))
@@ -106,7 +106,7 @@ class StreamResult(RequestResult):
         return self.astream()
 
     def _as_get_says(self, exc: RequestFailedError) -> Exception:
-        """What :meth:`get` raises of a request whose stream has ended with an error."""
+        """Return the exception that :meth:`get` raises, of a request whose stream has ended with an error."""
         if isinstance(exc, (StreamDivergedError, *raised.REVOKED.values())):
             return exc
         try:
@@ -143,7 +143,7 @@ class StreamResult(RequestResult):
         return False
 
     def _may_come(self) -> bool:
-        """Whether a chain may still come to this step.
+        """Tell whether a chain may still come to this step.
 
         Raises:
             Exception: what it ended with before.
@@ -171,7 +171,7 @@ async def _awaited(make: Callable[[], Any]) -> Any:
 
 
 def _is_known(first: Any) -> bool:
-    """Whether there is something to wait for: the first step of a chain is queued at once, if it is a request."""
+    """Tell whether there is something to wait for: a chain's first step, if a request, is queued at once."""
     if isinstance(first, ResultSet):
         return any(map(_is_known, first.results))
     return not isinstance(first, RequestResult) or first.state != PENDING or _is_recorded(first)

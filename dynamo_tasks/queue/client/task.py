@@ -73,7 +73,7 @@ class EndpointTask(Task):  # type: ignore[misc]
 
     @property
     def backend(self) -> Any:
-        """Where its results are kept; nowhere while it runs eagerly, unless the application wants that."""
+        """The backend of its results; none while it runs eagerly without ``task_store_eager_result``."""
         if eager_values.get() is not None and not self.app.conf.task_store_eager_result:
             return DisabledBackend(app=self.app)
         return self.app.endpoint_backend
@@ -95,7 +95,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         return self._settle(execution, request)
 
     def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the endpoint for who calls its task as a function: in this process, without queue and stream.
+        """Run the endpoint for code that calls its task as a function: here, without queue and stream.
 
         In a worker that hosts it, as ``map``, ``starmap`` and ``chunks`` do, it is the live service that is asked.
         """
@@ -118,17 +118,17 @@ class EndpointTask(Task):  # type: ignore[misc]
         return payload_of(self.name, self._declared, args, kwargs)
 
     def leaves_alone(self, hook: str) -> bool:
-        """Whether a hook of tasks is Celery's own, which does nothing."""
+        """Tell whether a hook of tasks is Celery's own, which does nothing."""
         return getattr(getattr(self, hook), "__func__", None) is getattr(Task, hook)
 
     @cached_property
     def has_own_hooks(self) -> bool:
-        """Whether Celery calls code of the application's own around its body."""
+        """``True`` if Celery calls code of the application's own around its body."""
         return not all(map(self.leaves_alone, HOOKS)) or has_loader_hooks(self.app.loader)
 
     @cached_property
     def is_sent_plainly(self) -> bool:
-        """Whether no class of the application's own has a say in how it is called."""
+        """``True`` if no class of the application's own overrides ``apply_async``."""
         between = [kind for kind in type(self).__mro__ if kind not in (EndpointTask, Task)]
         return not any("apply_async" in vars(kind) for kind in between)
 

@@ -109,7 +109,7 @@ class Execution:
 
     @property
     def timed_out(self) -> bool:
-        """Whether Celery's hard time limit ended it."""
+        """``True`` if Celery's hard time limit ended it."""
         return self._stop is not None and self._stop.reason == "time_limit"
 
     async def settle(self) -> None:
@@ -132,6 +132,7 @@ class Execution:
         await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)))
 
     async def _claim(self) -> Attempt:
+        # One nonce for all tries: a claim whose reply was lost is granted again.
         nonce = self._executor.nonce()
         while True:
             try:
@@ -144,7 +145,7 @@ class Execution:
                 await asyncio.sleep(_RETRY_CLAIM)
 
     async def _unusable(self, exc: Exception) -> NoReturn:
-        """What stands on the server in the place of the record is none, or is of another type: who waits is told."""
+        """Fail a request whose record in Redis cannot be used, and notify those who wait for it."""
         pass_over("ledger", self._call.id, exc)
         error = ProtocolError("the request's record on the server cannot be used")
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
@@ -198,7 +199,7 @@ class Execution:
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
-            # As if it had returned None: whoever waits is told at once. Celery calls no link of it.
+            # As if it had returned None: clients that wait are notified at once. Celery calls no link of it.
             values = None if self._handler.streaming else [None]
             await self._end(
                 log, End(State.SUCCEEDED, IGNORED, values=values), kept=self._call.kept_result(None)
@@ -309,7 +310,7 @@ class Execution:
         raise error from None
 
     async def _ended_elsewhere(self) -> Any:
-        """Somebody else ended it (its deadline passed): Celery's tail is still ours."""
+        """Take the outcome of a request that another process ended (at its deadline), for Celery's tail."""
         try:
             await self._claim()
         except ClaimRefused as refusal:
@@ -325,7 +326,7 @@ class Execution:
         raise HandedOver
 
     async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, log: OpenLog) -> NoReturn:
-        """What ran it is gone, as if this process were: another attempt continues, if it has any left."""
+        """Requeue the request after its engine died, as if this process had; another attempt may continue."""
         self._executor.on_engine_died(exc.message)
         await self._executor.writer.drain(log)
         # Where the server is away, its owner's death is noticed by others once it is back.

@@ -1,4 +1,4 @@
-"""What a worker process runs requests with: its lease, ledger, writer, and the table of handlers."""
+"""The context in which a worker process runs requests: its lease, ledger, writer, and handlers."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class WorkerContext:
     """One per worker process.
 
     Attributes:
-        on_engine_died: Told when an endpoint found its engine dead; before its request is given back.
+        on_engine_died: Called when an endpoint found its engine dead; before its request is given back.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class WorkerContext:
         return len(self._running)
 
     def runs(self, request_id: str) -> bool:
-        """Whether a request runs here, or its Celery tail does."""
+        """Tell whether a request runs here, or its Celery tail does."""
         return request_id in self._running or request_id in self._tails
 
     def running_ids(self) -> list[str]:

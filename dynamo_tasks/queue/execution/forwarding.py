@@ -1,4 +1,4 @@
-"""What a worker does when its endpoint forwards a request to another one."""
+"""Forwarding of a request to another endpoint, by the worker that runs it."""
 
 from __future__ import annotations
 

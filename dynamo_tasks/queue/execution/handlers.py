@@ -1,4 +1,4 @@
-"""The table between the queue and the services: what runs when a message for an endpoint arrives."""
+"""The table between the queue and the services: the code that runs when a message for an endpoint arrives."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ class Handler(Protocol):
 
     endpoint: EndpointId
     streaming: bool
-    """Whether it is a generator; else it yields exactly one value, its return value."""
+    """``True`` for a generator; else it yields exactly one value, its return value."""
     policy: str
-    """What happens when another attempt finds output of an earlier one: continue, replay, restart, fail."""
+    """The way to go on after an earlier attempt's output: continue, replay, restart or fail."""
 
     retry: RetryPolicy
-    """Which of its errors make Celery run it again."""
+    """The errors after which Celery runs it again, and the backoff."""
 
     def run(self, payload: Any, logged: list[Any]) -> AsyncIterator[Any]:
         """Serve a request.

@@ -13,7 +13,7 @@ __all__ = ["Meters", "meters_of"]
 
 
 class Meters:
-    """What an execution counts."""
+    """The counters and histograms of one endpoint's executions."""
 
     def __init__(self, name: str):
         self.name = name
@@ -25,27 +25,27 @@ class Meters:
         self._finished: dict[str, Counter] = {}
 
     def started(self, attempt: int, waited: float) -> None:
-        """An attempt began, after ``waited`` seconds in the queue."""
+        """Count an attempt that began, after ``waited`` seconds in the queue."""
         self.claimed.inc()
         if attempt == 1:
             self.queue_wait.observe(waited)
 
     def fenced(self) -> None:
-        """An attempt is not the request's any more."""
+        """Count an attempt that was fenced."""
         metrics.counter("requests_fenced_total", endpoint=self.name).inc()
 
     def spent(self, usage: dict[str, int]) -> None:
-        """A request ended that took these tokens."""
+        """Count the tokens of a request that ended."""
         for kind in ("prompt", "cached", "completion"):
             if count := usage.get(f"{kind}_tokens"):
                 metrics.counter("tokens_total", endpoint=self.name, kind=kind).inc(count)
 
     def refused(self, reason: str) -> None:
-        """A message was dropped."""
+        """Count a message that was dropped."""
         metrics.counter("requests_duplicate_total", endpoint=self.name, reason=reason.lower()).inc()
 
     def finished(self, state: str, seconds: float) -> None:
-        """A request was ended by this process, ``seconds`` after its claim."""
+        """Count a request that this process ended, ``seconds`` after its claim."""
         self.ended += 1
         self.errors += state == "FAILED"
         self.seconds += seconds

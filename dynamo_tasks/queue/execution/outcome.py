@@ -1,4 +1,4 @@
-"""What can come out of an attempt besides a value and an error of the endpoint."""
+"""Outcomes of an attempt besides a value and an error of the endpoint."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ class Dropped(Exception):  # noqa: N818 - an answer, not an error
 
 
 class Revoked(Exception):  # noqa: N818
-    """The request was cancelled, or it expired; Celery's own books are still to be told."""
+    """The request was cancelled, or it expired; Celery is still to record that."""
 
     def __init__(self, message: str, *, expired: bool = False):
         super().__init__(message)

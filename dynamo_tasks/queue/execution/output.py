@@ -1,4 +1,4 @@
-"""What an endpoint has put out so far: over all attempts, and what of it is the result."""
+"""Output of an endpoint so far, over all attempts, and the result that it makes."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ class OutputCollector:
             self._aggregate.add(value)
 
     def end(self) -> End:
-        """How the request ends that has put out all."""
+        """Make the end event of a request that has put out all."""
         return End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
 
     def result(self) -> Any:
-        """What Celery's result is; ``None`` where nobody wants it."""
+        """Return the result for Celery; ``None`` where nobody wants it."""
         if not self._keeps:
             return None
         return self._value[0] if self._value is not None else self._aggregate.result()
 
     async def rest(self, log: OpenLog, payload: Any) -> AsyncIterator[Any] | None:
-        """What the endpoint yields from here on; ``None`` if an earlier attempt has logged all of it.
+        """Run the endpoint from where the log ends; ``None`` if an earlier attempt has logged all of it.
 
         Raises:
             NotResumableError: an earlier attempt has put something out, and the endpoint cannot go on from there.

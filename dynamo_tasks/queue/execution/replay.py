@@ -1,4 +1,4 @@
-"""What earlier attempts at a request have put out: read from its log, and not put out again."""
+"""Values that earlier attempts at a request have put out: read from its log, and not put out again."""
 
 from __future__ import annotations
 

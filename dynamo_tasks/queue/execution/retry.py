@@ -1,4 +1,4 @@
-"""When an endpoint's error makes Celery run it again: ``autoretry_for`` and its companions."""
+"""Retries by Celery after an endpoint's error: ``autoretry_for`` and its companions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an endpoint returned, on its way out of the process: JSON, or an error that says why it is none."""
+"""Encoding of an endpoint's result as JSON, or an error that says why it is none."""
 
 from __future__ import annotations
 

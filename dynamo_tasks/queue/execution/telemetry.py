@@ -1,4 +1,4 @@
-"""What an attempt tells of itself: metrics, log events, and its span. Nothing of it happens per token."""
+"""Telemetry of an attempt: metrics, log events, and its span. Nothing of it happens per token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["AttemptTelemetry"]
 
 
 class AttemptTelemetry:
-    """Of one attempt at a request of an endpoint."""
+    """Telemetry of one attempt at a request of an endpoint."""
 
     def __init__(self, endpoint: EndpointId):
         self._meters = meters_of(endpoint)

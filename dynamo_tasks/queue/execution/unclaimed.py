@@ -44,7 +44,7 @@ class UnclaimedMessages:
         """Celery drops the message as expired or revoked: end its request, if it is still queued.
 
         Returns:
-            Whether Celery's books are to be told; not where the request runs elsewhere, or has ended otherwise.
+            Whether Celery is to record that; not where the request runs elsewhere, or has ended otherwise.
         """
         end = (
             End(State.EXPIRED, "expired", error=ErrorInfo.of(RequestExpiredError()))

@@ -149,7 +149,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         return await_(Aside(self.threads).run(function, *args))
 
     def _done_late(self, tag: str, requeue: bool) -> None:
-        """A task is done; the server is told beside the loop, of all that are done by then."""
+        """Settle a task that is done; the commands run beside the loop, for all that are done by then."""
         self._late[tag] = requeue
         self._loop.call_soon_threadsafe(self._settle_soon)
 
@@ -188,7 +188,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
                 del self.strategies[name]
 
     def call_soon(self, function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Celery callback: what a command of remote control asks for is done behind its reply."""
+        """Celery callback: what a command of remote control asks for is done after its reply."""
         return super().call_soon(control.guarded(function), *args, **kwargs)
 
     def on_unknown_task(self, body: Any, message: Any, exc: Exception) -> None:

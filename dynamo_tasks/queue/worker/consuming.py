@@ -1,4 +1,4 @@
-"""Which queues a worker takes messages of: at its start, and while it runs."""
+"""Queues that a worker takes messages of: at its start, and while it runs."""
 
 from __future__ import annotations
 
@@ -43,13 +43,13 @@ class Queues(CeleryQueues):  # type: ignore[misc]
 
 
 def along_with(queues: Iterable[str], own: Iterable[str]) -> list[str]:
-    """Those of a worker's own queues that some queues bring along: a component's queue those of its instance."""
+    """List a worker's own queues that others bring along: a component's queue those of its instance."""
     wanted = set(queues)
     return [name for name in own if name not in wanted and name.partition(".")[0] in wanted]
 
 
 def chosen(asked: Any, own: list[str], plain: list[str]) -> list[str]:
-    """What a worker takes messages of.
+    """List the queues that a worker takes messages of.
 
     Args:
         asked: As ``-Q`` names them; all others are left then.

@@ -126,7 +126,7 @@ class ControlNode(Node):  # type: ignore[misc]
 
 
 def guarded(function: Callable[..., Any]) -> Callable[..., None]:
-    """The same, but that what it raises is told: a command with arguments of a wrong type must not end the worker."""
+    """Wrap a command so that its errors are logged: arguments of a wrong type must not end the worker."""
 
     def run(*args: Any, **kwargs: Any) -> None:
         try:

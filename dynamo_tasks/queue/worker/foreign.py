@@ -35,7 +35,7 @@ _SIGNALS = (
     signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure, signals.task_retry,
     signals.task_internal_error, signals.before_task_publish, signals.after_task_publish, signals.task_sent,
 )  # fmt: skip
-"""What Celery's tracer sends, and whatever publishes in it."""
+"""Signals that Celery's tracer sends, and those of publishing inside of it."""
 _LINKS = ("callbacks", "errbacks", "chain", "chord")
 _LOADER_HOOKS = ("on_task_init", "on_process_cleanup")
 _MOST = 100_000
@@ -51,7 +51,7 @@ def threads() -> ThreadPoolExecutor:
 
 
 def is_foreign(task: Any, embed: Any = None) -> bool:
-    """Whether there is such code around a call of a task.
+    """Tell whether there is such code around a call of a task.
 
     Args:
         task: An endpoint's.
@@ -68,7 +68,7 @@ def is_foreign(task: Any, embed: Any = None) -> bool:
 
 
 def has_loader_hooks(loader: Any) -> bool:
-    """Whether a loader has code of its own around each task."""
+    """Tell whether a loader has code of its own around each task."""
     return any(getattr(type(loader), name) is not getattr(BaseLoader, name) for name in _LOADER_HOOKS)
 
 
@@ -80,9 +80,9 @@ async def run_foreign(task: Any, function: Callable[..., T], *args: Any) -> T:
 
 
 def run_signals_aside() -> None:
-    """From here on, receivers of Celery's signals never run on an event loop; for a worker of ours.
+    """Keep receivers of Celery's signals off the event loop from here on; for a worker of ours.
 
-    Who sends one waits where it can. Elsewhere (a message arrives) they are called in their order a little later.
+    The sender waits for them where it can. Elsewhere (a message arrives) they are called in order, later.
     """
     one = ThreadPoolExecutor(1, thread_name_prefix="dynamo-signals")
     for signal in vars(signals).values():

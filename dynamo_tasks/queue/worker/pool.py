@@ -100,7 +100,7 @@ class Job:
 
     @property
     def in_thread(self) -> bool:
-        """Whether it runs where nothing can interrupt it."""
+        """``True`` while it runs in a thread, where nothing can interrupt it."""
         blocks = self.aside is not None and not self.aside.waits
         return self.threaded or blocks or (self.execution is not None and self.execution.context.busy)
 
@@ -167,7 +167,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self._threads: ThreadPoolExecutor | None = None
         self.passing: dict[str, asyncio.Task[None]] = {}
         self.stuck = False
-        """Whether threads still run plain tasks that were left behind."""
+        """``True`` if threads still run plain tasks that were left behind."""
 
     def on_start(self) -> None:
         """Celery callback."""
@@ -182,7 +182,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         return int(scaler.max_concurrency if scaler is not None else self.limit)
 
     def runs_on_loop(self, task_name: str) -> bool:
-        """Whether a task is an endpoint (or anything that asks to run on the loop)."""
+        """Tell whether a task is an endpoint (or anything that asks to run on the loop)."""
         return bool(getattr(self.app.tasks.get(task_name), "runs_on_loop", False))
 
     async def run_in_thread(self, target: Callable[..., Any], *args: Any) -> Any:
@@ -210,7 +210,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         job.release()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
-        """Nothing: every request has the pid of this process; :meth:`Job.terminate` stops the one."""
+        """Do nothing: every request has the pid of this process; :meth:`Job.terminate` stops the one."""
 
     def grow(self, n: int = 1) -> None:
         """More slots."""

@@ -40,7 +40,7 @@ GRACE_SECONDS = 30.0
 APART_SECONDS = 1.0
 """Signals closer together are one."""
 HANDOVER_SECONDS = 2.0
-"""What running endpoints are given to stop; their requests are handed over in that time."""
+"""Seconds that running endpoints are given to stop; their requests are handed over in that time."""
 
 
 def grace_period() -> float:
@@ -139,7 +139,7 @@ class Shutdown:
         await self._end()
 
     async def _leave(self) -> None:
-        """Out of the registry, and what was not started back to its queues."""
+        """Leave the registry, and give messages that were not started back to their queues."""
         await asyncio.sleep(0)  # what was accepted in this turn of the loop counts as started
         if (channel := self._channel()) is not None:
             await channel.arrived()
@@ -169,7 +169,7 @@ class Shutdown:
         await self._worker.host.stop()
 
     def _channel(self) -> Any:
-        """What messages come from, while it is open."""
+        """Return the channel of the consumed messages, while it is open."""
         consumer = getattr(self._worker.consumer, "task_consumer", None)
         channel = consumer.channel if consumer is not None else None
         return None if channel is None or channel.closed else channel

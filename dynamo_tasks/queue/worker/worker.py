@@ -43,13 +43,13 @@ class Host(Protocol):
     """The service that a worker process serves."""
 
     failed: bool
-    """Whether it ended the worker because it could not serve any more."""
+    """``True`` if it ended the worker because it could not serve any more."""
     queues: list[str]
     lease: int
 
     @property
     def capacity(self) -> int:
-        """How many requests it takes at a time."""
+        """The number of requests that it takes at a time."""
 
     async def connect(self) -> WorkerContext:
         """Reach the server, or say in one line why not."""
@@ -180,9 +180,10 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         signals.worker_shutting_down.connect(self._asked, weak=False)
         run_signals_aside()
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
+            # Not Runner.run(), whose SIGINT handler would cancel the main task: see Shutdown.
             runner.get_loop().run_until_complete(self._main())
             if self.host is not None and self.host.failed:
-                self.exitcode = EX_FAILURE  # whoever supervises us is to start us again
+                self.exitcode = EX_FAILURE  # for the supervisor, which is to start the worker again
             if self.pool is not None and self.pool.stuck:
                 _leave(self.exitcode)
 

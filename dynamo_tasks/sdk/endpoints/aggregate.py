@@ -1,4 +1,4 @@
-"""What makes one result of the values that a generator yields."""
+"""Aggregates: each makes one result of the values that a generator yields."""
 
 from __future__ import annotations
 

@@ -132,7 +132,7 @@ def _guarded(function: Callable[..., Any], *args: Any) -> Any:
         # It would end the event loop, and with it all requests beside this one.
         raise EndpointError(f"the endpoint raised {named(exc)}") from exc
     except StopIteration as exc:
-        # No future can hold it: who waits would wait for ever.
+        # No future can hold it: a caller that waits would wait for ever.
         raise EndpointError("the endpoint raised StopIteration") from exc
 
 
@@ -158,7 +158,7 @@ async def _threaded(values: Iterator[Any]) -> AsyncIterator[Any]:
 
 
 def _leave(step: asyncio.Future[Any]) -> None:
-    """Whoever waited for a thread does so no more; if it runs on, the request's slot stays taken."""
+    """Leave a thread that nobody waits for any more; while it runs on, the request's slot stays taken."""
     # Not needed to declare services: keeps the import of the sdk light.
     from dynamo_tasks.sdk.context import current_context
 
@@ -207,7 +207,7 @@ class LocalEndpoint:
 
 
 class LocalClient:
-    """What ``depends()`` gives for a service in this process: one attribute per endpoint.
+    """The client that ``depends()`` gives for a service in this process: one attribute per endpoint.
 
     A plain service (no component) also shows its other methods and attributes as they are.
     """

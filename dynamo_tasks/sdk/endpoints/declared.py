@@ -1,4 +1,4 @@
-"""What endpoints and HTTP methods have in common: a function of the service class that was declared."""
+"""The common base of endpoints and HTTP methods: a declared method of the service class."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class Declared:
 
     @property
     def is_stream(self) -> bool:
-        """Whether it yields values."""
+        """``True`` if it yields values."""
         return self.kind in ("async_gen", "generator")
 
     @cached_property
@@ -146,7 +146,7 @@ class Declared:
         return payload if self._is_default(payload) else self._validator(payload)
 
     def _is_default(self, payload: Any) -> bool:
-        """Whether nothing was given for an argument that has a default."""
+        """Tell whether nothing was given for an argument that has a default."""
         return (
             payload is None and self.argument is not None and self.argument.default is not self.argument.empty
         )

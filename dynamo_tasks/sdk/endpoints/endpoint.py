@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["CELERY_OPTIONS", "DynamoEndpoint", "Policy", "dynamo_endpoint", "endpoint"]
 
 Policy: TypeAlias = Literal["continue", "replay", "restart", "fail"]
-"""What happens to a request whose owner was lost: see "Continue, don't repeat" in the design."""
+"""Ways to go on with a request whose owner was lost: see "Continue, don't repeat" in the design."""
 
 CELERY_OPTIONS = frozenset(
     {

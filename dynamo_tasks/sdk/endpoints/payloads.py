@@ -49,7 +49,7 @@ def _anything(payload: Any) -> Any:
 
 
 def _is_pydantic(annotation: Any) -> bool:
-    """Whether it is a pydantic model; asks only a pydantic that is loaded already."""
+    """Tell whether a type is a pydantic model; asks only a pydantic that is loaded already."""
     pydantic = sys.modules.get("pydantic")
     return (
         pydantic is not None and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)
@@ -78,7 +78,7 @@ def _first_fault(exc: Any) -> tuple[str, str]:
 
 
 class _NestedError(ValueError):
-    """What pydantic found in a model that stands inside of another type."""
+    """A validation error of pydantic in a model that is nested in another type."""
 
     def __init__(self, path: str, text: str):
         super().__init__(text)

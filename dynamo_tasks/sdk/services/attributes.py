@@ -56,7 +56,7 @@ def _resolve(annotation: Any, scope: dict[str, Any]) -> Any:
 
 
 def is_open(cls: type) -> bool:
-    """Whether keys that the class does not know become attributes: where it does not say anything about them."""
+    """Tell whether keys that the class does not know become attributes: where it has no ``config_extras``."""
     return not hasattr(cls, _EXTRAS)
 
 

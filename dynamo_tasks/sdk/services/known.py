@@ -15,14 +15,14 @@ _changes = 0
 
 
 def note(service: DynamoService[Any]) -> None:
-    """A service was declared, or got other settings."""
+    """Note that a service was declared, or got other settings."""
     global _changes
     _changes += 1
     _services[id(service)] = service
 
 
 def changes() -> int:
-    """How often one was declared or configured: who has seen all up to now need not look again."""
+    """Count declarations and configurations: while the number stays the same, there is nothing new."""
     return _changes
 
 

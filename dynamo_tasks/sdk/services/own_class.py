@@ -57,7 +57,7 @@ def owner_of(cls: type) -> DynamoService[Any] | None:
 
 
 class ActsAsClass(Generic[T]):
-    """What lets a service stand for its class: calls, attributes, subclasses, checks of type, pickling.
+    """Lets a service stand for its class: calls, attributes, subclasses, checks of type, pickling.
 
     Attributes:
         inner: The class.
@@ -74,7 +74,7 @@ class ActsAsClass(Generic[T]):
         return made
 
     def _configured_fields(self, given: int) -> dict[str, Any]:
-        """Fields of a dataclass behind the first ones: its ``__init__`` has defaults that know no configuration."""
+        """Return configured fields after the first ``given``: ``__init__`` has only defaults as written."""
         names = [field.name for field in fields(self.inner) if field.init]
         return {name: getattr(self.inner, name) for name in names[given:] if name in vars(self.inner)}
 
@@ -124,7 +124,7 @@ class ActsAsClass(Generic[T]):
 
     @property
     def __bases__(self) -> tuple[type, ...]:
-        """What ``issubclass(service, Class)`` looks at."""
+        """The bases that ``issubclass(service, Class)`` looks at."""
         return (self.inner,)
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:

@@ -136,7 +136,7 @@ class DynamoService(ActsAsClass[T]):
     # -- configuration ------------------------------------------------------------------------------
 
     def schema(self) -> ServiceSchema:
-        """What can be configured, with the defaults of the class as written, or as set on the service."""
+        """Return its settings as declared, with the defaults of the class, or those set on the service."""
         return self._schema
 
     @property
@@ -183,7 +183,7 @@ class DynamoService(ActsAsClass[T]):
         return self._dynamo_config
 
     def is_dynamo_component(self) -> bool:
-        """Whether it is a distributed component."""
+        """Tell whether it is a distributed component."""
         return self._dynamo_config.enabled
 
     @property
@@ -230,7 +230,7 @@ class DynamoService(ActsAsClass[T]):
         return self._dynamo_endpoints.get(name)
 
     def has_endpoint(self, name: str) -> bool:
-        """Whether there is an endpoint of that name."""
+        """Tell whether there is an endpoint of that name."""
         return name in self._dynamo_endpoints
 
     def find_endpoint(self, name: str) -> DynamoEndpoint:
@@ -251,7 +251,7 @@ class DynamoService(ActsAsClass[T]):
     # -- linking and lifecycle ----------------------------------------------------------------------
 
     def is_linked(self) -> bool:
-        """Whether its dependencies are bound."""
+        """Tell whether its dependencies are bound."""
         return self._linked
 
     @property

@@ -68,7 +68,7 @@ class ServiceConfig(dict[str, dict[str, Any]]):
         return value
 
     def as_args(self, service_name: str, prefix: str = "") -> list[str]:
-        """What was written about a service (no class defaults) as command line arguments.
+        """Return the written settings of a service (no class defaults) as command line arguments.
 
         Args:
             service_name: The service.

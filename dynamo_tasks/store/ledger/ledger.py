@@ -10,8 +10,8 @@ without a reader and after the last reader saw the end (ms), ``ig`` no result is
 ``end`` id of the end event, ``fr`` why the text ended, ``us`` prompt, completion and cached tokens, ``out``
 result and ``err`` error as JSON, ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their
 worker and added no token, ``dmsg`` the message of a request in the dead list, ``tp`` ``traceparent`` of the
-last attempt, while spans are recorded. A field that is as usual is missing: empty, 0, a weight of 1, and 5 s, one hour
-and 60 s for ``ab``, ``rt`` and ``rs``. Once a request is settled, its record keeps only what is asked for
+last attempt, while spans are recorded. A field at its default is missing: empty, 0, a weight of 1; 5 s, an
+hour and 60 s for ``ab``, ``rt`` and ``rs``. Once a request is settled, its record keeps only what is asked for
 afterwards (``settled`` in ``lua/_lib.lua``).
 """
 
@@ -50,7 +50,7 @@ Call = tuple[Any, ...]
 
 
 class Refusal:
-    """Why a claim was refused."""
+    """Reasons for which a claim is refused."""
 
     DUPLICATE = "DUPLICATE"
     GONE = "GONE"
@@ -95,7 +95,7 @@ class Attempt:
 
     @property
     def tenant(self) -> str:
-        """Whose request it is."""
+        """The tenant whose request it is."""
         return self._kept(b"tn").decode()
 
     @property

@@ -1,4 +1,4 @@
-"""What a server has room for: its memory against the bytes per token that streams take, and how long they are kept.
+"""Memory of the Redis server, against the bytes that tokens take of streams, and the retention of these.
 
 Measured: an event of one token takes 39 bytes of a stream, and an idle stream with its record 6 kB. A busy worker
 batches several tokens into an event, so this is the upper bound.
@@ -21,7 +21,7 @@ _PACE = 50
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of a server, bytes.
+    """Memory of the Redis server, in bytes.
 
     Attributes:
         used: By its data and buffers.
@@ -39,12 +39,12 @@ class Memory:
         return max(0, self.limit - self.used) / (BYTES_PER_TOKEN * READ_RETENTION)
 
     def is_tight(self, slots: int) -> bool:
-        """Whether ``slots`` requests that run all the time, at 50 tokens/s each, might fill it."""
+        """Tell whether ``slots`` requests that run all the time, at 50 tokens/s each, might fill it."""
         kept = slots * (1 + READ_RETENTION / 10) * BYTES_PER_REQUEST
         return self.tokens_per_s < slots * _PACE or self.limit - self.used < kept
 
     def as_dict(self) -> dict[str, int | float | bool]:
-        """In the shape of ``status --json``."""
+        """Return it in the shape of ``status --json``."""
         return {
             "used": self.used, "limit": self.limit, "capped": self.capped, "bytes_per_token": BYTES_PER_TOKEN,
             "retention_s": READ_RETENTION, "tokens_per_s": round(self.tokens_per_s),
@@ -52,7 +52,7 @@ class Memory:
 
 
 async def memory_of(store: Store) -> Memory:
-    """Ask a server.
+    """Ask the Redis server for its memory.
 
     Raises:
         ServerUnavailableError: it cannot be reached.

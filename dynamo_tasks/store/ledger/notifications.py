@@ -1,4 +1,4 @@
-"""What is told of transitions that no worker makes: a request was queued, or somebody else than its owner ended it."""
+"""Metrics and log events of transitions that no worker makes: requests queued, refused, ended by others."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["notify_end", "tell_rejected", "tell_submitted"]
 
 
 def tell_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: int) -> None:
-    """A request was put into its queue."""
+    """Report that a request was put into its queue."""
     name = str(endpoint)
     metrics.counter("requests_submitted_total", endpoint=endpoint.label).inc()
     if enabled("request.submitted"):
@@ -23,12 +23,12 @@ def tell_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: 
 
 
 def tell_rejected(endpoint: EndpointId, code: str) -> None:
-    """A request was refused before it was queued."""
+    """Report that a request was refused before it was queued."""
     metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=code).inc()
 
 
 async def notify_end(store: Store, namespace: str, request_id: str, end: End) -> None:
-    """A request was ended by this process, which does not run it; its record says whose it was."""
+    """Report that this process ended a request that it does not run; the endpoint's name is in the record."""
     with contextlib.suppress(ServerUnavailableError):
         raw = await store.commands.execute("HGET", store.keys(namespace).record(request_id), "en")
         endpoint = raw.decode() if raw else namespace

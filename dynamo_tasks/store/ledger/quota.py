@@ -49,5 +49,5 @@ class Quota:
         )  # fmt: skip
 
     async def give_back(self, namespace: str, tenant: str, request_id: str) -> None:
-        """The request was refused behind :meth:`take`: it does not count as one that has not ended."""
+        """Uncount a request that was refused after :meth:`take`, among those that have not ended."""
         await self._store.commands.execute("ZREM", self._store.keys(namespace).open(tenant), request_id)

@@ -68,7 +68,7 @@ class NewRequest:
     """Protocol version that its worker must speak."""
 
     def fields(self) -> list[str | bytes | int | float]:
-        """Fields of the record, beside those that the script itself writes. What is as usual is not in it."""
+        """Fields of the record that the script does not write itself, without those at their defaults."""
         made: list[str | bytes | int | float] = ["v", self.needs, "en", str(self.endpoint)]
         texts: list[tuple[str, str | bytes]] = [
             ("rnd", self.render), ("ok", self.owner_key), ("tn", self.tenant), ("rd", self.reader),
@@ -141,7 +141,7 @@ def _check(new: NewRequest, code: bytes, value: bytes, more: list[bytes]) -> Non
 
 
 def _late(new: NewRequest, wait: float, least: float) -> DeadlineUnreachableError:
-    """Why a request is refused that would wait ``wait`` seconds and run for ``least`` at the least."""
+    """Make the refusal of a request that would wait ``wait`` seconds and run for ``least`` at the least."""
     left = min(limit for limit in (new.deadline - least, new.expires) if limit > 0) - _clock()
     return DeadlineUnreachableError(
         f"{new.endpoint.component} is busy: the request would wait {wait:.1f} s, and then run for {least:.1f} s or "

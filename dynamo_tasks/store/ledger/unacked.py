@@ -1,4 +1,4 @@
-"""What a dead instance had fetched and not acknowledged: messages of plain tasks, noted by kombu under its lease.
+"""Unacknowledged messages of a dead instance: of plain tasks, noted by kombu under its lease.
 
 Messages of endpoints are noted nowhere but in the ledger.
 """
@@ -20,7 +20,7 @@ _decode = msgspec.json.Decoder(tuple[dict[str, Any], str, str]).decode
 
 
 async def restore_unacked(store: Store, keys: Keys, lease: int) -> int:
-    """Put them back to the front of their queues, the oldest first in line; returns how many."""
+    """Put unacknowledged messages back to the front of their queues, the oldest first; return how many."""
     noted, index = unacked_key(lease, keys.prefix), unacked_index_key(lease, keys.prefix)
     commands = store.commands
     restored = 0

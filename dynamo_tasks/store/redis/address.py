@@ -1,4 +1,4 @@
-"""Where a server is: what a URL says of it.
+"""Addresses of Redis servers, as URLs give them.
 
 Three forms name one server; two name a master that Sentinels watch over::
 
@@ -39,7 +39,7 @@ _PARAMETERS = ("master_name", "sentinel_username", "sentinel_password")
 
 @dataclass(frozen=True)
 class Sentinels:
-    """Who knows where the master is.
+    """The Sentinels that know the address of the master.
 
     Attributes:
         master: Name of the master in the Sentinels' configuration.
@@ -56,7 +56,7 @@ class Sentinels:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server is, parsed from a URL; see the module."""
+    """The address of a Redis server, parsed from a URL; see the module."""
 
     url: str = field(repr=False)
     host: str = "127.0.0.1"
@@ -68,7 +68,7 @@ class Address:
     tls: TlsOptions | None = None
     """Of the server, and of the Sentinels that know it; ``None`` without TLS."""
     sentinels: Sentinels | None = None
-    """Who must be asked for host and port first."""
+    """Sentinels that must be asked for host and port first; ``None`` where the URL has these."""
 
     @classmethod
     def parse(cls, url: str, options: Mapping[str, Any] | None = None) -> Address:
@@ -124,11 +124,11 @@ class Address:
 
     @property
     def broker_options(self) -> dict[str, Any]:
-        """What kombu and Celery need beside :attr:`broker_url`, as transport options."""
+        """The transport options that kombu and Celery need beside :attr:`broker_url`."""
         if self.sentinels is None:
             return {}
         # redis-py asks one Sentinel after the other, each up to four times with sleeps of seconds in between: where
-        # one of them went with the master's machine, that would stop whoever asks.
+        # one of them went with the master's machine, that would stop the caller.
         asked = {
             "socket_connect_timeout": _SYNC_TIMEOUT,
             "socket_timeout": _SYNC_TIMEOUT,

@@ -1,4 +1,4 @@
-"""A connection that comes back: reconnects with jittered backoff and tells who wants to know.
+"""A connection that comes back: reconnects with jittered backoff, and calls ``on_ready`` on each new one.
 
 A :class:`Link` repeats no command. A command on a lost connection fails with
 :class:`ServerUnavailableError`; scripts are idempotent (by nonce or by state), so their callers may ask again.
@@ -66,17 +66,17 @@ class Link:
 
     @property
     def kind(self) -> str:
-        """What it is for: ``writer``, ``reader``, …; its name without the project and an instance's id."""
+        """Its purpose: ``writer``, ``reader``, …; its name without the project and an instance's id."""
         return self._name.partition(":")[2].partition("-")[0] or "other"
 
     @property
     def connected(self) -> bool:
-        """Whether there is a usable connection now."""
+        """``True`` while there is a usable connection."""
         return self._wire is not None and not self._wire.closed
 
     @property
     def closed(self) -> bool:
-        """Whether it was closed for good."""
+        """``True`` once it was closed for good."""
         return self._closing
 
     async def start(self) -> None:

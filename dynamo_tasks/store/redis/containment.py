@@ -1,4 +1,4 @@
-"""What is done with input that cannot be used: it is counted, told about now and then, and passed over.
+"""Containment of input that cannot be used: it is counted, logged at a limited rate, and passed over.
 
 Anybody who reaches the server may write or publish anything. One thing that cannot be read must not keep a process from
 looking after all the others, so every loop that goes over many of them holds each one in :func:`contained`.
@@ -20,13 +20,13 @@ from dynamo_tasks.store.redis.refusals import ReplyError, code_of
 __all__ = ["MALFORMED", "contained", "is_wrong_type", "pass_over"]
 
 MALFORMED = (*UNREADABLE, AttributeError, LookupError, OverflowError, TypeError)
-"""What code raises over a value that is of another shape than it expects."""
+"""Exceptions that code raises over a value of another shape than it expects."""
 _SHOWN = 200
 _calm: defaultdict[str, LogThrottle] = defaultdict(LogThrottle)
 
 
 def pass_over(where: str, name: str, error: BaseException) -> None:
-    """Count something that cannot be used, and tell of it, once in a while.
+    """Count something that cannot be used, and log it, at a limited rate.
 
     Args:
         where: Which way it came; one of those that ``input_refused_total`` lists.
@@ -39,7 +39,7 @@ def pass_over(where: str, name: str, error: BaseException) -> None:
 
 
 def is_wrong_type(error: DynamoError) -> bool:
-    """Whether the server refused a command since the key holds another type than one of ours."""
+    """Tell whether Redis refused a command because the key holds another type than ours (``WRONGTYPE``)."""
     return isinstance(error, ReplyError) and code_of(error.text) == "WRONGTYPE"
 
 

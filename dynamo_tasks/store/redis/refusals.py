@@ -1,8 +1,8 @@
-"""What a server answers in place of a reply, and what that means for who asked: one table.
+"""Error replies of the Redis server, and the exception that each becomes: one table.
 
 Redis names a refusal by its first word. What passes by itself (memory, disk, replicas, a script that runs, a
-failover) is a :class:`~dynamo_tasks.errors.ServerRefusedError`: whoever starts or serves waits, as for a server
-that is away; whoever asks over HTTP gets a 503. The rest is a :class:`ReplyError`, which no waiting mends.
+failover) is a :class:`~dynamo_tasks.errors.ServerRefusedError`: a process that starts or serves waits, as for
+a server that is away; an HTTP client gets a 503. The rest is a :class:`ReplyError`, which no waiting mends.
 
 What the server said goes to the log. The errors have a text of ours: clients see it.
 """
@@ -91,7 +91,7 @@ _told: defaultdict[str, LogThrottle] = defaultdict(LogThrottle)
 
 
 def code_of(text: str) -> str:
-    """The word by which a server names an error: of the command itself, or of the one that spoilt a transaction."""
+    """The word by which Redis names an error: of the command, or of the one that spoilt a transaction."""
     if text.startswith("EXECABORT") and (inside := _INSIDE.search(text)):
         text = inside[1]
     for phrase in ("ERR max number of clients reached", "ERR unknown command"):
@@ -102,7 +102,7 @@ def code_of(text: str) -> str:
 
 
 def refusal(text: str) -> DynamoError:
-    """The error for what the server answered in place of a reply; told in the log, unless it is expected."""
+    """Return the exception for an error reply of Redis, and log the reply, unless its caller expects it."""
     code = code_of(text)
     if code not in EXPECTED and _told[code].due():
         # The arguments of a command that it does not know are not for a log.

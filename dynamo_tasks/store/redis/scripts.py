@@ -29,7 +29,7 @@ _DEFINED = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
 
 
 class Runner(Protocol):
-    """What a script can run on: a ``Link`` or a ``Wire``."""
+    """A connection that a script can run on: a ``Link`` or a ``Wire``."""
 
     async def execute(self, *command: str | bytes | int | float) -> Reply:
         """Run one command."""
@@ -39,7 +39,7 @@ class Script:
     """One transition."""
 
     def __init__(self, name: str):
-        """Take ``lua/<name>.lua``, behind what it uses of the common part; its flags (``#!lua flags=…``) go first."""
+        """Take ``lua/<name>.lua``, after what it uses of the common part; its flags (``#!lua flags=…``) go first."""
         self.name = name
         common, rules, own = (_FILES[one] for one in ("_lib", "_line", name))
         flags, _, own = own.partition("\n") if own.startswith("#!") else ("", "", own)
@@ -51,7 +51,7 @@ class Script:
 
     @staticmethod
     def digest(source: str) -> str:
-        """What a server calls a script by."""
+        """The SHA-1 by which Redis names a script (``EVALSHA``)."""
         return hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, on: Runner, keys: list[str], *args: str | bytes | int | float) -> Reply:

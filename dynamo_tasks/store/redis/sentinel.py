@@ -27,7 +27,7 @@ _Answer = tuple[int, str, int]
 
 
 async def locate(address: Address, timeout: float = CONNECT_TIMEOUT) -> Address:
-    """Where the server is now: the address itself, or the master's.
+    """Find the server's present address: the given one, or that of the master which Sentinels name.
 
     Args:
         address: What the URL says.

@@ -154,7 +154,7 @@ class Wire(asyncio.Protocol):
                 return
 
     def _take_unasked(self, reply: Reply) -> None:
-        """What a server says before it closes, e.g. since it has no room for one more connection."""
+        """Take a reply to no command: Redis sends one before it closes, e.g. at ``maxclients``."""
         if isinstance(reply, hiredis.ReplyError):
             self._refused = refusal(str(reply))
         self._lost_because = "it sent an answer to nothing"
@@ -188,7 +188,7 @@ class Wire(asyncio.Protocol):
             future, _ = self._waiting.popleft()
             if not future.done():
                 future.set_exception(error)
-                future.exception()
+                future.exception()  # retrieved: nobody awaits the reply of what was posted
         if self._on_lost is not None:
             self._on_lost(self)
 

@@ -33,11 +33,11 @@ KEEP = 3.0
 DEFAULT_CAP = 64 << 20
 """Bytes that one stream may hold."""
 ENTRY_BYTES = 40
-"""What an entry takes beside its data, about."""
+"""Approximate bytes that an entry takes beside its data."""
 CONGESTED = 1 << 20
 """Bytes that may wait for the server before the producer is held back."""
 _TOKEN_BYTES = 16
-"""What a token delta weighs about, while it is not encoded yet."""
+"""Approximate bytes of a token delta that is not encoded yet."""
 
 _TOKENS, _VALUES = Kind.TOKENS.value, Kind.VALUES.value
 _encode = msgspec.msgpack.Encoder().encode
@@ -52,13 +52,13 @@ class Entry(NamedTuple):
 
 
 class KeptResult(NamedTuple):
-    """What Celery's result backend keeps of a success, and tells who waits for it.
+    """The result of a success as Celery's backend stores it, and publishes it to those who wait.
 
     Attributes:
         key: Where; also the channel.
         ttl: Seconds; 0 = for ever.
         value: Encoded.
-        inbox: A further channel on which it is told; '' = none.
+        inbox: A further channel on which it is published; '' = none.
     """
 
     key: bytes
@@ -68,7 +68,7 @@ class KeptResult(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """How the request shall end once all of its events are in the log; what is written is encoded already."""
+    """The end that a request gets once all of its events are in the log; its fields are encoded already."""
 
     state: str
     end: bytes
@@ -105,7 +105,7 @@ class OpenLog:
         self.suspect = False
         """The server refused an entry: its state must be examined before the next flush."""
         self.ended: Finish | None = None
-        """How it ended; kept for the case that the server forgets it."""
+        """The end that was acknowledged; kept, since Redis may forget it in a crash or a failover."""
         self.run_id = ""
         """The server process that is known to have the claim."""
         self._changed = changed
@@ -156,7 +156,7 @@ class OpenLog:
 
     @property
     def congested(self) -> bool:
-        """Whether the producer should wait for :meth:`room`."""
+        """``True`` while the producer should wait for :meth:`room`."""
         return self._waiting + self._gathered > CONGESTED
 
     async def room(self) -> None:
@@ -195,7 +195,7 @@ class OpenLog:
 
     @property
     def busy(self) -> bool:
-        """Whether anything is left to send."""
+        """``True`` while anything is left to send."""
         return bool(self._pending or self.frozen or self.finish_request)
 
     def acknowledge(self, count: int, now: float) -> None:
@@ -234,12 +234,12 @@ class OpenLog:
     def finish(
         self, end: End, result: bytes, *, settled: bool, kept: KeptResult | None = None
     ) -> asyncio.Future[str]:
-        """End the request behind its last event; the future gives the script's answer (``OK``, ``FENCED``, …).
+        """End the request after its last event; the future gives the script's answer (``OK``, ``FENCED``, …).
 
         Args:
             end: The last event.
             result: For the record, as JSON.
-            settled: Nothing is to be done behind the end.
+            settled: Nothing is to be done after the end.
             kept: Celery's result, where it is written together with the end.
 
         Raises:
@@ -275,7 +275,7 @@ class OpenLog:
         self._pending, self.frozen = [], deque()
         if self.finish_request is not None and not self.finish_request.done.done():
             self.finish_request.done.set_exception(reason)
-            self.finish_request.done.exception()  # whoever waits is told; nobody may be waiting any more
+            self.finish_request.done.exception()  # retrieved: maybe nobody awaits it
         self.finish_request = None
         self._wake()
         self._on_dead(reason)
@@ -286,7 +286,7 @@ class OpenLog:
         self._room = None
 
     def is_read(self) -> bool:
-        """Whether anybody reads it now."""
+        """Tell whether any client reads it now."""
         return bool(self.readers)
 
     def set_readers(self, readers: list[str]) -> None:

@@ -21,7 +21,7 @@ __all__ = ["Pages"]
 FIRST_PAGE, LAST_PAGE = 64, 512
 """Events per XRANGE: of a reader's first page, and what that grows to while events are small."""
 PAGE_BYTES = 1 << 20
-"""What a page should not exceed by much."""
+"""Bytes that a page should not exceed by much."""
 _AT_ONCE = 128
 """Readers per pipeline."""
 _STATES = {state.value.encode() for state in State}
@@ -29,7 +29,7 @@ _TERMINAL = {state.value.encode() for state in TERMINAL}
 
 
 class Pages:
-    """Reads what the logs hold behind each reader's last event."""
+    """Reads the events of the logs after each reader's last one."""
 
     def __init__(self, store: Store):
         self._store = store

@@ -1,4 +1,4 @@
-"""Whose subscription is still there: client processes that read streams."""
+"""Presence of client processes that read streams: their subscriptions."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """All readers of a process: one push subscription, demultiplexed, with gap repair.
 
 Joining: SUBSCRIBE (confirmed) → ``attach`` (notes the reader in the ledger) → XRANGE → pushes; again after
-each reconnect. Until the XRANGE is read, pushes wait: only behind it is it known that every later claim has
+each reconnect. Until the XRANGE is read, pushes wait: only after it is it known that every later claim has
 been pushed too, and without its claim a push that the log refused looks like the next event. Silent streams
 are checked after 1 s, backing off to 5 s, all of them in one pipeline.
 """
@@ -95,7 +95,7 @@ class StreamReader:
         return [sub for subs in self._subs.values() for sub in subs]
 
     async def _subscribe(self, wire: Wire) -> None:
-        # Before the confirmation: what is pushed right behind it arrives before this coroutine goes on.
+        # Before the confirmation: what is pushed right after it arrives before this coroutine goes on.
         self._subscribed = False
         self._generation += 1
         for sub in self._all():
@@ -134,7 +134,7 @@ class StreamReader:
         namespace: str | None = None,
         owner_key: str | None = None,
     ) -> Subscription:
-        """Read a request that exists, from its start or behind an event.
+        """Read a request that exists, from its start or after an event.
 
         Args:
             request_id: Its id.

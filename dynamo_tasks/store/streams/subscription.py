@@ -57,7 +57,7 @@ class Subscription:
         self._held: deque[Event] = deque()
         self._overflow = False
         self.lagging = False
-        """Whether its buffer was full: what was pushed meanwhile is to be read from the log."""
+        """``True`` from a full buffer to the next :meth:`take`: what was pushed meanwhile is in the log."""
         self._slow = False
         self._missing_since: float | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -67,12 +67,12 @@ class Subscription:
 
     @property
     def ended(self) -> bool:
-        """Whether the end event has been applied (it may still be unread)."""
+        """``True`` once the end event has been applied (it may still be unread)."""
         return self.cursor.ended
 
     @property
     def saw_end(self) -> bool:
-        """Whether the end event has been handed out."""
+        """``True`` once the end event has been handed out."""
         return self.cursor.ended and not self._buffer
 
     @property
@@ -175,19 +175,19 @@ class Subscription:
         self.fail(StreamDivergedError())
 
     def fail(self, error: DynamoError) -> None:
-        """End the stream with an error, behind what is buffered."""
+        """End the stream with an error, after what is buffered."""
         if self._error is None:
             self._error = error
             self._wake()
 
     @property
     def failed(self) -> DynamoError | None:
-        """What the stream ends with behind what is buffered, if not with its end event."""
+        """The error that ends the stream, after what is buffered; ``None`` where its end event does."""
         return self._error
 
     @property
     def hungry(self) -> bool:
-        """Whether events from the log can be taken."""
+        """``True`` while events from the log can be taken."""
         return not self.closed and not self.ended and self._error is None and not self._full
 
     def _wake(self) -> None:

@@ -278,6 +278,7 @@ class Writer:
         self._wake.set()
 
     async def _load_scripts(self, wire: Wire) -> None:
+        # ``finish`` runs inside of MULTI, where EVALSHA cannot fall back to EVAL.
         for name in ("finish", "resync"):
             await wire.execute("SCRIPT", "LOAD", script(name).source)
         self._scripts_missing = False
@@ -330,7 +331,7 @@ class Writer:
 
 
 def _freeze(log: OpenLog) -> bool:
-    """Whether all that is pending can be written; if not, this attempt ends, and the other logs never notice."""
+    """Freeze what is pending; tell whether it could be encoded: else this attempt ends, and no other."""
     try:
         log.freeze()
     except (TypeError, ValueError, OverflowError) as exc:

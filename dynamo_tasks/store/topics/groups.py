@@ -129,7 +129,7 @@ class GroupSubscription(EventSubscription):
 
 
 def _before(start: str) -> str:
-    """The id behind which a group begins, from where a subscriber would begin."""
+    """The id after which a group begins, from where a subscriber would begin."""
     if start.startswith("("):
         return start[1:]
     ms = int(start.partition("-")[0] or 0)

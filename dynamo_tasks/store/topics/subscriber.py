@@ -34,12 +34,12 @@ class Event:
     """One event."""
 
     id: str
-    """``<ms>-<seq>`` by the server's clock; ``since=event.id`` goes on behind it."""
+    """``<ms>-<seq>`` by the server's clock; ``since=event.id`` goes on after it."""
     subject: str
     payload: Any
 
     def data(self) -> Any:
-        """What was published."""
+        """Return the payload that was published."""
         return self.payload
 
 
@@ -118,6 +118,7 @@ class EventSubscription:
             rows = await commands.execute("XRANGE", self._key, self._start, "+", "COUNT", _PAGE)
             if rows and self._start.startswith("("):
                 seen = self._start[1:]
+                # The last event seen was trimmed: so may be some after it.
                 if not await commands.execute("XRANGE", self._key, seen, seen):
                     event("events.missed", subject=self.subject, after=seen, next=rows[0][0].decode())
         except ServerUnavailableError:

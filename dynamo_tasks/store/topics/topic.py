@@ -112,7 +112,7 @@ def _encode(payload: Any) -> bytes:
 
 
 def _position(since: str | float | None) -> str:
-    """Where XRANGE begins: ``(id`` behind an event, an id at a time, '' at the end of the log."""
+    """The start of XRANGE: ``(id`` after an event, ``id`` at a time, '' at the end of the log."""
     if since is None:
         return ""
     if isinstance(since, int | float):
