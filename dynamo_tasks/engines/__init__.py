@@ -1,4 +1,4 @@
-"""What produces tokens: one protocol, several engines (echo, mocker, vllm, or your own class)."""
+"""Engines, which produce tokens: one protocol, several of them (echo, mocker, vllm, or your own class)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every engine is: the protocol between a worker and what produces tokens."""
+"""The protocol between a worker and an engine, which produces tokens."""
 
 from __future__ import annotations
 
@@ -159,10 +159,10 @@ class Engine(ABC):
 
     @abstractmethod
     def stats(self) -> EngineStats:
-        """How busy it is now."""
+        """Report the current load."""
 
     def kv_events(self) -> AsyncGenerator[dict[str, Any], None] | None:
-        """What its prefix cache holds, as it changes; ``None`` where it does not tell that.
+        """Return the stream of changes of the prefix cache; ``None`` where the engine does not report them.
 
         Yields:
             ``{"seq", "ts", "dp_rank", "events": [{"type", "block_hashes", …}]}``.

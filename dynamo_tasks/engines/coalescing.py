@@ -1,7 +1,7 @@
-"""How often the streams of one engine are looked at, so that many of them cost little.
+"""Coalescing: the intervals at which the streams of one engine are read, so that many of them cost little.
 
 An engine that makes a token of every stream each 5 ms gives more pieces than anybody reads, and each piece costs the
-worker, the server, the frontend and the client some 100 µs together. So the more streams there are, the longer each
+worker, Redis, the frontend and the client some 100 µs together. So the more streams there are, the longer each
 rests between two pieces; what the engine makes meanwhile comes with the next one. Bounds:
 
 - one stream rests for 1 ms per stream that the engine has, so all pieces together take a tenth of a core, up to 40

@@ -25,7 +25,7 @@ LAST_USER_MESSAGE = (
 """Chat template whose prompt is what the user said last, so that chat echoes that."""
 
 _CONTEXT_LENGTH = 1 << 17
-"""Tokens (bytes) of prompt + answer; without any limit, one request could fill the server."""
+"""Tokens (bytes) of prompt + answer; without any limit, one request could fill Redis."""
 _BURST = 8
 """Tokens per delta when nothing delays them: each delta costs a turn of the loop."""
 
@@ -73,7 +73,7 @@ class EchoEngine(Engine):
         await super().stop()
 
     def stats(self) -> EngineStats:
-        """How busy it is; a request counts as one sequence whatever its ``n``."""
+        """Report the load; a request counts as one sequence whatever its ``n``."""
         return EngineStats(running=self._running, waiting=self._waiting, tokens=self._tokens)
 
     async def embed(self, inputs: list[str | list[int]], dimensions: int | None = None) -> EmbeddingResult:

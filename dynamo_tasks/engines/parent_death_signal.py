@@ -37,7 +37,7 @@ _spawnv = multiprocessing.util.spawnv_passfds
 
 
 def end_children_with_parent(prelude: str | None = None) -> None:
-    """From now on, whatever this process spawns dies with it; a second call does nothing. Linux only.
+    """Make all that this process spawns from now on die with it; a second call does nothing. Linux only.
 
     Args:
         prelude: A file whose ``begin()`` each of them calls first, and what they spawn, too.
@@ -65,7 +65,7 @@ def hold(parent: int, prelude: str | None = None) -> None:
 
 
 def _command_line(**kwargs: Any) -> list[str]:
-    """What `multiprocessing` would run: ``[python, *options, "-c", program, …]``, with a line in front."""
+    """Put a line in front of `multiprocessing`'s program in ``[python, *options, "-c", program, …]``."""
     argv = _get_command_line(**kwargs)
     if "-c" in argv:  # a frozen program has none
         program = argv.index("-c") + 1
@@ -84,7 +84,7 @@ class _Spawner:
         threading.Thread(target=self._run, name="parent-death-signal", daemon=True).start()
 
     def spawn(self, path: Any, args: Any, passfds: Any) -> int:
-        """Start a process, whoever asks; gives its id."""
+        """Start a process for any calling thread; return its id."""
         if os.getpid() != self._pid:
             return _spawnv(path, args, passfds)  # a fork of this process, which has not got the thread
         done: Future[int] = Future()

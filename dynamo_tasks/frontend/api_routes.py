@@ -67,7 +67,7 @@ class ApiRoute(Struct, frozen=True, kw_only=True):
 
 
 def kind_of(handler: Callable[..., Any]) -> str:
-    """Which of :data:`KINDS` a handler is."""
+    """Find out which of :data:`KINDS` a handler is."""
     if inspect.isasyncgenfunction(handler):
         return "async_gen"
     if inspect.iscoroutinefunction(handler):

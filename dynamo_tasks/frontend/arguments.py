@@ -1,4 +1,4 @@
-"""From a JSON body to the arguments of an ``@api`` method."""
+"""The arguments of an ``@api`` method, from a JSON body."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the frontend knows of the HTTP request that it answers."""
+"""The state of an HTTP request that the frontend answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Call(Struct):
         browser: Of these, what tells a browser whether a page may read the answer.
         body_limit: Bytes.
         meter: Of requests of the OpenAI API.
-        token_expires: When its stream token ends, Unix seconds by the server's clock; 0 = it has none.
+        token_expires: When its stream token ends, Unix seconds by the clock of Redis; 0 = it has none.
         counted_at: When it was counted for its API key, monotonic seconds; 0 where that has no limits.
     """
 
@@ -48,7 +48,7 @@ class Call(Struct):
     counted_at: float = 0.0
 
     def answers(self, send: Send) -> Send:
-        """How to send the answer, with :attr:`headers`."""
+        """Wrap ``send``, so that the answer gets :attr:`headers` and :attr:`browser`."""
         more = [*self.headers, *self.browser]
         if not more:
             return send

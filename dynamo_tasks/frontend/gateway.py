@@ -1,4 +1,4 @@
-"""What the HTTP side asks of the rest of the house.
+"""The gateway: all that the HTTP side asks of the rest of the system.
 
 The frontend knows HTTP and the OpenAI API; everything behind it (queue, ledger, logs, instances) is one
 :class:`Gateway`, implemented on the runtime.
@@ -72,7 +72,7 @@ class Submission(Struct):
 
 
 class RequestInfo(Struct):
-    """What the ledger knows of a request.
+    """The ledger's view of a request.
 
     Attributes:
         id: The request's id.
@@ -112,7 +112,7 @@ class EventStream(Protocol):
 
     @property
     def saw_end(self) -> bool:
-        """Whether nothing comes any more: the reader has the end event."""
+        """``True`` once nothing comes any more: the reader has the end event."""
         ...
 
     async def next(self) -> list[Event]:
@@ -127,7 +127,7 @@ class EventStream(Protocol):
         ...
 
     def close(self) -> None:
-        """The reader leaves; may be called twice, and after the end."""
+        """Leave the stream; may be called twice, and after the end."""
         ...
 
 
@@ -150,7 +150,7 @@ class Gateway(Protocol):
         ...
 
     async def withdraw(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> None:
-        """The request was not submitted: it does not count as one that has not ended."""
+        """Withdraw a request that was not submitted: it does not count as one that has not ended."""
         ...
 
     async def submit(self, submission: Submission) -> EventStream:
@@ -180,7 +180,7 @@ class Gateway(Protocol):
         ...
 
     async def status(self, request_id: str, owner_key: str) -> RequestInfo:
-        """What is known of a request; raises :class:`RequestNotFoundError`."""
+        """Report the status of a request; raises :class:`RequestNotFoundError`."""
         ...
 
     async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
@@ -192,11 +192,11 @@ class Gateway(Protocol):
         ...
 
     async def healthy(self) -> bool:
-        """Whether at least one instance serves."""
+        """Tell whether at least one instance serves."""
         ...
 
     async def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether every service has its instances, and the detail for people."""
+        """Tell whether every service has its instances, and the detail for people."""
         ...
 
     def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What probes and scrapers ask."""
+"""The routes for probes and scrapers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the HTTP side measures; the instruments are those of the telemetry catalogue."""
+"""The measurements of the HTTP side; the instruments are those of the telemetry catalogue."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class RequestMeter:
 
     @property
     def seconds(self) -> float:
-        """Since the request came in."""
+        """Seconds since the request came in."""
         return time.perf_counter() - self._started
 
     def delivered(self, tokens: int) -> None:

@@ -207,7 +207,7 @@ def _get(name: str, summary: str, answers: dict[int, Any], *failures: int, **mor
 
 
 def _open(name: str, summary: str, answers: dict[int, Any]) -> dict[str, Any]:
-    """What needs no key."""
+    """An operation that needs no key."""
     return _operation(name, summary, answers, (400, 403, 408, 414, 431, 503), security=[])
 
 

@@ -14,7 +14,7 @@ _LONGEST = 366 * 86400.0
 
 
 class FrontendSettings(Struct, frozen=True, kw_only=True):
-    """How the HTTP side behaves.
+    """The settings of the HTTP side.
 
     Attributes:
         api_keys: Accepted API keys; empty = open to everybody.

@@ -41,7 +41,7 @@ def _known(call: Call) -> dict[str, Attribute]:
 
 
 def _asked(scope: Scope) -> dict[str, Attribute]:
-    """What the request itself says."""
+    """The attributes that the request itself gives."""
     method = scope["method"]
     found: dict[str, Attribute] = {
         "http.request.method": method if method in _METHODS else "_OTHER",
@@ -67,7 +67,7 @@ def _asked(scope: Scope) -> dict[str, Attribute]:
 
 
 def end_http_span(made: Span, status: int, model: str, usage: dict[str, int] | None = None) -> None:
-    """The answer is sent, or the client has left."""
+    """End the span: the answer is sent, or the client has left."""
     made.set("http.response.status_code", status)
     made.set("gen_ai.request.model", model or None)
     if usage and status < 400:

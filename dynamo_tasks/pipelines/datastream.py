@@ -15,14 +15,14 @@ __all__ = ["DataStream", "keep_record", "print_record"]
 
 
 class DataStream:
-    """What flows out of one operator, or of several that were connected.
+    """The records that flow out of one operator, or of several that were connected.
 
     Every operator that follows gets all of its records, so that using a stream twice is a branch; ``connect``
     merges. All operators take ``fn, *args, parallelism=1, on_error=…, name=…, **kwargs``:
 
     * ``fn``: a function class (its arguments are ``*args, **kwargs``), an instance of one, or a plain callable (it
       gets the record, then ``*args, **kwargs``);
-    * ``parallelism``: tasks. Behind ``keyby`` a record's key chooses the task, so the order within a key is kept;
+    * ``parallelism``: tasks. After ``keyby`` a record's key chooses the task, so the order within a key is kept;
       elsewhere they take turns;
     * ``on_error``: ``fail`` (the job fails), ``skip`` (counted and logged) or ``dead_letter`` (kept for
       ``job.dead_letters()``); the environment's by default.
@@ -40,7 +40,7 @@ class DataStream:
         return self._follow("map", fn, args, options)
 
     def filter(self, fn: Any, *args: Any, **options: Any) -> DataStream:
-        """Those for which ``fn`` is true."""
+        """The records for which ``fn`` is true."""
         return self._follow("filter", fn, args, options)
 
     def flatmap(self, fn: Any, *args: Any, **options: Any) -> DataStream:
@@ -61,7 +61,7 @@ class DataStream:
         return self
 
     def print(self, prefix: str = "", **options: Any) -> DataStream:
-        """Print each, behind a prefix; returns this stream."""
+        """Print each, after a prefix; returns this stream."""
         return self.sink(print_record, prefix, **{"name": self.environment.next_name("print"), **options})
 
     def collect(self) -> DataStream:

@@ -93,7 +93,7 @@ class BaseEnvironment(ABC):
         return cls
 
     def register_service_factory(self, name: str, factory: ServiceFactory) -> ServiceFactory:
-        """Register what makes a service; for a ``parallelism`` of its own, or a factory class of your own.
+        """Register the factory of a service: for a ``parallelism`` of its own, or a factory of your own.
 
         Raises:
             InvalidNameError, ConfigError: as :meth:`register_service`.
@@ -199,7 +199,7 @@ class BaseEnvironment(ABC):
         return stage
 
     def check(self) -> None:
-        """Whether the pipeline can be submitted.
+        """Check that the pipeline can be submitted.
 
         Raises:
             ConfigError: it has no operators, or one whose records nobody takes.
@@ -251,7 +251,7 @@ class BaseEnvironment(ABC):
                 job.stop()
 
     def close(self) -> None:
-        """The same."""
+        """Stop all jobs; the same as :meth:`stop`."""
         self.stop()
 
     def __enter__(self) -> Self:
@@ -266,7 +266,7 @@ class BaseEnvironment(ABC):
 class LocalEnvironment(BaseEnvironment):
     """Runs everything in threads of this process.
 
-    The threads are no daemons: a script that ends behind ``submit()`` lives on until its batch is through.
+    The threads are no daemons: a script that ends after ``submit()`` lives on until its batch is through.
 
     Example:
         >>> env = LocalEnvironment("demo")

@@ -1,4 +1,4 @@
-"""The jobs of a server, for ``dynamo-tasks status``."""
+"""The jobs on a Redis server, for ``dynamo-tasks status``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def jobs_of(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
     """Every job that is known, newest first: a :class:`~dynamo_tasks.pipelines.JobStatus` with its ``namespace``.
 
     Raises:
-        ServerUnavailableError: the server cannot be reached.
+        ServerUnavailableError: Redis cannot be reached.
     """
     return asyncio.run(_with_store(url, namespaces))
 
@@ -37,7 +37,7 @@ async def _with_store(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
 
 
 async def gather_jobs(store: Store, namespace: str) -> list[dict[str, Any]]:
-    """The same of one namespace, on a store that is connected."""
+    """The jobs of one namespace, on a store that is connected."""
     jobs, found = Jobs(store, namespace), []
     for job_id in await jobs.ids():
         # One that ended a day ago is still in the index; one that cannot be read hides no others.
@@ -48,7 +48,7 @@ async def gather_jobs(store: Store, namespace: str) -> list[dict[str, Any]]:
 
 
 async def _status(jobs: Jobs, record: JobRecord) -> JobStatus:
-    """How a job stands; without its operators where another release wrote its plan."""
+    """Read the status of a job; without its operators where another release wrote its plan."""
     try:
         plan = Plan.decode(record.plan)
     except ConfigError:

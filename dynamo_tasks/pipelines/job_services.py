@@ -72,7 +72,7 @@ class JobServices:
         return create_service_task(factory, ctx)
 
     def _endpoint_queues(self, endpoints: Mapping[str, ServiceEndpoint]) -> dict[str, QueueDescriptor]:
-        """Services that other workers serve: the only ones here that need a server."""
+        """Services that other workers serve: the only ones here that need Redis."""
         if not endpoints:
             return {}
         from dynamo_tasks.pipelines.celery.queue import EndpointQueueDescriptor, Remote

@@ -29,7 +29,7 @@ class _Line:
             operator.function.hook("setup")
 
     def run(self, request: Any) -> list[Any]:
-        """What the pipeline collects of one record, in the order of its operators."""
+        """Send one record through the pipeline; returns what is collected, in the order of its operators."""
         results: list[Any] = []
         waiting = deque((stage, Record(None, request)) for stage in self._stages if _begins(stage))
         while waiting:

@@ -1,4 +1,4 @@
-"""Where a reader stands in a stream, and which event may come next. Pure: no I/O, no clock.
+"""The position of a reader in a stream, and the event that may come next. Pure: no I/O, no clock.
 
 Rules:
 
@@ -8,7 +8,7 @@ Rules:
 * a pushed event whose epoch is below the last claim that was seen is ignored: a push can carry an event
   that the log has refused;
 * any other pushed event is a gap: read the log from the last applied id;
-* the log itself is read in order, so what does not follow there shows that the server forgot events which
+* the log itself is read in order, so what does not follow there shows that Redis forgot events which
   this reader has seen: diverged.
 """
 
@@ -22,7 +22,7 @@ __all__ = ["Cursor", "Verdict"]
 
 
 class Verdict(Enum):
-    """What to do with an event."""
+    """The judgement of an event."""
 
     APPLY = "apply"
     IGNORE = "ignore"
@@ -60,7 +60,7 @@ class Cursor:
         return self._apply(event) if follows else Verdict.GAP
 
     def note(self, event: Event) -> None:
-        """A pushed event is not judged now; should it begin an epoch, older ones are over nevertheless."""
+        """Note a pushed event that is not judged now: if it begins an epoch, older ones are over."""
         if event.id.seq == 0 and event.id.epoch > self.claimed:
             self.claimed = event.id.epoch
 

@@ -50,23 +50,23 @@ __all__ = [
 IGNORED = "ignored"
 """The finish reason of a request whose endpoint raised Celery's ``Ignore``: it has no answer."""
 UNREADABLE = (msgspec.DecodeError, ValueError, RecursionError)
-"""What msgspec, ``int()`` and ``bytes.decode()`` raise over bytes that are something else."""
+"""The errors of msgspec, ``int()`` and ``bytes.decode()`` over bytes that are something else."""
 _LARGE, _MOST_CONTAINERS = 1 << 20, 8 << 20
 _HEADS = bytes(range(0x80, 0xA0))
-"""Of msgpack's small maps and arrays: one byte that becomes 64 of memory."""
+"""The heads of msgpack's small maps and arrays: one byte that becomes 64 of memory."""
 _MAPS = {*range(0x80, 0x90), 0xDE, 0xDF}
 _COUNTS = {0xDC: 3, 0xDD: 5, 0xDE: 3, 0xDF: 5}
-"""Where the number of items ends behind msgpack's heads of larger lists and objects."""
+"""The offset at which the number of items ends, by msgpack's heads of larger lists and objects."""
 _PIECE, _PIECE_ITEM = 1 << 17, 64
 """Bytes that are read at once: 2 ms; and what an item has at least that is worth being read by itself."""
 _NOTHING = msgspec.Raw(b"\xc0")
 _DIGITS = 20
-"""Of the largest 64 bit number."""
+"""The digits of the largest 64 bit number."""
 _TOP = 2**64 - 1
 
 
 class EventId(NamedTuple):
-    """Id of an event, ordered as the server orders it."""
+    """Id of an event, ordered as Redis orders it."""
 
     epoch: int
     seq: int
@@ -76,7 +76,7 @@ class EventId(NamedTuple):
         """Parse ``<epoch>-<seq>``.
 
         Raises:
-            InvalidEventIdError: not two non-negative integers of 64 bit, which the server takes.
+            InvalidEventIdError: not two non-negative integers of 64 bit, which Redis takes.
         """
         epoch, dash, seq = text.partition("-")
         if not (dash and _is_number(epoch) and _is_number(seq)):
@@ -113,7 +113,7 @@ class Event(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """An attempt begins; ``previous`` is the id of the event it follows."""
+    """The beginning of an attempt; ``previous`` is the id of the event it follows."""
 
     previous: EventId
     attempt: int
@@ -158,7 +158,7 @@ class ErrorInfo(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class End(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How a request ended.
+    """The end of a request.
 
     Attributes:
         state: A terminal :class:`~dynamo_tasks.protocol.states.State`.
@@ -191,7 +191,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @classmethod
     def decode_in_parts(cls, data: bytes) -> End:
-        """The same; a large return value is read piece by piece: in a thread, each lets the loop have its turn.
+        """Decode as :meth:`decode`, a large value in pieces: in a thread, each lets the loop have its turn.
 
         Raises:
             ProtocolError: it is something else.
@@ -241,7 +241,7 @@ def _in_parts(raw: msgspec.Raw, levels: int = 3) -> Any:
 
 
 def _items(seen: memoryview) -> int:
-    """How many items a list or an object has; of what is neither, more than there could be."""
+    """Count the items of a list or an object; for what is neither, gives more than there could be."""
     if 0x80 <= seen[0] < 0xA0:
         return seen[0] & 0x0F
     return int.from_bytes(seen[1 : _COUNTS[seen[0]]]) if seen[0] in _COUNTS else len(seen)
@@ -262,7 +262,7 @@ def decode_values(data: bytes) -> list[Any]:
 
 
 def _containers(data: bytes) -> int:
-    """At most so many arrays and maps: the bytes that may be heads of small ones, text among them."""
+    """An upper bound of the arrays and maps: the bytes that may be heads of small ones, text among them."""
     return len(data) - len(data.translate(None, _HEADS))
 
 

@@ -1,4 +1,4 @@
-"""What an instance tells about itself."""
+"""The data that an instance publishes about itself."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ASLEEP = "asleep"
 
 
 class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a frontend must know to serve a model.
+    """The facts that a frontend must know to serve a model.
 
     Attributes:
         name: The served model name (``model`` of an OpenAI request).
@@ -70,7 +70,7 @@ class Load(msgspec.Struct, omit_defaults=True):
 
     @classmethod
     def decode(cls, data: bytes | str) -> Load:
-        """From JSON.
+        """Decode from JSON.
 
         Raises:
             ProtocolError: it is something else.
@@ -97,9 +97,9 @@ class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):
     model: ModelCard | None = None
     extra: dict[str, Any] = {}
     http: str | None = None
-    """Where this instance serves its HTTP methods, e.g. ``http://127.0.0.1:8001``."""
+    """The URL at which this instance serves its HTTP methods, e.g. ``http://127.0.0.1:8001``."""
     streaming: bool = True
-    """Whether the endpoint gives a stream; else it gives one value."""
+    """``True`` if the endpoint gives a stream; else it gives one value."""
 
     @property
     def id(self) -> EndpointId:
@@ -112,12 +112,12 @@ class InstanceInfo(msgspec.Struct, frozen=True, omit_defaults=False):
         return f"{self.lease_id:x}"
 
     def encode(self) -> bytes:
-        """As JSON."""
+        """Encode as JSON."""
         return msgspec.json.encode(self)
 
     @classmethod
     def decode(cls, data: bytes | str) -> InstanceInfo:
-        """From JSON; unknown fields of a newer peer are ignored.
+        """Decode from JSON; unknown fields of a newer peer are ignored.
 
         Raises:
             ProtocolError: it is something else.

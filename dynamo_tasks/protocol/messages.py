@@ -1,4 +1,4 @@
-"""What an answer means besides its text: content, reasoning and tool calls, in pieces."""
+"""The parsed form of an answer: content, reasoning and tool calls, in pieces."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ class ToolCallDelta(msgspec.Struct, omit_defaults=True):
     arguments: str = ""
 
     def as_delta(self) -> dict[str, Any]:
-        """As in a chunk of OpenAI's chat API."""
+        """The piece as in a chunk of OpenAI's chat API."""
         if self.id is None and self.name is None:
             return {"index": self.index, "function": {"arguments": self.arguments}}
         return {"index": self.index, **self.as_call()}
 
     def as_call(self) -> dict[str, Any]:
-        """As in a message of OpenAI's chat API."""
+        """The call as in a message of OpenAI's chat API."""
         function = {"name": self.name, "arguments": self.arguments}
         return {"id": self.id, "type": "function", "function": function}
 

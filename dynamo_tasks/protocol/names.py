@@ -71,7 +71,7 @@ def check_topic(name: object) -> str:
 
 
 class Subject(NamedTuple):
-    """What events are published on; ``str()`` gives ``namespace.<ns>.component.<c>.<topic>``.
+    """The subject that events are published on; ``str()`` gives ``namespace.<ns>.component.<c>.<topic>``.
 
     Without a component it is the namespace's own: ``namespace.<ns>.<topic>``.
     """
@@ -149,7 +149,7 @@ class EndpointId(NamedTuple):
 
     @property
     def label(self) -> str:
-        """What its metrics are labelled with: itself, without what follows ``--`` in the component's name.
+        """The label of its metrics: itself, without what follows ``--`` in the component's name.
 
         A component that lives as long as one job has the job's number there, and a new label for each would never end.
         """

@@ -26,7 +26,7 @@ from dynamo_tasks.protocol.tokens import TokenDelta
 __all__ = ["NOT_PLAIN", "encode_plain", "to_plain"]
 
 NOT_PLAIN = (TypeError, ValueError, OverflowError, RecursionError)
-"""What is raised over a value that cannot be made plain, or whose plain form cannot be written."""
+"""The errors over a value that cannot be made plain, or whose plain form cannot be written."""
 
 _SCALARS = frozenset({str, int, float, bool, bytes, type(None)})
 _NUMBERS = (int, float)
@@ -115,7 +115,7 @@ def _converted(value: Any) -> Any:
 
 
 def _redo_fields(value: msgspec.Struct, plain: dict[str, Any]) -> None:
-    """Of a struct, msgspec says which fields there are and under which names; what is in them, we say."""
+    """Convert the fields of a struct anew: msgspec gives their names, :func:`to_plain` their values."""
     for field in msgspec.structs.fields(value):
         item = getattr(value, field.name)
         if type(item) not in _SCALARS and field.encode_name in plain:
@@ -123,7 +123,7 @@ def _redo_fields(value: msgspec.Struct, plain: dict[str, Any]) -> None:
 
 
 def _other(value: Any) -> Any:
-    """What msgspec does not know."""
+    """Convert a value that msgspec does not know."""
     if _is_pydantic(value):
         return value.__pydantic_serializer__.to_python(value, mode="json", fallback=to_plain)
     if isinstance(value, os.PathLike):
@@ -143,7 +143,7 @@ def _other(value: Any) -> Any:
 
 
 def _listed(value: Any) -> Any:
-    """What numpy's values are to Python; those that it has no other type for are refused."""
+    """Convert numpy's values to Python's; those for which Python has no type are refused."""
     kind = getattr(getattr(value, "dtype", None), "kind", None)
     if kind == "M":  # below microseconds numpy's own answer is a number, without its unit
         return _times(value.astype(str).tolist())
@@ -170,7 +170,7 @@ def _text(value: Any) -> str | None:
 
 
 def _is_pydantic(value: Any) -> bool:
-    """Whether it is a pydantic model; asks only a pydantic that is loaded already."""
+    """Tell whether a value is a pydantic model; asks only a pydantic that is loaded already."""
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(value, pydantic.BaseModel)
 

@@ -126,7 +126,7 @@ def merge_delta(pending: list[TokenDelta], delta: TokenDelta) -> None:
     for last in pending:
         if last.index == delta.index:
             last.text += delta.text
-            last.token_ids = last.token_ids + delta.token_ids
+            last.token_ids = last.token_ids + delta.token_ids  # not +=: the list is also the first delta's
             last.finish_reason = delta.finish_reason or last.finish_reason
             last.usage = delta.usage or last.usage
             if delta.logprobs is not None:
@@ -159,7 +159,7 @@ def finished(logged: Iterable[Any]) -> set[int]:
 
 
 def is_complete(payload: Any, logged: Iterable[Any]) -> bool:
-    """Whether the log holds the end of every choice that a payload asks for."""
+    """Tell whether the log holds the end of every choice that a payload asks for."""
     choices = 1
     if isinstance(payload, dict):
         name = several_prompts(payload)
@@ -204,7 +204,7 @@ class CompletionAggregate:
             self._messages[delta.index] = message
 
     def message(self, index: int) -> MessageDelta | None:
-        """What a parser read in the answer of a choice; ``None`` where none reads it."""
+        """The message that a parser read in the answer of a choice; ``None`` where none reads it."""
         return self._messages.get(index)
 
     def _choice(self, index: int) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from dynamo_tasks.store.redis.server import Store
 __all__ = ["CONTROL", "Carrier", "CommandHandler", "check_reply_to", "give_order", "give_orders", "unable"]
 
 CONTROL = b"control "
-"""What orders of this kind begin with."""
+"""The beginning of orders of this kind."""
 
 _MOST_AT_ONCE = 16
 

@@ -1,4 +1,4 @@
-"""From a graph's name, a file and settings to configured services."""
+"""Configured services, made from a graph's name, a file and settings."""
 
 from __future__ import annotations
 
@@ -67,5 +67,5 @@ def configure_alone(service: DynamoService[Any], environ: Mapping[str, str] | No
 
 
 def _shared_layers(config: str | None, environ: Mapping[str, str]) -> list[Layer]:
-    """What every process of a deployment is told, highest first."""
+    """The layers of settings that every process of a deployment gets, highest first."""
     return [*([load_yaml(Path(config))] if config else []), env_layer(environ)]

@@ -17,7 +17,7 @@ __all__ = ["EndpointHandler"]
 
 
 class EndpointHandler:
-    """What runs when a message for the endpoint arrives.
+    """The handler that runs when a message for the endpoint arrives.
 
     Args:
         declared: The endpoint.

@@ -1,4 +1,4 @@
-"""What runs on a server: the snapshot behind ``dynamo-tasks status``; and how a namespace is erased."""
+"""The snapshot of a Redis server behind ``dynamo-tasks status``; and the erasure of a namespace."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
     """Namespaces (or one), instances and queues, in the shape of ``status --json``.
 
     Raises:
-        ServerUnavailableError: the server cannot be reached.
+        ServerUnavailableError: Redis cannot be reached.
     """
     return asyncio.run(_with_store(url, lambda store: gather(store, namespace)))
 
@@ -35,7 +35,7 @@ def purge(url: str, namespace: str, *, force: bool = False) -> int:
 
 
 def reach(url: str) -> None:
-    """See that a server answers, before something waits for it without end.
+    """See that a Redis server answers, before something waits for it without end.
 
     Raises:
         ServerUnavailableError: it cannot be reached.
@@ -52,7 +52,7 @@ async def _with_store(url: str, use: Callable[[Store], Awaitable[T]]) -> T:
 
 
 async def gather(store: Store, namespace: str | None = None) -> dict[str, Any]:
-    """The same on a store that is connected."""
+    """Take the snapshot on a store that is connected."""
     namespaces = [one for one in await store.namespaces() if namespace in (None, one)]
     instances: list[dict[str, Any]] = []
     queued: dict[str, int] = {}

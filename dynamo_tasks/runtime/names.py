@@ -1,4 +1,4 @@
-"""Which endpoints a process knows as tasks: those of the graph it was configured with, and all it has imported."""
+"""Endpoints that a process knows as tasks: those of the graph it was configured with, and all it imported."""
 
 from __future__ import annotations
 
@@ -70,6 +70,6 @@ class Names:
 
 
 def _is_of(app: DynamoApp, name: str, declared: DynamoEndpoint) -> bool:
-    """Whether a task is that of an endpoint, which has another name by now."""
+    """Tell whether a task is that of an endpoint, which has another name by now."""
     task = app._tasks.get(name)
     return isinstance(task, EndpointTask) and task.declaration == (declared,)

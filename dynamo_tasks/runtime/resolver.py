@@ -1,4 +1,4 @@
-"""What the sdk's declarations find behind them in this process."""
+"""The resolver, which gives the sdk's declarations what is behind them in this process."""
 
 from __future__ import annotations
 

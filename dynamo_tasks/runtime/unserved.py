@@ -1,4 +1,4 @@
-"""Calls that wait for a component which nobody serves: they may wait for ever, so whoever makes them is told."""
+"""Calls that wait, maybe for ever, for a component which nobody serves: the caller's log warns of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _PATIENCE = 10.0
 
 
 class Unserved:
-    """Tells of endpoints that are called, and have no instance; looks once after each, from its first call on.
+    """Warns of endpoints that are called and have no instance; looks once after each, from its first call.
 
     Args:
         client: Where it looks who is served instead.
@@ -33,7 +33,7 @@ class Unserved:
         self._looks: dict[EndpointId, asyncio.Task[None]] = {}
 
     def check(self, endpoint: EndpointId) -> None:
-        """A call is made."""
+        """Note that a call is made."""
         if endpoint not in self._looks:
             self._looks[endpoint] = asyncio.get_running_loop().create_task(self._look(endpoint))
 

@@ -1,4 +1,4 @@
-"""One run of ``serve``: the server, the processes, the ready line, and the way down."""
+"""One run of ``serve``: the Redis server, the processes, the ready line, and the way down."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _GRACE_S = 3.0
 _WATCH_S = 0.5
 _REGISTRY_S = 0.2
 _UP = ("PONG", "MISCONF")
-"""Answers of a server that can be read from: what it refuses, its processes wait for."""
+"""Answers of a Redis server that can be read from: what it refuses, its processes wait for."""
 _TWICE_S = 1.0
 """Signals closer together are one: `timeout` and terminals send them to a process and to its group."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -63,7 +63,7 @@ class Session:
         """Prepare; :meth:`run` does it all.
 
         Args:
-            make: Gives the plan for a suffix of node names (``""`` while nobody shares the server).
+            make: Gives the plan for a suffix of node names (``""`` while nobody shares the Redis server).
             host: Address that HTTP is served on.
             port: Its port.
             api_key: Key that the frontend asks for; reaches it through its environment.
@@ -132,7 +132,7 @@ class Session:
             self._server.abort()
 
     async def _connect(self) -> str:
-        """The server to use; the embedded one is joined, and started if need be."""
+        """Find the Redis server to use; the embedded one is joined, and started if need be."""
         if url := variable("DYNAMO_REDIS_URL", self._environ):
             await self._until_up(url)
             self._output.say("server", f"{mask_url(url)} (DYNAMO_REDIS_URL)")
@@ -148,7 +148,7 @@ class Session:
         return url
 
     async def _until_up(self, url: str) -> None:
-        """Wait for a server that is there and does not serve yet, until somebody stops us."""
+        """Wait for a Redis server that is there and does not serve yet, until somebody stops us."""
         told = ""
         while (answer := await asyncio.to_thread(ping, url)) not in _UP and not self._stop.is_set():
             if answer != told:
@@ -187,13 +187,13 @@ class Session:
             self._state.write(self._supervisor.processes)
 
     def _last_will(self) -> list[str]:
-        """What gives the embedded server up for us if we are killed."""
+        """The command that gives the embedded server up for us if we are killed."""
         if self._server is None:
             return []
         return [sys.executable, "-m", server.__name__, str(self._server.home.path), str(os.getpid())]
 
     def _complete(self, spec: ProcessSpec, url: str, is_http: bool) -> ProcessSpec:
-        """Add what only a run knows: the server's URL, the API key, how to ask for readiness."""
+        """Add what only a run knows: the URL of Redis, the API key, how to ask for readiness."""
         env = {**spec.env, **self._gpus.environment(spec.name), "DYNAMO_REDIS_URL": url}
         if self._api_key and spec.port is not None:
             env["DYNAMO_API_KEYS"] = self._api_key

@@ -1,4 +1,4 @@
-"""A server and workers for the length of a test session; what the pytest plugin is made of."""
+"""A Redis server and workers for the length of a test session; the pytest plugin is made of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STOP_S = 10.0
 
 @dataclass(frozen=True)
 class ServerHandle:
-    """The server of a test session."""
+    """The Redis server of a test session."""
 
     url: str
     """``redis://:password@127.0.0.1:port/0``."""
@@ -53,7 +53,7 @@ def embedded_server(folder: Path) -> Iterator[ServerHandle]:
         yield ServerHandle(server.join())
     finally:
         server.leave()
-        watching.communicate(".\n")
+        watching.communicate(".\n")  # an orderly end: the guard has nothing to clean up
 
 
 class WorkerHandle:
@@ -94,7 +94,7 @@ class WorkerHandle:
 
     @property
     def alive(self) -> bool:
-        """Whether it runs."""
+        """``True`` while it runs."""
         return self._process.poll() is None
 
     @property

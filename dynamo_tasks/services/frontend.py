@@ -128,7 +128,7 @@ class Frontend:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """The URL at which it listens."""
         return self._server.url if self._server is not None else ""
 
     @on_shutdown

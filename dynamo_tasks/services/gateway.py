@@ -101,7 +101,7 @@ class RuntimeGateway:
                 await self._quota.give_back(self._namespace_of(api), owner_key, request_id)
 
     def _namespace_of(self, api: str) -> str:
-        """Where a request of this kind lives."""
+        """The namespace in which a request of this kind lives."""
         outer = self._processor if self._remote and api != "embeddings" else self._router
         return self._namespace if outer is None else str(outer.namespace_name)
 
@@ -132,7 +132,7 @@ class RuntimeGateway:
         return _stream(sub)
 
     def _target(self, submission: Submission) -> tuple[EndpointId, Any]:
-        """Whom to call: the Worker, or the Processor or Router that stands before it as a component of its own."""
+        """The endpoint to call and its payload: the Worker's, or that of a Processor or Router before it."""
         if self._remote and submission.endpoint.name == "generate":
             api, body = submission.payload["api"], submission.payload["body"]
             name = "chat/completions" if api == "chat" else "completions"
@@ -186,7 +186,7 @@ class RuntimeGateway:
         return record
 
     async def status(self, request_id: str, owner_key: str) -> RequestInfo:
-        """What is known of a request."""
+        """Report the status of a request."""
         async with in_time(_PATIENCE):
             return await self._info(await self._record(request_id, owner_key))
 
@@ -213,13 +213,13 @@ class RuntimeGateway:
             return await self._info(await ledger.get(request_id, record.namespace))
 
     async def time(self) -> float:
-        """Unix seconds by the server's clock."""
+        """Unix seconds by the clock of Redis."""
         async with in_time(_PATIENCE):
             seconds, micros = await self._runtime.client.store.commands.execute("TIME")
         return int(seconds) + int(micros) / 1e6
 
     async def healthy(self) -> bool:
-        """Whether the server answers and an instance serves: a model, or what the service depends on."""
+        """Tell whether Redis answers and an instance serves: a model, or what the service depends on."""
         if not self._runtime.client.store.commands.connected:
             return False
         if self._processor is not None:
@@ -228,7 +228,7 @@ class RuntimeGateway:
         return any(counts) or not counts
 
     async def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Whether every component has its configured instances."""
+        """Tell whether every component has its configured instances."""
         detail: dict[str, Any] = {}
         for (namespace, component), wanted in self._expected.items():
             detail[f"{namespace}.{component}"] = {
@@ -256,7 +256,7 @@ class RuntimeGateway:
 
 def _stream(sub: Subscription) -> EventStream:
     stream: Any = sub
-    if not sub.render:
+    if not sub.render:  # empty = none was stored
         stream.render = None
     return stream  # type: ignore[no-any-return]
 

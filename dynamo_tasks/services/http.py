@@ -30,12 +30,12 @@ def api_routes(instance: Any) -> list[ApiRoute]:
 
 
 def serves_http(service: type) -> bool:
-    """Whether a service class listens by itself, at its own ``host`` and ``port``, as the Frontend does."""
+    """Tell whether a service class listens by itself, at its own ``host`` and ``port``, as Frontend does."""
     return bool(getattr(service, "__serves_http__", False))
 
 
 def door_settings(owner: Any, host: str) -> FrontendSettings:
-    """Who may use the HTTP methods of a service that is no Frontend: by its attributes, else by the environment.
+    """Access settings of a service that is no Frontend: by its attributes, else by the environment.
 
     Args:
         owner: The service, or its class.

@@ -36,7 +36,7 @@ class ApiServer:
 
     @property
     def url(self) -> str | None:
-        """Where others reach it: at the host's name, if it listens on every address."""
+        """The URL at which others reach it: with the host's name, if it listens on every address."""
         if self._server is None:
             return None
         if self._address in _EVERY:

@@ -1,4 +1,4 @@
-"""What an engine's prefix cache holds, published as ``kv_events`` on the component's events."""
+"""The changes of an engine's prefix cache, published as ``kv_events`` on the component's events."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ async def publish_kv_events(
 ) -> None:
     """Publish batches until cancelled.
 
-    While the server cannot be reached they are left out: ``seq`` shows subscribers that some are missing.
+    While Redis cannot be reached they are left out: ``seq`` shows subscribers that some are missing.
 
     Args:
         source: Of the engine.

@@ -64,12 +64,12 @@ class Router:
 
     @dynamo_endpoint(aggregate=CompletionAggregate, policy="replay")
     async def generate(self, request: Any) -> AsyncIterator[TokenDelta]:
-        """As ``Worker.generate``, by the instance that the policy chooses."""
+        """Forward to ``Worker.generate`` of the instance that the policy chooses."""
         yield await self._forward("generate")
 
     @dynamo_endpoint()
     async def embed(self, request: Any) -> dict[str, Any]:
-        """As ``Worker.embed``, by the instance that the policy chooses."""
+        """Forward to ``Worker.embed`` of the instance that the policy chooses."""
         return await self._forward("embed")
 
     async def _forward(self, name: str) -> NoReturn:

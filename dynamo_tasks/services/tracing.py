@@ -11,7 +11,7 @@ __all__ = ["traced"]
 
 
 def traced(source: AsyncIterator[TokenDelta], model: str, engine: str) -> AsyncIterator[TokenDelta]:
-    """The same deltas under a ``dynamo.generate`` span; the source itself where no spans are recorded."""
+    """Record a ``dynamo.generate`` span over the deltas; gives the source itself where none is recorded."""
     known = {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": engine}
     made = span("dynamo.generate", attributes={**known, "gen_ai.request.model": model})
     return source if made is OFF else _watched(source, made)

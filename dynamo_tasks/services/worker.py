@@ -123,14 +123,14 @@ class Worker:
 
     @on_shutdown
     async def stop_engine(self) -> None:
-        """Free it."""
+        """Free the engine."""
         if self._kv_task is not None:
             self._kv_task.cancel()
         await self._engine.stop()
 
     @liveness
     def engine_is_alive(self) -> bool:
-        """Whether the engine can serve."""
+        """Check that the engine can serve."""
         self._engine.check_health()
         return True
 
@@ -147,7 +147,7 @@ class Worker:
         await self._engine.wake_up()
 
     def model_card(self) -> ModelCard:
-        """What frontends must know of the model."""
+        """Describe the model, as frontends must know it."""
         return msgspec.structs.replace(
             self._engine.card,
             tool_call_parser=self.tool_call_parser,
@@ -207,7 +207,7 @@ class Worker:
         return generate(payload, 0, emitted, context.id or None)
 
     def _reader(self, payload: Any, context: Context) -> tuple[Any, AnswerReader | None]:
-        """Who reads tool calls and reasoning in the answer; nobody where it is not a chat."""
+        """Open the reader of tool calls and reasoning in the answer; ``None`` where it is not a chat."""
         if self._parsers is None or not isinstance(payload, dict) or payload.get("chat") is None:
             return payload, None
         return self._parsers.open(payload, context.logged)

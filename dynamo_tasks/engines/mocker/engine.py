@@ -113,7 +113,7 @@ class MockerEngine(Engine):
         super().check_health()
 
     def stats(self) -> EngineStats:
-        """How busy it is."""
+        """Report the load."""
         scheduler = self._scheduler
         return EngineStats(
             running=scheduler.running,
@@ -176,7 +176,7 @@ class MockerEngine(Engine):
 
     @staticmethod
     def _next(sequence: Sequence, choice: ChoiceOutput) -> TokenDelta | None:
-        """What was produced since the last look, if anything."""
+        """Take what was produced since the last call, if anything."""
         taken, produced = sequence.taken, sequence.produced
         if produced > taken:
             sequence.taken = produced

@@ -73,7 +73,7 @@ class VllmReading:
         self.withholds = bool(request.tools)
 
     def delta(self, text: str, ids: list[int], finished: bool) -> Any:
-        """What the next piece brings: vLLM's delta message, or ``None``."""
+        """Parse the next piece; return vLLM's delta message, or ``None``."""
         return self._parser.parse_delta(
             text, ids, self._request, prompt_token_ids=self._prompt, finished=finished
         )
@@ -87,7 +87,7 @@ class VllmReading:
 
 
 def adjusted(parser: Any, request: ChatCompletionRequest) -> dict[str, Any]:
-    """What a parser wants of the engine: fields of the payload of ``Worker.generate``.
+    """Fields of the payload of ``Worker.generate`` by which a parser asks something of the engine.
 
     Raises:
         ValueError: The tools cannot be had as asked.

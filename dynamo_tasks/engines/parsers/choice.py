@@ -25,10 +25,10 @@ _MOST_BEHIND = 64
 
 
 class Reading(Protocol):
-    """How vLLM's parsers read."""
+    """The interface of vLLM's parsers for one choice."""
 
     def delta(self, text: str, ids: list[int], finished: bool) -> Any:
-        """What the next piece brings: vLLM's delta message, or ``None``."""
+        """Parse the next piece; return vLLM's delta message, or ``None``."""
         ...
 
     def whole(self, text: str, ids: list[int]) -> tuple[str, str]:
@@ -100,7 +100,7 @@ class ParsedChoice:
         self._said = MessageDelta()
 
     def read(self, delta: TokenDelta) -> MessageDelta:
-        """What the delta brings."""
+        """Parse a delta into content, reasoning and tool calls."""
         ended = delta.finish_reason is not None
         if not delta.text and not delta.token_ids and not ended:
             return MessageDelta()
@@ -143,7 +143,10 @@ class ParsedChoice:
         return content[len(self._said.content) :]
 
     def _says_all(self, text: str) -> bool:
-        """Whether what was said is the whole text but for the tags around its reasoning: then all is not read again."""
+        """Tell whether what was said is the whole text but for the tags around its reasoning.
+
+        The whole is not read again then.
+        """
         said, reasoning = self._said.content, self._said.reasoning
         if not text.endswith(said):
             return False

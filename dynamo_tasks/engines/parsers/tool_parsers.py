@@ -183,7 +183,7 @@ class AnswerReader:
                 self._choice(delta.index).read(delta)
 
     def read(self, delta: TokenDelta) -> TokenDelta:
-        """The same delta with its message; ends with ``tool_calls`` where the model stopped for that.
+        """Give a delta its message; the answer ends with ``tool_calls`` where the model stopped for that.
 
         As in OpenAI's API, an answer whose function was named in ``tool_choice`` ends with ``stop``.
         """

@@ -49,12 +49,12 @@ class BytePieces(dict[int, bytes]):
 
     @staticmethod
     def fit(rust: Any) -> bool:
-        """Whether this is all that the tokenizer's decoder does."""
+        """Tell whether the tokenizer's decoder does byte-level decoding and nothing else."""
         return bool(rust.decoder and json.loads(rust.decoder.__getstate__())["type"] == "ByteLevel")
 
 
 _SHRINKS = {"NFC": 2}
-"""How many times shorter a normalizer may make a text: its characters in, over its bytes out. Of others it is unknown.
+"""The factor by which a normalizer may shorten a text (characters in, over bytes out); unknown for others.
 NFC makes one character of up to four, and those that it makes take two or three bytes."""
 
 
@@ -82,7 +82,7 @@ def _parts(component: Any, plural: str) -> list[dict[str, Any]]:
 
 
 def _keeps(cut: dict[str, Any]) -> bool:
-    """Whether a pre-tokenizer leaves every character where it is."""
+    """Tell whether a pre-tokenizer leaves every character where it is."""
     return cut["type"] in ("ByteLevel", "Digits") or (cut["type"] == "Split" and cut["behavior"] != "Removed")
 
 

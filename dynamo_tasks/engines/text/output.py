@@ -1,4 +1,4 @@
-"""From token ids to text deltas: detokenizing, stop strings, the limit of tokens.
+"""Text deltas from token ids: detokenizing, stop strings, the limit of tokens.
 
 Nothing here depends on how the ids are cut into batches: one at a time, all at once, or continued by
 another process from the ids that were emitted, the text is the same.

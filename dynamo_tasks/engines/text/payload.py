@@ -115,7 +115,7 @@ _READ_EXTRA: dict[str, Callable[[Any, str], Any]] = {
     "top_k": lambda value, at: fields.integer(value, at, -1),
 }
 _SMALLEST_SHARE = 1e-6
-"""What ``top_p: 0`` means: the likeliest token alone; engines want more than nothing."""
+"""The meaning of ``top_p: 0``: the likeliest token alone; engines want more than nothing."""
 _RESERVED = ("messages", "template", "chat_template", "conversation", "tokenize")
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _KNOWN = frozenset({*_PROMPTS, *_READ, *_LIMITS, *EXTRAS, *_ELSEWHERE, "logprobs"})

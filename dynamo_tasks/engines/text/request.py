@@ -10,7 +10,7 @@ __all__ = ["EmbedRequest", "GenerateRequest"]
 
 
 class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
-    """What an engine generates from.
+    """A request to generate tokens, as an engine takes it.
 
     Attributes:
         request_id: Id of the request; the engine's own records and logs use it.
@@ -57,7 +57,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 class EmbedRequest(msgspec.Struct, frozen=True):
-    """What an engine embeds.
+    """A request to embed texts, as an engine takes it.
 
     Attributes:
         inputs: Texts, or token ids.

@@ -1,4 +1,4 @@
-"""What a client's text costs to read is spent beside the event loop, unless it is small."""
+"""Threads that read a client's text beside the event loop, unless the text is small."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ class FileTokenizer:
         return list(self._rust.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def least_tokens(self, text: str) -> int:
-        """As many as there were if all were the longest one."""
+        """A lower bound of the tokens of a text: their number if all were the longest one."""
         return -(-len(text) // self._longest) if self._longest else 0
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:

@@ -15,7 +15,7 @@ _FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs"
 
 
 def chat_of(body: Mapping[str, Any], card: ModelCard) -> dict[str, Any] | None:
-    """What the parsers of the model must know of a chat; ``None`` where they have nothing to read.
+    """Fields of a chat that the model's parsers must know; ``None`` where they have nothing to read.
 
     Args:
         body: A chat request.

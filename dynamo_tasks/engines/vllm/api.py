@@ -116,7 +116,7 @@ def embedding_params(dimensions: int | None) -> PoolingParams:
 
 
 def makes_embeddings(model_config: Any) -> bool:
-    """Whether the model gives vectors and no text."""
+    """Tell whether the model gives vectors and no text."""
     return bool(model_config.runner_type == "pooling")
 
 

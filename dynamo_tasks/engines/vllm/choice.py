@@ -74,12 +74,12 @@ class Choice:
 
     @property
     def finished(self) -> bool:
-        """Whether the answer is complete."""
+        """``True`` once the answer is complete."""
         return self.output.finish_reason is not None
 
     @property
     def compares(self) -> bool:
-        """Whether what comes next was emitted before: it is compared and left out."""
+        """``True`` while the next ids were emitted before: they are compared and left out."""
         return bool(self._expected)
 
     def take(self, result: Any) -> TokenDelta | None:
@@ -106,7 +106,7 @@ class Choice:
         return delta
 
     def _skip(self, ids: list[int]) -> int:
-        """How many of these ids were emitted before; they must be the same."""
+        """Compare ids with those that were emitted before, and count them; they must be the same."""
         known = min(len(ids), len(self._expected))
         if ids[:known] != self._expected[:known]:
             raise NotResumableError(
@@ -146,7 +146,7 @@ class Choice:
 
 
 def known_before(request: GenerateRequest, choices: list[Choice], echoed: str) -> Iterator[TokenDelta]:
-    """What needs no engine: how choices have ended already, and the prompt where it is asked for."""
+    """Yield what needs no engine: ends that were emitted before, and the prompt where it is asked for."""
     for choice in choices:
         index = choice.output.index
         if choice.finished:

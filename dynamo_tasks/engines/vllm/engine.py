@@ -43,7 +43,7 @@ from dynamo_tasks.protocol.tokens import TokenDelta
 __all__ = ["VllmEngine"]
 
 _SHUTDOWN_S = 2.0
-"""What vLLM's processes get to end by themselves."""
+"""Seconds that vLLM's processes get to end by themselves."""
 
 
 class VllmEngine(Engine):
@@ -132,7 +132,7 @@ class VllmEngine(Engine):
         event("engine.progress", engine=self.name, model=self.card.name, phase=phase, elapsed_s=elapsed)
 
     def _learn(self, vllm: Started) -> None:
-        """What is known of the model once it is loaded."""
+        """Take the card, the tokenizer and the limits from the model that was loaded."""
         model = vllm.config.model_config
         self.card = msgspec.structs.replace(
             self.card,
@@ -157,7 +157,7 @@ class VllmEngine(Engine):
             vllm.api.stop_outputs(vllm.llm)
             await asyncio.to_thread(vllm.llm.shutdown, _SHUTDOWN_S)
             del vllm
-            gc.collect()  # it is full of circles, and does not like to be found when the interpreter ends
+            gc.collect()  # it is full of reference cycles, and must not be collected when the interpreter ends
             event("engine.stop", engine=self.name, model=self.card.name)
         if self._kv_events is not None:
             self._kv_events.close()
@@ -185,7 +185,7 @@ class VllmEngine(Engine):
         await self._sleep.begin(self._running().llm, level)
 
     async def wake_up(self) -> None:
-        """Take it again."""
+        """Take the GPU's memory again."""
         self.check_health()
         await self._sleep.end(self._running().llm)
 
@@ -194,7 +194,7 @@ class VllmEngine(Engine):
         return self._vllm
 
     def stats(self) -> EngineStats:
-        """How busy it is."""
+        """Report the load."""
         waiting = min(self._stats.waiting, self._live)
         return EngineStats(
             running=self._live - waiting,

@@ -1,4 +1,4 @@
-"""What can be known of vLLM and of a model without importing vLLM (which takes some ten seconds)."""
+"""Checks of vLLM and of a model that do without importing vLLM (which takes some ten seconds)."""
 
 from __future__ import annotations
 

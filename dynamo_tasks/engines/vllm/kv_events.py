@@ -22,7 +22,7 @@ _NAME = "kv_events_config"
 _MOST_TOKENS = 32_768
 """Tokens of the blocks in one payload: some 200 kB, where an event may have 1 MiB."""
 _BEHIND = 100_000
-"""Batches that wait here while the server is slow; then ZMQ drops, and ``seq`` shows it."""
+"""Batches that wait here while Redis is slow; then ZMQ drops, and ``seq`` shows it."""
 
 
 class KvEvents:
@@ -52,7 +52,7 @@ class KvEvents:
 
     @classmethod
     def of(cls, arguments: Mapping[str, Any]) -> KvEvents | None:
-        """Those of an engine with these arguments; ``None`` where it is to publish none.
+        """The events of an engine with these arguments; ``None`` where it is to publish none.
 
         Raises:
             ConfigError: see above.
@@ -75,7 +75,7 @@ class KvEvents:
             self._socket.connect(address)
 
     async def batches(self) -> AsyncGenerator[dict[str, Any], None]:
-        """What vLLM publishes, as it comes; see :func:`read_batch`."""
+        """Yield the batches that vLLM publishes, as they come; see :func:`read_batch`."""
         while True:
             _, seq, payload = await self._socket.recv_multipart()
             for batch in read_batch(int.from_bytes(seq, "big"), payload):
@@ -92,7 +92,7 @@ class KvEvents:
 
 
 def _addresses(endpoint: str, ranks: int) -> list[str]:
-    """Where to connect. vLLM binds wildcards and files; elsewhere it would connect to somebody who listens."""
+    """Addresses to connect to. vLLM binds wildcards and files; others it would connect to, as a client."""
     kind, _, rest = endpoint.partition("://")
     if kind == "ipc":
         return [endpoint]

@@ -1,11 +1,11 @@
-"""Where the tokens of a stream gather while it rests: here, and not in vLLM's objects.
+"""Buffers in which the tokens of a stream gather while it rests: here, and not in vLLM's objects.
 
 vLLM looks at each token of each stream after each step: statistics, detokenizer, log probabilities, an object for the
 stream's reader. For a stream that nobody reads at the moment, and whose text is made here, there is nothing to do but
 to keep the id. So outputs of such streams are taken out before vLLM's ``OutputProcessor`` sees them; that is most of
 what it would do in a busy worker.
 
-Tokens with log probabilities, and an end, go vLLM's own way, behind what has gathered; an end also ends the rest at
+Tokens with log probabilities, and an end, go vLLM's own way, after what has gathered; an end also ends the rest at
 once. What is used of vLLM: ``OutputProcessor.process_outputs(outputs, …)`` is called for each step with objects that
 have ``request_id``, ``new_token_ids``, ``new_logprobs`` and ``finish_reason``; ``external_req_ids`` and
 ``request_states`` find a request's state, whose ``queue.output`` is what waits for its reader, merged into one.
@@ -20,7 +20,9 @@ __all__ = ["OutputBuffer", "OutputBuffers"]
 
 
 class OutputBuffers:
-    """Of one engine. No stream's is ever shut where vLLM counts tokens for statistics, or sends them at intervals.
+    """The buffers of one engine.
+
+    None is ever shut where vLLM counts tokens for statistics, or sends them at intervals.
 
     Args:
         llm: vLLM's ``AsyncLLM``.
@@ -34,7 +36,7 @@ class OutputBuffers:
         processor.process_outputs = self._outputs
 
     def tap(self, request_id: str) -> OutputBuffer | None:
-        """One stream's, by the id that ``generate()`` was given; ``None`` where it may not be shut, or is over."""
+        """The buffer of a stream, by the id for ``generate()``; ``None`` if it must stay open, or is over."""
         known = self._processor.external_req_ids.get(request_id)
         state = self._processor.request_states.get(known[0]) if known else None
         if self._counts or state is None or state.stream_interval != 1:
@@ -64,7 +66,7 @@ class OutputBuffers:
 
 
 class OutputBuffer:
-    """Open at first.
+    """The buffer of one stream; open at first.
 
     Attributes:
         ids: What has gathered.
@@ -80,7 +82,7 @@ class OutputBuffer:
         self._resting: asyncio.Future[None] | None = None
 
     async def gather(self, rest: asyncio.Future[None]) -> list[int]:
-        """What is made until a rest is over, or the stream; in order, and without what goes vLLM's own way.
+        """Gather ids until a rest is over, or the stream; in order, without what goes vLLM's own way.
 
         Args:
             rest: Done when it is over.
@@ -102,5 +104,5 @@ class OutputBuffer:
 
     @property
     def passed(self) -> bool:
-        """Whether something went vLLM's own way: it comes behind what has gathered."""
+        """``True`` if something went vLLM's own way: it comes after what has gathered."""
         return self._queue.output is not None

@@ -1,7 +1,7 @@
-"""How the outputs of vLLM's engine core are read: as many as there are, and not more often than is of use.
+"""Reader of the outputs of vLLM's engine core: takes all that wait, and not more often than is of use.
 
 vLLM reads them through ``zmq.asyncio``, which takes this process longer than all that is done with them. Here they
-are read from the same socket without it. And where many streams rest anyway, a step that comes soon behind the last
+are read from the same socket without it. And where many streams rest anyway, a step that comes soon after the last
 one waits for a moment, so that several are read at once: see
 :func:`dynamo_tasks.engines.coalescing.gap`.
 
@@ -54,6 +54,7 @@ class Outputs:
         return self._read.popleft()
 
     def _take(self, copy: bool) -> bool:
+        # Up to Again: ZMQ's descriptor is edge-triggered, and does not signal what was left unread.
         with suppress(zmq.Again):
             while True:
                 self._read.append(self._socket.recv_multipart(zmq.NOBLOCK, copy=copy))

@@ -49,7 +49,7 @@ _INT64 = 1 << 63
 
 
 class ModelLimits(msgspec.Struct, frozen=True):
-    """What a model and its engine allow.
+    """The limits and defaults of a model and its engine.
 
     Attributes:
         vocab_size: Ids go from 0 to below it.
@@ -115,7 +115,7 @@ def sampling_arguments(request: GenerateRequest, limits: ModelLimits, index: int
 
 
 def is_replayed(arguments: Mapping[str, Any]) -> bool:
-    """Whether an interrupted request with these arguments is computed again from its start."""
+    """Tell whether an interrupted request with these arguments is computed again from its start."""
     return _has_state(arguments) or (arguments.get("seed") is not None and not _is_greedy(arguments))
 
 
@@ -134,7 +134,7 @@ def _seed(request: GenerateRequest, arguments: Mapping[str, Any], index: int) ->
     if not _has_state(arguments) or _is_greedy(arguments):
         return None
     digest = hashlib.blake2b(f"{request.request_id} {index}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest, "big") >> 1
+    return int.from_bytes(digest, "big") >> 1  # not negative as a signed number of 64 bits
 
 
 def structured_outputs(extra: Mapping[str, Any]) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""How far vLLM is with the start of a model: its own processes know, and say it in their logs alone.
+"""Progress of a model's start in vLLM: its own processes know it, and report it in their logs alone.
 
 In each of them :func:`begin` runs before vLLM is imported (see :mod:`dynamo_tasks.engines.parent_death_signal`). It
 listens to the loggers that tell of the steps, at every log level, and sends one word for each to the worker process,
@@ -21,7 +21,7 @@ from typing import Self
 __all__ = ["PHASES", "Progress", "begin"]
 
 PHASES = ("weights", "profile", "warmup")
-"""What follows on ``load``: weights are read; memory is measured; caches are there, and kernels and graphs are made."""
+"""The phases after ``load``: weights are read; memory is measured; caches, kernels and graphs are made."""
 
 _VARIABLE = "DYNAMO_TASKS_ENGINE_PROGRESS"
 _STEPS = {

@@ -1,4 +1,4 @@
-"""From configuration to a running vLLM engine. Everything here blocks: it runs in a thread."""
+"""Start of a vLLM engine from its configuration. Everything here blocks: it runs in a thread."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""vLLM's statistics, as far as they are told to the world."""
+"""vLLM's statistics, as far as this process publishes them."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class StatsCollector:
 
     @property
     def waiting(self) -> int:
-        """Over all engine cores."""
+        """Sequences that wait, over all engine cores."""
         return sum(self._waiting.values())
 
     @property
     def kv_usage(self) -> float:
-        """Of the fullest one."""
+        """Used share of the KV cache of the fullest engine core."""
         return max(self._kv_usage.values(), default=0.0)
 
     @property

@@ -1,1 +1,1 @@
-"""Who may come in: API keys, origins, tokens of streams."""
+"""Access control: API keys, origins, tokens of streams."""

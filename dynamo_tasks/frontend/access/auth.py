@@ -25,7 +25,7 @@ __all__ = ["API_KEYS_VARIABLE", "OPEN_PATHS", "ApiKey", "ApiKeys", "key_id", "ke
 API_KEYS_VARIABLE = "DYNAMO_API_KEYS"
 """Keys, separated by commas."""
 OPEN_PATHS = frozenset({"/health", "/live", "/ready", "/metrics"})
-"""What probes and scrapers read without a key."""
+"""Paths that probes and scrapers read without a key."""
 
 
 _HASHED = "sha256:"
@@ -114,11 +114,11 @@ class ApiKeys:
         return bool(self._digests)
 
     def limits(self, owner: str) -> KeyLimits:
-        """What the key with this hash may; everything where no keys are configured."""
+        """The limits of the key with this hash; none where no keys are configured."""
         return self._limits.get(owner, _FREE)
 
     def admit(self, scope: Scope) -> tuple[str, int]:
-        """Who sends a request: by its header, or by a stream token in its URL; as :meth:`owner`.
+        """Authenticate a request: by its header, or by a stream token in its URL; as :meth:`owner`.
 
         Returns:
             The hash of the key, and when a token expires (0 = there is none).
@@ -129,7 +129,7 @@ class ApiKeys:
         return self.owner(header), 0
 
     def owner(self, authorization: bytes | None) -> str:
-        """Whose key it is.
+        """Find the owner of a key.
 
         Args:
             authorization: The header's value, ``Bearer <key>``.

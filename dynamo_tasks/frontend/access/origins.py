@@ -1,4 +1,4 @@
-"""Which web pages may talk to this server, and under which names it is known.
+"""Checks of the web pages that may talk to this server, and of the names under which it is known.
 
 A browser sends what any page asks it to, also to servers that only its user can reach. Where API keys are configured,
 a page without one gets nothing. A server without keys is protected by two checks:
@@ -39,7 +39,7 @@ _EXPOSED = (
 )
 _MAX_AGE = b"600"
 _OWN = (b"", b"same-origin", b"none")
-"""Who asks: a program, a page of ours, the user by typing a URL (https://www.w3.org/TR/fetch-metadata)."""
+"""Askers: a program, a page of ours, the user by typing a URL (https://www.w3.org/TR/fetch-metadata)."""
 _Pairs = list[tuple[bytes, bytes]]
 
 
@@ -86,7 +86,7 @@ def listed(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches a server that listens at ``host``."""
+    """Tell whether only this machine reaches a server that listens at ``host``."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     address = _address(host)
@@ -94,7 +94,7 @@ def is_loopback(host: str) -> bool:
 
 
 class _Asked(Struct):
-    """What the headers of a request say about where it comes from and whom it means."""
+    """The headers of a request that say where it comes from and whom it means."""
 
     host: bytes | None = None
     origin: bytes | None = None
@@ -131,7 +131,7 @@ class Origins:
         self._known: set[bytes] = set()
 
     def headers(self, scope: Scope) -> _Pairs:
-        """What every answer tells the browser: whether the page may read it."""
+        """The headers of an answer that tell the browser whether the page may read it."""
         if not self._origins:
             return []
         if self._any:
@@ -199,7 +199,7 @@ class Origins:
 
 
 def _same(origin: bytes, host: bytes) -> bool:
-    """Whether a page came from the server that it asks; the scheme may differ behind a proxy that speaks TLS."""
+    """Tell whether a page came from the server that it asks; the scheme may differ behind a TLS proxy."""
     scheme, _, where = origin.partition(b"://")
     port = _PORTS.get(scheme, b"")
     return bool(where) and where.removesuffix(port) == host.lower().removesuffix(port)

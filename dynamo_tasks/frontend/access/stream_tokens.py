@@ -36,7 +36,7 @@ def issue(owner_key: str, request_id: str, expires: int) -> str:
     Args:
         owner_key: Hash of the API key, in hex.
         request_id: Whose stream it opens.
-        expires: When it ends, Unix seconds by the server's clock.
+        expires: When it ends, Unix seconds by the clock of Redis.
     """
     return f"{expires}.{owner_key[:_PREFIX]}.{_mac(bytes.fromhex(owner_key), request_id, expires)}"
 

@@ -1,4 +1,4 @@
-"""How answers are put on the wire, where it is not uvicorn's way."""
+"""Answers on the wire, where they differ from uvicorn's."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Answer: Any = RequestResponseCycle
 
 
 class OpenEndedAnswer(RequestResponseCycle):
-    """To a client that knows no chunks (HTTP/1.0): what has no length ends with the connection."""
+    """An answer to a client without chunks (HTTP/1.0): without a length, it ends with the connection."""
 
     open_ended = False
 

@@ -10,7 +10,7 @@ from dynamo_tasks.errors import InvalidRequestError, PayloadTooLargeError, Unsup
 __all__ = ["ENCODINGS", "decompressed", "encoding_of"]
 
 ENCODINGS = "gzip"
-"""What ``Content-Encoding`` may name, for ``Accept-Encoding`` of a refusal."""
+"""The coding that ``Content-Encoding`` may name, for ``Accept-Encoding`` of a refusal."""
 _STEP = 128 << 10
 """Bytes that come out between two turns of the loop: a fraction of a millisecond."""
 _RATIO, _FREE = 200, 1 << 20
@@ -20,7 +20,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 def encoding_of(value: bytes) -> bool:
-    """Whether a ``Content-Encoding`` means gzip.
+    """Tell whether a ``Content-Encoding`` means gzip.
 
     Raises:
         UnsupportedEncodingError: It is another one.
@@ -38,7 +38,7 @@ def encoding_of(value: bytes) -> bool:
 
 
 async def decompressed(raw: bytes, limit: int) -> bytes:
-    """What a gzip body holds.
+    """Decompress a gzip body.
 
     Raises:
         PayloadTooLargeError: More than ``limit`` bytes, or more than text can be compressed.
@@ -61,7 +61,7 @@ async def decompressed(raw: bytes, limit: int) -> bytes:
 
 
 class _Members:
-    """The members of a gzip file, one behind the other; most have one."""
+    """The members of a gzip file, one after the other; most have one."""
 
     def __init__(self) -> None:
         self.rest = b""
@@ -70,7 +70,7 @@ class _Members:
 
     @property
     def whole(self) -> bool:
-        """Whether the last one is complete."""
+        """``True`` if the last one is complete."""
         return self._stream.eof
 
     def next(self) -> bytes:

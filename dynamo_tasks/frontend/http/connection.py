@@ -90,7 +90,7 @@ class GuardedProtocol(PatientProtocol):
                 self._upgrade = False
 
     def _count(self, before: Phase, size: int) -> None:
-        """What has come of a head, or beside a body; the packet in which it began is not counted (256 KiB at most)."""
+        """Count the bytes of a head, or beside a body; not the packet in which it began (256 KiB at most)."""
         if before != self._phase or not self._counted:
             self._beside = 0
             return
@@ -253,6 +253,6 @@ class GuardedProtocol(PatientProtocol):
         return refusal
 
     def _malformed(self) -> None:
-        """The parser stopped, over something malformed or over a refusal of ours."""
+        """Refuse a request at which the parser stopped: it is malformed, or a callback refused it."""
         refusal, self._refusal = self._refusal, None
         self._refuse(refusal or Refusal(400, "malformed_request", "this is no valid HTTP/1.1 request"))

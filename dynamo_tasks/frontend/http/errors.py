@@ -63,7 +63,7 @@ _FINAL = (
     StreamTooLargeError,
     WorkerLostError,
 )
-"""Where sending the same request again cannot help, whatever a client makes of the status."""
+"""Errors after which sending the same request again cannot help, whatever a client makes of the status."""
 
 
 def error_payload(status: int, message: str, code: str, param: str | None = None) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def json_response(
 def json_bytes(
     raw: bytes, status: int = 200, request_id: str | None = None, headers: dict[str, str] | None = None
 ) -> Response:
-    """The same of JSON that is encoded already."""
+    """An answer of JSON that is encoded already; see :func:`json_response`."""
     headers = dict(headers or {})
     if request_id is not None:
         headers[REQUEST_ID] = request_id
@@ -130,7 +130,7 @@ def encode_parts(body: dict[str, Any]) -> bytes:
 
 
 def header_text(text: str) -> str:
-    """A name that somebody else chose, such as a task id, as a header can hold it."""
+    """A name that a client chose, such as a task id, as a header can hold it."""
     return quote(text, safe="/:@!$&'()*+,;=?#[]~ ")
 
 

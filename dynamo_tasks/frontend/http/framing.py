@@ -1,4 +1,4 @@
-"""Where a request begins and ends on its connection, and what a connection may take.
+"""Framing: the beginning and the end of a request on its connection, and the limits of a connection.
 
 What two readers of the same bytes could understand in two ways is refused (request smuggling, RFC 9112 section 11):
 httptools refuses most of it, :func:`check_head` the rest. An ``Upgrade`` is not followed, so its request is an ordinary
@@ -26,7 +26,7 @@ _UPGRADING = frozenset({b"upgrade", b"http2-settings"})
 
 
 class ConnectionLimits(Struct, frozen=True, kw_only=True):
-    """What one connection may take.
+    """The limits of one connection.
 
     Attributes:
         head_bytes: Of all header lines of a request (32 KiB); as much again is allowed for the trailers of a chunked
@@ -60,7 +60,7 @@ class ConnectionLimits(Struct, frozen=True, kw_only=True):
 
 
 class Refusal(Exception):  # noqa: N818 - raised through httptools, never seen by a caller
-    """What is wrong with a request: its HTTP status, the code and the text of the answer."""
+    """The refusal of a request: the HTTP status, the code and the text of the answer."""
 
     def __init__(self, status: int, code: str, text: str):
         super().__init__(text)
@@ -75,7 +75,7 @@ class Refusal(Exception):  # noqa: N818 - raised through httptools, never seen b
 
 
 def too_much_head(limits: ConnectionLimits) -> Refusal:
-    """More headers, trailers or chunk extensions than are allowed."""
+    """The refusal of more headers, trailers or chunk extensions than are allowed."""
     count, size = limits.head_count, limits.head_bytes
     text = f"the request has more than {count} headers or trailers, or more than {size} bytes of them"
     return Refusal(431, "headers_too_large", text)

@@ -1,4 +1,4 @@
-"""How long a connection waits for its client, and how it lets go of it."""
+"""The times for which a connection waits for its client, and the ways in which it is closed."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class PatientProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def _tell_handlers(self) -> None:
-        """The client has left: for whoever is being answered, and for those who wait behind that."""
+        """Notify the handlers of all unanswered requests that the client has left."""
         for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
                 cycle.disconnected = True
@@ -86,7 +86,7 @@ class PatientProtocol(HttpToolsProtocol):
             self._refuse(Refusal(408, "request_timeout", "the request's body did not come in time"))
 
     def _probe(self) -> None:
-        """Write something without a meaning: who has closed all of the connection, answers with a reset."""
+        """Write something without a meaning: a client that has closed the whole connection sends a reset."""
         cycle = self._answering
         if not cycle.response_started and cycle.scope["http_version"] == "1.1":
             self.transport.write(_CONTINUE)

@@ -153,7 +153,7 @@ class _Server(uvicorn.Server):
 
 
 def _give_up_after(listener: socket.socket, seconds: float) -> None:
-    """Of what it accepts, the kernel gives up what has acknowledged nothing for so long, or is gone while idle.
+    """Have the kernel give up accepted connections that acknowledge nothing for so long, or die while idle.
 
     A client that vanished without a word looks connected for a quarter of an hour otherwise, and its request
     would run on. Source: tcp(7); on Linux an accepted socket inherits the options.

@@ -1,4 +1,4 @@
-"""What an engine gets to see of an OpenAI request."""
+"""The part of an OpenAI request that an engine gets."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _NEUTRAL: dict[str, Any] = {
 
 
 def engine_body(request: OpenAIRequest, body: dict[str, Any]) -> dict[str, Any]:
-    """What of a checked body concerns the engine.
+    """Pick the part of a checked body that concerns the engine.
 
     Left out are fields of the transport, unknown ones, nulls, and values that ask for nothing (``n: 1``).
     ``max_tokens`` is the resolved limit, ``stop`` a list; prompts of token ids become ``prompt_token_ids``.

@@ -58,7 +58,7 @@ _decode_stored = msgspec.msgpack.Decoder(_Stored).decode
 
 
 class Render(Struct, frozen=True):
-    """What rendering a completion takes besides its events; stored with the request.
+    """The data that rendering a completion takes besides its events; stored with the request.
 
     Attributes:
         api: ``chat`` or ``completions``.
@@ -82,13 +82,13 @@ class Render(Struct, frozen=True):
         return f"{'chatcmpl' if self.api == 'chat' else 'cmpl'}-{self.id}"
 
     def encode(self) -> bytes:
-        """As msgpack, without the id: a record of which all fields are short takes a fourth of the memory."""
+        """Encode as msgpack, without the id: a record of short fields alone takes a fourth of the memory."""
         stored = _Stored(self.api, self.model, self.created, self.include_usage, self.n)
         return msgspec.msgpack.encode(stored)
 
     @classmethod
     def decode(cls, data: bytes, request_id: str) -> Render:
-        """From msgpack; what a newer peer has added is ignored.
+        """Decode from msgpack; what a newer peer has added is ignored.
 
         Raises:
             ProtocolError: it is something else.
@@ -232,7 +232,7 @@ class CompletionRenderer:
 
 
 def one_line(body: bytes) -> bytes:
-    """The same events without characters of JSON strings that some readers take for the end of a line.
+    """Escape characters of JSON strings that some readers take for line ends; the events stay the same.
 
     An event ends at a line feed or carriage return, which JSON escapes. But Python's ``splitlines``, JavaScript's old
     grammar and others know more ends of lines: NEL, LINE SEPARATOR and PARAGRAPH SEPARATOR.

@@ -25,7 +25,7 @@ _json = msgspec.json.Encoder().encode
 
 
 class Position(msgspec.Struct, frozen=True):
-    """Where a reader goes on.
+    """The position at which a reader goes on.
 
     Attributes:
         after: The last event that it knows; ``None`` = from the start.

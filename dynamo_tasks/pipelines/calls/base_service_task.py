@@ -130,7 +130,7 @@ class BaseServiceTask(ABC):
         }  # fmt: skip
 
     def export_metrics(self) -> str:
-        """The same in Prometheus' text format."""
+        """Statistics of the calls in Prometheus' text format."""
         return self.statistics.render()
 
     @property

@@ -1,4 +1,4 @@
-"""What an operator or a service sees of the job that it belongs to."""
+"""Contexts: the view that an operator or a service has of its job."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class BaseRuntimeContext:
 
     @property
     def response_qd(self) -> QueueDescriptor:
-        """Where responses to its calls arrive."""
+        """The queue at which responses to its calls arrive."""
         return self.proxy.manager.response_qd
 
     def call_service(self, name: str, *args: Any, **options: Any) -> Any:
@@ -121,7 +121,7 @@ class Calls:
     def call_service_async(
         self, name: str, *args: Any, timeout: float | None = None, method: str | None = None, **options: Any
     ) -> Future[Any]:
-        """The same without waiting; 30 s by default. The errors come out of the future."""
+        """Call a service without waiting; 30 s by default. The errors come out of the future."""
         return self.ctx.call_service_async(name, *args, timeout=timeout, method=method, **options)
 
     @property

@@ -1,4 +1,4 @@
-"""How objects of the user's classes are made: the context is there before ``__init__`` runs."""
+"""Factories for objects of the user's classes: the context is there before ``__init__`` runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ __all__ = ["BaseService", "ServiceEndpoint", "ServiceFactory", "make_instance"]
 
 
 class BaseService(Calls):
-    """A service may derive from it, for types and completion; it need not.
+    """An optional base class of services, for types and completion.
 
-    ``setup()`` runs before the first call, ``close()`` behind the last one. ``parallelism`` is how many calls may
+    ``setup()`` runs before the first call, ``close()`` after the last one. ``parallelism`` is how many calls may
     run at once: one by default, so that a service needs no locks.
     """
 
@@ -26,7 +26,7 @@ class BaseService(Calls):
         """Runs once, before the first call."""
 
     def close(self) -> None:
-        """Runs once, behind the last call."""
+        """Runs once, after the last call."""
 
 
 def make_instance(

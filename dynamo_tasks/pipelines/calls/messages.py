@@ -1,4 +1,4 @@
-"""What crosses between a caller and a service: the request and its response."""
+"""Messages between a caller and a service: the request and its response."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class ReplyTo(Protocol):
-    """Where a response is put."""
+    """The destination of a response."""
 
     def put(self, item: Any) -> None:
         """Take a response; never blocks."""
@@ -53,7 +53,7 @@ class ServiceRequest:
 
     @property
     def expired(self) -> bool:
-        """Whether its caller has given up."""
+        """``True`` once its caller has given up."""
         return self.left < 0
 
 

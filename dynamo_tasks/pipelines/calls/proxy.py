@@ -81,7 +81,7 @@ class ProxyManager:
 
     @classmethod
     def of(cls, manager: ServiceManager, settings: Settings) -> Self:
-        """With the time-outs of an environment's settings."""
+        """Make a manager with the time-outs of an environment's settings."""
         return cls(manager, sync_timeout=settings.timeout, async_timeout=settings.async_timeout)
 
     def proxy(self, name: str) -> ServiceProxy:

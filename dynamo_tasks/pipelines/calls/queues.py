@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 
 class RequestQueue(Protocol):
-    """Where requests for a service are put."""
+    """The destination of requests for a service."""
 
     def put(self, item: Any) -> None:
         """Take a request; never blocks."""
@@ -145,7 +145,7 @@ class Channel(Generic[T]):
                 raise ChannelClosed
 
     def done(self) -> None:
-        """A producer has put its last item."""
+        """Note that a producer has put its last item."""
         with self._lock:
             self._producers -= 1
             self._filled.notify()
@@ -164,7 +164,7 @@ class Channel(Generic[T]):
 
 
 class Kept(Generic[T]):
-    """What is put into it stays there: each reader gets everything, from the first on."""
+    """A list that keeps what is put into it: each reader gets every item, from the first on."""
 
     def __init__(self) -> None:
         self._items: list[T] = []
@@ -178,7 +178,7 @@ class Kept(Generic[T]):
             self._filled.notify_all()
 
     def done(self) -> None:
-        """The last item was put."""
+        """Note that the last item was put."""
         with self._filled:
             self._over = True
             self._filled.notify_all()
@@ -190,7 +190,7 @@ class Kept(Generic[T]):
             seen += len(items)
 
     def _behind(self, seen: int) -> list[T]:
-        """What comes after so many; waits for the first; ``[]`` at the end."""
+        """Return the items after the first ``seen`` ones; waits for one; ``[]`` at the end."""
         with self._filled:
             while len(self._items) == seen and not self._over:
                 self._filled.wait()

@@ -1,7 +1,7 @@
 """Calls of services: requests out, responses in, matched by their ids.
 
 One manager per job and process. Callers put requests into the services' queues; one listener thread takes all
-responses from one queue and wakes up whoever waits. While many calls are in flight it takes them in batches by
+responses from one queue and wakes up their callers. While many calls are in flight it takes them in batches by
 itself, since a thread that has the interpreter goes on until its queue is empty.
 """
 

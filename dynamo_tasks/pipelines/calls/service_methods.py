@@ -1,4 +1,4 @@
-"""Which methods of a service can be called."""
+"""The methods of a service that can be called."""
 
 from __future__ import annotations
 

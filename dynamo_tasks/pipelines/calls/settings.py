@@ -18,12 +18,12 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What ``config=`` of an environment may hold.
+    """The settings that ``config=`` of an environment may hold.
 
     Attributes:
         namespace: Where a remote job runs; its workers are the component ``Operators`` of that namespace.
-        redis_url: Of the server, for a remote job; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
-        queue_size: Records that may wait for a task of an operator; whoever has more waits.
+        redis_url: Of the Redis server, for a remote job; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
+        queue_size: Records that may wait for a task of an operator; a producer with more waits.
         on_error: Error policy of operators that name none.
         dead_letter_limit: Dead letters that a job keeps; one more fails it.
         timeout: Seconds that ``call_service`` waits by default.

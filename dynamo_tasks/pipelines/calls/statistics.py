@@ -1,4 +1,4 @@
-"""What a service counts of its calls."""
+"""Statistics of the calls of a service."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class CallStatistics:
         }
 
     def add(self, seconds: float, *, ok: bool) -> None:
-        """A call has ended."""
+        """Count a call that has ended."""
         with self._lock:
             self._calls += 1
             self._errors += not ok
@@ -41,7 +41,7 @@ class CallStatistics:
         self._seconds_metric.observe(seconds)
 
     def add_expired(self) -> None:
-        """A call was dropped, since its caller had given up."""
+        """Count a call that was dropped, since its caller had given up."""
         with self._lock:
             self._expired += 1
         self._outcomes["expired"].inc()

@@ -1,4 +1,4 @@
-"""What a call of a generator returns: its values, as they are made."""
+"""The result of a call of a generator: its values, as they are made."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ValueStream:
 
     @property
     def pump(self) -> Callable[[Iterator[Any]], None]:
-        """What moves the values of a generator into the stream; holds no reference to the stream itself."""
+        """The function that moves a generator's values into the stream; holds no reference to the stream."""
         return _Pump(self._channel)
 
     @property

@@ -67,7 +67,7 @@ class RemoteEnvironment(BaseEnvironment):
 
     @cached_property
     def _remote(self) -> Remote:
-        """The way to the server, from the first use on."""
+        """The way to Redis, from the first use on."""
         return Remote.open(self.config.redis_url)
 
     def _plan(self, stages: list[Stage]) -> Plan:
@@ -111,7 +111,7 @@ class RemoteEnvironment(BaseEnvironment):
         )
 
     def running(self) -> Job | None:
-        """The newest job of this environment that runs, whoever submitted it."""
+        """The newest job of this environment that runs, from any process."""
         return bridge().call(self._running(self._remote))
 
     async def _running(self, remote: Remote) -> RemoteJob | None:

@@ -32,7 +32,7 @@ __all__ = ["RemoteJob", "launch"]
 T = TypeVar("T")
 _POLL = 0.5
 _PATIENCE = 10.0
-"""Seconds that a question may wait for the server to come back."""
+"""Seconds that a question may wait for Redis to come back."""
 _SLOW_START = 5.0
 """Seconds within which workers should have begun all of a job."""
 
@@ -54,7 +54,7 @@ async def launch(plan: Plan, remote: Remote) -> None:
     try:
         await retry_until_up(store.commands, begin, _PATIENCE)
     except DynamoError:
-        with contextlib.suppress(DynamoError):  # a full server may have taken a part of it
+        with contextlib.suppress(DynamoError):  # a full Redis server may have taken a part of it
             await jobs.end(plan.id, JobState.FAILED, "it could not be submitted as a whole")
         raise
 
@@ -74,7 +74,7 @@ class RemoteJob(Job):
 
     Args:
         plan: The job.
-        remote: The way to the server.
+        remote: The way to Redis.
     """
 
     def __init__(self, plan: Plan, remote: Remote):
@@ -120,7 +120,7 @@ class RemoteJob(Job):
                 event("job.unbegun", job=self.id, unbegun=watch.unbegun, requests=len(self.plan.requests))
 
     async def _cleared(self) -> None:
-        """Its requests end just behind it: wait until they have."""
+        """Wait until its requests have ended, too: they end just after it."""
         plan = self.plan
         ids = list(plan.requests.values())
         while True:
@@ -141,7 +141,7 @@ class RemoteJob(Job):
         return self._await_end(timeout)
 
     async def _begun(self) -> bool:
-        """Whether anything of it runs, or has run: else nothing is on its way."""
+        """Tell whether anything of it runs, or has run: else nothing is on its way."""
         states = await self._jobs.request_states(self.plan.requests.values())
         return any(state != "QUEUED" for state, _ in states)
 
@@ -151,14 +151,14 @@ class RemoteJob(Job):
 
     @property
     def is_over(self) -> bool:
-        """See :attr:`Job.is_over`; the server forgets a job a day behind its end."""
+        """See :attr:`Job.is_over`; Redis forgets a job a day after its end."""
         try:
             return super().is_over
         except RequestNotFoundError:
             return True
 
     def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
-        """Ask the server; a short outage is waited out."""
+        """Ask Redis; a short outage is waited out."""
         return bridge().call(retry_until_up(self._jobs.store.commands, ask, within=_PATIENCE))
 
     def results(self) -> Iterator[Any]:

@@ -1,4 +1,4 @@
-"""How a remote job stands, read from the server; needs nothing of Celery."""
+"""The status of a remote job, read from Redis; needs nothing of Celery."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["status_of"]
 
 
 async def status_of(jobs: Jobs, plan: Plan) -> JobStatus:
-    """How a job stands.
+    """Read the status of a job.
 
     Raises:
-        RequestNotFoundError: the server does not know it any more.
+        RequestNotFoundError: Redis does not know it any more.
     """
     record = await jobs.get(plan.id)
     tasks = [task for one in plan.operators for task in one.tasks]

@@ -1,4 +1,4 @@
-"""What a process knows of a job: its state, and who is to be woken up."""
+"""A process's view of a job: its state, and notifications for those who wait for it."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ _DEAD = ("FAILED", "CANCELLED", "EXPIRED")
 class JobWatch:
     """Follows a job: by its channel, and by looking once a second, since a push may be lost.
 
-    Whoever watches a job fails it when a request that runs one of its tasks or services has ended badly: a worker that
-    was lost too often says nothing itself.
+    Any process that watches a job fails it when a request that runs one of its tasks or services has ended badly: a
+    worker that was lost too often says nothing itself.
 
     Args:
         runtime: Connections of the process.
         plan: The job.
 
     Attributes:
-        state: The job's, as last seen; ``GONE`` once the server does not know it any more.
+        state: The job's, as last seen; ``GONE`` once Redis does not know it any more.
         stop_asked: Set once its sources are to end.
         unbegun: Tasks and services for which no worker has had a slot yet, as last seen.
     """
@@ -55,16 +55,16 @@ class JobWatch:
 
     @property
     def over(self) -> bool:
-        """Whether it has ended."""
+        """``True`` once it has ended."""
         return self.state not in (JobState.RUNNING, JobState.STOPPING)
 
     @property
     def stopping(self) -> bool:
-        """Whether its sources are to end."""
+        """``True`` once its sources are to end."""
         return self.state != JobState.RUNNING
 
     def news(self, about: str) -> asyncio.Event:
-        """Set whenever something was published about a task, ``@room``, ``@results`` or ``@state``."""
+        """The event that is set by news about a task, ``@room``, ``@results`` or ``@state``."""
         return self._news[about]
 
     async def wait(self, about: str, timeout: float = _POLL) -> None:
@@ -81,7 +81,7 @@ class JobWatch:
             await self.wait("@state")
 
     async def start(self) -> None:
-        """Subscribe and look for the first time; waits for the server."""
+        """Subscribe and look for the first time; waits for Redis."""
         await retry_until_up(
             self.jobs.store.commands, lambda: self._channels.listen(self._channel, self._heard)
         )

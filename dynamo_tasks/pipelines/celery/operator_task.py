@@ -1,7 +1,7 @@
 """A task of an operator in a worker: takes chunks, applies the function, commits.
 
 One round: read what waits, run the user's function over it in a thread of the task's own, and commit output, consumed
-input and counters in one step on the server (``store/lua/job_commit.lua``). What was not committed did not happen: the
+input and counters in one step in Redis (``store/lua/job_commit.lua``). What was not committed did not happen: the
 next attempt, wherever it runs, begins with the same input.
 """
 
@@ -33,7 +33,7 @@ CHUNK = 64
 _ENTRIES = 8
 """Most chunks of one round."""
 _GRACE = 1.0
-"""Seconds that the user's code may go on behind the end of its job."""
+"""Seconds that the user's code may go on after the end of its job."""
 
 
 class JobOver(Exception):  # noqa: N818 - a state, not an error
@@ -41,7 +41,7 @@ class JobOver(Exception):  # noqa: N818 - a state, not an error
 
 
 class _Edge:
-    """From this task to all tasks of one operator that follows."""
+    """The edge from this task to all tasks of one operator that follows."""
 
     def __init__(self, plan: OperatorPlan, index: int):
         self._keyed = plan.keyed
@@ -50,7 +50,7 @@ class _Edge:
         self._turns = cycle(plan.tasks[index % plan.parallelism :] + plan.tasks[: index % plan.parallelism])
 
     def split(self, records: list[Record]) -> list[Output]:
-        """Chunks by task; of each key in one, and in their order."""
+        """Cut records into chunks, each for one task; those of a key go to one task, in their order."""
         if not self._keyed:
             return [
                 Output(next(self._turns), records[at : at + CHUNK]) for at in range(0, len(records), CHUNK)
@@ -106,14 +106,14 @@ class TaskRunner:
         return work.result()
 
     async def checkpoint(self) -> Checkpoint:
-        """How far the task has come."""
+        """Read how far the task has come."""
         jobs, job = self.session.watch.jobs, self.session.plan.id
         [found] = await retry_until_up(jobs.store.commands, lambda: jobs.checkpoints(job, [self.name]))
         self.number = found.number
         return found
 
     def outputs(self, records: list[Record]) -> list[Output]:
-        """What goes to those that follow."""
+        """Split records among the tasks of the operators that follow."""
         return [output for edge in self._edges for output in edge.split(records)]
 
     async def commit(self, commit: Commit) -> None:
@@ -151,7 +151,7 @@ class TaskRunner:
 
         Raises:
             FencedError: another attempt runs the task.
-            Exception: what the user's function raises, behind the end of the job.
+            Exception: what the user's function raises, after the end of the job.
         """
         try:
             if (await self.checkpoint()).done:
@@ -169,6 +169,7 @@ class TaskRunner:
             await self._fail(exc)
             raise
         finally:
+            # Not awaited: the user's code may still run in this thread, and never return.
             self._threads.submit(self.close)
             self._threads.shutdown(wait=False)
 
@@ -239,7 +240,7 @@ class OperatorTask(TaskRunner):
         )  # fmt: skip
 
     def close_function(self) -> None:
-        """Run the user's ``close`` behind the last record; what it raises fails the job."""
+        """Run the user's ``close`` after the last record; what it raises fails the job."""
         self._closed = True
         assert self._operator is not None
         self._operator.function.hook("close")

@@ -31,16 +31,16 @@ __all__ = ["CeleryQueueDescriptor", "EndpointQueueDescriptor", "Remote"]
 
 T = TypeVar("T")
 _GRACE = 1.0
-"""Seconds that a request may outlive its caller: who waits says first that it took too long."""
+"""Seconds that a request may outlive its caller, who reports first that it took too long."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """This process's way to the server.
+    """This process's way to Redis.
 
     Attributes:
         runtime: Its connections.
-        loop: What they are bound to.
+        loop: The event loop that they are bound to.
     """
 
     runtime: DistributedRuntime
@@ -68,7 +68,7 @@ class Remote:
         """Connect a process that is no worker; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
 
         Raises:
-            ServerUnavailableError: the server cannot be reached, or none is configured.
+            ServerUnavailableError: Redis cannot be reached, or none is configured.
         """
         return cls(bridge().call(DistributedRuntime.create(url or resolve_redis_url())), bridge().loop)
 
@@ -81,7 +81,7 @@ _running: set[asyncio.Task[None]] = set()
 
 
 def _hold(task: asyncio.Task[None]) -> None:
-    """The loop itself keeps only a weak reference."""
+    """Keep a reference to a task: the loop itself keeps only a weak one."""
     _running.add(task)
     task.add_done_callback(_running.discard)
 
@@ -105,7 +105,7 @@ class _RemoteQueue(ABC):
 
     @abstractmethod
     def _open(self, request: ServiceRequest) -> tuple[Client, Any, bool]:
-        """Whom to call, with what, and whether it streams."""
+        """Return the client to call, the payload, and whether the call streams."""
 
     async def _answer(self, request: ServiceRequest) -> None:
         began = time.monotonic()
@@ -128,7 +128,7 @@ class CeleryQueueDescriptor(_RemoteQueue):
 
     Args:
         service: Name of the service.
-        remote: The way to the server.
+        remote: The way to Redis.
         endpoint: Where a method is called.
         methods: What can be called.
         streams: Those of them that are generators.
@@ -168,7 +168,7 @@ class EndpointQueueDescriptor(_RemoteQueue):
 
     Args:
         service: Name of the service.
-        remote: The way to the server.
+        remote: The way to Redis.
         endpoint: Whom to call.
         streams: Whether it yields values; else it returns one.
     """
@@ -202,11 +202,11 @@ class _Client(Client):
     """A client that asks nobody what is registered: a service may just be moving to another worker."""
 
     def check(self) -> None:
-        """What can be called is known."""
+        """Do nothing: what can be called is known."""
 
 
 async def _persist(request: ServiceRequest, client: Client, ask: Callable[[str], Awaitable[T]]) -> T:
-    """Ask under one id, and again under the same where the server was away: it is queued once."""
+    """Ask under one id, and again under the same where Redis was away: it is queued once."""
     request_id = str(uuid.uuid4())
     return await retry_until_up(client.store.store.commands, lambda: ask(request_id), request.left)
 
@@ -240,7 +240,7 @@ async def _stream(request: ServiceRequest, client: Client, payload: Any) -> None
 
 
 def _failure(request: ServiceRequest, exc: Exception) -> ServiceResponse:
-    """What the service raised: its type is known by name."""
+    """The response for a call that failed; the type of what the service raised is known by name."""
     response = ServiceResponse.failure(request.request_id, exc)
     if isinstance(exc, EndpointError):
         response.error = exc.message

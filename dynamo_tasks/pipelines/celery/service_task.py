@@ -65,7 +65,7 @@ class CeleryServiceTask(BaseServiceTask):
         return max(0, self._active - self.ctx.parallelism)
 
     def _start(self) -> None:
-        """Called from a thread."""
+        """Register the endpoints; called from a thread."""
         self._on_loop(self._register())
 
     def _stop(self, *, drain: bool) -> None:
@@ -92,7 +92,7 @@ class CeleryServiceTask(BaseServiceTask):
         await self._annex.remove([self._endpoint(method) for method in self.methods])
 
     def _handler(self, method: str) -> Callable[..., Any]:
-        """What serves one method."""
+        """Make the function that serves one method."""
         kind = _kind(type(self.service), method)
 
         async def answer(request: Any) -> Any:

@@ -1,4 +1,4 @@
-"""What the tasks and services of one job share in one worker process."""
+"""Sessions: the state that the tasks and services of one job share in one worker process."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class JobSession:
 
     Args:
         plan: The job.
-        remote: The way to the server.
+        remote: The way to Redis.
         trust: What of the plan may be run here.
         stages: Its operators, loaded.
     """
@@ -71,7 +71,7 @@ class JobSession:
         return ServiceContext(name, request_qd=queue, parallelism=parallelism, **self._common())
 
     async def close(self) -> None:
-        """Its last task here has ended."""
+        """End the session: the last task of the job here has ended."""
         await self.watch.stop()
         await asyncio.to_thread(self.manager.shutdown)
 
@@ -80,7 +80,7 @@ class Sessions:
     """The jobs that this process works for.
 
     Args:
-        remote: The way to the server.
+        remote: The way to Redis.
     """
 
     def __init__(self, remote: Remote):
@@ -105,7 +105,7 @@ class Sessions:
             return session
 
     async def leave(self, session: JobSession) -> None:
-        """A task has ended."""
+        """Leave the session, since a task has ended; the last one closes it."""
         async with self._changing:
             session.users -= 1
             if session.users == 0:

@@ -35,8 +35,8 @@ class _Read(NamedTuple):
 class SourceTask(TaskRunner):
     """A task that makes records.
 
-    A batch is read again by whoever takes it over, and what was committed is passed over, so it must give the same
-    records again. A ``SourceFunction`` is told to ``seek`` its position.
+    A batch is read again by the worker that takes it over, and what was committed is passed over, so it must give
+    the same records again. A ``SourceFunction`` is told to ``seek`` its position.
     """
 
     _function: Bound | None = None
@@ -68,7 +68,7 @@ class SourceTask(TaskRunner):
             self._channel.close()
 
     async def _wait(self) -> None:
-        """For records, for the end of the source, or for that of the job."""
+        """Wait for records, for the end of the source, or for that of the job."""
         events = (self._ready, self.session.watch.stop_asked)
         waits = [asyncio.ensure_future(one.wait()) for one in events]
         try:

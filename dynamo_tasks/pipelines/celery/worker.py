@@ -61,7 +61,7 @@ class Operators:
     """Runs the tasks and hosts the services of pipelines' jobs.
 
     A task is one request, which lasts as long as the task: a worker that dies or hangs loses it to another one, which
-    goes on behind the last commit.
+    goes on after the last commit.
 
     Attributes:
         modules: Names of the modules whose functions and classes jobs may run here, each with those below it; by

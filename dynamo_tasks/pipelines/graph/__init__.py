@@ -1,1 +1,1 @@
-"""What a pipeline is made of: operators, functions, the job."""
+"""The parts of a pipeline: operators, functions, the job."""

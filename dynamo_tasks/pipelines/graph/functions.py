@@ -37,7 +37,7 @@ class BaseFunction(Calls):
         """Runs once, before the first record."""
 
     def close(self) -> None:
-        """Runs once, behind the last record."""
+        """Runs once, after the last record."""
 
     @property
     def record_id(self) -> str:
@@ -57,7 +57,7 @@ class FilterFunction(BaseFunction):
     """Says which records go on."""
 
     def execute(self, record: Any) -> bool:
-        """Whether it goes on."""
+        """Tell whether the record goes on."""
         raise NotImplementedError
 
 
@@ -70,7 +70,7 @@ class FlatMapFunction(BaseFunction):
 
 
 class KeyByFunction(BaseFunction):
-    """Gives each record a key: behind it, records of one key keep their order, whatever the parallelism."""
+    """Gives each record a key: after it, records of one key keep their order, whatever the parallelism."""
 
     def execute(self, record: Any) -> Any:
         """The key: JSON."""
@@ -104,11 +104,11 @@ class SourceFunction(BaseFunction):
         raise NotImplementedError
 
     def position(self) -> Any:
-        """Where to go on behind the last record, JSON; kept with the records that it belongs to."""
+        """The position after the last record, as JSON; kept with the records that it belongs to."""
         return None
 
     def seek(self, position: Any) -> None:
-        """Go on behind a position: another worker has taken the source over."""
+        """Go on after a position: another worker has taken the source over."""
 
 
 class Items:
@@ -134,11 +134,11 @@ class Items:
 
 @dataclass(frozen=True)
 class FunctionSpec:
-    """What was given to an operator.
+    """The function that was given to an operator, and its arguments.
 
     Attributes:
         target: A function class, an instance of one, or a plain callable.
-        args: Behind the record, for a callable; for ``__init__``, for a class.
+        args: After the record, for a callable; for ``__init__``, for a class.
         kwargs: The same.
     """
 
@@ -158,17 +158,17 @@ class FunctionSpec:
 
     @property
     def is_class(self) -> bool:
-        """Whether an object of it is to be made per task; ``str`` and its like are plain callables."""
+        """``True`` if an object of it is to be made per task; ``str`` and its like are plain callables."""
         return isinstance(self.target, type) and hasattr(self.target, "execute")
 
     @property
     def is_instance(self) -> bool:
-        """Whether it is an object with ``execute``."""
+        """``True`` if it is an object with ``execute``."""
         return not isinstance(self.target, type) and hasattr(self.target, "execute")
 
     @property
     def name(self) -> str:
-        """For the names of operators."""
+        """The function's name, for the names of operators."""
         target = type(self.target) if self.is_instance else self.target
         return str(getattr(target, "__name__", type(target).__name__)).strip("<>")
 

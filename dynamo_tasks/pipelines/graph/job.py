@@ -31,7 +31,7 @@ class JobState(StrEnum):
 
     @property
     def is_over(self) -> bool:
-        """Whether it does nothing any more."""
+        """``True`` once it does nothing any more."""
         return self in (JobState.SUCCEEDED, JobState.STOPPED, JobState.FAILED)
 
 
@@ -89,7 +89,7 @@ class JobStatus:
     unbegun: int = 0
 
     def as_dict(self) -> dict[str, Any]:
-        """The same as JSON."""
+        """The status as a plain dict, for JSON."""
         return asdict(self)
 
 
@@ -130,11 +130,11 @@ class Job(ABC):
 
     @abstractmethod
     def status(self) -> JobStatus:
-        """How it stands."""
+        """Report the status of the job."""
 
     @property
     def is_over(self) -> bool:
-        """Whether it does nothing any more."""
+        """``True`` once it does nothing any more."""
         return self.status().state.is_over
 
     @abstractmethod

@@ -29,7 +29,7 @@ __all__ = [
 ]
 
 ErrorPolicy: TypeAlias = Literal["fail", "skip", "dead_letter"]
-"""What becomes of a record that an operator cannot handle, and of its job."""
+"""The treatment of a record that an operator cannot handle, and of its job."""
 
 StageKind: TypeAlias = Literal[
     "batch", "source", "requests", "map", "filter", "flatmap", "keyby", "sink", "collect"
@@ -84,12 +84,12 @@ class Stage:
 
     @property
     def keyed(self) -> bool:
-        """Whether all its records have a key."""
+        """``True`` if all its records have a key."""
         return self.kind == "keyby" or (bool(self.inputs) and all(stage.keyed for stage in self.inputs))
 
 
 def check_policy(policy: str) -> ErrorPolicy:
-    """Return it.
+    """Return an error policy as it is.
 
     Raises:
         ConfigError: it is none.
@@ -101,7 +101,7 @@ def check_policy(policy: str) -> ErrorPolicy:
 
 
 def partition(key: Any, parallelism: int) -> int:
-    """Which of an operator's tasks takes the records of a key; the same in every process.
+    """Choose the task of an operator that takes the records of a key; the same in every process.
 
     Raises:
         InvalidRequestError: the key is not JSON.
@@ -160,7 +160,7 @@ class Operator:
         }
 
     def handle(self, record: Record) -> list[Record]:
-        """What the operator makes of a record; nothing of one that its policy passes over.
+        """Apply the operator to a record; returns nothing for one that its policy passes over.
 
         Raises:
             Exception: what the function raises, with policy ``fail``.

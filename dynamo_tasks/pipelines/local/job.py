@@ -104,7 +104,7 @@ class LocalJob(Job):
                 event("job.hook_failed", job=self.id, name=task.stage.name, error=exc)
 
     def make_task(self, stage: Stage, index: int) -> Task:
-        """What one thread does; its channel is there already."""
+        """Make the task of one thread; its channel is there already."""
         ctx = self.services.task_context(stage.name, index, stage.parallelism)
         if stage.kind in SOURCES:
             return Source(stage, stage.function.make(ctx), self._stopping)
@@ -155,7 +155,7 @@ class LocalJob(Job):
                 channel.close()
 
     def _finish(self) -> None:
-        """The last task has ended."""
+        """End the job, since its last task has ended."""
         self.services.stop()
         with self._lock:
             if self._error is not None:

@@ -50,7 +50,7 @@ class LocalServiceTask(BaseServiceTask):
         self._refuse_rest()
 
     def _refuse_rest(self) -> None:
-        """What was put behind the end is answered, too."""
+        """Answer what was put after the end, too."""
         while True:
             try:
                 request = self._queue.get_nowait()

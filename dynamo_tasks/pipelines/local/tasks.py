@@ -1,4 +1,4 @@
-"""What the threads of a job do: read a source, or apply an operator to what arrives in a channel."""
+"""The tasks of a job's threads: read a source, or apply an operator to what arrives in a channel."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Edge", "RecordTask", "Source", "Task"]
 
 
 class Edge:
-    """From one task to all tasks of one operator that follows."""
+    """The edge from one task to all tasks of one operator that follows."""
 
     def __init__(self, stage: Stage, channels: list[Channel[Record]]):
         self._keyed = bool(stage.inputs) and all(one.keyed for one in stage.inputs)
@@ -36,7 +36,7 @@ class Edge:
 
 
 class Task(Protocol):
-    """What a thread of the job does."""
+    """The work of one thread of the job."""
 
     function: Bound
     stage: Stage

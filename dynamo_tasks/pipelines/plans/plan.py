@@ -94,13 +94,13 @@ class Plan(msgspec.Struct, frozen=True):
 
     @property
     def requests(self) -> dict[str, str]:
-        """What runs on workers (a task, or ``@`` and a service), and the id of the request that it is."""
+        """The ids of the requests that run on workers, by name: a task, or ``@`` and a service."""
         names = [task for one in self.operators for task in one.tasks]
         names += [f"@{one.name}" for one in self.hosted]
         return {name: self.request_id(name) for name in names}
 
     def encode(self) -> bytes:
-        """As JSON."""
+        """Encode as JSON."""
         return msgspec.json.encode(self)
 
     @classmethod
@@ -161,7 +161,7 @@ class Plan(msgspec.Struct, frozen=True):
         return made
 
     def request_id(self, what: str) -> str:
-        """Id of the request that runs a task or hosts a service: the same whoever computes it."""
+        """Id of the request that runs a task or hosts a service: the same in every process."""
         return str(uuid.uuid5(uuid.NAMESPACE_OID, f"{self.namespace}/{self.id}/{what}"))
 
     def component(self, service: str) -> str:
@@ -169,7 +169,7 @@ class Plan(msgspec.Struct, frozen=True):
         return f"{self.name}-{service}{RUN}{self.id.rpartition('-')[2]}"
 
     def endpoint(self, service: str, method: str) -> EndpointId:
-        """Where a method of a service is called."""
+        """The endpoint at which a method of a service is called."""
         return EndpointId(self.namespace, self.component(service), method)
 
 

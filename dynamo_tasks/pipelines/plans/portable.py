@@ -99,9 +99,9 @@ def _path(target: Any) -> str:
 
 
 def _find(path: str) -> Any:
-    """What is defined under a path: in that module and in the classes that the name goes through, nowhere else.
+    """Import what is defined under a path: in that module and the classes on the way, nowhere else.
 
-    A module's other names are not its own: ``shop:os.system`` is the ``os`` module's, whoever allowed ``shop``.
+    A module's other names are not its own: ``shop:os.system`` is the ``os`` module's, also where ``shop`` is allowed.
     """
     module, _, name = path.partition(":")
     if not is_path(module) or not is_path(name):
@@ -120,7 +120,7 @@ def _find(path: str) -> Any:
 
 
 def is_path(text: str) -> bool:
-    """Whether it is a dotted name."""
+    """Tell whether a text is a dotted name."""
     return all(part.isidentifier() for part in text.split("."))
 
 

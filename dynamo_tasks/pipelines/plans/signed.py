@@ -1,7 +1,7 @@
-"""What is signed on its way to workers: plans, and code that travels by value.
+"""Signatures of what travels to workers: plans, and code by value.
 
 Off unless ``DYNAMO_SIGNING_KEY`` is set, here and where it is loaded. A signature is checked before a byte of what it
-covers is read. Whoever has that key runs code on the workers.
+covers is read. Any process with that key runs code on the workers.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ __all__ = ["KEY", "dump", "enabled", "is_sealed", "refuse", "restore", "seal"]
 
 KEY = "DYNAMO_SIGNING_KEY"
 _PURPOSE = b"dynamo_tasks.pipelines.plans.signed/1\0"
-"""So that nothing else that was signed with the same key passes for code."""
+"""A prefix of what is signed, so that nothing else that was signed with the same key passes for code."""
 _PLANS = b"dynamo_tasks.pipelines.plans.plan/1\0"
 _SEAL = re.compile(rb'\{"signature":"([0-9a-f]{64})",(?=")')
-"""How a sealed JSON object begins; what follows is the object that was signed, without its brace."""
+"""The beginning of a sealed JSON object; what follows is the object that was signed, without its brace."""
 
 
 def enabled() -> bool:
-    """Whether this process has a key.
+    """Tell whether this process has a key.
 
     Raises:
         ConfigError: it has an empty one.
@@ -95,7 +95,7 @@ def seal(data: bytes) -> bytes:
 
 
 def is_sealed(data: bytes) -> bool:
-    """Whether all of a JSON object is signed with this process's key.
+    """Tell whether all of a JSON object is signed with this process's key.
 
     Raises:
         ConfigError: the key is a short one.

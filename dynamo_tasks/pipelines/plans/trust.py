@@ -1,4 +1,4 @@
-"""What a worker runs of what a plan names.
+"""Trust: the rules by which a worker runs the code that a plan names.
 
 A plan is read from Redis, where others than those who may run code on this worker can write. So a name in it becomes
 code only where the worker's operator allowed its module, or where the plan as a whole is signed with the key of this
@@ -22,13 +22,13 @@ _HARMLESS = {
     "dynamo_tasks.pipelines.datastream:keep_record",
     "dynamo_tasks.pipelines.datastream:print_record",
 }
-"""What every worker runs: it reaches nothing but its argument and the log."""
+"""The functions that every worker runs: they reach nothing but their argument and the log."""
 _NOT_ITS_OWN = ("celery", "kombu", "dynamo_tasks", "builtins", "__main__")
 
 
 @dataclass(frozen=True)
 class Trust:
-    """What may be run.
+    """The code that may be run.
 
     Attributes:
         modules: Names of modules; each stands for those below it, too.
@@ -75,7 +75,7 @@ def _is_below(module: str, allowed: Iterable[str]) -> bool:
 def own_modules(app: Any) -> tuple[str, ...]:
     """The modules that a Celery application itself names: in ``imports`` and ``include``, and those of its tasks.
 
-    Who can write a plan can call each of these tasks with any argument, so they are what is allowed by default.
+    A client that can write a plan can call each of these tasks with any argument: so they are allowed by default.
     """
     tasks = {task.__module__ for task in app.tasks.values()}
     named = {*app.conf.imports, *app.conf.include, *tasks}

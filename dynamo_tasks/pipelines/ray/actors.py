@@ -1,4 +1,4 @@
-"""What runs in the processes of Ray: a service, or one task of an operator.
+"""Actors, which run in the processes of Ray: a service, or one task of an operator.
 
 The user's code runs in threads, so that the process answers ``alive`` whatever that code is at. It is made from
 ``__init__`` on, since Ray runs nothing else when it starts an actor again; what it raises there is kept, and answers
@@ -36,17 +36,17 @@ __all__ = ["Handled", "OperatorActor", "ServiceActor"]
 T = TypeVar("T")
 _END = object()
 _GRACE = 1.0
-"""Seconds that a call may outlive its caller, who says first that it took too long."""
+"""Seconds that a call may outlive its caller, who reports first that it took too long."""
 
 
 class Handled(msgspec.Struct):
-    """What became of a chunk of records.
+    """The outcome of a chunk of records.
 
     Attributes:
         records: What was made of them.
         counts: By how much the counters of the task went up.
         dead: Those that could not be handled, with policy ``dead_letter``.
-        error: What failed the job, behind ``records``.
+        error: What failed the job, after ``records``.
     """
 
     records: list[Record]
@@ -79,7 +79,7 @@ class _Actor(ABC):
         """Make the user's object."""
 
     async def ready(self) -> str | None:
-        """What failed when it was made; ``None`` = it takes calls."""
+        """Wait until it is made; returns what failed then, ``None`` = it takes calls."""
         return await asyncio.wrap_future(self._making)
 
     async def alive(self) -> bool:
@@ -177,7 +177,7 @@ class ServiceActor(_Actor):
         try:
             while (value := await loop.run_in_executor(self._readers, next, values, _END)) is not _END:
                 yield Answer(value).encode()
-        except RuntimeError as exc:  # what the generator raised, behind its last value
+        except RuntimeError as exc:  # what the generator raised, after its last value
             yield Answer(None, str(exc).removeprefix("Service call failed: ")).encode()
         finally:
             values.close()
@@ -200,7 +200,7 @@ class ServiceActor(_Actor):
         return {} if await self.ready() else self._task.get_statistics()
 
     async def metrics(self) -> str:
-        """The same in Prometheus' text format."""
+        """Numbers of the service in Prometheus' text format."""
         return "" if await self.ready() else self._task.export_metrics()
 
     async def stop(self, drain: bool) -> dict[str, Any]:

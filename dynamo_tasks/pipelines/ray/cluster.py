@@ -113,7 +113,7 @@ class ActorWrapper:
 
     @property
     def is_actor(self) -> bool:
-        """Whether calls go to another process."""
+        """``True`` if calls go to another process."""
         return type(self._target).__module__.startswith("ray.")
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
@@ -141,7 +141,7 @@ class ActorWrapper:
             return _ray().get(getattr(self._target, method).remote(*args, **kwargs), timeout=timeout)
 
     def call_async(self, method: str, *args: Any, **kwargs: Any) -> Future[Any]:
-        """The same without waiting; the errors come out of the future."""
+        """Call a method without waiting; the errors come out of the future."""
         future: Future[Any] = Future()
         if self.is_actor:
             reference = getattr(self._target, method).remote(*args, **kwargs)

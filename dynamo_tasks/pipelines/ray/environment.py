@@ -17,7 +17,7 @@ __all__ = ["RayEnvironment"]
 
 
 class RayEnvironment(RemoteEnvironment):
-    """What ``RemoteEnvironment(name, config, backend="ray")`` is; needs the extra ``ray``, and no Redis server."""
+    """The class of ``RemoteEnvironment(…, backend="ray")``; needs the extra ``ray``, and no Redis server."""
 
     def __init__(self, name: str, config: Mapping[str, Any] | None = None, backend: str = "ray"):
         super().__init__(name, config, backend)

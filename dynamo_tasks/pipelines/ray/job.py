@@ -2,7 +2,7 @@
 
 Sources, ``collect()`` and ``print()`` run in that process; every other task of an operator is an actor. A chunk is one
 call: an actor that is lost is started again and asked for the same chunk again, and nothing of a chunk goes on before
-all of it was answered. So a lost actor loses and repeats no record behind it.
+all of it was answered. So a lost actor loses and repeats no record after it.
 """
 
 from __future__ import annotations

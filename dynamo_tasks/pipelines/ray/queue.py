@@ -30,7 +30,7 @@ __all__ = ["Answer", "RayQueueDescriptor", "decode_arguments", "encode_arguments
 
 
 class Answer(msgspec.Struct, omit_defaults=True):
-    """What a method returned or raised, or one value of a generator.
+    """The result or the error of a method, or one value of a generator.
 
     Attributes:
         result: What it returned.
@@ -46,11 +46,11 @@ class Answer(msgspec.Struct, omit_defaults=True):
 
     @classmethod
     def failure(cls, exc: BaseException, seconds: float = 0.0) -> Answer:
-        """It raised."""
+        """The answer of a method that raised."""
         return cls(None, describe_error(exc), tuple(one.__name__ for one in type(exc).__mro__), seconds)
 
     def encode(self) -> bytes:
-        """As JSON; a result that is none becomes an error."""
+        """Encode as JSON; a result that is none becomes an error."""
         try:
             return msgspec.json.encode(msgspec.structs.replace(self, result=to_plain(self.result)))
         except NOT_PLAIN as exc:
@@ -62,7 +62,7 @@ class Answer(msgspec.Struct, omit_defaults=True):
         return msgspec.json.decode(data, type=cls)
 
     def response(self, request_id: int) -> ServiceResponse:
-        """As the caller's manager takes it."""
+        """The response, as the caller's manager takes it."""
         failed = self.error is not None
         cause = EndpointError(self.error) if failed else None
         return ServiceResponse(

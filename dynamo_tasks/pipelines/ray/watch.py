@@ -21,7 +21,7 @@ _LOOKS = 5
 
 @dataclass
 class _Sign:
-    """What an actor was asked for."""
+    """A sign of life that an actor was asked for, and its deadline."""
 
     answer: Future[bool]
     until: float

@@ -13,7 +13,7 @@ from dynamo_tasks.protocol.http.structure import check_structure
 __all__ = ["MAX_DEPTH", "decode_json", "decode_nested", "decode_object"]
 
 MAX_DEPTH = 64
-"""How deeply the JSON of a body may be nested."""
+"""Levels to which the JSON of a body may be nested."""
 _BOM = b"\xef\xbb\xbf"
 _OTHERS = {
     b"\x1f\x8b": "gzip, which the header Content-Encoding must say",
@@ -44,7 +44,7 @@ def decode_json(raw: bytes) -> Any:
 
 
 def _cause(raw: bytes) -> str:
-    """What the parser's own words do not tell."""
+    """Find the cause that the parser's own message does not tell."""
     if raw[:2] in _OTHERS:
         return f"it is {_OTHERS[raw[:2]]}; UTF-8 is expected"
     if raw[1:2] == b"\0" or raw[:1] == b"\0":
@@ -74,7 +74,7 @@ def _too_deep() -> InvalidRequestError:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Whether JSON is nested more deeply; level by level, so that nothing here is recursive."""
+    """Tell whether JSON is nested more deeply; level by level, so that nothing here is recursive."""
     layer = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
         layer = [

@@ -1,4 +1,4 @@
-"""What one API key may ask for, and what it has left."""
+"""The limits of one API key, and the allowance that it has left."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     @property
     def counted(self) -> bool:
-        """Whether the server has to be asked."""
+        """``True`` if Redis has to be asked."""
         return bool(self.requests_per_minute or self.concurrent_requests)
 
 
 class Allowance(Struct, frozen=True, kw_only=True):
-    """What a key has left, as the server answered one request.
+    """The allowance that a key has left, as Redis answered for one request.
 
     Attributes:
         limit: Requests per minute; 0 = no limit.
@@ -58,7 +58,7 @@ class Allowance(Struct, frozen=True, kw_only=True):
             raise RateLimitError(f"this API key: {self.reason}", retry_after=self.retry_after)
 
     def headers(self) -> list[tuple[bytes, bytes]]:
-        """In OpenAI's names; nothing without a limit of requests per minute."""
+        """The headers of an answer, in OpenAI's names; none without a limit of requests per minute."""
         if not self.limit:
             return []
         return [

@@ -91,7 +91,7 @@ class Message(Struct):
 
 
 class OpenAIRequest(Struct, kw_only=True):
-    """What all three APIs share.
+    """The fields that all three APIs share.
 
     Attributes:
         model: A served model name.
@@ -106,7 +106,7 @@ class OpenAIRequest(Struct, kw_only=True):
 
 
 class GenerationRequest(OpenAIRequest, kw_only=True):
-    """What chat completions and completions share.
+    """The fields that chat completions and completions share.
 
     Attributes:
         background: Run on without a reader; without ``stream`` the answer is 202 with the request's id.
@@ -143,7 +143,7 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
 
     @property
     def include_usage(self) -> bool:
-        """Whether the stream ends with a usage chunk."""
+        """``True`` if the stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
 

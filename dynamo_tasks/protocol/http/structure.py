@@ -1,4 +1,4 @@
-"""How much there is in a JSON text, found out before it is decoded.
+"""The amount of values in a JSON text, bounded before it is decoded.
 
 A decoder holds the interpreter until it is done, in whichever thread it runs. Texts cost it next to nothing (10 MB in
 20 ms); a million small objects cost a second, in which nobody else is served. So their number is bounded, and counted
@@ -49,7 +49,7 @@ def _count(raw: bytes, mark: bytes) -> int:
 
 
 def _behind(raw: bytes, at: int) -> int:
-    """The place behind the string that goes on at ``at``."""
+    """The place after the string that goes on at ``at``."""
     end = len(raw)
     while at < end:
         found = _INSIDE.match(raw, at, min(at + _WINDOW, end))

@@ -53,7 +53,7 @@ class Client:
 
     @property
     def streaming(self) -> bool:
-        """Whether the endpoint gives a stream: as declared, else as its live instances say."""
+        """``True`` if the endpoint gives a stream: as declared, else as its live instances say."""
         if self.declared is not None:
             return self.declared.is_stream
         return all(info.streaming for info in self._runtime.watcher(self.id.namespace).of(self.id))
@@ -153,7 +153,7 @@ class Client:
 
 
 class RemoteClient:
-    """What ``depends()`` gives for a service in another process: one attribute per endpoint."""
+    """The client that ``depends()`` gives for a service in another process: one attribute per endpoint."""
 
     def __init__(self, runtime: DistributedRuntime, target: DynamoService[Any] | EndpointId):
         self._runtime = runtime

@@ -60,12 +60,12 @@ class DistributedRuntime:
         """Connect.
 
         Args:
-            url: Of the server; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
+            url: Of the Redis server; ``DYNAMO_REDIS_URL``, else the embedded server, by default.
             prefix: What all keys start with, a Celery application's ``global_keyprefix``; ``DYNAMO_KEY_PREFIX`` by
                 default.
             health_check: Times of the checks of what this process serves, as ``health_check`` of a service class.
-            timeout: Seconds that a server which cannot be reached, or refuses for the moment, is waited for; by
-                default it is tried once.
+            timeout: Seconds that a Redis server which cannot be reached, or refuses for the moment, is waited for;
+                by default it is tried once.
 
         Raises:
             ConfigError: an unknown key in ``health_check``.
@@ -113,7 +113,7 @@ class DistributedRuntime:
             return await self.registry.watch(namespace)
 
     def watcher(self, namespace: str) -> Watcher:
-        """The same, once it was started."""
+        """The watcher of a namespace, once it was started."""
         return self.registry.watcher(namespace)
 
 
@@ -134,7 +134,7 @@ class Namespace:
             return await self.runtime.client.registry.instances(self.name)
 
     def subject(self, topic: str) -> Subject:
-        """What its own events are published on, ``namespace.<ns>.<topic>``, or a full subject."""
+        """The subject of its own events, ``namespace.<ns>.<topic>``, or a full subject as it is."""
         return Subject.of(self.name, "", topic)
 
     async def publish(self, topic: str, payload: Any) -> str:
@@ -187,7 +187,7 @@ class Component:
             return await self.drt.client.registry.instances(self.namespace.name, self.name)
 
     def subject(self, topic: str) -> Subject:
-        """What its events are published on, ``namespace.<ns>.component.<c>.<topic>``, or a full subject."""
+        """The subject of its events, ``namespace.<ns>.component.<c>.<topic>``, or a full subject as it is."""
         return Subject.of(self.namespace.name, self.name, topic)
 
     async def publish(self, topic: str, payload: Any) -> str:
@@ -200,7 +200,7 @@ class Component:
         Raises:
             InvalidRequestError: the payload is not JSON.
             PayloadTooLargeError: it is too large.
-            ServerUnavailableError: the server cannot be reached.
+            ServerUnavailableError: Redis cannot be reached.
         """
         async with in_time():
             return await self.drt.registry.events.publish(self.subject(topic), payload)
@@ -219,7 +219,7 @@ class Component:
             topic: As published; or a full subject, ``namespace.dynamo.component.a.kv_events``: another component's.
             since: Id of the last event seen, or a Unix time: what came later is replayed. Only new ones by
                 default, counted from the first iteration, or from ``await component.subscribe(...)``.
-            group: Name of a durable group: the server keeps how far it is, its members share the events, and each
+            group: Name of a durable consumer group: Redis keeps its position, its members share the events, and each
                 is dealt with at least once. ``since`` is where a new group begins; with the oldest event by default.
             ack_wait: Seconds after which an event that a member took and did not deal with goes to another one.
 
@@ -314,7 +314,7 @@ class Endpoint:
 
     @property
     def endpoint_config(self) -> EndpointConfig | None:
-        """How this process serves it from plain code; ``None`` where it does not."""
+        """The configuration by which plain code of this process serves it; ``None`` where none does."""
         serving = self.component.drt._serving
         return None if serving is None else serving.configs.get(self.id)
 

@@ -1,4 +1,4 @@
-"""How plain code serves an endpoint: a function and what goes with it, put together step by step."""
+"""Configurations of endpoints that plain code serves: a function and its settings, built step by step."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Probe: TypeAlias = Callable[[], bool | Awaitable[bool | None] | None]
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointConfig:
-    """How an endpoint is served.
+    """The configuration of an endpoint.
 
     Attributes:
         handler: ``f(request)`` or ``f(request, context)``: an async generator, coroutine, plain function or plain
@@ -61,37 +61,37 @@ class EndpointConfigBuilder:
         self._config = config or EndpointConfig(handler=_missing)
 
     def handler(self, handler: Callable[..., Any]) -> Self:
-        """What serves the requests."""
+        """Set the function that serves the requests."""
         self._config = replace(self._config, handler=handler)
         return self
 
     def stats_handler(self, handler: StatsHandler) -> Self:
-        """What adds to the endpoint's stats."""
+        """Set the function that adds to the endpoint's stats."""
         self._config = replace(self._config, stats_handler=handler)
         return self
 
     def policy(self, policy: str) -> Self:
-        """``continue``, ``replay``, ``restart`` or ``fail``."""
+        """Set the policy: ``continue``, ``replay``, ``restart`` or ``fail``."""
         self._config = replace(self._config, policy=policy)
         return self
 
     def model(self, card: ModelCard) -> Self:
-        """The model that it serves."""
+        """Set the model that it serves."""
         self._config = replace(self._config, model=card)
         return self
 
     def health_check_payload(self, payload: Any) -> Self:
-        """A request that shows whether it works."""
+        """Set a request that shows whether it works."""
         self._config = replace(self._config, health_check_payload=payload)
         return self
 
     def liveness(self, probe: Probe) -> Self:
-        """What tells whether the process is alive."""
+        """Set the probe that tells whether the process is alive."""
         self._config = replace(self._config, liveness=probe)
         return self
 
     def readiness(self, probe: Probe) -> Self:
-        """What tells whether it can take work."""
+        """Set the probe that tells whether it can take work."""
         self._config = replace(self._config, readiness=probe)
         return self
 

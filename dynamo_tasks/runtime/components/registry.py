@@ -1,4 +1,4 @@
-"""What a process has once, however many objects of the hierarchy stand for it.
+"""The registry of what a process has once, however many objects of the hierarchy stand for it.
 
 Clients of a namespace share one watcher, so a hundred clients of one component are one subscription; the
 endpoints that this process serves have their stats handlers here, by service and endpoint.
@@ -27,7 +27,7 @@ StatsHandler = Callable[[], Mapping[str, Any]]
 
 
 class Registry:
-    """One per process and server.
+    """The shared objects of a process; one per process and Redis server.
 
     Attributes:
         channels: The process's subscriptions.
@@ -59,7 +59,7 @@ class Registry:
             return watcher
 
     def watcher(self, namespace: str) -> Watcher:
-        """The same, once it was started."""
+        """The watcher of a namespace, once it was started."""
         return self._watchers[namespace]
 
     async def close(self) -> None:

@@ -31,7 +31,7 @@ __all__ = ["Item", "RemoteCall", "submit"]
 _CHILD_ABANDON_AFTER = 30.0
 """A parent that lost its worker must be found dead, queued and claimed again within this time."""
 _CHILD_PATIENCE = 60.0
-"""Seconds that a server may keep silent when a running request makes a call: that outlives most outages."""
+"""Seconds that Redis may keep silent when a running request makes a call: that outlives most outages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,7 @@ async def submit(client: StoreClient, new: NewRequest) -> Subscription:
 
 
 def _ends_children(exc: BaseException, context: Context) -> bool:
-    """Whether a call is left for good, and not by an attempt whose successor will find it again."""
+    """Tell whether a call is left for good, and not by an attempt whose successor will find it again."""
     if not isinstance(exc, Stop):
         return not context.is_stopped
     return exc.reason in ("cancel", "deadline", "time_limit") or str(exc) in TERMINAL
@@ -129,7 +129,7 @@ class RemoteCall:
             end.raise_for_state()
 
     def _stop(self) -> None:
-        """The context that it belongs to was stopped."""
+        """End the call, since the context that it belongs to was stopped."""
         assert self._context is not None
         if self._context.is_killed and self._sub is not None:
             self._sub.fail(RequestCancelledError("the context of the call was killed"))

@@ -25,7 +25,7 @@ __all__ = ["Annex"]
 
 @dataclass
 class Annex:
-    """What a worker process serves beside its own service; under the same lease, in the same namespace.
+    """The endpoints that a process serves beside its service; under the same lease, in the same namespace.
 
     Attributes:
         app: The Celery application.

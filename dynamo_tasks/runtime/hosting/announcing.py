@@ -11,7 +11,7 @@ __all__ = ["Announcements"]
 
 
 class Announcements:
-    """What of a process's endpoints is announced, and what waits until its queue is consumed."""
+    """The announced endpoints of a process, and those that wait until their queue is consumed."""
 
     def __init__(self) -> None:
         self._silent: dict[str, tuple[Instance, InstanceInfo]] = {}
@@ -19,7 +19,7 @@ class Announcements:
     def heard(
         self, instance: Instance, infos: Iterable[InstanceInfo], queues: Collection[str] | None
     ) -> list[InstanceInfo]:
-        """What an instance may announce as it starts.
+        """Choose the endpoints that an instance may announce as it starts.
 
         Args:
             instance: It.
@@ -35,7 +35,7 @@ class Announcements:
         return announced
 
     async def follow(self, instances: Iterable[Instance], queue: str, *, consumed: bool) -> None:
-        """A queue is consumed from now on, or no more."""
+        """Follow a queue that is consumed from now on, or no more."""
         if consumed:
             instance, info = self._silent.pop(queue, (None, None))
             if instance is not None and info is not None:

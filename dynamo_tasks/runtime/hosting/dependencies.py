@@ -1,4 +1,4 @@
-"""What a service depends on, seen from the process that it lives in."""
+"""The dependencies of a service, seen from the process that it lives in."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def colocated(service: Service) -> list[Service]:
 
 
 def _collect(service: Service, found: list[Service], *, entry: bool = False) -> None:
-    """Dependencies first; components other than the entry live elsewhere."""
+    """Collect dependencies first; components other than the entry live elsewhere."""
     if service in found or (service.is_dynamo_component() and not entry):
         return
     for dependency in service.dependencies.values():

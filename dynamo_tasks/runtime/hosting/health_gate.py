@@ -1,4 +1,4 @@
-"""What follows from the health checks of an instance: out of the registry and off the queues, or back."""
+"""The consequences of an instance's health checks: out of the registry and off the queues, or back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class HealthGate:
         self._registrations = registrations
 
     async def result(self, reason: str) -> None:
-        """A round is done.
+        """Act on a round that is done.
 
         Args:
             reason: What is wrong; ``""`` where all is well.

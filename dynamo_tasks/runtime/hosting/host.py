@@ -56,7 +56,7 @@ class ServiceHost:
     Args:
         app: The Celery application.
         graph: Configured; its entry is the service to host.
-        wait: Whether to wait for a server that cannot be reached yet.
+        wait: Whether to wait for a Redis server that cannot be reached yet.
 
     Attributes:
         http: Serves the HTTP methods of a component; ``None`` where it does not, or where they are served by
@@ -101,7 +101,7 @@ class ServiceHost:
 
     @property
     def is_component(self) -> bool:
-        """Whether it serves requests from the queue."""
+        """``True`` if it serves requests from the queue."""
         return self.service.is_dynamo_component() and bool(self.service.get_dynamo_endpoints())
 
     @property
@@ -121,7 +121,7 @@ class ServiceHost:
         return SystemServer(port, self._why_not, max_lag=lag)
 
     def _why_not(self) -> str:
-        """Why the process takes no work now; asked in a thread."""
+        """Say why the process takes no work now; called in a thread."""
         if self._runtime is None or not self._runtime.client.store.commands.connected:
             return "there is no connection to the Redis server"
         if self.is_component and not (self._registered and self._registered.registered):
@@ -148,7 +148,7 @@ class ServiceHost:
         return self.instances[self.service]
 
     async def connect(self) -> WorkerContext:
-        """Reach the server.
+        """Connect to Redis.
 
         Raises:
             ServerUnavailableError: it cannot be reached.
@@ -177,7 +177,7 @@ class ServiceHost:
         return self._executor
 
     async def _check_memory(self, runtime: DistributedRuntime) -> None:
-        """Tell early what would be told by refused requests later."""
+        """Warn early of low memory, for which requests would be refused later."""
         memory = await memory_of(runtime.client.store)
         if self.is_component and memory.is_tight(self.capacity):
             event(
@@ -195,7 +195,7 @@ class ServiceHost:
             pool: Of the worker, which calls :meth:`enter` once it takes messages; without one, nobody has to.
         """
         if self.system is not None:
-            # First: who probes a process that loads a model sees that it lives.
+            # First, so that probes find the process alive while it loads a model.
             await self.system.start()
         for service in colocated(self.service):
             await start_service(self.runtime, service, self.instances)
@@ -270,7 +270,7 @@ class ServiceHost:
         self.lifecycle.advance(InstanceState.REGISTERED)
 
     def _take_orders(self, pool: Any) -> None:
-        """Sleep and wake when somebody says so."""
+        """Obey orders to sleep and to wake."""
         assert self._registered is not None
         dormancy = SleepController(self.lifecycle, self.app.intake, self._registered, self.instance, pool)
         namespace, _ = self.service.dynamo_address()
@@ -294,19 +294,19 @@ class ServiceHost:
         executor.on_engine_died = self._engine_died
 
     def _engine_died(self, reason: str) -> None:
-        """An endpoint says so: take nothing more before that is cleared up."""
+        """Take nothing more, since an endpoint reports a dead engine, and check the health now."""
         self.app.intake.pause()
         if self._health is not None:
             self._health.suspect()
 
     def _dead(self, reason: str) -> None:
-        """It must be started anew: what runs is handed over, and the process ends."""
+        """Hand over what runs and end the process, which must be started anew."""
         self.lifecycle.tell("instance.dead", reason)
         self.failed = True
         signal.raise_signal(signal.SIGQUIT)
 
     def _add_stats(self, declared: DynamoEndpoint) -> None:
-        """What is counted anyway, and what the service itself tells: ``stats(endpoint name)``."""
+        """Add the meters of an endpoint, and what the service itself reports: ``stats(endpoint name)``."""
         self.runtime.registry.add_stats(declared.id, meters_of(declared.id).stats)
         own = getattr(self.instance, "stats", None)
         if callable(own):
@@ -340,12 +340,12 @@ class ServiceHost:
         return load
 
     async def consumes(self, queue: str, *, consumed: bool) -> None:
-        """A queue is consumed from now on, or no more."""
+        """Follow a queue that is consumed from now on, or no more."""
         if self._registered is not None:
             await self._announced.follow([self._registered], queue, consumed=consumed)
 
     def facts(self) -> dict[str, Any]:
-        """What Celery's ``inspect stats`` tells of the instance beside Celery's own numbers; Flower shows it."""
+        """Facts about the instance for Celery's ``inspect stats``, beside Celery's own; Flower shows them."""
         port = {"system_port": self.system.port} if self.system is not None else {}
         return {"instance_id": f"{self.lease:x}", **msgspec.to_builtins(self._last_load), **port}
 

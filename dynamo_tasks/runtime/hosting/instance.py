@@ -38,7 +38,7 @@ class Instance:
     """Keeps a registration alive.
 
     Args:
-        store: The server.
+        store: The Redis server.
         namespace: Where it registers.
         lease: Its lease id.
         load: Asked for the current load at each renewal.
@@ -89,16 +89,16 @@ class Instance:
 
     @property
     def registered(self) -> bool:
-        """Whether it can be found."""
+        """``True`` while it can be found."""
         return self._registered
 
     @property
     def infos(self) -> list[InstanceInfo]:
-        """What it announces."""
+        """The endpoints that it announces."""
         return list(self._infos)
 
     async def _subscribe(self, wire: Wire) -> None:
-        # Presence is the last one of them: who is seen can be told everything.
+        # The presence channel comes last: an instance that is seen there gets every order.
         for channel in (self._control, self._channel):
             await wire.execute("SUBSCRIBE", channel)
 
@@ -121,7 +121,7 @@ class Instance:
             self._appearing = asyncio.ensure_future(retry_until_up(self._commands, self._presence.start))
 
     async def start(self, infos: list[InstanceInfo]) -> None:
-        """Be present, then register and keep the lease; waits for a server that is away or refuses."""
+        """Be present, then register and keep the lease; waits for a Redis server that is away or refuses."""
         self._infos = infos
         self.appear()
         assert self._appearing is not None
@@ -145,7 +145,7 @@ class Instance:
 
         Raises:
             AlreadyRegisteredError: another instance has this lease.
-            ServerUnavailableError: the server cannot be reached.
+            ServerUnavailableError: Redis cannot be reached.
         """
         if self._registered:
             return
@@ -163,7 +163,7 @@ class Instance:
         _tell_registered(infos)
 
     async def replace(self, infos: list[InstanceInfo]) -> None:
-        """Announce these endpoints in the place of all others; where the server is away, it is told later."""
+        """Announce these endpoints in the place of all others; where Redis is away, it gets them later."""
         gone = [info for info in self._infos if info not in infos]
         self._infos = list(infos)
         if self._registered:
@@ -211,7 +211,7 @@ class Instance:
             metrics.histogram("lease_renewal_seconds").observe(time.monotonic() - began)
 
     async def _reconcile(self) -> None:
-        """What the server says we own and we do not run goes back to its queue, once that was seen twice."""
+        """Requeue what Redis says this instance owns and it does not run, once that was seen twice."""
         owned = await self._recovery.owned(self._namespace, self.lease)
         extra = owned - set(self._running())
         for request_id in extra & self._unaccounted:
@@ -235,7 +235,7 @@ class Instance:
             event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
 
     async def _leave_queues(self) -> None:
-        """What waits for this instance alone, any other one may take."""
+        """Let any other instance take what waits for this one alone."""
         await self._recovery.inherit([info.id for info in self._infos], self.lease)
 
     async def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""What serves HTTP in a process beside the queue."""
+"""The interface of an HTTP server in a process, beside the queue."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["Listener"]
 
 
 class Listener(Protocol):
-    """What serves HTTP beside the queue."""
+    """An HTTP server beside the queue."""
 
     @property
     def url(self) -> str | None:
-        """Where others reach it; ``None`` while it does not listen."""
+        """The URL at which others reach it; ``None`` while it does not listen."""
 
     async def start(self) -> None:
         """Listen."""

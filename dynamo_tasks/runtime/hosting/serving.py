@@ -52,7 +52,7 @@ class ServiceGroup:
         lifecycle: State of the instance.
 
     Args:
-        client: The server.
+        client: Connections to Redis.
         registry: The process's.
         health: Times of the health checks.
         capacity: Slots.
@@ -127,7 +127,7 @@ class ServiceGroup:
         return True
 
     def _dead(self, reason: str) -> None:
-        """What runs is handed over, and serving ends; the program is told where it waits for that."""
+        """Hand over what runs, and end serving; :meth:`wait_closed` reports it to the program."""
         self.lifecycle.tell("instance.dead", reason)
         self._died_of = reason
         self._dying = asyncio.create_task(self.close(hand_over=True), name="dying")
@@ -170,22 +170,22 @@ class ServiceGroup:
         await self._worker.begin()
 
     async def consumes(self, queue: str, *, consumed: bool) -> None:
-        """A queue is consumed from now on, or no more."""
+        """Follow a queue that is consumed from now on, or no more."""
         await self._announced.follow(self._instances.values(), queue, consumed=consumed)
 
     async def connect(self) -> WorkerContext:
-        """Start what runs requests."""
+        """Start the executor of requests."""
         await self._executor.start()
         self._app.executor = self._executor
         return self._executor
 
     async def start(self, pool: Any) -> None:
-        """The worker starts: sweep and recover, as every worker does."""
+        """Sweep and recover from now on, as every worker does."""
         for helper in self._helpers:
             await helper.start()
 
     async def enter(self) -> None:
-        """Each endpoint registers by itself."""
+        """Do nothing: each endpoint registers by itself."""
 
     async def deregister(self) -> None:
         """Leave the registry; what runs goes on."""
@@ -195,7 +195,7 @@ class ServiceGroup:
             await instance.deregister()
 
     async def stop(self) -> None:
-        """The worker has ended: revoke the lease, close."""
+        """Revoke the lease and close, since the worker has ended."""
         for helper in self._helpers:
             await helper.stop()
         await self._executor.close()

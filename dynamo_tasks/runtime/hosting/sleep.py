@@ -33,7 +33,7 @@ _HAND_OVER = 10.0
 
 
 class SleepOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """How to sleep.
+    """An order to sleep.
 
     Attributes:
         level: 1 = weights go to the host's memory, 2 = they are dropped and loaded anew; the KV cache is
@@ -59,7 +59,7 @@ class Sleeper(Protocol):
 
 
 class Pool(Protocol):
-    """What runs requests."""
+    """The pool that runs requests."""
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Wait until no request runs."""

@@ -1,4 +1,4 @@
-"""How many requests a service takes: one process of it, and the component as a whole."""
+"""Slots: the requests that a service takes at a time, one process of it and the component as a whole."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Visitor:
         self._runtime: DistributedRuntime | None = None
 
     async def start(self) -> None:
-        """Reach the server, and start the plain services that live with this one.
+        """Connect to Redis, and start the plain services that live with this one.
 
         Raises:
             ServerUnavailableError: it cannot be reached.

@@ -1,4 +1,4 @@
-"""What runs in the background of a process for as long as it serves."""
+"""Actors: tasks in the background of a process, for as long as it serves."""
 
 from __future__ import annotations
 
@@ -33,4 +33,4 @@ class Actor(ABC):
 
     @abstractmethod
     async def _run(self) -> None:
-        """What it does, until it is cancelled."""
+        """Do its work, until it is cancelled."""

@@ -1,4 +1,4 @@
-"""Who is dead: a pure judge over observations, on the observer's monotonic clock.
+"""The failure detector: a pure judge over observations, on the observer's monotonic clock.
 
 An instance is dead
 
@@ -6,7 +6,7 @@ An instance is dead
 * by *presence*: nobody holds its alive channel in two polls in a row, and its counter did not move in between.
   A forked child may keep the socket open; then the lease decides.
 
-After the observer's connection was lost or the server was replaced, a restarted server shows everyone as absent: for
+After the observer's connection was lost or Redis was replaced, a restarted Redis shows everyone as absent: for
 ``GRACE`` seconds an absence is believed only of instances that have been seen alive there since. Nor is it believed
 when more than half of the instances vanish at once.
 A wrong guess is harmless: the fence keeps the old owner from writing.
@@ -22,12 +22,12 @@ from dynamo_tasks.store.registry import LEASE_TTL
 __all__ = ["GRACE", "Detector", "Sighting"]
 
 GRACE = 5.0
-"""Seconds that everybody is given to come back, after a reconnect or a change of the server."""
+"""Seconds that everybody is given to come back, after a reconnect or a change of the Redis server."""
 
 
 @dataclass(frozen=True)
 class Sighting:
-    """What one poll saw of an instance.
+    """The observation of an instance by one poll.
 
     Attributes:
         counter: Value of its lease; ``None`` where the key is gone.
@@ -44,8 +44,8 @@ class _Track:
     moved_at: float
     absent: int = 0
     seen: bool = False
-    """Present at a moment in which its counter moved, since the last disturbance. Its channel alone proves nothing: a
-    server may hold a connection for open whose other end is long gone."""
+    """Present at a moment in which its counter moved, since the last disturbance. Its channel alone proves nothing:
+    Redis may hold a connection for open whose other end is long gone."""
 
 
 class Detector:
@@ -58,7 +58,7 @@ class Detector:
         self._all_back_at = 0.0
 
     def disturbed(self, now: float) -> None:
-        """The observer reconnected, or the server is another one: who is not there may still come back."""
+        """Note a reconnect, or a change of the Redis server: an absent instance may still come back."""
         self._all_back_at = now + self._grace
         for track in self._tracks.values():
             track.moved_at, track.absent, track.seen = max(track.moved_at, now), 0, False
@@ -97,5 +97,5 @@ class Detector:
         track.absent = 0 if seen.present else track.absent + 1
 
     def forget(self, lease: int) -> None:
-        """Its requests were given back."""
+        """Forget an instance whose requests were given back."""
         self._tracks.pop(lease, None)

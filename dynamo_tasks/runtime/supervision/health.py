@@ -40,7 +40,7 @@ class HealthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def of(cls, service: type) -> HealthSettings:
-        """What a service class says.
+        """Read the settings of a service class.
 
         Raises:
             ConfigError: an unknown key, or no number.
@@ -50,7 +50,7 @@ class HealthSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @classmethod
     def parse(cls, given: Mapping[str, Any], owner: str) -> HealthSettings:
-        """From a mapping.
+        """Read the settings from a mapping.
 
         Args:
             given: Seconds by name.
@@ -73,8 +73,8 @@ class HealthMonitor(Actor):
         ask: Asks the hooks of a kind, ``liveness`` or ``readiness``.
         handlers: Its endpoints; asked each round.
         busy: Whether requests run: then no canary is sent.
-        on_result: Told of each round: ``""`` where all is well, else what is wrong.
-        on_dead: Told once when liveness failed twice in a row.
+        on_result: Notified of each round: ``""`` where all is well, else what is wrong.
+        on_dead: Notified once when liveness failed twice in a row.
     """
 
     name = "health"
@@ -100,7 +100,7 @@ class HealthMonitor(Actor):
         self._suspected = asyncio.Event()
 
     def suspect(self) -> None:
-        """There is reason to think that it is dead: check now, and take a single no for an answer."""
+        """Check now, since it may be dead, and take a single no for an answer."""
         self._failures = _DEAD_AFTER - 1
         self._suspected.set()
 
@@ -116,10 +116,10 @@ class HealthMonitor(Actor):
             self._lag = loop.time() - slept - interval
 
     async def check(self) -> str:
-        """One round; says what is wrong, or nothing."""
+        """Run one round; says what is wrong, or nothing."""
         dead = await self._ask("liveness")
         self._failures = self._failures + 1 if dead else 0
-        if self._failures == _DEAD_AFTER:
+        if self._failures == _DEAD_AFTER:  # not >=: it is notified once
             self._on_dead(dead)
         if self._lag > self._settings.max_lag:
             return f"the event loop was blocked for {self._lag:.1f} s"

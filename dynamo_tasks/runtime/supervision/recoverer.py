@@ -1,6 +1,6 @@
 """The actor that watches all instances of all namespaces and gives back what dead ones held.
 
-Runs in every worker and every frontend; whoever comes first takes a short lock on the server.
+Runs in every worker and every frontend; the first one to come takes a short lock in Redis.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Recoverer(Actor):
         # Once more: the answer may have come over a new connection.
         self._notice_disturbance(now)
         if now - self._looked_at.get(namespace, now) > _STALL:
-            # We hung, or the server did: nobody could renew a lease that we could have seen.
+            # We hung, or Redis did: nobody could renew a lease that we could have seen.
             detector.disturbed(now)
         self._looked_at[namespace] = now
         sightings = {lease: Sighting(*one) for lease, one in zip(leases, seen, strict=True)}

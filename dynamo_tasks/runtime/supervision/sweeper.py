@@ -1,6 +1,6 @@
-"""What any live process does for all: moves due messages, ends abandoned and overdue requests, erases purged ones.
+"""The sweeper of a live process: moves due messages, ends abandoned and overdue requests, erases purged ones.
 
-Every step is one script that takes its work from the server atomically, so any number of sweepers may
+Every step is one script that takes its work from Redis atomically, so any number of sweepers may
 run side by side.
 """
 
@@ -30,7 +30,7 @@ class Sweeper(Actor):
     """The actor; one per process that serves.
 
     Args:
-        store: The server.
+        store: The Redis server.
         erases: Whether this process takes messages of purged requests from queues: frontends have no right to
             (docs/security.md).
     """
@@ -86,7 +86,7 @@ class Sweeper(Actor):
             metrics.counter("sweeper_moves_total", kind="abandoned").inc()
 
     async def _overdue(self, namespace: str, request_id: str) -> None:
-        """Still queued: expired. Running past its deadline, and its owner did not end it: ended from here."""
+        """Expire a request that is still queued; end one past its deadline that its owner did not end."""
         if await self._ledger.expire(namespace, request_id, "its time passed in the queue") == "RUNNING":
             error = DeadlineExceededError("the request ran past its deadline")
             end = End(State.FAILED, "deadline", error=ErrorInfo.of(error))

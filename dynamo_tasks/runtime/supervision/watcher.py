@@ -1,4 +1,4 @@
-"""What this process knows of the live instances of a namespace."""
+"""This process's view of the live instances of a namespace."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ class Watcher:
         instances = [info for info in found if info.endpoint != ASLEEP]
         leases = {info.lease_id for info in instances}
         self.loads = await self._registry.loads(self.namespace, leases)
-        # Whoever dies without a word is missed when its lease has run out, and not at the next round.
+        # An instance that dies without a word is missed when its lease has run out, and not at the next round.
         left = await self._registry.time_left(self.namespace, leases)
         self._relist_in = min(_RELIST, left + _EXPIRED)
         self._tell_new(instances)
@@ -101,7 +101,7 @@ class Watcher:
         return [info for info in self.instances if info.id == endpoint]
 
     def candidates(self, endpoint: EndpointId) -> list[Candidate]:
-        """The same with their loads, for a router."""
+        """Live instances of an endpoint with their loads, for a router."""
         return [Candidate(info.lease_id, self.loads.get(info.lease_id, Load())) for info in self.of(endpoint)]
 
     async def wait_for(

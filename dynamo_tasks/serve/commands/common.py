@@ -1,4 +1,4 @@
-"""How a command of ``dynamo-tasks`` ends when something is wrong: one line on stderr and exit code 2."""
+"""The end of a ``dynamo-tasks`` command when something is wrong: one line on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class CliError(click.ClickException):
 
     @classmethod
     def of(cls, error: DynamoError | OSError | click.UsageError) -> CliError:
-        """The same message on one line."""
+        """Make an error with the same message on one line."""
         if isinstance(error, click.UsageError):
             asked = error.ctx.command_path if error.ctx else "dynamo-tasks"
             return cls(f"{error.format_message().rstrip('.')} (see {asked} --help)")
@@ -32,7 +32,7 @@ class OneLineGroup(click.Group):
     """A group of commands whose expected errors are one line instead of a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order in which a newcomer needs them, not of the alphabet."""
+        """List them in the order in which a newcomer needs them, not of the alphabet."""
         return list(self.commands)
 
     def make_context(self, *args: Any, **kwargs: Any) -> click.Context:

@@ -175,7 +175,7 @@ def _check_keys(api_key: str | None) -> None:
 
 
 def _gpu_mode(allocation: bool | None, require: bool) -> str | None:
-    """What the command line says; ``None`` leaves it to the environment."""
+    """The GPU mode of the command line; ``None`` leaves it to the environment."""
     if require and allocation is False:
         raise click.UsageError("--require-gpu and --no-gpu-allocation exclude each other")
     if require:

@@ -38,10 +38,10 @@ def status(namespace: str | None, watch: bool, interval: float, as_json: bool) -
 
 
 def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
-    """What runs at a Redis URL (in one namespace), in the shape of ``status --json``.
+    """Take a snapshot of what runs at a Redis URL (in one namespace), in the shape of ``status --json``.
 
     Raises:
-        ServerUnavailableError: the server cannot be reached.
+        ServerUnavailableError: Redis cannot be reached.
     """
     # At the moment of use: `dynamo-tasks --help` and `serve` itself must not wait for Celery.
     from dynamo_tasks.pipelines.inspect import jobs_of

@@ -1,4 +1,4 @@
-"""What ``serve`` shows: coloured on a terminal, plain lines elsewhere."""
+"""The output of ``serve``: coloured on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""From a graph and its settings to processes, ports and GPUs."""
+"""Processes, ports and GPUs for a graph and its settings."""

@@ -1,7 +1,7 @@
-"""What `serve` refuses besides the graph and its settings, and its dry run with it: nothing is started for it.
+"""Checks of `serve` and of its dry run, besides those of the graph and its settings: they start nothing.
 
-What may be otherwise a moment later is not looked at here: ports that are in use, a server that does not answer, GPUs
-that other processes have.
+What may be otherwise a moment later is not looked at here: ports that are in use, a Redis server that does not
+answer, GPUs that other processes have.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def check_surroundings(
         What to warn of.
 
     Raises:
-        ConfigError: the address is not this machine's, a variable is not as it must be, the URL of the server, what it
+        ConfigError: the address is not this machine's, a variable is not as it must be, the URL of Redis, what it
             names or the state directory cannot be used, or more GPUs are asked for than there are.
     """
     environ = os.environ if environ is None else environ

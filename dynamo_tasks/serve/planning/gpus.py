@@ -21,7 +21,7 @@ __all__ = ["GpuPins"]
 
 
 class GpuPins:
-    """Which process gets which GPUs; it keeps them over new starts.
+    """The GPUs of each process; it keeps them over new starts.
 
     Args:
         home: Where claims are noted.
@@ -36,7 +36,7 @@ class GpuPins:
         self._devices: dict[str, str] = {}
 
     def check(self, specs: Sequence[ProcessSpec]) -> str:
-        """As :meth:`claim`, as if nobody else had any; nothing is taken."""
+        """Check a :meth:`claim` as if no other process had any GPU; nothing is taken."""
         mode, wanted = self._asked(specs)
         if mode == "off" or not wanted:
             return ""

@@ -1,4 +1,4 @@
-"""Which services of a graph serve HTTP, and on which ports.
+"""The services of a graph that serve HTTP, and their ports.
 
 ==========================================  ==================================================================
 the entry, plain or with HTTP methods       ``--port``

@@ -1,4 +1,4 @@
-"""From a graph and its settings to the processes that serve it.
+"""The processes that serve a graph, by its settings.
 
 - A component that is enabled and has endpoints: ``workers`` Celery workers.
 - The entry service, if it is not such a component, and a component that has HTTP methods alone: ``workers``
@@ -49,7 +49,7 @@ _DEFAULT_GRAPHS = ("workers.agg:Frontend", "dynamo_tasks.services.agg:Frontend")
 
 @dataclass(frozen=True, kw_only=True)
 class PlanOptions:
-    """What the command line of ``serve`` says about the graph.
+    """The options of the command line of ``serve`` about the graph.
 
     Attributes:
         graph: ``module:Class`` of the entry service.
@@ -61,7 +61,7 @@ class PlanOptions:
         port: Its port, already chosen (not 0).
         loglevel: Of the workers and the HTTP process.
         system_port: Where processes serve metrics and probes: the first one's port, 0 = any; ``None`` = they don't.
-        node_suffix: Makes Celery node names unique where several ``serve`` share a server.
+        node_suffix: Makes Celery node names unique where several ``serve`` share a Redis server.
     """
 
     graph: str

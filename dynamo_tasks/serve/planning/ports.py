@@ -12,7 +12,7 @@ __all__ = ["check_port", "free_port", "share_address"]
 
 
 def free_port(host: str, port: int = 0) -> int | None:
-    """Whether a port can be listened on now.
+    """Try to listen on a port, or on any free one.
 
     Args:
         host: Address of this machine, or a name of it.
@@ -62,7 +62,7 @@ def check_port(host: str, port: int, option: str = "--host") -> int:
 
 
 def share_address(one: str, other: str) -> bool:
-    """Whether a port of the one host cannot be listened on at the other, too.
+    """Tell whether a port of the one host cannot be listened on at the other, too.
 
     Raises:
         ConfigError: one of them is no host.

@@ -1,4 +1,4 @@
-"""What a supervised process is, and when it is started again."""
+"""The description of a supervised process, and the policy by which it is started again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["Notice", "NoticeKind", "Plan", "ProcessSpec", "RestartPolicy"]
 
 @dataclass(frozen=True, kw_only=True)
 class RestartPolicy:
-    """When a process that ended is started again.
+    """The policy by which a process that ended is started again.
 
     Attributes:
         max_quick_failures: After so many quick ends in a row it is given up.
@@ -71,7 +71,7 @@ class ProcessSpec:
 
 
 class NoticeKind(StrEnum):
-    """What happened to a process."""
+    """The kind of an event in the life of a process."""
 
     STARTED = "started"
     READY = "ready"
@@ -100,7 +100,7 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is to run.
+    """The processes to run.
 
     Attributes:
         processes: In the order of their start: components first, the HTTP process last.

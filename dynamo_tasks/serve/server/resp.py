@@ -1,6 +1,6 @@
 """A PING for a Redis server over a plain socket.
 
-``serve`` must know whether a server answers before anything of the library runs; one AUTH and one PING
+``serve`` must know whether Redis answers before anything of the library runs; one AUTH and one PING
 need no client library. Protocol: https://valkey.io/topics/protocol/ (RESP2).
 """
 
@@ -27,7 +27,7 @@ _SCHEMES = ("redis", "rediss", "unix")
 
 @dataclass(frozen=True)
 class Address:
-    """What a Redis URL says, as far as a PING needs it.
+    """The parts of a Redis URL that a PING needs.
 
     Attributes:
         scheme: ``redis``, ``rediss`` (TLS) or ``unix``.
@@ -78,7 +78,7 @@ class Address:
 
 
 def ping(url: str, *, timeout: float = 2.0) -> str:
-    """Ask a server whether it answers.
+    """Ask a Redis server whether it answers.
 
     Args:
         url: See :meth:`Address.parse`; with ``sentinel://`` the master is asked, over the library's own client.
