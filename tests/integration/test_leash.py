@@ -33,9 +33,9 @@ def child(file):
     time.sleep(60)
 
 if __name__ == "__main__":
-    from dynamo_tasks.engines.parent_death_signal import leash_children
+    from dynamo_tasks.engines.parent_death_signal import end_children_with_parent
 
-    leash_children()
+    end_children_with_parent()
     spawn(child, sys.argv[1])
     time.sleep(60)
 """

@@ -252,7 +252,7 @@ class Channel(CheckedChannel):
                 self._take(raw, queue)
             return
         # To the front of its queue: the first one last.
-        await greenlets.run_yielding(self._push_back, key, *reversed(raws))
+        await greenlets.run_yielding(self._push_back, queue, *reversed(raws))
         await greenlets.run_yielding(self.settle_late, dict.fromkeys(noted, False))
 
     def _takes(self, queue: str) -> bool:
@@ -297,9 +297,9 @@ class Channel(CheckedChannel):
                 self.qos.ack(tag)
 
     def _push_back(self, key: str, *raws: bytes | str) -> None:
+        """Put messages to the front of a queue; its key is without the prefix, which the client adds."""
         with self.conn_or_acquire() as client:
-            # Not through rpush(): the client would put the prefix in front of the key again.
-            client.connection_pool and client.execute_command("RPUSH", key, *raws)
+            client.rpush(key, *raws)
 
     def _update_queue_cycle(self) -> None:
         super()._update_queue_cycle()
@@ -342,7 +342,7 @@ class Channel(CheckedChannel):
             if HEADER in message.headers:
                 priority = self._get_message_priority(message._raw, reverse=False)
                 key = self._q_for_pri(message.delivery_info["routing_key"], priority)
-                self._push_back(f"{self.global_keyprefix}{key}", dumps(message._raw))
+                self._push_back(key, dumps(message._raw))
             else:
                 self.qos.restore_by_tag(tag, leftmost=False)
             self.qos._delivered.pop(tag, None)
