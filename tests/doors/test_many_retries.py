@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from pathlib import Path
 
@@ -57,7 +56,8 @@ def test_each_gets_its_retries(redis_server: RedisServer, tmp_path: Path) -> Non
         told = folder.python("client.py", timeout=150, **env)
     assert told["got"] == [2] * 100
     assert set(told["states"]) == {"SUCCESS"}
-    kinds = Counter(json.dumps([one for one in heard if one != "task-received"]) for heard in told["events"])
-    assert list(kinds) == [
-        json.dumps(["task-started", "task-retried"] * 2 + ["task-started", "task-succeeded"])
-    ]
+    # The retry's message is out before its event, as in Celery: the next run may be told to have started first.
+    for heard in told["events"]:
+        kinds = Counter(one for one in heard if one != "task-received")
+        assert kinds == {"task-started": 3, "task-retried": 2, "task-succeeded": 1}
+        assert heard[-1] == "task-succeeded"
