@@ -84,3 +84,16 @@ def test_no_module_of_ours_is_imported_by_its_name() -> None:
             if by_name and any(re.search(r"['\"]dynamo_tasks", ast.unparse(value)) for value in node.args):
                 hits.append(f"{dotted(path)}:{node.lineno}")
     assert hits == []
+
+
+def test_nobody_draws_from_the_programs_random_numbers() -> None:
+    """``random.uniform()`` and its like share a state that a program may have seeded."""
+    hits = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            match node:
+                case ast.Call(func=ast.Attribute(value=ast.Name(id="random"), attr=name)) if name[
+                    0
+                ].islower():
+                    hits.append(f"{dotted(path)}:{node.lineno}")
+    assert hits == []

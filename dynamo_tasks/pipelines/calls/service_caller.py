@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import random
 import threading
 import time
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import ConfigError, ServiceCallError, ServiceTimeoutError, UnknownServiceError
 from dynamo_tasks.pipelines.calls.messages import ServiceRequest, ServiceResponse
 from dynamo_tasks.pipelines.calls.queues import LocalQueueDescriptor, QueueDescriptor, RequestQueue
+from dynamo_tasks.protocol.jitter import jittered
 
 __all__ = ["ASYNC_TIMEOUT", "SYNC_TIMEOUT", "ServiceManager"]
 
@@ -235,7 +235,7 @@ class ServiceManager:
             return  # its caller has given up
         if not response.success and pending.wants_retry(response):
             delay = min(_LAST_DELAY, _FIRST_DELAY * 2 ** (pending.request.attempt - 1))
-            due = time.monotonic() + delay * random.uniform(0.5, 1.0)
+            due = time.monotonic() + jittered(delay)
             heapq.heappush(self._due, (due, pending.request.request_id, pending))
             return
         self._forget(response.request_id)

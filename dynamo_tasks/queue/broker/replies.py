@@ -19,7 +19,6 @@ the result there as well. Invariants:
 from __future__ import annotations
 
 import os
-import random
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -32,6 +31,7 @@ from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import ResultSet
 from celery.states import READY_STATES
 
+from dynamo_tasks.protocol.jitter import chosen
 from dynamo_tasks.queue.broker.patience import while_away
 
 __all__ = ["Replies", "is_inbox"]
@@ -275,7 +275,7 @@ class _Members:
         if self._set is None or time.monotonic() - self._asked < _LOOK:
             return
         open_ones = [one for one in _requests(self._set) if one._cache is None]
-        for one in random.sample(open_ones, min(len(open_ones), _MOST_MEMBERS)):
+        for one in chosen(open_ones, _MOST_MEMBERS):
             meta = one.overdue()
             if meta is not None:
                 self._tell(meta, None)

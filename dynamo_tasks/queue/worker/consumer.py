@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import random
 import time
 import weakref
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from dynamo_tasks.errors import InvalidRequestError, ServerRefusedError, Unknown
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
+from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.envelope import HEADER
@@ -243,7 +243,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             except self.connection_errors as exc:
                 if failures.due():
                     event("store.reconnect_failed", connection="broker", server=conn.as_uri(), error=str(exc))
-                await_(asyncio.sleep(delay * random.uniform(0.5, 1.0)))
+                await_(asyncio.sleep(jittered(delay)))
                 delay = min(delay * 2, _MAX_DELAY)
             else:
                 if not self.first_connection_attempt:

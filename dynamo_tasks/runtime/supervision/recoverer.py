@@ -6,13 +6,13 @@ Runs in every worker and every frontend; the first one to come takes a short loc
 from __future__ import annotations
 
 import asyncio
-import random
 import secrets
 
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.tracing import span
+from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.runtime.supervision.detector import Detector, Sighting
 from dynamo_tasks.store.ledger.recovery import Recovery
@@ -50,7 +50,7 @@ class Recoverer(Actor):
                 await self._poll(asyncio.get_running_loop().time())
             except DynamoError:
                 await asyncio.sleep(_EVERY)
-            await asyncio.sleep(_EVERY * random.uniform(0.8, 1.2))
+            await asyncio.sleep(jittered(_EVERY, 0.8, 1.2))
 
     async def _poll(self, now: float) -> None:
         if now >= self._namespaces_at:

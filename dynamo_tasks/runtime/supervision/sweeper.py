@@ -7,11 +7,11 @@ run side by side.
 from __future__ import annotations
 
 import asyncio
-import random
 
 from dynamo_tasks.errors import DeadlineExceededError, DynamoError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.store.ledger.ledger import Ledger, cancelled
@@ -63,7 +63,7 @@ class Sweeper(Actor):
                     seldom_at = loop.time() + _SELDOM_EVERY
             except DynamoError:
                 await asyncio.sleep(_EVERY)
-            await asyncio.sleep(_EVERY * random.uniform(0.8, 1.2))
+            await asyncio.sleep(jittered(_EVERY, 0.8, 1.2))
 
     async def _seldom(self, namespace: str) -> None:
         with contained("ledger", f"readers of {namespace}"):

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from dynamo_tasks.config import ResolvedConfig
+from dynamo_tasks.protocol.jitter import jittered
 
 __all__ = ["Notice", "NoticeKind", "Plan", "ProcessSpec", "RestartPolicy"]
 
@@ -37,7 +37,7 @@ class RestartPolicy:
     def delay(self, failures: int) -> float:
         """Seconds to wait after the n-th quick end in a row (0 = the run was a long one)."""
         wait: float = min(self.max_s, self.base_s * 2.0 ** max(0, failures - 1))
-        return wait * random.uniform(1 - self.jitter, 1 + self.jitter)
+        return jittered(wait, 1 - self.jitter, 1 + self.jitter)
 
 
 @dataclass(frozen=True, kw_only=True)

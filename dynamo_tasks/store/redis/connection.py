@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import random
 import time
 from collections.abc import Awaitable, Callable
 
@@ -16,6 +15,7 @@ from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
+from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.store.redis import sentinel
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.refusals import code_of, refusal
@@ -127,7 +127,7 @@ class Link:
     async def _reconnect(self) -> None:
         delay, began, failures = _FIRST_DELAY, time.monotonic(), LogThrottle()
         while not self._closing:
-            await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+            await asyncio.sleep(jittered(delay))
             try:
                 await self._connect(self._patience)
             except DynamoError as exc:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
-import random
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import TypeVar
@@ -13,6 +12,7 @@ from typing import TypeVar
 from dynamo_tasks.errors import ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
+from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.store.redis.connection import Link
 
 __all__ = ["PATIENCE", "at_start", "in_time", "patiently", "retry_until_up"]
@@ -82,7 +82,7 @@ async def patiently(ask: Callable[[], Awaitable[T]], within: float) -> T:
                 raise
             if failures.due():
                 event("store.reconnect_failed", connection="first", server="", error=exc.message)
-        await asyncio.sleep(delay * random.uniform(0.5, 1.0))
+        await asyncio.sleep(jittered(delay))
         delay = min(2 * delay, _MAX_DELAY)
 
 
