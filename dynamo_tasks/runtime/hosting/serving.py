@@ -110,12 +110,22 @@ class ServiceGroup:
             if config.stats_handler is not None:
                 self._registry.add_stats(endpoint, config.stats_handler)
             info = self._info(endpoint, config, declared)
-            await self._listen(endpoint)
-            await self._register(info)
+            try:
+                await self._listen(endpoint)
+                await self._register(info)
+            except BaseException:
+                self._forget(endpoint)
+                raise
             if self.lifecycle.state is InstanceState.REGISTERED:
                 self.lifecycle.advance(InstanceState.RUNNING)
                 await self._health.start()
             return info
+
+    def _forget(self, endpoint: EndpointId) -> None:
+        """Drop what is known of an endpoint that could not be served, so that its start can be tried again."""
+        handler = self._handlers.pop(str(endpoint))
+        self._checked = [one for one in self._checked if one is not handler]
+        del self.configs[endpoint]
 
     async def _ask(self, hook: Hook) -> bool:
         """Ask the probes of all endpoints."""
@@ -148,7 +158,11 @@ class ServiceGroup:
             self._client.store, info.namespace, self.lease, load=self._load, on_order=self._executor.order,
             running=self._executor.running_ids, stats=self._registry.stats,
         )  # fmt: skip
-        await instance.start([info])
+        try:
+            await instance.start([info])
+        except BaseException:
+            del self._instances[info.namespace]
+            raise
         if self.lifecycle.state is InstanceState.CREATED:
             self.lifecycle.advance(InstanceState.REGISTERED)
 

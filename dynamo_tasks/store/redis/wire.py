@@ -224,6 +224,8 @@ class Wire(asyncio.Protocol):
     async def pipeline(self, commands: Iterable[Command]) -> list[Reply]:
         """Send commands at once and return all replies; errors are returned in their places."""
         packed = [pack(tuple(command)) for command in commands]
+        if not packed:
+            return []
         reply = await self._write(b"".join(packed), len(packed))
         return [reply] if len(packed) == 1 else reply
 

@@ -104,3 +104,21 @@ def test_a_program_that_ends_finishes_what_runs(with_runtime: Run, program: Proc
 
     with_runtime(session)
     assert "ended" in program.output
+
+
+def test_a_start_that_was_given_up_can_be_tried_again(own_server: RedisServer) -> None:
+    async def session() -> int:
+        async with await DistributedRuntime.create(own_server.url) as runtime:
+            endpoint = runtime.namespace("own-again").component("Here").endpoint("double")
+            own_server.freeze()
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(1):
+                    await endpoint.endpoint_builder().handler(lambda number: number * 2).start()
+            own_server.thaw()
+            await endpoint.endpoint_builder().handler(lambda number: number * 3).start()
+            client = await endpoint.client(annotated=False)
+            await client.wait_for_instances(1, timeout=30)
+            found: int = await client(7)
+            return found
+
+    assert asyncio.run(session()) == 21
