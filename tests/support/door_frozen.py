@@ -23,7 +23,7 @@ if IS_CONNECTED:
         assert double.delay(4).get(timeout=30) == 8
     assert group(double.s(1), double.s(2)).delay().get(timeout=30) == [2, 4]
     waiting["get"] = double.apply_async((1,), countdown=600)
-    waiting["group get"] = group(double.s(1), double.s(2)).apply_async(countdown=600)
+    waiting["group get"] = group(double.s(number) for number in range(24)).apply_async(countdown=600)
     waiting["chord get"] = chord([double.s(1).set(countdown=600), double.s(2)], Caller.count.si(1)).delay()
     print("connected", flush=True)
     sys.stdin.readline()

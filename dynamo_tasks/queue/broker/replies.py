@@ -156,6 +156,9 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         with suppress(*self._connection_errors):
             self._reconnect_pubsub()
             self._lost_at = None
+            return
+        # The next one is due some time after this one's end: each may wait for an answer, and a set has many members.
+        self._lost_at = time.monotonic()
 
     def _reconnect_pubsub(self) -> None:
         self._is_open = False
@@ -178,8 +181,12 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         return self._lost_at is not None
 
     def cancel_for(self, task_id: str) -> None:
-        """Celery's: unsubscribe, where it is subscribed to."""
-        if self._get_key_for_task(task_id) in self.subscribed_to:
+        """Celery's: unsubscribe, where it is subscribed to. A connection that is lost has no subscriptions to end."""
+        key = self._get_key_for_task(task_id)
+        if self._lost_at is not None:
+            # Each result that is dropped calls this: it must not try to reconnect, and wait, for every one of them.
+            self.subscribed_to.discard(key)
+        elif key in self.subscribed_to:
             super().cancel_for(task_id)
 
     def on_wait_for_pending(self, result: Any, timeout: float | None = None, **kwargs: Any) -> None:
@@ -275,7 +282,10 @@ class _Members:
         if self._set is None or time.monotonic() - self._asked < _LOOK:
             return
         open_ones = [one for one in _requests(self._set) if one._cache is None]
+        until = time.monotonic() + _LOOK  # one question may take as long; the caller has a timeout of his own
         for one in chosen(open_ones, _MOST_MEMBERS):
+            if time.monotonic() > until:
+                break
             meta = one.overdue()
             if meta is not None:
                 self._tell(meta, None)
