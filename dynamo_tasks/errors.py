@@ -369,7 +369,7 @@ class JobFailedError(RequestFailedError):
 
 
 class ProtocolError(DynamoError):
-    """What was read from the server is not what this release, or a peer of it, writes."""
+    """Something was read from Redis that neither this release nor a peer of it writes."""
 
     code = "protocol_error"
 

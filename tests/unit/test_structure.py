@@ -97,3 +97,15 @@ def test_nobody_draws_from_the_programs_random_numbers() -> None:
                 ].islower():
                     hits.append(f"{dotted(path)}:{node.lineno}")
     assert hits == []
+
+
+def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
+    vague = re.compile(r"(What|Whether|Who|Whoever|Where|How|That)\b")
+    kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    hits = []
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            text = ast.get_docstring(node) if isinstance(node, kinds) else None
+            if text and vague.match(text):
+                hits.append(f"{dotted(path)}: {text.splitlines()[0]}")
+    assert hits == []
