@@ -10,6 +10,7 @@ os.environ["DYNAMO_STRICT_TELEMETRY"] = "1"
 import contextlib
 import importlib
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -30,6 +31,8 @@ sys.dont_write_bytecode = False
 # Loaded here and not at the end of the session, where Python 3.11.7 may fail to rewrite their modules.
 with contextlib.suppress(ImportError):
     importlib.import_module("schemathesis.reporting.allure")
+# A run under nohup ignores hang-ups, and so would every process that it starts.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
 
