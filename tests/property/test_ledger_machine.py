@@ -53,6 +53,19 @@ def test_the_invariants_hold() -> None:
         run_machine(25, 40)
 
 
+@pytest.mark.usefixtures("connected")
+def test_a_dead_request_that_was_settled_and_purged_keeps_nothing() -> None:
+    """Found by a long run."""
+    with simulated_clock(NAMES):
+        state = LedgerMachine()
+        state.begin()
+        state.poison(n=1, revive=False)
+        state.work(n=1, settle=True)
+        state.purge(n=1)
+        state.holds()
+        state.teardown()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("connected")

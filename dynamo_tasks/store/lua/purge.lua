@@ -7,7 +7,7 @@
 -- ARGV   1 base, 2 id
 -- returns 'OK' | 'GONE' | 'ACTIVE' it has not ended
 local id, notes = ARGV[2], base .. 'erase'
-local r = fields(KEYS[1], 'st', 'own', 'en', 'q', 'qs', 'tn', 'tw')
+local r = fields(KEYS[1], 'st', 'own', 'set', 'en', 'q', 'qs', 'tn', 'tw')
 if not r.st then return 'GONE' end
 if not TERMINAL[r.st] then return 'ACTIVE' end
 if r.q then
@@ -20,7 +20,7 @@ redis.call('HDEL', KEYS[1], 'msg', 'dmsg', 'out', 'err', 'rnd')
 redis.call('ZREM', base .. 'queued', id)
 redis.call('ZREM', base .. 'dead', id)
 redis.call('HSET', KEYS[1], 'pur', '1')
-if not r.own then
+if not r.own or r.set == '1' then
   redis.call('HSET', KEYS[1], 'set', '1')
   settled(KEYS[1])
 end
