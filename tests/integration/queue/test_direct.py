@@ -118,7 +118,7 @@ def test_the_usual_call_takes_the_short_way(lab: Lab, published: list[str]) -> N
 @pytest.mark.parametrize(
     "options",
     [
-        {"countdown": 60}, {"expires": 60}, {"priority": 5}, {"link": []}, {"queue": "dynamo-tasks"},
+        {"countdown": 60}, {"expires": 60}, {"priority": 5}, {"link": []}, {"queue": "direct-elsewhere"},
         {"headers": {"number": 1}}, {"headers": {"expires": "2030-01-01T00:00:00"}},
         {"ignore_result": True}, {"time_limit": 5}, {"shadow": "other"},
         {"serializer": "json"}, {"retry": False},
