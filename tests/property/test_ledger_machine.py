@@ -67,7 +67,7 @@ def test_a_dead_request_that_was_settled_and_purged_keeps_nothing() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("connected")
 def test_the_invariants_hold_in_long_runs() -> None:
     with simulated_clock(NAMES):

@@ -11,7 +11,7 @@ __all__ = ["connected"]
 
 pytestmark = [
     pytest.mark.slow,
-    pytest.mark.timeout(400),
+    pytest.mark.timeout(1800),
     # Runs are random: one in some dozens meets none that shows the rarest of them. Other failures count at once.
     pytest.mark.flaky(reruns=2, only_rerun="DID NOT RAISE"),
 ]
