@@ -140,7 +140,8 @@ class TaskRunner:
     async def _try(self, commit: Commit) -> str:
         plan, jobs = self.session.plan, self.session.watch.jobs
         # Where the reply is lost, its number tells whether it was done.
-        return await retry_until_up(            jobs.store.commands, lambda: jobs.commit(
+        return await retry_until_up(
+            jobs.store.commands, lambda: jobs.commit(
                 plan.id, self._request, self._claim, commit,
                 most_waiting=plan.settings.queue_size, most_dead=plan.settings.dead_letter_limit,
             )

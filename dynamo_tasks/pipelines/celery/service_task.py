@@ -98,9 +98,8 @@ class CeleryServiceTask(BaseServiceTask):
         async def answer(request: Any) -> Any:
             call = self._bound(method, request)
             with self._counted():
-                if (
-                    self._all_plain
-                ):  # its threads take turns: those that wait are handled without a switch between
+                # Its threads take turns: those that wait are handled without a switch between.
+                if self._all_plain:
                     return await self._in_thread(self._timed, call)
                 async with self._slots:
                     with self._measured():
