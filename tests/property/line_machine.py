@@ -135,6 +135,11 @@ class LineMachine(RuleBasedStateMachine):
     def cancel(self, pick: int) -> None:
         self.ask(self.place.ledger.cancel(self.place.namespace, self.ids[pick % len(self.ids)]))
 
+    @precondition(_has_ids)
+    @rule(pick=picks)
+    def purge(self, pick: int) -> None:
+        self.ask(self.place.ledger.purge(self.place.namespace, self.ids[pick % len(self.ids)]))
+
     @rule(lease=st.sampled_from(LEASES))
     def die(self, lease: int) -> None:
         """It is found dead, what it held is given back, and it comes again."""

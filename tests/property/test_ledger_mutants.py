@@ -63,7 +63,6 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("claim", "  if r.st == 'RUNNING' then take_from_the_dead(previous) end\n", ""),
     ("claim", "= r.st == 'RUNNING' and of_running() or nil", TAKEN_TOO_EARLY),
     ("purge", "  redis.call('RPUSH', notes, cmsgpack.pack({ id, r.q }))\n", ""),
-    ("purge", "  leave_line(id, r)\n", ""),
     ("erase", "wanted[id_of(message) or '']", "false"),
     ("erase", "wanted[id_of(message) or '']", "true"),
     ("erase", "if job.first then redis.call('RPUSH', KEYS[2], cmsgpack.pack(job)) end", ""),

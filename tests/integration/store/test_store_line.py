@@ -319,3 +319,19 @@ async def test_who_is_cancelled_in_line_still_gets_celerys_tail_in_its_turn(
             await owner.claim(owed)
         assert refused.value.reason == "UNSETTLED"
         assert await line.pop() == last
+
+
+@on_loop
+async def test_who_is_purged_in_line_leaves_it_at_once(redis_server: RedisServer) -> None:
+    """Nothing of it is left there: neither its place, nor its share of the length, nor what it cost its tenant."""
+    async with Place(redis_server.url) as place:
+        line = Line(place)
+        await line.limits(concurrency=1)
+        _, owed, last = await line.submit(count=3, ignore_result=False, tenant="a")
+        standing = f"{line.keys.base}line:Worker:{place.queue}"
+        await place.ledger.cancel(place.namespace, owed)
+        assert await place.do("ZRANGE", standing, 0, -1) == [owed.encode(), last.encode()]
+        before = await line.length()
+        await place.ledger.purge(place.namespace, owed)
+        assert await place.do("ZRANGE", standing, 0, -1) == [last.encode()]
+        assert await line.length() == before - 1
