@@ -30,6 +30,8 @@ BATCH = 8
 """Most messages of one pop: what gathered while the loop was busy comes at once, and no worker hoards."""
 _BLOCK = 5
 """Seconds after which an empty pop returns; a connection that stays silent for twice that is dropped."""
+_CALLS = 10
+"""Times that the server is asked to unblock a pop."""
 _RETRY = 0.1
 _LEFT_OUT = 5.0
 """Seconds for which a key that is no list is left out."""
@@ -64,6 +66,7 @@ class Puller:
         self.connected = asyncio.Event()
         """Set once it can pop."""
         self._stopping = False
+        self._popping = asyncio.Lock()
         self._delivering = asyncio.Lock()
         self._turn = 0
         self._left_out: dict[str, float] = {}
@@ -94,7 +97,8 @@ class Puller:
                     await self._link.start()
                     self.connected.set()
                 while not self._stopping and (count := self._room()):
-                    await self._pop(await self._link.wire(), count)
+                    async with self._popping:
+                        await self._pop(await self._link.wire(), count)
             except DynamoError as exc:
                 if not self.connected.is_set() and failures.due():
                     event(
@@ -156,6 +160,21 @@ class Puller:
         self._turn = (self._turn + 1) % len(queues)
         queues = queues[self._turn :] + queues[: self._turn]
         return [f"{q}{PRIORITY_SEPARATOR}{s}" if s else q for s in PRIORITY_STEPS for q in queues]
+
+    async def call_back(self, unblock: Callable[[int], object]) -> None:
+        """Wait for the pop in flight and for what it brings, for a second at most.
+
+        The request to unblock may reach the server before the pop that it is meant for: it is repeated.
+
+        Args:
+            unblock: Sends ``CLIENT UNBLOCK`` for a connection id.
+        """
+        for _ in range(_CALLS):
+            if self.blocked_as is not None and self._link.connected:
+                await greenlets.run_yielding(unblock, self.blocked_as)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(1 / _CALLS), self._popping:
+                    return
 
     async def stop(self, unblock: Callable[[int], object]) -> None:
         """End; what the last pop brings is still delivered.

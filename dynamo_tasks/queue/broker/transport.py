@@ -226,14 +226,15 @@ class Channel(CheckedChannel):
     def interrupt(self) -> None:
         """Call a pop back that is in flight."""
         if self._puller is not None and self._puller.blocked_as is not None:
-            self._calling_back = asyncio.ensure_future(
-                greenlets.run_yielding(self._unblock_quietly, self._puller.blocked_as)
-            )
+            self._calling_back = asyncio.ensure_future(self._puller.call_back(self._unblock_quietly))
 
-    async def arrived(self) -> None:
-        """Wait for what was popped and is being noted."""
+    async def rest(self) -> None:
+        """Wait for what was popped, and take no more: what is given back next must not be popped here again."""
         if self._puller is not None:
             await self._puller.delivered()
+        self.intake.pause()
+        if self._calling_back is not None:
+            await self._calling_back
 
     def proceed(self) -> None:
         """Pop again, if slots are free."""

@@ -142,7 +142,7 @@ class Shutdown:
         """Leave the registry, and give messages that were not started back to their queues."""
         await asyncio.sleep(0)  # what was accepted in this turn of the loop counts as started
         if (channel := self._channel()) is not None:
-            await channel.arrived()
+            await channel.rest()
         self._worker.hub.run_ready()  # what has ended is acknowledged, not given back
         await greenlets.run_yielding(self._give_back)
         await self._worker.host.deregister()
