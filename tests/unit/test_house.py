@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.releases import make_newer
+from tests.support.source import parsed
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("dynamo_tasks", "workers", "beat")
@@ -69,7 +70,7 @@ def names_defined_by(tree):
 
 @pytest.mark.parametrize("path", PUBLIC, ids=name_of)
 def test_public_module_says_what_it_is_and_what_it_exports(path):
-    tree = ast.parse(path.read_text())
+    tree = parsed(path)
     names = set(names_defined_by(tree))
     assert ast.get_docstring(tree), "no docstring"
     assert "__all__" in names or not names, "no __all__"
@@ -77,7 +78,7 @@ def test_public_module_says_what_it_is_and_what_it_exports(path):
 
 def test_benchmarks_take_nothing_from_the_tests():
     for path in (ROOT / "benchmarks").rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.ImportFrom):
                 assert not (node.module or "").startswith("tests"), f"{path}:{node.lineno}"
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.source import parsed
+
 TESTS = Path(__file__).parents[1]
 PAGE = TESTS.parent / "docs" / "promises.md"
 NAMED = re.compile(r"`(?P<path>[\w/]+\.py)::(?P<test>test_\w+)`(?P<star>\*?)")
@@ -22,7 +24,7 @@ SHOWN = sorted({found.groups() for row in ROWS for found in NAMED.finditer(row[-
 
 @functools.cache
 def _module(path: str) -> ast.Module:
-    return ast.parse((TESTS / path).read_text())
+    return parsed(TESTS / path)
 
 
 def _test(path: str, name: str) -> ast.FunctionDef | ast.AsyncFunctionDef:

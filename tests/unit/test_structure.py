@@ -5,6 +5,8 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from tests.support.source import parsed
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dynamo_tasks"
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -44,7 +46,7 @@ def arrows() -> dict[str, set[str]]:
     """File → the files it imports when it runs, wherever in it the import stands."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in FILES:
-        tree = ast.parse(path.read_text())
+        tree = parsed(path)
         hidden = only_for_types(tree)
         for node in ast.walk(tree):
             if node not in hidden:
@@ -77,7 +79,7 @@ def test_no_module_of_ours_is_imported_by_its_name() -> None:
     """A string hides an arrow from the linter: what is above is called through a port of ``dynamo_tasks.wiring``."""
     hits = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             by_name = isinstance(node, ast.Call) and ast.unparse(node.func).endswith(
                 ("import_module", "__import__")
             )
@@ -90,7 +92,7 @@ def test_nobody_draws_from_the_programs_random_numbers() -> None:
     """``random.uniform()`` and its like share a state that a program may have seeded."""
     hits = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             match node:
                 case ast.Call(func=ast.Attribute(value=ast.Name(id="random"), attr=name)) if name[
                     0
@@ -104,7 +106,7 @@ def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
     kinds = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     hits = []
     for path in FILES:
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             text = ast.get_docstring(node) if isinstance(node, kinds) else None
             if text and vague.match(text):
                 hits.append(f"{dotted(path)}: {text.splitlines()[0]}")

@@ -9,6 +9,7 @@ import pytest
 
 from dynamo_tasks.observe import LOG_EVENTS, METRICS, SPANS
 from dynamo_tasks.observe.document import telemetry_markdown
+from tests.support.source import parsed
 
 ROOT = Path(__file__).parents[3]
 LABELS_OF_FEW_VALUES = {"endpoint", "state", "code", "reason", "kind", "outcome", "source", "connection"} | {
@@ -67,7 +68,7 @@ def test_committed_documentation_is_current():
 def _literal_calls(function_names):
     """(file:line, function, first argument, keyword names) of all calls with a literal first argument."""
     for path in sorted((ROOT / "dynamo_tasks").rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if not (isinstance(node, ast.Call) and node.args and isinstance(node.args[0], ast.Constant)):
                 continue
             name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
@@ -81,7 +82,7 @@ def _texts():
     for path in (ROOT / "dynamo_tasks").rglob("*.py"):
         if path.parent.name == "observe" and path.name in ("catalogue.py", "metrics.py"):
             continue
-        for node in ast.walk(ast.parse(path.read_text())):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 yield node.value
 
