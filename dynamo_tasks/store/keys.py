@@ -107,9 +107,12 @@ def namespace_patterns(prefix: str, namespace: str) -> list[str]:
 
 
 def queue_keys(prefix: str, queue: str) -> list[str]:
-    """All keys of a queue: what waits in it by priority, and kombu's bindings."""
-    lists = [f"{prefix}{queue}{priority_suffix(step)}" for step in PRIORITY_STEPS]
-    return [*lists, *(f"{prefix}{one}{queue}" for one in _BINDINGS)]
+    """All keys of a queue: what waits in it by priority, how many stand in line behind that, and kombu's bindings."""
+    suffixes = [*map(priority_suffix, PRIORITY_STEPS), f"{PRIORITY_SEPARATOR}{LINE_STEP}"]
+    return [
+        *(f"{prefix}{queue}{suffix}" for suffix in suffixes),
+        *(f"{prefix}{one}{queue}" for one in _BINDINGS),
+    ]
 
 
 def consumer_name(lease: int) -> str:
