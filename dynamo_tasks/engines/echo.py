@@ -8,8 +8,7 @@ from collections.abc import AsyncGenerator
 from dynamo_tasks.engines.args import EngineArgs, Milliseconds
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
 from dynamo_tasks.engines.embedding import embed_all
-from dynamo_tasks.engines.text.only_prompt import UNSAMPLED, echoed
-from dynamo_tasks.engines.text.output import ChoiceOutput
+from dynamo_tasks.engines.text.output import UNSAMPLED, ChoiceOutput, echoed
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.errors import EngineDeadError
 from dynamo_tasks.observe.log import event

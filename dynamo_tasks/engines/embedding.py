@@ -12,8 +12,7 @@ from array import array
 from zlib import crc32
 
 from dynamo_tasks.engines.base import EmbeddingResult
-from dynamo_tasks.engines.text.context_length import check_text, too_long
-from dynamo_tasks.engines.text.fields import integer, token_ids
+from dynamo_tasks.engines.text.fields import check_text, integer, token_ids, too_long
 from dynamo_tasks.engines.text.threads import apart
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError

@@ -8,9 +8,9 @@ from typing import Any
 from dynamo_tasks.engines.embedding import check_input
 from dynamo_tasks.engines.text.payload import parse_embed
 from dynamo_tasks.engines.text.prompts import size_of, tokenized
+from dynamo_tasks.engines.text.template import allowed_tools, chat_of
 from dynamo_tasks.engines.text.threads import apart
 from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
-from dynamo_tasks.engines.text.tools import allowed_tools, chat_of
 from dynamo_tasks.errors import InvalidRequestError, UnknownModelError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta

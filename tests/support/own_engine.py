@@ -13,7 +13,7 @@ from celery.exceptions import Ignore
 
 from dynamo_tasks.engines.args import EngineArgs
 from dynamo_tasks.engines.mocker.engine import MockerArgs, MockerEngine
-from dynamo_tasks.engines.text.only_prompt import UNSAMPLED
+from dynamo_tasks.engines.text.output import UNSAMPLED
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from dynamo_tasks.protocol.tokens import TokenDelta

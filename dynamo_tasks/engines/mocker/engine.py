@@ -15,11 +15,9 @@ from msgspec import Meta
 
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
 from dynamo_tasks.engines.embedding import embed_all
-from dynamo_tasks.engines.mocker.pseudotext import PseudoText, text_keys
 from dynamo_tasks.engines.mocker.scheduler import Scheduler, SchedulerArgs
-from dynamo_tasks.engines.mocker.sequence import Run, Sequence
-from dynamo_tasks.engines.text.only_prompt import UNSAMPLED, echoed
-from dynamo_tasks.engines.text.output import ChoiceOutput
+from dynamo_tasks.engines.mocker.sequence import PseudoText, Run, Sequence, text_keys
+from dynamo_tasks.engines.text.output import UNSAMPLED, ChoiceOutput, echoed
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.errors import ConfigError, EngineDeadError, EngineError
 from dynamo_tasks.observe.log import event

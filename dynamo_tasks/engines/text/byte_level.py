@@ -13,7 +13,9 @@ import json
 import math
 from typing import Any
 
-__all__ = ["BytePieces", "ByteStream", "ByteTextStream", "longest_token"]
+from dynamo_tasks.errors import InvalidRequestError
+
+__all__ = ["BytePieces", "ByteStream", "ByteTextStream", "ByteTokenizer", "longest_token"]
 
 
 def _letters() -> dict[str, int]:
@@ -129,3 +131,44 @@ class ByteTextStream(ByteStream):
         """Take the next ids and give the text that is complete now."""
         pieces = self._pieces
         return self.feed(b"".join([pieces[token] for token in ids]))
+
+
+class _Bytes(ByteStream):
+    __slots__ = ()
+
+    def push(self, ids: list[int]) -> str:
+        return self.feed(bytes(ids))
+
+
+class ByteTokenizer:
+    """One token per byte of the UTF-8 text; ids 0..255, no special tokens."""
+
+    vocab_size = 256
+    chat_template: str | None = None
+    tool_template: str | None = None
+    special_tokens: dict[str, str] = {}  # noqa: RUF012 - ``Tokenizer`` declares an instance attribute
+
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
+        """The UTF-8 bytes of ``text``.
+
+        Raises:
+            InvalidRequestError: ``text`` holds half of a surrogate pair.
+        """
+        try:
+            return list(text.encode())
+        except UnicodeEncodeError as error:
+            raise InvalidRequestError(
+                f"text is not valid Unicode: lone surrogate at position {error.start}"
+            ) from error
+
+    def least_tokens(self, text: str) -> int:
+        """A byte at least per character."""
+        return len(text)
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
+        """The text; bytes that are no UTF-8 become U+FFFD."""
+        return bytes(ids).decode("utf-8", "replace")
+
+    def stream(self, *, skip_special_tokens: bool = True) -> _Bytes:
+        """A detokenizer for one new text."""
+        return _Bytes()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynamo_tasks.engines.text import fields
-from dynamo_tasks.engines.text.context_length import check_text, too_long
+from dynamo_tasks.engines.text.fields import check_text, too_long
 from dynamo_tasks.engines.text.request import EmbedRequest, GenerateRequest
 from dynamo_tasks.engines.text.template import render_chat
 from dynamo_tasks.engines.text.tokenizer import Tokenizer

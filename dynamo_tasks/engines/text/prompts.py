@@ -5,11 +5,11 @@ Choice ``i`` of prompt ``p`` has the index ``p * n + i``, as in OpenAI's complet
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
-from dynamo_tasks.engines.text.merge import merged
 from dynamo_tasks.engines.text.payload import check_length, parse_generate, prompt_ids
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
@@ -17,7 +17,8 @@ from dynamo_tasks.protocol.http.structure import MAX_VALUES
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta, several_prompts
 
-__all__ = ["generate_several", "single_payloads", "size_of", "tokenized"]
+__all__ = ["generate_several", "merged", "single_payloads", "size_of", "tokenized"]
+
 
 _Open = Callable[[Mapping[str, Any], int, dict[int, list[int]]], AsyncGenerator[TokenDelta, None]]
 
@@ -125,3 +126,41 @@ async def generate_several(
 
 def _sum(usages: list[dict[str, int]]) -> dict[str, int]:
     return {name: sum(usage.get(name, 0) for usage in usages) for name in usages[0]}
+
+
+T = TypeVar("T")
+
+
+def merged(sources: list[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """Their items in the order in which they come; ``aclose()`` closes all of them.
+
+    Args:
+        sources: Read side by side; the first error of one ends the whole.
+    """
+    return sources[0] if len(sources) == 1 else _merge(sources)
+
+
+async def _merge(sources: list[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    queue: asyncio.Queue[Any] = asyncio.Queue()
+    tasks = [asyncio.create_task(_pump(source, queue)) for source in sources]
+    for task in tasks:
+        task.add_done_callback(queue.put_nowait)
+    try:
+        left = len(tasks)
+        while left:
+            item = await queue.get()
+            if isinstance(item, asyncio.Task):
+                item.result()  # raises what ended it
+                left -= 1
+            else:
+                yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _pump(source: AsyncGenerator[T, None], queue: asyncio.Queue[Any]) -> None:
+    async with aclosing(source):
+        async for item in source:
+            queue.put_nowait(item)

@@ -8,11 +8,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
-from dynamo_tasks.engines.text.byte_level import BytePieces, ByteStream, ByteTextStream, longest_token
+from dynamo_tasks.engines.text.byte_level import BytePieces, ByteTextStream, ByteTokenizer, longest_token
 from dynamo_tasks.engines.text.threads import INLINE
-from dynamo_tasks.errors import ConfigError, InvalidRequestError
+from dynamo_tasks.errors import ConfigError
 
-__all__ = ["ByteTokenizer", "Detokenizer", "FileTokenizer", "Tokenizer", "load_tokenizer"]
+__all__ = ["Detokenizer", "FileTokenizer", "Tokenizer", "load_tokenizer"]
 
 _UNFINISHED = "\ufffd"
 _SPECIAL_TOKENS = (
@@ -70,47 +70,6 @@ class Tokenizer(Protocol):
     def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
         ...
-
-
-class _Bytes(ByteStream):
-    __slots__ = ()
-
-    def push(self, ids: list[int]) -> str:
-        return self.feed(bytes(ids))
-
-
-class ByteTokenizer:
-    """One token per byte of the UTF-8 text; ids 0..255, no special tokens."""
-
-    vocab_size = 256
-    chat_template: str | None = None
-    tool_template: str | None = None
-    special_tokens: dict[str, str] = {}  # noqa: RUF012 - the protocol declares an instance attribute
-
-    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
-        """The UTF-8 bytes of ``text``.
-
-        Raises:
-            InvalidRequestError: ``text`` holds half of a surrogate pair.
-        """
-        try:
-            return list(text.encode())
-        except UnicodeEncodeError as error:
-            raise InvalidRequestError(
-                f"text is not valid Unicode: lone surrogate at position {error.start}"
-            ) from error
-
-    def least_tokens(self, text: str) -> int:
-        """A byte at least per character."""
-        return len(text)
-
-    def decode(self, ids: list[int], *, skip_special_tokens: bool = True) -> str:
-        """The text; bytes that are no UTF-8 become U+FFFD."""
-        return bytes(ids).decode("utf-8", "replace")
-
-    def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
-        """A detokenizer for one new text."""
-        return _Bytes()
 
 
 class _FileStream:

@@ -3,8 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_tasks.engines import GenerateRequest
+from dynamo_tasks.engines.text.byte_level import ByteTokenizer
 from dynamo_tasks.engines.text.output import ChoiceOutput, StopScanner
-from dynamo_tasks.engines.text.tokenizer import ByteTokenizer
 
 LETTERS = st.text(alphabet="abc", max_size=30)
 STOPS = st.lists(st.text(alphabet="abc", min_size=1, max_size=4), min_size=1, max_size=3)

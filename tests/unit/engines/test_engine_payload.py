@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.engines import parse_embed, parse_generate
-from dynamo_tasks.engines.text.tokenizer import ByteTokenizer
+from dynamo_tasks.engines.text.byte_level import ByteTokenizer
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
 

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_tasks.engines.text.tokenizer import ByteTokenizer, load_tokenizer
+from dynamo_tasks.engines.text.byte_level import ByteTokenizer
+from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
 
 TEXT = "the quick brown fox · naïve café 漢字 🙂 jumps over the lazy dog"

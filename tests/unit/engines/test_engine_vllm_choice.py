@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from dynamo_tasks.engines.text.byte_level import ByteTokenizer
 from dynamo_tasks.engines.text.request import GenerateRequest
-from dynamo_tasks.engines.text.tokenizer import ByteTokenizer
 from dynamo_tasks.engines.vllm.choice import Choice
 from dynamo_tasks.engines.vllm.params import ModelLimits, check_request, is_replayed, sampling_arguments
 from dynamo_tasks.engines.vllm.stats import StatsCollector

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_tasks.engines.text.tokenizer import ByteTokenizer, FileTokenizer
+from dynamo_tasks.engines.text.byte_level import ByteTokenizer
+from dynamo_tasks.engines.text.tokenizer import FileTokenizer
 from tests.support.own_engine import make_tokenizer
 
 tokenizers = pytest.importorskip("tokenizers")
