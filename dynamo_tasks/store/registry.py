@@ -11,8 +11,8 @@ import msgspec
 from dynamo_tasks.errors import AlreadyRegisteredError, ProtocolError
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.containment import pass_over
-from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["LEASE_TTL", "RENEW_EVERY", "Registry", "Traffic", "new_lease"]

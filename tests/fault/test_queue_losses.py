@@ -16,7 +16,7 @@ import pytest
 from celery import chord
 
 from dynamo_tasks.queue.client.result import StreamResult
-from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.ledger.scripts import script
 from tests.support.faults import Line, kill_worker
 from tests.support.processes import Worker, until
 from tests.support.queue import SERVICE, Lab

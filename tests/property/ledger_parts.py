@@ -12,7 +12,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.store.ledger import submission
 from dynamo_tasks.store.ledger.ledger import Attempt
-from dynamo_tasks.store.redis.scripts import Script, script
+from dynamo_tasks.store.ledger.scripts import Script, script
 
 __all__ = ["CLOCK", "START", "Held", "Instance", "clock", "simulated_clock"]
 

@@ -15,8 +15,8 @@ from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
 from dynamo_tasks.store.ledger.forwarding import forward
 from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.refusals import ReplyError
-from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.registry import new_lease
 from tests.property.ledger_invariants import check_claim
 from tests.property.ledger_parts import Held, Instance

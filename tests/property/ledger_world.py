@@ -16,7 +16,7 @@ from dynamo_tasks.errors import IdempotencyConflictError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.store.ledger.ledger import Ledger, NewRequest
 from dynamo_tasks.store.ledger.recovery import Recovery
-from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
 from tests.property.ledger_invariants import Dump, History, check, read_dump

@@ -16,7 +16,7 @@ from dynamo_tasks.errors import FencedError
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS, priority_suffix
 from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.ledger.recovery import Recovery
-from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.ledger.scripts import script
 from tests.support.line import Line
 from tests.support.streams import Place
 

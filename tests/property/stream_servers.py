@@ -20,8 +20,8 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger.ledger import Attempt, cancelled
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.ledger.submission import NewRequest, submit_call
-from dynamo_tasks.store.redis.scripts import script
 
 __all__ = ["NAMESPACE", "RealServer", "Server", "SimulatedServer"]
 

@@ -9,7 +9,7 @@ from typing import Any
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS, priority_suffix
 from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
-from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.registry import Registry
 from tests.support.streams import DONE, Place
 

@@ -50,8 +50,8 @@ _EDITS: list[tuple[str, str, str]] = [
         '["v", self.needs, "en", str(self.endpoint)]',
         '["v", self.needs, "en", str(self.endpoint), "news", "1"]',
     ),
-    ("store/lua/_lib.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
-    ("store/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),
+    ("store/ledger/lua/_lib.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
+    ("store/ledger/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),
     (
         "store/streams/log.py",
         "        for kind, values in self._pending:\n            data =",

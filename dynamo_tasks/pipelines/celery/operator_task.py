@@ -1,8 +1,8 @@
 """A task of an operator in a worker: takes chunks, applies the function, commits.
 
 One round: read what waits, run the user's function over it in a thread of the task's own, and commit output, consumed
-input and counters in one step in Redis (``store/lua/job_commit.lua``). What was not committed did not happen: the
-next attempt, wherever it runs, begins with the same input.
+input and counters in one step in Redis (``store/ledger/lua/job_commit.lua``). What was not committed did not happen:
+the next attempt, wherever it runs, begins with the same input.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.store.ledger.ledger import Ledger
 from dynamo_tasks.store.ledger.record import Record
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.containment import contained
-from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["DeadList", "DeadRequest"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.store.ledger.ledger import Attempt
-from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["forward"]

@@ -40,8 +40,8 @@ from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger.notifications import notify_end
 from dynamo_tasks.store.ledger.record import Record, read_record
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.ledger.submission import NewRequest, left, submit_call, submitted
-from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["Attempt", "ClaimRefused", "Ledger", "Refusal", "cancelled", "release_call"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
-from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["Quota"]

@@ -13,9 +13,9 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, consumer_name, priority_suffix
 from dynamo_tasks.store.ledger.notifications import notify_end
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.ledger.unacked import restore_unacked
 from dynamo_tasks.store.redis.containment import contained
-from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["MAX_ATTEMPTS", "MAX_BARREN", "Recovery"]

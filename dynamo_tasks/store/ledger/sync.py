@@ -16,9 +16,9 @@ import redis
 from dynamo_tasks.errors import FencedError
 from dynamo_tasks.store.keys import Keys, namespaces_key
 from dynamo_tasks.store.ledger.ledger import cancelled, release_call
+from dynamo_tasks.store.ledger.scripts import Script, script
 from dynamo_tasks.store.ledger.submission import NewRequest, submit_call, submitted
 from dynamo_tasks.store.redis.parsing import refusal_of
-from dynamo_tasks.store.redis.scripts import Script, script
 from dynamo_tasks.store.redis.wire import pack
 
 __all__ = ["NoAnswer", "SyncLedger", "once_more"]

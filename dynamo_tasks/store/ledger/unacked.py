@@ -10,8 +10,8 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, Keys, priority_suffix, unacked_index_key, unacked_key
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.containment import contained
-from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["restore_unacked"]

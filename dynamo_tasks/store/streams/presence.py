@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.containment import contained
-from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["ReaderPresence"]

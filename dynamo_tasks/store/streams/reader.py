@@ -26,10 +26,10 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import ZERO, EventId, decode_pushed
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import client_channel
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.refusals import ReplyError
-from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.redis.wire import Wire
 from dynamo_tasks.store.streams.pages import Pages

@@ -35,10 +35,10 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.store.ledger.ledger import Attempt
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import is_wrong_type, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError, refusal
-from dynamo_tasks.store.redis.scripts import script
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.redis.wire import Reply, Wire, pack
 from dynamo_tasks.store.streams.log import DEFAULT_CAP, KEEP, OpenLog

@@ -11,7 +11,7 @@ from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.events import End, Kind
 from dynamo_tasks.store.ledger.ledger import ClaimRefused
-from dynamo_tasks.store.redis.scripts import script
+from dynamo_tasks.store.ledger.scripts import script
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Place, ask_again, eventually, on_loop, read_to_end, values
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Protocol
 
 from dynamo_tasks.store.redis.refusals import ReplyError
@@ -17,11 +17,7 @@ from dynamo_tasks.store.redis.wire import Reply
 
 __all__ = ["Runner", "Script", "script"]
 
-_FILES = {
-    one.name.removesuffix(".lua"): one.read_text()
-    for one in (files("dynamo_tasks.store") / "lua").iterdir()
-    if one.name.endswith(".lua")
-}
+_FILES = {one.stem: one.read_text() for one in Path(__file__).with_name("lua").glob("*.lua")}
 _MISSING = "NOSCRIPT"
 _RULES = "local line_rules\n"
 _PARTS = re.compile(r"\n\n(?=--|local )")
