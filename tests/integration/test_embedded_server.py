@@ -221,7 +221,7 @@ def test_a_killed_server_is_revived_with_its_data(home: Home) -> None:
     dead = server_of(home)
     assert dead
     os.kill(dead.pid, signal.SIGKILL)
-    server._process and server._process.wait(10)
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)
     assert server.revive() is True
     assert running_url(home) == url
     assert ask(url, "XLEN", "dt:test:log") == ":1"

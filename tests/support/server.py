@@ -45,7 +45,7 @@ class RedisServer:
         self.port = free_port()
         self._prefix = prefix
         self._binary = binary
-        self._folder = folder
+        self.folder = folder
         self._options = options
         self._process: subprocess.Popen[bytes] | None = None
         self.started_at = 0.0
@@ -58,7 +58,7 @@ class RedisServer:
     def start(self) -> Self:
         argv = [
             *self._prefix, str(self._binary or find_binary()), "--port", str(self.port), "--bind", self.host,
-            "--dir", str(self._folder),
+            "--dir", str(self.folder),
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning", *self._options,
         ]  # fmt: skip
         self._process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

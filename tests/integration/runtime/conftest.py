@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 
 from dynamo_tasks import DistributedRuntime
+from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.runtime.components.remote_call import RemoteCall
 from tests.support.server import RedisServer
+from tests.support.streams import eventually
 
 OWN = "tests.integration.runtime.own_services"
 
@@ -28,3 +32,16 @@ def with_runtime(redis_server: RedisServer) -> Callable[[Session], Any]:
         return asyncio.run(main())
 
     return run
+
+
+async def sent(runtime: DistributedRuntime, call: RemoteCall) -> asyncio.Task[Any]:
+    """The result of a call that the ledger knows; it is still to come."""
+    result = asyncio.create_task(call.result())
+
+    async def known() -> bool:
+        with contextlib.suppress(RequestNotFoundError):
+            return bool(await runtime.client.ledger.get(call.id))
+        return False
+
+    await eventually(known)
+    return result

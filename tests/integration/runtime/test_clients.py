@@ -19,6 +19,7 @@ from dynamo_tasks.store.registry import new_lease
 from tests.integration.runtime.conftest import OWN, Session
 from tests.support.processes import Worker, together
 from tests.support.server import RedisServer
+from tests.support.streams import eventually
 
 Run = Callable[[Session], Any]
 NAMESPACE = "own-clients"
@@ -206,8 +207,7 @@ def test_join_and_leave_are_seen_within_100_ms(with_runtime: Run, redis_server: 
                 assert await waiting == [info]
             await registry.revoke("own-joins", lease)
             async with asyncio.timeout(1):
-                while client.instance_ids():
-                    await runtime.watcher("own-joins")._changed.wait()
+                await eventually(lambda: not client.instance_ids())
 
     with_runtime(session)
 
@@ -222,8 +222,7 @@ def test_all_keys_of_a_dead_instance_go_with_its_lease(with_runtime: Run, redis_
             (info,) = await client.wait_for_instances(1, timeout=30)
             worker.kill()
         async with asyncio.timeout(30):
-            while client.instance_ids():
-                await runtime.watcher("own-dies")._changed.wait()
+            await eventually(lambda: not client.instance_ids(), 30)
             execute = runtime.client.store.commands.execute
             while any(not key.startswith(b"_kombu") for key in await execute("KEYS", f"*{info.lease_id:x}*")):
                 await asyncio.sleep(0.05)

@@ -28,9 +28,10 @@ from dynamo_tasks.queue.client.task import make_task
 from dynamo_tasks.runtime import Component
 from dynamo_tasks.store.registry import LEASE_TTL, new_lease
 from dynamo_tasks.store.topics.topic import EventLog
-from tests.integration.runtime.conftest import OWN, Session
+from tests.integration.runtime.conftest import OWN, Session, sent
 from tests.support.processes import Worker, environment, together
 from tests.support.server import RedisServer
+from tests.support.streams import eventually
 
 Run = Callable[[Session], Any]
 NAMESPACE = "own-components"
@@ -129,9 +130,7 @@ def test_a_real_worker_is_seen_and_missed_in_time(with_runtime: Run, redis_serve
             joined = seen - await looking
             worker.kill()
         killed = time.monotonic()
-        async with asyncio.timeout(2 * LEASE_TTL):
-            while client.instance_ids():
-                await runtime.watcher("own-watched")._changed.wait()
+        await eventually(lambda: not client.instance_ids(), 2 * LEASE_TTL)
         return joined, time.monotonic() - killed
 
     joined, left = with_runtime(session)
@@ -153,7 +152,8 @@ def test_one_namespace_is_listed_and_purged_alone(with_runtime: Run, redis_serve
         for name in ("own-gone", "own-gone-not"):
             await runtime.namespace(name).publish("news", 1)
             client = await _child(runtime, name).endpoint("show").client()
-            (await client.generate(None)._submit()).close()
+            left = await sent(runtime, client.generate(None))
+            left.cancel()
 
     async def left(runtime: DistributedRuntime) -> dict[str, set[bytes]]:
         names = ("own-gone", "own-gone-not")

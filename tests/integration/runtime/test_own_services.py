@@ -13,13 +13,18 @@ from typing import Any
 import pytest
 
 from dynamo_tasks import DistributedRuntime
-from dynamo_tasks.errors import EndpointError, InvalidRequestError, UnknownEndpointError
-from dynamo_tasks.protocol.events import Kind
+from dynamo_tasks.errors import (
+    EndpointError,
+    InvalidRequestError,
+    RequestCancelledError,
+    UnknownEndpointError,
+)
 from dynamo_tasks.protocol.states import TERMINAL
-from tests.integration.runtime.conftest import OWN, Session
+from tests.integration.runtime.conftest import OWN, Session, sent
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.promises import in_time
 from tests.support.server import RedisServer
+from tests.support.streams import eventually
 
 Run = Callable[[Session], Any]
 ENV = {"DYNAMO_NAMESPACE": "own-services"}
@@ -168,14 +173,14 @@ def _stopped_after(with_runtime: Run, note: Path) -> float:
         client = await child.endpoint("hold").client()
         neighbour = (await child.endpoint("count").client()).generate({"n": 20, "pause": 0.01})
         await anext(neighbour)
-        sub = await client.generate(str(note))._submit()
-        await sub.next()
-        while not note.exists():  # the claim is seen before the endpoint runs
+        call = client.generate(str(note))
+        result = await sent(runtime, call)
+        while not note.exists():
             await asyncio.sleep(0.005)
         began = time.time()
-        await runtime.client.ledger.cancel("own-services", sub.request_id)
-        assert [event.kind for event in await sub.next()] == [Kind.END]
-        sub.close()
+        await runtime.client.ledger.cancel("own-services", call.id)
+        with pytest.raises(RequestCancelledError):
+            await result
         assert len([item async for item in neighbour]) == 19
         return began
 
@@ -225,17 +230,16 @@ def test_hooks_run_in_order_and_shutdown_after_the_last_request(
         async def session(runtime: DistributedRuntime) -> Any:
             client = await runtime.namespace("own-hooked").component("Hooked").endpoint("work").client()
             call = client.generate(0.5)
-            sub = await call._submit()
-            while not (await sub.next()):
-                pass
-            worker.signal(15)
-            events = []
-            while batch := await sub.next():
-                events += batch
-            sub.close()
-            return events[-1].kind
+            result = await sent(runtime, call)
 
-        assert with_runtime(session) == "e"
+            async def runs() -> bool:
+                return (await runtime.client.ledger.get(call.id)).state == "RUNNING"
+
+            await eventually(runs)
+            worker.signal(15)
+            return await result
+
+        with_runtime(session)
         assert worker.popen.wait(30) == 0, worker.output
     assert notes.read_text().split() == ["first", "second", "worked", "down"]
 

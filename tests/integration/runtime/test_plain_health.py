@@ -13,6 +13,7 @@ import pytest
 from dynamo_tasks import DistributedRuntime
 from dynamo_tasks.errors import ConfigError, InstanceDeadError
 from dynamo_tasks.runtime import Client, Endpoint
+from tests.integration.runtime.conftest import sent
 from tests.support.server import RedisServer
 
 TIMES = {"interval": 0.05, "canary_after": 0.2, "max_lag": 0.3}
@@ -84,11 +85,11 @@ def test_an_unhealthy_program_takes_no_work_and_comes_back(
             setattr(patient, field, ill)
             await _until(lambda: not client.instance_ids())
             call = client.generate({"n": 3})
-            sub = await call._submit()
+            result = await sent(caller, call)
             assert (await caller.client.ledger.get(call.id)).state == "QUEUED"
             setattr(patient, field, not ill)
             await client.wait_for_instances(1, timeout=30)
-            assert [event.kind async for event in sub][-1] == "e"
+            assert await result == [0, 1, 2]
         time.sleep(0.5)  # noqa: ASYNC251 - that is the trouble
         await _until(lambda: "the event loop was blocked" in caplog.text)
         await _until(lambda: serving.serving.lifecycle.state == "Healthy")

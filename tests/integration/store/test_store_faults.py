@@ -90,11 +90,11 @@ async def test_a_server_that_comes_back_empty_is_told_everything(own_server: Red
         await owner.write(log, 1, 2)
         await place.do("CONFIG", "SET", "appendonly", "no")
         own_server.kill()
-        for path in own_server._folder.rglob("*.aof"):
+        for path in own_server.folder.rglob("*.aof"):
             path.unlink()
-        for path in own_server._folder.rglob("*.manifest"):
+        for path in own_server.folder.rglob("*.manifest"):
             path.unlink()
-        for path in own_server._folder.rglob("*.rdb"):
+        for path in own_server.folder.rglob("*.rdb"):
             path.unlink()
         await asyncio.to_thread(own_server.start)
         await owner.write(log, 3)

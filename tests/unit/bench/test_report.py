@@ -1,5 +1,6 @@
 """Medians, costs, and what is measured at all."""
 
+import os
 import sys
 
 import pytest
@@ -130,9 +131,9 @@ def test_target_is_up_inside_of_with_and_gone_after():
     with OneProcess(delay_ms=0) as target:
         assert target.model == "served"
         assert 0 < target.start_s < OneProcess.start_timeout_s
-        process = target._processes["frontend"]
-        assert process.poll() is None
-    assert process.poll() is not None
+        pid = target.pid("frontend")
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
     assert not target.home.exists()
 
 

@@ -12,6 +12,7 @@ import pytest
 from dynamo_tasks.errors import InvalidRequestError, ProtocolError
 from dynamo_tasks.runtime.control import CommandHandler
 from dynamo_tasks.store.keys import Keys
+from tests.support.streams import eventually
 
 
 def _answers(payload: bytes) -> list[Any]:
@@ -28,7 +29,7 @@ def _answers(payload: bytes) -> list[Any]:
         store: Any = SimpleNamespace(commands=commands, keys=Keys)
         desk = CommandHandler(store, "shop", carry_out)
         desk.take(payload)
-        await asyncio.gather(*desk._tasks)
+        await eventually(lambda: posted)
 
     asyncio.run(work())
     return posted

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any
 
 import pytest
@@ -10,6 +14,7 @@ import pytest
 from dynamo_tasks.runtime.supervision import recoverer
 from dynamo_tasks.runtime.supervision.detector import Detector
 from dynamo_tasks.runtime.supervision.recoverer import Recoverer
+from tests.support.streams import eventually
 
 TTL = 0.2
 
@@ -18,19 +23,26 @@ class FrozenServer:
     """Shows two instances whose counters stand still; answers one poll late."""
 
     def __init__(self) -> None:
+        self.polls = 0
         self.late_by = 0.0
-        self.taken_over: list[int] = []
+        self.late_at = 0.0
+        self.taken_over: list[tuple[int, float]] = []
 
     async def owners(self, namespace: str) -> list[int]:
         return [1, 2]
 
     async def sightings(self, namespace: str, leases: list[int]) -> list[tuple[str, bool]]:
-        await asyncio.sleep(self.late_by)
-        self.late_by = 0.0
+        self.polls += 1
+        if self.late_by:
+            await asyncio.sleep(self.late_by)
+            self.late_by, self.late_at = 0.0, time.monotonic()
         return [("7", True)] * len(leases)
 
     async def take_over(self, namespace: str, lease: int, observer: str) -> None:
-        self.taken_over.append(lease)
+        self.taken_over.append((lease, time.monotonic()))
+
+    async def lost_messages(self, namespace: str, suspects: set[str]) -> tuple[set[str], int]:
+        return set(), 0
 
 
 class Restarted:
@@ -41,68 +53,75 @@ class Restarted:
         self.known: list[str] = []
         self.commands = self
         self.reconnects = 0
+        self.asked = 0
 
     async def namespaces(self) -> list[str]:
+        self.asked += 1
         return self.known
 
 
 class Absent(FrozenServer):
     """Nobody but one instance has come back yet."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.counter = 0
-
     async def sightings(self, namespace: str, leases: list[int]) -> list[tuple[str, bool]]:
-        self.counter += 1
-        return [("7", False), (str(self.counter), True)]
-
-    async def lost_messages(self, namespace: str, suspects: set[str]) -> tuple[set[str], int]:
-        return set(), 0
+        self.polls += 1
+        return [("7", False), (str(self.polls), True)]
 
 
-def test_nobody_is_dead_in_a_namespace_that_is_found_behind_a_restart() -> None:
-    server: Any = Absent()
-    store: Any = Restarted()
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Any], AbstractAsyncContextManager[None]]:
+    """A recoverer that polls all the time, of a store whose instances are what this server shows."""
+    for name in ("_EVERY", "_NAMESPACES_EVERY"):
+        monkeypatch.setattr(recoverer, name, 0.001)
+
+    @asynccontextmanager
+    async def watch(store: Any, server: Any) -> AsyncIterator[None]:
+        monkeypatch.setattr(recoverer, "Recovery", lambda store, *, cuts: server)
+        watcher = Recoverer(store)
+        await watcher.start()
+        yield
+        await watcher.stop()
+
+    return watch
+
+
+def test_nobody_is_dead_in_a_namespace_that_is_found_behind_a_restart(watched: Any) -> None:
+    server, store = Absent(), Restarted()
 
     async def watch() -> None:
-        watcher = Recoverer(store)
-        watcher._recovery = server
-        loop = asyncio.get_running_loop()
-        await watcher._poll(loop.time())
-        store.run_id, store.reconnects = "after", 1
-        await watcher._poll(loop.time())
-        store.known = ["ns"]
-        watcher._namespaces_at = 0.0
-        for _ in range(4):
-            await watcher._poll(loop.time())
+        async with watched(store, server):
+            await eventually(lambda: store.asked)
+            store.run_id, store.reconnects = "after", 1
+            before = store.asked
+            await eventually(lambda: store.asked > before + 1)
+            store.known = ["ns"]
+            await eventually(lambda: server.polls > 4)
 
     asyncio.run(watch())
-    assert server.counter == 4
     assert server.taken_over == []
 
 
 @pytest.mark.parametrize("stalled", ["server", "observer"])
-def test_nobody_is_dead_after_a_stall(monkeypatch: pytest.MonkeyPatch, stalled: str) -> None:
+def test_nobody_is_dead_after_a_stall(monkeypatch: pytest.MonkeyPatch, watched: Any, stalled: str) -> None:
     monkeypatch.setattr(recoverer, "_STALL", TTL / 2)
-    server: Any = FrozenServer()
+    monkeypatch.setattr(recoverer, "Detector", partial(Detector, ttl=TTL))
+    server, store = FrozenServer(), Restarted()
+    store.known = ["ns"]
 
     async def watch() -> None:
-        store: Any = Restarted()
-        watcher = Recoverer(store)
-        watcher._recovery = server
-        detector = Detector(ttl=TTL)
-        await watcher._watch("ns", detector)
-        if stalled == "server":
-            server.late_by = 1.5 * TTL
-        else:
-            await asyncio.sleep(1.5 * TTL)
-        await watcher._watch("ns", detector)
-        assert server.taken_over == []
-        until = asyncio.get_running_loop().time() + 100 * TTL
-        while not server.taken_over and asyncio.get_running_loop().time() < until:
-            await asyncio.sleep(TTL / 10)
-            await watcher._watch("ns", detector)
-        assert server.taken_over == [1, 2], "who stands still for a lease's time while it is watched is dead"
+        async with watched(store, server):
+            await eventually(lambda: server.polls)
+            if stalled == "server":
+                server.late_by = 1.5 * TTL
+                await eventually(lambda: server.late_at)
+                over = server.late_at
+            else:
+                time.sleep(1.5 * TTL)  # noqa: ASYNC251 - that is the stall
+                over = time.monotonic()
+            await eventually(lambda: len(server.taken_over) >= 2, 100 * TTL)
+        assert [lease for lease, _ in server.taken_over[:2]] == [1, 2]
+        assert server.taken_over[0][1] - over >= TTL, (
+            "dead is who stands still for so long while it is watched"
+        )
 
     asyncio.run(watch())

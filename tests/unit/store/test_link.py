@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,28 +15,37 @@ from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
 
 
-class _Enough(Exception):
-    """The test has seen enough."""
-
-
 def _delays(monkeypatch: pytest.MonkeyPatch, count: int) -> list[float]:
     """Pauses before the first ``count`` attempts on a server that is away."""
     seen: list[float] = []
+    lost: list[Callable[[Any], None]] = []
 
-    async def pause(seconds: float) -> None:
-        seen.append(seconds)
-        if len(seen) == count:
-            raise _Enough
+    async def answer(commands: Any) -> list[bytes]:
+        return [b"PONG"] * len(commands)
 
-    async def refuse(*args: Any, **options: Any) -> None:
-        raise ServerUnavailableError("away")
+    async def connect(*_: Any, on_lost: Callable[[Any], None], **options: Any) -> Any:
+        if lost:
+            raise ServerUnavailableError("away")
+        lost.append(on_lost)
+        return SimpleNamespace(pipeline=answer, closed=False, close=lambda: None)
 
-    monkeypatch.setattr(module.asyncio, "sleep", pause)
-    monkeypatch.setattr(module.Wire, "connect", refuse)
+    monkeypatch.setattr(module.Wire, "connect", connect)
 
     async def reconnect() -> None:
-        with pytest.raises(_Enough):
-            await Link(Address.parse("redis://h"), name="test")._reconnect()
+        enough = asyncio.Event()
+
+        async def pause(seconds: float) -> None:
+            seen.append(seconds)
+            if len(seen) == count:
+                enough.set()
+                await asyncio.Event().wait()
+
+        monkeypatch.setattr(module.asyncio, "sleep", pause)
+        link = Link(Address.parse("redis://h"), name="test")
+        await link.start()
+        lost[0](None)
+        await enough.wait()
+        await link.close()
 
     asyncio.run(reconnect())
     return seen
