@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from kombu import Exchange, Queue
 
 from dynamo_tasks import DistributedRuntime
 from dynamo_tasks.errors import (
@@ -66,6 +67,21 @@ def test_another_serializer_is_refused_by_name(app: Celery, serializer: str) -> 
     with pytest.raises(InvalidRequestError, match=f"serializer must be json.*{serializer}"):
         task(app).apply_async(({"sleep": 0},), serializer=serializer)
     assert task(app, namespace="nobody").apply_async(({"sleep": 0},), serializer="json").cancel()
+
+
+@pytest.mark.parametrize("exchange", ["x", Exchange("x", "topic"), Exchange("x", "fanout")], ids=repr)
+def test_a_call_that_no_queue_would_get_is_refused(app: Celery, exchange: Any) -> None:
+    """Celery publishes it, and nobody hears of it."""
+    with pytest.raises(InvalidRequestError, match="exchange 'x' has no queue for the routing key 'y'"):
+        task(app, namespace="nobody").apply_async(({"sleep": 0},), exchange=exchange, routing_key="y")
+
+
+def test_a_call_through_an_exchange_with_a_queue_is_queued_there(app: Celery) -> None:
+    queue = Queue("elsewhere", Exchange("bound", "direct"), routing_key="here")
+    with app.connection_for_write() as connection:
+        queue(connection.default_channel).declare()
+    call = task(app, namespace="nobody").apply_async(({"sleep": 0},), exchange="bound", routing_key="here")
+    assert call.cancel()
 
 
 def _delay(app: Celery, endpoint: str) -> Any:

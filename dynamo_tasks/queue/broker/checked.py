@@ -12,7 +12,8 @@ from typing import Any
 from kombu.transport import redis as kombu_redis
 from kombu.utils.encoding import bytes_to_str
 
-from dynamo_tasks.errors import ProtocolError
+from dynamo_tasks.errors import InvalidRequestError, ProtocolError
+from dynamo_tasks.queue.broker.envelope import HEADER
 from dynamo_tasks.queue.broker.message import decode
 from dynamo_tasks.store.redis.containment import MALFORMED, pass_over
 
@@ -70,6 +71,18 @@ class CheckedChannel(kombu_redis.Channel):  # type: ignore[misc]
                 raise
             pass_over("queue", key, exc)
             return 0
+
+    def basic_publish(self, message: dict[str, Any], exchange: str, routing_key: str, **kwargs: Any) -> Any:
+        """kombu callback; a call of an endpoint that no queue would get is refused, where kombu drops a message.
+
+        Raises:
+            InvalidRequestError: its exchange has no queue for its routing key.
+        """
+        if exchange and HEADER in (message.get("headers") or ()) and not self._lookup(exchange, routing_key):
+            raise InvalidRequestError(
+                f"exchange {exchange!r} has no queue for the routing key {routing_key!r}: nobody would get the call"
+            )
+        return super().basic_publish(message, exchange, routing_key, **kwargs)
 
     def get_table(self, exchange: str) -> list[tuple[str, str, str]]:
         """kombu callback: the bindings of an exchange."""
