@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
+from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -19,21 +20,20 @@ from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.access.auth import OPEN_PATHS, ApiKeys, key_id
 from dynamo_tasks.frontend.access.origins import Origins
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
-from dynamo_tasks.frontend.call import Call, new_id
+from dynamo_tasks.frontend.call import Call, end_http_span, http_span, new_id
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, error_payload, error_response, json_response
-from dynamo_tasks.frontend.http.paths import allowed, as_sent, tidy
 from dynamo_tasks.frontend.metrics import RequestMeter, count_request
 from dynamo_tasks.frontend.openai.routes import OpenAIAPI
 from dynamo_tasks.frontend.openapi import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi import OpenApi
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
-from dynamo_tasks.frontend.tracing import end_http_span, http_span
 from dynamo_tasks.observe import log
 
 __all__ = ["FrontendApp", "create_app"]
+
 
 _Handler = Callable[[Request], Awaitable[ASGIApp]]
 _HEADER = REQUEST_ID.encode()
@@ -82,7 +82,7 @@ class FrontendApp:
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive, gateway) for route in routes]
-        self._router = Router([*own, *extra], redirect_slashes=False, default=fallback and as_sent(fallback))
+        self._router = Router([*own, *extra], redirect_slashes=False, default=fallback and _as_sent(fallback))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -92,7 +92,7 @@ class FrontendApp:
             return
         call = Call(new_id(), body_limit=self._settings.body_limit)
         call.attach(scope)
-        tidy(scope)
+        _tidy(scope)
         call.browser = self._origins.headers(scope)
         hot = self._hot.get(scope["path"])
         if hot is not None:
@@ -154,7 +154,7 @@ class FrontendApp:
         if preflight is not None:
             return preflight
         if scope["method"] == "OPTIONS" and scope["path"] == "*":
-            return allowed("DELETE, GET, HEAD, POST")
+            return _allowed("DELETE, GET, HEAD, POST")
         if scope["path"] not in OPEN_PATHS:
             call.owner_key, call.token_expires = self._keys.admit(scope)
             call.limits = self._keys.limits(call.owner_key)
@@ -223,7 +223,7 @@ def _http_failure(exc: HTTPException, call: Call, scope: Scope) -> Any:
     where = f"{scope['method']} {scope['path']}"
     headers = dict(exc.headers or {})
     if exc.status_code == 405 and scope["method"] == "OPTIONS":
-        return allowed(headers.get("Allow", ""))
+        return _allowed(headers.get("Allow", ""))
     if exc.status_code == 405:
         text, code = f"{where} is not possible; allowed: {headers.get('Allow', 'none')}", "method_not_allowed"
     elif exc.status_code == 404:
@@ -238,3 +238,27 @@ def _http_failure(exc: HTTPException, call: Call, scope: Scope) -> Any:
 def _counts(response: Any) -> tuple[int, dict[str, int] | None]:
     counts: Callable[[], tuple[int, dict[str, int] | None]] | None = getattr(response, "counts", None)
     return counts() if counts is not None else (0, None)
+
+
+def _tidy(scope: Scope) -> None:
+    """Take ``//v1/models/`` for ``/v1/models``: a base URL that ends with a slash gives such paths."""
+    path = scope["path"]
+    if path.endswith("/") or path.startswith("//"):
+        scope["path"] = "/" + path.strip("/")
+
+
+def _as_sent(app: ASGIApp) -> ASGIApp:
+    """An application that gets paths as the client wrote them."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        if raw := scope.get("raw_path"):
+            scope = {**scope, "path": unquote(raw.decode("latin-1"))}
+        await app(scope, receive, send)
+
+    return answer
+
+
+def _allowed(methods: str) -> Response:
+    """The answer to OPTIONS: what may be done with a path."""
+    names = {name.strip() for name in methods.split(",") if name.strip()} | {"OPTIONS"}
+    return Response(status_code=204, headers={"allow": ", ".join(sorted(names))})

@@ -14,7 +14,7 @@ from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL, issue
 from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, describe, header_text, json_response
-from dynamo_tasks.frontend.http.limits import read_body
+from dynamo_tasks.frontend.http.uploads import read_body
 from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render, Renderer, usage_of
 from dynamo_tasks.frontend.openai.values import ValueRenderer, parse_position
 from dynamo_tasks.frontend.settings import FrontendSettings

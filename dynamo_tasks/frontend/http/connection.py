@@ -24,7 +24,6 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from dynamo_tasks.frontend.http.answering import Answer, OpenEndedAnswer
 from dynamo_tasks.frontend.http.framing import (
     ConnectionLimits,
     Refusal,
@@ -32,7 +31,7 @@ from dynamo_tasks.frontend.http.framing import (
     plain_head,
     too_much_head,
 )
-from dynamo_tasks.frontend.http.patience import PatientProtocol, Phase
+from dynamo_tasks.frontend.http.patience import Answer, OpenEndedAnswer, PatientProtocol, Phase
 
 __all__ = ["ConnectionLimits", "GuardedConfig", "GuardedProtocol"]
 

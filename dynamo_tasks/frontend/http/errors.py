@@ -22,7 +22,7 @@ from dynamo_tasks.errors import (
     StreamTooLargeError,
     WorkerLostError,
 )
-from dynamo_tasks.frontend.http.compressed import ENCODINGS
+from dynamo_tasks.frontend.http.uploads import ENCODINGS
 from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
 from dynamo_tasks.protocol.states import State
 

@@ -1,4 +1,4 @@
-"""The times for which a connection waits for its client, and the ways in which it is closed."""
+"""The times for which a connection waits for its client, and the ways in which it, or an answer on it, ends."""
 
 from __future__ import annotations
 
@@ -7,13 +7,38 @@ import socket
 from typing import Any, Literal
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from starlette.types import Message
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from dynamo_tasks.frontend.http.answering import PROBE
 from dynamo_tasks.frontend.http.framing import ConnectionLimits, Refusal
 from dynamo_tasks.observe import log
 
-__all__ = ["PatientProtocol", "Phase"]
+__all__ = ["PROBE", "Answer", "OpenEndedAnswer", "PatientProtocol", "Phase"]
+
+
+PROBE = "dynamo_tasks.probe"
+"""Key of a scope: what sends a byte that means nothing, where an answer can hold one. Somebody who has closed the
+connection answers that with a reset; somebody who has closed only its own side reads on."""
+
+Answer: Any = RequestResponseCycle
+"""One request and its answer."""
+
+
+class OpenEndedAnswer(RequestResponseCycle):
+    """An answer to a client without chunks (HTTP/1.0): without a length, it ends with the connection."""
+
+    open_ended = False
+
+    async def send(self, message: Message) -> None:  # type: ignore[override]
+        """The ASGI channel."""
+        if message["type"] == "http.response.start":
+            self.open_ended = all(name.lower() != b"content-length" for name, _ in message.get("headers", ()))
+            if self.open_ended:
+                self.chunked_encoding = False
+        elif self.open_ended:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)  # type: ignore[arg-type]
+
 
 Phase = Literal["idle", "head", "body", "refused"]
 _LINGER = 2.0
