@@ -1,4 +1,4 @@
-"""Orders to one instance, on a channel of their own: to sleep, to wake.
+"""Commands to one instance, on a channel of their own: to sleep, to wake.
 
 ``control <op> <where to answer> <arguments>`` is answered by ``[state, error code, message]``. It passes all
 queues by: an instance that takes nothing from queues hears it, and a full one at once.
@@ -26,30 +26,38 @@ from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.redis.pubsub import Channels
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["CONTROL", "Carrier", "CommandHandler", "check_reply_to", "give_order", "give_orders", "unable"]
+__all__ = [
+    "CONTROL",
+    "CommandFunction",
+    "CommandHandler",
+    "check_reply_to",
+    "refuse_command",
+    "send_command",
+    "send_commands",
+]
 
 CONTROL = b"control "
-"""The beginning of orders of this kind."""
+"""The beginning of commands of this kind."""
 
 _MOST_AT_ONCE = 16
 
-Carrier = Callable[[str, Mapping[str, Any]], Awaitable[str]]
-"""Carries out an order with its arguments; gives the state of the instance then."""
+CommandFunction = Callable[[str, Mapping[str, Any]], Awaitable[str]]
+"""Carries out a command with its arguments; gives the state of the instance then."""
 
 
 class CommandHandler:
-    """Takes orders to this instance.
+    """Takes commands to this instance.
 
     Args:
         store: The server.
         namespace: Of the instance.
-        carry_out: Does what is asked.
+        handle: Does what is asked.
     """
 
-    def __init__(self, store: Store, namespace: str, carry_out: Carrier):
+    def __init__(self, store: Store, namespace: str, handle: CommandFunction):
         self._commands = store.commands
         self._keys = store.keys(namespace)
-        self._carry_out = carry_out
+        self._handle = handle
         self._tasks: set[asyncio.Task[None]] = set()
 
     def take(self, payload: bytes) -> None:
@@ -61,14 +69,14 @@ class CommandHandler:
         op, reply_to, arguments = _parts(payload)
         check_reply_to(self._keys, reply_to)
         if len(self._tasks) >= _MOST_AT_ONCE:
-            raise ProtocolError(f"more than {_MOST_AT_ONCE} orders at once")
+            raise ProtocolError(f"more than {_MOST_AT_ONCE} commands at once")
         task = asyncio.create_task(self._work(op, reply_to, arguments), name="control")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _work(self, op: str, reply_to: str, arguments: str) -> None:
         try:
-            answer = [await self._carry_out(op, _decode(arguments, dict[str, Any])), "", ""]
+            answer = [await self._handle(op, _decode(arguments, dict[str, Any])), "", ""]
         except DynamoError as error:
             answer = ["", error.code, error.message]
         self._commands.post("PUBLISH", reply_to, msgspec.json.encode(answer))
@@ -78,7 +86,7 @@ def _parts(payload: bytes) -> tuple[str, str, str]:
     try:
         _, op, reply_to, arguments = payload.decode(errors="replace").split(" ", 3)
     except UNREADABLE as error:
-        raise ProtocolError(f"an order cannot be read: {error}") from error
+        raise ProtocolError(f"a command cannot be read: {error}") from error
     return op, reply_to, arguments
 
 
@@ -92,23 +100,23 @@ def check_reply_to(keys: Keys, channel: str) -> None:
         raise ProtocolError(f"{channel[:100]!r} is no channel for answers")
 
 
-async def unable(op: str, arguments: Mapping[str, Any]) -> str:
-    """The carrier of an instance that takes no such orders."""
+async def refuse_command(op: str, arguments: Mapping[str, Any]) -> str:
+    """Command function of an instance that takes no such commands."""
     raise InvalidRequestError(f"this instance does not {op}")
 
 
-async def give_order(
+async def send_command(
     store: Store, channels: Channels, namespace: str, lease: int, op: str, arguments: Mapping[str, Any],
     *, timeout: float,
 ) -> str:  # fmt: skip
-    """Give an order and wait until it is carried out; returns the state of the instance then.
+    """Send a command and wait until it is carried out; returns the state of the instance then.
 
     Args:
         store: The server.
         channels: Subscriptions of this process.
         namespace: Of the instance.
         lease: Its id.
-        op: The order.
+        op: The command.
         arguments: JSON.
         timeout: Seconds; afterwards it may still be carried out.
 
@@ -125,9 +133,9 @@ async def give_order(
             answer.set_result(payload)
 
     await channels.listen(channel, answered)
-    order = f"control {op} {channel} {msgspec.json.encode(arguments).decode()}"
+    command = f"control {op} {channel} {msgspec.json.encode(arguments).decode()}"
     try:
-        if not await store.commands.execute("PUBLISH", keys.control_channel(lease), order):
+        if not await store.commands.execute("PUBLISH", keys.control_channel(lease), command):
             raise NoInstancesError(f"instance {lease:x} is not there")
         async with asyncio.timeout(timeout):
             return _read(await answer)
@@ -137,32 +145,32 @@ async def give_order(
         channels.forget(channel, answered)
 
 
-async def give_orders(
+async def send_commands(
     store: Store, channels: Channels, namespace: str, leases: Mapping[str, int], op: str,
     arguments: Mapping[str, Any], *, timeout: float,
 ) -> dict[str, str]:  # fmt: skip
-    """Give an order to several instances side by side; returns the state of each, by its id.
+    """Send a command to several instances side by side; returns the state of each, by its id.
 
     Args:
         store: The server.
         channels: Subscriptions of this process.
         namespace: Of the instances.
         leases: Instance id → lease.
-        op: The order.
+        op: The command.
         arguments: JSON.
         timeout: Seconds.
 
     Raises:
-        DynamoError: one could not; the others may have obeyed.
+        DynamoError: one could not; the others may have carried it out.
     """
-    orders = [
-        give_order(store, channels, namespace, lease, op, arguments, timeout=timeout)
+    commands = [
+        send_command(store, channels, namespace, lease, op, arguments, timeout=timeout)
         for lease in leases.values()
     ]
-    answers = await asyncio.gather(*orders, return_exceptions=True)
+    answers = await asyncio.gather(*commands, return_exceptions=True)
     states = {name: one for name, one in zip(leases, answers, strict=True) if isinstance(one, str)}
     for error in answers:
-        # One that has just died is no failure where others have obeyed.
+        # One that has just died is no failure where others have carried it out.
         if isinstance(error, BaseException) and not (states and isinstance(error, NoInstancesError)):
             raise error
     return states
@@ -179,4 +187,4 @@ def _decode(data: bytes | str, kind: Any) -> Any:
     try:
         return msgspec.json.decode(data, type=kind)
     except UNREADABLE as error:
-        raise ProtocolError(f"an order or its answer cannot be read: {error}") from error
+        raise ProtocolError(f"a command or its answer cannot be read: {error}") from error

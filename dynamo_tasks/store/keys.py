@@ -251,11 +251,11 @@ class Keys:
         return f"{self.base}idem:{tenant}:{key}"
 
     def alive_channel(self, lease: int) -> str:
-        """The channel to which an instance stays subscribed, as its presence; orders to it are sent there."""
+        """The channel to which an instance stays subscribed, as its presence; commands to it are sent there."""
         return f"{self.base}alive:{self.db}:{lease:x}"
 
     def control_channel(self, lease: int) -> str:
-        """The channel of orders to sleep and to wake: separate, so that an ACL can deny it to frontends."""
+        """The channel of commands to sleep and to wake: separate, so that an ACL can deny it to frontends."""
         return f"{self.base}control:{self.db}:{lease:x}"
 
     @property

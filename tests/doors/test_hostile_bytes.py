@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 import redis
 
-from tests.support.hostile import BOMBS, COMMANDS, GARBAGE, ORDERS, bomb, command
+from tests.support.hostile import BOMBS, CHANNEL_COMMANDS, COMMANDS, GARBAGE, bomb, command
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
@@ -80,7 +80,7 @@ def test_every_channel_that_anybody_listens_to_takes_garbage(site: Site) -> None
     assert [one.split(":")[1] for one in listened].count("@client") == 2, listened
     assert {one.split(":")[2] for one in listened} >= {"alive", "registry"}, listened
     for channel in [PIDBOX, *listened]:
-        for payload in GARBAGE + ORDERS:
+        for payload in GARBAGE + CHANNEL_COMMANDS:
             site.client.publish(channel, payload)
         site.serves()
     assert channels_of(site) == listened  # the same connections as before

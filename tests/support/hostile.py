@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["BOMBS", "COMMANDS", "GARBAGE", "ORDERS", "bomb", "command", "envelope"]
+__all__ = ["BOMBS", "CHANNEL_COMMANDS", "COMMANDS", "GARBAGE", "bomb", "command", "envelope"]
 
 BOMB_SIZE = 100 << 20
 """Bytes that a compressed message stands for."""
@@ -44,7 +44,7 @@ GARBAGE = [
     b"\x91" * 5000,    b"x" * 1_000_000, pickle.dumps(Exception("boom")), msgspec.msgpack.encode([[1, 2, 3, 4]]),
     msgspec.msgpack.encode([["a", "b", "c", b"d"]]),
 ]  # fmt: skip
-ORDERS = [
+CHANNEL_COMMANDS = [
     b"abort x", b"abort  ", b"abort a b c d", b"abort \xff 1 x", b"abort a 9" + b"9" * 5000, b"readers x",
     b"readers x y z", b"control",
     b"control ", b"control wake x", b"control \xff", b"control wake /0.celery.pidbox {}",

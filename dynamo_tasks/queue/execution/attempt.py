@@ -29,7 +29,7 @@ from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
 from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta
-from dynamo_tasks.queue.execution.context import Orders, WorkerContext
+from dynamo_tasks.queue.execution.context import RequestCommand, WorkerContext
 from dynamo_tasks.queue.execution.forwarding import hand_on
 from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.interrupt import Interruptible, Stop
@@ -285,9 +285,7 @@ class Execution:
 
     async def _stopped(self, stop: Stop, attempt: Attempt, log: OpenLog) -> Any:
         reason = str(stop) if stop.reason == "abort" else stop.reason
-        asked = (
-            self._stop_asked or time.monotonic()
-        )  # 0 where the worker's end stopped it, not somebody's order
+        asked = self._stop_asked or time.monotonic()  # 0 where the worker's end stopped it, not a command
         self._account.stopped(attempt, reason, time.monotonic() - asked)
         if stop.reason == "abort":
             if isinstance(log.dead, _UNWRITABLE):
@@ -368,10 +366,10 @@ class Execution:
         if self._body is not None:
             self._body.interrupt(SoftTimeLimitExceeded())
 
-    def ordered(self, order: Orders) -> None:
-        """An order that was sent to this instance."""
-        if order.op == "abort":
-            self.stop(Stop("abort", order.argument))
+    def on_command(self, command: RequestCommand) -> None:
+        """A command that was sent to this instance."""
+        if command.op == "abort":
+            self.stop(Stop("abort", command.argument))
 
     def _log_died(self, reason: DynamoError) -> None:
         if isinstance(reason, FencedError) and self._stop is None and self._log is not None:

@@ -18,18 +18,18 @@ from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.log import DEFAULT_CAP, OpenLog
 from dynamo_tasks.store.streams.writer import Writer
 
-__all__ = ["Orders", "WorkerContext"]
+__all__ = ["RequestCommand", "WorkerContext"]
 
 T = TypeVar("T")
 _KEEP_EARLY = 5.0
 _MOST_EARLY, _MOST_EACH = 256, 8
-"""Requests that orders are kept for before they begin, and orders that are kept for each: the last ones."""
+"""Requests for which commands are kept before they begin, and commands that are kept for each: the last ones."""
 _RETRY = 0.2
 _KNOWN = (b"readers ", b"abort ")
 
 
-class Orders(NamedTuple):
-    """An order on an instance's alive channel: ``<op> <id> <epoch> <argument>``."""
+class RequestCommand(NamedTuple):
+    """A command on an instance's alive channel: ``<op> <id> <epoch> <argument>``."""
 
     op: str
     request_id: str
@@ -37,7 +37,7 @@ class Orders(NamedTuple):
     argument: str
 
     @classmethod
-    def parse(cls, payload: bytes) -> Orders:
+    def parse(cls, payload: bytes) -> RequestCommand:
         """Read one.
 
         Raises:
@@ -47,14 +47,14 @@ class Orders(NamedTuple):
             op, request_id, epoch, *rest = payload.decode().split(" ", 3)
             return cls(op, request_id, int(epoch or 0), rest[0] if rest else "")
         except UNREADABLE as exc:
-            raise ProtocolError(f"an order cannot be read: {exc}") from exc
+            raise ProtocolError(f"a command cannot be read: {exc}") from exc
 
 
 class Running(Protocol):
     """An execution, as the executor knows it."""
 
-    def ordered(self, order: Orders) -> None:
-        """Take an order."""
+    def on_command(self, command: RequestCommand) -> None:
+        """Take a command."""
 
 
 class WorkerContext:
@@ -79,7 +79,7 @@ class WorkerContext:
         self.on_engine_died: Callable[[str], None] = lambda reason: None
         self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}
         self._tails: set[str] = set()
-        self._early: dict[str, tuple[float, list[Orders]]] = {}
+        self._early: dict[str, tuple[float, list[RequestCommand]]] = {}
 
     async def start(self) -> None:
         """Connect the writer."""
@@ -141,11 +141,11 @@ class WorkerContext:
                 await asyncio.sleep(_RETRY)
 
     def enter(self, execution: Running, attempt: Attempt, log: OpenLog) -> None:
-        """An attempt begins; orders that came before it are carried out."""
+        """An attempt begins; commands that came before it are carried out."""
         self._running[attempt.id] = (execution, attempt, log)
         metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
-        for order in self._early.pop(attempt.id, (0.0, []))[1]:
-            self._apply(order)
+        for command in self._early.pop(attempt.id, (0.0, []))[1]:
+            self._apply(command)
 
     def enter_tail(self, request_id: str) -> None:
         """Only Celery's tail of a request is run (again)."""
@@ -163,26 +163,26 @@ class WorkerContext:
         self.writer.forget(log)
         metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
 
-    def order(self, channel: bytes, payload: bytes) -> None:
-        """An order arrived on the alive channel."""
+    def on_command(self, channel: bytes, payload: bytes) -> None:
+        """A command arrived on the alive channel."""
         if not payload.startswith(_KNOWN):
             return  # of a newer peer
-        order = Orders.parse(payload)
-        if order.request_id in self._running:
-            self._apply(order)
+        command = RequestCommand.parse(payload)
+        if command.request_id in self._running:
+            self._apply(command)
             return
         now = asyncio.get_running_loop().time()
         self._early = {key: value for key, value in self._early.items() if value[0] > now}
-        _, earlier = self._early.pop(order.request_id, (0.0, []))
+        _, earlier = self._early.pop(command.request_id, (0.0, []))
         if len(self._early) >= _MOST_EARLY:
             del self._early[next(iter(self._early))]  # the one that came first
-        self._early[order.request_id] = (now + _KEEP_EARLY, [*earlier[1 - _MOST_EACH :], order])
+        self._early[command.request_id] = (now + _KEEP_EARLY, [*earlier[1 - _MOST_EACH :], command])
 
-    def _apply(self, order: Orders) -> None:
-        execution, attempt, log = self._running[order.request_id]
-        if order.epoch != attempt.epoch:
+    def _apply(self, command: RequestCommand) -> None:
+        execution, attempt, log = self._running[command.request_id]
+        if command.epoch != attempt.epoch:
             return
-        if order.op == "readers":
-            log.set_readers(self.store.keys(attempt.namespace).readers(order.argument))
+        if command.op == "readers":
+            log.set_readers(self.store.keys(attempt.namespace).readers(command.argument))
         else:
-            execution.ordered(order)
+            execution.on_command(command)

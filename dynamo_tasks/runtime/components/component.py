@@ -12,7 +12,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, Subject, check_component, check_endpoint, check_namespace
 from dynamo_tasks.runtime.components.client import Client
 from dynamo_tasks.runtime.components.registry import Registry, StatsHandler
-from dynamo_tasks.runtime.control import give_orders
+from dynamo_tasks.runtime.control import send_commands
 from dynamo_tasks.runtime.supervision.health import HealthSettings
 from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
@@ -261,8 +261,8 @@ class Component:
             InvalidRequestError: what they serve cannot sleep.
             DynamoError: one could not; the others may sleep.
         """
-        order = {"level": level, "drain": drain}
-        return await self._order("sleep", order, instance_id, drain + _SLEEP_TIMEOUT)
+        arguments = {"level": level, "drain": drain}
+        return await self._command("sleep", arguments, instance_id, drain + _SLEEP_TIMEOUT)
 
     async def wake_up(self, *, instance_id: str | None = None) -> dict[str, str]:
         """Wake what sleeps; one that is awake stays so.
@@ -274,9 +274,9 @@ class Component:
             NoInstancesError: there is none.
             DynamoError: one could not wake; the others may be awake.
         """
-        return await self._order("wake", {}, instance_id, _SLEEP_TIMEOUT)
+        return await self._command("wake", {}, instance_id, _SLEEP_TIMEOUT)
 
-    async def _order(
+    async def _command(
         self, op: str, arguments: dict[str, Any], instance_id: str | None, timeout: float
     ) -> dict[str, str]:
         found = {info.instance_id: info.lease_id for info in await self.instances()}
@@ -285,7 +285,7 @@ class Component:
             wanted = f"instance {instance_id} of {self.path()}" if instance_id else self.path()
             raise NoInstancesError(f"{wanted}: there is none")
         registry = self.drt.registry
-        return await give_orders(
+        return await send_commands(
             self.drt.client.store,
             registry.channels,
             self.namespace.name,

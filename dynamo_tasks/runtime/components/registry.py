@@ -96,8 +96,8 @@ class Registry:
         await self.channels.listen(channel, answered)
         try:
             for lease in missing:
-                order = f"stats {namespace}|{component} 0 {channel}"
-                await commands.execute("PUBLISH", keys.alive_channel(lease), order)
+                command = f"stats {namespace}|{component} 0 {channel}"
+                await commands.execute("PUBLISH", keys.alive_channel(lease), command)
             answered(b"")
             async with asyncio.timeout(timeout):
                 await complete.wait()

@@ -216,7 +216,7 @@ class ServiceHost:
         if self.is_component:
             await self._register()
             if self._pool is not None:
-                self._take_orders(self._pool)
+                self._accept_commands(self._pool)
         assert self._sweeper is not None
         assert self._recoverer is not None
         await self._sweeper.start()
@@ -235,7 +235,7 @@ class ServiceHost:
         assert self._executor is not None
         namespace, component = self.service.dynamo_address()
         self._registered = Instance(
-            self.runtime.client.store, namespace, self.lease, load=self._load, on_order=self._executor.order,
+            self.runtime.client.store, namespace, self.lease, load=self._load, on_command=self._executor.on_command,
             running=self._executor.running_ids, stats=self.runtime.registry.stats,
             traffic={component: limits_of(self.service)},
         )  # fmt: skip
@@ -269,13 +269,13 @@ class ServiceHost:
             resolver.annex = Annex(self.app, self._registered, namespace, self._handlers, self.capacity)
         self.lifecycle.advance(InstanceState.REGISTERED)
 
-    def _take_orders(self, pool: Any) -> None:
-        """Obey orders to sleep and to wake."""
+    def _accept_commands(self, pool: Any) -> None:
+        """Accept the commands to sleep and to wake."""
         assert self._registered is not None
-        dormancy = SleepController(self.lifecycle, self.app.intake, self._registered, self.instance, pool)
+        controller = SleepController(self.lifecycle, self.app.intake, self._registered, self.instance, pool)
         namespace, _ = self.service.dynamo_address()
-        desk = CommandHandler(self.runtime.client.store, namespace, dormancy.ordered)
-        self._registered.on_control = desk.take
+        commands = CommandHandler(self.runtime.client.store, namespace, controller.handle)
+        self._registered.on_control = commands.take
 
     async def _watch_health(self) -> None:
         executor, registered = self._executor, self._registered

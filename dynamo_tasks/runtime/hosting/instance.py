@@ -1,4 +1,4 @@
-"""One live process in the registry: its lease, its registrations, its presence, the orders sent to it.
+"""One live process in the registry: its lease, its registrations, its presence, the commands sent to it.
 
 The lease is renewed on the loop that serves the requests: a loop that hangs loses its lease.
 """
@@ -17,7 +17,7 @@ from dynamo_tasks.errors import AlreadyRegisteredError, DynamoError, ServerUnava
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
-from dynamo_tasks.runtime.control import CONTROL, CommandHandler, check_reply_to, unable
+from dynamo_tasks.runtime.control import CONTROL, CommandHandler, check_reply_to, refuse_command
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import contained, is_wrong_type, pass_over
@@ -42,13 +42,13 @@ class Instance:
         namespace: Where it registers.
         lease: Its lease id.
         load: Asked for the current load at each renewal.
-        on_order: Takes what is published on its alive channel.
+        on_command: Takes what is published on its alive channel.
         running: Ids of the requests that it really runs.
         stats: Asked for the stats of a component of this instance, by its service name.
         traffic: Limits of its components as a whole.
 
     Attributes:
-        on_control: Takes orders that concern the instance as a whole; refuses them by default.
+        on_control: Takes commands that concern the instance as a whole; refuses them by default.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Instance:
         lease: int,
         *,
         load: Callable[[], Load],
-        on_order: Callable[[bytes, bytes], None],
+        on_command: Callable[[bytes, bytes], None],
         running: Callable[[], Iterable[str]],
         stats: Callable[[str], dict[str, Any]],
         traffic: Traffic | None = None,
@@ -72,12 +72,12 @@ class Instance:
         self._running = running
         self._stats = stats
         self._traffic = traffic
-        self._on_order = on_order
+        self._on_command = on_command
         self._commands = store.commands
         self._recovery = Recovery(store)
         self._unaccounted: set[str] = set()
         self._registered = False
-        self.on_control = CommandHandler(store, namespace, unable).take
+        self.on_control = CommandHandler(store, namespace, refuse_command).take
         self._task: asyncio.Task[None] | None = None
         self._appearing: asyncio.Future[None] | None = None
         self._keys = store.keys(namespace)
@@ -98,7 +98,7 @@ class Instance:
         return list(self._infos)
 
     async def _subscribe(self, wire: Wire) -> None:
-        # The presence channel comes last: an instance that is seen there gets every order.
+        # The presence channel comes last: an instance that is seen there gets every command.
         for channel in (self._control, self._channel):
             await wire.execute("SUBSCRIBE", channel)
 
@@ -108,7 +108,7 @@ class Instance:
                 self.on_control(payload)
             return
         if not payload.startswith(_STATS):
-            self._on_order(channel, payload)
+            self._on_command(channel, payload)
             return
         _, service_name, _, reply_to = payload.decode().split(" ", 3)
         check_reply_to(self._keys, reply_to)

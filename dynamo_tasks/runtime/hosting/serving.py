@@ -155,7 +155,7 @@ class ServiceGroup:
             await known.add(info)
             return
         instance = self._instances[info.namespace] = Instance(
-            self._client.store, info.namespace, self.lease, load=self._load, on_order=self._executor.order,
+            self._client.store, info.namespace, self.lease, load=self._load, on_command=self._executor.on_command,
             running=self._executor.running_ids, stats=self._registry.stats,
         )  # fmt: skip
         try:

@@ -9,7 +9,7 @@ The order is what loses nothing: out of the registry and off the queues first, t
 other instances), then the engine sleeps; and the other way round. It keeps its lease, and one registration
 that serves nothing, so that it can be seen and woken.
 
-Orders come on the alive channel, not through a queue: one that sleeps takes nothing from queues.
+Commands come on the alive channel, not through a queue: one that sleeps takes nothing from queues.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.runtime.hosting.instance import Instance
 from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
 
-__all__ = ["SleepController", "SleepOrder"]
+__all__ = ["SleepCommand", "SleepController"]
 
 _HAND_OVER = 10.0
 """Seconds that requests may take to be handed over."""
 
 
-class SleepOrder(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """An order to sleep.
+class SleepCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A command to sleep.
 
     Attributes:
         level: 1 = weights go to the host's memory, 2 = they are dropped and loaded anew; the KV cache is
@@ -90,15 +90,15 @@ class SleepController:
         self._pool = pool
         self._changing = asyncio.Lock()
 
-    async def ordered(self, op: str, arguments: Mapping[str, Any]) -> str:
-        """Carry out an order: ``sleep`` or ``wake``; gives the state that it is in then.
+    async def handle(self, op: str, arguments: Mapping[str, Any]) -> str:
+        """Carry out a command: ``sleep`` or ``wake``; gives the state that it is in then.
 
         Raises:
             DynamoError: it cannot be done, and why; nothing has changed then.
         """
         async with self._changing:
             if op == "sleep":
-                await self._sleep(_order(arguments))
+                await self._sleep(_command(arguments))
             else:
                 await self._wake()
         return "asleep" if self._sleeps() else "awake"
@@ -106,19 +106,19 @@ class SleepController:
     def _sleeps(self) -> bool:
         return self._lifecycle.state is InstanceState.ASLEEP
 
-    async def _sleep(self, order: SleepOrder) -> None:
+    async def _sleep(self, command: SleepCommand) -> None:
         if self._sleeps():
             return
         if not hasattr(self._service, "check_sleep"):
             raise InvalidRequestError(f"{self._lifecycle.component} has nothing that could sleep")
         service: Sleeper = self._service
-        service.check_sleep(order.level)
-        await self._leave(order.level)
+        service.check_sleep(command.level)
+        await self._leave(command.level)
         try:
-            await self._end_requests(order.drain)
+            await self._end_requests(command.drain)
             if not self._sleeps():
                 raise UnavailableError("it is going down")
-            await service.sleep(order.level)
+            await service.sleep(command.level)
         except BaseException:
             await self._return("it could not sleep")
             raise
@@ -150,8 +150,8 @@ class SleepController:
         self._intake.resume()
 
 
-def _order(arguments: Mapping[str, Any]) -> SleepOrder:
+def _command(arguments: Mapping[str, Any]) -> SleepCommand:
     try:
-        return msgspec.convert(dict(arguments), SleepOrder)
+        return msgspec.convert(dict(arguments), SleepCommand)
     except msgspec.ValidationError as error:
         raise InvalidRequestError(f"sleep: {error}") from error

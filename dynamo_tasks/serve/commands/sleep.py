@@ -37,7 +37,7 @@ def sleep(component: str, instance: str | None, level: int, drain: float) -> Non
 
     They leave the registry, so that their model is not listed, finish what runs, and give their memory back.
     """
-    _order(component, lambda found: found.sleep(instance_id=instance, level=level, drain=drain))
+    _send(component, lambda found: found.sleep(instance_id=instance, level=level, drain=drain))
 
 
 @click.command(short_help="Wake what sleeps.")
@@ -45,7 +45,7 @@ def sleep(component: str, instance: str | None, level: int, drain: float) -> Non
 @_INSTANCE
 def wake(component: str, instance: str | None) -> None:
     """Wake the instances of NAMESPACE.COMPONENT."""
-    _order(component, lambda found: found.wake_up(instance_id=instance))
+    _send(component, lambda found: found.wake_up(instance_id=instance))
 
 
 def _split(component: str) -> tuple[str, str]:
@@ -55,14 +55,14 @@ def _split(component: str) -> tuple[str, str]:
     return namespace, name
 
 
-def _order(component: str, order: Callable[[Component], Awaitable[dict[str, str]]]) -> None:
+def _send(component: str, send: Callable[[Component], Awaitable[dict[str, str]]]) -> None:
     from dynamo_tasks.runtime import DistributedRuntime
 
     namespace, name = _split(component)
 
     async def give() -> dict[str, str]:
         async with await DistributedRuntime.create(resolve_redis_url()) as runtime:
-            return await order(runtime.namespace(namespace).component(name))
+            return await send(runtime.namespace(namespace).component(name))
 
     for instance_id, state in asyncio.run(give()).items():
         click.echo(f"{instance_id} {state}")

@@ -64,9 +64,9 @@ def test_a_frontend_renders_what_it_knows() -> None:
     assert completion.body(End(State.SUCCEEDED, "stop"))["choices"][0]["text"] == "hi"
 
 
-@pytest.mark.parametrize("order", [b"news", b"news r 1", b"news r x y z", b""])
-def test_unknown_orders_are_passed_over(order: bytes) -> None:
+@pytest.mark.parametrize("command", [b"news", b"news r 1", b"news r x y z", b""])
+def test_unknown_commands_are_passed_over(command: bytes) -> None:
     nothing: Any = None
     executor = WorkerContext.__new__(WorkerContext)
     executor._running, executor._early = {}, nothing
-    executor.order(b"alive", order)
+    executor.on_command(b"alive", command)

@@ -1,4 +1,4 @@
-"""Orders to an instance as they travel."""
+"""Commands to an instance as they travel."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def _answers(payload: bytes) -> list[Any]:
     """What an instance answers; it gives back the arguments of ``echo``, and refuses anything else."""
     posted: list[Any] = []
 
-    async def carry_out(op: str, arguments: Mapping[str, Any]) -> str:
+    async def handle(op: str, arguments: Mapping[str, Any]) -> str:
         if op != "echo":
             raise InvalidRequestError(f"{op}: unknown")
         return str(dict(arguments))
@@ -27,8 +27,8 @@ def _answers(payload: bytes) -> list[Any]:
     async def work() -> None:
         commands = SimpleNamespace(post=lambda *command: posted.append(command))
         store: Any = SimpleNamespace(commands=commands, keys=Keys)
-        desk = CommandHandler(store, "shop", carry_out)
-        desk.take(payload)
+        handler = CommandHandler(store, "shop", handle)
+        handler.take(payload)
         await eventually(lambda: posted)
 
     asyncio.run(work())
@@ -42,7 +42,7 @@ def _answers(payload: bytes) -> list[Any]:
         (b"control dance dt:shop:answers:0:abc {}", b'["","invalid_request_error","dance: unknown"]'),
     ],
 )
-def test_an_order_is_answered(payload: bytes, answer: bytes) -> None:
+def test_a_command_is_answered(payload: bytes, answer: bytes) -> None:
     assert _answers(payload) == [("PUBLISH", "dt:shop:answers:0:abc", answer)]
 
 
