@@ -119,7 +119,7 @@ class DynamoApp(NamedApp):
         """
         self.host_factory = make_host
         self._executor: WorkerContext | None = None
-        self.intake = ConsumerGate()
+        self.consumer_gate = ConsumerGate()
         self.ways: deque[CachedChannel] = deque()
         self.is_worker = False
         self.worker: Any = None

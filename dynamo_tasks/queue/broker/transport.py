@@ -91,7 +91,7 @@ class Channel(CheckedChannel):
     acknowledged_late: Callable[[str, bool], None] = staticmethod(lambda tag, requeue: None)
     """Takes the tags (and whether to requeue) of messages that are done after this channel was closed."""
 
-    intake = ConsumerGate()
+    consumer_gate = ConsumerGate()
     """The gate that says whether this process takes messages at all."""
 
     _is_made = False
@@ -219,7 +219,7 @@ class Channel(CheckedChannel):
         return [] if self.closed else [f"{self.global_keyprefix}{queue}" for queue in self.active_queues]
 
     def _free_slots(self) -> int:
-        if self.intake.paused:
+        if self.consumer_gate.paused:
             return 0
         return max(0, int(self.qos.can_consume_max_estimate() or 0) - self.carried())
 
@@ -232,7 +232,7 @@ class Channel(CheckedChannel):
         """Wait for what was popped, and take no more: what is given back next must not be popped here again."""
         if self._puller is not None:
             await self._puller.delivered()
-        self.intake.pause()
+        self.consumer_gate.pause()
         if self._calling_back is not None:
             await self._calling_back
 
@@ -257,7 +257,7 @@ class Channel(CheckedChannel):
         await greenlets.run_yielding(self.settle_late, dict.fromkeys(noted, False))
 
     def _takes(self, queue: str) -> bool:
-        return not (self.closed or self.intake.paused) and queue in self.connection._callbacks
+        return not (self.closed or self.consumer_gate.paused) and queue in self.connection._callbacks
 
     def _note(self, raws: list[bytes]) -> list[str]:
         messages = []

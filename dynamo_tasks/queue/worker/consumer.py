@@ -120,8 +120,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._loop = asyncio.get_running_loop()
         channel = self.task_consumer.channel
         channel.acknowledged_late = self._done_late
-        channel.intake = self.app.intake
-        self.app.intake.attach(channel)
+        channel.consumer_gate = self.app.consumer_gate
+        self.app.consumer_gate.attach(channel)
         carried = weakref.WeakSet(reserved_requests)
         channel.carried = lambda: sum(request in reserved_requests for request in carried)
         self.aside(self.connection.transport.listen)

@@ -18,15 +18,18 @@ class HealthGate:
 
     Args:
         lifecycle: State of the instance.
-        intake: Its valve.
+        consumer_gate: Of its worker.
         registrations: One per namespace that it serves in; asked each round.
     """
 
     def __init__(
-        self, lifecycle: Lifecycle, intake: ConsumerGate, registrations: Callable[[], Iterable[Instance]]
+        self,
+        lifecycle: Lifecycle,
+        consumer_gate: ConsumerGate,
+        registrations: Callable[[], Iterable[Instance]],
     ) -> None:
         self._lifecycle = lifecycle
-        self._intake = intake
+        self._consumer_gate = consumer_gate
         self._registrations = registrations
 
     async def result(self, reason: str) -> None:
@@ -43,11 +46,11 @@ class HealthGate:
                 await registration.register()
             if self._lifecycle.state is InstanceState.ASLEEP:
                 return
-            self._intake.resume()
+            self._consumer_gate.resume()
             self._lifecycle.advance(InstanceState.HEALTHY, "all checks passed")
 
     async def _ill(self, reason: str) -> None:
-        self._intake.pause()
+        self._consumer_gate.pause()
         registered = [one for one in self._registrations() if one.registered]
         if not registered:
             return

@@ -272,7 +272,9 @@ class ServiceHost:
     def _accept_commands(self, pool: Any) -> None:
         """Accept the commands to sleep and to wake."""
         assert self._registered is not None
-        controller = SleepController(self.lifecycle, self.app.intake, self._registered, self.instance, pool)
+        controller = SleepController(
+            self.lifecycle, self.app.consumer_gate, self._registered, self.instance, pool
+        )
         namespace, _ = self.service.dynamo_address()
         commands = CommandHandler(self.runtime.client.store, namespace, controller.handle)
         self._registered.on_control = commands.take
@@ -285,17 +287,17 @@ class ServiceHost:
         def busy() -> bool:
             return executor.in_flight > 0 or self.lifecycle.state is InstanceState.ASLEEP
 
-        checkup = HealthGate(self.lifecycle, self.app.intake, lambda: [registered])
+        gate = HealthGate(self.lifecycle, self.app.consumer_gate, lambda: [registered])
         self._health = HealthMonitor(
             HealthSettings.of(self.service.inner), partial(probe, self.instance), lambda: self._endpoints,
-            busy=busy, on_result=checkup.result, on_dead=self._dead,
+            busy=busy, on_result=gate.result, on_dead=self._dead,
         )  # fmt: skip
         await self._health.start()
         executor.on_engine_died = self._engine_died
 
     def _engine_died(self, reason: str) -> None:
         """Take nothing more, since an endpoint reports a dead engine, and check the health now."""
-        self.app.intake.pause()
+        self.app.consumer_gate.pause()
         if self._health is not None:
             self._health.suspect()
 

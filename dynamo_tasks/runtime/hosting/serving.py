@@ -88,10 +88,10 @@ class ServiceGroup:
             make_host=lambda *_, **__: self,
             key_prefix=client.store.prefix,
         )
-        checkup = HealthGate(self.lifecycle, self._app.intake, self._instances.values)
+        gate = HealthGate(self.lifecycle, self._app.consumer_gate, self._instances.values)
         self._health = HealthMonitor(
             health, self._ask, lambda: self._checked, busy=lambda: self._executor.in_flight > 0,
-            on_result=checkup.result, on_dead=self._dead,
+            on_result=gate.result, on_dead=self._dead,
         )  # fmt: skip
 
     async def add(self, endpoint: EndpointId, config: EndpointConfig) -> InstanceInfo:

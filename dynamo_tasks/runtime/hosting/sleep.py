@@ -73,17 +73,22 @@ class SleepController:
 
     Args:
         lifecycle: State of the instance.
-        intake: Its valve.
+        consumer_gate: Of its worker.
         registration: In the registry.
         service: The service; one that cannot sleep lacks the methods of :class:`Sleeper`.
         pool: What runs its requests.
     """
 
     def __init__(
-        self, lifecycle: Lifecycle, intake: ConsumerGate, registration: Instance, service: Any, pool: Pool
+        self,
+        lifecycle: Lifecycle,
+        consumer_gate: ConsumerGate,
+        registration: Instance,
+        service: Any,
+        pool: Pool,
     ) -> None:
         self._lifecycle = lifecycle
-        self._intake = intake
+        self._consumer_gate = consumer_gate
         self._registration = registration
         self._awake: list[InstanceInfo] = []
         self._service = service
@@ -125,7 +130,7 @@ class SleepController:
 
     async def _leave(self, level: int) -> None:
         self._lifecycle.advance(InstanceState.ASLEEP, f"it was told to sleep, level {level}")
-        self._intake.pause()
+        self._consumer_gate.pause()
         self._awake = self._registration.infos
         asleep = msgspec.structs.replace(self._awake[0], endpoint=ASLEEP, model=None, streaming=False)
         await self._registration.replace([asleep])
@@ -147,7 +152,7 @@ class SleepController:
             return
         await self._registration.replace(self._awake)
         self._lifecycle.advance(InstanceState.RUNNING, reason)
-        self._intake.resume()
+        self._consumer_gate.resume()
 
 
 def _command(arguments: Mapping[str, Any]) -> SleepCommand:
