@@ -39,7 +39,7 @@ _REQUESTS = (
         "requests_forwarded_total",
         "counter",
         "requests",
-        "Requests handed on to an instance; outcome is ok, shared (that one was gone), fenced or gone.",
+        "Requests forwarded to an instance; outcome is ok, shared (that one was gone), fenced or gone.",
         ("endpoint", "outcome"),
     ),
     Metric(
@@ -220,7 +220,7 @@ _LOG_EVENTS = (
              "Somebody else than its worker ended a request; reason is cancelled or abandoned.",
              ("request_id", "endpoint", "reason")),
     LogEvent("request.stopped", INFO, "A running endpoint, and its engine, was stopped; after_s from when its "
-             "process was told so until it had stopped; reason is CANCELLED, FAILED, deadline, time_limit, handover, …",
+             "process was told so until it had stopped; reason is CANCELLED, FAILED, deadline, time_limit, drain, …",
              ("request_id", "endpoint", "attempt", "reason", "after_s")),
     LogEvent("request.expired", INFO, "A request's time was over before it was started.",
              ("request_id", "endpoint")),
@@ -232,7 +232,7 @@ _LOG_EVENTS = (
              "A request lost its worker; outcome is requeued, dead (no attempts left) or settle (its tail is left).",
              ("request_id", "namespace", "lost_instance", "outcome")),
     LogEvent("request.forwarded", DEBUG,
-             "A request was handed on to an instance; outcome as in `requests_forwarded_total`.",
+             "A request was forwarded to an instance; outcome as in `requests_forwarded_total`.",
              ("request_id", "endpoint", "instance_id", "outcome")),
     LogEvent("request.retried", INFO, "An endpoint asked for a retry.",
              ("request_id", "endpoint", "retries", "delay_s", "error")),
@@ -280,7 +280,7 @@ _LOG_EVENTS = (
              ("component", "instance_id", "old", "new", "reason")),
     LogEvent("instance.unhealthy", WARNING, "An instance of this process takes no work until its checks pass.",
              ("component", "instance_id", "reason")),
-    LogEvent("instance.dead", ERROR, "A liveness check failed twice: the process hands over what runs and ends.",
+    LogEvent("instance.dead", ERROR, "A liveness check failed twice: the process requeues what runs and ends.",
              ("component", "instance_id", "reason")),
     LogEvent("events.missed", WARNING, "A subscriber was too slow, or away too long: events behind `after` are gone.",
              ("subject", "after", "next")),
@@ -350,7 +350,7 @@ _SPANS = (
          ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.usage.input_tokens",
           "gen_ai.usage.output_tokens", "gen_ai.usage.cache_read.input_tokens",
           "gen_ai.response.finish_reasons")),
-    Span("dynamo.recover", "worker", "internal", "A sweep that gives back what a dead instance held.",
+    Span("dynamo.recover", "worker", "internal", "A sweep that requeues what a dead instance held.",
          ("dynamo.lost_instance", "dynamo.moved")),
 )  # fmt: skip
 

@@ -6,7 +6,7 @@
       ▲  │               │ │
       │  │               │ └─cancel──▶ CANCELLED
       │  └─cancel/expire─┼──────────▶ CANCELLED | EXPIRED
-      └────release───────┘   owner lost, Celery retry, hand-over at drain
+      └────release───────┘   owner lost, Celery retry, requeue at drain
 """
 
 from __future__ import annotations

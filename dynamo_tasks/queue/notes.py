@@ -86,7 +86,7 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
             self._untracked(partial(super().reject, requeue=requeue), delivery_tag, requeue)
             return
         if requeue and not self.channel.closed:
-            self.channel.give_back([delivery_tag])
+            self.channel.requeue([delivery_tag])
         else:
             VirtualQoS.ack(self, delivery_tag)
 

@@ -26,7 +26,7 @@ key                            type    content
 ``dt:<ns>:erase``              list    which purged request's message lies in which queue yet, msgpack
 ``dt:<ns>:erasing``            list    how far lists of messages were searched for these, msgpack
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
-``dt:<ns>:recover:<lease>``    string  who gives back what a dead instance held, for 5 s
+``dt:<ns>:recover:<lease>``    string  who requeues what a dead instance held, for 5 s
 ``dt:<ns>:queues:<lease>``     set     ``<component>:<endpoint>`` of its own queues, as long as it may own requests
 ``dt:<ns>:load:<lease>``       string  JSON of its load, with TTL
 ``dt:<ns>:instances``          set     ``<component>:<endpoint>:<lease>`` of all registrations

@@ -292,7 +292,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(n=INSTANCES)
     def fail_over(self, n: int) -> None:
-        """Killed, and given back: what a fault does if nothing comes in between."""
+        """Killed, and requeued: what a fault does if nothing comes in between."""
         self.kill(n)
         self.bury_the_dead()
 

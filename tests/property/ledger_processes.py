@@ -186,7 +186,7 @@ class Processes:
     async def release(
         self, one: Instance, request_id: str, *, retry: bool, wait_ms: int, again: bool
     ) -> None:
-        """Celery's retry, or a hand-over at drain."""
+        """Celery's retry, or a requeue at drain."""
         held = one.held.pop(request_id)
         retries = held.retries + 1 if retry else held.retries
         message = self._world.message(request_id, one.endpoint, retries) if retry else b""

@@ -142,7 +142,7 @@ class LineMachine(RuleBasedStateMachine):
 
     @rule(lease=st.sampled_from(LEASES))
     def die(self, lease: int) -> None:
-        """It is found dead, what it held is given back, and it comes again."""
+        """It is found dead, what it held is requeued, and it comes again."""
         self.do("DEL", self.place.keys.lease(lease))
         for raw in self.do("SMEMBERS", self.place.keys.owned(lease)):
             self._recovered(raw.decode(), lease)

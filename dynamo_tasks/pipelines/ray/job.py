@@ -108,9 +108,9 @@ class _ActorTask:
     def run(self, edges: list[Edge]) -> None:
         while records := self._channel.take():
             for at in range(0, len(records), _CHUNK):
-                self._hand_over(records[at : at + _CHUNK], edges)
+                self._handle(records[at : at + _CHUNK], edges)
 
-    def _hand_over(self, records: list[Record], edges: list[Edge]) -> None:
+    def _handle(self, records: list[Record], edges: list[Edge]) -> None:
         chunk = _encode(self.stage.name, records)
         handled = msgspec.json.decode(self._actor.handle(self.counts["in"], chunk), type=Handled)
         for key, more in handled.counts.items():

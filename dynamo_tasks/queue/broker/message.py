@@ -58,7 +58,7 @@ class Message(virtual.Message):  # type: ignore[misc]
                 raise ValueError("the body is in an encoding that is not taken: utf-8 is")
             packed = isinstance(headers, dict) and _COMPRESSION in headers
             super().__init__(_unpacked(payload, channel) if packed else payload, channel=channel, **kwargs)
-            self._raw = payload  # as it is given back to its queue
+            self._raw = payload  # as it goes back to its queue
             # kombu reads both without a check: a KeyError shall come here.
             self.delivery_info["exchange"], self.delivery_info["routing_key"]
             _check_parts(self)

@@ -229,7 +229,7 @@ class Channel(CheckedChannel):
             self._calling_back = asyncio.ensure_future(self._puller.call_back(self._unblock_quietly))
 
     async def rest(self) -> None:
-        """Wait for what was popped, and take no more: what is given back next must not be popped here again."""
+        """Wait for what was popped, and take no more: what is requeued next must not be popped here again."""
         if self._puller is not None:
             await self._puller.delivered()
         self.consumer_gate.pause()
@@ -322,7 +322,7 @@ class Channel(CheckedChannel):
                 client.pipeline().zrem(self.unacked_index_key, *done).hdel(self.unacked_key, *done).execute()
 
     def restore_unknown(self, keep: set[str]) -> None:
-        """Give back what this process had fetched over an earlier connection and never started.
+        """Requeue what this process had fetched over an earlier connection and never started.
 
         Args:
             keep: Delivery tags of the messages whose tasks run or wait in the pool.
@@ -334,7 +334,7 @@ class Channel(CheckedChannel):
                 with contained("recovery", "a message that was fetched"):
                     self.qos.restore_by_tag(tag, leftmost=False)
 
-    def give_back(self, tags: list[str]) -> None:
+    def requeue(self, tags: list[str]) -> None:
         """Put fetched messages that were not started back to the front of their queues, oldest first in line."""
         for tag in reversed(tags):
             message = self.qos._delivered.get(tag)

@@ -33,7 +33,7 @@ from dynamo_tasks.queue.client.eager import EagerStreamResult, as_sent, eager_va
 from dynamo_tasks.queue.client.elsewhere import tell_if_elsewhere
 from dynamo_tasks.queue.client.result import StreamResult
 from dynamo_tasks.queue.execution.attempt import Execution
-from dynamo_tasks.queue.execution.outcome import Dropped, EndedRevoked, HandedOver, Revoked
+from dynamo_tasks.queue.execution.outcome import Dropped, EndedRevoked, Reassigned, Revoked
 from dynamo_tasks.queue.worker.foreign import HOOKS, has_loader_hooks
 from dynamo_tasks.queue.worker.pool import current_job
 from dynamo_tasks.sdk.context import Context, RetryRequested, current_context
@@ -156,7 +156,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         """Hand the outcome of an execution to Celery's tracer."""
         try:
             return await_(execution.run())
-        except (Dropped, HandedOver) as exc:
+        except (Dropped, Reassigned) as exc:
             raise Ignore(str(exc)) from None
         except Ignore:
             self.backend.mark_as_done(request.id, None, request, store_result=not request.ignore_result)

@@ -30,10 +30,10 @@ from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.queue.execution.context import RequestCommand, WorkerContext
-from dynamo_tasks.queue.execution.forwarding import hand_on
+from dynamo_tasks.queue.execution.forwarding import forward_request
 from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.interrupt import Interruptible, Stop
-from dynamo_tasks.queue.execution.outcome import Dropped, HandedOver, Revoked
+from dynamo_tasks.queue.execution.outcome import Dropped, Reassigned, Revoked
 from dynamo_tasks.queue.execution.output import OutputCollector
 from dynamo_tasks.queue.execution.returned import encode_result
 from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
@@ -82,7 +82,7 @@ class Execution:
         Raises:
             Dropped: the message is a duplicate, too late, or too early.
             Revoked: it was cancelled.
-            HandedOver: it went back to its queue.
+            Reassigned: it went back to its queue.
             RetryRequested: the endpoint wants a retry; the request is still RUNNING.
             Exception: whatever the endpoint raised; the request has FAILED.
         """
@@ -195,7 +195,7 @@ class Execution:
             await self._executor.writer.drain(log)
             raise
         except ForwardRequested as wanted:
-            await hand_on(self._executor.store, log, wanted, self._call.message(), self.fail)
+            await forward_request(self._executor.store, log, wanted, self._call.message(), self.fail)
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
@@ -209,7 +209,7 @@ class Execution:
             await self._engine_died(exc, attempt, log)
         except Exception as exc:
             if isinstance(exc, Reject) and exc.requeue:
-                await self._give_back(attempt, log, front=False, counts=True)
+                await self._requeue(attempt, log, front=False, counts=True)
             await self._failed(exc, log)
             raise
         await self._end(log, end, encoded, kept)
@@ -230,7 +230,7 @@ class Execution:
         try:
             await self._body.task
         except asyncio.CancelledError:
-            raise Stop("handover", "the worker is going down") from None
+            raise Stop("drain", "the worker is going down") from None
         finally:
             self._body = None
         self._check_stop("abort")
@@ -296,8 +296,8 @@ class Execution:
             if str(stop) in TERMINAL:
                 return await self._ended_elsewhere()
             raise Dropped(str(stop))
-        if stop.reason == "handover":
-            await self._give_back(attempt, log, front=True, counts=False)
+        if stop.reason == "drain":
+            await self._requeue(attempt, log, front=True, counts=False)
         if stop.reason == "cancel":
             await self._end(log, cancelled())
             raise Revoked("cancelled")
@@ -315,13 +315,13 @@ class Execution:
             return await self._refused(refusal)
         raise Dropped("RECLAIMED")
 
-    async def _give_back(self, attempt: Attempt, log: OpenLog, *, front: bool, counts: bool) -> None:
+    async def _requeue(self, attempt: Attempt, log: OpenLog, *, front: bool, counts: bool) -> None:
         await self._executor.writer.drain(log)
         with contextlib.suppress(FencedError):
             await self._executor.ledger.release(
                 attempt, retries=self._call.retries, front=front, counts=counts
             )
-        raise HandedOver
+        raise Reassigned
 
     async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, log: OpenLog) -> NoReturn:
         """Requeue the request after its engine died, as if this process had; another attempt may continue."""
@@ -330,7 +330,7 @@ class Execution:
         # Where the server is away, its owner's death is noticed by others once it is back.
         with contextlib.suppress(ServerUnavailableError):
             await Recovery(self._executor.store).requeue(attempt.namespace, attempt.id, attempt.lease)
-        raise HandedOver
+        raise Reassigned
 
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
         """The log can't be continued by anybody; end it above our epoch."""

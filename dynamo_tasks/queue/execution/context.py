@@ -61,7 +61,7 @@ class WorkerContext:
     """One per worker process.
 
     Attributes:
-        on_engine_died: Called when an endpoint found its engine dead; before its request is given back.
+        on_engine_died: Called when an endpoint found its engine dead; before its request is requeued.
     """
 
     def __init__(

@@ -12,18 +12,18 @@ from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.broker.envelope import HEADER, persisted
-from dynamo_tasks.queue.execution.outcome import HandedOver
+from dynamo_tasks.queue.execution.outcome import Reassigned
 from dynamo_tasks.sdk.context import ForwardRequested
 from dynamo_tasks.store.ledger.forwarding import forward
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.log import OpenLog
 
-__all__ = ["hand_on"]
+__all__ = ["forward_request"]
 
 _RETRY = 0.2
 
 
-async def hand_on(
+async def forward_request(
     store: Store, log: OpenLog, wanted: ForwardRequested, message: bytes,
     fail: Callable[[BaseException], Awaitable[None]],
 ) -> NoReturn:  # fmt: skip
@@ -37,7 +37,7 @@ async def hand_on(
         fail: Ends the request with an error.
 
     Raises:
-        HandedOver: it is theirs now.
+        Reassigned: it is theirs now.
         ConfigError: it cannot be forwarded; it has failed.
     """
     try:
@@ -59,7 +59,7 @@ async def hand_on(
         "request.forwarded", request_id=attempt.id, endpoint=str(wanted.endpoint),
         instance_id=f"{wanted.instance_id:x}", outcome=outcome.lower(),
     )  # fmt: skip
-    raise HandedOver
+    raise Reassigned
 
 
 def _check(wanted: ForwardRequested, log: OpenLog) -> None:
@@ -74,7 +74,7 @@ def _check(wanted: ForwardRequested, log: OpenLog) -> None:
 
 
 def _readdressed(raw: bytes, wanted: ForwardRequested) -> bytes:
-    """The message for the other endpoint. Given back, it goes to the component's queue: its instance goes down."""
+    """The message for the other endpoint. Requeued, it goes to the component's queue: its instance goes down."""
     message: dict[str, Any] = msgspec.json.decode(raw)
     headers = message["headers"]
     headers |= {"task": str(wanted.endpoint), HEADER: persisted(headers.get(HEADER))}

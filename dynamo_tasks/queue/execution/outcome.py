@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from celery.exceptions import Ignore
 
-__all__ = ["Dropped", "EndedRevoked", "HandedOver", "Revoked"]
+__all__ = ["Dropped", "EndedRevoked", "Reassigned", "Revoked"]
 
 
 class Dropped(Exception):  # noqa: N818 - an answer, not an error
@@ -19,7 +19,7 @@ class Revoked(Exception):  # noqa: N818
         self.expired = expired
 
 
-class HandedOver(Exception):  # noqa: N818
+class Reassigned(Exception):  # noqa: N818
     """The request went back to its queue."""
 
 

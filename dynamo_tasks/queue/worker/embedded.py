@@ -83,13 +83,13 @@ class EmbeddedWorker(WorkController):  # type: ignore[misc]
         """Take messages of further queues, for tasks that were registered meanwhile."""
         await consume(self, queues)
 
-    async def end(self, *, hand_over: bool = False) -> None:
+    async def end(self, *, requeue: bool = False) -> None:
         """Finish what runs, or hand it over, then stop; idempotent."""
         if self._task is None:
             return
         task, self._task = self._task, None
         state.should_stop = 0
-        state.should_terminate = 0 if hand_over else None
+        state.should_terminate = 0 if requeue else None
         if self.hub is not None:
             self.hub.wake()
         try:

@@ -141,9 +141,9 @@ class Job:
         """Stop this request only; Celery calls it for ``revoke(terminate=True)``, in a thread."""
         self._loop.call_soon_threadsafe(self._ask, Stop("cancel"))
 
-    def hand_over(self) -> None:
+    def requeue(self) -> None:
         """The worker goes down: give the request back to its queue."""
-        self._ask(Stop("handover"))
+        self._ask(Stop("drain"))
 
     def _ask(self, stop: Stop) -> None:
         if self._asked is None:
@@ -238,16 +238,16 @@ class TaskPool(BasePool):  # type: ignore[misc]
             on_done()
         return True
 
-    def hand_over_endpoints(self) -> None:
-        """Give back all running requests of endpoints; plain tasks run on."""
+    def requeue_endpoints(self) -> None:
+        """Requeue all running requests of endpoints; plain tasks run on."""
         for job in list(self._jobs):
             if not job.threaded:
-                job.hand_over()
+                job.requeue()
 
-    async def hand_over(self, timeout: float = 2.0) -> None:
-        """Give back everything that runs."""
+    async def requeue(self, timeout: float = 2.0) -> None:
+        """Requeue everything that runs."""
         for job in list(self._jobs):
-            job.hand_over()
+            job.requeue()
         if all(job.in_thread for job in self._jobs):
             timeout = min(timeout, 0.1)
         if not await self.drain(timeout):
@@ -262,9 +262,9 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self._close_threads()
 
     def on_terminate(self) -> None:
-        """Cold shutdown: what runs is handed over."""
+        """Cold shutdown: what runs is requeued."""
         if greenlets.may_await():
-            greenlets.await_(self.hand_over())
+            greenlets.await_(self.requeue())
         self._close_threads()
 
     def _close_threads(self) -> None:

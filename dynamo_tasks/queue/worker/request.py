@@ -56,7 +56,7 @@ class EndpointRequest(Request):  # type: ignore[misc]
         """Celery callback at a cold shutdown: the request goes back to its queue."""
         job = self._job()
         if job is not None:
-            job.hand_over()
+            job.requeue()
 
     def _announce_revoked(self, reason: str, terminated: bool, signum: Any, expired: bool) -> None:
         """Celery callback: it drops the message, as expired or revoked."""

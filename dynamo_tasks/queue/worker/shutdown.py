@@ -1,12 +1,12 @@
 """The three ways to end a worker, and the signals that ask for them.
 
 =======================  ==============================================================================
-warm: SIGTERM, SIGINT    takes no more, gives back what was fetched and not started, finishes what runs;
-                         endpoints that need longer than the grace period are handed over, plain tasks are
+warm: SIGTERM, SIGINT    takes no more, requeues what was fetched and not started, finishes what runs;
+                         endpoints that need longer than the grace period are requeued, plain tasks are
                          waited for
 soft: SIGQUIT with       the same for ``worker_soft_shutdown_timeout`` seconds, then cold
 the setting
-cold: SIGQUIT, or the    hands over what runs: back to the front of its queue, the attempt not counted,
+cold: SIGQUIT, or the    requeues what runs: back to the front of its queue, the attempt not counted,
 signal a second time     so that another worker continues the stream; plain tasks are left to their fate
 =======================  ==============================================================================
 
@@ -39,8 +39,8 @@ __all__ = ["Shutdown", "ignore_at_exit", "once"]
 GRACE_SECONDS = 30.0
 APART_SECONDS = 1.0
 """Signals closer together are one."""
-HANDOVER_SECONDS = 2.0
-"""Seconds that running endpoints are given to stop; their requests are handed over in that time."""
+REQUEUE_SECONDS = 2.0
+"""Seconds that running endpoints are given to stop; their requests are requeued in that time."""
 
 
 def grace_period() -> float:
@@ -123,19 +123,19 @@ class Shutdown:
         await self._leave()
         if not await self._drain(grace_period(), self._cold):
             if not self._cold.is_set():
-                self._worker.pool.hand_over_endpoints()
+                self._worker.pool.requeue_endpoints()
                 await self._drain(None, self._cold)
-            await self._hand_over()
+            await self._requeue_running()
         await self._end()
 
     async def cold(self) -> None:
-        """Give what runs the soft timeout, then hand it over."""
+        """Give what runs the soft timeout, then requeue it."""
         self._cold.set()
         await self._leave()
         timeout = float(self._worker.app.conf.worker_soft_shutdown_timeout or 0)
         idle = not state.active_requests and not self._worker.app.conf.worker_enable_soft_shutdown_on_idle
         if idle or timeout <= 0 or not await self._drain(timeout, self._now):
-            await self._hand_over()
+            await self._requeue_running()
         await self._end()
 
     async def _leave(self) -> None:
@@ -143,8 +143,8 @@ class Shutdown:
         await asyncio.sleep(0)  # what was accepted in this turn of the loop counts as started
         if (channel := self._channel()) is not None:
             await channel.rest()
-        self._worker.hub.run_ready()  # what has ended is acknowledged, not given back
-        await greenlets.run_yielding(self._give_back)
+        self._worker.hub.run_ready()  # what has ended is acknowledged, not requeued
+        await greenlets.run_yielding(self._requeue_messages)
         await self._worker.host.deregister()
 
     async def _drain(self, timeout: float | None, cut_short: asyncio.Event) -> bool:
@@ -158,13 +158,13 @@ class Shutdown:
             return False
         return bool(drained.result())
 
-    async def _hand_over(self) -> None:
-        await self._worker.pool.hand_over(HANDOVER_SECONDS)
+    async def _requeue_running(self) -> None:
+        await self._worker.pool.requeue(REQUEUE_SECONDS)
 
     async def _end(self) -> None:
         self._worker.hub.run_ready()
-        await greenlets.run_yielding(self._give_back, everything=True)
-        await self._worker.app.executor.drops.drain(HANDOVER_SECONDS)
+        await greenlets.run_yielding(self._requeue_messages, everything=True)
+        await self._worker.app.executor.drops.drain(REQUEUE_SECONDS)
         self._worker.hub.run_ready()
         await self._worker.host.stop()
 
@@ -174,7 +174,7 @@ class Shutdown:
         channel = consumer.channel if consumer is not None else None
         return None if channel is None or channel.closed else channel
 
-    def _give_back(self, *, everything: bool = False) -> None:
+    def _requeue_messages(self, *, everything: bool = False) -> None:
         """Fetched messages whose tasks don't run go back to the front of their queues."""
         channel = self._channel()
         if channel is None:
@@ -185,9 +185,9 @@ class Shutdown:
         qos = channel.qos
         tags = [tag for tag in qos._delivered if tag not in qos._dirty and tag not in running]
         try:
-            channel.give_back(tags)
+            channel.requeue(tags)
             if everything:
-                self._worker.consumer.settle_late()  # what is done is not given back
+                self._worker.consumer.settle_late()  # what is done is not requeued
                 channel.restore_unknown(set())
         except channel.connection_errors:
             # The broker is away: the ledger and this instance's list of unacknowledged messages tell the rest.

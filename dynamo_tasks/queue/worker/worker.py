@@ -99,7 +99,7 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
         greenlets.await_(worker.shutdown.warm())
 
     def terminate(self, worker: Any) -> None:
-        """Cold: leave the registry, hand over what runs, stop the service."""
+        """Cold: leave the registry, requeue what runs, stop the service."""
         greenlets.await_(worker.shutdown.cold())
 
 

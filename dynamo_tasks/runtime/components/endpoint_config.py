@@ -35,7 +35,7 @@ class EndpointConfig:
         policy: What happens to a request whose owner was lost, as for ``@dynamo_endpoint``.
         model: Model card, for a frontend to find.
         health_check_payload: A request that shows whether it works, sent when it has long been idle.
-        liveness: Whether the process is alive; if not, twice in a row, what it runs is handed over.
+        liveness: Whether the process is alive; if not, twice in a row, what it runs is requeued.
         readiness: Whether it can take work; if not, it leaves the registry until it can.
     """
 

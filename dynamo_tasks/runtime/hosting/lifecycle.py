@@ -11,7 +11,7 @@
 * Running: it takes requests. It is not checked yet; or a check failed, and then it is out of the registry and
   takes none until the checks pass.
 * Healthy: the last checks passed.
-* Asleep: it was commanded to sleep; it takes no requests, and what ran ends or is handed over.
+* Asleep: it was commanded to sleep; it takes no requests, and what ran ends or is requeued.
 * Stopping: it was told to end; it left the registry first, and finishes what runs.
 * Deregistered: its lease is revoked.
 """

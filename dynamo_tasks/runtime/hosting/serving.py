@@ -140,7 +140,7 @@ class ServiceGroup:
         """Hand over what runs, and end serving; :meth:`wait_closed` reports it to the program."""
         self.lifecycle.tell("instance.dead", reason)
         self._died_of = reason
-        self._dying = asyncio.create_task(self.close(hand_over=True), name="dying")
+        self._dying = asyncio.create_task(self.close(requeue=True), name="dying")
 
     def _info(self, endpoint: EndpointId, config: EndpointConfig, declared: PlainEndpoint) -> InstanceInfo:
         return InstanceInfo(
@@ -217,15 +217,15 @@ class ServiceGroup:
             await instance.stop()
         self.lifecycle.advance(InstanceState.DEREGISTERED)
 
-    async def close(self, *, hand_over: bool = False) -> None:
+    async def close(self, *, requeue: bool = False) -> None:
         """Take no more requests, finish what runs, leave; idempotent.
 
         Args:
-            hand_over: What runs goes to other instances instead.
+            requeue: What runs goes to other instances instead.
         """
         worker, self._worker = self._worker, None
         if worker is not None:
-            await worker.end(hand_over=hand_over)
+            await worker.end(requeue=requeue)
             self._app.close()
         self._ended.set()
 

@@ -28,8 +28,8 @@ from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
 
 __all__ = ["SleepCommand", "SleepController"]
 
-_HAND_OVER = 10.0
-"""Seconds that requests may take to be handed over."""
+_REQUEUE_SECONDS = 10.0
+"""Seconds that requests may take to be requeued."""
 
 
 class SleepCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,7 +38,7 @@ class SleepCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         level: 1 = weights go to the host's memory, 2 = they are dropped and loaded anew; the KV cache is
             dropped in both.
-        drain: Seconds that running requests have; what runs then is handed over to other instances.
+        drain: Seconds that running requests have; what runs then is requeued for other instances.
     """
 
     level: int = 1
@@ -64,8 +64,8 @@ class Pool(Protocol):
     async def drain(self, timeout: float | None = None) -> bool:
         """Wait until no request runs."""
 
-    def hand_over_endpoints(self) -> None:
-        """Give back what runs."""
+    def requeue_endpoints(self) -> None:
+        """Requeue what runs."""
 
 
 class SleepController:
@@ -138,8 +138,8 @@ class SleepController:
     async def _end_requests(self, seconds: float) -> None:
         if await self._pool.drain(seconds):
             return
-        self._pool.hand_over_endpoints()
-        if not await self._pool.drain(_HAND_OVER):
+        self._pool.requeue_endpoints()
+        if not await self._pool.drain(_REQUEUE_SECONDS):
             raise UnavailableError("requests that cannot be stopped still run: it cannot sleep now")
 
     async def _wake(self) -> None:

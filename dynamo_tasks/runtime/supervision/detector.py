@@ -97,5 +97,5 @@ class Detector:
         track.absent = 0 if seen.present else track.absent + 1
 
     def forget(self, lease: int) -> None:
-        """Forget an instance whose requests were given back."""
+        """Forget an instance whose requests were requeued."""
         self._tracks.pop(lease, None)

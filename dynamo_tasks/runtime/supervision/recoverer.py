@@ -1,4 +1,4 @@
-"""The actor that watches all instances of all namespaces and gives back what dead ones held.
+"""The actor that watches all instances of all namespaces and requeues what dead ones held.
 
 Runs in every worker and every frontend; the first one to come takes a short lock in Redis.
 """

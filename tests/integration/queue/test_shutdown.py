@@ -43,7 +43,7 @@ def test_warm_finishes_what_runs_and_takes_no_more(lab: Lab) -> None:
         clean(worker)
 
 
-def test_warm_gives_back_what_was_not_started(lab: Lab) -> None:
+def test_warm_requeues_what_was_not_started(lab: Lab) -> None:
     """Rate-limited plain tasks wait in the worker; they return to the front, in their order, at once."""
     with lab.worker() as worker:
         running = lab.call("count", {"n": 80, "delay": 0.02})
@@ -54,8 +54,8 @@ def test_warm_gives_back_what_was_not_started(lab: Lab) -> None:
         assert limited[0].get(timeout=30) == 0
         until(lambda: lab.unacked() == 3, what="three that wait in the worker")
         worker.signal(signal.SIGTERM)
-        until(lambda: lab.redis.llen(queue) == 3, what="given back")
-        assert lab.state(running.id) == "RUNNING", "given back at once, not at the end of what runs"
+        until(lambda: lab.redis.llen(queue) == 3, what="requeued")
+        assert lab.state(running.id) == "RUNNING", "requeued at once, not at the end of what runs"
         order = [message.partition('"id": "')[2][:36] for message in lab.redis.lrange(queue, 0, -1)]
         assert order[::-1] == [one.id for one in limited[1:]]
         assert list(running) == list(range(80))

@@ -204,11 +204,11 @@ async def test_a_release_asked_again_is_one_release(redis_server: RedisServer) -
         for _ in range(2):
             await owner.ledger.release(attempt, retries=0, front=True, counts=False)
         assert await place.do("LRANGE", place.queue, 0, -1) == [b"message"]
-        assert (await owner.claim(request_id)).number == 1  # a hand-over counts as no attempt
+        assert (await owner.claim(request_id)).number == 1  # a requeue counts as no attempt
 
 
 @on_loop
-async def test_a_hand_over_keeps_the_retry_number_of_the_message_that_is_kept(
+async def test_a_requeue_keeps_the_retry_number_of_the_message_that_is_kept(
     redis_server: RedisServer,
 ) -> None:
     """Else that message would be taken for superseded, however often it is sent again."""

@@ -18,7 +18,7 @@ def _target(place: Place) -> EndpointId:
     return place.endpoint._replace(component="Engine")
 
 
-async def _hand_on(place: Place, owner: Owner, attempt: Attempt) -> str:
+async def _forward(place: Place, owner: Owner, attempt: Attempt) -> str:
     return await forward(owner.store, attempt, _target(place), CHOSEN, b'{"id": "%s"}' % attempt.id.encode())
 
 
@@ -42,13 +42,13 @@ async def test_a_forwarded_request_keeps_its_stream_and_its_attempts(redis_serve
         await _register(place)
         sub = await client.submit()
         attempt = await router.claim(sub.request_id)
-        assert await _hand_on(place, router, attempt) == "OK"
-        assert await _hand_on(place, router, attempt) == "OK"  # the reply was lost
+        assert await _forward(place, router, attempt) == "OK"
+        assert await _forward(place, router, attempt) == "OK"  # the reply was lost
         assert await _waiting(place) == (1, 0)
         assert await place.field(sub.request_id, "en") == str(_target(place))
         log = await worker.run(sub.request_id, endpoint=_target(place))
         assert (log.attempt.number, log.attempt.readers) == (1, [client.reader.channel])
-        assert await _hand_on(place, router, attempt) == "FENCED"
+        assert await _forward(place, router, attempt) == "FENCED"
         await worker.write(log, "a", "b")
         await worker.finish(log)
         assert values(await read_to_end(sub)) == ["a", "b"]
@@ -59,7 +59,7 @@ async def test_a_message_from_before_the_forward_is_dropped(redis_server: RedisS
     async with Place(redis_server.url) as place:
         router, other, worker = await place.owner(), await place.owner(), await place.owner()
         attempt = await router.claim(await place.submit())
-        await _hand_on(place, router, attempt)
+        await _forward(place, router, attempt)
         for state in ("QUEUED", "RUNNING", "SUCCEEDED"):
             assert await place.field(attempt.id, "st") == state
             with pytest.raises(ClaimRefused) as caught:
@@ -79,8 +79,8 @@ async def test_without_its_registration_the_chosen_instance_gets_nothing(redis_s
     async with Place(redis_server.url) as place:
         router = await place.owner()
         attempt = await router.claim(await place.submit())
-        assert await _hand_on(place, router, attempt) == "SHARED"
-        assert await _hand_on(place, router, attempt) == "SHARED"
+        assert await _forward(place, router, attempt) == "SHARED"
+        assert await _forward(place, router, attempt) == "SHARED"
         assert await _waiting(place) == (0, 1)
 
 
@@ -90,7 +90,7 @@ async def test_what_an_instance_leaves_behind_goes_to_the_shared_queue(redis_ser
         router = await place.owner()
         await _register(place)
         request_id = await place.submit()
-        await _hand_on(place, router, await router.claim(request_id))
+        await _forward(place, router, await router.claim(request_id))
         assert await Recovery(place.store).inherit([_target(place)], CHOSEN) == 1
         assert await _waiting(place) == (0, 1)
         assert await place.field(request_id, "q") == _target(place).queue
@@ -105,7 +105,7 @@ async def test_a_message_in_the_queue_of_a_dead_instance_is_found(
         router, recovery = await place.owner(), Recovery(place.store)
         await _register(place)
         request_id = await place.submit()
-        await _hand_on(place, router, await router.claim(request_id))
+        await _forward(place, router, await router.claim(request_id))
         assert await recovery.lost_messages(place.namespace, set()) == (set(), 0)
         await place.do("SREM", place.keys.leases, f"{CHOSEN:x}")
         assert await recovery.lost_messages(place.namespace, set()) == (set(), 1)
@@ -113,14 +113,14 @@ async def test_a_message_in_the_queue_of_a_dead_instance_is_found(
 
 
 @on_loop
-async def test_at_a_hand_over_a_forwarded_request_leaves_the_queue_of_its_instance(
+async def test_at_a_drain_a_forwarded_request_leaves_the_queue_of_its_instance(
     redis_server: RedisServer,
 ) -> None:
     async with Place(redis_server.url) as place:
         router, worker = await place.owner(), await place.owner()
         await _register(place)
         request_id = await place.submit()
-        await _hand_on(place, router, await router.claim(request_id))
+        await _forward(place, router, await router.claim(request_id))
         attempt = await worker.claim(request_id, endpoint=_target(place))
         await worker.ledger.release(attempt, retries=0, front=True, counts=False)
         assert await _waiting(place) == (1, 1)  # the first one is the message that this test did not take

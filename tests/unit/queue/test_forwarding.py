@@ -1,4 +1,4 @@
-"""The message of a request that is handed on."""
+"""The message of a request that is forwarded."""
 
 from __future__ import annotations
 

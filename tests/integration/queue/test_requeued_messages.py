@@ -1,4 +1,4 @@
-"""Messages that a worker gives back lie in front of their own queue, whatever all keys start with."""
+"""Messages that a worker requeues lie in front of their own queue, whatever all keys start with."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_what_was_fetched_and_not_started(
     with app.connection_for_read() as connection:
         channel = connection.default_channel
         got = [channel.basic_get(QUEUE) for _ in range(2)]
-        channel.give_back([message.delivery_tag for message in got])
+        channel.requeue([message.delivery_tag for message in got])
     _in_order(app, redis_server, prefix)
 
 

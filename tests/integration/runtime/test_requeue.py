@@ -19,7 +19,7 @@ from tests.support.processes import Worker
 from tests.support.server import RedisServer
 
 Run = Callable[[Session], Any]
-NAMESPACE = "own-handover"
+NAMESPACE = "own-requeue"
 ENV = {"DYNAMO_NAMESPACE": NAMESPACE}
 COUNT = {"n": 40, "pause": 0.02}
 
