@@ -74,7 +74,7 @@ PRIORITY_STEPS = (0, 3, 6, 9)
 
 LINE_STEP = 10
 """A step that no priority belongs to. Its list is as long as what stands in line behind the others (see
-``store/ledger/lua/_lib.lua``), since kombu and Flower take the sum of all steps for the length of a queue."""
+``store/ledger/lua/lib/fairness.lua``), since kombu and Flower take the sum of all steps for the length of a queue."""
 
 
 _TOKEN = re.compile(r"[0-9A-Za-z_-]{1,64}")

@@ -12,20 +12,13 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.store.ledger import submission
 from dynamo_tasks.store.ledger.ledger import Attempt
-from dynamo_tasks.store.ledger.scripts import Script, script
+from dynamo_tasks.store.ledger.scripts import SOURCES, Script, assembled, script
 
 __all__ = ["CLOCK", "START", "Held", "Instance", "clock", "simulated_clock"]
 
 CLOCK = "dt:@test_clock"
 START = 1_000_000
-_NOW = """local function now_ms()
-  if not asked_at then
-    local t = redis.call('TIME')
-    asked_at = tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
-  end
-  return asked_at
-end"""
-_SIMULATED = f"local function now_ms() return tonumber(redis.call('GET', '{CLOCK}')) end"
+_SIMULATED = f"local function now_ms() return tonumber(redis.call('GET', '{CLOCK}')) end\n"
 
 
 class _Clock:
@@ -45,29 +38,26 @@ clock = _Clock()
 
 @contextlib.contextmanager
 def simulated_clock(names: list[str], mutant: tuple[str, str, str] | None = None) -> Iterator[None]:
-    """The scripts take the time from a key; one of them may be mutated: ``(script, text, its replacement)``."""
-    originals = {name: (script(name).source, script(name).sha) for name in names}
+    """The scripts take the time from a key; a file of theirs may be mutated: ``(file, text, its replacement)``."""
+    sources = {**SOURCES, "lib/clock": _SIMULATED}
+    if mutant is not None:
+        file, text, replacement = mutant
+        assert text in sources[file], f"{file} does not say {text!r}"
+        sources[file] = sources[file].replace(text, replacement)
+    originals = {name: script(name).source for name in names}
     real, submission._clock = submission._clock, lambda: clock.now / 1000
     try:
-        mutated = sum([_simulate(name, mutant) for name in names])
-        assert mutant is None or mutated, f"{mutant[0]} does not say {mutant[1]!r}"
+        for name in names:
+            _say(name, assembled(name, sources))
         yield
     finally:
         submission._clock = real
-        for name, (source, sha) in originals.items():
-            script(name).source, script(name).sha = source, sha
+        for name, source in originals.items():
+            _say(name, source)
 
 
-def _simulate(name: str, mutant: tuple[str, str, str] | None) -> bool:
-    """Change one script; whether it is the mutated one."""
-    made, mutated = script(name), False
-    assert ("now_ms" in made.source) == (_NOW in made.source)
-    made.source = made.source.replace(_NOW, _SIMULATED)
-    if mutant is not None and mutant[0] in (name, "_lib"):
-        mutated = mutant[1] in made.source
-        made.source = made.source.replace(mutant[1], mutant[2])
-    made.sha = Script.digest(made.source)
-    return mutated
+def _say(name: str, source: str) -> None:
+    script(name).source, script(name).sha = source, Script.digest(source)
 
 
 @dataclass

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from importlib.resources import files
 
 import pytest
 import redis
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
+from dynamo_tasks.store.ledger.scripts import SOURCES
 from dynamo_tasks.store.redis.server import Store
 from tests.property.ledger_machine import LedgerMachine
 from tests.property.ledger_parts import simulated_clock
 from tests.support.server import RedisServer
 
-NAMES = sorted(
-    path.name.removesuffix(".lua")
-    for path in (files("dynamo_tasks.store") / "lua").iterdir()
-    if path.name.endswith(".lua") and not path.name.startswith("_")
-)
+NAMES = sorted(name for name in SOURCES if not name.startswith("lib/"))
 
 
 @pytest.fixture

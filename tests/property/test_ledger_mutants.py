@@ -19,7 +19,7 @@ pytestmark = [
 ALIVE = "redis.call('EXISTS', base .. 'lease:' .. r.own) == 1"
 TAKEN_TOO_EARLY = """= r.st == 'RUNNING' and of_running() or nil
   if r.st == 'RUNNING' and not refused then take_from_the_dead('') end"""
-# Script, a check or a write of it, what is there instead.
+# Script or what it includes, a check or a write of it, what is there instead.
 MUTANTS: list[tuple[str, str, str]] = [
     ("claim", "if r.own == lease and r.non == nonce then", "if false then"),
     ("claim", "if r.set == '1' then return { 'DUPLICATE' } end", ""),
@@ -27,8 +27,8 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("claim", "redis.call('ZADD', base .. 'timers', tonumber(r.dl) + 1000, 'd:' .. id)", ""),
     ("claim", "  redis.call('ZREM', base .. 'queued', id)\n  redis.call('HSET'", "  redis.call('HSET'"),
     ("claim", "  redis.call('HSET', KEYS[1], 'own', lease)\n", ""),
-    ("_lib", "  redis.call('SADD', base .. 'leases', lease)\n", ""),
-    ("_lib", "  redis.call('SADD', base .. 'owned:' .. lease, id)\n", ""),
+    ("lib/owners", "  redis.call('SADD', base .. 'leases', lease)\n", ""),
+    ("lib/owners", "  redis.call('SADD', base .. 'owned:' .. lease, id)\n", ""),
     ("finish", "  redis.call('SREM', base .. 'owned:' .. lease, id)\n", ""),
     ("finish", "redis.call('PEXPIRE', KEYS[1], RECORD_TTL)\n", ""),
     ("finish", "redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.rt) or 3600000, RECORD_TTL))\n", ""),
@@ -43,21 +43,22 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("settle", "if r.own then redis.call('SREM', base .. 'owned:' .. r.own, ARGV[2]) end", ""),
     ("revive", "redis.call('DEL', KEYS[2])\n", ""),
     ("revive", "redis.call('PERSIST', KEYS[1])\n", ""),
-    ("_lib", "  redis.call('SADD', base .. 'reads:' .. reader, id)\n", ""),
+    ("lib/readers", "  redis.call('SADD', base .. 'reads:' .. reader, id)\n", ""),
     ("detach", "  redis.call('ZADD', base .. 'timers', now_ms() + (tonumber(r.ab) or 5000), 'a:' .. id)\n", ""),
+    ("submit", "    redis.call('SADD', base .. 'reads:' .. reader, id)\n", ""),
     ("submit", "redis.call('ZADD', base .. 'queued', now, id)\n", ""),
     ("submit", "if ends > 0 then redis.call('ZADD', base .. 'timers', ends, 'd:' .. id) end", ""),
     ("submit", "known_digest == digest and 'JOINED' or 'CONFLICT'", "'JOINED'"),
     ("cancel", "if guard == 'due' then", "if false then"),
     ("expire", "if state == 'RUNNING' then return 'RUNNING' end", ""),
-    ("_lib", "  redis.call('PEXPIRE', record, RECORD_TTL)\n", ""),
-    ("_lib", "  redis.call('PEXPIRE', log, math.min(tonumber(r.rt) or 3600000, RECORD_TTL))\n", ""),
-    ("_lib", "  redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)\n", ""),
+    ("lib/unowned", "  redis.call('PEXPIRE', record, RECORD_TTL)\n", ""),
+    ("lib/unowned", "  redis.call('PEXPIRE', log, math.min(tonumber(r.rt) or 3600000, RECORD_TTL))\n", ""),
+    ("lib/unowned", "  redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)\n", ""),
     ("finish", "redis.call('SREM', running_of(component), id)\n", ""),
     ("release", "redis.call('SREM', running_of(component_of(r.en)), id)\n", ""),
     ("requeue", "redis.call('SREM', running_of(component_of(r.en)), id)\n", ""),
     ("forward", "redis.call('SREM', running_of(component_of(r.en)), id)\n", ""),
-    ("_lib", "    redis.call('SREM', waiting_of(component), id)\n", ""),
+    ("lib/unowned", "    redis.call('SREM', waiting_of(component), id)\n", ""),
     ("claim", "redis.call('SMOVE', waiting_of(component), running_of(component), id) == 0", "true"),
     ("claim", "if r.en and component_of(r.en) ~= component then", "if false then"),
     ("claim", "  if r.st == 'RUNNING' then take_from_the_dead(previous) end\n", ""),
@@ -66,7 +67,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("erase", "wanted[id_of(message) or '']", "false"),
     ("erase", "wanted[id_of(message) or '']", "true"),
     ("erase", "if job.first then redis.call('RPUSH', KEYS[2], cmsgpack.pack(job)) end", ""),
-    ("_lib", "  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end\n", ""),
+    ("lib/settled", "  if ttl > 0 then redis.call('PEXPIRE', record, ttl) end\n", ""),
 ]  # fmt: skip
 
 

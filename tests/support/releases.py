@@ -50,7 +50,7 @@ _EDITS: list[tuple[str, str, str]] = [
         '["v", self.needs, "en", str(self.endpoint)]',
         '["v", self.needs, "en", str(self.endpoint), "news", "1"]',
     ),
-    ("store/ledger/lua/_lib.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
+    ("store/ledger/lua/lib/base.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
     ("store/ledger/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),
     (
         "store/streams/log.py",

@@ -45,7 +45,7 @@ def test_a_worker_may_do_what_the_scripts_do() -> None:
     """A command inside of a script needs its user's permission, too; some scripts run in rare cases only."""
     line = next(line for line in USERS.splitlines() if line.startswith("user worker "))
     allowed = {word[1:] for word in line.split() if word.startswith("+")}
-    scripts = (DOCKER.parent / "dynamo_tasks" / "store" / "ledger" / "lua").glob("*.lua")
+    scripts = (DOCKER.parent / "dynamo_tasks" / "store" / "ledger" / "lua").rglob("*.lua")
     used = {c.lower() for file in scripts for c in re.findall(r"redis\.p?call\(\s*'(\w+)'", file.read_text())}
     assert len(used) > 20
     assert used <= allowed

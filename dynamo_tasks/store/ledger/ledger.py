@@ -12,7 +12,7 @@ result and ``err`` error as JSON, ``set`` settled, ``pur`` purged, ``bar`` attem
 worker and added no token, ``dmsg`` the message of a request in the dead list, ``tp`` ``traceparent`` of the
 last attempt, while spans are recorded. A field at its default is missing: empty, 0, a weight of 1; 5 s, an
 hour and 60 s for ``ab``, ``rt`` and ``rs``. Once a request is settled, its record keeps only what is asked for
-afterwards (``settled`` in ``lua/_lib.lua``).
+afterwards (``settled`` in ``lua/lib/settled.lua``).
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The Lua scripts: one file per transition, called by their SHA.
 
+What several of them need is in files of ``lua/lib/``; a line ``-- @include records, clock`` stands for these.
+
 All are read when this module is imported: a process runs the scripts of its own release, also where another one is
 installed over it, and also once it has no descriptor left.
 """
@@ -8,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Protocol
@@ -15,13 +18,34 @@ from typing import Protocol
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.redis.wire import Reply
 
-__all__ = ["Runner", "Script", "script"]
+__all__ = ["SOURCES", "Runner", "Script", "assembled", "script"]
 
-_FILES = {one.stem: one.read_text() for one in Path(__file__).with_name("lua").glob("*.lua")}
+_FOLDER = Path(__file__).with_name("lua")
+SOURCES = {
+    file.relative_to(_FOLDER).with_suffix("").as_posix(): file.read_text() for file in _FOLDER.rglob("*.lua")
+}
+"""All of ``lua/`` by name: ``claim`` is a script, ``lib/records`` what scripts share."""
 _MISSING = "NOSCRIPT"
-_RULES = "local line_rules\n"
-_PARTS = re.compile(r"\n\n(?=--|local )")
-_DEFINED = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+_INCLUDE = re.compile(r"^ *-- @include (.*)\n", re.MULTILINE)
+
+
+def assembled(name: str, sources: Mapping[str, str]) -> str:
+    """The text of a script, with the files of ``lib/`` where it includes them: each of them once.
+
+    Each run of a script makes all functions that stand in it, so what a script does not need is not in it.
+    """
+    included: set[str] = set()
+
+    def part(name: str) -> str:
+        if name in included:
+            return ""
+        included.add(name)
+        return _INCLUDE.sub(parts, sources[name])
+
+    def parts(line: re.Match[str]) -> str:
+        return "".join(part(f"lib/{one}") for one in line[1].split(", "))
+
+    return part(name)
 
 
 class Runner(Protocol):
@@ -35,14 +59,9 @@ class Script:
     """One transition."""
 
     def __init__(self, name: str):
-        """Take ``lua/<name>.lua``, after what it uses of the common part; its flags (``#!lua flags=…``) go first."""
+        """Take ``lua/<name>.lua``, with what it includes."""
         self.name = name
-        common, rules, own = (_FILES[one] for one in ("_lib", "_line", name))
-        flags, _, own = own.partition("\n") if own.startswith("#!") else ("", "", own)
-        rules = f"line_rules = function()\n{rules}\nend"
-        used = _used(common, own)
-        rules = rules if _RULES in used else ""
-        self.source = "\n".join(filter(None, (flags, _used(common, own + rules), rules, own)))
+        self.source = assembled(name, SOURCES)
         self.sha = self.digest(self.source)
 
     @staticmethod
@@ -68,25 +87,6 @@ class Script:
     def command(self, keys: list[str], *args: str | bytes | int | float) -> list[str | bytes | int | float]:
         """The command to put into a pipeline on a server that has the script."""
         return ["EVALSHA", self.sha, len(keys), *keys, *args]
-
-
-def _used(common: str, script: str) -> str:
-    """The definitions of the common part that a script uses, itself or by others of them.
-
-    Each run of a script makes all functions that stand in front of it, which takes as long as a quarter of its work.
-    Definitions use only what stands above them.
-    """
-    words, used = _words(script), list[str]()
-    for part in reversed(_PARTS.split(common)):
-        names = {name for names in _DEFINED.findall(part) for name in names.split(", ")}
-        if names & words:
-            words |= _words(part)
-            used.insert(0, part)
-    return "\n\n".join(used)
-
-
-def _words(lua: str) -> set[str]:
-    return set(re.findall(r"\w+", re.sub(r"--.*", "", lua)))
 
 
 @cache

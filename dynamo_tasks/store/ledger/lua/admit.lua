@@ -6,6 +6,8 @@
 --
 -- ARGV   1 base
 -- returns 1
+-- @include base, components, wait_queue
+
 local SAMPLE = 3
 
 local function mend(key, state)

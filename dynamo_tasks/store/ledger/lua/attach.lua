@@ -6,6 +6,8 @@
 --        7 epoch and 8 seq of the event behind which it wants to read
 -- returns {state, id on top of the log, '1' if the log is there, owner key, render, '1' noted as a reader | '0' not:
 --          another owner, a log past its retention, a wish beyond the top or not in the log, '0' the latter} | {} no record
+-- @include readers, records, stream, terminal
+
 local id = ARGV[2]
 local r = fields(KEYS[1], 'st', 'ok', 'rnd')
 if not r.st then return {} end

@@ -8,6 +8,8 @@
 --          'due' = only once its deadline has passed, 'queued' = only while QUEUED,
 --          'only <channel>' = only while no other client reads
 -- returns 'OK' | 'ENDED' it has ended before | 'GONE' | 'GUARDED'
+-- @include base, clock, records, terminal, unowned
+
 local r = fields(KEYS[1], 'st', 'rd', 'bg', 'dl')
 local id, guard, timers = ARGV[2], ARGV[7], base .. 'timers'
 if not r.st or TERMINAL[r.st] then

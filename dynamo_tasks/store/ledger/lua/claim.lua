@@ -15,6 +15,8 @@
 --         {'NEWER'}         it needs a newer worker: kept for one, drop the message
 --         {'WAIT', ms}      not yet: before its time, or a retry that overtook the end of the last attempt
 --         {'FULL'}          the component runs as many as it may: it stands at the front of the line; ack and drop
+-- @include base, clock, components, messages, numbers, owners, push, records, stream, terminal, wait_queue
+
 local id, lease, nonce, retry, component = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[10]
 local r = whole(KEYS[1])
 local now = now_ms()

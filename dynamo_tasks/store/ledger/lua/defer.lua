@@ -4,6 +4,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 milliseconds to wait, 4 message
 -- returns 1 kept, 0 the request has ended
+-- @include base, clock, terminal
+
 local state = redis.call('HGET', KEYS[1], 'st')
 if not state or TERMINAL[state] then return 0 end
 redis.call('HSET', KEYS[1], 'msg', ARGV[4])

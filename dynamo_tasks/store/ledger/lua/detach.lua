@@ -5,6 +5,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 database number, 4 reader channel, 5 '1' = it saw the end
 -- returns number of readers left, -1 no record
+-- @include alive, base, clock, records, terminal
+
 local id, reader = ARGV[2], ARGV[4]
 redis.call('SREM', base .. 'reads:' .. reader, id)
 local r = fields(KEYS[1], 'st', 'rd', 'own', 'ep', 'bg', 'ab', 'rs')

@@ -9,6 +9,8 @@
 -- ARGV   1 base, 2 key of the queue, 3 database number, 4 payload of the end event, 5 error JSON, 6 offset,
 --        7 how many requests are looked at
 -- returns {looked at, removed, gone from the index}
+-- @include base, records, settled, terminal, unowned, wait_queue
+
 local first = tonumber(ARGV[6])
 local ids = redis.call('ZRANGE', KEYS[1], first, first + tonumber(ARGV[7]) - 1)
 local removed, dropped = 0, 0

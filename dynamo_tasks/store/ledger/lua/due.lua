@@ -5,6 +5,8 @@
 -- ARGV   1 base, 2 how many at most
 -- returns list of 'a:<id>' and 'd:<id>' that have fallen due; the caller ends those requests (guarded). They stay, for
 --         the case that it dies before it does, and fall due again: whatever ends the request removes them.
+-- @include base, clock, records, wait_queue
+
 local RETRY, AGAIN = 1000, 5000
 local out = {}
 local now = now_ms()

@@ -7,6 +7,8 @@
 -- KEYS   1 notes of purge, 2 what is left of earlier calls
 -- ARGV   1 base, 2 how many notes are followed, 3 how many messages of 4 KiB are looked at
 -- returns number of messages, number of lists that were not searched to their end
+-- @include messages, terminal, wait_queue
+
 local WINDOW, LONGEST, SIZE = 1048576, 200, 4096
 local removed, budget = 0, tonumber(ARGV[3])
 

@@ -5,6 +5,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 database number, 4 payload of the end event, 5 error JSON
 -- returns 'OK' | 'ENDED' | 'GONE' | 'RUNNING' it was started in time
+-- @include base, terminal, unowned
+
 local id = ARGV[2]
 local state = redis.call('HGET', KEYS[1], 'st')
 if not state or TERMINAL[state] then

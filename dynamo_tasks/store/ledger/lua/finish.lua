@@ -8,6 +8,7 @@
 --        and, where Celery's tail is a result and no more, 12 its key, 13 seconds to keep it (0 = for ever), 14 the result,
 --        15 a further channel that is told ('' = none)
 -- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
+-- @include base, clock, components, numbers, push, records, settled, stream, summary, terminal, wait_queue
 
 -- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it, where somebody
 -- waits or a component has limits; else nobody asks.

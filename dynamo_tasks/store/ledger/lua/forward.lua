@@ -7,6 +7,8 @@
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 endpoint, 6 queue key of its component, 7 queue key of the instance,
 --        8 key of the instance's registration, 9 message
 -- returns 'OK' in the instance's queue | 'SHARED' in the component's | 'FENCED' | 'GONE'
+-- @include base, clock, components, numbers, records, wait_queue
+
 local id, lease = ARGV[2], ARGV[3]
 local r = fields(KEYS[1], 'st', 'own', 'ep', 'en', 'q', 'qs', 'att', 'tn', 'tw')
 if not r.st then return 'GONE' end

@@ -6,6 +6,8 @@
 -- KEYS   1 list of the instance, 2 list of the component
 -- ARGV   1 base, 2 queue key of the instance, 3 of the component (both without priority), 4 component
 -- returns number of requests
+-- @include base, messages, wait_queue
+
 local component, n, line = ARGV[4], 0, the_line()
 
 local function follow(id)

@@ -9,6 +9,8 @@
 --        ids of the input, (task, records, chunk) of the output, all tasks that follow, results, dead letters
 -- returns 'OK' | 'FENCED' another attempt runs the task | 'OVER' the job has ended
 --         'FULL' too much waits for one that follows: nothing was done | 'DEAD' done, but too many dead letters
+-- @include clock, jobs, numbers, records
+
 local r = fields(KEYS[1], 'st', 'own', 'ep')
 if r.st ~= 'RUNNING' or r.own ~= ARGV[2] or r.ep ~= ARGV[3] then return 'FENCED' end
 local state = redis.call('HGET', KEYS[2], 'st')

@@ -3,6 +3,8 @@
 -- KEYS   1 job
 -- ARGV   1 base, 2 id, 3 channel of the job, 4 the new state, 5 error ('' = none)
 -- returns 'OK' | 'OVER' it has ended | 'GONE' no such job
+-- @include jobs
+
 local state = redis.call('HGET', KEYS[1], 'st')
 if not state then return 'GONE' end
 if state ~= 'RUNNING' and state ~= 'STOPPING' then return 'OVER' end

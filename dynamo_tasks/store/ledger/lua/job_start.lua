@@ -4,6 +4,8 @@
 -- ARGV   1 base, 2 id, 3 key of the set of namespaces, 4 namespace, 5 name of its environment, 6 plan (JSON),
 --        7... task, number of tasks that send it records
 -- returns 'OK' | 'KNOWN' it was started before
+-- @include clock, numbers
+
 if redis.call('EXISTS', KEYS[1]) == 1 then return 'KNOWN' end
 local tasks = {}
 for i = 7, #ARGV, 2 do

@@ -8,6 +8,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id, 3 '1' = republish
 -- returns 'OK' republished | 'LOST' it is gone | 'THERE' | 'NOT' not queued, or its time has not come
+-- @include base, clock, components, messages, records, wait_queue
+
 local id = ARGV[2]
 local r = fields(KEYS[1], 'st', 'en', 'q', 'qs', 'msg', 'nb', 'tn', 'tw')
 local SEARCHED = 128

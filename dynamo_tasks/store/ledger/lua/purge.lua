@@ -6,6 +6,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id
 -- returns 'OK' | 'GONE' | 'ACTIVE' it has not ended
+-- @include base, records, settled, terminal, wait_queue
+
 local id, notes = ARGV[2], base .. 'erase'
 local r = fields(KEYS[1], 'st', 'own', 'set', 'en', 'q', 'qs', 'tn', 'tw')
 if not r.st then return 'GONE' end

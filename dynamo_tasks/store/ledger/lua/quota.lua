@@ -8,6 +8,8 @@
 -- returns {'OK', requests left, ms until the bucket is full}
 --         {'RATE', 0, ms until the bucket is full, ms until the next one}
 --         {'OPEN', requests left, ms until the bucket is full, how many have not ended}
+-- @include base, clock, numbers, terminal
+
 local id, per_minute, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local now = now_ms()
 -- A submit that was not answered within this time was refused, or its frontend is dead.

@@ -8,6 +8,8 @@
 --        then member, registration (JSON) of each endpoint
 -- returns {'OK'}             registered; again, where the same instance had done so before
 --         {'TAKEN', member}  another instance holds this registration; nothing was changed
+-- @include base, wait_queue
+
 local lease, ttl = ARGV[2], ARGV[4]
 local first = 9 + 2 * tonumber(ARGV[8])
 

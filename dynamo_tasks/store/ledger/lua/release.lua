@@ -5,6 +5,8 @@
 -- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 retry number, 6 ms until not_before (0 = now), 7 message ('' = the stored one),
 --        8 '1' = to the front of the queue, 9 '1' = the attempt does not count
 -- returns 'OK' | 'FENCED' | 'GONE'
+-- @include base, clock, components, messages, numbers, records, wait_queue
+
 local id, lease = ARGV[2], ARGV[3]
 local r = fields(KEYS[1], 'st', 'own', 'ep', 'en', 'q', 'qs', 'msg', 'att', 'ret', 'tn', 'tw')
 if not r.st then return 'GONE' end

@@ -5,6 +5,8 @@
 -- KEYS   1 lease, 2 load, 3 set of leases, 4 index of registrations
 -- ARGV   1 base, 2 lease hex, 3 counter, 4 TTL ms, 5 load (JSON), 6... members of the index
 -- returns 1, or 0 where a registration, or its entry in the index, had gone: register again
+-- @include base
+
 local ttl, whole = ARGV[4], 1
 redis.call('SET', KEYS[1], ARGV[3], 'PX', ttl)
 redis.call('SET', KEYS[2], ARGV[5], 'PX', ttl)

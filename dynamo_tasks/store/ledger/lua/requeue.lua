@@ -7,6 +7,8 @@
 --        6 most attempts at all, 7 payload of the end event and 8 error JSON for attempts without a token,
 --        9 and 10 the same for too many attempts at all
 -- returns 'OK' queued again | 'DEAD' its attempts are used up | 'SETTLE' its message was sent again | 'NOT' not its owner
+-- @include base, clock, components, messages, numbers, records, stream, terminal, unowned, wait_queue
+
 local id, lease = ARGV[2], ARGV[3]
 local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set', 'cr', 'ig', 'en')
 redis.call('SREM', base .. 'owned:' .. lease, id)

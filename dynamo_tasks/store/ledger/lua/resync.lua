@@ -6,6 +6,8 @@
 --        8 '1' = the server is a new one (other run_id): restore a record that is gone, 9 key of the set of namespaces,
 --        10 namespace, 11... field, value of the record
 -- returns {'OK', id on top of the log, readers} | {'ENDED'} by me | {'FENCED'} | {'GONE'} | {'DIVERGED'}
+-- @include base, components, owners, push, records, stream, terminal, wait_queue
+
 local id, lease, epoch = ARGV[2], ARGV[3], tonumber(ARGV[4])
 local r = fields(KEYS[1], 'st', 'own', 'ep', 'non', 'rd', 'en', 'q', 'qs', 'tn', 'tw')
 local top, top_epoch = top_of(KEYS[2])

@@ -5,6 +5,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id
 -- returns 'OK' | 'NOT' it is not in the dead list | 'GONE' its record, or its message, is past its retention
+-- @include base, clock, numbers, records, wait_queue
+
 local id = ARGV[2]
 if not redis.call('ZSCORE', base .. 'dead', id) then return 'NOT' end
 redis.call('ZREM', base .. 'dead', id)

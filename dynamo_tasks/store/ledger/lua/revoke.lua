@@ -5,6 +5,8 @@
 -- KEYS   1 lease, 2 index of registrations
 -- ARGV   1 base, 2 lease hex, 3 '1' to keep the lease (requests still run on it), 4 registry channel
 -- returns number of registrations that were taken back
+-- @include base
+
 local lease, gone = ARGV[2], 0
 local ending = ':' .. lease
 for _, member in ipairs(redis.call('SMEMBERS', KEYS[2])) do

@@ -5,6 +5,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 id
 -- returns 1 noted, 0 no record, or it has begun again (dead list)
+-- @include base, records, settled, terminal
+
 local r = fields(KEYS[1], 'st', 'own')
 if not TERMINAL[r.st] then return 0 end
 redis.call('HSET', KEYS[1], 'set', '1')

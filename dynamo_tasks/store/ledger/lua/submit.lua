@@ -14,6 +14,8 @@
 --         {'CONFLICT', id}        ..., another payload; or the caller has named an id that stands for another one
 --         {'FULL', length, component}  as many wait for the component as may
 --         {'LATE', wait ms, least ms of a run}  it would not be ready by its deadline, or not start before it expires
+-- @include base, clock, components, messages, numbers, readers, terminal, wait_queue
+
 local id, queue, suffix = ARGV[4], ARGV[5], ARGV[6]
 local reader, idem, digest, message = ARGV[9], ARGV[11], ARGV[12], ARGV[13]
 local now = now_ms()

@@ -3,6 +3,8 @@
 -- KEYS   1 record, 2 log
 -- ARGV   1 base, 2 lease hex, 3 epoch, 4 traceparent
 -- returns the traceparent of the attempt before, '' where there is none or the record is not this attempt's any more
+-- @include records
+
 local r = fields(KEYS[1], 'own', 'ep', 'tp')
 if r.own ~= ARGV[2] or r.ep ~= ARGV[3] then return '' end
 redis.call('HSET', KEYS[1], 'tp', ARGV[4])

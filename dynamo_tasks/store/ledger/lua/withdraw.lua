@@ -3,6 +3,8 @@
 -- KEYS   1 index of registrations
 -- ARGV   1 base, 2 lease hex, 3 registry channel, 4... member
 -- returns number of registrations that were taken back
+-- @include base
+
 local gone = 0
 for i = 4, #ARGV do
   gone = gone + redis.call('DEL', base .. 'inst:' .. ARGV[i])

@@ -1,4 +1,4 @@
--- The rules of the lines; see the_line() in _lib.lua.
+-- The rules of the lines; see the_line() in wait_queue.lua, whose definitions they use.
 --
 -- A queue is kombu's list, from which workers pop, and behind it a line for each component, ordered by fairness: a zset
 -- of ids by tag. At most WINDOW messages are in a list before others stand in line, so a list stays short, and who is

@@ -1,0 +1,3 @@
+-- @include base
+
+local function alive_channel(db, lease) return base .. 'alive:' .. db .. ':' .. lease end

@@ -1,0 +1,45 @@
+-- @include alive, base, clock, components, numbers, push, records, settled, stream, summary, terminal, wait_queue
+
+-- The payload of an end event with the id that it follows: one field more in its msgpack map.
+local function naming(data, previous)
+  return string.char(string.byte(data, 1) + 1) .. string.sub(data, 2) .. mp_str('previous') .. mp_str(previous)
+end
+
+-- A request that no owner will end (any more): its last event is written here.
+-- Creates the stream where there is none. The epoch that it takes fences the owner.
+-- Celery's tail, unless no result is kept, is left to the owner (if it dies, the message is sent again), or to whoever
+-- receives the message (it is looked for as long as that has not happened).
+local function end_unowned(record, log, id, db, data, state, outcome_error)
+  local r = fields(record, 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'ig', 'en', 'q', 'qs', 'tn', 'tw')
+  local previous, top = top_of(log)
+  data = naming(data, previous)
+  local epoch = math.max(now_ms(), (tonumber(r.ep) or 0) + 1, top + 1)
+  if r.st == 'RUNNING' then epoch = math.max((tonumber(r.ep) or 0) + 1, top + 1) end
+  local event_id = int(epoch) .. '-0'
+  redis.call('XADD', log, event_id, 'e', data)
+  redis.call('HSET', record, 'st', state, 'ep', int(epoch), 'end', event_id, 'err', outcome_error,
+    'fin', int(now_ms()), 'set', r.ig == '1' and '1' or '0', unpack(summary(data)))
+  redis.call('HDEL', record, 'non')
+  redis.call('PEXPIRE', record, RECORD_TTL)
+  if r.ig == '1' then
+    redis.call('HDEL', record, 'own')
+    redis.call('ZREM', base .. 'queued', id)
+    if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
+    settled(record, r.st == 'QUEUED')
+  end
+  redis.call('PEXPIRE', log, math.min(tonumber(r.rt) or 3600000, RECORD_TTL))
+  redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
+  push(r.rd, id, event_id, 'e', data)
+  if r.own then
+    redis.call('PUBLISH', alive_channel(db, r.own), 'abort ' .. id .. ' ' .. (r.ep or '0') .. ' ' .. state)
+  end
+  local component = component_of(r.en)
+  redis.call('SREM', running_of(component), id)
+  if r.st == 'QUEUED' then
+    redis.call('SREM', waiting_of(component), id)
+    -- Where Celery's tail is owed, the message still has to arrive, in its turn.
+    if r.ig == '1' then leave_line(id, r) end
+  end
+  admit(component)
+  return event_id
+end

@@ -1,0 +1,55 @@
+"""The Lua scripts, as text: each includes what it uses of ``lua/lib/``, and no more."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from dynamo_tasks.store.ledger.scripts import SOURCES, script
+
+SCRIPTS = [name for name in SOURCES if not name.startswith("lib/")]
+_INCLUDES = re.compile(r"^ *-- @include (.*)\n", re.MULTILINE)
+_DEFINED = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
+_OF_WAIT_QUEUE = "lib/fairness"
+"""A part of ``lib/wait_queue``, inside of a function of it."""
+
+
+def code(name: str) -> str:
+    """A file without its comments and texts; what stands inside of another one with that."""
+    text = SOURCES[name] + (SOURCES[_OF_WAIT_QUEUE] if name == "lib/wait_queue" else "")
+    return re.sub(r"'[^'\n]*'|\"[^\"\n]*\"", "''", re.sub(r"--.*", "", text))
+
+
+def defined(name: str) -> set[str]:
+    return {one for names in _DEFINED.findall(code(name)) for one in names.split(", ")}
+
+
+def included(name: str) -> set[str]:
+    found = [f"lib/{one}" for names in _INCLUDES.findall(SOURCES[name]) for one in names.split(", ")]
+    assert sorted(found) == sorted(set(found))
+    return set(found) - {_OF_WAIT_QUEUE}
+
+
+SHARED = {one: name for name in SOURCES if name.startswith("lib/") for one in defined(name)}
+
+
+def used(name: str) -> set[str]:
+    """Files of ``lib/`` of which a file calls a function or names a constant that it does not define itself."""
+    own = set(re.findall(r"\blocal (?:function )?(\w+)", code(name)))
+    found = re.findall(r"(?<![.\w])(\w+)\(", code(name)) + re.findall(
+        r"(?<![.\w])([A-Z_]{3,}|base)\b", code(name)
+    )
+    return {SHARED[one] for one in found if one in SHARED and one not in own}
+
+
+@pytest.mark.parametrize("name", sorted(SOURCES))
+def test_a_file_includes_what_it_uses(name: str) -> None:
+    if name != _OF_WAIT_QUEUE:
+        assert included(name) == used(name)
+
+
+def test_flags_stay_in_the_first_line() -> None:
+    flagged = [name for name in SCRIPTS if "#!lua" in SOURCES[name]]
+    assert len(flagged) > 5
+    assert all(script(name).source.startswith("#!lua flags=") for name in flagged)
