@@ -19,6 +19,7 @@ The same events are pushed to reading clients as one msgpack array of
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -60,9 +61,9 @@ _COUNTS = {0xDC: 3, 0xDD: 5, 0xDE: 3, 0xDF: 5}
 _PIECE, _PIECE_ITEM = 1 << 17, 64
 """Bytes that are read at once: 2 ms; and what an item has at least that is worth being read by itself."""
 _NOTHING = msgspec.Raw(b"\xc0")
-_DIGITS = 20
-"""The digits of the largest 64 bit number."""
 _TOP = 2**64 - 1
+_FORM = re.compile(r"([0-9]{1,20})-([0-9]{1,20})")
+"""Of an id: two numbers of as many digits as the largest one of 64 bit has."""
 
 
 class EventId(NamedTuple):
@@ -78,17 +79,14 @@ class EventId(NamedTuple):
         Raises:
             InvalidEventIdError: not two non-negative integers of 64 bit, which Redis takes.
         """
-        epoch, dash, seq = text.partition("-")
-        if not (dash and _is_number(epoch) and _is_number(seq)):
-            raise InvalidEventIdError(f"event id {text[:100]!r} is not <epoch>-<seq>, e.g. 1763790000000-57")
-        return cls(int(epoch), int(seq))
+        if found := _FORM.fullmatch(text):
+            epoch, seq = int(found[1]), int(found[2])
+            if epoch <= _TOP and seq <= _TOP:
+                return tuple.__new__(cls, (epoch, seq))
+        raise InvalidEventIdError(f"event id {text[:100]!r} is not <epoch>-<seq>, e.g. 1763790000000-57")
 
     def __str__(self) -> str:
         return f"{self.epoch}-{self.seq}"
-
-
-def _is_number(text: str) -> bool:
-    return text.isascii() and text.isdigit() and len(text) <= _DIGITS and int(text) <= _TOP
 
 
 ZERO = EventId(0, 0)

@@ -77,6 +77,12 @@ LINE_STEP = 10
 ``store/ledger/lua/lib/fairness.lua``), since kombu and Flower take the sum of all steps for the length of a queue."""
 
 
+def _suffix(priority: int) -> str:
+    step = max(step for step in PRIORITY_STEPS if step <= priority)
+    return f"{PRIORITY_SEPARATOR}{step}" if step else ""
+
+
+_SUFFIXES = [_suffix(priority) for priority in range(10)]
 _TOKEN = re.compile(r"[0-9A-Za-z_-]{1,64}")
 _BINDINGS = ("_kombu.binding.", "_kombu.binding_permanent.")
 
@@ -132,8 +138,7 @@ def unacked_index_key(lease: int, prefix: str = "") -> str:
 
 def priority_suffix(priority: int) -> str:
     """The suffix that kombu adds to a queue's name for a Celery priority 0..9; empty for step 0."""
-    step = max(s for s in PRIORITY_STEPS if s <= max(0, priority))
-    return f"{PRIORITY_SEPARATOR}{step}" if step else ""
+    return _SUFFIXES[min(max(0, priority), 9)]
 
 
 def _is_token(name: str, before: str) -> bool:

@@ -194,9 +194,8 @@ class GuardedProtocol(PatientProtocol):
 
     def _new_cycle(self, version: str) -> Any:
         keeps = version == "1.1" and self.parser.should_keep_alive()
-        waits = version == "1.1" and any(
-            name == b"expect" and value.lower() == b"100-continue" for name, value in self.headers
-        )
+        expected = [value.lower() for name, value in self.headers if name == b"expect"]
+        waits = version == "1.1" and b"100-continue" in expected
         self._keeps = keeps
         kind = Answer if version == "1.1" else OpenEndedAnswer
         return kind(

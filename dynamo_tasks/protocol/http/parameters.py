@@ -9,7 +9,7 @@ knows are compared with the known ones.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 __all__ = ["ALIASES", "IGNORED", "PASSED", "resolve_aliases", "similar"]
@@ -105,14 +105,13 @@ def _means_no_limit(name: str, value: Any) -> bool:
     return name == "max_tokens" and value in (-1, -2)
 
 
-def similar(names: Iterable[str], known: Collection[str]) -> tuple[str, str] | None:
+def similar(names: Collection[str], known: Collection[str]) -> tuple[str, str] | None:
     """The first name that nobody knows and that looks like a known one, with the one that was probably meant."""
-    unknown = [
-        name
-        for name in names
-        if name not in known and name not in IGNORED and name not in ALIASES and len(name) <= _COMPARED_LENGTH
-    ]
-    for name in unknown[:_COMPARED]:
+    unknown = set(names).difference(known, IGNORED, ALIASES)
+    if not unknown:
+        return None
+    compared = [name for name in names if name in unknown and len(name) <= _COMPARED_LENGTH]
+    for name in compared[:_COMPARED]:
         near = difflib.get_close_matches(name.lower().replace("-", "_"), known, n=1, cutoff=_NEAR)
         if near:
             return name, near[0]

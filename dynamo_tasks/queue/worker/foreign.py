@@ -57,7 +57,7 @@ def is_foreign(task: Any, embed: Any = None) -> bool:
         task: An endpoint's.
         embed: Its links, as the message has them.
     """
-    if any(signal.receivers for signal in _SIGNALS) or task.has_own_hooks:
+    if [one for one in _SIGNALS if one.receivers] or task.has_own_hooks:
         return True
     if embed and any(embed.get(name) for name in _LINKS):
         return True
