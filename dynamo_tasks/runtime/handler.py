@@ -10,8 +10,8 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.sdk import DynamoEndpoint
 from dynamo_tasks.sdk.context import current_context
-from dynamo_tasks.sdk.endpoints.aggregate import Aggregate, new_aggregate
 from dynamo_tasks.sdk.endpoints.calls import open_values
+from dynamo_tasks.sdk.endpoints.payloads import Aggregate, new_aggregate
 
 __all__ = ["EndpointHandler"]
 

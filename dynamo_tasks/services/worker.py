@@ -17,6 +17,7 @@ from dynamo_tasks.engines.parsers.tool_parsers import AnswerReader, Parsers, che
 from dynamo_tasks.engines.text.prompts import generate_several, single_payloads, size_of, tokenized
 from dynamo_tasks.engines.text.threads import INLINE, apart
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.observe.tracing import OFF, Span, span
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import (
     CompletionAggregate,
@@ -29,9 +30,9 @@ from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, get_resolver, live
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.sdk.services.own_class import owner_of
 from dynamo_tasks.services.kv_events import publish_kv_events
-from dynamo_tasks.services.tracing import traced
 
-__all__ = ["Worker"]
+__all__ = ["Worker", "traced"]
+
 
 _DEFAULT_SLOTS = 256
 _SETTINGS = ("engine", "model", "served_model_name", "tool_call_parser", "reasoning_parser", "engine_args")
@@ -235,3 +236,24 @@ def as_payload(request: Any) -> Any:
             }
             return {**rest, "prompt": text}
     return request
+
+
+def traced(source: AsyncIterator[TokenDelta], model: str, engine: str) -> AsyncIterator[TokenDelta]:
+    """Record a ``dynamo.generate`` span over the deltas; gives the source itself where none is recorded."""
+    known = {"gen_ai.operation.name": "text_completion", "gen_ai.provider.name": engine}
+    made = span("dynamo.generate", attributes={**known, "gen_ai.request.model": model})
+    return source if made is OFF else _watched(source, made)
+
+
+async def _watched(source: AsyncIterator[TokenDelta], made: Span) -> AsyncIterator[TokenDelta]:
+    reasons: list[str] = []
+    with made:
+        async for delta in source:
+            if delta.finish_reason is not None:
+                reasons.append(delta.finish_reason)
+            if delta.usage is not None:
+                made.set("gen_ai.usage.input_tokens", delta.usage["prompt_tokens"])
+                made.set("gen_ai.usage.output_tokens", delta.usage["completion_tokens"])
+                made.set("gen_ai.usage.cache_read.input_tokens", delta.usage.get("cached_tokens"))
+                made.set("gen_ai.response.finish_reasons", reasons)
+            yield delta

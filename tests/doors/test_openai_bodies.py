@@ -11,8 +11,8 @@ from typing import Any
 import openai
 import pytest
 
+from dynamo_tasks.protocol.http.bodies import ALIASES, IGNORED
 from dynamo_tasks.protocol.http.openai import ChatRequest, CompletionRequest, EmbeddingRequest, known_fields
-from dynamo_tasks.protocol.http.parameters import ALIASES, IGNORED
 from tests.support.processes import ROOT, Frontend, Worker, together
 from tests.support.server import RedisServer
 

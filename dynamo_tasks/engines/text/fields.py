@@ -9,7 +9,7 @@ from typing import Any
 from dynamo_tasks.engines.text.threads import INLINE
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import ContextLengthError, InvalidRequestError
-from dynamo_tasks.protocol.http.parameters import similar
+from dynamo_tasks.protocol.http.bodies import similar
 
 __all__ = [
     "check_text",

@@ -12,7 +12,7 @@ from dynamo_tasks.engines.text.request import EmbedRequest, GenerateRequest
 from dynamo_tasks.engines.text.template import render_chat
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.protocol.http.parameters import resolve_aliases
+from dynamo_tasks.protocol.http.bodies import resolve_aliases
 from dynamo_tasks.protocol.instances import ModelCard
 
 __all__ = ["EXTRAS", "check_length", "parse_embed", "parse_generate", "prompt_ids"]

@@ -3,7 +3,7 @@
 The fields are those of OpenAI's chat completions, completions and embeddings, vLLM's sampling extensions,
 and ours: ``background``, ``abandon_after``, ``timeout``, ``retention`` (seconds). What a client asks of the
 engine travels on as the payload; an engine refuses what it cannot do. A field that only other servers know is taken
-under its name here or ignored (:mod:`dynamo_tasks.protocol.http.parameters`); so is one that nobody knows, unless it
+under its name here or ignored (:mod:`dynamo_tasks.protocol.http.bodies`); so is one that nobody knows, unless it
 looks like a misspelt known one.
 """
 
@@ -16,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.protocol.http.parameters import PASSED, resolve_aliases, similar
+from dynamo_tasks.protocol.http.bodies import PASSED, resolve_aliases, similar
 
 __all__ = [
     "MAX_CHOICES",

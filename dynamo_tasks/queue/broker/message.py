@@ -1,17 +1,109 @@
-"""A message as it comes off the queue, checked: anybody may push anything onto a Redis list."""
+"""Messages as they come off the queue, checked, and those of them that are not acknowledged.
+
+Anybody may push anything onto a Redis list: 680 kB of gzip can stand for gigabytes, so that compressed bodies are
+unpacked up to a bound. What an endpoint is sent is plain data, in which kombu's marks
+(``{"__type__": "base64", "__value__": …}``) stand for bytes alone. Whatever else looks like a mark is a client's own
+object: it stays as it is, and is no reason to refuse the rest.
+
+kombu notes and acknowledges one message at a time, and waits for the server each time. On a worker's loop, what was
+popped together is noted in one step, and what is done meanwhile is acknowledged in one step.
+"""
 
 from __future__ import annotations
 
+import bz2
+import contextlib
+import json
+import lzma
+import time
+import zlib
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
+from kombu.transport import redis as kombu_redis
 from kombu.transport import virtual
+from kombu.transport.virtual import QoS as VirtualQoS
+from kombu.utils.json import dumps, object_hook
 
+from dynamo_tasks.errors import ServerRefusedError
+from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.envelope import HEADER
-from dynamo_tasks.queue.broker.inflate import inflate
-from dynamo_tasks.queue.marks import read_plain
 
-__all__ = ["MAX_MESSAGE", "MAX_UNPACKED", "MalformedMessageError", "Message", "decode"]
+__all__ = [
+    "MAX_MESSAGE",
+    "MAX_UNPACKED",
+    "MalformedMessageError",
+    "Message",
+    "QoS",
+    "decode",
+    "inflate",
+    "read_plain",
+]
+
+
+_MOST_DICTIONARY = 128 << 20
+"""Memory that lzma's decoder may ask for; its strongest preset needs half of it."""
+
+
+def _lzma() -> lzma.LZMADecompressor:
+    return lzma.LZMADecompressor(memlimit=_MOST_DICTIONARY)
+
+
+_KINDS: dict[str, Callable[[], Any]] = {
+    **dict.fromkeys(("application/x-gzip", "gzip", "zlib"), zlib.decompressobj),
+    **dict.fromkeys(("application/x-bz2", "bzip2", "bzip"), bz2.BZ2Decompressor),
+    **dict.fromkeys(("application/x-lzma", "lzma", "xz"), _lzma),
+}
+"""By the names of kombu; those of its other codecs have no bound."""
+
+
+def inflate(body: bytes, compression: object, most: int) -> bytes:
+    """Unpack a body.
+
+    Args:
+        body: As it was sent.
+        compression: The message's header of that name.
+        most: Bytes that it may become.
+
+    Raises:
+        ValueError: an unknown compression, broken data, or more than ``most`` bytes.
+    """
+    make = _KINDS.get(compression) if isinstance(compression, str) else None
+    if make is None:
+        raise ValueError(f"compression {str(compression)[:50]!r} is not taken: gzip, bzip2 and lzma are")
+    decompressor = make()
+    try:
+        found: bytes = decompressor.decompress(body, most)
+    except (zlib.error, lzma.LZMAError, OSError, EOFError) as exc:
+        raise ValueError(f"the body is no {compression}: {exc}") from exc
+    if not decompressor.eof:
+        raise ValueError(f"the unpacked body has more than {most} bytes, or is not whole")
+    return found
+
+
+_MARK = {"__type__", "__value__"}
+_BYTES = ("base64", "bytes")
+
+
+def read_plain(body: bytes | str) -> Any:
+    """JSON, with its bytes.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    return json.loads(body, object_hook=_plain)
+
+
+def _plain(found: dict[str, Any]) -> Any:
+    if found.keys() != _MARK or found["__type__"] not in _BYTES or not isinstance(found["__value__"], str):
+        return found
+    try:
+        return object_hook(found)
+    except ValueError:  # no base64
+        return found
+
 
 MAX_MESSAGE = 64 << 20
 """Most bytes of a message."""
@@ -108,3 +200,76 @@ def _unpacked(payload: dict[str, Any], channel: Any) -> dict[str, Any]:
         "properties": properties,
         "body": inflate(data, compression, MAX_UNPACKED),
     }
+
+
+class QoS(kombu_redis.QoS):  # type: ignore[misc]
+    """Unacknowledged messages; those with a ledger record need no note on the server."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self._noted: set[str] = set()
+
+    def note(self, messages: list[dict[str, Any]]) -> list[str]:
+        """Note messages that were popped together, in one step; returns their tags."""
+        tags = [message["properties"]["delivery_tag"] for message in messages]
+        with self.pipe_or_acquire() as pipe:
+            for tag, message in zip(tags, messages, strict=True):
+                info = message["properties"]["delivery_info"]
+                pipe.zadd(self.unacked_index_key, {tag: time.time()})
+                pipe.hset(self.unacked_key, tag, dumps([message, info["exchange"], info["routing_key"]]))
+            pipe.execute()
+        self._noted.update(tags)
+        return tags
+
+    def append(self, message: Any, delivery_tag: str) -> None:
+        """A message was delivered."""
+        if HEADER in message.headers or delivery_tag in self._noted:
+            self._noted.discard(delivery_tag)
+            VirtualQoS.append(self, message, delivery_tag)
+            return
+        try:
+            super().append(message, delivery_tag)
+        except ServerRefusedError:
+            # It runs without a note: the server takes none, and would not take the message back either.
+            VirtualQoS.append(self, message, delivery_tag)
+
+    def _tracked(self, delivery_tag: str) -> bool:
+        message = self._delivered.get(delivery_tag)
+        return message is not None and HEADER in message.headers
+
+    def ack(self, delivery_tag: str) -> None:
+        """A message is done."""
+        if self._tracked(delivery_tag):
+            VirtualQoS.ack(self, delivery_tag)
+        else:
+            self._untracked(super().ack, delivery_tag, False)
+
+    def _untracked(self, settle: Callable[[str], None], delivery_tag: str, requeue: bool) -> None:
+        """Settle a message that has a note on the server: now, or later where the server is away or refuses.
+
+        On a loop always later: with all others that are done by then.
+        """
+        if self.channel.closed or (greenlets.on_loop() and not requeue):
+            VirtualQoS.ack(self, delivery_tag)
+            self.channel.acknowledged_late(delivery_tag, requeue)
+            return
+        try:
+            settle(delivery_tag)
+        except ServerRefusedError:
+            VirtualQoS.ack(self, delivery_tag)
+            self.channel.acknowledged_late(delivery_tag, requeue)
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """A message is not wanted; with ``requeue`` it goes to the front of its queue."""
+        if not self._tracked(delivery_tag):
+            self._untracked(partial(super().reject, requeue=requeue), delivery_tag, requeue)
+            return
+        if requeue and not self.channel.closed:
+            self.channel.requeue([delivery_tag])
+        else:
+            VirtualQoS.ack(self, delivery_tag)
+
+    def restore_visible(self, *args: Any, **kwargs: Any) -> None:
+        """Restore what was taken long ago; where the server refuses the lock for that, the next time."""
+        with contextlib.suppress(ServerRefusedError):
+            super().restore_visible(*args, **kwargs)

@@ -33,9 +33,8 @@ from dynamo_tasks.queue.broker.checked import CheckedChannel
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.broker.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.broker.hub import AsyncioHub
-from dynamo_tasks.queue.broker.message import MalformedMessageError, Message, decode
+from dynamo_tasks.queue.broker.message import MalformedMessageError, Message, QoS, decode
 from dynamo_tasks.queue.broker.puller import Puller
-from dynamo_tasks.queue.notes import QoS
 from dynamo_tasks.queue.sockets import yielding
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.ledger.sync import SyncLedger

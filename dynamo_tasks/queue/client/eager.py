@@ -15,8 +15,8 @@ from dynamo_tasks.errors import ConfigError, InvalidEventIdError
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.plain import NOT_PLAIN
 from dynamo_tasks.protocol.states import State
+from dynamo_tasks.queue.broker.message import read_plain
 from dynamo_tasks.queue.execution.handlers import Handler
-from dynamo_tasks.queue.marks import read_plain
 from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
 from dynamo_tasks.sdk.endpoints.payloads import give_plain, not_plain
 from dynamo_tasks.store.bridge import bridge

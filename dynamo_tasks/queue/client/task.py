@@ -26,8 +26,7 @@ from dynamo_tasks.queue.broker.envelope import (
 )
 from dynamo_tasks.queue.broker.greenlets import await_, may_await
 from dynamo_tasks.queue.broker.transport import submitted_as
-from dynamo_tasks.queue.client.arguments import payload_of, positional
-from dynamo_tasks.queue.client.call_info import CallInfo
+from dynamo_tasks.queue.client.call_info import CallInfo, payload_of, positional
 from dynamo_tasks.queue.client.direct import publish
 from dynamo_tasks.queue.client.eager import EagerStreamResult, as_sent, eager_values, run_eagerly, run_handler
 from dynamo_tasks.queue.client.elsewhere import tell_if_elsewhere

@@ -34,8 +34,7 @@ from dynamo_tasks.queue.execution.forwarding import forward_request
 from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.execution.outcome import Dropped, Reassigned, Revoked
-from dynamo_tasks.queue.execution.output import OutputCollector
-from dynamo_tasks.queue.execution.returned import encode_result
+from dynamo_tasks.queue.execution.output import OutputCollector, encode_result
 from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.sdk.endpoints.payloads import not_plain

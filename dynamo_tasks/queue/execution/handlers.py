@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.execution.retry import RetryPolicy
-from dynamo_tasks.sdk.endpoints.aggregate import Aggregate
+from dynamo_tasks.sdk.endpoints.payloads import Aggregate
 
 __all__ = ["Handler"]
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
+import msgspec
+
 from dynamo_tasks.errors import NotResumableError
-from dynamo_tasks.protocol.events import ZERO, End
+from dynamo_tasks.protocol.events import ZERO, End, Kind, decode_values
+from dynamo_tasks.protocol.plain import NOT_PLAIN
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.protocol.tokens import TokenDelta, is_complete
+from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
 from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.execution.handlers import Handler
-from dynamo_tasks.queue.execution.replay import logged_values, skip
-from dynamo_tasks.store.streams.log import OpenLog
+from dynamo_tasks.sdk.endpoints.payloads import not_plain
+from dynamo_tasks.store.ledger.ledger import Attempt
+from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.streams.at_rest import read_all
+from dynamo_tasks.store.streams.log import ENTRY_BYTES, OpenLog
 
-__all__ = ["OutputCollector"]
+__all__ = ["OutputCollector", "encode_result", "logged_values", "skip"]
 
 
 class OutputCollector:
@@ -84,3 +91,45 @@ class OutputCollector:
         if policy == "replay":
             return skip(self._handler.run(payload, []), len(logged))
         return None if is_complete(payload, logged) else self._handler.run(payload, logged)
+
+
+def encode_result(endpoint: str, end: End, result: Any) -> bytes:
+    """The result that the record keeps, as JSON; empty without one.
+
+    Args:
+        endpoint: Its address, for the error.
+        end: How the request will end; it must be writable, too.
+        result: The value, aggregate or list of values, plain; ``None`` where nobody wants it.
+
+    Raises:
+        EndpointError: one of them cannot be written: half of a surrogate pair, a number of more than 64 bits.
+    """
+    try:
+        end.encode()
+        return msgspec.json.encode(result) if result is not None else b""
+    except NOT_PLAIN as exc:
+        value = end.values[0] if end.values else result
+        raise not_plain(endpoint, value, exc, streams=False) from exc
+
+
+async def logged_values(store: Store, attempt: Attempt) -> tuple[list[Any], int]:
+    """Values that earlier attempts logged, and the bytes that they take in the stream."""
+    out: list[Any] = []
+    size = 0
+    for entry in await read_all(store, attempt.namespace, attempt.id):
+        size += len(entry.data) + ENTRY_BYTES
+        if entry.kind == Kind.TOKENS:
+            out += decode_deltas(entry.data)
+        elif entry.kind == Kind.VALUES:
+            out += decode_values(entry.data)
+    return out, size
+
+
+async def skip(values: AsyncIterator[Any], count: int) -> AsyncIterator[Any]:
+    """All but the first ``count`` values."""
+    async with aclosing(values) as source:  # type: ignore[type-var]
+        async for value in source:
+            if count > 0:
+                count -= 1
+            else:
+                yield value

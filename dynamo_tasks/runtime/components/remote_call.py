@@ -16,8 +16,7 @@ from dynamo_tasks.queue.broker.envelope import build, submit_span
 from dynamo_tasks.queue.client.result import values_of
 from dynamo_tasks.queue.execution.interrupt import Stop
 from dynamo_tasks.sdk.context import Context, current_context
-from dynamo_tasks.sdk.endpoints.aggregate import new_aggregate
-from dynamo_tasks.sdk.endpoints.payloads import plain_request
+from dynamo_tasks.sdk.endpoints.payloads import new_aggregate, plain_request
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.ledger.submission import ABANDON_AFTER, NewRequest
 from dynamo_tasks.store.redis.retry import PATIENCE, in_time

@@ -18,7 +18,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
 from dynamo_tasks.queue.app import DynamoApp
 from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.execution.handlers import Handler
-from dynamo_tasks.queue.execution.meters import meters_of
+from dynamo_tasks.queue.execution.telemetry import meters_of
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.control import CommandHandler
 from dynamo_tasks.runtime.handler import EndpointHandler

@@ -19,7 +19,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.execution.handlers import Handler
-from dynamo_tasks.queue.execution.meters import meters_of
+from dynamo_tasks.queue.execution.telemetry import meters_of
 from dynamo_tasks.queue.worker.embedded import EmbeddedWorker
 from dynamo_tasks.runtime.components.endpoint_config import EndpointConfig, PlainEndpoint
 from dynamo_tasks.runtime.components.registry import Registry

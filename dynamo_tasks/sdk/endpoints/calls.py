@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import EndpointError, RequestCancelledError
-from dynamo_tasks.sdk.endpoints.aggregate import new_aggregate
 from dynamo_tasks.sdk.endpoints.endpoint import DynamoEndpoint
-from dynamo_tasks.sdk.endpoints.payloads import give_plain
+from dynamo_tasks.sdk.endpoints.payloads import give_plain, new_aggregate
 
 if TYPE_CHECKING:
     import asyncio

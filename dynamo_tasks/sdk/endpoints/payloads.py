@@ -1,4 +1,4 @@
-"""Payloads at the edge of an endpoint: requests are validated, values become plain data."""
+"""Payloads at the edge of an endpoint: requests are validated, values become plain data, or one result."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
 from dynamo_tasks.errors import DynamoError, EndpointError, InvalidRequestError
 from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
+from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 
 if TYPE_CHECKING:
     from dynamo_tasks.sdk.endpoints.declared import Declared
+    from dynamo_tasks.sdk.endpoints.endpoint import DynamoEndpoint
 
-__all__ = ["Validator", "give_plain", "make_validator", "not_plain", "plain_request", "to_plain"]
+__all__ = [
+    "Aggregate",
+    "ListAggregate",
+    "Validator",
+    "give_plain",
+    "make_validator",
+    "new_aggregate",
+    "not_plain",
+    "plain_request",
+    "to_plain",
+]
+
 
 Validator = Callable[[Any], Any]
 
@@ -162,3 +175,51 @@ def _no_json(value: Any, cause: Exception) -> str:
     kind = type(value).__name__
     own, same, hint = str(cause).partition(f"{kind} is no JSON value")
     return f"{kind}, which is no JSON value" + (hint if same and not own else f" ({cause})")
+
+
+class Aggregate(Protocol):
+    """Makes one result of the values of a stream."""
+
+    def add(self, value: Any) -> None:
+        """Take the next value: plain data, or a token delta."""
+
+    def result(self) -> Any:
+        """The result; plain data."""
+
+
+class ListAggregate:
+    """The default: the list of all values."""
+
+    def __init__(self) -> None:
+        self._values: list[Any] = []
+
+    def add(self, value: Any) -> None:
+        """Take the next value."""
+        self._values.append(value.as_dict() if isinstance(value, TokenDelta) else value)
+
+    def result(self) -> list[Any]:
+        """All values."""
+        return self._values
+
+
+class _Users:
+    """One that users wrote: it sees values as callers do, and may return what is to be made plain."""
+
+    def __init__(self, made: Aggregate, endpoint: DynamoEndpoint) -> None:
+        self._made = made
+        self._endpoint = endpoint
+
+    def add(self, value: Any) -> None:
+        self._made.add(value.as_dict() if isinstance(value, TokenDelta) else value)
+
+    def result(self) -> Any:
+        return give_plain(self._made.result(), self._endpoint)
+
+
+def new_aggregate(endpoint: DynamoEndpoint) -> Aggregate:
+    """A fresh aggregate for one request of an endpoint."""
+    if endpoint.aggregate is None:
+        return ListAggregate()
+    made: Aggregate = endpoint.aggregate()
+    # ours takes token deltas as they are: the hot path
+    return made if type(made) is CompletionAggregate else _Users(made, endpoint)

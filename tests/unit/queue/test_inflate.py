@@ -13,8 +13,7 @@ from typing import Any
 import pytest
 from kombu.transport.virtual import Base64
 
-from dynamo_tasks.queue.broker.inflate import inflate
-from dynamo_tasks.queue.broker.message import MAX_MESSAGE, MalformedMessageError, Message, decode
+from dynamo_tasks.queue.broker.message import MAX_MESSAGE, MalformedMessageError, Message, decode, inflate
 
 PACKERS = {
     "application/x-gzip": zlib.compress, "gzip": zlib.compress, "zlib": zlib.compress,
