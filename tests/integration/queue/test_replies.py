@@ -12,13 +12,14 @@ from typing import Any
 
 import pytest
 import redis
+from celery.exceptions import TimeoutError as CeleryTimeoutError
 from celery.result import AsyncResult, GroupResult, ResultSet
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.queue.broker import replies
 from dynamo_tasks.queue.broker.replies import Replies
 from dynamo_tasks.queue.client import direct
-from tests.support.processes import Worker, until
+from tests.support.processes import until
 from tests.support.promises import in_time
 from tests.support.queue import Lab
 from tests.support.server import RedisServer
@@ -26,12 +27,48 @@ from tests.support.server import RedisServer
 pytestmark = pytest.mark.usefixtures("worker")
 
 
+class Inboxes(dict[str, str | None]):
+    """The inbox that each call of an application was told to name; ``None``: its result is fetched in Celery's way."""
+
+    def __init__(self, lab: Lab, monkeypatch: pytest.MonkeyPatch):
+        self.lab = lab
+        self.consumer: Replies = lab.app.backend.result_consumer
+        expect = self.consumer.expect
+
+        def noted(result: Any) -> str | None:
+            self[result.id] = expect(result)
+            return self[result.id]
+
+        monkeypatch.setattr(self.consumer, "expect", noted)
+
+    def is_told(self, result: Any) -> bool:
+        """The result comes over the one subscription."""
+        return self.get(result.id) is not None
+
+    def is_next_told(self) -> bool:
+        """One more call is, which comes to its end."""
+        call = self.lab.call("echo", 0)
+        assert call.get(timeout=30) == 0
+        return self.is_told(call)
+
+    def until_told(self, timeout: float = 30) -> None:
+        """Until the application has its subscription."""
+        until(self.is_next_told, timeout, "the subscription")
+
+    def break_subscription(self) -> None:
+        """Close the connections on which results come, at the server's end."""
+        for client in self.lab.redis.client_list(_type="pubsub"):
+            if client["sub"] != "0" and not client["name"]:  # those of ours have names; kombu's have patterns
+                self.lab.redis.client_kill_filter(_id=client["id"])
+
+
 @pytest.fixture
-def consumer(lab: Lab) -> Iterator[Replies]:
+def inboxes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inboxes]:
     """The application's, subscribed; nobody waits for anything."""
-    found: Replies = lab.app.backend.result_consumer
-    assert lab.call("echo", 0).get(timeout=30) == 0
-    until(lambda: lab.call("echo", 0).get(timeout=30) == 0 and found._is_open, what="the subscription")
+    found = Inboxes(lab, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(replies, "_MOST_UNREAD", 1)  # nothing of the test before is still to come
+        found.until_told()
     yield found
     assert not lab.app.backend._pending_messages, "a result that nobody waits for is kept"
 
@@ -43,25 +80,25 @@ def commands(lab: Lab) -> dict[str, int]:
     return {name: stats.get(f"cmdstat_{name}", {}).get("calls", 0) for name in names}
 
 
-def is_told(consumer: Replies, result: Any) -> bool:
-    return result.id in consumer._told
-
-
-def test_no_result_needs_a_command_of_its_own(lab: Lab, consumer: Replies) -> None:
+def test_no_result_needs_a_command_of_its_own(lab: Lab, inboxes: Inboxes, monkeypatch: Any) -> None:
+    monkeypatch.setattr(replies, "_MOST_UNREAD", 20)
     before = commands(lab)
     calls = [lab.call("echo", n) for n in range(20)]
-    assert all(is_told(consumer, call) for call in calls)
+    assert all(inboxes.is_told(call) for call in calls)
     assert [call.get(timeout=30) for call in calls] == list(range(20))
     after = commands(lab)
     # A process beside this one may connect anew meanwhile: Celery's way would be 20 of each.
     assert max(after[name] - before[name] for name in ("subscribe", "unsubscribe")) <= 3
-    assert not consumer._told
+    more = [lab.call("echo", n) for n in range(20)]
+    assert all(map(inboxes.is_told, more))
+    assert sorted(ResultSet(more, app=lab.app).join_native(timeout=30)) == list(range(20))
+    assert inboxes.is_next_told()
 
 
-def test_a_failure_comes_as_fast(lab: Lab, consumer: Replies) -> None:
+def test_a_failure_comes_as_fast(lab: Lab, inboxes: Inboxes) -> None:
     def measure() -> float:
         call, began = lab.call("fail", {}), time.monotonic()
-        assert is_told(consumer, call)
+        assert inboxes.is_told(call)
         with pytest.raises(Exception, match=r".+"):
             call.get(timeout=30)
         return time.monotonic() - began
@@ -71,28 +108,27 @@ def test_a_failure_comes_as_fast(lab: Lab, consumer: Replies) -> None:
 
 
 @pytest.mark.parametrize("endpoint", ["flaky", "flaky_later"])
-def test_a_retry_keeps_the_place(lab: Lab, consumer: Replies, endpoint: str) -> None:
+def test_a_retry_keeps_the_place(lab: Lab, inboxes: Inboxes, endpoint: str) -> None:
     payload = {"until": 2} | ({"countdown": 0.1} if endpoint == "flaky_later" else {})
 
     def measure() -> float:
         call, began = lab.call("flaky", payload), time.monotonic()
-        assert is_told(consumer, call)
+        assert inboxes.is_told(call)
         assert call.get(timeout=30) == 2
         return time.monotonic() - began
 
     for _ in range(3):
         in_time(measure, 0.9)
-    until(lambda: not consumer._on_the_way or lab.call("echo", 0).get(timeout=30) != 0, what="the last one")
 
 
-def test_who_does_not_wait_finds_what_is_there(lab: Lab, consumer: Replies) -> None:
+def test_who_does_not_wait_finds_what_is_there(lab: Lab, inboxes: Inboxes) -> None:
     call = lab.call("echo", 5)
     until(lambda: lab.record(call.id).get("set") == "1", what="Celery's tail is done")
-    assert is_told(consumer, call)
+    assert inboxes.is_told(call)
     assert call.get(timeout=0) == 5
 
 
-def test_callbacks_are_called(lab: Lab, consumer: Replies) -> None:
+def test_callbacks_are_called(lab: Lab, inboxes: Inboxes) -> None:
     done: list[Any] = []
     first, second = lab.call("echo", 1), lab.call("echo", 2)
     second.then(lambda result: done.append(result.get()))
@@ -102,7 +138,7 @@ def test_callbacks_are_called(lab: Lab, consumer: Replies) -> None:
     assert done == [2]
 
 
-def test_others_who_wait_for_it_get_it_too(lab: Lab, consumer: Replies) -> None:
+def test_others_who_wait_for_it_get_it_too(lab: Lab, inboxes: Inboxes) -> None:
     call = lab.call("count", {"n": 3, "delay": 0.05})
     other = AsyncResult(call.id, app=lab.app, backend=lab.app.backend)
     values: list[Any] = []
@@ -113,13 +149,7 @@ def test_others_who_wait_for_it_get_it_too(lab: Lab, consumer: Replies) -> None:
     assert values == [[0, 1, 2]]
 
 
-def test_several_at_once(lab: Lab, consumer: Replies) -> None:
-    calls = [lab.call("echo", n) for n in range(10)]
-    assert sorted(ResultSet(calls, app=lab.app).join_native(timeout=30)) == list(range(10))
-    assert not consumer._told
-
-
-def test_many_threads(lab: Lab, consumer: Replies) -> None:
+def test_many_threads(lab: Lab, inboxes: Inboxes) -> None:
     failures: list[Any] = []
 
     def ask(thread: int) -> None:
@@ -138,23 +168,17 @@ def test_many_threads(lab: Lab, consumer: Replies) -> None:
     assert failures == []
 
 
-def kill_subscription(lab: Lab, consumer: Replies) -> None:
-    """Break the connection that the application's results come on."""
-    host, port = consumer._pubsub.connection._sock.getsockname()
-    lab.redis.client_kill_filter(addr=f"{host}:{port}")
-
-
 @pytest.mark.parametrize("is_waiting", [True, False])
-def test_a_lost_connection_loses_no_result(lab: Lab, consumer: Replies, is_waiting: bool) -> None:
+def test_a_lost_connection_loses_no_result(lab: Lab, inboxes: Inboxes, is_waiting: bool) -> None:
     calls = [lab.call("count", {"n": 3, "delay": 0.1}) for _ in range(5)]
-    assert all(is_told(consumer, call) for call in calls)
+    assert all(inboxes.is_told(call) for call in calls)
     if is_waiting:
-        threading.Timer(0.1, kill_subscription, [lab, consumer]).start()
+        threading.Timer(0.1, inboxes.break_subscription).start()
     else:
-        kill_subscription(lab, consumer)
+        inboxes.break_subscription()
         lab.reaches(calls[-1].id, "SUCCEEDED")
     assert [call.get(timeout=30) for call in calls] == [[0, 1, 2]] * 5
-    until(lambda: lab.call("echo", 0).get(timeout=30) == 0 and consumer._is_open, what="the subscription")
+    inboxes.until_told()
 
 
 @pytest.fixture
@@ -167,9 +191,9 @@ def unknowing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("unknowing")
-def test_a_worker_that_does_not_know_of_it(lab: Lab, consumer: Replies) -> None:
+def test_a_worker_that_does_not_know_of_it(lab: Lab, inboxes: Inboxes) -> None:
     calls, began = [lab.call("echo", n) for n in range(10)], time.monotonic()
-    assert all(is_told(consumer, call) for call in calls)
+    assert all(inboxes.is_told(call) for call in calls)
     assert [call.get(timeout=30) for call in calls] == list(range(10))
     assert time.monotonic() - began < 9, "each was waited for by itself"
     calls = [lab.call("echo", n) for n in range(4)]
@@ -177,24 +201,23 @@ def test_a_worker_that_does_not_know_of_it(lab: Lab, consumer: Replies) -> None:
 
 
 @pytest.mark.usefixtures("unknowing")
-def test_results_in_results_of_such_a_worker(lab: Lab, consumer: Replies) -> None:
+def test_results_in_results_of_such_a_worker(lab: Lab, inboxes: Inboxes) -> None:
     groups = [GroupResult(f"g{n}", [lab.call("echo", n), lab.call("echo", n)], app=lab.app) for n in range(2)]
     assert GroupResult("all", groups, app=lab.app).join_native(timeout=30) == [[0, 0], [1, 1]]
 
 
 @pytest.mark.usefixtures("unknowing")
-def test_another_handle_of_a_call_of_such_a_worker(lab: Lab, consumer: Replies) -> None:
+def test_another_handle_of_a_call_of_such_a_worker(lab: Lab, inboxes: Inboxes) -> None:
     call = lab.call("count", {"n": 3, "delay": 0.2})
     other = AsyncResult(call.id, app=lab.app, backend=lab.app.backend)
     other.then(lambda _: None)
     del call
     gc.collect()
-    assert not is_told(consumer, other)
     assert other.get(timeout=30) == [0, 1, 2]
 
 
 @pytest.mark.usefixtures("unknowing")
-def test_callbacks_of_results_of_such_a_worker(lab: Lab, consumer: Replies) -> None:
+def test_callbacks_of_results_of_such_a_worker(lab: Lab, inboxes: Inboxes) -> None:
     done: list[str] = []
     call = lab.call("echo", 7)
     call.then(lambda result: done.append(result.id))
@@ -209,44 +232,42 @@ def without(headers: dict[str, Any]) -> dict[str, Any]:
     return {name: {"v": 1} if name == "dynamo" else value for name, value in headers.items()}
 
 
-def test_what_nobody_waits_for_is_dropped(lab: Lab, consumer: Replies) -> None:
-    inbox = consumer._inbox
+def test_what_nobody_waits_for_is_dropped(lab: Lab, inboxes: Inboxes, monkeypatch: Any) -> None:
+    monkeypatch.setattr(replies, "_MOST_UNREAD", 10)
     gone = [lab.call("echo", n).id for n in range(10)]
     gc.collect()
-    assert not consumer._told
     for id in gone:
         lab.reaches(id, "SUCCEEDED")
-    assert lab.call("echo", 5).get(timeout=30) == 5
-    assert (consumer._on_the_way, consumer._inbox) == ({}, inbox)
+    assert not inboxes.is_next_told(), "as many as may come are on their way"
+    assert inboxes.is_next_told(), "they came, and went, with the last one"
+    assert len(set(inboxes.values()) - {None}) == 1
     assert AsyncResult(gone[3], app=lab.app, backend=lab.app.backend).get(timeout=30) == 3
 
 
-def test_no_more_come_than_the_server_should_keep(lab: Lab, consumer: Replies, monkeypatch: Any) -> None:
+def test_no_more_come_than_the_server_should_keep(lab: Lab, inboxes: Inboxes, monkeypatch: Any) -> None:
     monkeypatch.setattr(replies, "_MOST_UNREAD", 5)
     calls = [lab.call("echo", n) for n in range(8)]
-    assert [is_told(consumer, call) for call in calls] == [True] * 5 + [False] * 3
+    assert [inboxes.is_told(call) for call in calls] == [True] * 5 + [False] * 3
     assert [call.get(timeout=30) for call in calls] == list(range(8))
-    assert is_told(consumer, lab.call("echo", 0))
+    assert inboxes.is_told(lab.call("echo", 0))
     for n in range(4):
         lab.call("echo", n)
-    assert not is_told(consumer, lab.call("echo", 0))
+    assert not inboxes.is_told(lab.call("echo", 0))
     monkeypatch.setattr(replies, "_NEVER", 0.0)
-    assert is_told(consumer, lab.call("echo", 0))
-    monkeypatch.undo()
-    assert lab.call("echo", 0).get(timeout=30) == 0
-    until(lambda: not consumer._on_the_way or lab.call("echo", 0).get(timeout=30) != 0, what="the rest")
+    assert inboxes.is_told(lab.call("echo", 0))
 
 
-def test_an_id_that_somebody_chose_may_be_that_of_another_call(lab: Lab, consumer: Replies) -> None:
+def test_an_id_that_somebody_chose_may_be_that_of_another_call(lab: Lab, inboxes: Inboxes) -> None:
     first = lab.task("echo").apply_async((1,), task_id=f"mine-{time.time_ns()}")
-    assert not is_told(consumer, first)
+    assert not inboxes.is_told(first)
     assert first.get(timeout=30) == 1
 
 
-def test_a_refused_call_is_not_expected(lab: Lab, consumer: Replies) -> None:
+def test_a_refused_call_is_not_expected(lab: Lab, inboxes: Inboxes, monkeypatch: Any) -> None:
+    monkeypatch.setattr(replies, "_MOST_UNREAD", 1)
     with pytest.raises(InvalidRequestError, match="call option"):
         lab.task("echo").apply_async((1,), weight=-1)
-    assert not consumer._told
+    assert inboxes.is_next_told()
 
 
 def in_child(work: Callable[[], Any]) -> str:
@@ -264,12 +285,12 @@ def in_child(work: Callable[[], Any]) -> str:
         return pipe.read()
 
 
-def test_a_child_gets_nothing_of_its_parents(lab: Lab, consumer: Replies) -> None:
-    assert in_child(lambda: consumer.expect(lab.app.AsyncResult("x"))) == "None"
-    assert is_told(consumer, lab.call("echo", 1))
+def test_a_child_gets_nothing_of_its_parents(lab: Lab, inboxes: Inboxes) -> None:
+    assert in_child(lambda: inboxes.consumer.expect(lab.app.AsyncResult("x"))) == "None"
+    assert inboxes.is_told(lab.call("echo", 1))
 
 
-def test_a_child_does_not_take_its_parents_results(lab: Lab, consumer: Replies) -> None:
+def test_a_child_does_not_take_its_parents_results(lab: Lab, inboxes: Inboxes) -> None:
     def measure() -> float:
         calls = [lab.call("count", {"n": 1, "delay": 0.1}) for _ in range(3)]
         assert in_child(lambda: lab.call("count", {"n": 4, "delay": 0.1}).get(timeout=30)) == "[0, 1, 2, 3]"
@@ -281,66 +302,52 @@ def test_a_child_does_not_take_its_parents_results(lab: Lab, consumer: Replies) 
     in_time(measure, 0.7)
 
 
-def test_after_celerys_fork_it_begins_anew(lab: Lab, consumer: Replies) -> None:
-    inbox = consumer._inbox
+def test_after_celerys_fork_it_begins_anew(lab: Lab, inboxes: Inboxes) -> None:
     call = lab.call("echo", 1)
-    consumer.on_after_fork()
-    assert consumer._inbox != inbox
-    assert not consumer._is_open
-    assert not is_told(consumer, call)
-    assert lab.call("echo", 4).get(timeout=30) == 4
-    until(lambda: lab.call("echo", 5).get(timeout=30) == 5 and consumer._is_open, what="the subscription")
+    inboxes.consumer.on_after_fork()
+    assert not inboxes.is_next_told()
+    assert call.get(timeout=30) == 1
+    inboxes.until_told()
+    assert len(set(inboxes.values()) - {None}) == 2
 
 
-def test_where_it_may_not_look_it_is_as_ever(lab: Lab, worker: Worker) -> None:
+def test_where_it_may_not_look_it_is_as_ever(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     lab.redis.acl_setuser(
         "plain", enabled=True, passwords=["+secret"], keys=["*"], channels=["*"],
         commands=["+@all", "-pubsub|numsub"],
     )  # fmt: skip
     other = Lab(lab.server, lab.namespace, f"redis://plain:secret@127.0.0.1:{lab.server.port}")
     try:
-        assert [other.call("echo", n).get(timeout=30) for n in range(3)] == [0, 1, 2]
-        found: Replies = other.app.backend.result_consumer
-        assert (found._is_refused, found._is_open) == (True, False)
+        inboxes = Inboxes(other, monkeypatch)
+        assert not any(inboxes.is_next_told() for _ in range(3))
+        refused = [entry for entry in lab.redis.acl_log() if entry["username"] == "plain"]
+        assert [(entry["object"], entry["count"]) for entry in refused] == [("pubsub|numsub", 1)]
     finally:
         other.close()
         lab.redis.acl_deluser("plain")
 
 
-def test_a_message_may_name_no_other_channel(lab: Lab) -> None:
-    backend = lab.app.backend
-    good = {"dynamo": {"v": 1, "re": "client-1"}}
-    assert backend._inbox_of(good) == b"celery-task-meta-client-1"
-    for bad in ("dt:dynamo:alive:1", "", None, 5, "client-" + "x" * 100, ["client-1"]):
-        assert backend._inbox_of({"dynamo": {"v": 1, "re": bad}}) == ""
-    for request in (None, {}, {"dynamo": None}, {"dynamo": 1}):
-        assert backend._inbox_of(request) == ""
-
-
-def test_a_server_that_is_away_when_it_is_opened(lab: Lab, consumer: Replies, monkeypatch: Any) -> None:
+def test_a_server_that_is_away_when_it_is_opened(lab: Lab, inboxes: Inboxes, monkeypatch: Any) -> None:
     def refuse(*_: Any) -> None:
         raise redis.exceptions.ConnectionError("away")
 
-    consumer._is_open = False
+    inboxes.consumer.on_after_fork()
     with monkeypatch.context() as patch:
         patch.setattr(lab.app.backend.client, "pubsub_numsub", refuse)
-        assert lab.call("echo", 1).get(timeout=30) == 1
-        assert not consumer._is_open
-    until(lambda: lab.call("echo", 5).get(timeout=30) == 5 and consumer._is_open, what="the subscription")
+        assert not any(inboxes.is_next_told() for _ in range(3))
+    inboxes.until_told()
 
 
-def test_a_server_that_was_away_tells_again(tmp_path: Path) -> None:
+def test_a_server_that_was_away_tells_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with RedisServer(tmp_path) as server:
         own = Lab(server, "replies_away")
-        found: Replies = own.app.backend.result_consumer
+        inboxes = Inboxes(own, monkeypatch)
         with own.worker():
-            until(
-                lambda: own.call("echo", 1).get(timeout=30) == 1 and found._is_open, what="the subscription"
-            )
+            inboxes.until_told()
+            call = own.call("count", {"n": 1000, "delay": 0.1})
             server.kill()
-            with pytest.raises(redis.exceptions.ConnectionError):
-                found._reconnect_pubsub()  # what is tried some times, until Celery gives up
-            assert not found._is_open
+            with pytest.raises(CeleryTimeoutError):
+                call.get(timeout=1)
             server.start()
-            until(lambda: own.call("echo", 1).get(timeout=20) == 1 and found._is_open, 30, "the subscription")
+            inboxes.until_told()
         own.close()

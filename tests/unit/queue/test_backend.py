@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +14,9 @@ from typing import Any
 import pytest
 from celery import Celery, signals
 from celery.app.task import Context
-from celery.states import FAILURE, SUCCESS
+from celery.backends.redis import RedisBackend
+from celery.states import FAILURE, PENDING, SUCCESS
 
-from dynamo_tasks.errors import ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.broker import backend as module
@@ -24,29 +26,61 @@ from dynamo_tasks.queue.broker.envelope import persisted
 from dynamo_tasks.queue.client.task import CallInfo, make_task
 from dynamo_tasks.store.redis.refusals import ReplyError
 
+ENDPOINT = "ns.Worker.generate"
 
-class _Backend(ResultBackend):
-    """One that has a success of every task already; notes what is read and written."""
 
-    def __init__(self) -> None:
-        app = Celery("test", set_as_current=False)
-        app.tasks["ns.Worker.generate"] = SimpleNamespace(name="ns.Worker.generate", runs_on_loop=True)
-        super().__init__(app=app, url="redis://127.0.0.1:1/0")
+def _app() -> Celery:
+    app = Celery("test", set_as_current=False)
+    app.tasks[ENDPOINT] = SimpleNamespace(name=ENDPOINT, runs_on_loop=True)
+    return app
+
+
+class _Noted:
+    """A backend without a server; notes what is read and written.
+
+    Attributes:
+        there: The state of every task's result.
+    """
+
+    there = SUCCESS
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(app=_app(), url="redis://127.0.0.1:1/0", **options)
         self.done: list[str] = []
+        self.written: list[tuple[Any, Any]] = []
 
     def _get_task_meta_for(self, task_id: str) -> dict[str, Any]:
         self.done.append("read")
-        return {"status": SUCCESS}
+        return {"status": self.there}
 
     def _set_with_state(self, key: Any, value: Any, state: str) -> None:
         self.done.append(f"write {state}")
+        self.written.append((key, value))
+
+
+class _Backend(_Noted, ResultBackend):
+    """Ours."""
+
+
+class _Celerys(_Noted, RedisBackend):  # type: ignore[misc]
+    """Celery's own, which finds nothing that it would keep."""
+
+    there = PENDING
+
+
+def _written(backend: Any, request: Any) -> dict[str, Any]:
+    """A success as it is stored."""
+    backend.store_result("id", {"a": 1}, SUCCESS, request=request)
+    (_, value) = backend.written.pop()
+    found: dict[str, Any] = backend.decode(value)
+    return found
 
 
 @pytest.mark.parametrize(
     ("task", "state", "done"),
     [
-        ("ns.Worker.generate", SUCCESS, ["write SUCCESS"]),
-        ("ns.Worker.generate", FAILURE, ["read"]),
+        (ENDPOINT, SUCCESS, ["write SUCCESS"]),
+        (ENDPOINT, FAILURE, ["read"]),
         ("plain", SUCCESS, ["read"]),
         (None, SUCCESS, ["read"]),
     ],
@@ -55,111 +89,163 @@ def test_only_an_endpoints_success_is_written_without_a_look(
     task: str | None, state: str, done: list[str]
 ) -> None:
     backend = _Backend()
-    backend._store_result("id", 1, state, request=SimpleNamespace(task=task))
+    backend.store_result("id", 1, state, request=SimpleNamespace(task=task))
     assert backend.done == done
 
 
 def test_what_is_written_is_what_celery_writes() -> None:
-    written = []
-    backend = _Backend()
-    backend._set_with_state = lambda *given: written.append(given)
-    request = SimpleNamespace(task="ns.Worker.generate")
-    backend._store_result(b"id", {"text": "x"}, SUCCESS, request=request)
-    ((key, value, state),) = written
-    assert (key, state) == (b"celery-task-meta-id", SUCCESS)
-    meta = backend.decode(value)
-    assert (meta["task_id"], meta["status"], meta["result"]) == ("id", SUCCESS, {"text": "x"})
-
-
-def test_a_success_is_described_as_celery_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend = _Backend()
-    child = backend.app.AsyncResult("child")
+    ours, theirs = _Backend(), _Celerys()
+    child = ours.app.AsyncResult("child")
     for more in (
         {},
         {"group": "g", "parent_id": "p", "children": [child]},
         {"group": None, "parent_id": None},
     ):
-        request = SimpleNamespace(task="ns.Worker.generate", **more)
-        ours = backend._plain_meta({"a": 1}, request)
-        theirs = backend._get_result_meta(result={"a": 1}, state=SUCCESS, traceback=None, request=request)
-        moments = [datetime.fromisoformat(meta.pop("date_done")) for meta in (ours, theirs)]
-        assert ours == theirs
+        request = SimpleNamespace(task=ENDPOINT, **more)
+        made = [_written(backend, request) for backend in (ours, theirs)]
+        moments = [datetime.fromisoformat(meta.pop("date_done")) for meta in made]
+        assert made[0] == made[1]
         assert moments[0].tzinfo is not None
         assert 0 <= (moments[1] - moments[0]).total_seconds() < 60
+    ours.store_result(b"id", 1, SUCCESS, request=request)
+    theirs.store_result(b"id", 1, SUCCESS, request=request)
+    assert [key for key, _ in ours.written] == [key for key, _ in theirs.written] == [b"celery-task-meta-id"]
 
 
 def test_an_extended_result_has_what_celery_puts_into_it() -> None:
     backend = _Backend()
     backend.app.conf.result_extended = True
-    request = SimpleNamespace(
-        task="ns.Worker.generate", args=[1], hostname="here", delivery_info={}, kwargs={}
-    )
-    meta = backend.decode(backend._success("id", 5, request))
-    assert (meta["name"], meta["args"], meta["worker"], meta["result"]) == (
-        "ns.Worker.generate",
-        [1],
-        "here",
-        5,
-    )
+    request = SimpleNamespace(task=ENDPOINT, args=[1], hostname="here", delivery_info={}, kwargs={})
+    meta = _written(backend, request)
+    assert (meta["name"], meta["args"], meta["worker"], meta["result"]) == (ENDPOINT, [1], "here", {"a": 1})
 
 
 def test_a_result_goes_with_its_end_on_the_workers_own_connection_alone() -> None:
-    backend = _Backend()
-    request = SimpleNamespace(task="ns.Worker.generate")
-    assert backend.kept_result("id", 5, request) is None
-    backend._link = lambda: None
+    request = SimpleNamespace(task=ENDPOINT)
+    assert _Backend().kept_result("id", 5, request) is None
+    backend = _Backend(link=lambda: None)
     kept = backend.kept_result("id", 5, request)
     assert kept is not None
     assert (kept.key, kept.ttl) == (b"celery-task-meta-id", 24 * 3600)
     assert backend.decode(kept.value)["result"] == 5
     assert backend.kept_result("id", "x" * (module._MOST_KEPT + 1), request) is None
     setattr(request, module.WRITTEN, True)
-    assert backend._store_result("id", 5, SUCCESS, request=request) == 5
+    assert backend.store_result("id", 5, SUCCESS, request=request) == 5
     assert backend.done == []
 
 
+def _asked(**more: Any) -> Context:
+    return Context(
+        {
+            "id": "x", "retries": 0, "delivery_info": {}, "callbacks": None, "errbacks": None, "chain": None,
+            "chord": None, "group": None, "ignore_result": False, "task": ENDPOINT, **more,
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("header", "inbox"),
+    [
+        ({"v": 1, "re": "client-1"}, b"celery-task-meta-client-1"),
+        *(
+            ({"v": 1, "re": bad}, "")
+            for bad in ("dt:dynamo:alive:1", "", None, 5, "client-" + "x" * 100, ["client-1"])
+        ),
+        ({}, ""),
+        (None, ""),
+        (1, ""),
+    ],
+)
+def test_a_message_names_the_inbox_of_a_client_and_no_other_channel(header: Any, inbox: bytes | str) -> None:
+    kept = _Backend(link=lambda: None).kept_result("id", 5, _asked(dynamo=header))
+    assert kept is not None
+    assert kept.inbox == inbox
+
+
 class _Link:
-    """A connection whose transactions are answered with these replies, or never."""
+    """A worker's own connection, whose transactions are answered with these replies, or never."""
 
     address = "nowhere"
 
     def __init__(self, replies: list[Any] | None):
         self._replies = replies
-        self.sent: list[bytes] = []
+        self.sent: list[list[bytes]] = []
 
     async def wire(self) -> Any:
         return self
 
     async def transaction(self, packed: list[bytes]) -> list[Any]:
-        self.sent += packed
+        self.sent += [command.split(b"\r\n")[2::2] for command in packed]
         return await asyncio.Future() if self._replies is None else self._replies
 
 
-def write(replies: list[Any] | None, ttl: float | None = 60) -> list[bytes]:
-    link: Any = _Link(replies)
-    asyncio.run(module._write(link, "key", "value", ttl))
-    return link.sent  # type: ignore[no-any-return]
+class _Client:
+    """Celery's own connection; notes what it is asked for, by which thread."""
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[Any, ...]] = []
+        self.threads: set[threading.Thread] = set()
+
+    def __getattr__(self, command: str) -> Any:
+        def ask(*arguments: Any) -> None:
+            self.threads.add(threading.current_thread())
+            self.asked.append((command, *arguments))
+
+        return ask
+
+    @contextlib.contextmanager
+    def pipeline(self) -> Iterator[_Client]:
+        yield self
+
+
+@dataclass
+class _Worker:
+    """A worker's backend on its loop, whose own connection answers with these replies."""
+
+    link: _Link
+    client: _Client = field(default_factory=_Client)
+
+    def store(self, *, expires: float | None = 60, **more: Any) -> None:
+        """Store an endpoint's success as a task of the worker does."""
+        link: Any = self.link
+        backend = ResultBackend(
+            app=_app(), url="redis://127.0.0.1:1/0", waits=True, link=lambda: link, expires=expires
+        )
+        backend.client = self.client
+        asyncio.run(greenlets.run(backend.store_result, "id", 5, SUCCESS, request=_asked(**more)))
 
 
 def test_a_result_is_kept_for_its_time_and_told() -> None:
-    assert [command.split(b"\r\n")[2::2] for command in write([b"OK", 1])] == [
-        [b"SETEX", b"key", b"60", b"value"], [b"PUBLISH", b"key", b"value"],
-    ]  # fmt: skip
-    assert write([b"OK", 0], None)[0].split(b"\r\n")[2] == b"SET"
+    link = _Link([b"OK", 1, 1])
+    _Worker(link).store(dynamo={"v": 1, "re": "client-1"})
+    kept, told, told_inbox = link.sent
+    assert kept[:3] == [b"SETEX", b"celery-task-meta-id", b"60"]
+    assert told == [b"PUBLISH", b"celery-task-meta-id", kept[3]]
+    assert told_inbox == [b"PUBLISH", b"celery-task-meta-client-1", kept[3]]
+    for_ever = _Link([b"OK", 0])
+    _Worker(for_ever).store(expires=0)
+    assert for_ever.sent[0][:2] == [b"SET", b"celery-task-meta-id"]
+    assert len(for_ever.sent) == 2
 
 
-def test_a_server_that_does_not_answer_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("replies", [None, [Exception("READONLY"), 1]], ids=["silent", "refused"])
+def test_a_server_that_does_not_take_it_is_asked_again(
+    monkeypatch: pytest.MonkeyPatch, replies: list[Any] | None
+) -> None:
+    """In a thread, so that the loop goes on; what the message says holds there, too."""
     monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.01)
-    with pytest.raises(ServerUnavailableError, match="no answer"):
-        write(None)
+    worker = _Worker(_Link(replies))
+    worker.store(dynamo={"v": 1, "re": "client-1"})
+    assert [asked[:2] for asked in worker.client.asked] == [
+        ("setex", b"celery-task-meta-id"), ("publish", b"celery-task-meta-id"), ("execute",),
+        ("publish", b"celery-task-meta-client-1"),
+    ]  # fmt: skip
+    assert threading.current_thread() not in worker.client.threads
 
 
-@pytest.mark.parametrize(
-    ("text", "kind"), [("ERR invalid expire time", ReplyError), ("READONLY", ServerRefusedError)]
-)
-def test_what_the_server_refuses_is_no_success(text: str, kind: type[Exception]) -> None:
-    with pytest.raises(kind):
-        write([Exception(text), 1])
+def test_what_the_server_refuses_for_good_is_no_success() -> None:
+    with pytest.raises(ReplyError):
+        _Worker(_Link([Exception("ERR invalid expire time"), 1])).store()
 
 
 def test_a_result_is_left_to_celery_where_code_runs_behind_it() -> None:
@@ -176,13 +262,8 @@ def test_a_result_is_left_to_celery_where_code_runs_behind_it() -> None:
     [({}, True), ({"callbacks": [1]}, False), ({"chord": 1}, False), ({"ignore_result": True}, False)],
 )
 def test_only_a_result_that_is_all_goes_with_the_end(more: dict[str, Any], alone: bool) -> None:
-    backend = _Backend()
-    backend._link = lambda: None
-    asked = {
-        "id": "x", "retries": 0, "delivery_info": {}, "callbacks": None, "errbacks": None, "chain": None, "chord": None,
-        "group": None, "ignore_result": False, "task": "ns.Worker.generate", **more,
-    }  # fmt: skip
-    request = Context(asked)
+    backend = _Backend(link=lambda: None)
+    request = _asked(**more)
     task = SimpleNamespace(backend=backend, leaves_alone=lambda hook: True)
     call = CallInfo(request, task)
     assert (call.kept_result(1) is not None) == alone
@@ -203,17 +284,6 @@ def _listening(signal: Any) -> Iterator[None]:
         yield
     finally:
         signal.disconnect(receiver)
-
-
-def test_where_else_a_result_is_told_is_known_in_threads_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    backend, told = _Backend(), []
-
-    def work() -> None:
-        with backend._telling({"dynamo": {"v": 1, "re": "client-1"}}):
-            module._call_aside(lambda: told.append(module._inbox.get()))
-
-    asyncio.run(greenlets.run(work))
-    assert told == [b"celery-task-meta-client-1"]
 
 
 def test_the_channel_of_a_client_lasts() -> None:

@@ -21,14 +21,14 @@ def worker_app(url: str) -> Any:
 
 @pytest.mark.parametrize("url", ["redis://h:1/2", "unix:///run/r.sock?db=3"])
 def test_a_worker_writes_results_on_its_own_connection(url: str) -> None:
-    assert worker_app(url).backend._link is not None
+    assert worker_app(url).backend.writes_on_loop
 
 
 def test_results_that_go_to_another_server_are_left_to_celery(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CELERY_RESULT_BACKEND", "redis://elsewhere:1/0")
     backend = worker_app("redis://h:1/2").backend
     assert backend.connparams["host"] == "elsewhere"
-    assert backend._link is None
+    assert not backend.writes_on_loop
 
 
 def test_an_application_behind_a_unix_socket_keeps_results_there() -> None:
