@@ -115,7 +115,7 @@ class CachedChannel(NamedTuple):
     @property
     def is_open(self) -> bool:
         """``True`` while it can be used: in the same process, and connected."""
-        return self.pid == os.getpid() and bool(self.connection.connected)
+        return self.pid == os.getpid() and bool(self.connection.connected) and not self.channel.closed
 
 
 def _submitted(task: Any, task_id: str, *call: Any) -> str | None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from decimal import Decimal
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -239,16 +240,16 @@ def test_a_call_that_is_interrupted_leaves_no_answer_for_the_next_one(
     ],
 )  # fmt: skip
 def test_settings_of_publishing_are_heeded(
-    redis_server: RedisServer, setting: str, value: Any, monkeypatch: pytest.MonkeyPatch
+    lab: Lab, published: list[str], monkeypatch: pytest.MonkeyPatch, setting: str, value: Any
 ) -> None:
-    own = Lab(redis_server, "direct_settings")
-    try:
-        assert direct._is_plain(own.app, own.task("echo"))
-        own.app.conf[setting] = value
-        own.app.__dict__.pop("amqp", None)  # Celery reads most of them once
-        assert not direct._is_plain(own.app, own.task("echo"))
-    finally:
-        own.close()
+    """Where one is set, calls go Celery's way."""
+    with monkeypatch.context() as patch:
+        patch.setitem(lab.app.conf, setting, value)
+        lab.app.__dict__.pop("amqp", None)  # Celery reads most of them once
+        assert published == [lab.task("echo").delay({}).id]
+    lab.app.__dict__.pop("amqp", None)
+    lab.task("echo").delay({})
+    assert len(published) == 1
 
 
 def test_signals_are_sent_to_who_listens(lab: Lab) -> None:
@@ -283,6 +284,13 @@ def test_a_connection_that_was_lost_is_made_again(lab: Lab) -> None:
         lab.redis.client_kill_filter(_id=client["id"])
     after = lab.task("echo").delay({})
     assert (lab.state(before.id), lab.state(after.id)) == ("QUEUED", "QUEUED")
+
+
+def test_a_channel_that_was_closed_on_a_connection_that_lives_is_not_taken() -> None:
+    connection: Any = SimpleNamespace(connected=True)
+    for is_closed in (False, True):
+        channel = SimpleNamespace(closed=is_closed)
+        assert direct.CachedChannel(os.getpid(), connection, channel).is_open is not is_closed
 
 
 def test_where_the_short_way_fails_celerys_own_retries(
