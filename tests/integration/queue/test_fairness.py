@@ -36,12 +36,12 @@ def test_the_length_of_a_queue_counts_the_line(lab: Lab) -> None:
     """As kombu (``queue_declare``), Flower's API and ``status`` see it."""
     results = [lab.call("echo", n) for n in range(50)]
     with lab.app.connection_for_read() as connection:
-        assert connection.default_channel._size(lab.queue) == 50
+        assert connection.default_channel.queue_declare(lab.queue).message_count == 50
     steps = lab.app.conf.broker_transport_options["priority_steps"]
     assert sum(lab.redis.llen(f"{lab.queue}\x06\x16{step}" if step else lab.queue) for step in steps) == 50
     with lab.worker(name="counted"):
         assert [result.get(timeout=20) for result in results] == list(range(50))
-    assert connection.default_channel._size(lab.queue) == 0
+    assert connection.default_channel.queue_declare(lab.queue).message_count == 0
 
 
 @pytest.mark.slow

@@ -41,9 +41,9 @@ def test_branches_and_errors() -> None:
     instance = Numbers()
     instance.begin()
     try:
-        assert instance._run(1) == [11, 21]
+        assert instance.process(1) == [11, 21]
         with pytest.raises(ValueError, match="bad record 13"):
-            instance._run(13)
+            instance.process(13)
     finally:
         instance.end()
 

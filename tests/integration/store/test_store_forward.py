@@ -15,7 +15,7 @@ CHOSEN = 0xAB
 
 
 def _target(place: Place) -> EndpointId:
-    return place.endpoint._replace(component="Engine")
+    return EndpointId(place.namespace, "Engine", place.endpoint.name)
 
 
 async def _forward(place: Place, owner: Owner, attempt: Attempt) -> str:

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import FencedError, IdempotencyConflictError, QueueFullError
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.ledger.ledger import cancelled
@@ -192,11 +193,11 @@ async def test_a_background_request_is_never_abandoned(redis_server: RedisServer
 
 @on_loop
 async def test_a_client_process_that_died_is_buried_after_two_looks(redis_server: RedisServer) -> None:
-    async with Place(redis_server.url) as place:
-        alive, dead = await place.client(), await place.client()
+    async with Proxy(redis_server.url) as proxy, Place(redis_server.url) as place:
+        alive, dead = await place.client(), await place.client(proxy.url)
         sub = await alive.submit()
         await dead.join(sub.request_id)
-        await dead.reader._link.close()  # no farewell
+        proxy.refuse()  # no farewell
         presence = ReaderPresence(place.store)
         assert await presence.check(place.namespace) == []
         gone = await eventually(lambda: presence.check(place.namespace))

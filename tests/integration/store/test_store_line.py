@@ -7,6 +7,7 @@ import time
 import pytest
 
 from dynamo_tasks.errors import DeadlineUnreachableError, QueueFullError
+from dynamo_tasks.store.ledger import recovery as recovery_module
 from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.line import Line
@@ -162,14 +163,16 @@ async def test_a_worker_that_died_between_pop_and_claim_does_not_stop_the_line(
 
 
 @on_loop
-async def test_who_stands_in_line_is_not_taken_for_lost(redis_server: RedisServer) -> None:
+async def test_who_stands_in_line_is_not_taken_for_lost(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recovery_module, "_ORPHAN_AGE_MS", -60_000)  # as if all had waited for long
     async with Place(redis_server.url) as place:
         line = Line(place)
         ids = await line.submit(count=WINDOW + 5, tenant="a")
         (other,) = await line.submit(tenant="b")
         lost = await line.pop()
         recovery = Recovery(place.store)
-        recovery._waiting = lambda keys, limit: line.waiting()  # type: ignore[method-assign,assignment]
         suspects, _ = await recovery.lost_messages(place.namespace, set())
         assert suspects == {lost} == {ids[0]}
         assert await recovery.lost_messages(place.namespace, suspects) == (set(), 1)
