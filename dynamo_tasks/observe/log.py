@@ -36,7 +36,7 @@ FORMAT_VARIABLE = "DYNAMO_LOG_FORMAT"
 """``json`` makes workers and HTTP processes write one JSON object per line; ``text`` is the default."""
 
 _strict = os.environ.get(STRICT_VARIABLE) == "1"
-_loggers = {entry.logger: logging.getLogger(entry.logger) for entry in LOG_EVENTS.values()}
+_loggers = {name: logging.getLogger(entry.logger) for name, entry in LOG_EVENTS.items()}
 
 
 def set_strict(strict: bool) -> bool:
@@ -53,8 +53,7 @@ def strict() -> bool:
 
 def enabled(name: str, /) -> bool:
     """Tell whether an event would be logged; asked where its fields cost something, e.g. once per request."""
-    entry = LOG_EVENTS[name]
-    return _loggers[entry.logger].isEnabledFor(entry.level)
+    return _loggers[name].isEnabledFor(LOG_EVENTS[name].level)
 
 
 def event(name: str, /, *, exc: BaseException | None = None, **fields: Any) -> None:
@@ -69,7 +68,7 @@ def event(name: str, /, *, exc: BaseException | None = None, **fields: Any) -> N
         LookupError: In strict mode only: the catalogue has no such event, or no such field in it.
     """
     entry = LOG_EVENTS.get(name) or _unknown(name)
-    logger = _loggers.get(entry.logger) or logging.getLogger(entry.logger)
+    logger = _loggers.get(name) or logging.getLogger(entry.logger)
     if _strict:
         _check_fields(entry, fields)
     if not logger.isEnabledFor(entry.level):

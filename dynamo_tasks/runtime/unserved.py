@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Mapping
 
 from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import DynamoError, NoInstancesError
@@ -24,12 +24,12 @@ class Unserved:
 
     Args:
         client: Where it looks who is served instead.
-        watcher: Finds the watcher of a namespace.
+        watchers: By their namespace.
     """
 
-    def __init__(self, client: StoreClient, watcher: Callable[[str], Watcher]):
+    def __init__(self, client: StoreClient, watchers: Mapping[str, Watcher]):
         self._client = client
-        self._watcher = watcher
+        self._watchers = watchers
         self._looks: dict[EndpointId, asyncio.Task[None]] = {}
 
     def check(self, endpoint: EndpointId) -> None:
@@ -40,7 +40,7 @@ class Unserved:
     async def _look(self, endpoint: EndpointId) -> None:
         with contextlib.suppress(DynamoError):
             try:
-                await self._watcher(endpoint.namespace).wait_for(endpoint, timeout=_PATIENCE)
+                await self._watchers[endpoint.namespace].wait_for(endpoint, timeout=_PATIENCE)
             except NoInstancesError:
                 hint = suggest(str(endpoint), await self._served(), label="served")
                 event("queue.nobody_serves", endpoint=str(endpoint), hint=hint.lstrip("; "))

@@ -21,13 +21,12 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.broker.envelope import build, digest, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.components.remote_call import submit
-from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.store.ledger.notifications import tell_rejected
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.submission import ABANDON_AFTER, NewRequest
-from dynamo_tasks.store.redis.retry import in_time
+from dynamo_tasks.store.redis.connection import in_time
 from dynamo_tasks.store.streams.at_rest import decode_row
 from dynamo_tasks.store.streams.subscription import Subscription
 
@@ -59,6 +58,7 @@ class RuntimeGateway:
         router: DynamoService[Any] | None = None,
     ):
         self._runtime = runtime
+        self._watchers = runtime.registry.watchers
         self._quota = Quota(runtime.client.store)
         self._namespace = namespace
         self._processor = processor
@@ -68,13 +68,9 @@ class RuntimeGateway:
         self._models: dict[str, ServedModel] = {}
         self._models_of: list[InstanceInfo] | None = None
 
-    @property
-    def _watcher(self) -> Watcher:
-        return self._runtime.watcher(self._namespace)
-
     async def models(self) -> dict[str, ServedModel]:
         """The models served now, by name."""
-        instances = self._watcher.instances
+        instances = self._watchers[self._namespace].instances
         if instances is not self._models_of:
             self._models, self._models_of = _models(instances), instances
         return self._models
@@ -122,7 +118,7 @@ class RuntimeGateway:
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
         for needed in {submission.endpoint, endpoint}:
-            if not self._runtime.watcher(needed.namespace).of(needed):
+            if not self._watchers[needed.namespace].of(needed):
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
             submission.headers = span.carry(submission.headers)

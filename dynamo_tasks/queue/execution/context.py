@@ -75,6 +75,7 @@ class WorkerContext:
         self.drops = UnclaimedMessages(self.ledger)
         self.writer = Writer(store)
         self.tokens = 0
+        self._in_flight = metrics.gauge("requests_in_flight", endpoint="all")
         self._loop: asyncio.AbstractEventLoop | None = None
         self.on_engine_died: Callable[[str], None] = lambda reason: None
         self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}
@@ -143,7 +144,7 @@ class WorkerContext:
     def enter(self, execution: Running, attempt: Attempt, log: OpenLog) -> None:
         """An attempt begins; commands that came before it are carried out."""
         self._running[attempt.id] = (execution, attempt, log)
-        metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
+        self._in_flight.set(len(self._running))
         for command in self._early.pop(attempt.id, (0.0, []))[1]:
             self._apply(command)
 
@@ -161,7 +162,7 @@ class WorkerContext:
         if current is not None and current[0] is execution:
             del self._running[log.attempt.id]
         self.writer.forget(log)
-        metrics.gauge("requests_in_flight", endpoint="all").set(len(self._running))
+        self._in_flight.set(len(self._running))
 
     def on_command(self, channel: bytes, payload: bytes) -> None:
         """A command arrived on the alive channel."""

@@ -45,7 +45,7 @@ class Meters:
         """Count the tokens of a request that ended."""
         for kind in ("prompt", "cached", "completion"):
             if count := usage.get(f"{kind}_tokens"):
-                metrics.counter("tokens_total", endpoint=self.name, kind=kind).inc(count)
+                _tokens(self.name, kind).inc(count)
 
     def refused(self, reason: str) -> None:
         """Count a message that was dropped."""
@@ -73,6 +73,11 @@ class Meters:
             "processing_s": round(self.seconds, 6),
             "average_s": round(average, 6),
         }
+
+
+@cache
+def _tokens(endpoint: str, kind: str) -> Counter:
+    return metrics.counter("tokens_total", endpoint=endpoint, kind=kind)
 
 
 def meters_of(endpoint: EndpointId) -> Meters:

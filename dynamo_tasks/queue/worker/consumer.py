@@ -123,7 +123,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         channel.consumer_gate = self.app.consumer_gate
         self.app.consumer_gate.attach(channel)
         carried = weakref.WeakSet(reserved_requests)
-        channel.carried = lambda: sum(request in reserved_requests for request in carried)
+        if carried:
+            channel.carried = lambda: sum(request in reserved_requests for request in carried)
         self.aside(self.connection.transport.listen)
         self.aside(self.settle_late)
         self.aside(channel.restore_unknown, {request._message.delivery_tag for request in carried})

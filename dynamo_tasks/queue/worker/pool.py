@@ -82,10 +82,12 @@ class Job:
             callback(outcome)
 
     async def _run_target(self) -> Any:
-        if not self._pool.runs_on_loop(self._args[0]):
+        # What runs was registered before its message was taken: nothing is to be learned for it.
+        task = self._pool.app._tasks.get(self._args[0])
+        if not getattr(task, "runs_on_loop", False):
             self.threaded = True
             return await self._pool.run_in_thread(_run_guarded, self._target, *self._args)
-        if not is_foreign(self._pool.app.tasks[self._args[0]], self._args[3][2]):
+        if not is_foreign(task, self._args[3][2]):
             return await greenlets.run(self._target, *self._args)
         self.aside = greenlets.Aside(threads())
         return await self.aside.run(_run_guarded, self._target, *self._args)
@@ -180,10 +182,6 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """Requests that may run at once: the limit, or what autoscaling may make of it."""
         scaler = getattr(getattr(self.app, "worker", None), "autoscaler", None)
         return int(scaler.max_concurrency if scaler is not None else self.limit)
-
-    def runs_on_loop(self, task_name: str) -> bool:
-        """Tell whether a task is an endpoint (or anything that asks to run on the loop)."""
-        return bool(getattr(self.app.tasks.get(task_name), "runs_on_loop", False))
 
     async def run_in_thread(self, target: Callable[..., Any], *args: Any) -> Any:
         """Run a plain Celery task."""

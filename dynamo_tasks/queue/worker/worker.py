@@ -181,20 +181,20 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         run_signals_aside()
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             # Not Runner.run(), whose SIGINT handler would cancel the main task: see Shutdown.
-            runner.get_loop().run_until_complete(self._main())
+            runner.get_loop().run_until_complete(self._connect())
+            runner.get_loop().run_until_complete(greenlets.run_yielding(super().start))
             if self.host is not None and self.host.failed:
                 self.exitcode = EX_FAILURE  # for the supervisor, which is to start the worker again
             if self.pool is not None and self.pool.stuck:
                 _leave(self.exitcode)
 
-    async def _main(self) -> None:
+    async def _connect(self) -> None:
         self._loop = asyncio.get_running_loop()
         if self.host is not None:
             try:
                 self.app.executor = await self.host.connect()
             except DynamoError as exc:
                 refuse(exc)
-        await greenlets.run_yielding(super().start)
 
     def install_platform_tweaks(self, worker: Any) -> None:
         """Celery callback: signals."""

@@ -14,7 +14,7 @@ from dynamo_tasks.runtime.components.remote_call import RemoteCall
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.client import StoreClient
-from dynamo_tasks.store.redis.retry import in_time
+from dynamo_tasks.store.redis.connection import in_time
 from dynamo_tasks.store.streams.subscription import Subscription
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from dynamo_tasks.runtime.control import send_commands
 from dynamo_tasks.runtime.supervision.health import HealthSettings
 from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
-from dynamo_tasks.store.redis.retry import PATIENCE, in_time
+from dynamo_tasks.store.redis.connection import PATIENCE, in_time
 from dynamo_tasks.store.topics.groups import ACK_WAIT
 from dynamo_tasks.store.topics.subscriber import EventSubscription
 from dynamo_tasks.wiring import plain_endpoints
@@ -114,7 +114,7 @@ class DistributedRuntime:
 
     def watcher(self, namespace: str) -> Watcher:
         """The watcher of a namespace, once it was started."""
-        return self.registry.watcher(namespace)
+        return self.registry.watchers[namespace]
 
 
 class Namespace:

@@ -31,23 +31,24 @@ class Registry:
 
     Attributes:
         channels: The process's subscriptions.
+        watchers: Those that were started, by their namespace.
         events: Events of components and namespaces.
         unserved: Calls that nobody could take.
     """
 
     def __init__(self, client: StoreClient):
         self._client = client
-        self._watchers: dict[str, Watcher] = {}
+        self.watchers: dict[str, Watcher] = {}
         self._starting = asyncio.Lock()
         self._stats: dict[str, dict[str, list[StatsHandler]]] = {}
         self.channels = Channels(client.store)
         self.events = EventLog(client.store, self.channels)
-        self.unserved = Unserved(client, self.watcher)
+        self.unserved = Unserved(client, self.watchers)
 
     async def watch(self, namespace: str) -> Watcher:
         """The watcher of a namespace."""
         async with self._starting:
-            watcher = self._watchers.get(namespace)
+            watcher = self.watchers.get(namespace)
             if watcher is None:
                 watcher = Watcher(self._client.store, namespace)
                 try:
@@ -55,17 +56,13 @@ class Registry:
                 except BaseException:
                     await watcher.stop()
                     raise
-                self._watchers[namespace] = watcher
+                self.watchers[namespace] = watcher
             return watcher
-
-    def watcher(self, namespace: str) -> Watcher:
-        """The watcher of a namespace, once it was started."""
-        return self._watchers[namespace]
 
     async def close(self) -> None:
         """End all watchers and subscriptions."""
         await self.unserved.close()
-        for watcher in self._watchers.values():
+        for watcher in self.watchers.values():
             await watcher.stop()
         await self.channels.close()
 

@@ -19,7 +19,7 @@ from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.sdk.endpoints.payloads import new_aggregate, plain_request
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.ledger.submission import ABANDON_AFTER, NewRequest
-from dynamo_tasks.store.redis.retry import PATIENCE, in_time
+from dynamo_tasks.store.redis.connection import PATIENCE, in_time
 from dynamo_tasks.store.streams.subscription import Subscription
 
 if TYPE_CHECKING:

@@ -38,6 +38,7 @@ class Watcher:
         self._poke = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self.instances: list[InstanceInfo] = []
+        self._of: dict[EndpointId, list[InstanceInfo]] = {}
         self.loads: dict[int, Load] = {}
         self._relist_in = _RELIST
         self._gauges = FleetGauges()
@@ -81,7 +82,9 @@ class Watcher:
         left = await self._registry.time_left(self.namespace, leases)
         self._relist_in = min(_RELIST, left + _EXPIRED)
         self._tell_new(instances)
-        self.instances = instances
+        self.instances, self._of = instances, {}
+        for info in instances:
+            self._of.setdefault(info.id, []).append(info)
         self._gauges.update(instances, self.loads)
         self._changed.set()
         self._changed = asyncio.Event()
@@ -98,7 +101,7 @@ class Watcher:
 
     def of(self, endpoint: EndpointId) -> list[InstanceInfo]:
         """Live instances of an endpoint."""
-        return [info for info in self.instances if info.id == endpoint]
+        return [*self._of.get(endpoint, ())]
 
     def candidates(self, endpoint: EndpointId) -> list[Candidate]:
         """Live instances of an endpoint with their loads, for a router."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+from functools import cache
+
+from prometheus_client import Counter
 
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe import enabled, event, metrics
@@ -14,10 +17,15 @@ from dynamo_tasks.store.redis.server import Store
 __all__ = ["notify_end", "tell_rejected", "tell_submitted"]
 
 
+@cache
+def _submitted(label: str) -> Counter:
+    return metrics.counter("requests_submitted_total", endpoint=label)
+
+
 def tell_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: int) -> None:
     """Report that a request was put into its queue."""
     name = str(endpoint)
-    metrics.counter("requests_submitted_total", endpoint=endpoint.label).inc()
+    _submitted(endpoint.label).inc()
     if enabled("request.submitted"):
         event("request.submitted", request_id=request_id, endpoint=name, queue=queue, priority=priority)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
@@ -21,8 +21,10 @@ from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.refusals import code_of, refusal
 from dynamo_tasks.store.redis.wire import CONNECT_TIMEOUT, Reply, Wire
 
-__all__ = ["Link"]
+__all__ = ["PATIENCE", "Link", "in_time"]
 
+PATIENCE = 10.0
+"""Seconds that a server may take to answer one operation of a client."""
 Ready = Callable[[Wire], Awaitable[None]]
 _FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
 _PATIENCE = 2.0
@@ -201,3 +203,20 @@ async def _check_up(wire: Wire) -> None:
     [reply] = await wire.pipeline([["PING"]])
     if isinstance(reply, Exception) and code_of(str(reply)) != "MISCONF":
         raise refusal(str(reply))
+
+
+@contextlib.asynccontextmanager
+async def in_time(seconds: float = PATIENCE) -> AsyncIterator[None]:
+    """Give up a server that holds the connection and does not answer.
+
+    Raises:
+        ServerUnavailableError: it took longer; whether it has done, or will do, what it was asked for is not known.
+    """
+    limit = asyncio.timeout(seconds)
+    try:
+        async with limit:
+            yield
+    except TimeoutError:
+        if not limit.expired():
+            raise
+        raise ServerUnavailableError("the Redis server does not answer", retry_after=1.0) from None

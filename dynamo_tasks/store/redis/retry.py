@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from dynamo_tasks.errors import ServerRefusedError, ServerUnavailableError
@@ -15,31 +14,12 @@ from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.store.redis.connection import Link
 
-__all__ = ["PATIENCE", "at_start", "in_time", "patiently", "retry_until_up"]
+__all__ = ["at_start", "patiently", "retry_until_up"]
 
 T = TypeVar("T")
-PATIENCE = 10.0
-"""Seconds that a server may take to answer one operation of a client."""
 _RETRY = 0.1
 _START_RETRY = 0.5
 _FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
-
-
-@contextlib.asynccontextmanager
-async def in_time(seconds: float = PATIENCE) -> AsyncIterator[None]:
-    """Give up a server that holds the connection and does not answer.
-
-    Raises:
-        ServerUnavailableError: it took longer; whether it has done, or will do, what it was asked for is not known.
-    """
-    limit = asyncio.timeout(seconds)
-    try:
-        async with limit:
-            yield
-    except TimeoutError:
-        if not limit.expired():
-            raise
-        raise ServerUnavailableError("the Redis server does not answer", retry_after=1.0) from None
 
 
 async def retry_until_up(commands: Link, ask: Callable[[], Awaitable[T]], within: float = math.inf) -> T:
