@@ -27,14 +27,14 @@ def as_mapping(value: Any) -> Any:
 
 
 def is_record(kind: Any) -> bool:
-    """Tell whether a type is a record: a dataclass, msgspec struct or pydantic model."""
+    """Return whether a type is a record: a dataclass, msgspec struct or pydantic model."""
     if not isinstance(kind, type):
         return False
     return is_dataclass(kind) or issubclass(kind, msgspec.Struct) or is_model(kind)
 
 
 def is_model(kind: Any) -> bool:
-    """Tell whether a type is a pydantic model; asks only a pydantic that is loaded already."""
+    """Return whether a type is a pydantic model; asks only a pydantic that is loaded already."""
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(kind, type) and issubclass(kind, pydantic.BaseModel)
 

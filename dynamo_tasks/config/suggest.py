@@ -30,11 +30,11 @@ def suggest(name: str, known: Iterable[str], *, label: str = "known") -> str:
 
 
 _SHORT = 4
-"""Letters of words that are too short for a slip to be told from another word."""
+"""Letters of words that are too short for a slip to be distinguished from another word."""
 
 
 def is_slip(name: str, known: Iterable[str]) -> bool:
-    """Tell whether a name is a known one with one letter too many, missing, wrong, or swapped with the next.
+    """Return whether a name is a known one with one letter too many, missing, wrong, or swapped with the next.
 
     So is one with other capitals or underscores: ``service_args`` for ``ServiceArgs``. Not so where only the last
     letter or a digit is another one: ``top_k`` and ``top_p``, ``layer1`` and ``layer2``.

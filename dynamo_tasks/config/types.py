@@ -15,7 +15,7 @@ __all__ = ["as_gpus", "as_number", "as_port", "as_string", "check_type", "type_o
 
 
 def type_of(annotation: Any, default: Any) -> Any:
-    """The type that a value must have: the annotation, else the default's type; ``None`` tells nothing."""
+    """The type that a value must have: the annotation, else the default's type; ``None`` says nothing."""
     if annotation is not None and not (annotation is Any and is_record(type(default))):
         return annotation
     return Any if default is None else type(default)

@@ -50,7 +50,7 @@ def read_args(kind: type[_Args], engine: str, given: Mapping[str, Any]) -> _Args
         given: Values by name; dashes in names count as underscores.
 
     Raises:
-        ConfigError: an unknown name (tells the nearest and all known ones), or a value that is not allowed.
+        ConfigError: an unknown name (names the nearest and all known ones), or a value that is not allowed.
     """
     known = kind.__struct_fields__
     named = {name.replace("-", "_"): value for name, value in given.items()}

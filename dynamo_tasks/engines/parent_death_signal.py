@@ -2,7 +2,7 @@
 
 vLLM's engine core is a child process that `multiprocessing` spawns, and it spawns workers of its own. When
 the worker process gets SIGKILL, they would live on, with all of the GPU's memory. The kernel can kill them
-(``PR_SET_PDEATHSIG``), but only a process itself can ask for that. So what a spawned interpreter is told to
+(``PR_SET_PDEATHSIG``), but only a process itself can ask for that. So what a spawned interpreter is asked to
 run gets one more line in front: it runs this file, which asks, and which does the same to the process's own
 children.
 

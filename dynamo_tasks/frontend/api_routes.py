@@ -36,7 +36,7 @@ KINDS = ("coroutine", "async_gen", "function", "generator")
 _QUERY = ("GET", "DELETE")
 _STREAMS = ("async_gen", "generator")
 _END_ID = "end"
-"""Id of the last event of a stream without ids: a browser's ``EventSource`` comes again with it, and is told to stop;
+"""Id of the last event of a stream without ids: a browser's ``EventSource`` comes again with it, and is asked to stop;
 else it would run the method again and again."""
 _LAST = b"id: %b\n%b" % (_END_ID.encode(), DONE)
 

@@ -39,7 +39,7 @@ class Call(Struct):
         api: Its name in logs and metrics.
         limits: Of the API key.
         headers: That every answer to it gets.
-        browser: Of these, what tells a browser whether a page may read the answer.
+        browser: Of these, what shows a browser whether a page may read the answer.
         body_limit: Bytes.
         meter: Of requests of the OpenAI API.
         token_expires: When its stream token ends, Unix seconds by the clock of Redis; 0 = it has none.

@@ -23,7 +23,7 @@ class ServedModel(Struct):
     """A model that at least one live instance serves.
 
     Attributes:
-        card: What the instances tell about it.
+        card: What the instances report of it.
         created: Seconds since 1970.
         endpoints: The endpoint of each operation: ``generate``, ``embed``.
     """
@@ -192,11 +192,11 @@ class Gateway(Protocol):
         ...
 
     async def healthy(self) -> bool:
-        """Tell whether at least one instance serves."""
+        """Return whether at least one instance serves."""
         ...
 
     async def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Tell whether every service has its instances, and the detail for people."""
+        """Return whether every service has its instances, and the detail for people."""
         ...
 
     def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:

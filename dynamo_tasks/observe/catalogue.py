@@ -220,7 +220,7 @@ _LOG_EVENTS = (
              "Somebody else than its worker ended a request; reason is cancelled or abandoned.",
              ("request_id", "endpoint", "reason")),
     LogEvent("request.stopped", INFO, "A running endpoint, and its engine, was stopped; after_s from when its "
-             "process was told so until it had stopped; reason is CANCELLED, FAILED, deadline, time_limit, drain, …",
+             "process was asked to until it had stopped; reason is CANCELLED, FAILED, deadline, time_limit, drain, …",
              ("request_id", "endpoint", "attempt", "reason", "after_s")),
     LogEvent("request.expired", INFO, "A request's time was over before it was started.",
              ("request_id", "endpoint")),
@@ -305,7 +305,7 @@ _LOG_EVENTS = (
              ("request_id", "api", "error")),
     LogEvent("http.cut_off", INFO, "A client went beyond a limit of its connection, which was closed.",
              ("reason", "client")),
-    LogEvent("http.full", WARNING, "Connections are refused: there are no descriptors left; told once a second.",
+    LogEvent("http.full", WARNING, "Connections are refused: there are no descriptors left; reported once a second.",
              ("reason",)),
     LogEvent("http.disconnected", DEBUG, "An HTTP client left before the end.", ("request_id", "api")),
     LogEvent("config.loaded", INFO, "A process knows its configuration and goes to its server.",

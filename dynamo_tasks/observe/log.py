@@ -47,12 +47,12 @@ def set_strict(strict: bool) -> bool:
 
 
 def strict() -> bool:
-    """Tell whether names outside of the catalogue are an error."""
+    """Return whether names outside of the catalogue are an error."""
     return _strict
 
 
 def enabled(name: str, /) -> bool:
-    """Tell whether an event would be logged; asked where its fields cost something, e.g. once per request."""
+    """Return whether an event would be logged; asked where its fields cost something, e.g. once per request."""
     return _loggers[name].isEnabledFor(LOG_EVENTS[name].level)
 
 

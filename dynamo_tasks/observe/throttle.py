@@ -24,7 +24,7 @@ class LogThrottle:
         """Occurrences so far."""
 
     def due(self) -> bool:
-        """Count an occurrence; tell whether it is to be logged."""
+        """Count an occurrence; returns whether it is to be logged."""
         self.count += 1
         now = self._clock()
         if now < self._next:

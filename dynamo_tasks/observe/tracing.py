@@ -93,7 +93,7 @@ def messaging(kind: str, name: str, message_id: str) -> dict[str, str]:
 
 
 def tracing() -> bool:
-    """Tell whether this process has a tracer provider."""
+    """Return whether this process has a tracer provider."""
     return _api() is not None
 
 

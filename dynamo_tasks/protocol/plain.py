@@ -2,7 +2,7 @@
 
 Text, numbers, booleans, ``None``, bytes (base64 where the edge is JSON), lists, and dicts with text as keys. One
 function makes it, at every edge (queue, dependency in the same process, eager mode, client, HTTP, events, pipelines),
-so that a caller cannot tell from a value which way it came.
+so that a caller cannot see from a value which way it came.
 """
 
 from __future__ import annotations
@@ -170,7 +170,7 @@ def _text(value: Any) -> str | None:
 
 
 def _is_pydantic(value: Any) -> bool:
-    """Tell whether a value is a pydantic model; asks only a pydantic that is loaded already."""
+    """Return whether a value is a pydantic model; asks only a pydantic that is loaded already."""
     pydantic = sys.modules.get("pydantic")
     return pydantic is not None and isinstance(value, pydantic.BaseModel)
 

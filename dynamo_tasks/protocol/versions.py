@@ -9,7 +9,7 @@ from __future__ import annotations
 __all__ = ["NEEDED", "PROTOCOL"]
 
 PROTOCOL = 1
-"""The version that this release speaks: written into registrations and told at each claim."""
+"""The version that this release speaks: written into registrations and stated at each claim."""
 NEEDED = 1
 """The version that a request needs of the worker that claims it, unless it uses something newer; written into its
 record."""

@@ -60,7 +60,7 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     "visibility_timeout": _NEVER,
     "socket_keepalive": True,
     "socket_keepalive_options": notice_loss(),
-    # The kernel tells, by the options above; kombu's own check would ask, and reconnect, on the loop.
+    # The kernel notices, by the options above; kombu's own check would ask, and reconnect, on the loop.
     "health_check_interval": 0,
     # For Flower, which adds the lengths of these lists up; our channels know the last one themselves.
     "priority_steps": [*PRIORITY_STEPS, LINE_STEP],
@@ -230,7 +230,7 @@ class DynamoApp(NamedApp):
         self._executor = executor
 
     def serves(self, name: str) -> bool:
-        """Tell whether this process is a worker that hosts an endpoint."""
+        """Return whether this process is a worker that hosts an endpoint."""
         return self._executor is not None and name in self._executor.handlers
 
     def make_host(self, **options: Any) -> Host | None:
@@ -295,7 +295,7 @@ def create_app(
         # Not Celery's "celery": another application's workers may share the server.
         task_default_queue=PLAIN_QUEUE,
         task_acks_late=True,
-        # The ledger tells STARTED, without a write to the result backend.
+        # The ledger shows STARTED, without a write to the result backend.
         task_track_started=False,
         worker_hijack_root_logger=True,
         broker_transport_options=TRANSPORT_OPTIONS | ({"global_keyprefix": key_prefix} if key_prefix else {}),

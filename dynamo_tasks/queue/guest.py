@@ -234,7 +234,7 @@ def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
 
 
 def _is_at(backend: Any, server_url: str) -> bool:
-    """Tell whether results are kept in the broker's database, so that its connections will do."""
+    """Return whether results are kept in the broker's database, so that its connections will do."""
     kept = Address.parse(server_url)
     return type(backend) in KINDS and getattr(backend, "url", None) in (kept.backend_url, kept.url)
 

@@ -54,17 +54,17 @@ class _Yielding:
 
 
 async def _readable(fd: int, timeout: float | None) -> bool:
-    """Wait until a descriptor is readable; tell whether it was in time."""
+    """Wait until a descriptor is readable; returns whether it was in time."""
     loop = asyncio.get_running_loop()
-    told: asyncio.Future[None] = loop.create_future()
-    loop.add_reader(fd, _tell, told)
+    ready: asyncio.Future[None] = loop.create_future()
+    loop.add_reader(fd, _set, ready)
     try:
-        done, _ = await asyncio.wait([told], timeout=timeout)
+        done, _ = await asyncio.wait([ready], timeout=timeout)
     finally:
         loop.remove_reader(fd)
     return bool(done)
 
 
-def _tell(told: asyncio.Future[None]) -> None:
-    if not told.done():
-        told.set_result(None)
+def _set(ready: asyncio.Future[None]) -> None:
+    if not ready.done():
+        ready.set_result(None)

@@ -30,7 +30,7 @@ __all__ = [
 
 
 class Candidate(NamedTuple):
-    """An instance that could take the request: its lease id and what it last told of its load."""
+    """An instance that could take the request: its lease id and what it last reported of its load."""
 
     instance_id: int
     load: Load

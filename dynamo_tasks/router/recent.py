@@ -27,7 +27,7 @@ class Recent:
         """The candidates with the loads that they may have by now.
 
         Args:
-            candidates: As the snapshot tells them.
+            candidates: As the snapshot has them.
             snapshot: The object that they came from; another one makes the counts start anew.
 
         Example:

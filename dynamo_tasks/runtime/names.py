@@ -44,7 +44,7 @@ class Names:
         if changes() == self._seen:
             return
         for service in declared_services():
-            # Settings of the environment that are not valid are told at the first call.
+            # Settings of the environment that are not valid are reported at the first call.
             with suppress(ConfigError):
                 configure_alone(service)
         self._seen = changes()
@@ -70,6 +70,6 @@ class Names:
 
 
 def _is_of(app: DynamoApp, name: str, declared: DynamoEndpoint) -> bool:
-    """Tell whether a task is that of an endpoint, which has another name by now."""
+    """Return whether a task is that of an endpoint, which has another name by now."""
     task = app._tasks.get(name)
     return isinstance(task, EndpointTask) and task.declaration == (declared,)

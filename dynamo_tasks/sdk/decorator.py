@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class _Default(int):
-    """A default that can be told from the same value written out."""
+    """A default that can be distinguished from the same value written out."""
 
 
 _ONE_WORKER = _Default(1)

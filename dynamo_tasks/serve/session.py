@@ -149,11 +149,11 @@ class Session:
 
     async def _until_up(self, url: str) -> None:
         """Wait for a Redis server that is there and does not serve yet, until somebody stops us."""
-        told = ""
+        said = ""
         while (answer := await asyncio.to_thread(ping, url)) not in _UP and not self._stop.is_set():
-            if answer != told:
+            if answer != said:
                 self._output.say("server", f"{PASSING[answer].message}; waiting", style="yellow")
-            told = answer
+            said = answer
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_WATCH_S):
                     await self._stop.wait()

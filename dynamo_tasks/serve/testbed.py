@@ -106,7 +106,7 @@ class WorkerHandle:
         """Wait until it takes requests.
 
         Raises:
-            RuntimeError: it ended; tells what it printed.
+            RuntimeError: it ended; with what it printed.
             TimeoutError: it is not ready within ``timeout`` seconds.
         """
         deadline = time.monotonic() + timeout

@@ -215,7 +215,7 @@ class RuntimeGateway:
         return int(seconds) + int(micros) / 1e6
 
     async def healthy(self) -> bool:
-        """Tell whether Redis answers and an instance serves: a model, or what the service depends on."""
+        """Return whether Redis answers and an instance serves: a model, or what the service depends on."""
         if not self._runtime.client.store.commands.connected:
             return False
         if self._processor is not None:
@@ -224,7 +224,7 @@ class RuntimeGateway:
         return any(counts) or not counts
 
     async def ready(self) -> tuple[bool, dict[str, Any]]:
-        """Tell whether every component has its configured instances."""
+        """Return whether every component has its configured instances."""
         detail: dict[str, Any] = {}
         for (namespace, component), wanted in self._expected.items():
             detail[f"{namespace}.{component}"] = {

@@ -30,7 +30,7 @@ def api_routes(instance: Any) -> list[ApiRoute]:
 
 
 def serves_http(service: type) -> bool:
-    """Tell whether a service class listens by itself, at its own ``host`` and ``port``, as Frontend does."""
+    """Return whether a service class listens by itself, at its own ``host`` and ``port``, as Frontend does."""
     return bool(getattr(service, "__serves_http__", False))
 
 

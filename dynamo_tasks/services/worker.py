@@ -104,7 +104,7 @@ class Worker:
     @async_on_start
     async def start_engine(self) -> None:
         """Load the model."""
-        # That may take minutes: under `serve`, what the engine tells meanwhile is shown at every log level.
+        # That may take minutes: under `serve`, what the engine reports meanwhile is shown at every log level.
         if os.environ.get("DYNAMO_SHOW_PROGRESS"):
             logging.getLogger("dynamo_tasks.engine").setLevel(logging.INFO)
         await self._engine.start()

@@ -310,7 +310,7 @@ class Keys:
         return f"{self.base}answers:{self.db}:{nonce}"
 
     def is_answers_channel(self, channel: str) -> bool:
-        """Tell whether a channel is one for answers of this namespace: instances answer on no other."""
+        """Return whether a channel is one for answers of this namespace: instances answer on no other."""
         return _is_token(channel, self.answers_channel(""))
 
     def readers(self, text: str) -> list[str]:

@@ -119,7 +119,7 @@ def test_who_wants_to_end_the_process_ends_alone(
 
 
 @pytest.mark.parametrize("where", ["leaves", "streams", "blocks"])
-def test_ignore_is_told_at_once(outcomes: dict[str, Any], where: str) -> None:
+def test_ignore_is_reported_at_once(outcomes: dict[str, Any], where: str) -> None:
     value, seconds = outcomes[f"{where} ignore"]
     assert value == "None"
     assert seconds < 0.9  # who asked the ledger would have waited for a second

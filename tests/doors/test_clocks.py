@@ -110,7 +110,7 @@ print(StreamResult(sys.argv[1]).state, StreamResult(sys.argv[1]).get(timeout=30)
 
 
 @pytest.mark.parametrize("offset", ["+3600", "-3600"])
-def test_a_result_that_celery_has_no_more_is_told_at_once(offset: str, server: RedisServer) -> None:
+def test_a_result_that_celery_has_no_more_is_reported_at_once(offset: str, server: RedisServer) -> None:
     """By whoever asks: the ledger has it."""
     lab = Lab(server, f"told{offset[1:]}{'ab'[offset < ',']}")
     with lab.worker():

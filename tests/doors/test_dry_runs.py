@@ -84,7 +84,7 @@ CASES: dict[str, Case] = {
 }
 
 
-def test_an_exporter_that_is_not_there_stops_nothing_and_is_told(tmp_path: Path) -> None:
+def test_an_exporter_that_is_not_there_stops_nothing_and_is_reported(tmp_path: Path) -> None:
     """As OpenTelemetry wants it."""
     done = subprocess.run(
         [*COMMAND, "serve", "--dry-run"], env=environ_of(tmp_path, OTEL_TRACES_EXPORTER="nope"), cwd=ROOT,

@@ -103,7 +103,7 @@ def _check_impatient(found: dict[str, Any]) -> None:
         assert found[name][0] < 30
 
 
-def test_a_wrong_password_is_told_at_once_and_a_right_one_later(own_server: RedisServer) -> None:
+def test_a_wrong_password_is_reported_at_once_and_a_right_one_later(own_server: RedisServer) -> None:
     """What waiting does not mend is not waited for; and the next one tries anew."""
     code = (
         "from dynamo_tasks import StreamResult\n"

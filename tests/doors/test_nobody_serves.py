@@ -39,7 +39,7 @@ print(Front.ask.delay(1).get(timeout=90))
 """
 
 
-def test_who_waits_for_nobody_is_told(redis_server: RedisServer, tmp_path: Path) -> None:
+def test_who_waits_for_nobody_is_notified(redis_server: RedisServer, tmp_path: Path) -> None:
     folder = Folder(tmp_path, front=FRONT, ask=ASK)
     env = {"DYNAMO_REDIS_URL": redis_server.url}
     worker = ("-A", "dynamo_tasks", "worker", "-l", "info", "--service")

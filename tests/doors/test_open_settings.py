@@ -92,7 +92,7 @@ def test_keys_that_are_taken(flag: str, name: str, value: Any) -> None:
         ("model.inner.aa=3", "Open.model.inner has no key 'aa'"), ("untyped.aa=3", "did you mean 'a'"),
     ],
 )  # fmt: skip
-def test_slips_are_told(flag: str, says: str) -> None:
+def test_slips_are_reported(flag: str, says: str) -> None:
     with pytest.raises(ConfigError) as info:
         attributes(flag)
     assert says in info.value.message

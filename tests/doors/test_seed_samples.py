@@ -190,7 +190,7 @@ def test_what_the_worker_of_the_example_yields(
 
 
 @pytest.mark.slow
-def test_a_program_without_its_workers_file_is_told_where_they_are(
+def test_a_program_without_its_workers_file_learns_where_they_are(
     own_server: RedisServer, tmp_path: Path
 ) -> None:
     """The document's file gives the worker another namespace and name."""

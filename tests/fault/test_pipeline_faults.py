@@ -160,7 +160,7 @@ def test_a_service_moves_to_another_worker(plant: Plant) -> None:
 
 
 @pytest.mark.slow
-def test_a_worker_that_is_told_to_end_hands_its_tasks_over(plant: Plant) -> None:
+def test_a_worker_that_is_asked_to_end_hands_its_tasks_over(plant: Plant) -> None:
     job = plant.submit()
     plant.reached(job, 200)
     assert plant.runs(job, "table.0").terminate(30) == 0

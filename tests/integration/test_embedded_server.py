@@ -31,7 +31,7 @@ print(server.leave(), flush=True)
 
 
 class User:
-    """Another process that uses the server of a home until it is told to leave."""
+    """Another process that uses the server of a home until it is asked to leave."""
 
     def __init__(self, home: Home) -> None:
         self.process = subprocess.Popen(

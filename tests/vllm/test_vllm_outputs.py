@@ -130,7 +130,7 @@ async def test_who_gets_the_descriptor_of_a_closed_socket_keeps_its_reader(tmp_p
 
 
 @on_a_loop
-async def test_who_reads_a_closed_socket_is_told(tmp_path: Path) -> None:
+async def test_who_reads_a_closed_socket_is_notified(tmp_path: Path) -> None:
     import zmq
 
     async with sockets(tmp_path, 0.0) as (core, ours, _):

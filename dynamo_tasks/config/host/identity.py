@@ -52,7 +52,7 @@ class ProcessId(NamedTuple):
                 return None
 
     def alive(self) -> bool:
-        """Tell whether this very process still runs."""
+        """Return whether this very process still runs."""
         return ProcessId.of(self.pid) == self
 
     def signal(self, number: signals.Signals) -> None:

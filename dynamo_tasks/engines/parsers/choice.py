@@ -21,7 +21,7 @@ __all__ = ["Cutter", "ParsedChoice", "Reading"]
 _TAGS = 48
 """Characters that the tags around a reasoning take at most, with the white space beside them."""
 _MOST_BEHIND = 64
-"""Single tokens, which need no cutting, after which the detokenizer is told of them."""
+"""Single tokens, which need no cutting, after which the detokenizer gets them."""
 
 
 class Reading(Protocol):
@@ -143,7 +143,7 @@ class ParsedChoice:
         return content[len(self._said.content) :]
 
     def _says_all(self, text: str) -> bool:
-        """Tell whether what was said is the whole text but for the tags around its reasoning.
+        """Return whether what was said is the whole text but for the tags around its reasoning.
 
         The whole is not read again then.
         """

@@ -51,7 +51,7 @@ class BytePieces(dict[int, bytes]):
 
     @staticmethod
     def fit(rust: Any) -> bool:
-        """Tell whether the tokenizer's decoder does byte-level decoding and nothing else."""
+        """Return whether the tokenizer's decoder does byte-level decoding and nothing else."""
         return bool(rust.decoder and json.loads(rust.decoder.__getstate__())["type"] == "ByteLevel")
 
 
@@ -84,7 +84,7 @@ def _parts(component: Any, plural: str) -> list[dict[str, Any]]:
 
 
 def _keeps(cut: dict[str, Any]) -> bool:
-    """Tell whether a pre-tokenizer leaves every character where it is."""
+    """Return whether a pre-tokenizer leaves every character where it is."""
     return cut["type"] in ("ByteLevel", "Digits") or (cut["type"] == "Split" and cut["behavior"] != "Removed")
 
 

@@ -33,7 +33,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
             Nothing of it is emitted again.
         extra: Fields that only some engines can honour, see
             :data:`~dynamo_tasks.engines.text.payload.EXTRAS`.
-        is_read: A function that tells whether somebody reads the answer now; ``None`` = somebody does.
+        is_read: A function that says whether somebody reads the answer now; ``None`` = somebody does.
     """
 
     request_id: str

@@ -52,13 +52,13 @@ def make_engine(config: Any, stats: StatsCollector, *, log_stats: bool) -> Async
 
     Args:
         config: A ``VllmConfig``.
-        stats: Gets what the scheduler tells after each step.
+        stats: Gets what the scheduler reports after each step.
         log_stats: Whether vLLM logs statistics and keeps Prometheus metrics of its own, too. They are taken per
             request and step, which is a tenth of what a token costs in this process.
     """
     loggers = [stats if log_stats else _only(stats)]
     llm = AsyncLLM.from_vllm_config(config, stat_loggers=loggers, disable_log_stats=not log_stats)
-    # The engine core has been told to make statistics; from here on only its own are wanted.
+    # The engine core has been asked to make statistics; from here on only its own are wanted.
     llm.log_stats = llm.output_processor.log_stats = log_stats
     return llm
 
@@ -116,7 +116,7 @@ def embedding_params(dimensions: int | None) -> PoolingParams:
 
 
 def makes_embeddings(model_config: Any) -> bool:
-    """Tell whether the model gives vectors and no text."""
+    """Return whether the model gives vectors and no text."""
     return bool(model_config.runner_type == "pooling")
 
 

@@ -67,7 +67,7 @@ class Choice:
         self.arguments["min_tokens"] = max(0, request.min_tokens - len(emitted))
 
     def _begin(self, request: GenerateRequest, emitted: list[int]) -> int:
-        """Characters in front of the first new token, where log probabilities tell that."""
+        """Characters in front of the first new token, where log probabilities show that."""
         if request.logprobs is None:
             return 0
         return sum(len(self._text(token)) for token in emitted)

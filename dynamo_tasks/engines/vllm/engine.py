@@ -103,14 +103,14 @@ class VllmEngine(Engine):
         """
         if self._vllm is None:
             self._began, self._pace = time.monotonic(), CoalescingWindow()
-            self._tell("import")
+            self._report("import")
             api = await asyncio.to_thread(import_vllm)
-            with Progress(self._tell):
-                started = await asyncio.to_thread(start_vllm, api, self._listen(), self._stats, self._tell)
+            with Progress(self._report):
+                started = await asyncio.to_thread(start_vllm, api, self._listen(), self._stats, self._report)
             self._learn(started)
             api.read_outputs(started.llm, lambda: gap(self._live))
             self._vllm, self._death = started, None
-            self._tell("ready")
+            self._report("ready")
             elapsed = time.monotonic() - self._began
             event("engine.start", engine=self.name, model=self.card.name, startup_s=elapsed)
         await super().start()
@@ -127,7 +127,7 @@ class VllmEngine(Engine):
         """vLLM's, with ``kv_events_config.enable_kv_cache_events``."""
         return None if self._kv_events is None else self._kv_events.batches()
 
-    def _tell(self, phase: str) -> None:
+    def _report(self, phase: str) -> None:
         elapsed = time.monotonic() - self._began
         event("engine.progress", engine=self.name, model=self.card.name, phase=phase, elapsed_s=elapsed)
 

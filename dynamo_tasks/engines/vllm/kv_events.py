@@ -1,4 +1,4 @@
-"""KV events: vLLM tells over ZMQ which blocks its prefix cache holds; here they are read.
+"""KV events: vLLM reports over ZMQ which blocks its prefix cache holds; here they are read.
 
 vLLM's publisher lives in its engine process. Unless an endpoint is given, the two meet at a socket file of their own,
 so that any number of workers on one machine needs no ports.

@@ -115,7 +115,7 @@ def sampling_arguments(request: GenerateRequest, limits: ModelLimits, index: int
 
 
 def is_replayed(arguments: Mapping[str, Any]) -> bool:
-    """Tell whether an interrupted request with these arguments is computed again from its start."""
+    """Return whether an interrupted request with these arguments is computed again from its start."""
     return _has_state(arguments) or (arguments.get("seed") is not None and not _is_greedy(arguments))
 
 

@@ -1,7 +1,7 @@
 """Progress of a model's start in vLLM: its own processes know it, and report it in their logs alone.
 
 In each of them :func:`begin` runs before vLLM is imported (see :mod:`dynamo_tasks.engines.parent_death_signal`). It
-listens to the loggers that tell of the steps, at every log level, and sends one word for each to the worker process,
+listens to the loggers that report the steps, at every log level, and sends one word for each to the worker process,
 where a :class:`Progress` takes it. What vLLM writes to its log is the same as ever.
 
 Needs the standard library only: :func:`begin` runs before the process has its ``sys.path``.
@@ -36,14 +36,14 @@ _STEPS = {
 
 
 def begin() -> None:
-    """Tell the worker process of each phase that this process of vLLM's comes to."""
+    """Report to the worker process each phase that this process of vLLM's comes to."""
     if os.environ.get(_VARIABLE):
         for name in _STEPS:
             logging.getLogger(name).__class__ = _Teller
 
 
 class _Teller(logging.Logger):
-    """A logger that tells of phases, at every log level.
+    """A logger that reports phases, at every log level.
 
     Not a handler: where vLLM configures logging, which comes later, loggers lose handlers and level.
     """
@@ -65,12 +65,12 @@ def _send(phase: str) -> None:
 
 
 class Progress:
-    """Listens while an engine starts: ``with Progress(tell): …``. Linux; elsewhere nothing is told."""
+    """Listens while an engine starts: ``with Progress(report): …``. Linux; elsewhere nothing is reported."""
 
-    def __init__(self, tell: Callable[[str], None]) -> None:
-        """Args: ``tell`` is called on the running event loop, once per phase and in their order."""
-        self._tell = tell
-        self._told = -1
+    def __init__(self, report: Callable[[str], None]) -> None:
+        """Args: ``report`` is called on the running event loop, once per phase and in their order."""
+        self._report = report
+        self._reported = -1
         self._socket: socket.socket | None = None
 
     def __enter__(self) -> Self:
@@ -91,11 +91,11 @@ class Progress:
         os.environ.pop(_VARIABLE, None)
 
     def _read(self) -> None:
-        """Several processes tell of the same phase; the first one counts."""
+        """Several processes report the same phase; the first one counts."""
         assert self._socket is not None
         with suppress(BlockingIOError):
             while True:
                 phase = self._socket.recv(64).decode(errors="replace")
-                if phase in PHASES[self._told + 1 :]:
-                    self._told = PHASES.index(phase)
-                    self._tell(phase)
+                if phase in PHASES[self._reported + 1 :]:
+                    self._reported = PHASES.index(phase)
+                    self._report(phase)

@@ -23,7 +23,7 @@ from dynamo_tasks.errors import ConfigError, EngineError
 __all__ = ["Started", "check_adapters", "check_arguments", "import_vllm", "set_environment", "start_vllm"]
 
 _TOKENIZER_FILES = ["*.json", "*.jinja"]
-Tell = Callable[[str], None]
+Report = Callable[[str], None]
 _DEFAULTS: dict[str, Any] = {"disable_log_stats": True}
 
 
@@ -99,20 +99,20 @@ def import_vllm() -> Any:
     return api
 
 
-def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, tell: Tell) -> Started:
+def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, report: Report) -> Started:
     """Load the model, wait until it can serve.
 
     Args:
         api: What :func:`import_vllm` gave.
         arguments: See :func:`check_arguments`.
         stats: Gets what vLLM records.
-        tell: Told of each phase.
+        report: Called with each phase.
 
     Raises:
         ConfigError: an argument is not valid, or there is no such model.
         EngineError: vLLM could not start.
     """
-    tell("configure")
+    report("configure")
     end_children_with_parent(vllm_progress.__file__)
     tokenizer = _tokenizer_folder(arguments)
     try:
@@ -120,7 +120,7 @@ def start_vllm(api: Any, arguments: Mapping[str, Any], stats: StatsCollector, te
         config = made.create_engine_config()
     except (TypeError, ValueError, OSError) as error:
         raise ConfigError(f"vLLM refuses its arguments: {_first_line(error)}", param="engine_args") from error
-    tell("load")
+    report("load")
     try:
         llm = api.make_engine(config, stats, log_stats=not made.disable_log_stats)
     except (RuntimeError, ValueError, OSError) as error:

@@ -146,7 +146,7 @@ class ApiKeys:
         if scheme.lower() != b"bearer" or not key:
             raise AuthenticationError("this server wants an API key: Authorization: Bearer <key>")
         digest = _digest(key.strip())
-        # A list, not a generator in any(): each comparison runs, so the time does not tell which one fits.
+        # A list, not a generator in any(): each comparison runs, so the time does not show which one fits.
         if not any([hmac.compare_digest(digest, known) for known in self._digests]):  # noqa: C419
             raise AuthenticationError("the API key is wrong")
         return digest.hex()

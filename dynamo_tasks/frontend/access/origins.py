@@ -86,7 +86,7 @@ def listed(
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine reaches a server that listens at ``host``."""
+    """Return whether only this machine reaches a server that listens at ``host``."""
     if host == "localhost" or host.endswith(".localhost"):
         return True
     address = _address(host)
@@ -131,7 +131,7 @@ class Origins:
         self._known: set[bytes] = set()
 
     def headers(self, scope: Scope) -> _Pairs:
-        """The headers of an answer that tell the browser whether the page may read it."""
+        """The headers of an answer that show the browser whether the page may read it."""
         if not self._origins:
             return []
         if self._any:
@@ -199,7 +199,7 @@ class Origins:
 
 
 def _same(origin: bytes, host: bytes) -> bool:
-    """Tell whether a page came from the server that it asks; the scheme may differ behind a TLS proxy."""
+    """Return whether a page came from the server that it asks; the scheme may differ behind a TLS proxy."""
     scheme, _, where = origin.partition(b"://")
     port = _PORTS.get(scheme, b"")
     return bool(where) and where.removesuffix(port) == host.lower().removesuffix(port)

@@ -74,10 +74,10 @@ class PatientProtocol(HttpToolsProtocol):
         self._writable()
         if self._probe_timer is not None:
             self._probe_timer.cancel()
-        self._tell_handlers()
+        self._notify_handlers()
         super().connection_lost(exc)
 
-    def _tell_handlers(self) -> None:
+    def _notify_handlers(self) -> None:
         """Notify the handlers of all unanswered requests that the client has left."""
         for cycle in (self._answering, *(waiting for waiting, _ in self.pipeline)):
             if cycle is not None and not cycle.response_complete:
@@ -155,7 +155,7 @@ class PatientProtocol(HttpToolsProtocol):
         if running is not None and running.response_started and not running.response_complete:
             self.transport.abort()
             return
-        self._tell_handlers()
+        self._notify_handlers()
         self.transport.write(refusal.answer())
         self.transport.write_eof()
         self._arm(_LINGER, self.transport.abort)

@@ -110,12 +110,12 @@ class Acceptor:
             while self._refused:
                 self._refused.popleft().close()
             self._spare = _spare()
-        self._tell(exc.strerror or str(exc))
+        self._report(exc.strerror or str(exc))
         self._loop.remove_reader(self._listener)
         self._pause = self._loop.call_later(_PAUSE_S, self._resume)
 
     def _refuse(self, connection: socket.socket) -> None:
-        self._tell("too many open files")
+        self._report("too many open files")
         refusal = Refusal(503, "unavailable", "the server has no room for another connection")
         with contextlib.suppress(OSError):
             connection.setblocking(False)
@@ -127,7 +127,7 @@ class Acceptor:
         while len(self._refused) > _LINGER:
             self._refused.popleft().close()
 
-    def _tell(self, reason: str) -> None:
+    def _report(self, reason: str) -> None:
         if self._calm.due():
             log.event("http.full", reason=reason)
 
@@ -263,7 +263,7 @@ class HttpServer:
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the process, and tells when it is ready."""
+    """Leaves signals to the process, and reports when it is ready."""
 
     def __init__(self, config: GuardedConfig):
         super().__init__(config)

@@ -25,7 +25,7 @@ _GZIP = 16 + zlib.MAX_WBITS
 
 
 def encoding_of(value: bytes) -> bool:
-    """Tell whether a ``Content-Encoding`` means gzip.
+    """Return whether a ``Content-Encoding`` means gzip.
 
     Raises:
         UnsupportedEncodingError: It is another one.

@@ -251,12 +251,12 @@ def values_of(event: Event) -> list[Any]:
 
 
 def attempt_comment(claim: Claim) -> bytes:
-    """An SSE comment that tells people that another attempt goes on; one line, see :data:`.sse.KEEP_ALIVE`."""
+    """An SSE comment that shows people that another attempt goes on; one line, see :data:`.sse.KEEP_ALIVE`."""
     return b": attempt %d\n" % claim.attempt
 
 
 def error_event(error: DynamoError) -> bytes:
-    """An error as it is told within a stream."""
+    """An error as it is shown within a stream."""
     return one_line(b"data: %b\n\n" % _json(error_body(error)))
 
 
@@ -265,7 +265,7 @@ def usage_of(usage: dict[str, int] | None, counted: int = 0) -> dict[str, Any]:
 
     Args:
         usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}``.
-        counted: Completion tokens, where the endpoint does not tell.
+        counted: Completion tokens, where the endpoint does not say.
     """
     found = usage or {}
     prompt, completion = found.get("prompt_tokens", 0), found.get("completion_tokens", counted)

@@ -1,7 +1,7 @@
 """Server-sent events of endpoints that are no completions: each value as JSON.
 
 A log event may hold several values, and each is an SSE event of its own. The last one has the id of the
-log event; those before it have ``<epoch>-<seq>.<k>``, ``k`` of its values being told. So a client that was
+log event; those before it have ``<epoch>-<seq>.<k>``, ``k`` of its values being counted. So a client that was
 cut off in between goes on exactly where it was.
 """
 

@@ -76,7 +76,7 @@ class TaskContext(BaseRuntimeContext):
         task_index: Which of the operator's parallel tasks, from 0.
         parallelism: How many there are.
         record_id: Names the record in hand; the same when it is handled again after a failure, so that a sink can
-            tell a repeated write from a new one.
+            distinguish a repeated write from a new one.
     """
 
     def __init__(self, name: str, *, task_index: int = 0, parallelism: int = 1, **common: Any):

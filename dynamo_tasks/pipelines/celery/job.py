@@ -102,7 +102,7 @@ class RemoteJob(Job):
         watch = JobWatch(self._remote.runtime, self.plan)
         await watch.start()
         try:
-            await self._tell_unbegun(watch)
+            await self._report_unbegun(watch)
             await watch.wait_over()
             if watch.state == "GONE":
                 raise RequestNotFoundError(f"no job {self.id!r} is known any more")
@@ -110,7 +110,7 @@ class RemoteJob(Job):
         finally:
             await watch.stop()
 
-    async def _tell_unbegun(self, watch: JobWatch) -> None:
+    async def _report_unbegun(self, watch: JobWatch) -> None:
         """Say once that it waits for slots: with too few of them it may wait for ever."""
         try:
             async with asyncio.timeout(_SLOW_START):
@@ -141,7 +141,7 @@ class RemoteJob(Job):
         return self._await_end(timeout)
 
     async def _begun(self) -> bool:
-        """Tell whether anything of it runs, or has run: else nothing is on its way."""
+        """Return whether anything of it runs, or has run: else nothing is on its way."""
         states = await self._jobs.request_states(self.plan.requests.values())
         return any(state != "QUEUED" for state, _ in states)
 

@@ -139,7 +139,7 @@ class TaskRunner:
 
     async def _try(self, commit: Commit) -> str:
         plan, jobs = self.session.plan, self.session.watch.jobs
-        # Where the reply is lost, its number tells whether it was done.
+        # Where the reply is lost, its number shows whether it was done.
         return await retry_until_up(
             jobs.store.commands, lambda: jobs.commit(
                 plan.id, self._request, self._claim, commit,

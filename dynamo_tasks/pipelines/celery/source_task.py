@@ -36,7 +36,7 @@ class SourceTask(TaskRunner):
     """A task that makes records.
 
     A batch is read again by the worker that takes it over, and what was committed is passed over, so it must give
-    the same records again. A ``SourceFunction`` is told to ``seek`` its position.
+    the same records again. A ``SourceFunction`` is asked to ``seek`` its position.
     """
 
     _function: Bound | None = None

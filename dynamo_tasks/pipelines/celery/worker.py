@@ -119,7 +119,7 @@ class Operators:
             task = await asyncio.to_thread(_make_service, session, plan, _annex())
             await asyncio.to_thread(task.start_running)
             yield {"service": plan.name}
-            await _tell(session, task)
+            await _report_statistics(session, task)
         except Exception as exc:
             message = f"service {plan.name}: {describe_error(exc)}"
             jobs = session.watch.jobs
@@ -176,7 +176,7 @@ def task_queue(plan: Plan, service: ServicePlan) -> str:
     return plan.endpoint(service.name, "process").queue
 
 
-async def _tell(session: JobSession, task: BaseServiceTask) -> None:
+async def _report_statistics(session: JobSession, task: BaseServiceTask) -> None:
     """Note the service's numbers with the job, every second and at its end."""
     watch = session.watch
     while True:

@@ -57,7 +57,7 @@ class FilterFunction(BaseFunction):
     """Says which records go on."""
 
     def execute(self, record: Any) -> bool:
-        """Tell whether the record goes on."""
+        """Return whether the record goes on."""
         raise NotImplementedError
 
 

@@ -100,7 +100,7 @@ class LocalJob(Job):
         for task in tasks:
             try:
                 task.function.hook("close")
-            except Exception as exc:  # noqa: BLE001 - the user's, and the first error is the one to tell
+            except Exception as exc:  # noqa: BLE001 - the user's, and the first error is the one to report
                 event("job.hook_failed", job=self.id, name=task.stage.name, error=exc)
 
     def make_task(self, stage: Stage, index: int) -> Task:

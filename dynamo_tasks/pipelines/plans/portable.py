@@ -120,7 +120,7 @@ def _find(path: str) -> Any:
 
 
 def is_path(text: str) -> bool:
-    """Tell whether a text is a dotted name."""
+    """Return whether a text is a dotted name."""
     return all(part.isidentifier() for part in text.split("."))
 
 

@@ -25,7 +25,7 @@ _SEAL = re.compile(rb'\{"signature":"([0-9a-f]{64})",(?=")')
 
 
 def enabled() -> bool:
-    """Tell whether this process has a key.
+    """Return whether this process has a key.
 
     Raises:
         ConfigError: it has an empty one.
@@ -95,7 +95,7 @@ def seal(data: bytes) -> bytes:
 
 
 def is_sealed(data: bytes) -> bool:
-    """Tell whether all of a JSON object is signed with this process's key.
+    """Return whether all of a JSON object is signed with this process's key.
 
     Raises:
         ConfigError: the key is a short one.

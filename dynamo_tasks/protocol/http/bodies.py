@@ -63,7 +63,7 @@ def decode_json(raw: bytes) -> Any:
 
 
 def _cause(raw: bytes) -> str:
-    """Find the cause that the parser's own message does not tell."""
+    """Find the cause that the parser's own message does not show."""
     if raw[:2] in _OTHERS:
         return f"it is {_OTHERS[raw[:2]]}; UTF-8 is expected"
     if raw[1:2] == b"\0" or raw[:1] == b"\0":
@@ -93,7 +93,7 @@ def _too_deep() -> InvalidRequestError:
 
 
 def _deeper_than(value: Any, levels: int) -> bool:
-    """Tell whether JSON is nested more deeply; level by level, so that nothing here is recursive."""
+    """Return whether JSON is nested more deeply; level by level, so that nothing here is recursive."""
     layer = [value] if isinstance(value, dict | list) else []
     for _ in range(levels):
         layer = [

@@ -66,7 +66,7 @@ _Tokens = str | list[str | int | list[int]]
 
 
 class StreamOptions(Struct):
-    """``stream_options``: whether a last chunk tells the usage."""
+    """``stream_options``: whether a last chunk has the usage."""
 
     include_usage: bool | None = None
 

@@ -143,7 +143,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Celery callback before a publish: subscribe to the result, unless it is an endpoint's.
 
-        A caller that waits for it subscribes then. Here it would keep ``.delay()`` from telling that Redis is
+        A caller that waits for it subscribes then. Here it would keep ``.delay()`` from reporting that Redis is
         away, for twenty attempts and as many seconds.
         """
         if submitted_as.get() is None:
@@ -159,7 +159,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         """
         if getattr(request, WRITTEN, False):
             return result
-        with self._telling(request):
+        with self._announced_to_caller(request):
             if state != SUCCESS or not self._is_endpoint(request):
                 return super()._store_result(task_id, result, state, traceback, request=request, **kwargs)
             self._set_with_state(
@@ -168,7 +168,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
             return result
 
     @contextmanager
-    def _telling(self, request: Any) -> Iterator[None]:
+    def _announced_to_caller(self, request: Any) -> Iterator[None]:
         token = _inbox.set(self._inbox_of(request))
         try:
             yield
@@ -204,13 +204,13 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         """
         taken = list(_of_other_threads(result, self))
         self._take_over(taken)
-        told = set()
+        announced = set()
         try:
             for task_id, meta in super().iter_native(result, no_ack=no_ack, **kwargs):
-                told.add(task_id)
+                announced.add(task_id)
                 yield task_id, meta
             for one in result.results:
-                if one.id not in told:
+                if one.id not in announced:
                     yield one.id, one._get_task_meta()
         finally:
             for one in taken:

@@ -39,17 +39,17 @@ _thread = _Thread()
 
 
 def on_loop() -> bool:
-    """Tell whether the caller runs in a greenlet on the loop, so that blocking would hold up the loop."""
+    """Return whether the caller runs in a greenlet on the loop, so that blocking would hold up the loop."""
     return isinstance(getcurrent(), _Hosted)
 
 
 def yields() -> bool:
-    """Tell whether the caller runs in a greenlet of :func:`run_yielding`."""
+    """Return whether the caller runs in a greenlet of :func:`run_yielding`."""
     return getattr(getcurrent(), "yields", False)
 
 
 def may_await() -> bool:
-    """Tell whether the caller may use :func:`await_`."""
+    """Return whether the caller may use :func:`await_`."""
     return on_loop() or _thread.aside is not None
 
 

@@ -50,7 +50,7 @@ class _Poller:
         try:
             self._loop.add_reader(fd, self._mark, fd, READ)
         except RuntimeError:
-            # The socket had an error (a reset, a time-out): uvloop has dropped its handle without telling anybody, and
+            # The socket had an error (a reset, a time-out): uvloop has dropped its handle without a word, and
             # keeps it under the number, which may be another socket's by now.
             self._loop.remove_reader(fd)
             self._loop.add_reader(fd, self._mark, fd, READ)
@@ -109,7 +109,7 @@ class _Poller:
 
 
 def _has_news(fd: int) -> bool:
-    """Tell whether a descriptor has something to read, be it an error."""
+    """Return whether a descriptor has something to read, be it an error."""
     poll = select.poll()
     poll.register(fd, select.POLLIN)
     return bool(poll.poll(0))

@@ -12,7 +12,7 @@ __all__ = ["is_away", "raise_known_error", "while_away"]
 
 
 def is_away(backend: Any, exc: Exception) -> bool:
-    """Tell whether an error means that the server cannot be asked now.
+    """Return whether an error means that the server cannot be asked now.
 
     Args:
         backend: Celery's result backend; those that are no Redis do not say which errors mean that.

@@ -51,7 +51,7 @@ _INBOX = "client-"
 
 
 def is_inbox(name: Any) -> bool:
-    """Tell whether a name may be an inbox: any client may have written the message that names it."""
+    """Return whether a name may be an inbox: any client may have written the message that names it."""
     return isinstance(name, str) and name.startswith(_INBOX) and len(name) <= 64
 
 
@@ -60,7 +60,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._told: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self._notified: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self._on_the_way: dict[str, float] = {}
         self._is_refused = False
         self._looked = 0.0
@@ -75,7 +75,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
     def on_after_fork(self) -> None:
         """Celery callback in a child: it gets nothing of its parent's."""
         self.subscribed_to.clear()
-        self._told.clear()
+        self._notified.clear()
         self._on_the_way.clear()
         self._rename()
         super().on_after_fork()
@@ -91,7 +91,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         """
         if not (self._is_open and self._pid == os.getpid() and self._has_room()):
             return None
-        self._told[result.id] = result
+        self._notified[result.id] = result
         self._on_the_way[result.id] = time.monotonic()
         if self._is_lost():
             self.forget(result.id)
@@ -99,11 +99,11 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         return self._inbox
 
     def _is_lost(self) -> bool:
-        """Tell whether the connection was lost by now: the thread that noticed may have missed this call."""
+        """Return whether the connection was lost by now: the thread that noticed may have missed this call."""
         return not self._is_open
 
     def _has_room(self) -> bool:
-        """Tell whether one more may come. One that never does (cancelled calls) is forgotten in the end."""
+        """Return whether one more may come. One that never does (cancelled calls) is forgotten in the end."""
         if len(self._on_the_way) < _MOST_UNREAD:
             return True
         with suppress(RuntimeError, StopIteration):  # another thread changes it
@@ -114,14 +114,14 @@ class Replies(ResultConsumer):  # type: ignore[misc]
 
     def forget(self, task_id: str) -> None:
         """Expect a result no more: its call was not made, or made in another way."""
-        self._told.pop(task_id, None)
+        self._notified.pop(task_id, None)
         self._on_the_way.pop(task_id, None)
 
     def consume_from(self, task_id: str) -> None:
         """Celery's: subscribe to a result, unless it comes here anyway."""
         if self._pid != os.getpid():
-            self.on_after_fork()  # where Celery was not told of it
-        if task_id in self._told:
+            self.on_after_fork()  # where Celery does not know of it
+        if task_id in self._notified:
             return
         if self._is_away(None):
             self.subscribed_to.add(self._get_key_for_task(task_id))
@@ -162,14 +162,14 @@ class Replies(ResultConsumer):  # type: ignore[misc]
 
     def _reconnect_pubsub(self) -> None:
         self._is_open = False
-        for told in self._told.valuerefs():
-            self.subscribed_to.add(self._get_key_for_task(told.key))
-        self._told.clear()
+        for result in self._notified.valuerefs():
+            self.subscribed_to.add(self._get_key_for_task(result.key))
+        self._notified.clear()
         self._on_the_way.clear()
         super()._reconnect_pubsub()
 
     def _is_away(self, wait: float | None) -> bool:
-        """Tell whether there is no connection, after a try to reconnect now and then; waits a moment then."""
+        """Return whether there is no connection, after a try to reconnect now and then; waits a moment then."""
         if self._lost_at is None:
             return False
         if time.monotonic() - self._lost_at >= _AGAIN:
@@ -191,8 +191,8 @@ class Replies(ResultConsumer):  # type: ignore[misc]
 
     def on_wait_for_pending(self, result: Any, timeout: float | None = None, **kwargs: Any) -> None:
         """Celery's: look whether it is there already; not so for the inbox, if there is time to wait."""
-        is_told = getattr(result, "id", None) in self._told  # a set of results has none
-        if not is_told or (timeout is not None and timeout < _SOON):
+        is_notified = getattr(result, "id", None) in self._notified  # a set of results has none
+        if not is_notified or (timeout is not None and timeout < _SOON):
             with while_away(self.backend):
                 super().on_wait_for_pending(result, timeout=timeout, **kwargs)
 
@@ -206,7 +206,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
             super().drain_events(timeout)
 
     def _look(self, since: float) -> None:
-        """Look up what has been on its way for so long that its worker may not know where to tell it."""
+        """Look up what has been on its way for so long that its worker may not know where to announce it."""
         late = [task_id for task_id, began in list(self._on_the_way.items()) if began < since]
         keys = list(map(self._get_key_for_task, late))
         if keys:
@@ -227,7 +227,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         task_id = meta["task_id"]
         key = self._get_key_for_task(task_id)
         self._on_the_way.pop(task_id, None)
-        told = self._told.pop(task_id, None)
+        announced = self._notified.pop(task_id, None)
         results = [one for kind in self._pending_results for one in list(kind.get(task_id, {}).values())]
         for result in results:
             if result._cache is None:  # another thread, which waits for it too, may have been notified before
@@ -236,8 +236,8 @@ class Replies(ResultConsumer):  # type: ignore[misc]
             if bucket is not None:
                 bucket.append(result)
         if not results:
-            if told is not None:
-                told._maybe_set_cache(meta)
+            if announced is not None:
+                announced._maybe_set_cache(meta)
             elif key in self.subscribed_to and key not in self._pending_unsubscribe:
                 self._pending_messages.put(task_id, meta)
         self.cancel_for(task_id)
@@ -267,12 +267,12 @@ class _Members:
     Args:
         result: What is waited for.
         on_interval: Whom Celery calls at the same time.
-        tell: Takes what Celery's backend would have told.
+        notify: Takes what Celery's backend would have passed on.
     """
 
-    def __init__(self, result: Any, on_interval: Any, tell: Callable[[Any, Any], None]):
+    def __init__(self, result: Any, on_interval: Any, notify: Callable[[Any, Any], None]):
         self._set = result if isinstance(result, ResultSet) else None
-        self._on_interval, self._tell = on_interval, tell
+        self._on_interval, self._notify = on_interval, notify
         self._asked = time.monotonic()
 
     def __call__(self) -> None:
@@ -288,7 +288,7 @@ class _Members:
                 break
             meta = one.overdue()
             if meta is not None:
-                self._tell(meta, None)
+                self._notify(meta, None)
         self._asked = time.monotonic()
 
 

@@ -45,7 +45,7 @@ from dynamo_tasks.store.redis.parsing import Parser
 __all__ = ["Channel", "SentinelTransport", "Transport", "submitted_as"]
 
 _MARK = f'"{HEADER}"'.encode()
-"""Stands in each message of an endpoint, so that it need not be decoded to be told from others."""
+"""Stands in each message of an endpoint, so that it need not be decoded to be distinguished from others."""
 
 submitted_as: ContextVar[str | None] = ContextVar("dynamo_submitted_as", default=None)
 """Id of the request that the last publish in this context stands for.
@@ -192,7 +192,7 @@ class Channel(CheckedChannel):
         self._puller.want()
 
     async def takes(self, within: float) -> bool:
-        """Wait for the connection on which messages come; tell whether it is there."""
+        """Wait for the connection on which messages come; returns whether it is there."""
         assert self._puller is not None
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._puller.connected.wait(), within)

@@ -1,4 +1,4 @@
-"""Celery's ``AsyncResult`` of a request: where Celery's backend tells nothing (yet), the ledger does."""
+"""Celery's ``AsyncResult`` of a request: where Celery's backend knows nothing (yet), the ledger does."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         while not given_up.is_set():
             left = wait if deadline is None else max(0.0, min(wait, deadline - time.monotonic()))
             try:
-                return self._told(left, propagate, **kwargs)
+                return self._wait_notified(left, propagate, **kwargs)
             except CeleryTimeoutError:
                 ended = None
                 with while_away(self.backend):
@@ -132,13 +132,13 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
                     ended = record if record is not None and not self._waits_on(record) else None
                 if ended is not None:
                     return self._from_ledger(ended, propagate)
-                told = self._cache is not None and not self.ignored
-                if not told and deadline is not None and time.monotonic() >= deadline:
+                known = self._cache is not None and not self.ignored
+                if not known and deadline is not None and time.monotonic() >= deadline:
                     raise
             wait = min(2 * wait, _LOOK) if self.ignored else _LOOK
         raise CeleryTimeoutError("nobody waits for it any more")
 
-    def _told(self, seconds: float, propagate: bool, **kwargs: Any) -> Any:
+    def _wait_notified(self, seconds: float, propagate: bool, **kwargs: Any) -> Any:
         """Return the outcome that Celery's backend has within so many seconds."""
         until = time.monotonic() + seconds
         if not self.ignored:
@@ -154,7 +154,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         raise CeleryTimeoutError("The operation timed out.")
 
     def _has_failed(self) -> bool:
-        """Tell whether it, or a step before it, is known to have failed."""
+        """Return whether it, or a step before it, is known to have failed."""
         nodes = [self, *self._parents()]
         return any(cache and cache["status"] in EXCEPTION_STATES for cache in map(_outcomes, nodes))
 
@@ -163,7 +163,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             raise_known_error(node)
 
     def _from_ledger(self, record: Record, propagate: bool) -> Any:
-        """The outcome of a request that has ended, where Celery's result backend does not tell it."""
+        """The outcome of a request that has ended, where Celery's result backend does not have it."""
         if isinstance(self.backend, ResultBackend):
             self.backend.wait_no_more(self)
         return self._outcome_of(record, propagate)
@@ -184,12 +184,12 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             record = self._ask(self._record_or_none, _LOOK)
             if record is not None and not self._waits_on(record):
                 return self._meta_of(record)
-            told: dict[str, Any] | None = self._cache
-            return told
+            known: dict[str, Any] | None = self._cache
+            return known
         return None
 
     def _waits_on(self, record: Record) -> bool:
-        """Tell whether the outcome comes from Celery's backend: it is there, or a worker may still write it.
+        """Return whether the outcome comes from Celery's backend: it is there, or a worker may still write it.
 
         A worker has done so when the record is settled; else it has :data:`TAIL` from when the end was first seen here,
         whatever the clocks say.
@@ -205,7 +205,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         return self._celerys_meta()["status"] in READY_STATES
 
     async def _collect(self, client: StoreClient) -> Any:
-        """Wait for the end; the value, where the stream alone tells it."""
+        """Wait for the end; the value, where the stream alone has it."""
         values: list[Any] = []
         completion = CompletionAggregate()
         end: End | None = None
@@ -244,7 +244,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         return self._ask(lambda client: client.ledger.get(self.id, self.namespace))
 
     def _get_task_meta(self) -> dict[str, Any]:
-        """Celery's callback: all that its properties tell."""
+        """Celery's callback: all that its properties hold."""
         meta: dict[str, Any] = self._celerys_meta()
         if meta["status"] in READY_STATES:
             return meta

@@ -163,12 +163,12 @@ def submit(channel: Any, new: NewRequest) -> str:
 
 
 def _are_ours_alone(headers: Mapping[str, Any]) -> bool:
-    """Tell whether headers are texts, as those of traces, and none that a message has anyway."""
+    """Return whether headers are texts, as those of traces, and none that a message has anyway."""
     return set(map(type, headers.values())) <= {str} and not headers.keys() & OWN_HEADERS
 
 
 def _is_plain(app: Any, task: Any) -> bool:
-    """Tell whether neither the application, nor the task, nor its caller asks anything of Celery."""
+    """Return whether neither the application, nor the task, nor its caller asks anything of Celery."""
     if any(signal.receivers for signal in _SIGNALS) or app.current_worker_task is not None:
         return False
     if not (task.ignore_result or isinstance(app.backend, ResultBackend)):
@@ -185,7 +185,7 @@ def _is_plain(app: Any, task: Any) -> bool:
 
 
 def _is_original(owner: type, name: str) -> bool:
-    """Tell whether a method is the one that its class was written with: nobody has wrapped it."""
+    """Return whether a method is the one that its class was written with: nobody has wrapped it."""
     found = owner.__dict__.get(name)
     return (
         type(found) is FunctionType and found.__code__.co_filename == sys.modules[owner.__module__].__file__
@@ -193,7 +193,7 @@ def _is_original(owner: type, name: str) -> bool:
 
 
 def settings_are_plain(conf: Any) -> bool:
-    """Tell whether an application's settings leave messages at Celery's defaults."""
+    """Return whether an application's settings leave messages at Celery's defaults."""
     return (
         conf.task_protocol == 2
         and not (conf.task_routes or conf.task_queues or conf.task_compression)

@@ -18,12 +18,12 @@ from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
 
-__all__ = ["tell_if_elsewhere"]
+__all__ = ["warn_if_elsewhere"]
 
-_told: set[tuple[int, str, str, str]] = set()
+_warned: set[tuple[int, str, str, str]] = set()
 
 
-def tell_if_elsewhere(app: Any, endpoint: EndpointId, declared: Any) -> None:
+def warn_if_elsewhere(app: Any, endpoint: EndpointId, declared: Any) -> None:
     """Look beside the call, once per process and component; what is found is the log event ``config.warning``.
 
     Args:
@@ -33,8 +33,8 @@ def tell_if_elsewhere(app: Any, endpoint: EndpointId, declared: Any) -> None:
     """
     url: str = app.server_url
     key = (os.getpid(), url, endpoint.namespace, endpoint.component)
-    if key not in _told and declared.service is not None:
-        _told.add(key)
+    if key not in _warned and declared.service is not None:
+        _warned.add(key)
         looking = _look(url, app.key_prefix, endpoint, declared.service.class_path)
         asyncio.run_coroutine_threadsafe(looking, bridge().loop)
 

@@ -1,6 +1,6 @@
 """Classes of ``app.AsyncResult`` and ``app.GroupResult`` in an application that has endpoints.
 
-An id alone does not tell whether it is a request's: ``app.AsyncResult(id)``, ``send_task``, restored groups and
+An id alone does not show whether it is a request's: ``app.AsyncResult(id)``, ``send_task``, restored groups and
 children are :class:`~dynamo_tasks.queue.client.result.StreamResult`, which asks Celery's backend first. A result of a
 plain task, which comes with the task's name, is Celery's own.
 """

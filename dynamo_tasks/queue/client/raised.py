@@ -80,7 +80,7 @@ def _made(kind: type[Exception], args: tuple[Any, ...], attributes: Mapping[str,
 
 
 def raise_end(end: End) -> None:
-    """Raise what a stream ended with, if it did not succeed, as far as the stream tells it.
+    """Raise what a stream ended with, if it did not succeed, as far as the stream has it.
 
     Raises:
         RequestFailedError: of the class of the endpoint's exception, too, where that is a built-in one.

@@ -113,8 +113,8 @@ class StreamResult(RequestResult):
             self._wait(TAIL, True, threading.Event(), disable_sync_subtasks=False)
         except CeleryTimeoutError:
             return exc
-        except RequestFailedError as told:
-            return told
+        except RequestFailedError as raised_by_get:
+            return raised_by_get
         return exc
 
     async def _values(self, client: StoreClient, after: EventId | None) -> AsyncIterator[Any]:
@@ -143,7 +143,7 @@ class StreamResult(RequestResult):
         return False
 
     def _may_come(self) -> bool:
-        """Tell whether a chain may still come to this step.
+        """Return whether a chain may still come to this step.
 
         Raises:
             Exception: what it ended with before.
@@ -171,7 +171,7 @@ async def _awaited(make: Callable[[], Any]) -> Any:
 
 
 def _is_known(first: Any) -> bool:
-    """Tell whether there is something to wait for: a chain's first step, if a request, is queued at once."""
+    """Return whether there is something to wait for: a chain's first step, if a request, is queued at once."""
     if isinstance(first, ResultSet):
         return any(map(_is_known, first.results))
     return not isinstance(first, RequestResult) or first.state != PENDING or _is_recorded(first)

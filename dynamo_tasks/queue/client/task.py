@@ -29,7 +29,7 @@ from dynamo_tasks.queue.broker.transport import submitted_as
 from dynamo_tasks.queue.client.call_info import CallInfo, payload_of, positional
 from dynamo_tasks.queue.client.direct import publish
 from dynamo_tasks.queue.client.eager import EagerStreamResult, as_sent, eager_values, run_eagerly, run_handler
-from dynamo_tasks.queue.client.elsewhere import tell_if_elsewhere
+from dynamo_tasks.queue.client.elsewhere import warn_if_elsewhere
 from dynamo_tasks.queue.client.result import StreamResult
 from dynamo_tasks.queue.execution.attempt import Execution
 from dynamo_tasks.queue.execution.outcome import Dropped, EndedRevoked, Reassigned, Revoked
@@ -117,7 +117,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         return payload_of(self.name, self._declared, args, kwargs)
 
     def leaves_alone(self, hook: str) -> bool:
-        """Tell whether a hook of tasks is Celery's own, which does nothing."""
+        """Return whether a hook of tasks is Celery's own, which does nothing."""
         return getattr(getattr(self, hook), "__func__", None) is getattr(Task, hook)
 
     @cached_property
@@ -229,7 +229,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         headers = {**trace, **(options.pop("headers", None) or {})}
         is_new, task_id = not task_id, task_id or uuid()
         if self.declaration:
-            tell_if_elsewhere(self.app, self.endpoint, self.declaration[0])
+            warn_if_elsewhere(self.app, self.endpoint, self.declaration[0])
         with submit_span(task_id, self.endpoint, self.endpoint.queue, headers) as span:
             headers = span.carry(headers)
             result = self.AsyncResult(task_id)

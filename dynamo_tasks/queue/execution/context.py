@@ -126,7 +126,7 @@ class WorkerContext:
         return len(self._running)
 
     def runs(self, request_id: str) -> bool:
-        """Tell whether a request runs here, or its Celery tail does."""
+        """Return whether a request runs here, or its Celery tail does."""
         return request_id in self._running or request_id in self._tails
 
     def running_ids(self) -> list[str]:

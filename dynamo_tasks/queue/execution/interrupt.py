@@ -69,7 +69,7 @@ class Interruptible(Generic[T]):
             self._coro.close()
 
     def _is_cancelled(self) -> bool:
-        """Tell whether it was cancelled itself, and not something that it waited for."""
+        """Return whether it was cancelled itself, and not something that it waited for."""
         return self.task.cancelling() > 0
 
     def take(self, exc: BaseException) -> BaseException:

@@ -98,15 +98,15 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         for name in [queue, *along_with([queue], host.queues if host is not None else [])]:
             self.app.amqp.queues.declare(name)
             super().add_task_queue(name, *args, **options)
-            self._tell(host, name, consumed=True)
+            self._notify(host, name, consumed=True)
 
     def cancel_task_queue(self, queue: str) -> None:
         """Celery callback: take no more messages of a queue."""
         super().cancel_task_queue(queue)
-        self._tell(self.controller.host, queue, consumed=False)
+        self._notify(self.controller.host, queue, consumed=False)
 
     @staticmethod
-    def _tell(host: Any, queue: str, *, consumed: bool) -> None:
+    def _notify(host: Any, queue: str, *, consumed: bool) -> None:
         if host is not None and may_await():
             await_(host.consumes(queue, consumed=consumed))
 

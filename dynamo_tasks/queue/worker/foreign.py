@@ -51,7 +51,7 @@ def threads() -> ThreadPoolExecutor:
 
 
 def is_foreign(task: Any, embed: Any = None) -> bool:
-    """Tell whether there is such code around a call of a task.
+    """Return whether there is such code around a call of a task.
 
     Args:
         task: An endpoint's.
@@ -68,7 +68,7 @@ def is_foreign(task: Any, embed: Any = None) -> bool:
 
 
 def has_loader_hooks(loader: Any) -> bool:
-    """Tell whether a loader has code of its own around each task."""
+    """Return whether a loader has code of its own around each task."""
     return any(getattr(type(loader), name) is not getattr(BaseLoader, name) for name in _LOADER_HOOKS)
 
 

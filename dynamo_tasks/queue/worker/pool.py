@@ -64,15 +64,15 @@ class Job:
                 await self.execution.settle()
                 await self.execution.context.idle()
         except Exception as exc:  # noqa: BLE001 - handed on to Celery, whatever it is
-            await self._tell("error_callback", _exception_info(exc))
+            await self._notify("error_callback", _exception_info(exc))
         else:
-            await self._tell("callback", result, is_failure=bool(result[0]))
+            await self._notify("callback", result, is_failure=bool(result[0]))
         finally:
             for timer in self._timers:
                 timer.cancel()
 
-    async def _tell(self, name: str, outcome: Any, *, is_failure: bool = True) -> None:
-        """Tell Celery's request; some kinds of failures it keeps, and sends around, itself."""
+    async def _notify(self, name: str, outcome: Any, *, is_failure: bool = True) -> None:
+        """Notify Celery's request; some kinds of failures it keeps, and sends around, itself."""
         callback = self._options.get(name)
         if callback is None:
             return

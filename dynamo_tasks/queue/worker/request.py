@@ -1,8 +1,8 @@
-"""Celery's request object for endpoints: what Celery decides about a message is also told to the ledger.
+"""Celery's request object for endpoints: what Celery decides about a message is also reported to the ledger.
 
 Celery drops messages on its own account: past their ``expires``, revoked, of an unknown task, not decodable.
 Each of these makes the transition of its request's record, so that readers see an end, and the result
-backend is only told what the ledger agrees to: a redelivered message of a request that runs elsewhere, or
+backend only gets what the ledger agrees to: a redelivered message of a request that runs elsewhere, or
 has ended, is acknowledged and no more.
 """
 

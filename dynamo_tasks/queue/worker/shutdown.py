@@ -44,7 +44,7 @@ REQUEUE_SECONDS = 2.0
 
 
 def grace_period() -> float:
-    """Seconds that running endpoints have to end by themselves when the worker is told to."""
+    """Seconds that running endpoints have to end by themselves when the worker is asked to."""
     return float(variable("DYNAMO_GRACE_PERIOD") or GRACE_SECONDS)
 
 
@@ -190,5 +190,5 @@ class Shutdown:
                 self._worker.consumer.settle_late()  # what is done is not requeued
                 channel.restore_unknown(set())
         except channel.connection_errors:
-            # The broker is away: the ledger and this instance's list of unacknowledged messages tell the rest.
+            # The broker is away: the ledger and this instance's list of unacknowledged messages have the rest.
             return

@@ -213,7 +213,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
 
 
 async def _started(worker: Any) -> None:
-    """Start the service, unless the worker is told to end first: a service waits for a server that refuses."""
+    """Start the service, unless the worker is asked to end first: a service waits for a server that refuses."""
     starting = asyncio.ensure_future(worker.host.start(worker.pool))
     while not starting.done():
         await asyncio.wait([starting], timeout=_LOOK)
@@ -229,7 +229,7 @@ def _choose_format(logger: logging.Logger, **_: Any) -> None:
 
 
 def transport_options(app: Any, lease: int) -> dict[str, Any]:
-    """Options of the broker connection of an instance: what it has not acknowledged can be told from others'."""
+    """Options of an instance's broker connection, by which its unacknowledged messages differ from others'."""
     return {
         **app.conf.broker_transport_options,
         "client_name": consumer_name(lease),

@@ -234,7 +234,7 @@ class Component:
     async def scrape_stats(self, timeout: float = 1.0) -> dict[int, dict[str, Any]]:
         """Gather the stats of every instance: lease id → endpoint → numbers.
 
-        Each endpoint tells ``requests``, ``errors``, ``processing_s``, ``average_s``, and what its stats
+        Each endpoint reports ``requests``, ``errors``, ``processing_s``, ``average_s``, and what its stats
         handlers add.
 
         Args:

@@ -86,12 +86,12 @@ class EndpointConfigBuilder:
         return self
 
     def liveness(self, probe: Probe) -> Self:
-        """Set the probe that tells whether the process is alive."""
+        """Set the probe that says whether the process is alive."""
         self._config = replace(self._config, liveness=probe)
         return self
 
     def readiness(self, probe: Probe) -> Self:
-        """Set the probe that tells whether it can take work."""
+        """Set the probe that says whether it can take work."""
         self._config = replace(self._config, readiness=probe)
         return self
 

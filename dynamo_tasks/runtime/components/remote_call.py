@@ -67,7 +67,7 @@ async def submit(client: StoreClient, new: NewRequest) -> Subscription:
 
 
 def _ends_children(exc: BaseException, context: Context) -> bool:
-    """Tell whether a call is left for good, and not by an attempt whose successor will find it again."""
+    """Return whether a call is left for good, and not by an attempt whose successor will find it again."""
     if not isinstance(exc, Stop):
         return not context.is_stopped
     return exc.reason in ("cancel", "deadline", "time_limit") or str(exc) in TERMINAL

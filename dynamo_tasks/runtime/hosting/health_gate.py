@@ -54,7 +54,7 @@ class HealthGate:
         registered = [one for one in self._registrations() if one.registered]
         if not registered:
             return
-        self._lifecycle.tell("instance.unhealthy", reason)
+        self._lifecycle.report("instance.unhealthy", reason)
         if self._lifecycle.state is not InstanceState.ASLEEP:
             self._lifecycle.advance(InstanceState.RUNNING, reason)
         for registration in registered:

@@ -303,7 +303,7 @@ class ServiceHost:
 
     def _dead(self, reason: str) -> None:
         """Hand over what runs and end the process, which must be started anew."""
-        self.lifecycle.tell("instance.dead", reason)
+        self.lifecycle.report("instance.dead", reason)
         self.failed = True
         signal.raise_signal(signal.SIGQUIT)
 

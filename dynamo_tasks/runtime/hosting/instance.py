@@ -151,7 +151,7 @@ class Instance:
             return
         await self._registry.register(self._namespace, self.lease, self._infos, self._traffic)
         self._registered = True
-        _tell_registered(self._infos)
+        _report_registered(self._infos)
 
     async def add(self, *infos: InstanceInfo) -> None:
         """Serve further endpoints."""
@@ -160,7 +160,7 @@ class Instance:
             await self.register()
             return
         await self._registry.register(self._namespace, self.lease, infos)
-        _tell_registered(infos)
+        _report_registered(infos)
 
     async def replace(self, infos: list[InstanceInfo]) -> None:
         """Announce these endpoints in the place of all others; where Redis is away, it gets them later."""
@@ -252,7 +252,7 @@ class Instance:
         await self._presence.close()
 
 
-def _tell_registered(infos: Iterable[InstanceInfo]) -> None:
+def _report_registered(infos: Iterable[InstanceInfo]) -> None:
     for info in infos:
         event(
             "instance.registered", endpoint=str(info.id), instance_id=info.instance_id,

@@ -12,7 +12,7 @@
   takes none until the checks pass.
 * Healthy: the last checks passed.
 * Asleep: it was commanded to sleep; it takes no requests, and what ran ends or is requeued.
-* Stopping: it was told to end; it left the registry first, and finishes what runs.
+* Stopping: it was asked to end; it left the registry first, and finishes what runs.
 * Deregistered: its lease is revoked.
 """
 
@@ -80,6 +80,6 @@ class Lifecycle:
             new=new.value, reason=reason,
         )  # fmt: skip
 
-    def tell(self, name: str, reason: str) -> None:
+    def report(self, name: str, reason: str) -> None:
         """Log an event of this instance."""
         event(name, component=self.component, instance_id=f"{self._lease:x}", reason=reason)

@@ -138,7 +138,7 @@ class ServiceGroup:
 
     def _dead(self, reason: str) -> None:
         """Hand over what runs, and end serving; :meth:`wait_closed` reports it to the program."""
-        self.lifecycle.tell("instance.dead", reason)
+        self.lifecycle.report("instance.dead", reason)
         self._died_of = reason
         self._dying = asyncio.create_task(self.close(requeue=True), name="dying")
 

@@ -129,7 +129,7 @@ class SleepController:
             raise
 
     async def _leave(self, level: int) -> None:
-        self._lifecycle.advance(InstanceState.ASLEEP, f"it was told to sleep, level {level}")
+        self._lifecycle.advance(InstanceState.ASLEEP, f"it was asked to sleep, level {level}")
         self._consumer_gate.pause()
         self._awake = self._registration.infos
         asleep = msgspec.structs.replace(self._awake[0], endpoint=ASLEEP, model=None, streaming=False)
@@ -148,7 +148,7 @@ class SleepController:
             await self._return("it was woken")
 
     async def _return(self, reason: str) -> None:
-        if not self._sleeps():  # it was told to end meanwhile
+        if not self._sleeps():  # it was asked to end meanwhile
             return
         await self._registration.replace(self._awake)
         self._lifecycle.advance(InstanceState.RUNNING, reason)

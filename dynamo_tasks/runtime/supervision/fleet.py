@@ -1,4 +1,4 @@
-"""Gauges of the fleet: what the registry tells of all instances, as seen by this process.
+"""Gauges of the fleet: what the registry holds of all instances, as seen by this process.
 
 Any frontend shows what the workers report with their leases; a worker shows the part of it that is its own.
 """

@@ -109,7 +109,7 @@ class Recoverer(Actor):
             moved = await self._take_over(namespace, lease)
             detector.forget(lease)
             if moved is not None:
-                self._tell(namespace, lease, by, moved)
+                self._report(namespace, lease, by, moved)
 
     async def _take_over(self, namespace: str, lease: int) -> dict[str, int] | None:
         traced = span("dynamo.recover", attributes={"dynamo.lost_instance": f"{lease:x}"})
@@ -119,7 +119,7 @@ class Recoverer(Actor):
             traced.end()
         return moved
 
-    def _tell(self, namespace: str, lease: int, by: str, moved: dict[str, int]) -> None:
+    def _report(self, namespace: str, lease: int, by: str, moved: dict[str, int]) -> None:
         event("instance.died", namespace=namespace, instance_id=f"{lease:x}", by=by)
         for kind, count in moved.items():
             if count:

@@ -81,7 +81,7 @@ class Watcher:
         # An instance that dies without a word is missed when its lease has run out, and not at the next round.
         left = await self._registry.time_left(self.namespace, leases)
         self._relist_in = min(_RELIST, left + _EXPIRED)
-        self._tell_new(instances)
+        self._report_new(instances)
         self.instances, self._of = instances, {}
         for info in instances:
             self._of.setdefault(info.id, []).append(info)
@@ -89,7 +89,7 @@ class Watcher:
         self._changed.set()
         self._changed = asyncio.Event()
 
-    def _tell_new(self, instances: list[InstanceInfo]) -> None:
+    def _report_new(self, instances: list[InstanceInfo]) -> None:
         if not enabled("instance.appeared"):
             return
         known = {(info.endpoint, info.lease_id) for info in self.instances}

@@ -146,7 +146,7 @@ class Declared:
         return payload if self._is_default(payload) else self._validator(payload)
 
     def _is_default(self, payload: Any) -> bool:
-        """Tell whether nothing was given for an argument that has a default."""
+        """Return whether nothing was given for an argument that has a default."""
         return (
             payload is None and self.argument is not None and self.argument.default is not self.argument.empty
         )

@@ -62,7 +62,7 @@ def _anything(payload: Any) -> Any:
 
 
 def _is_pydantic(annotation: Any) -> bool:
-    """Tell whether a type is a pydantic model; asks only a pydantic that is loaded already."""
+    """Return whether a type is a pydantic model; asks only a pydantic that is loaded already."""
     pydantic = sys.modules.get("pydantic")
     return (
         pydantic is not None and isinstance(annotation, type) and issubclass(annotation, pydantic.BaseModel)

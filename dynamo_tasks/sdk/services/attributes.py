@@ -33,7 +33,7 @@ def collect_attributes(cls: type) -> dict[str, Any]:
 
 
 def collect_annotations(cls: type) -> dict[str, Any]:
-    """Resolved annotations of public attributes; one that cannot be resolved here tells nothing: ``Any``."""
+    """Resolved annotations of public attributes; one that cannot be resolved here says nothing: ``Any``."""
     found: dict[str, Any] = {}
     for base in reversed(cls.__mro__[:-1]):
         scope = vars(sys.modules.get(base.__module__, sys))
@@ -56,7 +56,7 @@ def _resolve(annotation: Any, scope: dict[str, Any]) -> Any:
 
 
 def is_open(cls: type) -> bool:
-    """Tell whether keys that the class does not know become attributes: where it has no ``config_extras``."""
+    """Return whether keys that the class does not know become attributes: where it has no ``config_extras``."""
     return not hasattr(cls, _EXTRAS)
 
 

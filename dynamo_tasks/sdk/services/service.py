@@ -183,7 +183,7 @@ class DynamoService(ActsAsClass[T]):
         return self._dynamo_config
 
     def is_dynamo_component(self) -> bool:
-        """Tell whether it is a distributed component."""
+        """Return whether it is a distributed component."""
         return self._dynamo_config.enabled
 
     @property
@@ -230,7 +230,7 @@ class DynamoService(ActsAsClass[T]):
         return self._dynamo_endpoints.get(name)
 
     def has_endpoint(self, name: str) -> bool:
-        """Tell whether there is an endpoint of that name."""
+        """Return whether there is an endpoint of that name."""
         return name in self._dynamo_endpoints
 
     def find_endpoint(self, name: str) -> DynamoEndpoint:
@@ -251,7 +251,7 @@ class DynamoService(ActsAsClass[T]):
     # -- linking and lifecycle ----------------------------------------------------------------------
 
     def is_linked(self) -> bool:
-        """Tell whether its dependencies are bound."""
+        """Return whether its dependencies are bound."""
         return self._linked
 
     @property

@@ -1,4 +1,4 @@
-"""GPUs of the processes of one ``serve``: claimed before anything starts, told by environment variables."""
+"""GPUs of the processes of one ``serve``: claimed before anything starts, passed by environment variables."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ def check_port(host: str, port: int, option: str = "--host") -> int:
 
 
 def share_address(one: str, other: str) -> bool:
-    """Tell whether a port of the one host cannot be listened on at the other, too.
+    """Return whether a port of the one host cannot be listened on at the other, too.
 
     Raises:
         ConfigError: one of them is no host.

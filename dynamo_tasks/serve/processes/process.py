@@ -108,7 +108,7 @@ class ManagedProcess:
                 reason += f": {self._last_line}"
             if self._hopeless(code, failures):
                 self.failure = reason if failures < 2 else f"{reason} ({failures} quick ends in a row)"
-                self._tell(NoticeKind.FAILED, f"{self.failure}; given up")
+                self._notify(NoticeKind.FAILED, f"{self.failure}; given up")
                 return
             await self._pause(self.spec.restart.delay(failures), reason)
 
@@ -124,7 +124,7 @@ class ManagedProcess:
         self._stopping.set()
         self._killing = True
         if self.pid is not None:
-            self._tell(NoticeKind.KILLED, f"pid {self.pid} did not stop in time, killed")
+            self._notify(NoticeKind.KILLED, f"pid {self.pid} did not stop in time, killed")
             kill_group(self.pid)
 
     def _hopeless(self, code: int, failures: int) -> bool:
@@ -132,7 +132,7 @@ class ManagedProcess:
         return failures >= policy.max_quick_failures or (not self.proven and code in policy.fatal_codes)
 
     async def _pause(self, delay: float, reason: str) -> None:
-        self._tell(NoticeKind.RESTARTING, f"{reason}; starts again in {delay:.1f} s")
+        self._notify(NoticeKind.RESTARTING, f"{reason}; starts again in {delay:.1f} s")
         self.restarts += 1
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay):
@@ -144,9 +144,9 @@ class ManagedProcess:
         process = await self._spawn(pump)
         self._watch(process.pid, True)
         self.pid = process.pid
-        self._tell(NoticeKind.STARTED, f"pid {process.pid}")
+        self._notify(NoticeKind.STARTED, f"pid {process.pid}")
         if self._stopping.is_set():
-            # It was told to stop while it was being started.
+            # It was asked to stop while it was being started.
             self.kill() if self._killing else self.stop()
         probe = asyncio.create_task(self._probe())
         try:
@@ -190,7 +190,7 @@ class ManagedProcess:
         if not self.ready.is_set():
             self.ready.set()
             if ask is not None:
-                self._tell(NoticeKind.READY, "ready")
+                self._notify(NoticeKind.READY, "ready")
 
     async def _until(self, ask: Callable[[], Awaitable[bool]]) -> None:
         while True:
@@ -203,5 +203,5 @@ class ManagedProcess:
             self._last_line = line.strip()
         self._on_line(self.spec, line)
 
-    def _tell(self, kind: NoticeKind, text: str) -> None:
+    def _notify(self, kind: NoticeKind, text: str) -> None:
         self._on_notice(Notice(kind, self.spec, text))

@@ -80,7 +80,7 @@ class NoticeKind(StrEnum):
     FAILED = "failed"
     """It ended and is given up."""
     KILLED = "killed"
-    """It did not stop in time when told to."""
+    """It did not stop in time when asked to."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ _VERSION = re.compile(r"\bv=(\d+)\.(\d+)\.(\d+)")
 
 @functools.lru_cache(maxsize=8)
 def server_version(binary: str) -> tuple[int, int, int] | None:
-    """The version that ``binary --version`` tells; ``None`` when it does not run or tells none."""
+    """The version that ``binary --version`` shows; ``None`` when it does not run or shows none."""
     try:
         done = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=10, check=False)
     except (OSError, subprocess.TimeoutExpired):

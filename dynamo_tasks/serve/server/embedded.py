@@ -174,7 +174,7 @@ class EmbeddedServer:
     def _ports(self, last: object, *, fixed: bool) -> Iterator[int]:
         # The port of the last time is kept, since clients may wait for the server to come back there.
         if isinstance(last, int) and 0 < last < 65536:
-            # Tried first: a ping would tell the password to a stranger who listens there.
+            # Tried first: a ping would show the password to a stranger who listens there.
             if free_port("127.0.0.1", last):
                 yield last
             if fixed:

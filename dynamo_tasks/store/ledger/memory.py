@@ -39,7 +39,7 @@ class Memory:
         return max(0, self.limit - self.used) / (BYTES_PER_TOKEN * READ_RETENTION)
 
     def is_tight(self, slots: int) -> bool:
-        """Tell whether ``slots`` requests that run all the time, at 50 tokens/s each, might fill it."""
+        """Return whether ``slots`` requests that run all the time, at 50 tokens/s each, might fill it."""
         kept = slots * (1 + READ_RETENTION / 10) * BYTES_PER_REQUEST
         return self.tokens_per_s < slots * _PACE or self.limit - self.used < kept
 

@@ -38,7 +38,7 @@ def pass_over(where: str, name: str, error: BaseException) -> None:
 
 
 def is_wrong_type(error: DynamoError) -> bool:
-    """Tell whether Redis refused a command because the key holds another type than ours (``WRONGTYPE``)."""
+    """Return whether Redis refused a command because the key holds another type than ours (``WRONGTYPE``)."""
     return isinstance(error, ReplyError) and code_of(error.text) == "WRONGTYPE"
 
 

@@ -87,7 +87,7 @@ _WORD = re.compile(r"[A-Z]+(?= |$)")
 _INSIDE = re.compile(r"because of: ([A-Z]+.*)")
 _ARGUMENTS = re.compile(r"(unknown (?:sub)?command '?[^,]*),.*", re.DOTALL)
 _MOST = 300
-_told: defaultdict[str, LogThrottle] = defaultdict(LogThrottle)
+_reported: defaultdict[str, LogThrottle] = defaultdict(LogThrottle)
 
 
 def code_of(text: str) -> str:
@@ -104,7 +104,7 @@ def code_of(text: str) -> str:
 def refusal(text: str) -> DynamoError:
     """Return the exception for an error reply of Redis, and log the reply, unless its caller expects it."""
     code = code_of(text)
-    if code not in EXPECTED and _told[code].due():
+    if code not in EXPECTED and _reported[code].due():
         # The arguments of a command that it does not know are not for a log.
         event("store.refused", error=_ARGUMENTS.sub(r"\1", text)[:_MOST])
     if passing := PASSING.get(code):

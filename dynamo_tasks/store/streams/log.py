@@ -2,7 +2,7 @@
 
 Life of an event: values gather in ``pending``; a flush freezes them into an entry (id and bytes never
 change again); the server's reply acknowledges it. Acknowledged entries are kept for ``KEEP`` seconds,
-so that a server that forgets its last second can be told again.
+so that a server that forgets its last second can be sent it again.
 
 Invariants:
 
@@ -286,7 +286,7 @@ class OpenLog:
         self._room = None
 
     def is_read(self) -> bool:
-        """Tell whether any client reads it now."""
+        """Return whether any client reads it now."""
         return bool(self.readers)
 
     def set_readers(self, readers: list[str]) -> None:

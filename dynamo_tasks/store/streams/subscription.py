@@ -21,14 +21,14 @@ HELD = 256
 FIRST_CHECK, LAST_CHECK = 1.0, 5.0
 """Seconds of silence after which the log is read, and what that backs off to."""
 GONE_AFTER = 3.0
-"""Seconds for which a record must be missing: a server that has come back is told again by the owner."""
+"""Seconds for which a record must be missing: a server that has come back is sent it again by the owner."""
 
 
 class Subscription:
     """The events of one request, in order, each once, for one consumer.
 
     It is *behind* while it joins, after a gap, after a reconnect, and while its buffer is full. What is pushed
-    then waits until the log has been read, since only the log tells which pushes count.
+    then waits until the log has been read, since only the log shows which pushes count.
 
     Not created by hand: see :class:`~dynamo_tasks.store.streams.reader.StreamReader`.
     """

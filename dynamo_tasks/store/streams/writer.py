@@ -6,7 +6,7 @@ PUBLISH per reading client with all of that client's events, then the ends of re
 entry goes with this flush.
 
 The connection is never retried automatically: on every new one, before anything is appended, each
-open log is resynced (``lua/resync.lua``), which tells fenced attempts, restores forgotten claims and
+open log is resynced (``lua/resync.lua``), which finds fenced attempts, restores forgotten claims and
 names the last id that the server knows. So is what ended within the last seconds: an end that the server
 has forgotten is written again.
 """
@@ -331,7 +331,7 @@ class Writer:
 
 
 def _freeze(log: OpenLog) -> bool:
-    """Freeze what is pending; tell whether it could be encoded: else this attempt ends, and no other."""
+    """Freeze what is pending; returns whether it could be encoded: else this attempt ends, and no other."""
     try:
         log.freeze()
     except (TypeError, ValueError, OverflowError) as exc:

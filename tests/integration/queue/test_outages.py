@@ -192,7 +192,7 @@ def test_a_full_server_costs_neither_a_result_nor_the_worker(lab: Lab, own_serve
         alive(worker)
 
 
-def test_a_publisher_is_told_at_once_that_the_server_is_away(lab: Lab, own_server: RedisServer) -> None:
+def test_a_publisher_is_notified_at_once_that_the_server_is_away(lab: Lab, own_server: RedisServer) -> None:
     """Celery would first try twenty times, once a second, to subscribe to the result of the call."""
     lab.call("echo", 1)
     own_server.kill()

@@ -41,19 +41,19 @@ class Inboxes(dict[str, str | None]):
 
         monkeypatch.setattr(self.consumer, "expect", noted)
 
-    def is_told(self, result: Any) -> bool:
+    def is_notified(self, result: Any) -> bool:
         """The result comes over the one subscription."""
         return self.get(result.id) is not None
 
-    def is_next_told(self) -> bool:
+    def is_next_notified(self) -> bool:
         """One more call is, which comes to its end."""
         call = self.lab.call("echo", 0)
         assert call.get(timeout=30) == 0
-        return self.is_told(call)
+        return self.is_notified(call)
 
-    def until_told(self, timeout: float = 30) -> None:
+    def until_notified(self, timeout: float = 30) -> None:
         """Until the application has its subscription."""
-        until(self.is_next_told, timeout, "the subscription")
+        until(self.is_next_notified, timeout, "the subscription")
 
     def break_subscription(self) -> None:
         """Close the connections on which results come, at the server's end."""
@@ -68,7 +68,7 @@ def inboxes(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> Iterator[Inboxes]:
     found = Inboxes(lab, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(replies, "_MOST_UNREAD", 1)  # nothing of the test before is still to come
-        found.until_told()
+        found.until_notified()
     yield found
     assert not lab.app.backend._pending_messages, "a result that nobody waits for is kept"
 
@@ -84,21 +84,21 @@ def test_no_result_needs_a_command_of_its_own(lab: Lab, inboxes: Inboxes, monkey
     monkeypatch.setattr(replies, "_MOST_UNREAD", 20)
     before = commands(lab)
     calls = [lab.call("echo", n) for n in range(20)]
-    assert all(inboxes.is_told(call) for call in calls)
+    assert all(inboxes.is_notified(call) for call in calls)
     assert [call.get(timeout=30) for call in calls] == list(range(20))
     after = commands(lab)
     # A process beside this one may connect anew meanwhile: Celery's way would be 20 of each.
     assert max(after[name] - before[name] for name in ("subscribe", "unsubscribe")) <= 3
     more = [lab.call("echo", n) for n in range(20)]
-    assert all(map(inboxes.is_told, more))
+    assert all(map(inboxes.is_notified, more))
     assert sorted(ResultSet(more, app=lab.app).join_native(timeout=30)) == list(range(20))
-    assert inboxes.is_next_told()
+    assert inboxes.is_next_notified()
 
 
 def test_a_failure_comes_as_fast(lab: Lab, inboxes: Inboxes) -> None:
     def measure() -> float:
         call, began = lab.call("fail", {}), time.monotonic()
-        assert inboxes.is_told(call)
+        assert inboxes.is_notified(call)
         with pytest.raises(Exception, match=r".+"):
             call.get(timeout=30)
         return time.monotonic() - began
@@ -113,7 +113,7 @@ def test_a_retry_keeps_the_place(lab: Lab, inboxes: Inboxes, endpoint: str) -> N
 
     def measure() -> float:
         call, began = lab.call("flaky", payload), time.monotonic()
-        assert inboxes.is_told(call)
+        assert inboxes.is_notified(call)
         assert call.get(timeout=30) == 2
         return time.monotonic() - began
 
@@ -124,7 +124,7 @@ def test_a_retry_keeps_the_place(lab: Lab, inboxes: Inboxes, endpoint: str) -> N
 def test_who_does_not_wait_finds_what_is_there(lab: Lab, inboxes: Inboxes) -> None:
     call = lab.call("echo", 5)
     until(lambda: lab.record(call.id).get("set") == "1", what="Celery's tail is done")
-    assert inboxes.is_told(call)
+    assert inboxes.is_notified(call)
     assert call.get(timeout=0) == 5
 
 
@@ -171,14 +171,14 @@ def test_many_threads(lab: Lab, inboxes: Inboxes) -> None:
 @pytest.mark.parametrize("is_waiting", [True, False])
 def test_a_lost_connection_loses_no_result(lab: Lab, inboxes: Inboxes, is_waiting: bool) -> None:
     calls = [lab.call("count", {"n": 3, "delay": 0.1}) for _ in range(5)]
-    assert all(inboxes.is_told(call) for call in calls)
+    assert all(inboxes.is_notified(call) for call in calls)
     if is_waiting:
         threading.Timer(0.1, inboxes.break_subscription).start()
     else:
         inboxes.break_subscription()
         lab.reaches(calls[-1].id, "SUCCEEDED")
     assert [call.get(timeout=30) for call in calls] == [[0, 1, 2]] * 5
-    inboxes.until_told()
+    inboxes.until_notified()
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ def unknowing(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("unknowing")
 def test_a_worker_that_does_not_know_of_it(lab: Lab, inboxes: Inboxes) -> None:
     calls, began = [lab.call("echo", n) for n in range(10)], time.monotonic()
-    assert all(inboxes.is_told(call) for call in calls)
+    assert all(inboxes.is_notified(call) for call in calls)
     assert [call.get(timeout=30) for call in calls] == list(range(10))
     assert time.monotonic() - began < 9, "each was waited for by itself"
     calls = [lab.call("echo", n) for n in range(4)]
@@ -238,8 +238,8 @@ def test_what_nobody_waits_for_is_dropped(lab: Lab, inboxes: Inboxes, monkeypatc
     gc.collect()
     for id in gone:
         lab.reaches(id, "SUCCEEDED")
-    assert not inboxes.is_next_told(), "as many as may come are on their way"
-    assert inboxes.is_next_told(), "they came, and went, with the last one"
+    assert not inboxes.is_next_notified(), "as many as may come are on their way"
+    assert inboxes.is_next_notified(), "they came, and went, with the last one"
     assert len(set(inboxes.values()) - {None}) == 1
     assert AsyncResult(gone[3], app=lab.app, backend=lab.app.backend).get(timeout=30) == 3
 
@@ -247,19 +247,19 @@ def test_what_nobody_waits_for_is_dropped(lab: Lab, inboxes: Inboxes, monkeypatc
 def test_no_more_come_than_the_server_should_keep(lab: Lab, inboxes: Inboxes, monkeypatch: Any) -> None:
     monkeypatch.setattr(replies, "_MOST_UNREAD", 5)
     calls = [lab.call("echo", n) for n in range(8)]
-    assert [inboxes.is_told(call) for call in calls] == [True] * 5 + [False] * 3
+    assert [inboxes.is_notified(call) for call in calls] == [True] * 5 + [False] * 3
     assert [call.get(timeout=30) for call in calls] == list(range(8))
-    assert inboxes.is_told(lab.call("echo", 0))
+    assert inboxes.is_notified(lab.call("echo", 0))
     for n in range(4):
         lab.call("echo", n)
-    assert not inboxes.is_told(lab.call("echo", 0))
+    assert not inboxes.is_notified(lab.call("echo", 0))
     monkeypatch.setattr(replies, "_NEVER", 0.0)
-    assert inboxes.is_told(lab.call("echo", 0))
+    assert inboxes.is_notified(lab.call("echo", 0))
 
 
 def test_an_id_that_somebody_chose_may_be_that_of_another_call(lab: Lab, inboxes: Inboxes) -> None:
     first = lab.task("echo").apply_async((1,), task_id=f"mine-{time.time_ns()}")
-    assert not inboxes.is_told(first)
+    assert not inboxes.is_notified(first)
     assert first.get(timeout=30) == 1
 
 
@@ -267,7 +267,7 @@ def test_a_refused_call_is_not_expected(lab: Lab, inboxes: Inboxes, monkeypatch:
     monkeypatch.setattr(replies, "_MOST_UNREAD", 1)
     with pytest.raises(InvalidRequestError, match="call option"):
         lab.task("echo").apply_async((1,), weight=-1)
-    assert inboxes.is_next_told()
+    assert inboxes.is_next_notified()
 
 
 def in_child(work: Callable[[], Any]) -> str:
@@ -287,7 +287,7 @@ def in_child(work: Callable[[], Any]) -> str:
 
 def test_a_child_gets_nothing_of_its_parents(lab: Lab, inboxes: Inboxes) -> None:
     assert in_child(lambda: inboxes.consumer.expect(lab.app.AsyncResult("x"))) == "None"
-    assert inboxes.is_told(lab.call("echo", 1))
+    assert inboxes.is_notified(lab.call("echo", 1))
 
 
 def test_a_child_does_not_take_its_parents_results(lab: Lab, inboxes: Inboxes) -> None:
@@ -305,9 +305,9 @@ def test_a_child_does_not_take_its_parents_results(lab: Lab, inboxes: Inboxes) -
 def test_after_celerys_fork_it_begins_anew(lab: Lab, inboxes: Inboxes) -> None:
     call = lab.call("echo", 1)
     inboxes.consumer.on_after_fork()
-    assert not inboxes.is_next_told()
+    assert not inboxes.is_next_notified()
     assert call.get(timeout=30) == 1
-    inboxes.until_told()
+    inboxes.until_notified()
     assert len(set(inboxes.values()) - {None}) == 2
 
 
@@ -319,7 +319,7 @@ def test_where_it_may_not_look_it_is_as_ever(lab: Lab, monkeypatch: pytest.Monke
     other = Lab(lab.server, lab.namespace, f"redis://plain:secret@127.0.0.1:{lab.server.port}")
     try:
         inboxes = Inboxes(other, monkeypatch)
-        assert not any(inboxes.is_next_told() for _ in range(3))
+        assert not any(inboxes.is_next_notified() for _ in range(3))
         refused = [entry for entry in lab.redis.acl_log() if entry["username"] == "plain"]
         assert [(entry["object"], entry["count"]) for entry in refused] == [("pubsub|numsub", 1)]
     finally:
@@ -334,8 +334,8 @@ def test_a_server_that_is_away_when_it_is_opened(lab: Lab, inboxes: Inboxes, mon
     inboxes.consumer.on_after_fork()
     with monkeypatch.context() as patch:
         patch.setattr(lab.app.backend.client, "pubsub_numsub", refuse)
-        assert not any(inboxes.is_next_told() for _ in range(3))
-    inboxes.until_told()
+        assert not any(inboxes.is_next_notified() for _ in range(3))
+    inboxes.until_notified()
 
 
 def test_a_server_that_was_away_tells_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,11 +343,11 @@ def test_a_server_that_was_away_tells_again(tmp_path: Path, monkeypatch: pytest.
         own = Lab(server, "replies_away")
         inboxes = Inboxes(own, monkeypatch)
         with own.worker():
-            inboxes.until_told()
+            inboxes.until_notified()
             call = own.call("count", {"n": 1000, "delay": 0.1})
             server.kill()
             with pytest.raises(CeleryTimeoutError):
                 call.get(timeout=1)
             server.start()
-            inboxes.until_told()
+            inboxes.until_notified()
         own.close()

@@ -47,7 +47,7 @@ def logged(worker: Worker, name: str, request_id: str) -> str:
     return str(until(lambda: pattern.search(worker.output), what=f"{name} in the log").group())
 
 
-def test_a_call_is_counted_and_told(lab: Lab, worker: Worker) -> None:
+def test_a_call_is_counted_and_reported(lab: Lab, worker: Worker) -> None:
     endpoint = f"{lab.namespace}.Lab.echo"
     before = counted(lab, "requests_finished_total", endpoint=endpoint, state="SUCCEEDED")
     result = lab.call("echo", 1)
@@ -65,7 +65,7 @@ def test_probes_of_a_worker(lab: Lab, worker: Worker) -> None:
     assert json.loads(get(lab, "/health")) == {"status": "healthy"}
 
 
-def test_a_retry_is_told(lab: Lab, worker: Worker) -> None:
+def test_a_retry_is_reported(lab: Lab, worker: Worker) -> None:
     result = lab.call("flaky", {"until": 1})
     assert result.get(timeout=30) == 1
     line = logged(worker, "request.retried", result.id)
@@ -73,7 +73,7 @@ def test_a_retry_is_told(lab: Lab, worker: Worker) -> None:
     assert "not yet" in line
 
 
-def test_a_fenced_attempt_is_counted_and_told(lab: Lab, worker: Worker) -> None:
+def test_a_fenced_attempt_is_counted_and_reported(lab: Lab, worker: Worker) -> None:
     endpoint = f"{lab.namespace}.Lab.count"
     before = counted(lab, "requests_fenced_total", endpoint=endpoint)
     result = lab.call("count", {"n": 1000, "delay": 0.02}, ignore_result=True)
@@ -91,7 +91,7 @@ def test_a_fenced_attempt_is_counted_and_told(lab: Lab, worker: Worker) -> None:
     assert counted(lab, "requests_fenced_total", endpoint=endpoint) == before + 1
 
 
-def test_what_expires_in_its_queue_is_counted_and_told(lab: Lab, worker: Worker) -> None:
+def test_what_expires_in_its_queue_is_counted_and_reported(lab: Lab, worker: Worker) -> None:
     endpoint = f"{lab.namespace}.Lab.echo"
     before = counted(lab, "requests_finished_total", endpoint=endpoint, state="EXPIRED")
     result = lab.call("echo", 1, expires=-1)
@@ -100,7 +100,7 @@ def test_what_expires_in_its_queue_is_counted_and_told(lab: Lab, worker: Worker)
     assert counted(lab, "requests_finished_total", endpoint=endpoint, state="EXPIRED") == before + 1
 
 
-def test_a_second_message_of_a_request_is_told(lab: Lab, worker: Worker) -> None:
+def test_a_second_message_of_a_request_is_reported(lab: Lab, worker: Worker) -> None:
     result = lab.call("count", {"n": 100, "delay": 0.05}, ignore_result=True)
     lab.reaches(result.id, "RUNNING")
     lab.redis.rpush(lab.queue, lab.record(result.id)["msg"])
@@ -124,7 +124,7 @@ def test_celery_knows_the_load_of_an_instance(lab: Lab, worker: Worker) -> None:
     result.cancel()
 
 
-def test_heartbeats_tell_what_runs(lab: Lab, worker: Worker) -> None:
+def test_heartbeats_report_what_runs(lab: Lab, worker: Worker) -> None:
     """What Flower's list of workers shows as active."""
     result = lab.call("count", {"n": 1000, "delay": 0.02}, ignore_result=True)
     lab.reaches(result.id, "RUNNING")

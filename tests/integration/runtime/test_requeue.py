@@ -44,7 +44,7 @@ def _handed_over(
     endpoint: str,
     started: Callable[[list[Any]], bool],
 ) -> Found:
-    """Call an endpoint; once it has ``started``, its worker is told to go at once, and another one is there."""
+    """Call an endpoint; once it has ``started``, its worker is asked to go at once, and another one is there."""
     env = ENV | {"DYNAMO_NAMESPACE": f"{NAMESPACE}-{endpoint}"} if service == "Policies" else ENV
     namespace = env["DYNAMO_NAMESPACE"]
 

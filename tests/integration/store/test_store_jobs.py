@@ -129,7 +129,7 @@ async def test_a_job_that_failed_takes_nothing_more(lab: Lab) -> None:
 
 
 @on_server
-async def test_too_many_dead_letters_are_told(lab: Lab) -> None:
+async def test_too_many_dead_letters_are_reported(lab: Lab) -> None:
     assert await lab.commit("a", 1, dead=["d1", "d2"]) == "OK"
     assert await lab.commit("a", 2, dead=["d3"]) == "DEAD"
 

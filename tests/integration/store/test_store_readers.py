@@ -220,7 +220,7 @@ async def test_a_silent_stream_is_checked_and_the_checks_back_off(
 
 
 @on_loop
-async def test_a_reader_ahead_of_the_log_is_told(redis_server: RedisServer) -> None:
+async def test_a_reader_ahead_of_the_log_is_notified(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         one, two, client = await place.owner(), await place.owner(), await place.client()
         sub = await client.submit()
@@ -241,7 +241,7 @@ async def test_a_reader_ahead_of_the_log_is_told(redis_server: RedisServer) -> N
 
 
 @on_loop
-async def test_a_reader_ahead_of_the_log_is_told_when_it_is_cancelled(redis_server: RedisServer) -> None:
+async def test_a_reader_ahead_of_the_log_is_notified_when_it_is_cancelled(redis_server: RedisServer) -> None:
     """An end by somebody who is not the owner names what it follows, too."""
     async with Place(redis_server.url) as place:
         one, sub, log = await place.running()
@@ -257,7 +257,7 @@ async def test_a_reader_ahead_of_the_log_is_told_when_it_is_cancelled(redis_serv
 
 
 @on_loop
-async def test_a_reader_above_the_end_is_told(
+async def test_a_reader_above_the_end_is_notified(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock of the server that took over is behind: the epochs of the new log are below the reader's."""

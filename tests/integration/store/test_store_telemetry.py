@@ -89,7 +89,7 @@ async def test_a_slow_reader_is_counted_once(
 
 
 @on_loop
-async def test_a_reader_ahead_of_the_log_is_told(
+async def test_a_reader_ahead_of_the_log_is_notified(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture
 ) -> None:
     diverged = Delta("reader_diverged_total")

@@ -66,7 +66,7 @@ def test_not_streaming():
     assert "stream" not in script.requests[0]
 
 
-def test_short_answers_and_missing_usage_are_told():
+def test_short_answers_and_missing_usage_are_reported():
     with fake_server(tokens=3, usage=False) as (url, _):
         result = run(url, requests=4)
     assert (result.tokens, result.short, result.uncounted) == (12, 4, 4)

@@ -240,7 +240,7 @@ def test_stop_ends_what_runs() -> None:
     asyncio.run(main())
 
 
-def test_a_dead_scheduler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dead_scheduler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise RuntimeError("out of luck")
 

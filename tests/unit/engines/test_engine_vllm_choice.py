@@ -145,7 +145,7 @@ def test_an_unfinished_character_is_given_at_the_end() -> None:
 
 
 @pytest.mark.parametrize("seed", [None, 1])
-def test_logprobs_tell_where_their_tokens_begin(seed: int | None) -> None:
+def test_logprobs_show_where_their_tokens_begin(seed: int | None) -> None:
     def row(token: int) -> dict[int, Any]:
         return {token: SimpleNamespace(logprob=-1.0, rank=2), 90: SimpleNamespace(logprob=-0.5, rank=1)}
 

@@ -29,7 +29,7 @@ REASONS = ModelCard(name="m", reasoning_parser="qwen3")
         (REASONS, {"messages": []}, {}),
     ],
 )
-def test_what_parsers_are_told(card: ModelCard, body: dict[str, Any], expected: Any) -> None:
+def test_what_parsers_get(card: ModelCard, body: dict[str, Any], expected: Any) -> None:
     assert chat_of(body, card) == expected
 
 

@@ -42,7 +42,7 @@ def test_no_key_or_a_wrong_one_is_refused(header: bytes | None) -> None:
         ApiKeys(["a", "b"]).owner(header)
 
 
-def test_how_long_it_takes_does_not_tell_which_key_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_how_long_it_takes_does_not_show_which_key_fits(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each one is compared, in constant time, wherever the right one stands."""
     compared: list[bytes] = []
     honest = hmac.compare_digest

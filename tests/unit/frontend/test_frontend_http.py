@@ -313,7 +313,7 @@ def test_background_is_accepted_at_once() -> None:
     assert (submission.background, submission.retention, submission.abandon_after) == (True, 60, 1)
 
 
-def test_an_error_of_our_own_is_a_500_that_does_not_tell_secrets() -> None:
+def test_an_error_of_our_own_is_a_500_that_does_not_show_secrets() -> None:
     gateway = FakeGateway(lambda _: 1 / 0)  # type: ignore[arg-type, return-value]
     response = ask("POST", CHAT, gateway, json=chat())
     assert response.status_code == 500

@@ -174,7 +174,7 @@ def test_tokens_without_a_render_are_shown_as_chunks() -> None:
     assert chunk == {"text": "a", "token_ids": [1], "index": 0, "finish_reason": None}
 
 
-def test_values_tell_failures_and_attempts() -> None:
+def test_values_show_failures_and_attempts() -> None:
     later = claim(EPOCH, EventId(EPOCH - 1, 1), attempt=3)
     renderer = ValueRenderer()
     body = renderer.render([later, failed(1, "endpoint_error", "ValueError: no")])

@@ -215,7 +215,7 @@ class _Worker:
         asyncio.run(greenlets.run(backend.store_result, "id", 5, SUCCESS, request=_asked(**more)))
 
 
-def test_a_result_is_kept_for_its_time_and_told() -> None:
+def test_a_result_is_kept_for_its_time_and_announced() -> None:
     link = _Link([b"OK", 1, 1])
     _Worker(link).store(dynamo={"v": 1, "re": "client-1"})
     kept, told, told_inbox = link.sent

@@ -16,7 +16,7 @@ FROM, TO = EndpointId("ns", "Router", "generate"), EndpointId("ns", "Worker", "g
 
 
 @pytest.mark.parametrize("inbox", ["", "client-1"])
-def test_it_says_whom_it_calls_and_where_its_result_is_told(inbox: str) -> None:
+def test_it_says_whom_it_calls_and_where_its_result_is_announced(inbox: str) -> None:
     more: dict[str, Any] = {"dynamo": persisted({"re": inbox}), "traceparent": "00-1-2-01"}
     raw = build_envelope(FROM, "id", b"[[1],{},{}]", queue=FROM.queue, more=more)
     message = json.loads(_readdressed(raw, ForwardRequested(TO, 7)))

@@ -84,7 +84,7 @@ def test_without_a_graph_the_environment_speaks(tmp_path: Path, monkeypatch: pyt
     assert ServiceConfig.get_parsed_config("Nobody") == {}
 
 
-def test_steps_and_failed_hooks_are_told(caplog: pytest.LogCaptureFixture) -> None:
+def test_steps_and_failed_hooks_are_reported(caplog: pytest.LogCaptureFixture) -> None:
     @service()
     class Bad:
         @async_on_start

@@ -80,7 +80,7 @@ def test_status_tree() -> None:
     ]
 
 
-def test_status_tells_what_the_server_has_room_for() -> None:
+def test_status_shows_what_the_server_has_room_for() -> None:
     memory = {
         "used": 64 << 20,
         "limit": 8 << 30,

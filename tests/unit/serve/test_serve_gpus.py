@@ -18,7 +18,7 @@ def spec(name: str, gpus: float, **env: str) -> ProcessSpec:
     return ProcessSpec(name=name, argv=(), service=name, gpus=gpus, env=env)
 
 
-def test_what_a_process_is_told(tmp_path: Path) -> None:
+def test_what_a_process_gets(tmp_path: Path) -> None:
     pins = GpuPins(Home(tmp_path), FAKE)
     own = spec("own", 1, CUDA_VISIBLE_DEVICES="7")
     assert pins.claim([spec("a", 1), spec("none", 0), own, spec("b", 0.5)]) == ""
