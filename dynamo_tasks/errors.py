@@ -332,7 +332,7 @@ class DeadlineExceededError(RequestFailedError, TimeoutError):
 
 
 class StreamDivergedError(RequestFailedError):
-    """The server forgot events that this reader has already seen."""
+    """Redis forgot events that this reader has already seen."""
 
     code = "stream_diverged"
 

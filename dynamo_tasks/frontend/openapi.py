@@ -40,7 +40,7 @@ _MEANINGS = {
     431: "Too many headers, or too large ones.",
     499: "The request was cancelled.",
     500: "The endpoint or the engine failed.",
-    503: "Nobody serves this now, or the server cannot be reached; see Retry-After.",
+    503: "Nobody serves this now, or Redis cannot be reached; see Retry-After.",
     504: "The request's deadline has passed.",
 }
 _ALWAYS = (400, 401, 403, 408, 414, 431, 503)

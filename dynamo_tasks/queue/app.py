@@ -140,7 +140,7 @@ class DynamoApp(NamedApp):
 
     @cached_property
     def server_url(self) -> str:
-        """URL of the server.
+        """URL of Redis.
 
         Raises:
             DynamoError: none is configured, and none runs.
@@ -292,7 +292,7 @@ def create_app(
         accept_content=["json"],
         result_accept_content=["json"],
         result_expires=24 * 3600,
-        # Not Celery's "celery": another application's workers may share the server.
+        # Not Celery's "celery": another application's workers may share Redis.
         task_default_queue=PLAIN_QUEUE,
         task_acks_late=True,
         # The ledger shows STARTED, without a write to the result backend.

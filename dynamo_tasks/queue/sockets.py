@@ -1,6 +1,6 @@
 """redis-py's connections on the event loop: in a greenlet of ours, they wait for an answer without holding up the loop.
 
-Celery's consumer, kombu's channels and the result backend ask the server one thing after the other. Where it is far
+Celery's consumer, kombu's channels and the result backend ask Redis one thing after the other. Where it is far
 away, each of these round trips would stop the streams, and a few in a row lose the lease.
 """
 

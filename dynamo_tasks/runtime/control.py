@@ -49,7 +49,7 @@ class CommandHandler:
     """Takes commands to this instance.
 
     Args:
-        store: The server.
+        store: Redis.
         namespace: Of the instance.
         handle: Does what is asked.
     """
@@ -112,7 +112,7 @@ async def send_command(
     """Send a command and wait until it is carried out; returns the state of the instance then.
 
     Args:
-        store: The server.
+        store: Redis.
         channels: Subscriptions of this process.
         namespace: Of the instance.
         lease: Its id.
@@ -152,7 +152,7 @@ async def send_commands(
     """Send a command to several instances side by side; returns the state of each, by its id.
 
     Args:
-        store: The server.
+        store: Redis.
         channels: Subscriptions of this process.
         namespace: Of the instances.
         leases: Instance id → lease.

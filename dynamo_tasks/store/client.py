@@ -33,7 +33,7 @@ class StoreClient:
         """Connect to a server; see :meth:`Store.connect`.
 
         Args:
-            url: Of the server.
+            url: Of Redis.
             prefix: What all keys start with.
             within: Seconds that a server which is away, or refuses for the moment, is waited for.
         """
@@ -61,7 +61,7 @@ class StoreClient:
         """Wait until it has connected for the first time; a caller that gives up leaves the others waiting.
 
         Raises:
-            DynamoError: it never will, e.g. since the server is too old, or refuses the password.
+            DynamoError: it never will, e.g. since Redis is too old, or refuses the password.
         """
         if self._opening is not None:
             await asyncio.shield(self._opening)

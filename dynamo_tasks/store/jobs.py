@@ -37,7 +37,7 @@ class Jobs:
     """The jobs of one namespace.
 
     Args:
-        store: The server.
+        store: Redis.
         namespace: Where they run.
     """
 

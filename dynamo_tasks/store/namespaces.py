@@ -13,10 +13,10 @@ _BATCH = 500
 
 
 async def purge_namespace(store: Store, namespace: str, *, force: bool = False) -> int:
-    """Erase everything that a namespace has on the server: records, streams, queues, events, registrations.
+    """Erase everything that a namespace has in Redis: records, streams, queues, events, registrations.
 
     Args:
-        store: The server.
+        store: Redis.
         namespace: Its name.
         force: Also where instances are registered; what they run ends with an error, and they register again.
 

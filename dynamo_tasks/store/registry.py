@@ -104,7 +104,7 @@ class Registry:
             Whether all registrations were still there; if not, :meth:`register` again.
 
         Raises:
-            ServerUnavailableError: the server did not answer; the lease may run out.
+            ServerUnavailableError: Redis did not answer; the lease may run out.
         """
         keys = self.store.keys(namespace)
         wire = await self.store.commands.wire(timeout=LEASE_TTL)

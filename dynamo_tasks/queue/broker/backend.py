@@ -49,7 +49,7 @@ __all__ = [
 CONNECT_TIMEOUT = 2.0
 """Seconds that a synchronous operation on a worker's loop may wait for a server, maybe a far one: below a lease."""
 ANSWER_TIMEOUT = 5.0
-"""Seconds that a synchronous operation of a client may wait for the server."""
+"""Seconds that a synchronous operation of a client may wait for Redis."""
 PATIENCE = 10.0
 """Seconds in which an operation of a client is tried again."""
 _CELERYS_TIMEOUT = 120.0

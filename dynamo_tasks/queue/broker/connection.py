@@ -43,7 +43,7 @@ class Connection(KombuConnection):  # type: ignore[misc]
         return _Pool(self, limit, **kwargs)
 
     def ensure(self, obj: Any, fun: Callable[..., Any], *args: Any, **kwargs: Any) -> Callable[..., Any]:
-        """kombu's, which counts retries only: each may take as long as the server keeps silent."""
+        """kombu's, which counts retries only: each may take as long as Redis keeps silent."""
         ensured = super().ensure(obj, fun, *args, **kwargs)
 
         def within(*args: Any, **kwargs: Any) -> Any:

@@ -5,7 +5,7 @@ unpacked up to a bound. What an endpoint is sent is plain data, in which kombu's
 (``{"__type__": "base64", "__value__": …}``) stand for bytes alone. Whatever else looks like a mark is a client's own
 object: it stays as it is, and is no reason to refuse the rest.
 
-kombu notes and acknowledges one message at a time, and waits for the server each time. On a worker's loop, what was
+kombu notes and acknowledges one message at a time, and waits for Redis each time. On a worker's loop, what was
 popped together is noted in one step, and what is done meanwhile is acknowledged in one step.
 """
 
@@ -203,7 +203,7 @@ def _unpacked(payload: dict[str, Any], channel: Any) -> dict[str, Any]:
 
 
 class QoS(kombu_redis.QoS):  # type: ignore[misc]
-    """Unacknowledged messages; those with a ledger record need no note on the server."""
+    """Unacknowledged messages; those with a ledger record need no note in Redis."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -230,7 +230,7 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
         try:
             super().append(message, delivery_tag)
         except ServerRefusedError:
-            # It runs without a note: the server takes none, and would not take the message back either.
+            # It runs without a note: Redis takes none, and would not take the message back either.
             VirtualQoS.append(self, message, delivery_tag)
 
     def _tracked(self, delivery_tag: str) -> bool:
@@ -245,7 +245,7 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
             self._untracked(super().ack, delivery_tag, False)
 
     def _untracked(self, settle: Callable[[str], None], delivery_tag: str, requeue: bool) -> None:
-        """Settle a message that has a note on the server: now, or later where the server is away or refuses.
+        """Settle a message that has a note in Redis: now, or later where Redis is away or refuses.
 
         On a loop always later: with all others that are done by then.
         """
@@ -270,6 +270,6 @@ class QoS(kombu_redis.QoS):  # type: ignore[misc]
             VirtualQoS.ack(self, delivery_tag)
 
     def restore_visible(self, *args: Any, **kwargs: Any) -> None:
-        """Restore what was taken long ago; where the server refuses the lock for that, the next time."""
+        """Restore what was taken long ago; where Redis refuses the lock for that, the next time."""
         with contextlib.suppress(ServerRefusedError):
             super().restore_visible(*args, **kwargs)

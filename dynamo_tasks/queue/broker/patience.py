@@ -1,4 +1,4 @@
-"""Waiting for results goes on while the server is away: what cannot be asked now is asked again."""
+"""Waiting for results goes on while Redis is away: what cannot be asked now is asked again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["is_away", "raise_known_error", "while_away"]
 
 
 def is_away(backend: Any, exc: Exception) -> bool:
-    """Return whether an error means that the server cannot be asked now.
+    """Return whether an error means that Redis cannot be asked now.
 
     Args:
         backend: Celery's result backend; those that are no Redis do not say which errors mean that.
@@ -22,7 +22,7 @@ def is_away(backend: Any, exc: Exception) -> bool:
 
 
 class while_away:  # noqa: N801 - used as a word
-    """A ``with`` block in which what is tried may fail because the server is away.
+    """A ``with`` block in which what is tried may fail because Redis is away.
 
     Args:
         backend: See :func:`is_away`.
@@ -35,12 +35,12 @@ class while_away:  # noqa: N801 - used as a word
         """Do nothing."""
 
     def __exit__(self, kind: Any, exc: BaseException | None, trace: Any) -> bool:
-        """Swallow an error that means that the server is away."""
+        """Swallow an error that means that Redis is away."""
         return isinstance(exc, Exception) and is_away(self._backend, exc)
 
 
 def raise_known_error(node: Any) -> None:
-    """Raise what a result ended with, if it is known that it failed; ask, if the server answers.
+    """Raise what a result ended with, if it is known that it failed; ask, if Redis answers.
 
     Args:
         node: A result or a set of them.

@@ -1,10 +1,10 @@
 """Takes messages from a worker's queues: one blocking pop in flight, on the event loop.
 
 kombu sends BRPOP, reads one message, notes it as unacknowledged in two commands, and later removes the
-note in two more, each time waiting for the server. Here ``BLMPOP`` takes what is there, up to the number of
+note in two more, each time waiting for Redis. Here ``BLMPOP`` takes what is there, up to the number of
 free slots, and messages of endpoints are noted nowhere but in the ledger, which knows who owns what.
 
-A pop is never dropped: to stop, the server is asked to unblock it, which it answers with the pop's own reply.
+A pop is never dropped: to stop, Redis is asked to unblock it, which it answers with the pop's own reply.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BATCH = 8
 _BLOCK = 5
 """Seconds after which an empty pop returns; a connection that stays silent for twice that is dropped."""
 _CALLS = 10
-"""Times that the server is asked to unblock a pop."""
+"""Times that Redis is asked to unblock a pop."""
 _RETRY = 0.1
 _LEFT_OUT = 5.0
 """Seconds for which a key that is no list is left out."""
@@ -164,7 +164,7 @@ class Puller:
     async def call_back(self, unblock: Callable[[int], object]) -> None:
         """Wait for the pop in flight and for what it brings, for a second at most.
 
-        The request to unblock may reach the server before the pop that it is meant for: it is repeated.
+        The request to unblock may reach Redis before the pop that it is meant for: it is repeated.
 
         Args:
             unblock: Sends ``CLIENT UNBLOCK`` for a connection id.

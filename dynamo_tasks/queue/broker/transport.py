@@ -66,11 +66,11 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
             channel.pull(self.hub)
 
     def maybe_refresh_binding_expiry(self) -> None:
-        """kombu's timer; what the server refuses is tried again a second later, without a traceback each time."""
+        """kombu's timer; what Redis refuses is tried again a second later, without a traceback each time."""
         for channel in list(self._channels):
             with contextlib.suppress(*channel.connection_errors):
                 if greenlets.may_await():
-                    # kombu waits for the server then, and the loop does not.
+                    # kombu waits for Redis then, and the loop does not.
                     greenlets.await_(asyncio.to_thread(channel.maybe_refresh_binding_expiry))
                 else:
                     channel.maybe_refresh_binding_expiry()
@@ -263,7 +263,7 @@ class Channel(CheckedChannel):
         for raw in raws:
             with contextlib.suppress(MalformedMessageError):
                 messages.append(Message(decode(raw), channel=self)._raw)
-        # Where the server takes no notes, or is away, they run without.
+        # Where Redis takes no notes, or is away, they run without.
         with contextlib.suppress(ServerRefusedError, *self.connection_errors):
             tags: list[str] = self.qos.note(messages)
             return tags

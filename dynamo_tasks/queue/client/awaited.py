@@ -36,9 +36,9 @@ _FIRST_LOOK, _LOOK = 0.05, 1.0
 TAIL = 1.0
 """Seconds that a worker is given to write the result of a request that has ended."""
 _JOIN_AGAIN = 0.1
-"""Seconds between two attempts to read a stream while the server is away."""
+"""Seconds between two attempts to read a stream while Redis is away."""
 _ANSWER = 5.0
-"""Seconds that the server may take to answer a synchronous question."""
+"""Seconds that Redis may take to answer a synchronous question."""
 
 
 class RequestResult(AsyncResult):  # type: ignore[misc]
@@ -67,7 +67,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
         return shared_client(self.app.server_url, self.app.key_prefix)
 
     def _ask(self, question: Callable[[StoreClient], Coroutine[Any, Any, T]], seconds: float = _ANSWER) -> T:
-        """Ask the server from synchronous code.
+        """Ask Redis from synchronous code.
 
         Raises:
             ServerUnavailableError: it cannot be reached, or does not answer.

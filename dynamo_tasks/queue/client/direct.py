@@ -70,7 +70,7 @@ def publish(
 
     Raises:
         QueueFullError, DeadlineUnreachableError, IdempotencyConflictError: as ``Ledger.submit``.
-        kombu.exceptions.OperationalError: the server does not answer.
+        kombu.exceptions.OperationalError: Redis does not answer.
     """
     app = task.app
     if options.keys() - {"argsrepr"} or not isinstance(args or (), list | tuple):

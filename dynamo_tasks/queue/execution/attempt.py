@@ -146,7 +146,7 @@ class Execution:
     async def _unusable(self, exc: Exception) -> NoReturn:
         """Fail a request whose record in Redis cannot be used, and notify those who wait for it."""
         pass_over("ledger", self._call.id, exc)
-        error = ProtocolError("the request's record on the server cannot be used")
+        error = ProtocolError("the request's record in Redis cannot be used")
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
         with contained("ledger", self._call.id):
             await self._executor.ledger.cancel(self._handler.endpoint.namespace, self._call.id, end=end)
@@ -326,7 +326,7 @@ class Execution:
         """Requeue the request after its engine died, as if this process had; another attempt may continue."""
         self._executor.on_engine_died(exc.message)
         await self._executor.writer.drain(log)
-        # Where the server is away, its owner's death is noticed by others once it is back.
+        # Where Redis is away, its owner's death is noticed by others once it is back.
         with contextlib.suppress(ServerUnavailableError):
             await Recovery(self._executor.store).requeue(attempt.namespace, attempt.id, attempt.lease)
         raise Reassigned

@@ -134,7 +134,7 @@ class WorkerContext:
         return [*self._running, *self._tails]
 
     async def settle(self, namespace: str, request_id: str) -> None:
-        """Note that Celery's tail is done; asked again until the server answers."""
+        """Note that Celery's tail is done; asked again until Redis answers."""
         while True:
             try:
                 return await self.ledger.settle(namespace, request_id)

@@ -27,10 +27,10 @@ async def forward_request(
     store: Store, log: OpenLog, wanted: ForwardRequested, message: bytes,
     fail: Callable[[BaseException], Awaitable[None]],
 ) -> NoReturn:  # fmt: skip
-    """Give the request to the instance that was chosen; asked again until the server answers.
+    """Give the request to the instance that was chosen; asked again until Redis answers.
 
     Args:
-        store: The server.
+        store: Redis.
         log: Of our attempt.
         wanted: To whom.
         message: The Celery message that brought it.

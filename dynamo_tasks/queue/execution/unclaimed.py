@@ -19,7 +19,7 @@ _NOT_OURS = frozenset({State.SUCCEEDED, State.FAILED})
 
 
 class UnclaimedMessages:
-    """Transitions of QUEUED requests, asked again until the server answers.
+    """Transitions of QUEUED requests, asked again until Redis answers.
 
     Args:
         ledger: The ledger.

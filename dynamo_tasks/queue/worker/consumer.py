@@ -45,9 +45,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     """``worker_consumer = "dynamo_tasks.queue.worker.consumer:Consumer"``."""
 
     class Blueprint(CeleryConsumer.Blueprint):  # type: ignore[misc]
-        """Celery's steps of a connection, each of which asks the server a dozen times, one after the other.
+        """Celery's steps of a connection, each of which asks Redis a dozen times, one after the other.
 
-        In a thread: where the server is far away, the loop would stand still for seconds, and lose its lease.
+        In a thread: where Redis is far away, the loop would stand still for seconds, and lose its lease.
         """
 
         def start(self, parent: Consumer) -> None:
@@ -144,7 +144,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             self._has_entered = True
 
     def aside(self, function: Callable[..., Any], *args: Any) -> Any:
-        """Call what asks the server, without holding up the loop."""
+        """Call what asks Redis, without holding up the loop."""
         if not may_await():
             return function(*args)
         return await_(Aside(self.threads).run(function, *args))
@@ -173,7 +173,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         return self.task_consumer is not None and not self.task_consumer.channel.closed
 
     def settle_late(self) -> None:
-        """Tell the server what is done; without a connection, the next one does it."""
+        """Acknowledge to Redis what is done; without a connection, the next one does it."""
         settled = dict(self._late)
         if settled and self._has_channel:
             with contained("recovery", "messages that are done"):

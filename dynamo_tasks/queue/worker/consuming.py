@@ -15,7 +15,7 @@ __all__ = ["Queues", "abandon", "along_with", "chosen", "consume", "direct_queue
 
 
 def direct_queue(name: str) -> Queue:
-    """A queue that is sent to by its name; kombu keeps no binding of it on the server, which would outlive it."""
+    """A queue that is sent to by its name; kombu keeps no binding of it in Redis, which would outlive it."""
     return Queue(name, Exchange("", type="direct"), routing_key=name)
 
 

@@ -117,7 +117,7 @@ class ControlNode(Node):  # type: ignore[misc]
             raise ProtocolError(f"it wants its reply at {to.exchange[:50]!r}, {to.routing_key[:50]!r}")
 
     def reply(self, data: Any, exchange: str, routing_key: str, ticket: Any, **kwargs: Any) -> None:
-        """kombu callback: answer, unless the server refuses."""
+        """kombu callback: answer, unless Redis refuses."""
         reply = partial(super().reply, data, exchange, routing_key, ticket, **kwargs)
         try:
             _aside(reply)

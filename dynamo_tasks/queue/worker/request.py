@@ -33,7 +33,7 @@ class EndpointRequest(Request):  # type: ignore[misc]
     def maybe_expire(self) -> bool:
         """Celery callback: whether its time is over by the clock of this machine.
 
-        Of a first attempt the ledger knows that by the server's clock, and says so when it is claimed.
+        Of a first attempt the ledger knows that by Redis's clock, and says so when it is claimed.
         """
         tracked = HEADER in (self.message.headers or {})
         return False if tracked and not self.request_dict.get("retries") else bool(super().maybe_expire())

@@ -52,7 +52,7 @@ class Host(Protocol):
         """The number of requests that it takes at a time."""
 
     async def connect(self) -> WorkerContext:
-        """Reach the server, or say in one line why not."""
+        """Reach Redis, or say in one line why not."""
 
     async def start(self, pool: Any) -> None:
         """Run the start hooks; nobody finds it yet."""

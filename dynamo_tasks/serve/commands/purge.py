@@ -15,7 +15,7 @@ __all__ = ["purge"]
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @click.option("--force", is_flag=True, help="Even where instances are registered in it.")
 def purge(namespace: str, yes: bool, force: bool) -> None:
-    """Erase everything that NAMESPACE has on the server. Other namespaces are not touched."""
+    """Erase everything that NAMESPACE has in Redis. Other namespaces are not touched."""
     check_namespace(namespace)
     url = resolve_redis_url()
     if not yes:

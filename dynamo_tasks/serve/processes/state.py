@@ -27,7 +27,7 @@ class StateFile:
     Args:
         home: The state directory.
         plan: What it runs.
-        url: The server; its password is not written.
+        url: Redis; its password is not written.
         host: Address that HTTP is served on.
         port: Its port.
     """

@@ -40,7 +40,7 @@ class Link:
     """Keeps one :class:`Wire` open.
 
     Args:
-        address: The server.
+        address: Redis.
         name: Name of the connection, as ``CLIENT LIST`` shows it.
         on_ready: Awaited on every new connection before anybody may use it.
         on_message: Makes the connection a subscriber.
@@ -85,7 +85,7 @@ class Link:
         """Connect for the first time; after that the link looks after itself.
 
         Raises:
-            ServerUnavailableError: the server cannot be reached.
+            ServerUnavailableError: Redis cannot be reached.
         """
         began = time.monotonic()
         await self._connect(CONNECT_TIMEOUT)

@@ -1,6 +1,6 @@
 """Containment of input that cannot be used: it is counted, logged at a limited rate, and passed over.
 
-Anybody who reaches the server may write or publish anything. One thing that cannot be read must not keep a process from
+Anybody who reaches Redis may write or publish anything. One thing that cannot be read must not keep a process from
 looking after all the others, so every loop that goes over many of them holds each one in :func:`contained`.
 """
 
@@ -43,7 +43,7 @@ def is_wrong_type(error: DynamoError) -> bool:
 
 
 class contained:  # noqa: N801 - reads as contextlib's do, and costs half of one that is made by a generator
-    """Pass over what is in this block if it cannot be read, or the server refuses it; a lost connection goes through.
+    """Pass over what is in this block if it cannot be read, or Redis refuses it; a lost connection goes through.
 
     Args:
         where: See :func:`pass_over`.

@@ -40,10 +40,10 @@ class Channels:
             listener(payload)
 
     async def listen(self, channel: str, listener: Listener) -> None:
-        """Call ``listener`` with what is published from now on; returns once the server has confirmed.
+        """Call ``listener`` with what is published from now on; returns once Redis has confirmed.
 
         Raises:
-            ServerUnavailableError: the server cannot be reached.
+            ServerUnavailableError: Redis cannot be reached.
         """
         async with self._changing:
             if not self._started:

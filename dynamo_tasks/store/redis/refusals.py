@@ -4,7 +4,7 @@ Redis names a refusal by its first word. What passes by itself (memory, disk, re
 failover) is a :class:`~dynamo_tasks.errors.ServerRefusedError`: a process that starts or serves waits, as for
 a server that is away; an HTTP client gets a 503. The rest is a :class:`ReplyError`, which no waiting mends.
 
-What the server said goes to the log. The errors have a text of ours: clients see it.
+What Redis said goes to the log. The errors have a text of ours: clients see it.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ _FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
 
 
 async def retry_until_up(commands: Link, ask: Callable[[], Awaitable[T]], within: float = math.inf) -> T:
-    """Ask the server until it answers: an outage must not end what lasts as long as a job.
+    """Ask Redis until it answers: an outage must not end what lasts as long as a job.
 
     Args:
         commands: The connection; once that is closed for good, nobody answers any more.

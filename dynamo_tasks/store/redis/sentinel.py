@@ -27,7 +27,7 @@ _Answer = tuple[int, str, int]
 
 
 async def locate(address: Address, timeout: float = CONNECT_TIMEOUT) -> Address:
-    """Find the server's present address: the given one, or that of the master which Sentinels name.
+    """Find Redis's present address: the given one, or that of the master which Sentinels name.
 
     Args:
         address: What the URL says.

@@ -36,7 +36,7 @@ class Store:
 
     @classmethod
     async def connect(cls, url: str, *, prefix: str = "") -> Store:
-        """Connect and check the server.
+        """Connect to Redis and check it.
 
         Raises:
             ServerUnavailableError: it cannot be reached, or is a replica.
@@ -76,7 +76,7 @@ class Store:
         """See that scripts may be run: nothing is written without them.
 
         Raises:
-            ConfigError: the server does not let us, and says why.
+            ConfigError: Redis does not let us, and says why.
         """
         [reply] = await (await self.commands.wire()).pipeline([["EVALSHA", "0" * 40, 0]])
         error = refusal(str(reply))

@@ -29,7 +29,7 @@ Reply = Any
 CONNECT_TIMEOUT = 5.0
 """Seconds for a connection, from the socket to the chosen database."""
 pack = cast("Callable[[tuple[Any, ...]], bytes]", hiredis.pack_command)
-"""A command as the server reads it; hiredis declares tuples of one."""
+"""A command as Redis reads it; hiredis declares tuples of one."""
 
 
 class Wire(asyncio.Protocol):
@@ -71,8 +71,8 @@ class Wire(asyncio.Protocol):
 
         Raises:
             ServerUnavailableError: nobody listens, or no answer within ``timeout`` seconds.
-            ServerRefusedError: the server has no room for it, or is not ready.
-            ReplyError: the server refuses the credentials or the database.
+            ServerRefusedError: Redis has no room for it, or is not ready.
+            ReplyError: Redis refuses the credentials or the database.
         """
         loop = asyncio.get_running_loop()
         try:
@@ -212,7 +212,7 @@ class Wire(asyncio.Protocol):
         """Send one command and return its reply.
 
         Raises:
-            ReplyError: the server answered with an error.
+            ReplyError: Redis answered with an error.
             ServerRefusedError: it refuses the command for the moment, and has not run it.
             ServerUnavailableError: the connection was lost; whether the command ran is not known.
         """
@@ -233,7 +233,7 @@ class Wire(asyncio.Protocol):
         """Send commands at once and return all replies.
 
         Raises:
-            ReplyError: the server answered one with an error.
+            ReplyError: Redis answered one with an error.
             ServerRefusedError: it refuses one for the moment.
         """
         replies = await self.pipeline(commands)
@@ -246,7 +246,7 @@ class Wire(asyncio.Protocol):
         """Send already packed commands between MULTI and EXEC and return EXEC's list.
 
         Raises:
-            ReplyError: the server refused to run the transaction at all.
+            ReplyError: Redis refused to run the transaction at all.
             ServerRefusedError: for the moment, e.g. because its memory is full.
         """
         data = b"".join((_MULTI, *packed, _EXEC))

@@ -1,7 +1,7 @@
 """The write side of one request's log: what is pending, frozen, acknowledged.
 
 Life of an event: values gather in ``pending``; a flush freezes them into an entry (id and bytes never
-change again); the server's reply acknowledges it. Acknowledged entries are kept for ``KEEP`` seconds,
+change again); Redis's reply acknowledges it. Acknowledged entries are kept for ``KEEP`` seconds,
 so that a server that forgets its last second can be sent it again.
 
 Invariants:
@@ -35,7 +35,7 @@ DEFAULT_CAP = 64 << 20
 ENTRY_BYTES = 40
 """Approximate bytes that an entry takes beside its data."""
 CONGESTED = 1 << 20
-"""Bytes that may wait for the server before the producer is held back."""
+"""Bytes that may wait for Redis before the producer is held back."""
 _TOKEN_BYTES = 16
 """Approximate bytes of a token delta that is not encoded yet."""
 
@@ -103,7 +103,7 @@ class OpenLog:
         self.finish_request: Finish | None = None
         self.dead: DynamoError | None = None
         self.suspect = False
-        """The server refused an entry: its state must be examined before the next flush."""
+        """Redis refused an entry: its state must be examined before the next flush."""
         self.ended: Finish | None = None
         """The end that was acknowledged; kept, since Redis may forget it in a crash or a failover."""
         self.run_id = ""
@@ -160,7 +160,7 @@ class OpenLog:
         return self._waiting + self._gathered > CONGESTED
 
     async def room(self) -> None:
-        """Wait until the server has taken what was produced so far."""
+        """Wait until Redis has taken what was produced so far."""
         while self.congested and self.dead is None:
             if self._room is None:
                 self._room = asyncio.get_running_loop().create_future()
@@ -199,7 +199,7 @@ class OpenLog:
         return bool(self._pending or self.frozen or self.finish_request)
 
     def acknowledge(self, count: int, now: float) -> None:
-        """The server took the first ``count`` frozen entries."""
+        """Redis took the first ``count`` frozen entries."""
         for _ in range(count):
             entry = self.frozen.popleft()
             self._waiting -= len(entry.data)
@@ -211,7 +211,7 @@ class OpenLog:
             self._wake()
 
     def realign(self, top: EventId, now: float) -> bool:
-        """The server says that ``top`` is its last entry of this log: send everything above it again.
+        """Redis says that ``top`` is its last entry of this log: send everything above it again.
 
         Returns:
             Whether that is possible; not where it forgot more than is kept.
@@ -261,7 +261,7 @@ class OpenLog:
             self.ended.done.set_result("OK")
 
     def reopen(self) -> None:
-        """The server forgot the end: it is written again, with the same bytes. Nobody waits for it any more."""
+        """Redis forgot the end: it is written again, with the same bytes. Nobody waits for it any more."""
         if self.ended is not None:
             done: asyncio.Future[str] = asyncio.get_running_loop().create_future()
             self.finish_request, self.ended = self.ended._replace(done=done), None

@@ -42,7 +42,7 @@ class Pages:
 
         Raises:
             ServerUnavailableError: the connection was lost; what was read is applied.
-            ReplyError: the server refused to read.
+            ReplyError: Redis refused to read.
         """
         done: list[Subscription] = []
         for start in range(0, len(subs), _AT_ONCE):

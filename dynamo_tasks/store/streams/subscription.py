@@ -165,7 +165,7 @@ class Subscription:
         if self._missing_since is None:
             self._missing_since = now
         elif now - self._missing_since >= GONE_AFTER:
-            self.fail(RequestNotFoundError(f"the server forgot request {self.request_id}"))
+            self.fail(RequestNotFoundError(f"Redis forgot request {self.request_id}"))
         self.check_at = now + FIRST_CHECK
 
     def diverged(self) -> None:
@@ -198,9 +198,9 @@ class Subscription:
         """The events that are there, at least one; an empty list once the end event was handed out.
 
         Raises:
-            StreamDivergedError: this reader has seen events that the server forgot for good.
+            StreamDivergedError: this reader has seen events that Redis forgot for good.
             StreamExpiredError: the log is gone.
-            RequestNotFoundError: the server forgot the request.
+            RequestNotFoundError: Redis forgot the request.
         """
         while not self._buffer:
             if self._error is not None:

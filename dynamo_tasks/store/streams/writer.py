@@ -7,7 +7,7 @@ entry goes with this flush.
 
 The connection is never retried automatically: on every new one, before anything is appended, each
 open log is resynced (``lua/resync.lua``), which finds fenced attempts, restores forgotten claims and
-names the last id that the server knows. So is what ended within the last seconds: an end that the server
+names the last id that Redis knows. So is what ended within the last seconds: an end that Redis
 has forgotten is written again.
 """
 
@@ -252,7 +252,7 @@ class Writer:
         elif reply == b"FENCED":
             log.die(FencedError())
         elif reply == b"GONE":
-            log.die(RequestNotFoundError("the server forgot the request"))
+            log.die(RequestNotFoundError("Redis forgot the request"))
         else:
             self._scripts_missing |= isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
             self._doubt(log)
@@ -289,7 +289,7 @@ class Writer:
         return rows.get("run_id", "")
 
     async def _resync(self, wire: Wire, log: OpenLog) -> None:
-        """Ask what the server knows of a log, and go on from there."""
+        """Ask what Redis knows of a log, and go on from there."""
         attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
         restore = log.run_id != self._run_id
         message: list[str | bytes] = (
@@ -319,9 +319,7 @@ class Writer:
             log.readers = self._store.keys(log.attempt.namespace).readers(reply[2].decode())
             log.reopen()
             if not log.realign(EventId.parse(reply[1].decode()), self._loop.time()):
-                log.die(
-                    StreamDivergedError("the server forgot more of the stream than this worker still has")
-                )
+                log.die(StreamDivergedError("Redis forgot more of the stream than this worker still has"))
         elif log.ended is not None:
             log.suspect = False
         elif reply[0] == b"ENDED" and log.finish_request is not None:
@@ -340,6 +338,6 @@ def _freeze(log: OpenLog) -> bool:
 
 
 _DEATHS: dict[bytes, Callable[[], DynamoError]] = {
-    b"GONE": lambda: RequestNotFoundError("the server forgot the request"),
-    b"DIVERGED": lambda: StreamDivergedError("the server forgot events of an earlier attempt"),
+    b"GONE": lambda: RequestNotFoundError("Redis forgot the request"),
+    b"DIVERGED": lambda: StreamDivergedError("Redis forgot events of an earlier attempt"),
 }

@@ -1,4 +1,4 @@
-"""Durable groups of subscribers: the server keeps how far a group is, and its members share the events.
+"""Durable groups of subscribers: Redis keeps how far a group is, and its members share the events.
 
 A group is a consumer group of the subject's stream. Each event goes to one member. It counts as dealt with when that
 member asks for the next one (or calls ``ack``); until then it is the group's debt: what a member leaves behind goes to

@@ -34,7 +34,7 @@ class Event:
     """One event."""
 
     id: str
-    """``<ms>-<seq>`` by the server's clock; ``since=event.id`` goes on after it."""
+    """``<ms>-<seq>`` by Redis's clock; ``since=event.id`` goes on after it."""
     subject: str
     payload: Any
 

@@ -36,7 +36,7 @@ class EventLog:
     """Publishes and reads the events of one server.
 
     Args:
-        store: The server.
+        store: Redis.
         channels: The process's subscriptions.
         kept: Events that are kept per subject, about.
     """
@@ -52,7 +52,7 @@ class EventLog:
         Raises:
             InvalidRequestError: the payload is not JSON.
             PayloadTooLargeError: it is larger than 1 MiB.
-            ServerUnavailableError: the server cannot be reached.
+            ServerUnavailableError: Redis cannot be reached.
         """
         data = _encode(payload)
         keys = self.store.keys(subject.namespace)
