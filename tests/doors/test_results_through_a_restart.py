@@ -66,7 +66,7 @@ def worker(own_server: RedisServer) -> Iterator[Worker]:
         yield made
 
 
-def test_whoever_waits_gets_his_result(own_server: RedisServer, worker: Worker) -> None:
+def test_any_waiting_client_gets_its_result(own_server: RedisServer, worker: Worker) -> None:
     for _ in range(4):
         client = subprocess.Popen(
             [sys.executable, "-c", SCRIPT], env=environment(own_server.url), cwd=ROOT, stdout=subprocess.PIPE,

@@ -229,7 +229,7 @@ def _check_log(dump: Dump, request_id: str, record: dict[str, str]) -> None:
     assert ends == ([record["end"]] if ended else []), (
         f"4: {request_id} is {record['st']}, its log has {ends}"
     )
-    assert not ends or log[-1][1] == "e", f"4: {request_id} goes on behind its end"
+    assert not ends or log[-1][1] == "e", f"4: {request_id} goes on after its end"
 
 
 def _check_history(dump: Dump, history: History, request_id: str, record: dict[str, str]) -> None:
@@ -240,7 +240,7 @@ def _check_history(dump: Dump, history: History, request_id: str, record: dict[s
         end = (record["st"], record["end"])
         assert history.ends.setdefault(request_id, end) == end, f"4: {request_id} ends again: {end}"
     else:
-        assert request_id not in history.ends, f"4: {request_id} lives on behind its end"
+        assert request_id not in history.ends, f"4: {request_id} lives on after its end"
     if record.get("pur") != "1":
         values = sum(kind == "c" for _, kind, _ in dump.logs.get(request_id, ()))
         assert values >= history.values.get(request_id, 0), f"5: values of {request_id} are lost"
@@ -255,7 +255,7 @@ def _check_lifetime(dump: Dump, request_id: str, record: dict[str, str]) -> None
 
 
 def _waits(record: dict[str, str]) -> bool:
-    """Whether its message is on its way: to a first or next attempt, or to whoever runs Celery's tail."""
+    """Whether its message is on its way: to a first or next attempt, or to any worker that runs Celery's tail."""
     tail = record["st"] in TERMINAL and record["set"] == "0" and record.get("msg") and not record.get("own")
     return record["st"] == "QUEUED" or bool(tail)
 

@@ -85,7 +85,7 @@ class Processes:
         return claimed
 
     async def _check_tail(self, one: Instance, request_id: str, before: dict[str, str]) -> None:
-        """Celery's tail is run by one process that is known to live, and not behind its end."""
+        """Celery's tail is run by one process that is known to live, and not after its end."""
         assert before["set"] == "0", f"6: {request_id} is settled, and its tail runs again"
         for other in self._world.instances:
             if other is not one and request_id in other.tails and before.get("own") == f"{other.lease:x}":

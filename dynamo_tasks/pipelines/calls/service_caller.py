@@ -186,7 +186,7 @@ class ServiceManager:
             self._room.wait_for(self._has_room, timeout)
 
     def _has_room(self) -> bool:
-        self._crowded = True  # first: whoever makes room from now on says so
+        self._crowded = True  # first: a consumer that makes room from now on says so
         return len(self._pending) < self._limit
 
     # -- responses ----------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ class _Actor(ABC):
     def _begin(self) -> str | None:
         try:
             self._make()
-        except BaseException as exc:  # noqa: BLE001 - the user's: whoever waits for the actor gets it
+        except BaseException as exc:  # noqa: BLE001 - the user's: the caller that waits for the actor gets it
             return describe_error(exc)
         return None
 

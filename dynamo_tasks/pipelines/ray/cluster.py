@@ -149,7 +149,7 @@ class ActorWrapper:
             return future
         try:
             future.set_result(getattr(self._target, method)(*args, **kwargs))
-        except Exception as exc:  # noqa: BLE001 - whoever has the future gets it
+        except Exception as exc:  # noqa: BLE001 - the holder of the future gets it
             future.set_exception(exc)
         return future
 
@@ -201,7 +201,7 @@ def _relay(future: Future[Any], name: str, answered: Future[Any]) -> None:
     try:
         with _lost(name):
             result = answered.result()
-    except Exception as exc:  # noqa: BLE001 - whoever has the future gets it
+    except Exception as exc:  # noqa: BLE001 - the holder of the future gets it
         future.set_exception(exc)
     else:
         future.set_result(result)

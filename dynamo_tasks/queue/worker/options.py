@@ -17,7 +17,7 @@ __all__ = ["check_options", "check_settings"]
 
 _NO_CHILDREN = "there are no child processes here that could be replaced: one process runs all requests"
 _REFUSED = {
-    "max_tasks_per_child": f"{_NO_CHILDREN}; let whoever supervises the worker start it anew",
+    "max_tasks_per_child": f"{_NO_CHILDREN}; let the supervisor of the worker start it anew",
     "max_memory_per_child": f"{_NO_CHILDREN}; let the service manager limit the process (MemoryMax=, resources.limits)",
     "pool_start_method": "there are no child processes here that could be started one way or the other",
     "pool": "the asyncio pool runs endpoints on the event loop, and plain tasks in threads; leave -P away",

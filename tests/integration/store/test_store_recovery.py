@@ -164,7 +164,7 @@ async def _found_again(place: Place, request_id: str) -> bytes:
 @pytest.mark.parametrize("how", ["finished", "cancelled", "cancelled in the queue"])
 @on_loop
 async def test_a_tail_whose_message_is_lost_is_run_nevertheless(redis_server: RedisServer, how: str) -> None:
-    """The worker died behind the end; whoever took the message that was sent for Celery's tail died as well."""
+    """The worker died after the end; whoever took the message that was sent for Celery's tail died as well."""
     async with Place(redis_server.url) as place:
         request_id = await place.submit(ignore_result=False)
         first, second = await place.owner(), await place.owner()
