@@ -54,7 +54,7 @@ _REQUESTS = (
         "counter",
         "messages",
         "Messages that were not run; reason is duplicate (owned elsewhere, or ended), gone, expired, wait (too early) "
-        "or unsettled (only Celery's tail is run again).",
+        "or unsettled (only Celery's completion is run again).",
         ("endpoint", "reason"),
     ),
     Metric(
@@ -229,7 +229,7 @@ _LOG_EVENTS = (
     LogEvent("request.duplicate", DEBUG, "A message was not run; reason as in `requests_duplicate_total`.",
              ("request_id", "endpoint", "reason")),
     LogEvent("request.requeued", INFO,
-             "A request lost its worker; outcome is requeued, dead (no attempts left) or settle (its tail is left).",
+             "A request lost its worker; outcome is requeued, dead (no attempts left) or settle (completion is left).",
              ("request_id", "namespace", "lost_instance", "outcome")),
     LogEvent("request.forwarded", DEBUG,
              "A request was forwarded to an instance; outcome as in `requests_forwarded_total`.",

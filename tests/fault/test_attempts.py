@@ -61,7 +61,7 @@ def test_a_poison_request_ends_and_can_be_tried_again(
     (survivor,) = [worker for worker in workers if worker.alive]
     record = lab.record(result.id)
     assert (record["st"], record["att"]) == ("FAILED", "3")
-    until(lambda: "LAB note" in survivor.output, what="Celery's tail")
+    until(lambda: "LAB note" in survivor.output, what="Celery's completion")
     until(lambda: lab.record(result.id)["set"] == "1", what="settled")
 
     (row,) = json.loads(_dead(lab, "list", "--json"))

@@ -127,7 +127,7 @@ def test_what_waits_in_the_queue_of_a_dead_instance(scene: Scene) -> None:
 
 
 def test_killed_between_the_end_and_the_result(scene: Scene) -> None:
-    """Celery's tail is run by another worker: the chord is completed, once; the body does not run again."""
+    """Celery's completion is run by another worker: the chord is completed, once; the body does not run again."""
     body = scene.results["chord"]
     assert body.get(timeout=20) == 13
     assert scene.lab.record(body.id)["att"] == "1"
@@ -135,7 +135,7 @@ def test_killed_between_the_end_and_the_result(scene: Scene) -> None:
 
 
 def test_killed_between_the_result_and_settle(scene: Scene) -> None:
-    """The tail runs twice; the request that it starts has one id, and runs once."""
+    """The completion runs twice; the request that it starts has one id, and runs once."""
     _ended_once(scene, scene.results["linked"], {"x": 21}, 1)
     link = StreamResult("the-link", app=scene.lab.app)
     _ended_once(scene, link, {"x": 21}, 1)

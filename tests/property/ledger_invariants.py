@@ -199,10 +199,10 @@ def _check_state(dump: Dump, request_id: str, record: dict[str, str]) -> None:
                 f"6: {request_id} is purged, and not what waits of it"
             )
         elif owner:
-            assert owners == {owner}, f"2: Celery's tail of {request_id} would be lost with {owner}"
+            assert owners == {owner}, f"2: Celery's completion of {request_id} would be lost with {owner}"
             assert owner in dump.leases, f"2: nobody watches {owner}, which ends {request_id}"
         elif record.get("msg"):
-            assert request_id in dump.queued, f"2: nobody looks for the tail of {request_id}"
+            assert request_id in dump.queued, f"2: nobody looks for the completion of {request_id}"
 
 
 def _check_log(dump: Dump, request_id: str, record: dict[str, str]) -> None:
@@ -255,9 +255,11 @@ def _check_lifetime(dump: Dump, request_id: str, record: dict[str, str]) -> None
 
 
 def _waits(record: dict[str, str]) -> bool:
-    """Whether its message is on its way: to a first or next attempt, or to any worker that runs Celery's tail."""
-    tail = record["st"] in TERMINAL and record["set"] == "0" and record.get("msg") and not record.get("own")
-    return record["st"] == "QUEUED" or bool(tail)
+    """Whether its message is on its way: to a first or next attempt, or to any worker that runs Celery's completion."""
+    completion = (
+        record["st"] in TERMINAL and record["set"] == "0" and record.get("msg") and not record.get("own")
+    )
+    return record["st"] == "QUEUED" or bool(completion)
 
 
 def _check_counts(dump: Dump) -> None:

@@ -231,7 +231,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(n=INSTANCES)
     def settle(self, n: int) -> None:
-        for request_id in sorted(self._instance(n).tails)[:1]:
+        for request_id in sorted(self._instance(n).completing)[:1]:
             self.run_(self.processes.settle(self._instance(n), request_id))
 
     @rule(n=INSTANCES, k=st.integers(0, 2))

@@ -68,7 +68,7 @@ class Held:
     top: EventId
     values: int
     retries: int
-    tail: bool
+    completion: bool
 
 
 @dataclass
@@ -79,7 +79,7 @@ class Instance:
     lease: int
     hand: list[dict[str, Any]] = field(default_factory=list)
     held: dict[str, Held] = field(default_factory=dict)
-    tails: set[str] = field(default_factory=set)
+    completing: set[str] = field(default_factory=set)
     unaccounted: set[str] = field(default_factory=set)
     counter: int = 0
 

@@ -59,8 +59,8 @@ class Processes:
             assert same, f"a claim asked again is another claim: {reply}"
         if isinstance(reply, Attempt):
             one.held[request_id] = await self._hold(reply, told["retries"])
-        elif reply.reason == "UNSETTLED" and request_id not in one.held and request_id not in one.tails:
-            one.tails.add(request_id)
+        elif reply.reason == "UNSETTLED" and request_id not in one.held and request_id not in one.completing:
+            one.completing.add(request_id)
         elif reply.reason == "EXPIRED":
             await self._world.ledger.expire(self._world.namespace, request_id, "late")
         elif reply.reason == "WAIT":
@@ -77,28 +77,32 @@ class Processes:
             )  # fmt: skip
         except ClaimRefused as refused:
             if refused.reason == "UNSETTLED":
-                await self._check_tail(one, told["id"], before)
+                await self._check_completion(one, told["id"], before)
             return refused
         self._world.history.claimed(told["id"])
         if before and (before["st"], before.get("non")) != ("RUNNING", claimed.nonce):
             check_claim(before, told["retries"], now, alive, claimed.epoch)
         return claimed
 
-    async def _check_tail(self, one: Instance, request_id: str, before: dict[str, str]) -> None:
-        """Celery's tail is run by one process that is known to live, and not after its end."""
-        assert before["set"] == "0", f"6: {request_id} is settled, and its tail runs again"
+    async def _check_completion(self, one: Instance, request_id: str, before: dict[str, str]) -> None:
+        """Celery's completion is run by one process that is known to live, and not after its end."""
+        assert before["set"] == "0", f"6: {request_id} is settled, and its completion runs again"
         for other in self._world.instances:
-            if other is not one and request_id in other.tails and before.get("own") == f"{other.lease:x}":
+            if (
+                other is not one
+                and request_id in other.completing
+                and before.get("own") == f"{other.lease:x}"
+            ):
                 alive = await self._world.store.commands.execute(
                     "EXISTS", self._world.keys.lease(other.lease)
                 )
-                assert not alive, f"1: two run the tail of {request_id}"
+                assert not alive, f"1: two run the completion of {request_id}"
 
     async def _hold(self, attempt: Attempt, retries: int) -> Held:
         log = await self._world.log(attempt.id)
-        tail = (await self._world.record(attempt.id)).get("ig") != "1"
+        completion = (await self._world.record(attempt.id)).get("ig") != "1"
         count = sum(kind == "c" for _, kind, _ in log)
-        return Held(attempt, EventId(attempt.epoch, 0), count, retries, tail)
+        return Held(attempt, EventId(attempt.epoch, 0), count, retries, completion)
 
     async def append(self, one: Instance, request_id: str) -> None:
         """The writer's XADD; refused means to abort."""
@@ -119,18 +123,18 @@ class Processes:
         held.top, held.values = wanted, held.values + 1
 
     async def _aborted(self, one: Instance, request_id: str) -> None:
-        """Fenced. Of what somebody else ended, Celery's tail is still its own."""
+        """Fenced. Of what somebody else ended, Celery's completion is still its own."""
         held = one.held.pop(request_id)
         record = await self._world.record(request_id)
-        if record.get("st") not in TERMINAL or not held.tail or record.get("set") == "1":
+        if record.get("st") not in TERMINAL or not held.completion or record.get("set") == "1":
             return
         if record["st"] == "CANCELLED":
-            one.tails.add(request_id)
+            one.completing.add(request_id)
             return
         told = {"id": request_id, "retries": held.retries, "tracked": True, "raw": b""}
         reply = await self._ask(one, told, f"n{self._world.history.number()}")
         if isinstance(reply, ClaimRefused) and reply.reason == "UNSETTLED":
-            one.tails.add(request_id)
+            one.completing.add(request_id)
 
     async def finish(
         self, one: Instance, request_id: str, good: bool, again: bool, kept: bool = False
@@ -139,13 +143,13 @@ class Processes:
         held = one.held[request_id]
         before = await self._world.record(request_id)
         end = End(State.SUCCEEDED, "stop") if good else _failed()
-        kept = kept and good and held.tail
-        held.tail = held.tail and not kept
+        kept = kept and good and held.completion
+        held.completion = held.completion and not kept
         place, value = f"celery-task-meta-{self._world.namespace}-{request_id}", str(held.attempt.epoch)
         known = await self._world.store.commands.execute("GET", place)
         for _ in range(1 + again):
             reply = await self._world.ledger.finish(
-                held.attempt, top=held.top, end=end, result=b"1", settled=not held.tail,
+                held.attempt, top=held.top, end=end, result=b"1", settled=not held.completion,
                 kept=(place, 60, value) if kept else (),
             )  # fmt: skip
         written = await self._world.store.commands.execute("GET", place)
@@ -154,16 +158,16 @@ class Processes:
         mine = owns and before["ep"] == str(held.attempt.epoch)
         assert (reply == "OK") == mine, f"{before}: finish answered {reply}"
         if reply != "OK":
-            held.tail = held.tail or kept  # of what somebody else has ended, it is still its own
+            held.completion = held.completion or kept  # of what somebody else has ended, it is still its own
             await self._aborted(one, request_id)
             return
         del one.held[request_id]
-        if held.tail:
-            one.tails.add(request_id)
+        if held.completion:
+            one.completing.add(request_id)
 
     async def settle(self, one: Instance, request_id: str) -> None:
-        """Celery's tail is done."""
-        one.tails.discard(request_id)
+        """Celery's completion is done."""
+        one.completing.discard(request_id)
         await self._world.ledger.settle(self._world.namespace, request_id)
 
     async def resync(self, one: Instance, request_id: str) -> None:
@@ -229,7 +233,9 @@ class Processes:
     async def reconcile(self, one: Instance) -> None:
         """What the server says it owns and it does not run goes back, once that was seen twice."""
         extra = (
-            await self._world.recovery.owned(self._world.namespace, one.lease) - one.held.keys() - one.tails
+            await self._world.recovery.owned(self._world.namespace, one.lease)
+            - one.held.keys()
+            - one.completing
         )
         for request_id in extra & one.unaccounted:
             await self._world.recovery.requeue(self._world.namespace, request_id, one.lease)
@@ -246,7 +252,7 @@ class Processes:
             await self.append(one, request_id)
         for request_id in list(one.held):
             await self.finish(one, request_id, True, False)
-        for request_id in list(one.tails):
+        for request_id in list(one.completing):
             await self.settle(one, request_id)
 
 

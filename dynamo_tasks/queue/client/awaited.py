@@ -28,12 +28,12 @@ from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.streams.subscription import Subscription
 from dynamo_tasks.wiring import default_app
 
-__all__ = ["TAIL", "RequestResult"]
+__all__ = ["COMPLETION_SECONDS", "RequestResult"]
 
 T = TypeVar("T")
 _FIRST_LOOK, _LOOK = 0.05, 1.0
 """Seconds before the first look into the ledger while Celery's backend is waited for, and between the others."""
-TAIL = 1.0
+COMPLETION_SECONDS = 1.0
 """Seconds that a worker is given to write the result of a request that has ended."""
 _JOIN_AGAIN = 0.1
 """Seconds between two attempts to read a stream while Redis is away."""
@@ -191,8 +191,8 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
     def _waits_on(self, record: Record) -> bool:
         """Return whether the outcome comes from Celery's backend: it is there, or a worker may still write it.
 
-        A worker has done so when the record is settled; else it has :data:`TAIL` from when the end was first seen here,
-        whatever the clocks say.
+        A worker has done so when the record is settled; else it has :data:`COMPLETION_SECONDS` from when the end was
+        first seen here, whatever the clocks say.
         """
         if record.state not in TERMINAL:
             return True
@@ -200,7 +200,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
             return False
         now = time.monotonic()
         self._end_seen = self._end_seen or now
-        if not record.settled and now - self._end_seen < TAIL:
+        if not record.settled and now - self._end_seen < COMPLETION_SECONDS:
             return True
         return self._celerys_meta()["status"] in READY_STATES
 

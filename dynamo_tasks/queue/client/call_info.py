@@ -39,7 +39,7 @@ class CallInfo:
         self._request = request
 
     @property
-    def has_tail(self) -> bool:
+    def has_completion(self) -> bool:
         """``True`` if Celery has work to do once the request has ended: a result to store, links to call."""
         return self.keeps_result
 

@@ -23,7 +23,7 @@ from dynamo_tasks.protocol.events import End, Event, EventId, Kind, decode_value
 from dynamo_tasks.protocol.tokens import decode_deltas
 from dynamo_tasks.queue.broker.patience import raise_known_error, while_away
 from dynamo_tasks.queue.client import raised
-from dynamo_tasks.queue.client.awaited import TAIL, RequestResult
+from dynamo_tasks.queue.client.awaited import COMPLETION_SECONDS, RequestResult
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.client import StoreClient
 
@@ -110,7 +110,7 @@ class StreamResult(RequestResult):
         if isinstance(exc, (StreamDivergedError, *raised.REVOKED.values())):
             return exc
         try:
-            self._wait(TAIL, True, threading.Event(), disable_sync_subtasks=False)
+            self._wait(COMPLETION_SECONDS, True, threading.Event(), disable_sync_subtasks=False)
         except CeleryTimeoutError:
             return exc
         except RequestFailedError as raised_by_get:

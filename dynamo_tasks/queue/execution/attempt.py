@@ -72,7 +72,7 @@ class Execution:
         self._stop: Stop | None = None
         self._stop_asked = 0.0
         self._log: OpenLog | None = None
-        self._to_settle = self._only_tail = False
+        self._to_settle = self._only_completion = False
         self.context = Context(call.id, self._account.name, retries=call.retries, headers=call.headers)
 
     async def run(self) -> Any:
@@ -112,7 +112,7 @@ class Execution:
         return self._stop is not None and self._stop.reason == "time_limit"
 
     async def settle(self) -> None:
-        """Celery's tail is done: note it, so that a redelivery has nothing to do; then the message may be acked."""
+        """Note that Celery's completion is done: a redelivery has nothing to do, and the message may be acked."""
         if self._to_settle:
             await self._executor.settle(self._handler.endpoint.namespace, self._call.id)
 
@@ -122,8 +122,8 @@ class Execution:
             self._executor.leave(self, self._log)
         self._log = None
         self.context.read_while(None)
-        if self._only_tail:
-            self._executor.leave_tail(self._call.id)
+        if self._only_completion:
+            self._executor.leave_completion(self._call.id)
 
     async def fail(self, exc: BaseException) -> None:
         """End the request with an error: the endpoint's, or that its retries are used up."""
@@ -166,13 +166,13 @@ class Execution:
     async def _expire(self, namespace: str, request_id: str) -> None:
         message = "its time passed in the queue"
         if await self._executor.ledger.expire(namespace, request_id, message) == "OK":
-            self._to_settle = self._call.has_tail
+            self._to_settle = self._call.has_completion
             raise Revoked(message, expired=True)
 
     def _outcome_again(self, refusal: ClaimRefused) -> Any:
-        """It ended, but Celery's tail did not run to its end: run it again with the stored outcome."""
-        self._to_settle = self._only_tail = True
-        self._executor.enter_tail(self._call.id)
+        """It ended, but Celery's completion did not run to its end: run it again with the stored outcome."""
+        self._to_settle = self._only_completion = True
+        self._executor.enter_completion(self._call.id)
         if refusal.state is State.SUCCEEDED:
             return msgspec.json.decode(refusal.result) if refusal.result else None
         if refusal.state in (State.CANCELLED, State.EXPIRED):
@@ -290,7 +290,7 @@ class Execution:
             if isinstance(log.dead, _UNWRITABLE):
                 await self._fail_elsewhere(attempt, log.dead)
             if str(stop) == State.CANCELLED:
-                self._to_settle = self._call.has_tail
+                self._to_settle = self._call.has_completion
                 raise Revoked("cancelled")
             if str(stop) in TERMINAL:
                 return await self._ended_elsewhere()
@@ -307,7 +307,7 @@ class Execution:
         raise error from None
 
     async def _ended_elsewhere(self) -> Any:
-        """Take the outcome of a request that another process ended (at its deadline), for Celery's tail."""
+        """Take the outcome of a request that another process ended (at its deadline), for Celery's completion."""
         try:
             await self._claim()
         except ClaimRefused as refusal:
@@ -338,8 +338,8 @@ class Execution:
             await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
     async def _end(self, log: OpenLog, end: End, result: bytes = b"", kept: KeptResult | None = None) -> None:
-        """Write the end; only its winner goes on to Celery's tail."""
-        follows = self._call.has_tail and kept is None
+        """Write the end; only its winner goes on to Celery's completion."""
+        follows = self._call.has_completion and kept is None
         try:
             await log.finish(end, result if follows else b"", settled=not follows, kept=kept)
         except _UNWRITABLE as exc:

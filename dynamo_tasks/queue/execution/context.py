@@ -126,15 +126,15 @@ class WorkerContext:
         return len(self._running)
 
     def runs(self, request_id: str) -> bool:
-        """Return whether a request runs here, or its Celery tail does."""
+        """Return whether a request runs here, or its Celery completion does."""
         return request_id in self._running or request_id in self._tails
 
     def running_ids(self) -> list[str]:
-        """Ids of the requests that run now, or whose Celery tail does."""
+        """Ids of the requests that run now, or whose Celery completion does."""
         return [*self._running, *self._tails]
 
     async def settle(self, namespace: str, request_id: str) -> None:
-        """Note that Celery's tail is done; asked again until Redis answers."""
+        """Note that Celery's completion is done; asked again until Redis answers."""
         while True:
             try:
                 return await self.ledger.settle(namespace, request_id)
@@ -148,11 +148,11 @@ class WorkerContext:
         for command in self._early.pop(attempt.id, (0.0, []))[1]:
             self._apply(command)
 
-    def enter_tail(self, request_id: str) -> None:
-        """Only Celery's tail of a request is run (again)."""
+    def enter_completion(self, request_id: str) -> None:
+        """Only Celery's completion of a request is run (again)."""
         self._tails.add(request_id)
 
-    def leave_tail(self, request_id: str) -> None:
+    def leave_completion(self, request_id: str) -> None:
         """It is done."""
         self._tails.discard(request_id)
 

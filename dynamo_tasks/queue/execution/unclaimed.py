@@ -100,5 +100,5 @@ class UnclaimedMessages:
                 await asyncio.sleep(_RETRY)
 
     async def settle(self, namespace: str, request_id: str) -> None:
-        """Celery's tail is done."""
+        """Celery's completion is done."""
         await self._asked(lambda: self._ledger.settle(namespace, request_id))

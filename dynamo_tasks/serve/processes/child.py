@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     if os.getppid() != int(parent):
         return 1
     for reach in (signal.SIGTTIN, signal.SIGTTOU, signal.SIGUSR1, signal.SIGUSR2):
-        # It shares the supervisor's terminal, in the background: a process that opens it gets an error, and is not stopped.
+        # It shares the supervisor's terminal, in the background: who opens it gets an error, and is not stopped.
         # The other two end a program that has no use for them, unless they are ignored.
         signal.signal(reach, signal.SIG_IGN)
     try:

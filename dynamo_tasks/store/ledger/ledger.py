@@ -202,7 +202,7 @@ class Ledger:
         return ""
 
     async def settle(self, namespace: str, request_id: str) -> None:
-        """Note that Celery's tail has run to its end."""
+        """Note that Celery's completion has run to its end."""
         await script("settle").run(
             self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
         )  # fmt: skip

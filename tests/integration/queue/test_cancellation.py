@@ -93,7 +93,7 @@ def _measure(lab: Lab, worker: Worker, cause: Cause) -> float:
         result.get(timeout=30)
     assert lab.state(result.id) == cause.state
     assert _end(lab, result.id).finish_reason == cause.reason
-    until(lambda: lab.record(result.id)["set"] == "1", 30, "Celery's tail is done")
+    until(lambda: lab.record(result.id)["set"] == "1", 30, "Celery's completion is done")
     return _stopped(worker, result.id) - began
 
 

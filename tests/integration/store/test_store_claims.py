@@ -70,7 +70,7 @@ async def test_an_epoch_grows_even_if_the_clock_is_behind(redis_server: RedisSer
 
 
 @on_loop
-async def test_a_finished_request_whose_tail_did_not_run_gives_its_outcome_again(
+async def test_a_finished_request_whose_completion_did_not_run_gives_its_outcome_again(
     redis_server: RedisServer,
 ) -> None:
     async with Place(redis_server.url) as place:
@@ -81,7 +81,9 @@ async def test_a_finished_request_whose_tail_did_not_run_gives_its_outcome_again
         )
         log = await one.run(request_id)
         assert await log.finish(DONE, b'["r"]', settled=False) == "OK"
-        assert (await refusal(two, request_id)).reason == "DUPLICATE"  # its owner lives: it runs the tail
+        assert (
+            await refusal(two, request_id)
+        ).reason == "DUPLICATE"  # its owner lives: it runs the completion
         await one.die()
         outcome = await refusal(two, request_id)
         assert (outcome.reason, outcome.state, outcome.result) == ("UNSETTLED", State.SUCCEEDED, b'["r"]')

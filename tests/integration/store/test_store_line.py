@@ -305,21 +305,21 @@ async def test_a_count_that_is_not_true_is_mended(redis_server: RedisServer) -> 
 
 
 @on_loop
-async def test_who_is_cancelled_in_line_still_gets_celerys_tail_in_its_turn(
+async def test_who_is_cancelled_in_line_still_gets_celerys_completion_in_its_turn(
     redis_server: RedisServer,
 ) -> None:
     async with Place(redis_server.url) as place:
         line, owner = Line(place), await place.owner()
         await line.limits(concurrency=1)
-        first, owed, last = await line.submit(count=3, ignore_result=False)
+        first, completed, last = await line.submit(count=3, ignore_result=False)
         running = await owner.claim(str(await line.pop()))
-        await place.ledger.cancel(place.namespace, owed)
+        await place.ledger.cancel(place.namespace, completed)
         assert await line.waiting() == {last}
         await line.finish(running)
         assert running.id == first
-        assert await line.pop() == owed
+        assert await line.pop() == completed
         with pytest.raises(ClaimRefused) as refused:
-            await owner.claim(owed)
+            await owner.claim(completed)
         assert refused.value.reason == "UNSETTLED"
         assert await line.pop() == last
 
@@ -330,11 +330,11 @@ async def test_who_is_purged_in_line_leaves_it_at_once(redis_server: RedisServer
     async with Place(redis_server.url) as place:
         line = Line(place)
         await line.limits(concurrency=1)
-        _, owed, last = await line.submit(count=3, ignore_result=False, tenant="a")
+        _, completed, last = await line.submit(count=3, ignore_result=False, tenant="a")
         standing = f"{line.keys.base}line:Worker:{place.queue}"
-        await place.ledger.cancel(place.namespace, owed)
-        assert await place.do("ZRANGE", standing, 0, -1) == [owed.encode(), last.encode()]
+        await place.ledger.cancel(place.namespace, completed)
+        assert await place.do("ZRANGE", standing, 0, -1) == [completed.encode(), last.encode()]
         before = await line.length()
-        await place.ledger.purge(place.namespace, owed)
+        await place.ledger.purge(place.namespace, completed)
         assert await place.do("ZRANGE", standing, 0, -1) == [last.encode()]
         assert await line.length() == before - 1

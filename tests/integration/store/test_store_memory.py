@@ -79,7 +79,7 @@ async def test_a_request_that_was_cancelled(redis_server: RedisServer) -> None:
 
 
 @on_loop
-async def test_what_celery_needs_stays_until_its_tail_is_done(redis_server: RedisServer) -> None:
+async def test_what_celery_needs_stays_until_its_completion_is_done(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         owner, client = await place.owner(), await place.client()
         request_id = await _submit(place, client, ignore_result=False)

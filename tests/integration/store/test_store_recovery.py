@@ -29,7 +29,7 @@ async def _lose(place: Place, owner: Owner, request_id: str) -> str:
 
 
 @on_loop
-async def test_a_tail_whose_second_worker_dies_too_is_run_once_more(redis_server: RedisServer) -> None:
+async def test_a_completion_whose_second_worker_dies_too_is_run_once_more(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         request_id = await place.submit(ignore_result=False)
         first, second, third = [await place.owner() for _ in range(3)]
@@ -163,8 +163,10 @@ async def _found_again(place: Place, request_id: str) -> bytes:
 
 @pytest.mark.parametrize("how", ["finished", "cancelled", "cancelled in the queue"])
 @on_loop
-async def test_a_tail_whose_message_is_lost_is_run_nevertheless(redis_server: RedisServer, how: str) -> None:
-    """The worker died after the end; whoever took the message that was sent for Celery's tail died as well."""
+async def test_a_completion_whose_message_is_lost_is_run_nevertheless(
+    redis_server: RedisServer, how: str
+) -> None:
+    """The worker died after the end; whoever took the message that was sent for Celery's completion died as well."""
     async with Place(redis_server.url) as place:
         request_id = await place.submit(ignore_result=False)
         first, second = await place.owner(), await place.owner()
@@ -184,18 +186,20 @@ async def test_a_tail_whose_message_is_lost_is_run_nevertheless(redis_server: Re
 
 
 @on_loop
-async def test_a_request_is_tried_again_while_the_tail_of_its_failure_runs(redis_server: RedisServer) -> None:
+async def test_a_request_is_tried_again_while_the_completion_of_its_failure_runs(
+    redis_server: RedisServer,
+) -> None:
     async with Place(redis_server.url) as place:
         request_id = await place.submit(ignore_result=False)
         for _ in range(3):
             owner = await place.owner()
             await owner.run(request_id)
             await _lose(place, owner, request_id)
-        tail = await place.owner()
-        assert await _refusal(tail, request_id) == "UNSETTLED"
+        second = await place.owner()
+        assert await _refusal(second, request_id) == "UNSETTLED"
         await DeadList(place.store).retry(request_id)
-        assert await Recovery(place.store).owned(place.namespace, tail.lease) == set()
-        await tail.ledger.settle(place.namespace, request_id)
+        assert await Recovery(place.store).owned(place.namespace, second.lease) == set()
+        await second.ledger.settle(place.namespace, request_id)
         assert await place.state(request_id) == "QUEUED"
         assert await place.field(request_id, "msg") == "message"
         assert await place.field(request_id, "set") == "0"
