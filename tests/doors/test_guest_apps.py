@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from dynamo_tasks.queue.app import DynamoApp, create_app
+from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.guest import adopt
 from tests.support.processes import together
 from tests.support.server import RedisServer
@@ -181,15 +181,3 @@ def test_what_an_application_of_ours_has_one_that_becomes_one_has_too() -> None:
     assert adopted.steps["worker"] == made.steps["worker"]
     names = [sorted(option.name for option in app.user_options["worker"]) for app in (made, adopted)]
     assert names[0] == names[1] == ["config", "operators", "service", "set"]
-
-
-def test_a_part_that_is_added_is_added_to_both(monkeypatch: pytest.MonkeyPatch) -> None:
-    def more(self: Any, make_host: Any) -> None:
-        equip(self, make_host)
-        self.one_more = []
-
-    equip = DynamoApp._equip
-    monkeypatch.setattr(DynamoApp, "_equip", more)
-    made: Any = create_app(server_url="redis://127.0.0.1:1/0", make_host=lambda *_, **__: None)
-    adopted: Any = adopt(Celery("theirs", set_as_current=False), lambda *_, **__: None)
-    assert made.one_more == adopted.one_more == []

@@ -13,13 +13,12 @@ import redis
 
 from dynamo_tasks.errors import DynamoError, JobFailedError
 from dynamo_tasks.pipelines import JobState, RemoteEnvironment, RemoteJob
-from dynamo_tasks.pipelines.celery.job import launch
 from dynamo_tasks.pipelines.plans import signed
 from dynamo_tasks.pipelines.plans.plan import Plan
 from dynamo_tasks.pipelines.plans.portable import Reference
-from dynamo_tasks.store.bridge import bridge
 from tests.support import processes
 from tests.support.acl import server_with_users, url_of
+from tests.support.plans import launched
 from tests.support.processes import Worker
 from tests.support.serve import COMMAND
 from tests.support.server import RedisServer
@@ -73,32 +72,25 @@ def environment(server: RedisServer, user: str = "worker") -> RemoteEnvironment:
     return RemoteEnvironment("x", {"redis_url": url_of(server, user)})
 
 
-def launched(env: RemoteEnvironment, plan: Plan) -> RemoteJob:
-    bridge().call(launch(plan, env._remote))
-    return RemoteJob(plan, env._remote)
-
-
-def forged(env: RemoteEnvironment, kind: str, reference: Reference) -> Plan:
-    """A plan as nobody's client would write it: this reference in the place of an operator's or a service's."""
-    env.from_batch(["x"]).map(str).sink(print)
-    plan = env._plan(env.stages)
-    if kind == "service":
-        found = next(iter(forged_service(env).services))
-        return msgspec.structs.replace(plan, services=[msgspec.structs.replace(found, function=reference)])
-    operators = [
-        msgspec.structs.replace(one, function=reference, kind=kind if one.kind == "map" else one.kind)
-        if one.kind == "map" or kind == one.kind
-        else one
-        for one in plan.operators
-    ]
-    return msgspec.structs.replace(plan, operators=operators)
-
-
-def forged_service(env: RemoteEnvironment) -> Plan:
+def forged(env: RemoteEnvironment, kind: str, reference: Reference) -> RemoteJob:
+    """A job with this reference in the place of an operator's or a service's."""
     import shop_steps  # type: ignore[import-not-found]
 
-    env.register_service("doubler", shop_steps.Doubler)
-    return env._plan([])
+    env.from_batch(["x"]).map(str).sink(print)
+    if kind == "service":
+        env.register_service("doubler", shop_steps.Doubler)
+
+    def forge(plan: Plan) -> Plan:
+        services = [msgspec.structs.replace(one, function=reference) for one in plan.services]
+        operators = [
+            msgspec.structs.replace(one, function=reference, kind=kind if one.kind == "map" else one.kind)
+            if kind != "service" and one.kind in ("map", kind)
+            else one
+            for one in plan.operators
+        ]
+        return msgspec.structs.replace(plan, services=services, operators=operators)
+
+    return launched(env, forge)
 
 
 @pytest.mark.parametrize("user", ["worker", "frontend"])
@@ -139,7 +131,7 @@ def test_no_name_of_a_plan_escapes_what_is_allowed(
     run = f"touch {canary}" if path.endswith("system") else str(canary)
     with environment(server) as env:
         for kind in KINDS if path == "os:system" else ["map", "service"]:
-            job = launched(env, forged(env, kind, make(run)))
+            job = forged(env, kind, make(run))
             with pytest.raises(
                 JobFailedError, match=r"may not run|is not defined|cannot be imported|is not signed"
             ):
@@ -204,12 +196,15 @@ def test_a_plan_that_was_changed_is_not_signed(
     monkeypatch.setenv(signed.KEY, KEY if change != "another key" else KEY[::-1])
     with environment(server) as env:
         env.from_batch([1, 2]).map(shop_other.plus, 2).collect()
-        plan = env._plan(env.stages)
-        sealed = signed.seal(plan.encode())
-        if change == "a byte":
-            sealed = sealed.replace(b'"args":[2]', b'"args":[3]')
-        if change == "another job":
-            plan = msgspec.structs.replace(plan, id=f"{plan.id[:-1]}z")
-        monkeypatch.setattr(signed, "seal", lambda data: sealed)
+
+        def forge(plan: Plan) -> Plan:
+            sealed = signed.seal(plan.encode())
+            if change == "a byte":
+                sealed = sealed.replace(b'"args":[2]', b'"args":[3]')
+            if change == "another job":
+                plan = msgspec.structs.replace(plan, id=f"{plan.id[:-1]}z")
+            monkeypatch.setattr(signed, "seal", lambda data: sealed)
+            return plan
+
         with pytest.raises(JobFailedError, match=r"may not run shop_other:plus|has the plan of job"):
-            launched(env, plan).wait(30)
+            launched(env, forge).wait(30)

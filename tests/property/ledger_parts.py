@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
@@ -45,13 +47,14 @@ def simulated_clock(names: list[str], mutant: tuple[str, str, str] | None = None
         assert text in sources[file], f"{file} does not say {text!r}"
         sources[file] = sources[file].replace(text, replacement)
     originals = {name: script(name).source for name in names}
-    real, submission._clock = submission._clock, lambda: clock.now / 1000
+    patch = pytest.MonkeyPatch()
+    patch.setattr(submission, "_clock", lambda: clock.now / 1000)
     try:
         for name in names:
             _say(name, assembled(name, sources))
         yield
     finally:
-        submission._clock = real
+        patch.undo()
         for name, source in originals.items():
             _say(name, source)
 

@@ -210,6 +210,12 @@ async def served(
         await server.stop()
 
 
+def uvicorn_of(server: HttpServer) -> Any:
+    """uvicorn's own server inside of a started one: its sockets and connections."""
+    assert server._server is not None
+    return server._server
+
+
 def chat(**fields: Any) -> dict[str, Any]:
     return {"model": "tiny", "messages": [{"role": "user", "content": "hi"}], **fields}
 

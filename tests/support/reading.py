@@ -33,7 +33,8 @@ def hermes(text: str) -> Said:
 def think(text: str) -> Said:
     """Reasoning up to its end tag, then as Hermes."""
     reasoning, _, rest = text.removeprefix("<think>").partition("</think>")
-    return hermes(rest)._replace(reasoning=reasoning)
+    said = hermes(rest)
+    return Said(said.content, reasoning, said.calls)
 
 
 def granite(text: str) -> Said:

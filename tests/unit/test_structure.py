@@ -12,6 +12,8 @@ PACKAGE = ROOT / "dynamo_tasks"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_FILES = 14
 """Of a folder: what a person can look at and know where to go on."""
+MOST_INSIDE = 30
+"""Places where tests reach for private attributes: of ours, of Celery's, of Python's."""
 
 
 def dotted(path: Path) -> str:
@@ -111,3 +113,16 @@ def test_docstrings_begin_with_a_noun_or_a_verb() -> None:
             if text and vague.match(text):
                 hits.append(f"{dotted(path)}: {text.splitlines()[0]}")
     assert hits == []
+
+
+def test_tests_go_through_public_ways() -> None:
+    """What a user, another module, the logs, the metrics or Redis can see holds longer than what is inside."""
+    hits = []
+    for path in sorted((ROOT / "tests").rglob("*.py")):
+        for node in ast.walk(parsed(path)):
+            match node:
+                case ast.Attribute(value=ast.Name(id="self" | "cls")):
+                    pass
+                case ast.Attribute(attr=name) if re.match(r"_[a-z]", name):
+                    hits.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
+    assert len(hits) <= MOST_INSIDE, "\n".join(hits)

@@ -103,19 +103,20 @@ async def test_after_a_pause_the_next_comes_at_once(tmp_path: Path) -> None:
 
 @on_a_loop
 async def test_who_waits_no_more_leaves_nothing_on_the_loop(tmp_path: Path) -> None:
-    async with sockets(tmp_path, 0.0) as (_, ours, outputs):
+    async with sockets(tmp_path, 0.0) as (_, ours, _):
         reading = asyncio.create_task(read(ours, 1))
         await asyncio.sleep(0.05)
         reading.cancel()
         with suppress(asyncio.CancelledError):
             await reading
-        assert not asyncio.get_running_loop().remove_reader(outputs._fd)
+        assert not asyncio.get_running_loop().remove_reader(ours.fileno())
 
 
 @on_a_loop
 async def test_who_gets_the_descriptor_of_a_closed_socket_keeps_its_reader(tmp_path: Path) -> None:
     loop = asyncio.get_running_loop()
-    async with sockets(tmp_path, 0.0) as (_, ours, outputs):
+    async with sockets(tmp_path, 0.0) as (_, ours, _):
+        fd = ours.fileno()
         reading = asyncio.create_task(read(ours, 1))
         await asyncio.sleep(0.05)
         removed: list[int] = []
@@ -123,10 +124,10 @@ async def test_who_gets_the_descriptor_of_a_closed_socket_keeps_its_reader(tmp_p
             real = loop.remove_reader
             patch.setattr(loop, "remove_reader", lambda fd: removed.append(fd) or real(fd))
             ours.close(linger=0)
-            assert removed == [outputs._fd]
+            assert removed == [fd]
             with pytest.raises(asyncio.CancelledError):
                 await asyncio.wait_for(reading, 5)
-        assert removed == [outputs._fd], "somebody else's by now"
+        assert removed == [fd], "somebody else's by now"
 
 
 @on_a_loop

@@ -164,7 +164,7 @@ def test_what_the_model_wrote_is_read(name: str, setup: Setup) -> None:
     message, reason = whole(name, setup)
     if setup.tool_call is None and expected.calls:  # what nobody reads stays text
         assert "<tool_call>" in message.content
-        expected, message.content = expected._replace(content="", calls=[]), ""
+        expected, message.content = Said(reasoning=expected.reasoning), ""
     assert message.content.strip() == expected.content.strip()
     assert message.reasoning.strip() == expected.reasoning.strip()
     found = [(call.name, json.loads(call.arguments)) for call in message.tool_calls]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import zlib
 from typing import Any
 
 import pytest
@@ -24,18 +26,25 @@ def prefix(request: pytest.FixtureRequest, redis_server: RedisServer) -> str:
 
 
 def _send(server: RedisServer, prefix: str, number: int, headers: dict[str, Any]) -> None:
+    body, encoding = json.dumps({"n": number}), None
+    if "compression" in headers:
+        body, encoding = base64.b64encode(zlib.compress(body.encode())).decode(), "base64"
     message = {
-        "body": json.dumps({"n": number}), "content-encoding": "utf-8", "content-type": "application/json",
+        "body": body, "content-encoding": "utf-8", "content-type": "application/json",
         "headers": headers,
         "properties": {
             "delivery_info": {"exchange": "", "routing_key": QUEUE}, "delivery_tag": f"tag-{number}", "priority": 0,
-            "body_encoding": None,
+            "body_encoding": encoding,
         },
     }  # fmt: skip
     server.command("LPUSH", f"{prefix}{QUEUE}", json.dumps(message))
 
 
-@pytest.mark.parametrize("headers", [{}, {HEADER: {"v": 1}}], ids=["plain", "endpoint"])
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {HEADER: {"v": 1}}, {HEADER: {"v": 1}, "compression": "gzip"}],
+    ids=["plain", "endpoint", "compressed"],
+)
 def test_what_was_fetched_and_not_started(
     redis_server: RedisServer, prefix: str, headers: dict[str, Any]
 ) -> None:
@@ -46,6 +55,8 @@ def test_what_was_fetched_and_not_started(
         channel = connection.default_channel
         got = [channel.basic_get(QUEUE) for _ in range(2)]
         channel.requeue([message.delivery_tag for message in got])
+    found = redis_server.command("LRANGE", f"{prefix}{QUEUE}", "0", "-1")
+    assert all(found.count(name.encode()) == 2 for name in headers), "not as they came"
     _in_order(app, redis_server, prefix)
 
 

@@ -14,7 +14,7 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.http.connection import ConnectionLimits
 from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
-from tests.support.frontend_fakes import FakeGateway, chat, claim, hello, served, text
+from tests.support.frontend_fakes import FakeGateway, chat, claim, hello, served, text, uvicorn_of
 
 PATIENCE = 20.0
 SHORT = ConnectionLimits(head_timeout=0.2, body_timeout=0.2, write_timeout=0.3)
@@ -254,7 +254,7 @@ def test_a_client_that_vanished_without_a_word_is_noticed_by_the_kernel() -> Non
     async def work(server: HttpServer) -> list[int]:
         _, writer = await asyncio.open_connection(server.host, server.port)
         writer.write(LIVE[:10])
-        connections = server._server.server_state.connections  # type: ignore[union-attr]
+        connections = uvicorn_of(server).server_state.connections
         while not connections:
             await asyncio.sleep(0.001)
         (connection,) = connections

@@ -18,7 +18,7 @@ import pytest
 
 from dynamo_tasks.errors import QueueFullError
 from dynamo_tasks.frontend.http.server import HttpServer
-from tests.support.frontend_fakes import FakeGateway, chat, claim, failed, served, text
+from tests.support.frontend_fakes import FakeGateway, chat, claim, failed, served, text, uvicorn_of
 
 REQUESTS = 5
 OURS = {"GuardedProtocol", "RequestResponseCycle", "Call", "ScriptedStream", "Submission"}
@@ -105,8 +105,7 @@ def _circles(gateway: FakeGateway, head: str, body: bytes, *, leave: bool = Fals
 
 async def _quiet(server: HttpServer) -> None:
     """Until the server has seen that its clients are gone."""
-    assert server._server is not None
-    state = server._server.server_state
+    state = uvicorn_of(server).server_state
     while state.connections or state.tasks:
         await asyncio.sleep(0.001)
     for _ in range(3):

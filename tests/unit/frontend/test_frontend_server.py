@@ -29,6 +29,7 @@ from tests.support.frontend_fakes import (
     served,
     sse,
     text,
+    uvicorn_of,
 )
 
 CHAT = "/v1/chat/completions"
@@ -314,8 +315,7 @@ def test_two_servers_may_share_a_port() -> None:
 
 def test_nagle_is_off_and_the_process_keeps_its_signals() -> None:
     async def work(server: HttpServer) -> None:
-        assert server._server is not None
-        (listener,) = server._server.servers[0].sockets
+        (listener,) = uvicorn_of(server).servers[0].sockets
         assert listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
         assert signal.getsignal(signal.SIGTERM) is before
 

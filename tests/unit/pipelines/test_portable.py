@@ -14,6 +14,7 @@ from dynamo_tasks.pipelines.plans.plan import Plan, make_plan
 from dynamo_tasks.pipelines.plans.portable import load, refer
 from dynamo_tasks.pipelines.plans.trust import Trust
 from tests.support import pipeline_parts as parts
+from tests.support.plans import sent_plan
 
 TRUST = Trust(("tests.support",))
 
@@ -75,7 +76,7 @@ def test_a_plan_survives_the_wire() -> None:
     env.register_service("profile", parts.Profile, 0.5)
     env.register_service("llm", "dyn://dynamo.Worker.generate")
     env.from_batch([1]).keyby(parts.evens).map(parts.plus, 1, parallelism=2, name="plus").collect()
-    plan = env._plan(env.stages)
+    plan = sent_plan(env)
     assert Plan.decode(plan.encode()) == plan
     assert b"secret" not in plan.encode()
     assert plan.producers() == {"batch-1.0": 0, "keyby-1.0": 1, "plus.0": 1, "plus.1": 1, "collect-1.0": 2}
@@ -104,6 +105,7 @@ def test_ray_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_jobs_of_one_environment_share_the_labels_of_their_metrics() -> None:
     env = RemoteEnvironment("shop")
     env.register_service("profile", parts.Profile)
-    first, second = (env._plan([]).endpoint("profile", "process") for _ in range(2))
+    env.from_batch([1]).collect()
+    first, second = (sent_plan(env).endpoint("profile", "process") for _ in range(2))
     assert first.queue != second.queue
     assert first.label == second.label == "pipelines.shop-profile.process"

@@ -19,6 +19,7 @@ from dynamo_tasks.pipelines.plans import signed
 from dynamo_tasks.pipelines.plans.plan import Plan
 from dynamo_tasks.pipelines.plans.portable import Reference, load, refer
 from dynamo_tasks.pipelines.plans.trust import ANYTHING, Trust
+from tests.support.plans import sent_plan
 
 KEY = "k" * 32
 
@@ -72,7 +73,7 @@ def test_what_can_be_imported_still_travels_by_its_path(key: str) -> None:
 def test_a_plan_with_code_survives_the_wire(key: str) -> None:
     env = RemoteEnvironment("shop")
     env.from_batch([1]).map(lambda record: record + 1, name="plus").collect()
-    plan = Plan.decode(env._plan(env.stages).encode())
+    plan = Plan.decode(sent_plan(env).encode())
     assert plan.stages(ANYTHING)["plus"].function.target(1) == 2
     assert KEY.encode() not in plan.encode()
 

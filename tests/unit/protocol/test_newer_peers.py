@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -66,7 +68,9 @@ def test_a_frontend_renders_what_it_knows() -> None:
 
 @pytest.mark.parametrize("command", [b"news", b"news r 1", b"news r x y z", b""])
 def test_unknown_commands_are_passed_over(command: bytes) -> None:
-    nothing: Any = None
-    executor = WorkerContext.__new__(WorkerContext)
-    executor._running, executor._early = {}, nothing
-    executor.on_command(b"alive", command)
+    store: Any = SimpleNamespace(address=None)
+
+    async def take() -> None:
+        WorkerContext(store, 1, {}).on_command(b"alive", command)
+
+    asyncio.run(take())

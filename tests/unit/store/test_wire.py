@@ -14,11 +14,21 @@ from dynamo_tasks.store.redis.wire import Wire, pack
 from tests.support.server import RedisServer
 
 
-def test_a_vanished_server_is_noticed_by_the_kernel(redis_server: RedisServer) -> None:
+def test_a_vanished_server_is_noticed_by_the_kernel(
+    redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transports: list[asyncio.BaseTransport] = []
+    made = Wire.connection_made
+
+    def noted(wire: Wire, transport: asyncio.BaseTransport) -> None:
+        transports.append(transport)
+        made(wire, transport)
+
+    monkeypatch.setattr(Wire, "connection_made", noted)
+
     async def options() -> tuple[int, int]:
         wire = await Wire.connect(Address.parse(redis_server.url))
-        assert wire._transport is not None
-        sock = wire._transport.get_extra_info("socket")
+        sock = transports[0].get_extra_info("socket")
         found = (
             sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE),
             sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT),
