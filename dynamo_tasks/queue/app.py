@@ -25,7 +25,7 @@ from dynamo_tasks.queue.flower import guard_flower
 from dynamo_tasks.queue.names import NamedApp, Routes
 from dynamo_tasks.queue.worker.beat import Beat
 from dynamo_tasks.queue.worker.consuming import Queues, direct_queue
-from dynamo_tasks.queue.worker.dispatcher import Events
+from dynamo_tasks.queue.worker.request import Events
 from dynamo_tasks.queue.worker.worker import Host, ServiceStep, Worker
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_STEPS
 from dynamo_tasks.store.redis.address import Address

@@ -35,7 +35,7 @@ from dynamo_tasks.queue.broker.backend import KINDS, ResultBackend, SentinelResu
 from dynamo_tasks.queue.plain_pickle import read_plain_only
 from dynamo_tasks.queue.worker import worker as hosting
 from dynamo_tasks.queue.worker.control import JsonControl
-from dynamo_tasks.queue.worker.dispatcher import Events
+from dynamo_tasks.queue.worker.request import Events
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.redis.address import Address
 

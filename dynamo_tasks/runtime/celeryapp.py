@@ -1,4 +1,7 @@
-"""The default Celery application: ``celery -A dynamo_tasks``."""
+"""The default Celery application: ``celery -A dynamo_tasks``.
+
+A worker of it that nobody else has pinned pins itself to a GPU.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +19,13 @@ from typing import Any
 import click
 
 from dynamo_tasks.config.host.given import filled, variable
+from dynamo_tasks.config.host.gpus import ALLOCATION, MASK, PINNED, GpuClaims, allocation_mode, missing
+from dynamo_tasks.config.host.home import Home
 from dynamo_tasks.config.host.server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.observe import event
 from dynamo_tasks.queue.app import DynamoApp, create_app
 from dynamo_tasks.runtime.eager import EagerServices
-from dynamo_tasks.runtime.gpus import pin_process
 from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configured_graph
 from dynamo_tasks.runtime.hosting.host import ServiceHost
 from dynamo_tasks.runtime.names import Names
@@ -28,7 +33,40 @@ from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import Graph
 from dynamo_tasks.wiring import api_server
 
-__all__ = ["default_app", "default_resolver"]
+__all__ = ["default_app", "default_resolver", "pin_process"]
+
+
+def pin_process(service: str, gpus: float) -> None:
+    """Choose GPUs that no other process of this host has, and show CUDA only those.
+
+    Args:
+        service: Who needs them.
+        gpus: How many; below 1 a share of one; 0 leaves everything as it is.
+
+    Raises:
+        ConfigError: there are too few; or it is too late, since CUDA was started when a module was imported.
+    """
+    mode = allocation_mode(os.environ)
+    if not gpus or mode == "off":
+        return
+    devices = GpuClaims(Home.from_environ()).claim({service: gpus})
+    if not devices:
+        event("config.warning", key=f"{service}.ServiceArgs.resources.gpu", problem=missing([service], mode))
+        return
+    if _cuda_runs():
+        raise ConfigError(
+            f"{service}: a module has started CUDA while it was imported, so that its GPUs cannot be chosen "
+            f"any more; do that in a start hook, or set {MASK} and {ALLOCATION}=off"
+        )
+    # Children of an engine inherit it, and don't choose again.
+    os.environ[MASK] = os.environ[PINNED] = devices[service]
+    os.environ[ALLOCATION] = "off"
+
+
+def _cuda_runs() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())
+
 
 SCHEDULE = "beat.schedule"
 OPERATORS = "dynamo_tasks.pipelines.celery.worker:Operators"

@@ -3,16 +3,22 @@
 Sources, ``collect()`` and ``print()`` run in that process; every other task of an operator is an actor. A chunk is one
 call: an actor that is lost is started again and asked for the same chunk again, and nothing of a chunk goes on before
 all of it was answered. So a lost actor loses and repeats no record after it.
+Ray sees a process that has died, and not one that lives and does nothing any more: those are looked for here.
 """
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
 from dynamo_tasks.config.host.server import resolve_redis_url
-from dynamo_tasks.errors import EndpointError, InvalidRequestError
+from dynamo_tasks.errors import EndpointError, InvalidRequestError, WorkerLostError
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.calls.base_service_task import BaseServiceTask
 from dynamo_tasks.pipelines.calls.context import ServiceContext
 from dynamo_tasks.pipelines.calls.factory import ServiceFactory
@@ -27,13 +33,77 @@ from dynamo_tasks.pipelines.plans.plan import Plan, make_plan, plan_operator, pl
 from dynamo_tasks.pipelines.ray.actors import Handled, OperatorActor
 from dynamo_tasks.pipelines.ray.cluster import ActorWrapper
 from dynamo_tasks.pipelines.ray.queue import RayQueueDescriptor
-from dynamo_tasks.pipelines.ray.watch import ActorWatch
 from dynamo_tasks.protocol.plain import NOT_PLAIN, encode_plain
 
 if TYPE_CHECKING:
     from dynamo_tasks.pipelines.environment import BaseEnvironment
 
-__all__ = ["RayJob", "RayServices"]
+__all__ = ["ActorWatch", "RayJob", "RayServices"]
+
+
+_START = 60.0
+"""Seconds until the first sign of life of a process that has just been started."""
+_LOOKS = 5
+"""How often it looks within the time-out."""
+
+
+@dataclass
+class _Sign:
+    """A sign of life that an actor was asked for, and its deadline."""
+
+    answer: Future[bool]
+    until: float
+
+
+class ActorWatch:
+    """Asks actors for signs of life, and has those that give none killed and started again.
+
+    An actor that is busy answers all the same: the user's code runs in threads of its own.
+
+    Args:
+        job_id: Of the actors' job.
+        hang_timeout: Seconds that a process may be silent.
+    """
+
+    def __init__(self, job_id: str, hang_timeout: float):
+        self._job_id = job_id
+        self._timeout = hang_timeout
+        self._signs: dict[ActorWrapper, _Sign] = {}
+        self._ended = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def add(self, actor: ActorWrapper) -> None:
+        """Watch an actor that was just started, until it is lost for good."""
+        self._ask(actor, _START)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._run, name=f"{self._job_id}.watch")
+            self._thread.start()
+
+    def stop(self) -> None:
+        """End; a second call does nothing."""
+        self._ended.set()
+        if self._thread is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(self._timeout / _LOOKS):
+            for actor, sign in list(self._signs.items()):
+                self._look(actor, sign)
+
+    def _look(self, actor: ActorWrapper, sign: _Sign) -> None:
+        if sign.answer.done():
+            if isinstance(sign.answer.exception(), WorkerLostError):
+                del self._signs[actor]
+            else:
+                self._ask(actor, self._timeout)
+        elif time.monotonic() > sign.until:
+            event("job.actor_hung", job=self._job_id, actor=actor.name, silent_s=self._timeout)
+            actor.restart()
+            self._ask(actor, _START)
+
+    def _ask(self, actor: ActorWrapper, within: float) -> None:
+        self._signs[actor] = _Sign(actor.call_async("alive"), time.monotonic() + within)
+
 
 _CHUNK = 64
 """Most records of one call."""

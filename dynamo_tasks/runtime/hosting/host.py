@@ -33,11 +33,11 @@ from dynamo_tasks.runtime.hosting.sleep import SleepController
 from dynamo_tasks.runtime.hosting.slots import limits_of, slots_of
 from dynamo_tasks.runtime.resolver import RuntimeResolver, task_of
 from dynamo_tasks.runtime.supervision.collector import calm_collector
-from dynamo_tasks.runtime.supervision.fleet import show_own
 from dynamo_tasks.runtime.supervision.health import HealthMonitor, HealthSettings
 from dynamo_tasks.runtime.supervision.recoverer import Recoverer
 from dynamo_tasks.runtime.supervision.sweeper import Sweeper
 from dynamo_tasks.runtime.supervision.system import SystemServer, system_port
+from dynamo_tasks.runtime.supervision.watcher import show_own
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState, get_resolver, set_resolver
 from dynamo_tasks.sdk.hooks import probe
 from dynamo_tasks.store.ledger.memory import memory_of

@@ -1,4 +1,4 @@
-"""``status`` as people read it: namespaces → components → instances."""
+"""``status`` as people read it: namespaces → components → instances, and the jobs of pipelines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,50 @@ from rich.text import Text
 from rich.tree import Tree
 
 from dynamo_tasks.observe import mask_url
-from dynamo_tasks.serve.console.render_job import render_job
 
-__all__ = ["render_status"]
+__all__ = ["render_job", "render_status"]
+
+
+_JOB_COLUMNS = ("operator", "tasks", "in", "out", "skipped", "dead", "lag", "records/s")
+_JOB_STATES = {"RUNNING": "green", "STOPPING": "yellow", "FAILED": "red"}
+
+
+def render_job(job: Mapping[str, Any]) -> RenderableType:
+    """Draw a job.
+
+    Args:
+        job: :class:`~dynamo_tasks.pipelines.graph.job.JobStatus` as a mapping.
+    """
+    state = str(job["state"])
+    head = Text.assemble(
+        "job ", (str(job["id"]), "bold"), "  ", (state.lower(), _JOB_STATES.get(state, "dim"))
+    )
+    if job.get("error"):
+        head.append(f"  {job['error']}", "red")
+    if unbegun := job.get("unbegun"):
+        head.append(f"  {unbegun} tasks and services wait for a slot", "yellow")
+    parts: list[RenderableType] = [head]
+    if state in _JOB_STATES:  # what has ended well is one line
+        parts.append(_operators(job["operators"]))
+        parts += [_service(one) for one in job["services"]]
+    return Group(*parts)
+
+
+def _operators(rows: list[Mapping[str, Any]]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in _JOB_COLUMNS:
+        table.add_column(column, justify="left" if column == "operator" else "right", no_wrap=True)
+    for row in rows:
+        numbers = (row[key] for key in ("parallelism", "records_in", "records_out", "skipped", "dead", "lag"))
+        table.add_row(str(row["name"]), *map(str, numbers), f"{row['rate']:.1f}")
+    return table
+
+
+def _service(row: Mapping[str, Any]) -> Text:
+    calls = f"{row['requests']} calls, {row['errors']} errors"
+    facts = f"{calls}, {1000 * row['average_s']:.1f} ms, {row['queued']} waiting"
+    return Text.assemble("service ", str(row["service"]), (f"  {facts}", "dim"))
+
 
 _COLUMNS = ("instance", "lease", "process", "state", "in flight", "tokens/s", "http")
 _NUMBERS = {"lease", "in flight", "tokens/s"}

@@ -3,7 +3,7 @@
 - A component that is enabled and has endpoints: ``workers`` Celery workers.
 - The entry service, if it is not such a component, and a component that has HTTP methods alone: ``workers``
   processes that serve HTTP on one port.
-- A component that has both: its workers serve HTTP, too (ports: :mod:`dynamo_tasks.serve.planning.http_ports`).
+- A component that has both: its workers serve HTTP, too (ports: :mod:`dynamo_tasks.serve.planning.ports`).
 - A service without ``dynamo=`` lives inside the processes of those that depend on it.
 """
 
@@ -33,9 +33,7 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.runtime.supervision.system import HOST_VARIABLE
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
 from dynamo_tasks.sdk.services.own_class import import_path
-from dynamo_tasks.serve.planning.http_ports import http_ports
-from dynamo_tasks.serve.planning.ports import share_address
-from dynamo_tasks.serve.planning.system_ports import with_system_ports
+from dynamo_tasks.serve.planning.ports import http_ports, share_address, with_system_ports
 from dynamo_tasks.serve.processes.spec import Plan, ProcessSpec
 from dynamo_tasks.services.http import door_settings, serves_http
 
