@@ -172,6 +172,7 @@ class Jobs:
             self._keys.base,
             service,
             msgspec.json.encode(numbers),
+            self._keys.job_channel(job_id),
         )
 
     async def service_notes(self, job_id: str, services: list[str]) -> list[dict[str, Any]]:

@@ -102,6 +102,15 @@ def test_a_service_that_cannot_be_made_fails_its_job(make_env: MakeEnvironment, 
         env.submit(autostop=True)
 
 
+def test_no_record_is_read_before_the_services_are_there(make_env: MakeEnvironment) -> None:
+    """Else a short job would be over before anybody knows that one of its services cannot be made."""
+    env = make_env("broken")
+    env.register_service("broken", parts.SlowlyBroken, "setup")
+    env.from_batch([1]).collect()
+    with pytest.raises(Exception, match=r"no licence"):
+        env.submit(autostop=True)
+
+
 @quick
 @pytest.mark.parametrize("where", ["init", "setup", "close"])
 def test_a_function_that_cannot_be_made_fails_its_job(make_env: MakeEnvironment, where: str) -> None:

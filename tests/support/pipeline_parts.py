@@ -215,6 +215,14 @@ class Broken(BaseService):
         self._reach("close")
 
 
+class SlowlyBroken(Broken):
+    """It takes its time to find that it cannot be set up."""
+
+    def setup(self) -> None:
+        time.sleep(1.5)
+        super().setup()
+
+
 class BrokenSink(SinkFunction, Broken):
     """The same as a sink."""
 

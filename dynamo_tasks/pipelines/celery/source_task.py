@@ -16,6 +16,7 @@ from dynamo_tasks.pipelines.celery.operator_task import CHUNK, TaskRunner
 from dynamo_tasks.pipelines.graph.functions import Bound, SourceFunction
 from dynamo_tasks.pipelines.graph.operators import Record, plain_record
 from dynamo_tasks.store.job_records import Commit
+from dynamo_tasks.store.redis.retry import retry_until_up
 
 __all__ = ["SourceTask"]
 
@@ -48,6 +49,7 @@ class SourceTask(TaskRunner):
         loop = asyncio.get_running_loop()
         self._channel: Channel[_Read] = Channel(2 * CHUNK)
         self._ready = asyncio.Event()
+        await self._wait_for_services()
         found = await self.checkpoint()
         position = msgspec.json.decode(found.position, type=_Position) if found.position else _Position()
         self._threads.submit(self._pump, position, loop)
@@ -66,6 +68,18 @@ class SourceTask(TaskRunner):
             yield
         finally:
             self._channel.close()
+
+    async def _wait_for_services(self) -> None:
+        """Wait until each service has begun: one that cannot be made fails a job before its first record."""
+        plan, watch = self.session.plan, self.session.watch
+        names = [one.name for one in plan.hosted]
+        while not watch.stopping:
+            begun = await retry_until_up(
+                watch.jobs.store.commands, lambda: watch.jobs.service_notes(plan.id, names)
+            )
+            if len(begun) == len(names):
+                return
+            await watch.wait("@state")
 
     async def _wait(self) -> None:
         """Wait for records, for the end of the source, or for that of the job."""
