@@ -8,7 +8,7 @@ rests between two pieces; what the engine makes meanwhile comes with the next on
   streams;
 - never less than 5 ms, even alone: more than 200 pieces per second are of no use to anybody;
 - never more than 40 ms: 25 pieces per second and stream. Models whose steps take longer give every token at once;
-- a stream that nobody reads rests for 250 ms, as often as its log is written. Once a reader comes, that ends.
+- a stream that nobody reads rests for 250 ms, as often as its stream is written. Once a reader comes, that ends.
 
 An end does not wait: it ends the rest of its stream.
 

@@ -133,7 +133,7 @@ def _encoded(value: Any, name: str, *, streams: bool = False) -> bytes:
 class ValueStreamResponse:
     """An event stream of what a generator yields, each value as JSON.
 
-    These streams live in the generator, not in a log: they have no ids and cannot be resumed.
+    These streams live in the generator, not in Redis: they have no ids and cannot be resumed.
     """
 
     def __init__(self, values: AsyncIterator[Any], name: str, keep_alive: float):

@@ -48,7 +48,7 @@ class Submission(Struct):
         abandon_after: Seconds without a reader after which it is cancelled; ``None`` = the default.
         deadline: Seconds from now until it must have ended.
         priority: 0 (first) to 9.
-        retention: Seconds for which the finished log is kept; ``None`` = the default.
+        retention: Seconds for which the finished stream is kept; ``None`` = the default.
         headers: Of the trace that the HTTP request belongs to.
         weight: Of the API key, see :class:`~dynamo_tasks.protocol.http.limits.KeyLimits`.
         size: Bytes of the body that it came in.
@@ -80,7 +80,7 @@ class RequestInfo(Struct):
         endpoint: Its endpoint's name.
         created: Seconds since 1970.
         attempts: How often an instance claimed it.
-        last_event: Id of the last event of its log, ``0-0`` before the first.
+        last_event: Id of the last event of its stream, ``0-0`` before the first.
         error: How it failed.
         finish_reason: Why the text ended.
         usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}``.
@@ -100,7 +100,7 @@ class RequestInfo(Struct):
 
 
 class EventStream(Protocol):
-    """One reader of one request's log.
+    """One reader of one request's stream.
 
     Attributes:
         request_id: The request's id; another one than submitted where an idempotency key was known already.
@@ -121,8 +121,8 @@ class EventStream(Protocol):
         May be cancelled while it waits: then no event is lost.
 
         Raises:
-            StreamDivergedError: This reader is ahead of the log.
-            ServerUnavailableError: The log cannot be read.
+            StreamDivergedError: This reader is ahead of the stream.
+            ServerUnavailableError: The stream cannot be read.
         """
         ...
 
@@ -170,7 +170,7 @@ class Gateway(Protocol):
         ...
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
-        """Read a request's log, from its start or after an event.
+        """Read a request's stream, from its start or after an event.
 
         Raises:
             RequestNotFoundError: Unknown, or of another owner.
@@ -184,7 +184,7 @@ class Gateway(Protocol):
         ...
 
     async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
-        """Stop a request; with ``purge`` erase payload and log too. Raises :class:`RequestNotFoundError`."""
+        """Stop a request; with ``purge`` erase payload and stream too. Raises :class:`RequestNotFoundError`."""
         ...
 
     async def time(self) -> float:

@@ -163,7 +163,7 @@ _AFTER = [
     {"name": "after", "in": "query", "required": False, "schema": _EVENT_ID},
 ]
 _PURGE = {
-    "name": "purge", "in": "query", "required": False, "description": "Erase payload and log as well.",
+    "name": "purge", "in": "query", "required": False, "description": "Erase payload and stream as well.",
     "schema": {"enum": ["true", "false", "1", "0", ""]},
 }  # fmt: skip
 

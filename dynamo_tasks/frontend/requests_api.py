@@ -43,7 +43,7 @@ class RequestsAPI:
         return json_response(_shown(info))
 
     async def cancel(self, request: Request) -> Response:
-        """``DELETE /v1/requests/{id}``; ``?purge=true`` erases payload and log."""
+        """``DELETE /v1/requests/{id}``; ``?purge=true`` erases payload and stream."""
         purge = _flag(request, "purge")
         owner = call_of(request).owner_key
         return json_response(_shown(await self._gateway.cancel(request.path_params["id"], owner, purge)))

@@ -87,7 +87,7 @@ class KeepAlive:
 
 
 class EventStreamResponse:
-    """Streams a request's log as server-sent events.
+    """Streams a request's stream as server-sent events.
 
     Nothing is buffered here: a reader that does not take its data holds up ``send``, and the stream behind
     :class:`EventStream` is bounded.
@@ -110,7 +110,7 @@ class EventStreamResponse:
         """Make the response.
 
         Args:
-            stream: The log; closed here.
+            stream: Of the request; closed here.
             renderer: Makes bytes of it.
             api: Its name in logs.
             keep_alive: Seconds of silence after which a comment is sent.

@@ -6,9 +6,9 @@ Rules:
   of a later epoch (a claim, or an end by somebody who is not the owner) and names the last applied id;
 * an id that is not above the last applied one is old: ignored;
 * a pushed event whose epoch is below the last claim that was seen is ignored: a push can carry an event
-  that the log has refused;
-* any other pushed event is a gap: read the log from the last applied id;
-* the log itself is read in order, so what does not follow there shows that Redis forgot events which
+  that the stream has refused;
+* any other pushed event is a gap: read the stream from the last applied id;
+* the stream itself is read in order, so what does not follow there shows that Redis forgot events which
   this reader has seen: diverged.
 """
 
@@ -46,7 +46,7 @@ class Cursor:
         self.ended = False
 
     def pushed(self, event: Event) -> Verdict:
-        """Judge an event that was pushed; pushes may be lost, repeated, or refused by the log afterwards."""
+        """Judge an event that was pushed; pushes may be lost, repeated, or refused by the stream afterwards."""
         epoch, seq = event.id
         last = self.last
         if self.ended or event.id <= last or epoch < self.claimed:
@@ -64,8 +64,8 @@ class Cursor:
         if event.id.seq == 0 and event.id.epoch > self.claimed:
             self.claimed = event.id.epoch
 
-    def logged(self, event: Event) -> Verdict:
-        """Judge an event that was read from the log, in order."""
+    def stored(self, event: Event) -> Verdict:
+        """Judge an event that was read from the stream, in order."""
         last = self.last
         if self.ended or event.id <= last:
             return Verdict.IGNORE

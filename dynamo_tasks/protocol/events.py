@@ -1,6 +1,6 @@
 """Events of a stream.
 
-A request's log is a Redis Stream. Its ids are ``<epoch>-<seq>``: the epoch belongs to one attempt
+A request's stream is a Redis Stream. Its ids are ``<epoch>-<seq>``: the epoch belongs to one attempt
 and only grows, ``<epoch>-0`` is that attempt's claim. Each entry has one field; its name is the
 kind of the event, its value the payload:
 
@@ -103,7 +103,7 @@ class Kind(StrEnum):
 
 
 class Event(NamedTuple):
-    """One entry of a log, payload not decoded yet."""
+    """One entry of a stream, payload not decoded yet."""
 
     id: EventId
     kind: str

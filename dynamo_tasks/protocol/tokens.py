@@ -159,7 +159,7 @@ def finished(logged: Iterable[Any]) -> set[int]:
 
 
 def is_complete(payload: Any, logged: Iterable[Any]) -> bool:
-    """Return whether the log holds the end of every choice that a payload asks for."""
+    """Return whether the stream holds the end of every choice that a payload asks for."""
     choices = 1
     if isinstance(payload, dict):
         name = several_prompts(payload)

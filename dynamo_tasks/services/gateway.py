@@ -169,7 +169,7 @@ class RuntimeGateway:
         )
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
-        """Read a request's log, from its start or after an event."""
+        """Read a request's stream, from its start or after an event."""
         async with in_time(_PATIENCE):
             return _stream(
                 await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
@@ -199,7 +199,7 @@ class RuntimeGateway:
         )  # fmt: skip
 
     async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
-        """Stop a request; with ``purge`` erase payload and log too."""
+        """Stop a request; with ``purge`` erase payload and stream too."""
         ledger = self._runtime.client.ledger
         async with in_time(_PATIENCE):
             record = await self._record(request_id, owner_key)

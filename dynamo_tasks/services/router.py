@@ -21,7 +21,7 @@ _POLICIES = ("random", "round_robin", "power_of_two", "least_loaded")
 
 @service(dynamo={"namespace": DefaultName("dynamo")})
 class Router:
-    """Stands between Frontend and Worker. A request keeps its id and its stream: there is no second log.
+    """Stands between Frontend and Worker. A request keeps its id and its stream: there is no second one.
 
     Attributes:
         policy: ``random``, ``round_robin``, ``power_of_two`` or ``least_loaded``.

@@ -269,7 +269,7 @@ class Keys:
         return f"{self.base}registry:{self.db}"
 
     def events(self, subject: str) -> str:
-        """The log of a subject's events."""
+        """The Redis Stream of a subject's events."""
         return f"{self.base}events:{subject}"
 
     def events_channel(self, subject: str) -> str:

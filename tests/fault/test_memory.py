@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.errors import StreamTooLargeError
-from dynamo_tasks.store.streams.log import ENTRY_BYTES
+from dynamo_tasks.store.streams.open_stream import ENTRY_BYTES
 from tests.support.faults import kill_worker
 from tests.support.processes import together, until
 from tests.support.queue import Lab

@@ -1,6 +1,6 @@
 """The state machine: writers, readers and a server that fail in every order.
 
-What is real: :class:`OpenLog` (ids, freezing, realigning), :class:`Subscription` with :class:`Cursor`, and, on a
+What is real: :class:`OpenStream` (ids, freezing, realigning), :class:`Subscription` with :class:`Cursor`, and, on a
 real server, the scripts. What is simulated is the network: every request and every reply is a step of its own,
 and may be late, repeated or lost.
 
@@ -21,7 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from dynamo_tasks.errors import DynamoError, FencedError, StreamDivergedError
 from dynamo_tasks.protocol.events import ZERO, End, Event, EventId, Kind
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.store.streams.log import OpenLog
+from dynamo_tasks.store.streams.open_stream import OpenStream
 from dynamo_tasks.store.streams.subscription import Subscription
 from tests.property.stream_servers import Page, Server
 
@@ -48,7 +48,7 @@ class SimulatedWriter:
     """A process that owns an attempt, or believes so."""
 
     lease: int
-    log: OpenLog | None = None
+    log: OpenStream | None = None
     flight: Flush | None = None
     late: list[Flush] = field(default_factory=list)
     ending: bool = False
@@ -135,7 +135,7 @@ class StreamMachine(RuleBasedStateMachine):
             return
         if writer.flight is not None:
             writer.late.append(writer.flight)
-        writer.log = OpenLog(attempt, changed=lambda log: None, on_dead=lambda reason: None)
+        writer.log = OpenStream(attempt, changed=lambda log: None, on_dead=lambda reason: None)
         writer.flight, writer.ending, writer.synced = None, False, True
 
     @rule(n=WRITERS, count=st.integers(1, 2))

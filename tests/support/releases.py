@@ -53,7 +53,7 @@ _EDITS: list[tuple[str, str, str]] = [
     ("store/ledger/lua/lib/base.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
     ("store/ledger/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),
     (
-        "store/streams/log.py",
+        "store/streams/open_stream.py",
         "        for kind, values in self._pending:\n            data =",
         "        if self._pending and self._seq == 0:\n            self._seq, self._waiting = 1, self._waiting + 1\n"
         '            self.frozen.append(Entry(1, "x", b"\\xc1"))\n'

@@ -20,7 +20,7 @@ from dynamo_tasks.store.ledger.submission import NewRequest
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import new_lease
 from dynamo_tasks.store.streams.at_rest import read_all
-from dynamo_tasks.store.streams.log import OpenLog
+from dynamo_tasks.store.streams.open_stream import OpenStream
 from dynamo_tasks.store.streams.reader import StreamReader
 from dynamo_tasks.store.streams.subscription import Subscription
 from dynamo_tasks.store.streams.writer import Writer
@@ -106,19 +106,19 @@ class Owner:
             queue=self.place.queue, message=b"message", nonce=nonce,
         )  # fmt: skip
 
-    def open(self, attempt: Attempt, **options: Any) -> OpenLog:
+    def open(self, attempt: Attempt, **options: Any) -> OpenStream:
         return self.writer.open(attempt, self.deaths.append, **options)
 
-    async def run(self, request_id: str, **options: Any) -> OpenLog:
+    async def run(self, request_id: str, **options: Any) -> OpenStream:
         return self.open(await self.claim(request_id, **options))
 
-    async def write(self, log: OpenLog, *items: Any) -> None:
+    async def write(self, log: OpenStream, *items: Any) -> None:
         """Append, each as an event of its own, and wait until they are in the log."""
         for item in items:
             log.append(item)
             await self.writer.drain(log)
 
-    async def finish(self, log: OpenLog, end: End = DONE) -> str:
+    async def finish(self, log: OpenStream, end: End = DONE) -> str:
         return await log.finish(end, b"", settled=True)
 
     async def close(self) -> None:
@@ -210,7 +210,7 @@ class Place:
 
     async def running(
         self, owner_url: str | None = None, client_url: str | None = None, **options: Any
-    ) -> tuple[Owner, Subscription, OpenLog]:
+    ) -> tuple[Owner, Subscription, OpenStream]:
         """A request that an owner runs and a client reads."""
         owner, client = await self.owner(owner_url), await self.client(client_url)
         sub = await client.submit(**options)

@@ -1,6 +1,6 @@
 """Tool calls and reasoning in answers, read by vLLM's own parsers.
 
-They run in the Worker, next to the engine: what they find goes into the log together with the text, so that
+They run in the Worker, next to the engine: what they find goes into the stream together with the text, so that
 any frontend can render any part of a stream, and none of them needs vLLM. vLLM is imported when the parsers are
 loaded, not before.
 """

@@ -1,4 +1,4 @@
-"""Answers that are not streamed: the whole log, put together."""
+"""Answers that are not streamed: the whole stream, put together."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ __all__ = ["CollectedResponse", "Collector", "CompletionCollector", "ValueCollec
 
 
 class Collector:
-    """Takes all events of a log and makes the body of the answer."""
+    """Takes all events of a stream and makes the body of the answer."""
 
     def __init__(self) -> None:
         self.tokens = 0
@@ -125,7 +125,7 @@ class CollectedResponse:
         """Make the response.
 
         Args:
-            stream: The log; closed here.
+            stream: Of the request; closed here.
             collector: Makes the answer.
             api: Its name in logs.
             meter: Told when the first token arrives.
@@ -176,4 +176,4 @@ class CollectedResponse:
                     collector.take(event)
             if self._meter is not None:
                 self._meter.delivered(collector.tokens)
-        raise EndpointError("the log ended without an end event")
+        raise EndpointError("the stream ended without an end event")

@@ -1,4 +1,4 @@
-"""Server-sent events of completions, from the events of a log.
+"""Server-sent events of completions, from the events of a stream.
 
 One log event becomes one SSE event that carries its id, so a client can go on after any of them. A
 renderer needs only the stored :class:`Render` and the events: any frontend can render the rest of a stream

@@ -111,7 +111,7 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
     Attributes:
         background: Run on without a reader; without ``stream`` the answer is 202 with the request's id.
         abandon_after: Seconds after which a request without a reader is cancelled.
-        retention: Seconds for which the finished log is kept.
+        retention: Seconds for which the finished stream is kept.
     """
 
     stream: bool | None = None

@@ -39,7 +39,7 @@ from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.parsing import Parser
 from dynamo_tasks.store.redis.refusals import refusal
 from dynamo_tasks.store.redis.wire import pack
-from dynamo_tasks.store.streams.log import KeptResult
+from dynamo_tasks.store.streams.open_stream import KeptResult
 
 __all__ = [
     "ANSWER_TIMEOUT", "CONNECT_TIMEOUT", "KINDS", "PATIENCE", "WRITTEN", "ResultBackend", "SentinelResultBackend",

@@ -67,7 +67,7 @@ class CallOptions(msgspec.Struct, omit_defaults=True):
         dl: Deadline, Unix seconds.
         bg: Runs on without a reader.
         ab: Seconds after which a request that nobody reads any more is cancelled.
-        rt: Retention of its log, seconds.
+        rt: Retention of its stream, seconds.
         ik: Idempotency key.
         tn: Tenant.
         tw: Its share of a component that is not enough for all.

@@ -269,7 +269,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
     def _meta_of(self, record: Record) -> dict[str, Any]:
         value = self._outcome_of(record, propagate=False)
         if record.state is State.SUCCEEDED and isinstance(value, DynamoError):
-            value = None  # its log is past its retention
+            value = None  # its stream is past its retention
         done = datetime.fromtimestamp(record.finished or record.created, UTC).isoformat()
         return {
             "status": CELERY_STATES[record.state], "result": value, "traceback": None, "children": [],

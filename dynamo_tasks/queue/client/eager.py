@@ -41,7 +41,7 @@ class EagerStreamResult(EagerResult):  # type: ignore[misc]
         """The values, then the error that the request ended with, if any.
 
         Raises:
-            InvalidEventIdError: there is no log, hence no ``after``.
+            InvalidEventIdError: there is no stream, hence no ``after``.
             RequestFailedError: what the request ended with, after its last value.
         """
         if after is not None:

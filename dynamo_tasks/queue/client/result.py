@@ -49,7 +49,7 @@ def values_of(event: Event) -> list[Any]:
 class StreamResult(RequestResult):
     """A handle on a request, from any process that reaches its server.
 
-    Iterating gives the values that the endpoint yields, live or from the log::
+    Iterating gives the values that the endpoint yields, live or stored::
 
         for chunk in Worker.generate.delay({"prompt": "hi"}): ...
         async for chunk in result: ...
@@ -69,7 +69,7 @@ class StreamResult(RequestResult):
 
         Raises:
             RequestNotFoundError: no such request.
-            StreamExpiredError: its log is past its retention.
+            StreamExpiredError: its stream is past its retention.
             RequestFailedError: what the request ended with, after its last value; as :meth:`get` raises it.
         """
         try:

@@ -1,4 +1,4 @@
-"""One attempt at one request: claim → open the log → drive the endpoint → end.
+"""One attempt at one request: claim → open the stream → drive the endpoint → end.
 
 Steps over one context object; what can come out of them is an :class:`Outcome`, which the task hands to
 Celery's tracer. The ownership rules live in the scripts; here every answer of theirs has one clause.
@@ -42,13 +42,13 @@ from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused, cancelled
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.redis.containment import MALFORMED, contained, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError
-from dynamo_tasks.store.streams.log import KeptResult, OpenLog
+from dynamo_tasks.store.streams.open_stream import KeptResult, OpenStream
 
 __all__ = ["Execution"]
 
 _RETRY_CLAIM = 0.2
 _UNWRITABLE = (StreamDivergedError, EndpointError, ProtocolError)
-"""Reasons for which a log died that hold for every other attempt, too."""
+"""Reasons for which a stream died that hold for every other attempt, too."""
 
 
 class Execution:
@@ -71,7 +71,7 @@ class Execution:
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
         self._stop_asked = 0.0
-        self._log: OpenLog | None = None
+        self._stream: OpenStream | None = None
         self._to_settle = self._only_completion = False
         self.context = Context(call.id, self._account.name, retries=call.retries, headers=call.headers)
 
@@ -92,19 +92,19 @@ class Execution:
         except (ReplyError, *MALFORMED) as exc:
             await self._unusable(exc)
         attempt.message = self._call.message
-        log = self._executor.writer.open(attempt, self._log_died, cap=self._executor.stream_cap)
-        self._log = log
-        self._executor.enter(self, attempt, log)
-        self.context.read_while(log.is_read)
+        stream = self._executor.writer.open(attempt, self._stream_died, cap=self._executor.stream_cap)
+        self._stream = stream
+        self._executor.enter(self, attempt, stream)
+        self.context.read_while(stream.is_read)
         try:
-            return await self._attempt(attempt, log)
+            return await self._attempt(attempt, stream)
         finally:
             self._account.span.end()
 
     @property
     def attempt(self) -> Attempt | None:
         """The claim, once there is one."""
-        return self._log.attempt if self._log is not None else None
+        return self._stream.attempt if self._stream is not None else None
 
     @property
     def timed_out(self) -> bool:
@@ -117,18 +117,18 @@ class Execution:
             await self._executor.settle(self._handler.endpoint.namespace, self._call.id)
 
     def leave(self) -> None:
-        """The job is over. The log, which the writer keeps for a while, knows this object: no circle is left."""
-        if self._log is not None:
-            self._executor.leave(self, self._log)
-        self._log = None
+        """The job is over. The stream, which the writer keeps for a while, knows this object: no circle is left."""
+        if self._stream is not None:
+            self._executor.leave(self, self._stream)
+        self._stream = None
         self.context.read_while(None)
         if self._only_completion:
             self._executor.leave_completion(self._call.id)
 
     async def fail(self, exc: BaseException) -> None:
         """End the request with an error: the endpoint's, or that its retries are used up."""
-        assert self._log is not None
-        await self._end(self._log, End(State.FAILED, "error", error=ErrorInfo.of(exc)))
+        assert self._stream is not None
+        await self._end(self._stream, End(State.FAILED, "error", error=ErrorInfo.of(exc)))
 
     async def _claim(self) -> Attempt:
         # One nonce for all tries: a claim whose reply was lost is granted again.
@@ -180,52 +180,52 @@ class Execution:
             raise Revoked(message, expired=refusal.state is State.EXPIRED)
         raise (refusal.error or ErrorInfo("endpoint_error", "failed")).exception()
 
-    async def _attempt(self, attempt: Attempt, log: OpenLog) -> Any:
+    async def _attempt(self, attempt: Attempt, stream: OpenStream) -> Any:
         await self._account.claimed(attempt, self.context, self._executor.ledger)
         try:
             with self._deadline(attempt.deadline):
-                await self._drive(log)
+                await self._drive(stream)
             end, result = self._produced.end(), self._produced.result()
             encoded = encode_result(self._account.name, end, result)
             kept = self._call.kept_result(result)
         except Stop as stop:
-            return await self._stopped(stop, attempt, log)
+            return await self._stopped(stop, attempt, stream)
         except RetryRequested:
-            await self._executor.writer.drain(log)
+            await self._executor.writer.drain(stream)
             raise
         except ForwardRequested as wanted:
-            await forward_request(self._executor.store, log, wanted, self._call.message(), self.fail)
+            await forward_request(self._executor.store, stream, wanted, self._call.message(), self.fail)
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
             # As if it had returned None: clients that wait are notified at once. Celery calls no link of it.
             values = None if self._handler.streaming else [None]
             await self._end(
-                log, End(State.SUCCEEDED, IGNORED, values=values), kept=self._call.kept_result(None)
+                stream, End(State.SUCCEEDED, IGNORED, values=values), kept=self._call.kept_result(None)
             )
             raise
         except EngineDeadError as exc:
-            await self._engine_died(exc, attempt, log)
+            await self._engine_died(exc, attempt, stream)
         except Exception as exc:
             if isinstance(exc, Reject) and exc.requeue:
-                await self._requeue(attempt, log, front=False, counts=True)
-            await self._failed(exc, log)
+                await self._requeue(attempt, stream, front=False, counts=True)
+            await self._failed(exc, stream)
             raise
-        await self._end(log, end, encoded, kept)
+        await self._end(stream, end, encoded, kept)
         return result
 
-    async def _failed(self, exc: Exception, log: OpenLog) -> None:
+    async def _failed(self, exc: Exception, stream: OpenStream) -> None:
         try:
             self._handler.retry.check(exc, self._call.retries)
         except RetryRequested:
-            await self._executor.writer.drain(log)
+            await self._executor.writer.drain(stream)
             raise
         await self.fail(exc)
 
-    async def _drive(self, log: OpenLog) -> None:
+    async def _drive(self, stream: OpenStream) -> None:
         """Run the endpoint to its end, appending what it yields."""
         self._check_stop()
-        self._body = Interruptible(self._consume(log))
+        self._body = Interruptible(self._consume(stream))
         try:
             await self._body.task
         except asyncio.CancelledError:
@@ -239,13 +239,13 @@ class Execution:
         if self._stop is not None and reason in (None, self._stop.reason):
             raise self._stop
 
-    async def _consume(self, log: OpenLog) -> None:
+    async def _consume(self, stream: OpenStream) -> None:
         enter_context(self.context)
         self._account.span.enter()
-        values = await self._produced.rest(log, self._payload)
+        values = await self._produced.rest(stream, self._payload)
         if values is None:
             return
-        streaming, append, take = self._handler.streaming, log.append, self._produced.take
+        streaming, append, take = self._handler.streaming, stream.append, self._produced.take
         async with aclosing(values) as source:  # type: ignore[type-var]
             async for value in source:
                 if type(value) is not TokenDelta or not streaming:
@@ -256,8 +256,8 @@ class Execution:
                     except NOT_PLAIN as exc:
                         raise self._not_plain(value, exc) from exc
                 take(value)
-                if log.congested:
-                    await log.room()
+                if stream.congested:
+                    await stream.room()
 
     def _plain(self, value: Any) -> Any:
         try:
@@ -282,13 +282,13 @@ class Execution:
             if timer is not None:
                 timer.cancel()
 
-    async def _stopped(self, stop: Stop, attempt: Attempt, log: OpenLog) -> Any:
+    async def _stopped(self, stop: Stop, attempt: Attempt, stream: OpenStream) -> Any:
         reason = str(stop) if stop.reason == "abort" else stop.reason
         asked = self._stop_asked or time.monotonic()  # 0 where the worker's end stopped it, not a command
         self._account.stopped(attempt, reason, time.monotonic() - asked)
         if stop.reason == "abort":
-            if isinstance(log.dead, _UNWRITABLE):
-                await self._fail_elsewhere(attempt, log.dead)
+            if isinstance(stream.dead, _UNWRITABLE):
+                await self._fail_elsewhere(attempt, stream.dead)
             if str(stop) == State.CANCELLED:
                 self._to_settle = self._call.has_completion
                 raise Revoked("cancelled")
@@ -296,14 +296,14 @@ class Execution:
                 return await self._ended_elsewhere()
             raise Dropped(str(stop))
         if stop.reason == "drain":
-            await self._requeue(attempt, log, front=True, counts=False)
+            await self._requeue(attempt, stream, front=True, counts=False)
         if stop.reason == "cancel":
-            await self._end(log, cancelled())
+            await self._end(stream, cancelled())
             raise Revoked("cancelled")
         error = DeadlineExceededError(
             "the request ran past its deadline" if stop.reason == "deadline" else f"time limit: {stop}"
         )
-        await self._end(log, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)))
+        await self._end(stream, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)))
         raise error from None
 
     async def _ended_elsewhere(self) -> Any:
@@ -314,43 +314,45 @@ class Execution:
             return await self._refused(refusal)
         raise Dropped("RECLAIMED")
 
-    async def _requeue(self, attempt: Attempt, log: OpenLog, *, front: bool, counts: bool) -> None:
-        await self._executor.writer.drain(log)
+    async def _requeue(self, attempt: Attempt, stream: OpenStream, *, front: bool, counts: bool) -> None:
+        await self._executor.writer.drain(stream)
         with contextlib.suppress(FencedError):
             await self._executor.ledger.release(
                 attempt, retries=self._call.retries, front=front, counts=counts
             )
         raise Reassigned
 
-    async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, log: OpenLog) -> NoReturn:
+    async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, stream: OpenStream) -> NoReturn:
         """Requeue the request after its engine died, as if this process had; another attempt may continue."""
         self._executor.on_engine_died(exc.message)
-        await self._executor.writer.drain(log)
+        await self._executor.writer.drain(stream)
         # Where Redis is away, its owner's death is noticed by others once it is back.
         with contextlib.suppress(ServerUnavailableError):
             await Recovery(self._executor.store).requeue(attempt.namespace, attempt.id, attempt.lease)
         raise Reassigned
 
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
-        """The log can't be continued by anybody; end it above our epoch."""
+        """The stream can't be continued by anybody; end it above our epoch."""
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
         with contained("ledger", attempt.id):
             await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
-    async def _end(self, log: OpenLog, end: End, result: bytes = b"", kept: KeptResult | None = None) -> None:
+    async def _end(
+        self, stream: OpenStream, end: End, result: bytes = b"", kept: KeptResult | None = None
+    ) -> None:
         """Write the end; only its winner goes on to Celery's completion."""
         follows = self._call.has_completion and kept is None
         try:
-            await log.finish(end, result if follows else b"", settled=not follows, kept=kept)
+            await stream.finish(end, result if follows else b"", settled=not follows, kept=kept)
         except _UNWRITABLE as exc:
-            await self._fail_elsewhere(log.attempt, exc)
+            await self._fail_elsewhere(stream.attempt, exc)
             raise Dropped(exc.code) from None
         except DynamoError as exc:
             raise Dropped(exc.code) from None
         self._to_settle = follows
         if kept is not None:
             self._call.result_is_written()
-        self._account.ended(log.attempt, end)
+        self._account.ended(stream.attempt, end)
 
     def stop(self, stop: Stop) -> None:
         """Stop the endpoint; callable at any time, the first reason counts."""
@@ -370,7 +372,7 @@ class Execution:
         if command.op == "abort":
             self.stop(Stop("abort", command.argument))
 
-    def _log_died(self, reason: DynamoError) -> None:
-        if isinstance(reason, FencedError) and self._stop is None and self._log is not None:
-            self._account.fenced(self._log.attempt)
+    def _stream_died(self, reason: DynamoError) -> None:
+        if isinstance(reason, FencedError) and self._stop is None and self._stream is not None:
+            self._account.fenced(self._stream.attempt)
         self.stop(Stop("abort", reason.code))

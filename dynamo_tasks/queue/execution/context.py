@@ -15,7 +15,7 @@ from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.unclaimed import UnclaimedMessages
 from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
 from dynamo_tasks.store.redis.server import Store
-from dynamo_tasks.store.streams.log import DEFAULT_CAP, OpenLog
+from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP, OpenStream
 from dynamo_tasks.store.streams.writer import Writer
 
 __all__ = ["RequestCommand", "WorkerContext"]
@@ -78,7 +78,7 @@ class WorkerContext:
         self._in_flight = metrics.gauge("requests_in_flight", endpoint="all")
         self._loop: asyncio.AbstractEventLoop | None = None
         self.on_engine_died: Callable[[str], None] = lambda reason: None
-        self._running: dict[str, tuple[Running, Attempt, OpenLog]] = {}
+        self._running: dict[str, tuple[Running, Attempt, OpenStream]] = {}
         self._tails: set[str] = set()
         self._early: dict[str, tuple[float, list[RequestCommand]]] = {}
 
@@ -141,9 +141,9 @@ class WorkerContext:
             except ServerUnavailableError:
                 await asyncio.sleep(_RETRY)
 
-    def enter(self, execution: Running, attempt: Attempt, log: OpenLog) -> None:
+    def enter(self, execution: Running, attempt: Attempt, stream: OpenStream) -> None:
         """An attempt begins; commands that came before it are carried out."""
-        self._running[attempt.id] = (execution, attempt, log)
+        self._running[attempt.id] = (execution, attempt, stream)
         self._in_flight.set(len(self._running))
         for command in self._early.pop(attempt.id, (0.0, []))[1]:
             self._apply(command)
@@ -156,12 +156,12 @@ class WorkerContext:
         """It is done."""
         self._tails.discard(request_id)
 
-    def leave(self, execution: Running, log: OpenLog) -> None:
+    def leave(self, execution: Running, stream: OpenStream) -> None:
         """An attempt is over."""
-        current = self._running.get(log.attempt.id)
+        current = self._running.get(stream.attempt.id)
         if current is not None and current[0] is execution:
-            del self._running[log.attempt.id]
-        self.writer.forget(log)
+            del self._running[stream.attempt.id]
+        self.writer.forget(stream)
         self._in_flight.set(len(self._running))
 
     def on_command(self, channel: bytes, payload: bytes) -> None:
@@ -180,10 +180,10 @@ class WorkerContext:
         self._early[command.request_id] = (now + _KEEP_EARLY, [*earlier[1 - _MOST_EACH :], command])
 
     def _apply(self, command: RequestCommand) -> None:
-        execution, attempt, log = self._running[command.request_id]
+        execution, attempt, stream = self._running[command.request_id]
         if command.epoch != attempt.epoch:
             return
         if command.op == "readers":
-            log.set_readers(self.store.keys(attempt.namespace).readers(command.argument))
+            stream.set_readers(self.store.keys(attempt.namespace).readers(command.argument))
         else:
             execution.on_command(command)

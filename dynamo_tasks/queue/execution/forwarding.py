@@ -16,7 +16,7 @@ from dynamo_tasks.queue.execution.outcome import Reassigned
 from dynamo_tasks.sdk.context import ForwardRequested
 from dynamo_tasks.store.ledger.forwarding import forward
 from dynamo_tasks.store.redis.server import Store
-from dynamo_tasks.store.streams.log import OpenLog
+from dynamo_tasks.store.streams.open_stream import OpenStream
 
 __all__ = ["forward_request"]
 
@@ -24,14 +24,14 @@ _RETRY = 0.2
 
 
 async def forward_request(
-    store: Store, log: OpenLog, wanted: ForwardRequested, message: bytes,
+    store: Store, stream: OpenStream, wanted: ForwardRequested, message: bytes,
     fail: Callable[[BaseException], Awaitable[None]],
 ) -> NoReturn:  # fmt: skip
     """Give the request to the instance that was chosen; asked again until Redis answers.
 
     Args:
         store: Redis.
-        log: Of our attempt.
+        stream: Of our attempt.
         wanted: To whom.
         message: The Celery message that brought it.
         fail: Ends the request with an error.
@@ -41,11 +41,11 @@ async def forward_request(
         ConfigError: it cannot be forwarded; it has failed.
     """
     try:
-        _check(wanted, log)
+        _check(wanted, stream)
     except ConfigError as exc:
         await fail(exc)
         raise
-    attempt = log.attempt
+    attempt = stream.attempt
     message = _readdressed(message, wanted)
     while True:
         try:
@@ -62,14 +62,14 @@ async def forward_request(
     raise Reassigned
 
 
-def _check(wanted: ForwardRequested, log: OpenLog) -> None:
+def _check(wanted: ForwardRequested, stream: OpenStream) -> None:
     """Refuse another namespace, where the record is not, and a request that has values of ours."""
-    if wanted.endpoint.namespace != log.attempt.namespace:
+    if wanted.endpoint.namespace != stream.attempt.namespace:
         raise ConfigError(
-            f"a request of namespace {log.attempt.namespace!r} cannot be forwarded to {wanted.endpoint}: "
+            f"a request of namespace {stream.attempt.namespace!r} cannot be forwarded to {wanted.endpoint}: "
             "its record and its stream stay where they are"
         )
-    if log.busy or log.top.seq:
+    if stream.busy or stream.top.seq:
         raise ConfigError(f"a request that has put out values cannot be forwarded to {wanted.endpoint}")
 
 

@@ -19,9 +19,9 @@ from dynamo_tasks.sdk.endpoints.payloads import not_plain
 from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.at_rest import read_all
-from dynamo_tasks.store.streams.log import ENTRY_BYTES, OpenLog
+from dynamo_tasks.store.streams.open_stream import ENTRY_BYTES, OpenStream
 
-__all__ = ["OutputCollector", "encode_result", "logged_values", "skip"]
+__all__ = ["OutputCollector", "encode_result", "skip", "written_values"]
 
 
 class OutputCollector:
@@ -70,27 +70,27 @@ class OutputCollector:
             return None
         return self._value[0] if self._value is not None else self._aggregate.result()
 
-    async def rest(self, log: OpenLog, payload: Any) -> AsyncIterator[Any] | None:
-        """Run the endpoint from where the log ends; ``None`` if an earlier attempt has logged all of it.
+    async def rest(self, stream: OpenStream, payload: Any) -> AsyncIterator[Any] | None:
+        """Run the endpoint from where the stream ends; ``None`` if an earlier attempt has written all of it.
 
         Raises:
             NotResumableError: an earlier attempt has put something out, and the endpoint cannot go on from there.
         """
-        if log.attempt.previous == ZERO:
+        if stream.attempt.previous == ZERO:
             return self._handler.run(payload, [])
-        logged, size = await logged_values(self._executor.store, log.attempt)
-        log.inherit(size)
+        written, size = await written_values(self._executor.store, stream.attempt)
+        stream.count_earlier(size)
         policy = self._handler.policy
-        if logged and policy not in ("continue", "replay"):
+        if written and policy not in ("continue", "replay"):
             raise NotResumableError(
-                f"{self._handler.endpoint} had streamed {len(logged)} values when its attempt ended, "
+                f"{self._handler.endpoint} had streamed {len(written)} values when its attempt ended, "
                 f"and its policy is {policy!r}; declare continue or replay"
             )
-        for value in logged:
+        for value in written:
             self._add(value)  # another attempt has made it
         if policy == "replay":
-            return skip(self._handler.run(payload, []), len(logged))
-        return None if is_complete(payload, logged) else self._handler.run(payload, logged)
+            return skip(self._handler.run(payload, []), len(written))
+        return None if is_complete(payload, written) else self._handler.run(payload, written)
 
 
 def encode_result(endpoint: str, end: End, result: Any) -> bytes:
@@ -112,8 +112,8 @@ def encode_result(endpoint: str, end: End, result: Any) -> bytes:
         raise not_plain(endpoint, value, exc, streams=False) from exc
 
 
-async def logged_values(store: Store, attempt: Attempt) -> tuple[list[Any], int]:
-    """Values that earlier attempts logged, and the bytes that they take in the stream."""
+async def written_values(store: Store, attempt: Attempt) -> tuple[list[Any], int]:
+    """Values that earlier attempts wrote, and the bytes that they take in the stream."""
     out: list[Any] = []
     size = 0
     for entry in await read_all(store, attempt.namespace, attempt.id):

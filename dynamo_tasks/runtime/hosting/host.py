@@ -43,7 +43,7 @@ from dynamo_tasks.sdk.hooks import probe
 from dynamo_tasks.store.ledger.memory import memory_of
 from dynamo_tasks.store.redis.retry import at_start
 from dynamo_tasks.store.registry import new_lease
-from dynamo_tasks.store.streams.log import DEFAULT_CAP
+from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP
 
 __all__ = ["ServiceHost"]
 

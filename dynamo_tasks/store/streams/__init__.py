@@ -1,1 +1,1 @@
-"""The logs of requests: one writer a process, one reader a process."""
+"""The streams of requests: one writer a process, one reader a process."""

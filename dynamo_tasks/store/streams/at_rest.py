@@ -1,4 +1,4 @@
-"""Reading logs at rest."""
+"""Reading streams at rest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def decode_row(row: Reply) -> Event:
 
 
 async def read_all(store: Store, namespace: str, request_id: str, after: EventId = ZERO) -> list[Event]:
-    """Read all events of a log after the id ``after``, as they are now."""
+    """Read all events of a stream after the id ``after``, as they are now."""
     key = store.keys(namespace).log(request_id)
     events: list[Event] = []
     while True:

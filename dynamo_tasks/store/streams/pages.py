@@ -1,4 +1,4 @@
-"""Reading the logs of many readers at once, page by page, with replies of a bounded size."""
+"""Reading the streams of many readers at once, page by page, with replies of a bounded size."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TERMINAL = {state.value.encode() for state in TERMINAL}
 
 
 class Pages:
-    """Reads the events of the logs after each reader's last one."""
+    """Reads the events of the streams after each reader's last one."""
 
     def __init__(self, store: Store):
         self._store = store
@@ -38,7 +38,7 @@ class Pages:
     async def read(
         self, wire: Wire, subs: list[Subscription], clock: Callable[[], float]
     ) -> list[Subscription]:
-        """Feed the readers from their logs; returns those that have all that there is.
+        """Feed the readers from their streams; returns those that have all that there is.
 
         Raises:
             ServerUnavailableError: the connection was lost; what was read is applied.
@@ -75,7 +75,7 @@ class Pages:
             except MALFORMED as exc:
                 pass_over("log", sub.request_id, exc)
                 sub.fail(ProtocolError(f"the stream of request {sub.request_id} cannot be read"))
-            except DynamoError as exc:  # its log cannot be read; the other readers' can
+            except DynamoError as exc:  # its stream cannot be read; the other readers' can
                 sub.fail(exc)
             if isinstance(page, Exception) or len(page) < count:
                 done.append(sub)

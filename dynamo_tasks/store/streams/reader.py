@@ -2,7 +2,7 @@
 
 Joining: SUBSCRIBE (confirmed) → ``attach`` (notes the reader in the ledger) → XRANGE → pushes; again after
 each reconnect. Until the XRANGE is read, pushes wait: only after it is it known that every later claim has
-been pushed too, and without its claim a push that the log refused looks like the next event. Silent streams
+been pushed too, and without its claim a push that the stream refused looks like the next event. Silent streams
 are checked after 1 s, backing off to 5 s, all of them in one pipeline.
 """
 
@@ -107,7 +107,7 @@ class StreamReader:
 
     def _on_message(self, channel: bytes, payload: bytes) -> None:
         now = self._loop.time()
-        events = decode_pushed(payload)  # what cannot be read is passed over: the log has what was meant
+        events = decode_pushed(payload)  # what cannot be read is passed over: the stream has what was meant
         self._pushed.inc(len(events))
         for request_id, event in events:
             for sub in self._subs.get(request_id, ()):
@@ -144,13 +144,13 @@ class StreamReader:
 
         Raises:
             RequestNotFoundError: no such request (or not the caller's).
-            StreamExpiredError: its log is past its retention.
+            StreamExpiredError: its stream is past its retention.
             InvalidEventIdError: ``after`` is beyond the top of the stream.
             StreamDivergedError: the stream has gone on without ``after``.
         """
         namespace = await self._store.find(request_id, namespace)
         sub = self._add(namespace, request_id, after or ZERO)
-        sub.check_at = math.inf  # reading the log counts only once the reader is noted
+        sub.check_at = math.inf  # reading the stream counts only once the reader is noted
         try:
             sub.render = await self._join(sub, owner_key)
         except BaseException:

@@ -15,11 +15,11 @@ from dynamo_tasks.protocol.events import Event, EventId
 __all__ = ["Subscription"]
 
 BUFFER, BUFFER_BYTES = 1024, 4 << 20
-"""Events, and their bytes, that a reader may leave unread; beyond that it falls back to reading the log."""
+"""Events, and their bytes, that a reader may leave unread; beyond that it falls back to reading the stream."""
 HELD = 256
-"""Pushes that are kept while the log is being read; if there are more, it is read once more."""
+"""Pushes that are kept while the stream is being read; if there are more, it is read once more."""
 FIRST_CHECK, LAST_CHECK = 1.0, 5.0
-"""Seconds of silence after which the log is read, and what that backs off to."""
+"""Seconds of silence after which the stream is read, and what that backs off to."""
 GONE_AFTER = 3.0
 """Seconds for which a record must be missing: a server that has come back is sent it again by the owner."""
 
@@ -28,7 +28,7 @@ class Subscription:
     """The events of one request, in order, each once, for one consumer.
 
     It is *behind* while it joins, after a gap, after a reconnect, and while its buffer is full. What is pushed
-    then waits until the log has been read, since only the log shows which pushes count.
+    then waits until the stream has been read, since only the stream shows which pushes count.
 
     Not created by hand: see :class:`~dynamo_tasks.store.streams.reader.StreamReader`.
     """
@@ -57,7 +57,7 @@ class Subscription:
         self._held: deque[Event] = deque()
         self._overflow = False
         self.lagging = False
-        """``True`` from a full buffer to the next :meth:`take`: what was pushed meanwhile is in the log."""
+        """``True`` from a full buffer to the next :meth:`take`: what was pushed meanwhile is in the stream."""
         self._slow = False
         self._missing_since: float | None = None
         self._waiter: asyncio.Future[None] | None = None
@@ -90,7 +90,7 @@ class Subscription:
             return
         try:
             verdict = self.cursor.pushed(event)
-        except ProtocolError:  # anybody may publish anything: the log has what was meant
+        except ProtocolError:  # anybody may publish anything: the stream has what was meant
             verdict = Verdict.GAP
         if verdict is Verdict.APPLY:
             self._keep(event, now)
@@ -114,12 +114,12 @@ class Subscription:
             self._held.append(event)
 
     def fill(self, events: list[Event], now: float) -> None:
-        """Take events that were read from the log, in order."""
+        """Take events that were read from the stream, in order."""
         for event in events:
             if self._full:
                 self.behind = self.lagging = True
                 return
-            verdict = self.cursor.logged(event)
+            verdict = self.cursor.stored(event)
             if verdict is Verdict.APPLY:
                 self._keep(event, now)
             elif verdict is Verdict.DIVERGED:
@@ -127,7 +127,7 @@ class Subscription:
                 return
 
     def caught_up(self, now: float) -> None:
-        """The log was read to its end, and everything that is pushed from here on arrives: go on with pushes."""
+        """The stream was read to its end, and everything that is pushed from here on arrives: go on with pushes."""
         if not self.behind or self.lagging:
             return
         if self._overflow:
@@ -155,7 +155,7 @@ class Subscription:
         self._wake()
 
     def checked(self, now: float) -> None:
-        """The log was read and had nothing new: back off."""
+        """The stream was read and had nothing new: back off."""
         self._missing_since = None
         self._interval = min(self._interval * 2, LAST_CHECK)
         self.check_at = now + self._interval
@@ -169,7 +169,7 @@ class Subscription:
         self.check_at = now + FIRST_CHECK
 
     def diverged(self) -> None:
-        """This reader is ahead of the log, and the log went on without it."""
+        """This reader is ahead of the stream, and the stream went on without it."""
         metrics.counter("reader_diverged_total").inc()
         log_event("stream.diverged", request_id=self.request_id, applied=str(self.cursor.last))
         self.fail(StreamDivergedError())
@@ -187,7 +187,7 @@ class Subscription:
 
     @property
     def hungry(self) -> bool:
-        """``True`` while events from the log can be taken."""
+        """``True`` while events from the stream can be taken."""
         return not self.closed and not self.ended and self._error is None and not self._full
 
     def _wake(self) -> None:
@@ -199,7 +199,7 @@ class Subscription:
 
         Raises:
             StreamDivergedError: this reader has seen events that Redis forgot for good.
-            StreamExpiredError: the log is gone.
+            StreamExpiredError: the stream is gone.
             RequestNotFoundError: Redis forgot the request.
         """
         while not self._buffer:

@@ -1,12 +1,12 @@
-"""The one writer of a process: all of its logs, one connection, one flush in flight.
+"""The one writer of a process: all of its streams, one connection, one flush in flight.
 
 What gathers while a flush is in flight goes with the next one. So an idle process sends each token at
-once, and a busy one batches by itself. A flush is one MULTI/EXEC: the entries of all logs, then one
+once, and a busy one batches by itself. A flush is one MULTI/EXEC: the entries of all streams, then one
 PUBLISH per reading client with all of that client's events, then the ends of requests whose last
 entry goes with this flush.
 
 The connection is never retried automatically: on every new one, before anything is appended, each
-open log is resynced (``lua/resync.lua``), which finds fenced attempts, restores forgotten claims and
+open stream is resynced (``lua/resync.lua``), which finds fenced attempts, restores forgotten claims and
 names the last id that Redis knows. So is what ended within the last seconds: an end that Redis
 has forgotten is written again.
 """
@@ -41,32 +41,32 @@ from dynamo_tasks.store.redis.containment import is_wrong_type, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError, refusal
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.redis.wire import Reply, Wire, pack
-from dynamo_tasks.store.streams.log import DEFAULT_CAP, KEEP, OpenLog
+from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP, KEEP, OpenStream
 
 __all__ = ["Writer"]
 
 UNREAD_INTERVAL = 0.25
-"""Seconds between flushes of logs that nobody reads."""
+"""Seconds between flushes of streams that nobody reads."""
 _RETRY_DELAY = 0.1
 _encode = msgspec.msgpack.Encoder().encode
 _pack = pack
 
 
 class Writer:
-    """Writes the logs of all requests that this process runs."""
+    """Writes the streams of all requests that this process runs."""
 
     def __init__(self, store: Store):
         self._store = store
         self._link = Link(store.address, name="dynamo-tasks:writer", on_ready=self._resync_all)
-        self._open: set[OpenLog] = set()
-        self._dirty: dict[OpenLog, None] = {}
-        self._unread: set[OpenLog] = set()
+        self._open: set[OpenStream] = set()
+        self._dirty: dict[OpenStream, None] = {}
+        self._unread: set[OpenStream] = set()
         self._unread_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""
         self._scripts_missing = False
-        self._ended: deque[tuple[float, OpenLog]] = deque()
+        self._ended: deque[tuple[float, OpenStream]] = deque()
         self._flushed: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
         self.flushes = 0
@@ -83,7 +83,7 @@ class Writer:
         self._begin()
 
     async def close(self) -> None:
-        """Stop; logs that are still open die."""
+        """Stop; streams that are still open die."""
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -91,39 +91,39 @@ class Writer:
         if self._unread_timer is not None:
             self._unread_timer.cancel()
         await self._link.close()
-        for log in list(self._open):
-            log.die(LeaseLostError("the worker has stopped"))
+        for stream in list(self._open):
+            stream.die(LeaseLostError("the worker has stopped"))
 
     def open(
         self, attempt: Attempt, on_dead: Callable[[DynamoError], None], *, cap: int = DEFAULT_CAP
-    ) -> OpenLog:
-        """Open the log of a claim that was just granted."""
-        log = OpenLog(attempt, changed=self._changed, on_dead=on_dead, cap=cap)
-        log.run_id = self._store.run_id
-        self._open.add(log)
-        return log
+    ) -> OpenStream:
+        """Open the stream of a claim that was just granted."""
+        stream = OpenStream(attempt, changed=self._changed, on_dead=on_dead, cap=cap)
+        stream.run_id = self._store.run_id
+        self._open.add(stream)
+        return stream
 
-    def forget(self, log: OpenLog) -> None:
+    def forget(self, stream: OpenStream) -> None:
         """The request is over, or not ours any more."""
-        self._open.discard(log)
-        self._dirty.pop(log, None)
-        self._unread.discard(log)
+        self._open.discard(stream)
+        self._dirty.pop(stream, None)
+        self._unread.discard(stream)
 
-    async def drain(self, log: OpenLog) -> None:
-        """Wait until everything that was appended is in the log, or the log is dead."""
-        while log.busy and log.dead is None:
-            self._dirty[log] = None
+    async def drain(self, stream: OpenStream) -> None:
+        """Wait until everything that was appended is in the stream, or the stream is dead."""
+        while stream.busy and stream.dead is None:
+            self._dirty[stream] = None
             self._wake.set()
             self._flushed = self._flushed or self._loop.create_future()
             await asyncio.wait([self._flushed], timeout=UNREAD_INTERVAL)
 
-    def _changed(self, log: OpenLog) -> None:
-        if log.readers or log.finish_request is not None or log.congested:
-            if log not in self._dirty:
-                self._dirty[log] = None
+    def _changed(self, stream: OpenStream) -> None:
+        if stream.readers or stream.finish_request is not None or stream.congested:
+            if stream not in self._dirty:
+                self._dirty[stream] = None
                 self._wake.set()
             return
-        self._unread.add(log)
+        self._unread.add(stream)
         if self._unread_timer is None:
             self._unread_timer = self._loop.call_later(UNREAD_INTERVAL, self._flush_unread)
 
@@ -145,8 +145,8 @@ class Writer:
         event("writer.failed", open=len(self._open), error=error)
         self._dirty.clear()
         self._unread.clear()
-        for log in list(self._open):
-            log.die(LeaseLostError(f"the writer of the process failed: {error}"))
+        for stream in list(self._open):
+            stream.die(LeaseLostError(f"the writer of the process failed: {error}"))
         self._begin()
 
     async def _run(self) -> None:
@@ -165,9 +165,9 @@ class Writer:
     async def _flush(self, wire: Wire) -> None:
         if self._scripts_missing:
             await self._load_scripts(wire)
-        for log in [log for log in self._dirty if log.suspect]:
-            await self._resync(wire, log)
-        batch = [log for log in self._dirty if log.dead is None and _freeze(log)]
+        for stream in [stream for stream in self._dirty if stream.suspect]:
+            await self._resync(wire, stream)
+        batch = [stream for stream in self._dirty if stream.dead is None and _freeze(stream)]
         self._dirty = {}
         packed, sent, ends = self._pack_batch(batch)
         if not packed:
@@ -195,86 +195,86 @@ class Writer:
         total.inc(size)
         took.observe(seconds)
 
-    def _pack_batch(self, batch: list[OpenLog]) -> tuple[list[bytes], list[int], list[OpenLog]]:
+    def _pack_batch(self, batch: list[OpenStream]) -> tuple[list[bytes], list[int], list[OpenStream]]:
         packed: list[bytes] = []
         pushes: dict[str, list[tuple[str, str, str, bytes]]] = {}
         sent: list[int] = []
-        for log in batch:
-            attempt, count = log.attempt, 0
+        for stream in batch:
+            attempt, count = stream.attempt, 0
             key = self._store.keys(attempt.namespace).log(attempt.id)
-            for entry in log.frozen:
+            for entry in stream.frozen:
                 event_id = f"{attempt.epoch}-{entry.seq}"
                 packed.append(_pack(("XADD", key, "NOMKSTREAM", event_id, entry.kind, entry.data)))
                 count += 1
-                for reader in log.readers:
+                for reader in stream.readers:
                     pushes.setdefault(reader, []).append((attempt.id, event_id, entry.kind, entry.data))
             sent.append(count)
         packed += [_pack(("PUBLISH", channel, _encode(events))) for channel, events in pushes.items()]
-        ends = [log for log in batch if log.finish_request is not None]
-        packed += [self._pack_finish(log) for log in ends]
+        ends = [stream for stream in batch if stream.finish_request is not None]
+        packed += [self._pack_finish(stream) for stream in ends]
         return packed, sent, ends
 
-    def _pack_finish(self, log: OpenLog) -> bytes:
-        assert log.finish_request is not None
-        state, end, error, result, settled, kept, _ = log.finish_request
-        attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
+    def _pack_finish(self, stream: OpenStream) -> bytes:
+        assert stream.finish_request is not None
+        state, end, error, result, settled, kept, _ = stream.finish_request
+        attempt, keys = stream.attempt, self._store.keys(stream.attempt.namespace)
         command = script("finish").command(
             [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
-            attempt.epoch, str(log.top), str(log.end_id), end, state, result, error,
+            attempt.epoch, str(stream.top), str(stream.end_id), end, state, result, error,
             int(settled), *(kept or ()),
         )  # fmt: skip
         return _pack(tuple(command))
 
     def _take_replies(
-        self, batch: list[OpenLog], sent: list[int], ends: list[OpenLog], replies: list[Reply]
+        self, batch: list[OpenStream], sent: list[int], ends: list[OpenStream], replies: list[Reply]
     ) -> None:
         now, at = self._loop.time(), 0
-        for log, count in zip(batch, sent, strict=True):
+        for stream, count in zip(batch, sent, strict=True):
             own = replies[at : at + count]
             at += count
             taken = next((i for i, reply in enumerate(own) if not isinstance(reply, bytes)), count)
-            if log.dead is not None:
+            if stream.dead is not None:
                 continue
-            log.acknowledge(taken, now)
+            stream.acknowledge(taken, now)
             if taken < count:
-                self._doubt(log)
+                self._doubt(stream)
         while self._ended and self._ended[0][0] < now - KEEP:
             self._ended.popleft()
-        for log, reply in zip(ends, replies[len(replies) - len(ends) :], strict=True):
-            self._take_end(log, reply)
+        for stream, reply in zip(ends, replies[len(replies) - len(ends) :], strict=True):
+            self._take_end(stream, reply)
 
-    def _take_end(self, log: OpenLog, reply: Reply) -> None:
-        if log.finish_request is None or log.dead is not None:
+    def _take_end(self, stream: OpenStream, reply: Reply) -> None:
+        if stream.finish_request is None or stream.dead is not None:
             return
         if reply == b"OK":
-            log.finished()
-            self._ended.append((self._loop.time(), log))
+            stream.finished()
+            self._ended.append((self._loop.time(), stream))
         elif reply == b"FENCED":
-            log.die(FencedError())
+            stream.die(FencedError())
         elif reply == b"GONE":
-            log.die(RequestNotFoundError("Redis forgot the request"))
+            stream.die(RequestNotFoundError("Redis forgot the request"))
         else:
             self._scripts_missing |= isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
-            self._doubt(log)
+            self._doubt(stream)
 
-    def _doubt(self, log: OpenLog) -> None:
-        log.suspect = True
-        self._dirty[log] = None
+    def _doubt(self, stream: OpenStream) -> None:
+        stream.suspect = True
+        self._dirty[stream] = None
         self._wake.set()
 
     async def _resync_all(self, wire: Wire) -> None:
         """On every new connection, before anything is appended."""
         await self._load_scripts(wire)
         self._run_id = await self._server_run_id(wire)
-        ended = [log for _, log in self._ended]
-        logs = [*ended, *(log for log in self._open if log.ended is None)]
-        for log in logs:
-            await self._resync(wire, log)
-            if log.dead is None:
-                self._dirty[log] = None
-        if logs:
-            lost = sum(log.dead is not None for log in logs)
-            event("stream.resync", open=len(logs), lost=lost, run_id=self._run_id)
+        ended = [stream for _, stream in self._ended]
+        streams = [*ended, *(stream for stream in self._open if stream.ended is None)]
+        for stream in streams:
+            await self._resync(wire, stream)
+            if stream.dead is None:
+                self._dirty[stream] = None
+        if streams:
+            lost = sum(stream.dead is not None for stream in streams)
+            event("stream.resync", open=len(streams), lost=lost, run_id=self._run_id)
         self._wake.set()
 
     async def _load_scripts(self, wire: Wire) -> None:
@@ -288,10 +288,10 @@ class Writer:
         rows = dict(line.partition(":")[::2] for line in info.decode().splitlines())
         return rows.get("run_id", "")
 
-    async def _resync(self, wire: Wire, log: OpenLog) -> None:
-        """Ask what Redis knows of a log, and go on from there."""
-        attempt, keys = log.attempt, self._store.keys(log.attempt.namespace)
-        restore = log.run_id != self._run_id
+    async def _resync(self, wire: Wire, stream: OpenStream) -> None:
+        """Ask what Redis knows of a stream, and go on from there."""
+        attempt, keys = stream.attempt, self._store.keys(stream.attempt.namespace)
+        restore = stream.run_id != self._run_id
         message: list[str | bytes] = (
             ["msg", attempt.message()] if restore and attempt.message is not None else []
         )
@@ -299,42 +299,42 @@ class Writer:
             reply = await script("resync").run(
                 wire, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
                 attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), int(restore),
-                self._store.namespaces_key, attempt.namespace, *attempt.fields, "rd", " ".join(log.readers),
+                self._store.namespaces_key, attempt.namespace, *attempt.fields, "rd", " ".join(stream.readers),
                 *message,
             )  # fmt: skip
         except ReplyError as exc:
             if not is_wrong_type(exc):
                 raise
-            # Somebody has put another key where its record or log should be: that ends this one, not the others.
+            # Somebody has put another key where its record or stream should be: that ends this one, not the others.
             pass_over("log", attempt.id, exc)
-            log.die(ProtocolError(f"the stream of request {attempt.id} cannot be written: {exc.message}"))
+            stream.die(ProtocolError(f"the stream of request {attempt.id} cannot be written: {exc.message}"))
             return
         metrics.counter("writer_resyncs_total", outcome=reply[0].decode().lower()).inc()
-        if log.dead is None:
-            log.run_id = self._run_id
-            self._take_resync(log, reply)
+        if stream.dead is None:
+            stream.run_id = self._run_id
+            self._take_resync(stream, reply)
 
-    def _take_resync(self, log: OpenLog, reply: list[bytes]) -> None:
+    def _take_resync(self, stream: OpenStream, reply: list[bytes]) -> None:
         if reply[0] == b"OK":
-            log.readers = self._store.keys(log.attempt.namespace).readers(reply[2].decode())
-            log.reopen()
-            if not log.realign(EventId.parse(reply[1].decode()), self._loop.time()):
-                log.die(StreamDivergedError("Redis forgot more of the stream than this worker still has"))
-        elif log.ended is not None:
-            log.suspect = False
-        elif reply[0] == b"ENDED" and log.finish_request is not None:
-            self._take_end(log, b"OK")
+            stream.readers = self._store.keys(stream.attempt.namespace).readers(reply[2].decode())
+            stream.reopen()
+            if not stream.realign(EventId.parse(reply[1].decode()), self._loop.time()):
+                stream.die(StreamDivergedError("Redis forgot more of the stream than this worker still has"))
+        elif stream.ended is not None:
+            stream.suspect = False
+        elif reply[0] == b"ENDED" and stream.finish_request is not None:
+            self._take_end(stream, b"OK")
         else:
-            log.die(_DEATHS.get(reply[0], FencedError)())
+            stream.die(_DEATHS.get(reply[0], FencedError)())
 
 
-def _freeze(log: OpenLog) -> bool:
+def _freeze(stream: OpenStream) -> bool:
     """Freeze what is pending; returns whether it could be encoded: else this attempt ends, and no other."""
     try:
-        log.freeze()
+        stream.freeze()
     except (TypeError, ValueError, OverflowError) as exc:
-        log.die(EndpointError(f"a token delta cannot be written: {exc}"))
-    return log.dead is None
+        stream.die(EndpointError(f"a token delta cannot be written: {exc}"))
+    return stream.dead is None
 
 
 _DEATHS: dict[bytes, Callable[[], DynamoError]] = {

@@ -11,7 +11,7 @@ from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import FencedError, LeaseLostError, RequestNotFoundError, StreamDivergedError
 from dynamo_tasks.protocol.events import EventId, Kind
 from dynamo_tasks.store.redis.wire import Wire
-from dynamo_tasks.store.streams import log as log_module
+from dynamo_tasks.store.streams import open_stream
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Owner, Place, eventually, on_loop, read_to_end, values
 
@@ -99,7 +99,7 @@ async def test_a_nil_reply_is_resynced_where_the_record_still_grants_it(redis_se
 async def test_what_is_older_than_what_is_kept_cannot_be_written_again(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_module, "KEEP", 0.0)
+    monkeypatch.setattr(open_stream, "KEEP", 0.0)
     async with Place(redis_server.url) as place:
         owner, request_id = await place.owner(), await place.submit()
         log = await owner.run(request_id)

@@ -45,9 +45,11 @@ def _rest(
     async def read(store: Any, attempt: Any) -> tuple[list[TokenDelta], int]:
         return logged, 10
 
-    monkeypatch.setattr(produced, "logged_values", read)
+    monkeypatch.setattr(produced, "written_values", read)
     executor: Any = SimpleNamespace(tokens=100, store=None)
-    log: Any = SimpleNamespace(attempt=SimpleNamespace(previous=EventId(5, 1)), inherit=lambda size: None)
+    log: Any = SimpleNamespace(
+        attempt=SimpleNamespace(previous=EventId(5, 1)), count_earlier=lambda size: None
+    )
     made = OutputCollector(executor, _Handler(policy), keeps_result=True)  # type: ignore[arg-type]
 
     async def main() -> list[Any] | None:

@@ -59,7 +59,7 @@ def test_a_push_that_the_log_refused_is_dropped_once_a_later_claim_is_known() ->
     noted = Cursor(EventId(5, 3))
     noted.note(claim(9, EventId(5, 3)))  # dropped unread, its meaning stays
     assert noted.pushed(value(5, 4)) is IGNORE
-    assert noted.logged(value(5, 4)) is APPLY
+    assert noted.stored(value(5, 4)) is APPLY
 
 
 def test_nothing_follows_the_end() -> None:
@@ -67,7 +67,7 @@ def test_nothing_follows_the_end() -> None:
     assert cursor.pushed(end(5, 4)) is APPLY
     for event in (value(5, 5), claim(9, EventId(5, 4)), end(9, 0, EventId(5, 4))):
         assert cursor.pushed(event) is IGNORE
-        assert cursor.logged(event) is IGNORE
+        assert cursor.stored(event) is IGNORE
 
 
 def test_the_first_event_of_a_stream_is_a_claim_or_an_end() -> None:

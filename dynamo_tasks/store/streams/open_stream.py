@@ -1,4 +1,4 @@
-"""The write side of one request's log: what is pending, frozen, acknowledged.
+"""The write side of one request's stream: what is pending, frozen, acknowledged.
 
 Life of an event: values gather in ``pending``; a flush freezes them into an entry (id and bytes never
 change again); Redis's reply acknowledges it. Acknowledged entries are kept for ``KEEP`` seconds,
@@ -6,10 +6,10 @@ so that a server that forgets its last second can be sent it again.
 
 Invariants:
 
-1. ids of one log are ``epoch-1, epoch-2, …`` without a gap (``epoch-0`` is the claim);
+1. ids of one stream are ``epoch-1, epoch-2, …`` without a gap (``epoch-0`` is the claim);
 2. an id once frozen is only ever sent with the same bytes;
 3. ``frozen`` holds, in order, exactly the ids above the last acknowledged one;
-4. after :meth:`OpenLog.die` nothing is sent any more.
+4. after :meth:`OpenStream.die` nothing is sent any more.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.tokens import TokenDelta, encode_deltas, merge_delta
 from dynamo_tasks.store.ledger.ledger import Attempt
 
-__all__ = ["DEFAULT_CAP", "ENTRY_BYTES", "Entry", "Finish", "KeptResult", "OpenLog"]
+__all__ = ["DEFAULT_CAP", "ENTRY_BYTES", "Entry", "Finish", "KeptResult", "OpenStream"]
 
 KEEP = 3.0
 """Seconds for which acknowledged entries are kept in memory."""
@@ -68,7 +68,7 @@ class KeptResult(NamedTuple):
 
 
 class Finish(NamedTuple):
-    """The end that a request gets once all of its events are in the log; its fields are encoded already."""
+    """The end that a request gets once all of its events are in the stream; its fields are encoded already."""
 
     state: str
     end: bytes
@@ -79,8 +79,8 @@ class Finish(NamedTuple):
     done: asyncio.Future[str]
 
 
-class OpenLog:
-    """The log of one attempt, as its owner writes it.
+class OpenStream:
+    """The stream of one attempt, as its owner writes it.
 
     Args:
         attempt: The claim.
@@ -93,7 +93,7 @@ class OpenLog:
         self,
         attempt: Attempt,
         *,
-        changed: Callable[[OpenLog], None],
+        changed: Callable[[OpenStream], None],
         on_dead: Callable[[DynamoError], None],
         cap: int = DEFAULT_CAP,
     ):
@@ -120,7 +120,7 @@ class OpenLog:
         self._waiting = 0
         self._room: asyncio.Future[None] | None = None
 
-    def inherit(self, size: int) -> None:
+    def count_earlier(self, size: int) -> None:
         """Earlier attempts have left this many bytes in the stream; they count towards its cap."""
         self._bytes += size
 
@@ -211,7 +211,7 @@ class OpenLog:
             self._wake()
 
     def realign(self, top: EventId, now: float) -> bool:
-        """Redis says that ``top`` is its last entry of this log: send everything above it again.
+        """Redis says that ``top`` is its last entry of this stream: send everything above it again.
 
         Returns:
             Whether that is possible; not where it forgot more than is kept.
@@ -255,7 +255,7 @@ class OpenLog:
         return done
 
     def finished(self) -> None:
-        """The end is in the log."""
+        """The end is in the stream."""
         self.ended, self.finish_request = self.finish_request, None
         if self.ended is not None and not self.ended.done.done():
             self.ended.done.set_result("OK")

@@ -9,10 +9,10 @@ from dynamo_tasks.protocol.events import ZERO, EventId
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.ledger.ledger import Attempt
-from dynamo_tasks.store.streams.log import KEEP, OpenLog
+from dynamo_tasks.store.streams.open_stream import KEEP, OpenStream
 
 
-def open_log(cap: int = 1 << 20) -> OpenLog:
+def open_log(cap: int = 1 << 20) -> OpenStream:
     attempt = Attempt(
         namespace="n",
         id="r",
@@ -25,17 +25,17 @@ def open_log(cap: int = 1 << 20) -> OpenLog:
         deadline=0.0,
         fields=[],
     )
-    return OpenLog(attempt, changed=lambda log: None, on_dead=lambda reason: None, cap=cap)
+    return OpenStream(attempt, changed=lambda log: None, on_dead=lambda reason: None, cap=cap)
 
 
-def written(log: OpenLog, count: int, now: float = 0.0) -> None:
+def written(log: OpenStream, count: int, now: float = 0.0) -> None:
     for n in range(count):
         log.append(n)
         log.freeze()
     log.acknowledge(len(log.frozen), now)
 
 
-def seqs(log: OpenLog) -> list[int]:
+def seqs(log: OpenStream) -> list[int]:
     return [entry.seq for entry in log.frozen]
 
 
