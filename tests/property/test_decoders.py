@@ -192,7 +192,7 @@ def test_readers_and_renderers(rows: list[tuple[int, int, str, bytes]]) -> None:
     cursor = Cursor()
     for event in events:
         valid_or_ours(cursor.pushed, event)
-        valid_or_ours(cursor.logged, event)
+        valid_or_ours(cursor.stored, event)
     for renderer in (ValueRenderer(), CompletionRenderer(Render.decode(RENDER, "id"))):
         valid_or_ours(renderer.render, events)
 

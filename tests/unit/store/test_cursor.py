@@ -45,7 +45,7 @@ def end(epoch: int, seq: int, after: EventId | None = None) -> Event:
 )
 def test_what_follows(event: Event, pushed: Verdict, logged: Verdict) -> None:
     last = EventId(5, 3)
-    for judge, verdict in ((Cursor.pushed, pushed), (Cursor.logged, logged)):
+    for judge, verdict in ((Cursor.pushed, pushed), (Cursor.stored, logged)):
         cursor = Cursor(last)
         assert judge(cursor, event) is verdict
         assert cursor.last == (event.id if verdict is APPLY else last)
