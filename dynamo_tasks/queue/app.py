@@ -118,7 +118,7 @@ class DynamoApp(NamedApp):
         The one list of it: for an application that is made, and for one of somebody else's that becomes one.
         """
         self.host_factory = make_host
-        self._executor: WorkerContext | None = None
+        self._worker_context: WorkerContext | None = None
         self.consumer_gate = ConsumerGate()
         self.ways: deque[CachedChannel] = deque()
         self.is_worker = False
@@ -188,7 +188,7 @@ class DynamoApp(NamedApp):
     @property
     def results_link(self) -> Callable[[], Link] | None:
         """The connection that a worker writes results of endpoints on; see ``ResultBackend``."""
-        return (lambda: self.executor.store.commands) if self.is_worker else None
+        return (lambda: self.worker_context.store.commands) if self.is_worker else None
 
     @property
     def key_prefix(self) -> str:
@@ -219,19 +219,19 @@ class DynamoApp(NamedApp):
         return list(self.amqp.queues.consume_from)
 
     @property
-    def executor(self) -> WorkerContext:
+    def worker_context(self) -> WorkerContext:
         """The context in which this worker process runs requests."""
-        if self._executor is None:
+        if self._worker_context is None:
             raise RuntimeError("this process is no dynamo-tasks worker")
-        return self._executor
+        return self._worker_context
 
-    @executor.setter
-    def executor(self, executor: WorkerContext) -> None:
-        self._executor = executor
+    @worker_context.setter
+    def worker_context(self, worker_context: WorkerContext) -> None:
+        self._worker_context = worker_context
 
     def serves(self, name: str) -> bool:
         """Return whether this process is a worker that hosts an endpoint."""
-        return self._executor is not None and name in self._executor.handlers
+        return self._worker_context is not None and name in self._worker_context.handlers
 
     def make_host(self, **options: Any) -> Host | None:
         """The service host of a worker process."""

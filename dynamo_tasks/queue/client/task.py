@@ -84,10 +84,13 @@ class EndpointTask(Task):  # type: ignore[misc]
         if not may_await():
             return self._called(args, kwargs)
         request = self.request_stack.top
-        executor = self.app.executor
+        worker_context = self.app.worker_context
         job = current_job.get()
         execution = Execution(
-            executor, executor.handler(self.name), CallInfo(request, self), self._payload(args, kwargs)
+            worker_context,
+            worker_context.handler(self.name),
+            CallInfo(request, self),
+            self._payload(args, kwargs),
         )
         if job is not None:
             job.attach(execution)
@@ -100,11 +103,11 @@ class EndpointTask(Task):  # type: ignore[misc]
         """
         if not self.app.serves(self.name):
             return self.apply(args, kwargs).get(disable_sync_subtasks=False)
-        executor, payload = self.app.executor, self._payload(args, kwargs)
+        worker_context, payload = self.app.worker_context, self._payload(args, kwargs)
         context = Context(uuid(), self.name)
         try:
-            return executor.aside(
-                run_handler(executor.handler(self.name), self._declared, context, payload, [])
+            return worker_context.aside(
+                run_handler(worker_context.handler(self.name), self._declared, context, payload, [])
             )
         except RetryRequested as wanted:
             raise (wanted.cause or wanted) from None

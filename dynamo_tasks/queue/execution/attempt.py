@@ -55,25 +55,25 @@ class Execution:
     """One attempt.
 
     Args:
-        executor: What this process runs with.
+        worker: What this process runs with.
         handler: The endpoint.
         call: Id, retry number, queue, message and headers of the request.
         payload: Its argument.
     """
 
-    def __init__(self, executor: WorkerContext, handler: Handler, call: Any, payload: Any):
-        self._executor = executor
+    def __init__(self, worker: WorkerContext, handler: Handler, call: Any, payload: Any):
+        self._worker = worker
         self._handler = handler
         self._call = call
         self._payload = payload
-        self._produced = OutputCollector(executor, handler, keeps_result=call.keeps_result)
-        self._account = AttemptTelemetry(handler.endpoint)
+        self._output = OutputCollector(worker, handler, keeps_result=call.keeps_result)
+        self._telemetry = AttemptTelemetry(handler.endpoint)
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
         self._stop_asked = 0.0
         self._stream: OpenStream | None = None
         self._to_settle = self._only_completion = False
-        self.context = Context(call.id, self._account.name, retries=call.retries, headers=call.headers)
+        self.context = Context(call.id, self._telemetry.name, retries=call.retries, headers=call.headers)
 
     async def run(self) -> Any:
         """Run the attempt; returns the endpoint's (aggregated) result.
@@ -92,14 +92,14 @@ class Execution:
         except (ReplyError, *MALFORMED) as exc:
             await self._unusable(exc)
         attempt.message = self._call.message
-        stream = self._executor.writer.open(attempt, self._stream_died, cap=self._executor.stream_cap)
+        stream = self._worker.writer.open(attempt, self._stream_died, cap=self._worker.stream_cap)
         self._stream = stream
-        self._executor.enter(self, attempt, stream)
+        self._worker.enter(self, attempt, stream)
         self.context.read_while(stream.is_read)
         try:
             return await self._attempt(attempt, stream)
         finally:
-            self._account.span.end()
+            self._telemetry.span.end()
 
     @property
     def attempt(self) -> Attempt | None:
@@ -114,16 +114,16 @@ class Execution:
     async def settle(self) -> None:
         """Note that Celery's completion is done: a redelivery has nothing to do, and the message may be acked."""
         if self._to_settle:
-            await self._executor.settle(self._handler.endpoint.namespace, self._call.id)
+            await self._worker.settle(self._handler.endpoint.namespace, self._call.id)
 
     def leave(self) -> None:
         """The job is over. The stream, which the writer keeps for a while, knows this object: no circle is left."""
         if self._stream is not None:
-            self._executor.leave(self, self._stream)
+            self._worker.leave(self, self._stream)
         self._stream = None
         self.context.read_while(None)
         if self._only_completion:
-            self._executor.leave_completion(self._call.id)
+            self._worker.leave_completion(self._call.id)
 
     async def fail(self, exc: BaseException) -> None:
         """End the request with an error: the endpoint's, or that its retries are used up."""
@@ -132,11 +132,11 @@ class Execution:
 
     async def _claim(self) -> Attempt:
         # One nonce for all tries: a claim whose reply was lost is granted again.
-        nonce = self._executor.nonce()
+        nonce = self._worker.nonce()
         while True:
             try:
-                return await self._executor.ledger.claim(
-                    self._handler.endpoint, self._call.id, self._executor.lease, retries=self._call.retries,
+                return await self._worker.ledger.claim(
+                    self._handler.endpoint, self._call.id, self._worker.lease, retries=self._call.retries,
                     tracked=self._call.tracked, queue=self._call.queue,
                     message=b"" if self._call.tracked else self._call.message(), nonce=nonce,
                 )  # fmt: skip
@@ -149,30 +149,30 @@ class Execution:
         error = ProtocolError("the request's record in Redis cannot be used")
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
         with contained("ledger", self._call.id):
-            await self._executor.ledger.cancel(self._handler.endpoint.namespace, self._call.id, end=end)
+            await self._worker.ledger.cancel(self._handler.endpoint.namespace, self._call.id, end=end)
         raise Dropped(error.code)
 
     async def _refused(self, refusal: ClaimRefused) -> Any:
         namespace, request_id = self._handler.endpoint.namespace, self._call.id
-        self._account.refused(request_id, refusal.reason)
-        if refusal.reason == "UNSETTLED" and not self._executor.runs(request_id):
+        self._telemetry.refused(request_id, refusal.reason)
+        if refusal.reason == "UNSETTLED" and not self._worker.runs(request_id):
             return self._outcome_again(refusal)
         if refusal.reason == "EXPIRED":
             await self._expire(namespace, request_id)
         elif refusal.reason == "WAIT":
-            await self._executor.ledger.defer(namespace, request_id, refusal.wait_ms, self._call.message())
+            await self._worker.ledger.defer(namespace, request_id, refusal.wait_ms, self._call.message())
         raise Dropped(refusal.reason)
 
     async def _expire(self, namespace: str, request_id: str) -> None:
         message = "its time passed in the queue"
-        if await self._executor.ledger.expire(namespace, request_id, message) == "OK":
+        if await self._worker.ledger.expire(namespace, request_id, message) == "OK":
             self._to_settle = self._call.has_completion
             raise Revoked(message, expired=True)
 
     def _outcome_again(self, refusal: ClaimRefused) -> Any:
         """It ended, but Celery's completion did not run to its end: run it again with the stored outcome."""
         self._to_settle = self._only_completion = True
-        self._executor.enter_completion(self._call.id)
+        self._worker.enter_completion(self._call.id)
         if refusal.state is State.SUCCEEDED:
             return msgspec.json.decode(refusal.result) if refusal.result else None
         if refusal.state in (State.CANCELLED, State.EXPIRED):
@@ -181,20 +181,20 @@ class Execution:
         raise (refusal.error or ErrorInfo("endpoint_error", "failed")).exception()
 
     async def _attempt(self, attempt: Attempt, stream: OpenStream) -> Any:
-        await self._account.claimed(attempt, self.context, self._executor.ledger)
+        await self._telemetry.claimed(attempt, self.context, self._worker.ledger)
         try:
             with self._deadline(attempt.deadline):
                 await self._drive(stream)
-            end, result = self._produced.end(), self._produced.result()
-            encoded = encode_result(self._account.name, end, result)
+            end, result = self._output.end(), self._output.result()
+            encoded = encode_result(self._telemetry.name, end, result)
             kept = self._call.kept_result(result)
         except Stop as stop:
             return await self._stopped(stop, attempt, stream)
         except RetryRequested:
-            await self._executor.writer.drain(stream)
+            await self._worker.writer.drain(stream)
             raise
         except ForwardRequested as wanted:
-            await forward_request(self._executor.store, stream, wanted, self._call.message(), self.fail)
+            await forward_request(self._worker.store, stream, wanted, self._call.message(), self.fail)
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
@@ -218,7 +218,7 @@ class Execution:
         try:
             self._handler.retry.check(exc, self._call.retries)
         except RetryRequested:
-            await self._executor.writer.drain(stream)
+            await self._worker.writer.drain(stream)
             raise
         await self.fail(exc)
 
@@ -241,11 +241,11 @@ class Execution:
 
     async def _consume(self, stream: OpenStream) -> None:
         enter_context(self.context)
-        self._account.span.enter()
-        values = await self._produced.rest(stream, self._payload)
+        self._telemetry.span.enter()
+        values = await self._output.rest(stream, self._payload)
         if values is None:
             return
-        streaming, append, take = self._handler.streaming, stream.append, self._produced.take
+        streaming, append, take = self._handler.streaming, stream.append, self._output.take
         async with aclosing(values) as source:  # type: ignore[type-var]
             async for value in source:
                 if type(value) is not TokenDelta or not streaming:
@@ -268,7 +268,7 @@ class Execution:
     def _not_plain(self, value: Any, cause: Exception) -> DynamoError:
         if isinstance(cause, DynamoError):
             return cause
-        return not_plain(self._account.name, value, cause, streams=self._handler.streaming)
+        return not_plain(self._telemetry.name, value, cause, streams=self._handler.streaming)
 
     @contextlib.contextmanager
     def _deadline(self, deadline: float) -> Any:
@@ -285,7 +285,7 @@ class Execution:
     async def _stopped(self, stop: Stop, attempt: Attempt, stream: OpenStream) -> Any:
         reason = str(stop) if stop.reason == "abort" else stop.reason
         asked = self._stop_asked or time.monotonic()  # 0 where the worker's end stopped it, not a command
-        self._account.stopped(attempt, reason, time.monotonic() - asked)
+        self._telemetry.stopped(attempt, reason, time.monotonic() - asked)
         if stop.reason == "abort":
             if isinstance(stream.dead, _UNWRITABLE):
                 await self._fail_elsewhere(attempt, stream.dead)
@@ -315,27 +315,25 @@ class Execution:
         raise Dropped("RECLAIMED")
 
     async def _requeue(self, attempt: Attempt, stream: OpenStream, *, front: bool, counts: bool) -> None:
-        await self._executor.writer.drain(stream)
+        await self._worker.writer.drain(stream)
         with contextlib.suppress(FencedError):
-            await self._executor.ledger.release(
-                attempt, retries=self._call.retries, front=front, counts=counts
-            )
+            await self._worker.ledger.release(attempt, retries=self._call.retries, front=front, counts=counts)
         raise Reassigned
 
     async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, stream: OpenStream) -> NoReturn:
         """Requeue the request after its engine died, as if this process had; another attempt may continue."""
-        self._executor.on_engine_died(exc.message)
-        await self._executor.writer.drain(stream)
+        self._worker.on_engine_died(exc.message)
+        await self._worker.writer.drain(stream)
         # Where Redis is away, its owner's death is noticed by others once it is back.
         with contextlib.suppress(ServerUnavailableError):
-            await Recovery(self._executor.store).requeue(attempt.namespace, attempt.id, attempt.lease)
+            await Recovery(self._worker.store).requeue(attempt.namespace, attempt.id, attempt.lease)
         raise Reassigned
 
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
         """The stream can't be continued by anybody; end it above our epoch."""
         end = End(State.FAILED, "error", error=ErrorInfo.of(error))
         with contained("ledger", attempt.id):
-            await self._executor.ledger.cancel(attempt.namespace, attempt.id, end=end)
+            await self._worker.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
     async def _end(
         self, stream: OpenStream, end: End, result: bytes = b"", kept: KeptResult | None = None
@@ -352,7 +350,7 @@ class Execution:
         self._to_settle = follows
         if kept is not None:
             self._call.result_is_written()
-        self._account.ended(stream.attempt, end)
+        self._telemetry.ended(stream.attempt, end)
 
     def stop(self, stop: Stop) -> None:
         """Stop the endpoint; callable at any time, the first reason counts."""
@@ -374,5 +372,5 @@ class Execution:
 
     def _stream_died(self, reason: DynamoError) -> None:
         if isinstance(reason, FencedError) and self._stop is None and self._stream is not None:
-            self._account.fenced(self._stream.attempt)
+            self._telemetry.fenced(self._stream.attempt)
         self.stop(Stop("abort", reason.code))

@@ -51,7 +51,7 @@ class RequestCommand(NamedTuple):
 
 
 class Running(Protocol):
-    """An execution, as the executor knows it."""
+    """An execution, as the worker knows it."""
 
     def on_command(self, command: RequestCommand) -> None:
         """Take a command."""
@@ -72,7 +72,7 @@ class WorkerContext:
         self.handlers = handlers
         self.stream_cap = stream_cap
         self.ledger = Ledger(store)
-        self.drops = UnclaimedMessages(self.ledger)
+        self.unclaimed = UnclaimedMessages(self.ledger)
         self.writer = Writer(store)
         self.tokens = 0
         self._in_flight = metrics.gauge("requests_in_flight", endpoint="all")

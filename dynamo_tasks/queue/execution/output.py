@@ -28,13 +28,13 @@ class OutputCollector:
     """Takes every value of one request.
 
     Args:
-        executor: Of this process; counts the tokens that are made here.
+        worker: Of this process; counts the tokens that are made here.
         handler: The endpoint.
         keeps_result: Whether anybody wants Celery's result.
     """
 
-    def __init__(self, executor: WorkerContext, handler: Handler, *, keeps_result: bool):
-        self._executor = executor
+    def __init__(self, worker: WorkerContext, handler: Handler, *, keeps_result: bool):
+        self._worker = worker
         self._handler = handler
         self._keeps = keeps_result
         self._aggregate = handler.aggregate()
@@ -45,7 +45,7 @@ class OutputCollector:
     def take(self, value: Any) -> None:
         """Take the next value that this attempt made."""
         if type(value) is TokenDelta:
-            self._executor.tokens += len(value.token_ids)
+            self._worker.tokens += len(value.token_ids)
         self._add(value)
 
     def _add(self, value: Any) -> None:
@@ -78,7 +78,7 @@ class OutputCollector:
         """
         if stream.attempt.previous == ZERO:
             return self._handler.run(payload, [])
-        written, size = await written_values(self._executor.store, stream.attempt)
+        written, size = await written_values(self._worker.store, stream.attempt)
         stream.count_earlier(size)
         policy = self._handler.policy
         if written and policy not in ("continue", "replay"):

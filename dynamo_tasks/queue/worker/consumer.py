@@ -213,8 +213,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         """The request of a message that Celery has dropped has ended."""
         headers = message.headers
         if isinstance(headers, dict) and HEADER in headers:
-            drops = self.app.executor.drops
-            drops.spawn(drops.fail(EndpointId.parse(headers["task"]).namespace, headers["id"], error))
+            unclaimed = self.app.worker_context.unclaimed
+            unclaimed.spawn(unclaimed.fail(EndpointId.parse(headers["task"]).namespace, headers["id"], error))
 
     def on_connection_error_after_connected(self, exc: Exception) -> None:
         """Celery callback before it connects again: at once, but not to a server that refuses, nor again and again."""

@@ -42,9 +42,9 @@ class JsonControl(Control):  # type: ignore[misc]
 
 
 def _revoke(state: Any, task_id: Any, terminate: bool = False, signal: Any = None, **kwargs: Any) -> Any:
-    drops = state.app.executor.drops
+    unclaimed = state.app.worker_context.unclaimed
     for one in maybe_list(task_id) or []:
-        drops.spawn(drops.revoke(str(one)))
+        unclaimed.spawn(unclaimed.revoke(str(one)))
     # Celery's own asks the result backend three times for each of them.
     revoke = partial(_stock_revoke, state, task_id, terminate=terminate, signal=signal, **kwargs)
     return _aside(revoke)

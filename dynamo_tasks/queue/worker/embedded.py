@@ -29,7 +29,7 @@ class EmbeddedWorker(WorkController):  # type: ignore[misc]
     """A worker on the running loop.
 
     Args:
-        app: The Celery application, with its executor.
+        app: The Celery application, with its worker context.
         host: What it serves.
 
     Raises:

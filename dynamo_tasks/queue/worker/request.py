@@ -71,16 +71,16 @@ class EndpointRequest(Request):  # type: ignore[misc]
         """Celery callback: it drops the message, as expired or revoked."""
         self._already_revoked = True
         task_ready(self)
-        drops = self._app.executor.drops
-        drops.spawn(self._drop(drops, reason, expired))
+        unclaimed = self._app.worker_context.unclaimed
+        unclaimed.spawn(self._drop(unclaimed, reason, expired))
 
-    async def _drop(self, drops: Any, reason: str, expired: bool) -> None:
+    async def _drop(self, unclaimed: Any, reason: str, expired: bool) -> None:
         namespace = self.task.endpoint.namespace
-        if not await drops.drop(namespace, self.id, expired=expired):
+        if not await unclaimed.drop(namespace, self.id, expired=expired):
             self.acknowledge()
             return
         await run_foreign(self.task, super()._announce_revoked, reason, False, None, expired)
-        await drops.settle(namespace, self.id)
+        await unclaimed.settle(namespace, self.id)
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         """Celery callback; a request that was cancelled while it ran is announced as revoked."""

@@ -164,7 +164,7 @@ class Shutdown:
     async def _end(self) -> None:
         self._worker.hub.run_ready()
         await greenlets.run_yielding(self._requeue_messages, everything=True)
-        await self._worker.app.executor.drops.drain(REQUEUE_SECONDS)
+        await self._worker.app.worker_context.unclaimed.drain(REQUEUE_SECONDS)
         self._worker.hub.run_ready()
         await self._worker.host.stop()
 

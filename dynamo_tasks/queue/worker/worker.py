@@ -192,7 +192,7 @@ class Worker(CeleryWorker):  # type: ignore[misc]
         self._loop = asyncio.get_running_loop()
         if self.host is not None:
             try:
-                self.app.executor = await self.host.connect()
+                self.app.worker_context = await self.host.connect()
             except DynamoError as exc:
                 refuse(exc)
 

@@ -190,7 +190,7 @@ class ServiceGroup:
     async def connect(self) -> WorkerContext:
         """Start the executor of requests."""
         await self._executor.start()
-        self._app.executor = self._executor
+        self._app.worker_context = self._executor
         return self._executor
 
     async def start(self, pool: Any) -> None:

@@ -46,11 +46,11 @@ def _rest(
         return logged, 10
 
     monkeypatch.setattr(produced, "written_values", read)
-    executor: Any = SimpleNamespace(tokens=100, store=None)
+    worker: Any = SimpleNamespace(tokens=100, store=None)
     log: Any = SimpleNamespace(
         attempt=SimpleNamespace(previous=EventId(5, 1)), count_earlier=lambda size: None
     )
-    made = OutputCollector(executor, _Handler(policy), keeps_result=True)  # type: ignore[arg-type]
+    made = OutputCollector(worker, _Handler(policy), keeps_result=True)  # type: ignore[arg-type]
 
     async def main() -> list[Any] | None:
         values = await made.rest(log, {})
@@ -61,7 +61,7 @@ def _rest(
             made.take(value)
         return taken
 
-    return made, asyncio.run(main()), executor.tokens
+    return made, asyncio.run(main()), worker.tokens
 
 
 @pytest.mark.parametrize("policy", ["continue", "replay"])
@@ -87,11 +87,11 @@ def test_an_endpoint_that_cannot_go_on_says_so(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_without_a_result_nothing_is_kept() -> None:
-    executor: Any = SimpleNamespace(tokens=0, store=None)
-    made = OutputCollector(executor, _Handler("continue"), keeps_result=False)  # type: ignore[arg-type]
+    worker: Any = SimpleNamespace(tokens=0, store=None)
+    made = OutputCollector(worker, _Handler("continue"), keeps_result=False)  # type: ignore[arg-type]
     made.take(FIRST)
     made.take(LAST)
-    assert (made.result(), made.end().usage, executor.tokens) == (None, USAGE, 2)
+    assert (made.result(), made.end().usage, worker.tokens) == (None, USAGE, 2)
 
 
 def test_the_first_attempt_reads_no_log() -> None:
