@@ -10,6 +10,7 @@ from dynamo_tasks.config.host.server import key_prefix
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.memory import memory_of
 from dynamo_tasks.store.namespaces import purge_namespace
 from dynamo_tasks.store.redis.server import Store
@@ -118,7 +119,7 @@ async def _waiting(store: Store, namespace: str) -> set[str]:
     if not ids:
         return set()
     wire = await store.commands.wire()
-    endpoints = await wire.ask([["HGET", keys.record(request_id), "en"] for request_id in ids])
+    endpoints = await wire.ask([["HGET", keys.record(request_id), Field.ENDPOINT] for request_id in ids])
     return {endpoint.decode().split(".")[1] for endpoint in endpoints if endpoint}
 
 

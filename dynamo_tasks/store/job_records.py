@@ -53,8 +53,8 @@ class Checkpoint:
         """Read the fields of its hash."""
         counts = {name: int(row.get(name.encode(), 0)) for name in COUNTERS}
         return cls(
-            int(row.get(b"n", 0)), row.get(b"pos", b""), int(row.get(b"open", 0)), int(row.get(b"wait", 0)), counts,
-            b"done" in row,
+            int(row.get(b"number", 0)), row.get(b"position", b""), int(row.get(b"open", 0)),
+            int(row.get(b"waiting", 0)), counts, b"done" in row,
         )  # fmt: skip
 
 

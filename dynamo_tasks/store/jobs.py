@@ -1,11 +1,11 @@
 """Jobs of pipelines: their state, the checkpoints of their tasks, and the records on their way.
 
-Fields of a job (a hash): ``st`` state, ``name`` of its environment, ``plan`` JSON, ``tasks`` names of all tasks of its
-operators, ``left`` how many of these have not ended, ``cr`` started and ``fin`` ended (ms), ``err`` its error,
-``service:<name>`` statistics of a service as JSON.
+Fields of a job (a hash): ``state``, ``name`` of its environment, ``plan`` JSON, ``tasks`` names of all tasks of its
+operators, ``left`` how many of these have not ended, ``started`` and ``finished`` (ms), ``error``, ``service:<name>``
+statistics of a service as JSON.
 
-Fields of a task's checkpoint (a hash): ``n`` number of its last commit, ``pos`` position of a source, ``open`` number
-of tasks that may still send it records, ``wait`` records in its input, ``in``, ``out``, ``skipped``, ``dead`` numbers
+Fields of a task's checkpoint (a hash): ``number`` of its last commit, ``position`` of a source, ``open`` number of
+tasks that may still send it records, ``waiting`` records in its input, ``in``, ``out``, ``skipped``, ``dead`` numbers
 of records, ``time`` of the last commit (ms), ``done``.
 """
 
@@ -19,6 +19,7 @@ import msgspec
 from dynamo_tasks.errors import ProtocolError, RequestNotFoundError
 from dynamo_tasks.store.job_records import Checkpoint, Chunk, Commit, JobRecord
 from dynamo_tasks.store.keys import queue_keys
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.ledger.submission import NewRequest, submit_call, submitted
 from dynamo_tasks.store.redis.containment import MALFORMED
@@ -135,7 +136,7 @@ class Jobs:
 
     async def state(self, job_id: str) -> str:
         """Its state; ``GONE`` where there is no such job."""
-        found = await self.store.commands.execute("HGET", self._keys.job(job_id), "st")
+        found = await self.store.commands.execute("HGET", self._keys.job(job_id), "state")
         return found.decode() if found else "GONE"
 
     async def checkpoints(self, job_id: str, tasks: Iterable[str]) -> list[Checkpoint]:
@@ -148,7 +149,7 @@ class Jobs:
     async def request_states(self, request_ids: Iterable[str]) -> list[tuple[str, str]]:
         """State and error (JSON) of the requests that run a job's tasks and services."""
         wire = await self.store.commands.wire(_PATIENCE)
-        commands = [["HMGET", self._keys.record(one), "st", "err"] for one in request_ids]
+        commands = [["HMGET", self._keys.record(one), Field.STATE, Field.ERROR] for one in request_ids]
         rows = await wire.ask(commands) if commands else []
         return [((state or b"").decode(), (error or b"").decode()) for state, error in rows]
 
@@ -209,6 +210,6 @@ class Jobs:
 
 def _record(job_id: str, namespace: str, row: dict[bytes, bytes]) -> JobRecord:
     return JobRecord(
-        job_id, namespace, row[b"name"].decode(), row[b"st"].decode(), row[b"plan"], int(row[b"cr"]) / 1000,
-        int(row[b"fin"]) / 1000 if b"fin" in row else None, row.get(b"err", b"").decode() or None,
+        job_id, namespace, row[b"name"].decode(), row[b"state"].decode(), row[b"plan"], int(row[b"started"]) / 1000,
+        int(row[b"finished"]) / 1000 if b"finished" in row else None, row.get(b"error", b"").decode() or None,
     )  # fmt: skip

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 import redis
 
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.hostile import BOMBS, CHANNEL_COMMANDS, COMMANDS, GARBAGE, bomb, command
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
@@ -129,7 +130,7 @@ def test_pushes_go_to_clients_and_nowhere_else(site: Site) -> None:
         stream = site.frontend.events("POST", "/v1/completions", body)
         _, data = next(stream)
         request = json.loads(data)["id"].removeprefix("cmpl-")
-        site.client.hset(f"dt:dynamo:req:{request}", "rd", "news")
+        site.client.hset(f"dt:dynamo:req:{request}", Field.READERS, "news")
         stream.close()  # type: ignore[attr-defined]
         site.frontend.request("DELETE", f"/v1/requests/{request}")
         site.serves()

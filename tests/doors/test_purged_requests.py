@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import redis
 
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.acl import server_with_users, url_of
 from tests.support.processes import Frontend, Worker, until
 from tests.support.queue import Lab
@@ -81,7 +82,7 @@ def test_a_prompt_is_purged_from_the_queue_and_the_line(guarded: RedisServer, wo
         with Worker(work, settings=SLOW) as worker:
             until(lambda: http.get("/ready")[0] == 200, 30, "the model")
             busy = _ask(http, "busy")
-            until(lambda: admin.hget(f"dt:dynamo:req:{busy}", "st") == b"RUNNING", 20, "it runs")
+            until(lambda: admin.hget(f"dt:dynamo:req:{busy}", Field.STATE) == b"RUNNING", 20, "it runs")
             waiting = [_ask(http, f"{SECRET} {n}", priority=n % 2 * 5) for n in range(44)]
             cancelled = waiting[-1]
             assert http.request("DELETE", f"/v1/requests/{cancelled}")[0] == 200
@@ -94,12 +95,12 @@ def test_a_prompt_is_purged_from_the_queue_and_the_line(guarded: RedisServer, wo
                 _purge(http, request_id)
             if worker_lives:
                 gone(admin, SECRET)
-                assert admin.hget(f"dt:dynamo:req:{busy}", "st") == b"RUNNING"
+                assert admin.hget(f"dt:dynamo:req:{busy}", Field.STATE) == b"RUNNING"
         if not worker_lives:
             with Worker(work, service="tests.support.limited:Limited", name="of another component"):
                 gone(admin, SECRET)
         assert holders(admin, "of somebody else")
-        assert admin.hget(f"dt:dynamo:req:{other}", "st") == b"QUEUED"
+        assert admin.hget(f"dt:dynamo:req:{other}", Field.STATE) == b"QUEUED"
         for request_id in (busy, other):
             _purge(http, request_id)
     assert admin.acl_log() == []
@@ -110,7 +111,9 @@ def test_forget_erases_what_waits_for_its_turn_its_time_or_a_retry(redis_server:
     lab = Lab(redis_server, "forgotten")
     with lab.worker(name="first"):
         again = lab.call("flaky", {"until": 3, "countdown": 3600, "text": SECRET})
-        until(lambda: lab.record(again.id).get("ret") == "1", 20, lambda: f"a retry: {lab.record(again.id)}")
+        until(
+            lambda: lab.record(again.id).get("retries") == "1", 20, lambda: f"a retry: {lab.record(again.id)}"
+        )
     calls = [
         again, lab.call("echo", SECRET), lab.call("echo", SECRET, countdown=3600),
         lab.call("echo", SECRET, priority=9, ignore_result=True), lab.call("echo", SECRET, queue="elsewhere"),
@@ -129,7 +132,7 @@ def test_forget_erases_what_waits_for_its_turn_its_time_or_a_retry(redis_server:
         gone(admin, SECRET)
     assert lab.state(other.id) == "QUEUED"
     assert lab.length() == 1
-    assert {lab.record(call.id)["pur"] for call in calls} == {"1"}
+    assert {lab.record(call.id)["purged"] for call in calls} == {"1"}
     assert not any(lab.redis.zscore(lab.keys.queued, call.id) for call in calls)
     other.cancel()
     admin.close()

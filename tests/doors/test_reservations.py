@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import redis
 
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.processes import Frontend, Worker, until
 from tests.support.readers import MODEL
 from tests.support.server import RedisServer
@@ -74,7 +75,7 @@ class House:
         assert found[0] == 200
 
     def state(self, request_id: str) -> str | None:
-        return self.admin.hget(f"dt:dynamo:req:{request_id}", "st")
+        return self.admin.hget(f"dt:dynamo:req:{request_id}", Field.STATE)
 
     def reaches(self, request_id: str, state: str) -> None:
         until(lambda: self.state(request_id) == state, 40, lambda: f"{state}, is {self.state(request_id)}")
@@ -170,7 +171,9 @@ def frontend_killed(house: House) -> None:
 def frontend_killed_before_its_submit(house: House) -> None:
     """What a frontend took that died before it submitted anything."""
     script = "redis.call('ZADD', KEYS[1], redis.call('TIME')[1] * 1000, ARGV[1])"
-    owner = house.admin.hget(f"dt:dynamo:req:{house.ask('frontend_killed_before_its_submit', ASK)[1]}", "ok")
+    owner = house.admin.hget(
+        f"dt:dynamo:req:{house.ask('frontend_killed_before_its_submit', ASK)[1]}", Field.OWNER_KEY
+    )
     house.admin.eval(script, 1, f"dt:dynamo:open:{owner}", uuid.uuid4().hex)
     assert house.ask("frontend_killed_before_its_submit", ASK)[0] == 429
 

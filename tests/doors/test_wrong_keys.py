@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import redis
 
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.processes import ROOT, Frontend, Worker, environment, together, until
 from tests.support.server import RedisServer
 
@@ -219,7 +220,7 @@ def test_commands_show_what_can_be_read(tmp_path_factory: pytest.TempPathFactory
         for index in ("jobs", "dead"):
             client.zadd(f"dt:dynamo:{index}", {"x": 1, b"\xff": 2, "y": 3})
         client.hset("dt:dynamo:job:x", "a", "b")
-        client.hset("dt:dynamo:req:x", "st", "nope")
+        client.hset("dt:dynamo:req:x", Field.STATE, "nope")
         client.set("dt:dynamo:job:y", "x")
         client.set("dt:dynamo:req:y", "x")
         for words in (["status", "--json"], ["dead", "list"]):

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from tests.support.processes import Frontend, Worker, together
+from tests.support.records import field
 from tests.support.server import RedisServer
 
 
@@ -23,9 +24,9 @@ class Stack:
     one: Frontend
     two: Frontend
 
-    def record(self, request_id: str, field: str) -> str:
+    def record(self, request_id: str, word: str) -> str:
         """A field of the ledger's record."""
-        reply = self.server.command("HGET", f"dt:{self.namespace}:req:{request_id}", field)
+        reply = self.server.command("HGET", f"dt:{self.namespace}:req:{request_id}", field(word))
         return reply.split(b"\r\n")[1].decode() if reply[:1] == b"$" and not reply.startswith(b"$-1") else ""
 
     def timer(self, name: str) -> float | None:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
@@ -106,7 +107,7 @@ def test_a_strangers_look_does_not_count_as_a_reader(small: Small) -> None:
     with _busy(small) as request_id:
         assert small.http.request("GET", f"/v1/requests/{request_id}/stream", headers=BOB)[0] == 404
         key = f"dt:admission:req:{request_id}"
-        readers = small.server.command("HGET", key, "rd").split(b"\r\n")[1].split()
+        readers = small.server.command("HGET", key, Field.READERS).split(b"\r\n")[1].split()
         assert len(readers) == 1
 
 

@@ -50,7 +50,7 @@ def test_a_request_without_a_reader_is_cancelled_after_its_time(stack: Stack) ->
     reader = Reader(stack.one, abandon_after=1)
     reader.leave()
     left = time.monotonic()
-    until(lambda: not stack.record(reader.id, "rd"), 30, "the ledger knows that the reader left")
+    until(lambda: not stack.record(reader.id, "readers"), 30, "the ledger knows that the reader left")
     assert not _ended(stack.one, reader.id)
     until(lambda: _ended(stack.one, reader.id), 30, "abandoned")
     assert time.monotonic() - left > 0.9
@@ -102,7 +102,7 @@ def _members(stack: Stack, prefix: str) -> list[str]:
 def test_a_reader_who_comes_back_in_time_goes_on(stack: Stack) -> None:
     reader = Reader(stack.one, max_tokens=60, abandon_after=1)
     reader.leave()
-    until(lambda: not stack.record(reader.id, "rd"), 30, "the ledger knows that the reader left")
+    until(lambda: not stack.record(reader.id, "readers"), 30, "the ledger knows that the reader left")
     headers = {"Last-Event-ID": reader.last}
     rest = list(stack.two.events("GET", f"/v1/requests/{reader.id}/stream", headers=headers))
     assert rest[-1][1] == "[DONE]"
@@ -203,7 +203,7 @@ def _delete(stack: Stack, reader: Reader) -> float:
 def _disconnect(stack: Stack, reader: Reader) -> float:
     reader.leave()
     until(lambda: _ended(stack.one, reader.id), 30, "cancelled")
-    return int(stack.record(reader.id, "fin")) / 1000
+    return int(stack.record(reader.id, "finished")) / 1000
 
 
 @pytest.mark.parametrize(
@@ -306,7 +306,7 @@ def test_purge_erases_payload_and_log(stack: Stack) -> None:
     status, _, answer = stack.one.request("DELETE", f"/v1/requests/{request_id}?purge=true")
     assert (status, answer["status"]) == (200, "succeeded")
     assert stack.server.command("EXISTS", f"dt:{stack.namespace}:log:{request_id}") == b":0\r\n"
-    assert stack.record(request_id, "msg") == ""
+    assert stack.record(request_id, "message") == ""
     assert stack.one.get(f"/v1/requests/{request_id}/stream")[0] == 410
     assert stack.one.get(f"/v1/requests/{request_id}")[0] == 200
 

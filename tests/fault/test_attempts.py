@@ -42,7 +42,7 @@ def test_block_loop(lab: Lab, workers: list[Worker]) -> None:
     """A loop that blocks for longer than its lease has lost what ran on it, and writes nothing when it is free."""
     result = lab.call("block", {"n": 40, "seconds": 4.0})
     assert list(result) == list(range(40))
-    assert lab.record(result.id)["att"] == "2"
+    assert lab.record(result.id)["attempts"] == "2"
     until(lambda: any("lease.lost" in worker.output for worker in workers), what="the zombie noticed")
     log = lab.events(result.id)
     assert lab.call("echo", 1).get(timeout=30) == 1
@@ -60,9 +60,9 @@ def test_a_poison_request_ends_and_can_be_tried_again(
         result.get(timeout=30)
     (survivor,) = [worker for worker in workers if worker.alive]
     record = lab.record(result.id)
-    assert (record["st"], record["att"]) == ("FAILED", "3")
+    assert (record["state"], record["attempts"]) == ("FAILED", "3")
     until(lambda: "LAB note" in survivor.output, what="Celery's completion")
-    until(lambda: lab.record(result.id)["set"] == "1", what="settled")
+    until(lambda: lab.record(result.id)["settled"] == "1", what="settled")
 
     (row,) = json.loads(_dead(lab, "list", "--json"))
     assert (row["id"], row["attempts"]) == (result.id, 3)

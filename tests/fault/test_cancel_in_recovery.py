@@ -16,6 +16,7 @@ import redis
 from benchmarks.undisturbed import undisturbed
 from dynamo_tasks.runtime.inspect import snapshot
 from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.faults import by_load, kill_worker
 from tests.support.processes import Frontend, Worker, until
 from tests.support.readers import MODEL, PACED, Reader, start
@@ -61,7 +62,7 @@ class Stack:
         return [fields for _, fields in self.redis.xrange(self.keys.log(reader.request_id))]
 
     def state(self, reader: Reader) -> bytes | None:
-        return self.redis.hget(self.keys.record(reader.request_id), "st")
+        return self.redis.hget(self.keys.record(reader.request_id), Field.STATE)
 
 
 @pytest.fixture(scope="module")
@@ -150,7 +151,7 @@ def test_purge_while_its_worker_is_dead(stack: Stack) -> None:
     for reader in readers:
         assert stack.log(reader) == []
         record = stack.redis.hgetall(stack.keys.record(reader.request_id))
-        assert record[b"st"] == b"CANCELLED"
+        assert record[Field.STATE.encode()] == b"CANCELLED"
         assert reader.prompt.encode() not in b" ".join(record.values())
 
 

@@ -190,6 +190,6 @@ def test_oom_kill(entered: ExitStack, own_server: RedisServer) -> None:
     assert caged.popen.wait(20) == -signal.SIGKILL
     assert [head + list(one) for head, one in zip(heads, iterators, strict=True)] == [list(range(150))] * 4
     assert hog.get(timeout=30) == 0
-    assert [lab.record(stream.id)["att"] for stream in streams] == ["2"] * 4
+    assert [lab.record(stream.id)["attempts"] for stream in streams] == ["2"] * 4
     _calm(other)
     lab.close()

@@ -39,7 +39,7 @@ def test_the_cap_of_a_stream_counts_what_earlier_attempts_wrote(own_server: Redi
         until(lambda: lab.state(result.id) == "FAILED", what="its end")
         assert got == list(range(len(got)))
         assert _size(lab, result.id) < CAP + 20 * ENTRY_BYTES
-        assert lab.record(result.id)["att"] == "2"
+        assert lab.record(result.id)["attempts"] == "2"
         assert "store.memory_low" in two.output
         assert lab.call("count", {"n": 3}).get(timeout=30) == [0, 1, 2]
     lab.close()

@@ -15,6 +15,7 @@ from dynamo_tasks import StreamResult
 from dynamo_tasks.errors import JobFailedError
 from dynamo_tasks.pipelines import JobState, RemoteEnvironment, RemoteJob, connect
 from dynamo_tasks.queue.app import create_app
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support import pipeline_parts as parts
 from tests.support.faults import freeze_worker, kill_redis, kill_worker, restart_redis, thaw_worker
 from tests.support.processes import Worker, until
@@ -69,7 +70,7 @@ class Plant:
     def _owner(self, job: RemoteJob, what: str) -> str:
         record = f"dt:pipelines:req:{job.plan.request_id(what)}"
         with redis.Redis(port=self.server.port, decode_responses=True) as client:
-            return client.hget(record, "own") or ""
+            return client.hget(record, Field.OWNER) or ""
 
     def check(self, job: RemoteJob, records: int = RECORDS) -> None:
         """Each record is there once, in the table and among the results."""

@@ -94,9 +94,9 @@ def _ask(scene: Scene, survivor: Victim, stack: contextlib.ExitStack) -> None:
 
 def _ended_once(scene: Scene, result: Any, value: Any, attempts: int) -> None:
     assert result.get(timeout=20) == value
-    until(lambda: scene.lab.record(result.id).get("set") == "1", what="settled")
+    until(lambda: scene.lab.record(result.id).get("settled") == "1", what="settled")
     record = scene.lab.record(result.id)
-    assert (record["st"], record["att"]) == ("SUCCEEDED", str(attempts)), record
+    assert (record["state"], record["attempts"]) == ("SUCCEEDED", str(attempts)), record
     assert sum(b"e" in fields for _, fields in scene.lab.events(result.id)) == 1
 
 
@@ -130,8 +130,8 @@ def test_killed_between_the_end_and_the_result(scene: Scene) -> None:
     """Celery's completion is run by another worker: the chord is completed, once; the body does not run again."""
     body = scene.results["chord"]
     assert body.get(timeout=20) == 13
-    assert scene.lab.record(body.id)["att"] == "1"
-    assert [scene.lab.record(one.id)["att"] for one in body.parent.results] == ["1", "1"]
+    assert scene.lab.record(body.id)["attempts"] == "1"
+    assert [scene.lab.record(one.id)["attempts"] for one in body.parent.results] == ["1", "1"]
 
 
 def test_killed_between_the_result_and_settle(scene: Scene) -> None:

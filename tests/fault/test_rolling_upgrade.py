@@ -11,6 +11,7 @@ import pytest
 import redis
 
 from dynamo_tasks.runtime.inspect import snapshot
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.processes import ROOT, Frontend, Worker, until
 from tests.support.readers import PACED, Reader, check
 from tests.support.releases import NEWER_PRIORITY, make_newer
@@ -98,7 +99,9 @@ def _check_newer_requests(fleet: Fleet) -> None:
     for _ in range(6):
         status, headers, _ = fleet.frontends[0].request("POST", "/v1/completions", body)
         assert status == 200
-        needs, owner, by = store.hmget(f"dt:dynamo:req:{headers['x-request-id']}", "v", "own", "by")
+        needs, owner, by = store.hmget(
+            f"dt:dynamo:req:{headers['x-request-id']}", Field.NEEDS, Field.OWNER, "by"
+        )
         assert (needs, instances[owner], by) == ("2", 2, "2")
     store.close()
 

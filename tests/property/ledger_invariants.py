@@ -15,6 +15,7 @@ import redis
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import Keys
+from tests.support.records import by_word
 
 __all__ = ["Dump", "History", "check", "check_claim", "check_rest", "check_sweep", "read_dump"]
 
@@ -80,7 +81,7 @@ class Dump:
     @property
     def open(self) -> list[str]:
         """Requests that have not ended."""
-        return [one for one, record in self.records.items() if record["st"] not in TERMINAL]
+        return [one for one, record in self.records.items() if record["state"] not in TERMINAL]
 
 
 @dataclass
@@ -120,6 +121,10 @@ def _pairs(flat: list[bytes]) -> dict[str, str]:
     return {k.decode(): v.decode() for k, v in zip(flat[::2], flat[1::2], strict=True)}
 
 
+def _record(flat: list[bytes]) -> dict[str, str]:
+    return by_word(_pairs(flat))
+
+
 def _text(values: list[bytes]) -> set[str]:
     return {value.decode() for value in values}
 
@@ -146,7 +151,7 @@ def read_dump(client: redis.Redis, keys: Keys) -> Dump:
         elif kind == "leases":
             dump.leases = _text(value)
         elif kind in _KINDS:
-            kinds: dict[str, Any] = {"req": _pairs, "log": _events, "idem": bytes.decode}
+            kinds: dict[str, Any] = {"req": _record, "log": _events, "idem": bytes.decode}
             read = kinds.get(kind, _text)
             getattr(dump, _KINDS[kind])[rest] = read(value)
         else:
@@ -178,41 +183,43 @@ def check(dump: Dump, history: History, *, alive: set[int]) -> None:
 
 
 def _check_state(dump: Dump, request_id: str, record: dict[str, str]) -> None:
-    state, owner = record["st"], record.get("own", "")
+    state, owner = record["state"], record.get("owner", "")
     owners = {lease for lease, ids in dump.owned.items() if request_id in ids}
     if state == "RUNNING":
         assert owners == {owner}, f"1: {request_id} runs at {owner}, and is owned by {owners}"
         assert owner in dump.leases, f"2: nobody watches {owner}, which runs {request_id}"
-        assert record.get("non"), f"1: {request_id} runs without a nonce"
+        assert record.get("nonce"), f"1: {request_id} runs without a nonce"
     elif state == "QUEUED":
         assert (owner, owners) == ("", set()), f"1: {request_id} is queued and owned by {owner or owners}"
-        assert all(record.get(name) for name in ("msg", "q")), f"2: {request_id} is queued and has no message"
+        assert all(record.get(name) for name in ("message", "queue")), (
+            f"2: {request_id} is queued and has no message"
+        )
         assert request_id in dump.queued, f"2: nobody looks for the message of {request_id}"
     else:
         assert state in TERMINAL, record
         assert owners <= {owner}, f"1: {request_id} has ended, and is owned by {owners}, not {owner}"
-        assert record["set"] in ("0", "1"), record
-        if record["set"] == "1":
+        assert record["settled"] in ("0", "1"), record
+        if record["settled"] == "1":
             assert not owners, f"6: {request_id} is settled and still owned"
-            assert not record.get("msg"), f"6: {request_id} is settled and keeps its message"
-            assert not (record.get("pur") and record.get("q")), (
+            assert not record.get("message"), f"6: {request_id} is settled and keeps its message"
+            assert not (record.get("purged") and record.get("queue")), (
                 f"6: {request_id} is purged, and not what waits of it"
             )
         elif owner:
             assert owners == {owner}, f"2: Celery's completion of {request_id} would be lost with {owner}"
             assert owner in dump.leases, f"2: nobody watches {owner}, which ends {request_id}"
-        elif record.get("msg"):
+        elif record.get("message"):
             assert request_id in dump.queued, f"2: nobody looks for the completion of {request_id}"
 
 
 def _check_log(dump: Dump, request_id: str, record: dict[str, str]) -> None:
     log = dump.logs.get(request_id)
-    ended = record["st"] in TERMINAL
+    ended = record["state"] in TERMINAL
     if not log:
         if ended:
-            assert record.get("pur") == "1" or "dmsg" not in record or request_id not in dump.logs
+            assert record.get("purged") == "1" or "dead_message" not in record or request_id not in dump.logs
         else:
-            assert record["st"] == "QUEUED", f"3: {request_id} runs without a log"
+            assert record["state"] == "QUEUED", f"3: {request_id} runs without a log"
         return
     assert log[0][0].seq == 0, f"3: the log of {request_id} begins with {log[0]}"
     for (before, _, _), (event_id, kind, data) in itertools.pairwise(log):
@@ -224,31 +231,31 @@ def _check_log(dump: Dump, request_id: str, record: dict[str, str]) -> None:
             assert named == str(before), f"3: {event_id} of {request_id} names {named}, it follows {before}"
     values = [data for _, kind, data in log if kind == "c"]
     assert values == [str(n) for n in range(len(values))], f"3: the log of {request_id} says {values}"
-    assert int(record["ep"]) >= log[-1][0].epoch, f"3: the epoch of {request_id} is behind its log"
+    assert int(record["epoch"]) >= log[-1][0].epoch, f"3: the epoch of {request_id} is behind its log"
     ends = [str(event_id) for event_id, kind, _ in log if kind == "e"]
-    assert ends == ([record["end"]] if ended else []), (
+    assert ends == ([record["end_id"]] if ended else []), (
         f"4: {request_id} is {record['st']}, its log has {ends}"
     )
     assert not ends or log[-1][1] == "e", f"4: {request_id} goes on after its end"
 
 
 def _check_history(dump: Dump, history: History, request_id: str, record: dict[str, str]) -> None:
-    epoch = int(record.get("ep", 0))
+    epoch = int(record.get("epoch", 0))
     assert epoch >= history.epochs.get(request_id, 0), f"3: the epoch of {request_id} falls"
     history.epochs[request_id] = epoch
-    if record["st"] in TERMINAL:
-        end = (record["st"], record["end"])
+    if record["state"] in TERMINAL:
+        end = (record["state"], record["end_id"])
         assert history.ends.setdefault(request_id, end) == end, f"4: {request_id} ends again: {end}"
     else:
         assert request_id not in history.ends, f"4: {request_id} lives on after its end"
-    if record.get("pur") != "1":
+    if record.get("purged") != "1":
         values = sum(kind == "c" for _, kind, _ in dump.logs.get(request_id, ()))
         assert values >= history.values.get(request_id, 0), f"5: values of {request_id} are lost"
         history.values[request_id] = values
 
 
 def _check_lifetime(dump: Dump, request_id: str, record: dict[str, str]) -> None:
-    ended = record["st"] in TERMINAL
+    ended = record["state"] in TERMINAL
     for key, ttl in dump.ttls.items():
         if key.endswith((f":req:{request_id}", f":log:{request_id}")):
             assert (ttl > 0) == ended, f"7: {key} of a request that is {record['st']} has the TTL {ttl}"
@@ -257,9 +264,12 @@ def _check_lifetime(dump: Dump, request_id: str, record: dict[str, str]) -> None
 def _waits(record: dict[str, str]) -> bool:
     """Whether its message is on its way: to a first or next attempt, or to any worker that runs Celery's completion."""
     completion = (
-        record["st"] in TERMINAL and record["set"] == "0" and record.get("msg") and not record.get("own")
+        record["state"] in TERMINAL
+        and record["settled"] == "0"
+        and record.get("message")
+        and not record.get("owner")
     )
-    return record["st"] == "QUEUED" or bool(completion)
+    return record["state"] == "QUEUED" or bool(completion)
 
 
 def _check_counts(dump: Dump) -> None:
@@ -267,14 +277,14 @@ def _check_counts(dump: Dump) -> None:
     running: dict[str, set[str]] = {}
     waiting: dict[str, set[str]] = {}
     for one in dump.open:
-        component = dump.records[one]["en"].split(".")[1]
-        state = dump.records[one]["st"]
+        component = dump.records[one]["endpoint"].split(".")[1]
+        state = dump.records[one]["state"]
         if state == "RUNNING":
             running.setdefault(component, set()).add(one)
         elif f"m:{one}" not in dump.timers:
             waiting.setdefault(component, set()).add(one)
     assert dump.running == running, "10: running"
-    queued = {one for one in dump.open if dump.records[one]["st"] == "QUEUED"}
+    queued = {one for one in dump.open if dump.records[one]["state"] == "QUEUED"}
     for component in {*waiting, *dump.waiting}:
         counted = dump.waiting.get(component, set())
         assert waiting.get(component, set()) <= counted <= queued, f"10: waiting for {component}"
@@ -287,43 +297,45 @@ def _check_sets(dump: Dump) -> None:
         assert ids <= dump.records.keys(), f"6: {ids - dump.records.keys()} have no record"
     for member in dump.timers:
         kind, request_id = re.fullmatch(r"([mad]):(.*)", member).groups()  # type: ignore[union-attr]
-        record = dump.records.get(request_id, {"st": "SUCCEEDED"})
-        assert record["st"] not in TERMINAL, f"6: a timer {member} of a request that has ended"
-        assert kind != "a" or not record.get("rd"), f"6: a timer {member} of a request that is read"
+        record = dump.records.get(request_id, {"state": "SUCCEEDED"})
+        assert record["state"] not in TERMINAL, f"6: a timer {member} of a request that has ended"
+        assert kind != "a" or not record.get("readers"), f"6: a timer {member} of a request that is read"
     for request_id in dump.open:
-        if int(dump.records[request_id].get("dl") or 0):
+        if int(dump.records[request_id].get("deadline") or 0):
             assert f"d:{request_id}" in dump.timers, f"9: nobody watches the deadline of {request_id}"
 
 
 def _check_readers(dump: Dump, history: History) -> None:
     for request_id, record in dump.records.items():
-        channels = set((record.get("rd") or "").split())
+        channels = set((record.get("readers") or "").split())
         noted = {channel for channel, ids in dump.reads.items() if request_id in ids}
         assert noted == channels, f"6: {request_id} is read by {channels}, noted are {noted}"
-        unread = record["st"] not in TERMINAL and not channels and record.get("bg") != "1"
+        unread = record["state"] not in TERMINAL and not channels and record.get("background") != "1"
         if unread and request_id in history.read:
             assert f"a:{request_id}" in dump.timers, f"9: nobody abandons {request_id}"
 
 
 def check_claim(before: dict[str, str], retries: int, now: int, alive: bool, epoch: int) -> None:
     """A claim was granted: no earlier, no later, of no other message and to nobody else than the record allows."""
-    assert before["st"] == "QUEUED" or not alive, "1: it is taken from an owner that lives"
-    assert epoch > int(before.get("ep", 0)), "3: an epoch does not ascend"
-    assert retries >= int(before.get("ret", 0)), "a message that a retry has superseded is run"
-    due = {name: int(before.get(name) or 0) for name in ("dl", "ex", "nb")}
-    assert due["nb"] <= now, "it runs before its time"
-    assert not due["dl"] or now < due["dl"], "it runs past its deadline"
-    assert not due["ex"] or now < due["ex"] or int(before.get("att", 0)), "it is started past its expiry"
+    assert before["state"] == "QUEUED" or not alive, "1: it is taken from an owner that lives"
+    assert epoch > int(before.get("epoch", 0)), "3: an epoch does not ascend"
+    assert retries >= int(before.get("retries", 0)), "a message that a retry has superseded is run"
+    due = {name: int(before.get(name) or 0) for name in ("deadline", "expires", "not_before")}
+    assert due["not_before"] <= now, "it runs before its time"
+    assert not due["deadline"] or now < due["deadline"], "it runs past its deadline"
+    assert not due["expires"] or now < due["expires"] or int(before.get("attempts", 0)), (
+        "it is started past its expiry"
+    )
 
 
 def check_sweep(before: dict[str, dict[str, str]], after: dict[str, dict[str, str]], now: int) -> None:
     """A sweep ended only what was overdue or abandoned, and expired nothing that had been started in time."""
     for request_id, was in before.items():
-        state = after[request_id]["st"]
-        if was["st"] != "RUNNING" or state == "RUNNING":
+        state = after[request_id]["state"]
+        if was["state"] != "RUNNING" or state == "RUNNING":
             continue
-        overdue = 0 < int(was.get("dl") or 0) <= now
-        unread = not was.get("rd") and was.get("bg") != "1"
+        overdue = 0 < int(was.get("deadline") or 0) <= now
+        unread = not was.get("readers") and was.get("background") != "1"
         allowed = {name for name, may in (("FAILED", overdue), ("CANCELLED", unread)) if may}
         assert state in allowed, f"a sweep made {request_id} {state}: {was}"
 

@@ -167,7 +167,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(n=REQUESTS)
     def revoke_if_queued(self, n: int) -> None:
         world = self.world
-        before = self.run_(world.record(f"r{n}")).get("st")
+        before = self.run_(world.record(f"r{n}")).get("state")
         answer = self.run_(world.ledger.cancel(world.namespace, f"r{n}", guard="queued"))
         assert (answer == "OK") == (before == "QUEUED")
 

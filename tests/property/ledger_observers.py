@@ -34,11 +34,13 @@ class Observers:
         if f"{lease:x}".encode() not in known:
             return
         ids = await self._world.recovery.owned(self._world.namespace, lease)
-        running = [one for one in ids if (await self._world.record(one))["st"] == "RUNNING"]
+        running = [one for one in ids if (await self._world.record(one))["state"] == "RUNNING"]
         await self._world.recovery.take_over(self._world.namespace, lease, "me")
         for record in [await self._world.record(one) for one in running]:
-            used_up = int(record.get("bar", 0)) >= MAX_BARREN or int(record["att"]) >= MAX_ATTEMPTS
-            assert record["st"] == ("FAILED" if used_up else "QUEUED"), record
+            used_up = (
+                int(record.get("idle_attempts", 0)) >= MAX_BARREN or int(record["attempts"]) >= MAX_ATTEMPTS
+            )
+            assert record["state"] == ("FAILED" if used_up else "QUEUED"), record
 
     async def sweep(self) -> None:
         """What falls due, and messages that were lost."""
@@ -54,12 +56,12 @@ class Observers:
         purged = [
             one
             for one, record in dump.records.items()
-            if record.get("pur") and one not in self._world.repeated
+            if record.get("purged") and one not in self._world.repeated
         ]
         waiting = [message for messages in dump.queues.values() for message in messages]
         for message in itertools.chain(*lay.values()):
             gone = [
-                one for one, record in dump.records.items() if record.get("pur") and f'"{one}"' in message
+                one for one, record in dump.records.items() if record.get("purged") and f'"{one}"' in message
             ]
             assert message in waiting or gone, f"6: taken with what was purged: {message}"
         assert not any(f'"{one}"' in message for one in purged for message in waiting), (
@@ -71,7 +73,9 @@ class Observers:
         before, now = await self._world.record(request_id), self._world.now
         end = End(State.FAILED, "deadline", error=ErrorInfo("deadline_exceeded", "late"))
         reply = await self._world.ledger.cancel(self._world.namespace, request_id, end=end, guard="due")
-        overdue = bool(before) and before["st"] not in TERMINAL and 0 < int(before.get("dl") or 0) <= now
+        overdue = (
+            bool(before) and before["state"] not in TERMINAL and 0 < int(before.get("deadline") or 0) <= now
+        )
         assert (reply == "OK") == overdue, f"{before}: ended as overdue: {reply}"
 
     async def revive(self, request_id: str) -> None:
@@ -79,7 +83,7 @@ class Observers:
         record = await self._world.record(request_id)
         with contextlib.suppress(RequestNotFoundError):
             await self._dead_list.retry(request_id)
-            assert record["st"] == "FAILED"
+            assert record["state"] == "FAILED"
             self._world.history.revived(request_id)
 
     async def clients_die(self) -> None:

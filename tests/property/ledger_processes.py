@@ -13,6 +13,7 @@ from dynamo_tasks.protocol.instances import Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.forwarding import forward
 from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
 from dynamo_tasks.store.ledger.scripts import script
@@ -68,7 +69,7 @@ class Processes:
 
     async def _ask(self, one: Instance, told: dict[str, Any], nonce: str) -> Attempt | ClaimRefused:
         before, now = await self._world.record(told["id"]), self._world.now
-        lease = self._world.keys.lease(int(before.get("own") or "0", 16))
+        lease = self._world.keys.lease(int(before.get("owner") or "0", 16))
         alive = bool(await self._world.store.commands.execute("EXISTS", lease))
         try:
             claimed = await self._world.ledger.claim(
@@ -80,18 +81,18 @@ class Processes:
                 await self._check_completion(one, told["id"], before)
             return refused
         self._world.history.claimed(told["id"])
-        if before and (before["st"], before.get("non")) != ("RUNNING", claimed.nonce):
+        if before and (before["state"], before.get("nonce")) != ("RUNNING", claimed.nonce):
             check_claim(before, told["retries"], now, alive, claimed.epoch)
         return claimed
 
     async def _check_completion(self, one: Instance, request_id: str, before: dict[str, str]) -> None:
         """Celery's completion is run by one process that is known to live, and not after its end."""
-        assert before["set"] == "0", f"6: {request_id} is settled, and its completion runs again"
+        assert before["settled"] == "0", f"6: {request_id} is settled, and its completion runs again"
         for other in self._world.instances:
             if (
                 other is not one
                 and request_id in other.completing
-                and before.get("own") == f"{other.lease:x}"
+                and before.get("owner") == f"{other.lease:x}"
             ):
                 alive = await self._world.store.commands.execute(
                     "EXISTS", self._world.keys.lease(other.lease)
@@ -100,7 +101,7 @@ class Processes:
 
     async def _hold(self, attempt: Attempt, retries: int) -> Held:
         log = await self._world.log(attempt.id)
-        completion = (await self._world.record(attempt.id)).get("ig") != "1"
+        completion = (await self._world.record(attempt.id)).get("ignore_result") != "1"
         count = sum(kind == "c" for _, kind, _ in log)
         return Held(attempt, EventId(attempt.epoch, 0), count, retries, completion)
 
@@ -115,7 +116,7 @@ class Processes:
             )
         except ReplyError:
             reply = None
-        mine = before.get("ep") == str(held.attempt.epoch) and before.get("st") not in TERMINAL
+        mine = before.get("epoch") == str(held.attempt.epoch) and before.get("state") not in TERMINAL
         assert (reply is not None) == mine, f"{before}: an attempt of epoch {wanted.epoch} wrote: {reply}"
         if reply is None:
             await self._aborted(one, request_id)
@@ -126,9 +127,9 @@ class Processes:
         """Fenced. Of what somebody else ended, Celery's completion is still its own."""
         held = one.held.pop(request_id)
         record = await self._world.record(request_id)
-        if record.get("st") not in TERMINAL or not held.completion or record.get("set") == "1":
+        if record.get("state") not in TERMINAL or not held.completion or record.get("settled") == "1":
             return
-        if record["st"] == "CANCELLED":
+        if record["state"] == "CANCELLED":
             one.completing.add(request_id)
             return
         told = {"id": request_id, "retries": held.retries, "tracked": True, "raw": b""}
@@ -154,8 +155,8 @@ class Processes:
             )  # fmt: skip
         written = await self._world.store.commands.execute("GET", place)
         assert written == (value.encode() if kept and reply == "OK" else known), "whose result is it?"
-        owns = (before.get("st"), before.get("own")) == ("RUNNING", f"{one.lease:x}")
-        mine = owns and before["ep"] == str(held.attempt.epoch)
+        owns = (before.get("state"), before.get("owner")) == ("RUNNING", f"{one.lease:x}")
+        mine = owns and before["epoch"] == str(held.attempt.epoch)
         assert (reply == "OK") == mine, f"{before}: finish answered {reply}"
         if reply != "OK":
             held.completion = held.completion or kept  # of what somebody else has ended, it is still its own
@@ -178,9 +179,9 @@ class Processes:
         reply = await script("resync").run(
             world.store.commands, world.pair(request_id), world.keys.base, request_id, f"{attempt.lease:x}",
             attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), 0, world.store.namespaces_key,
-            world.namespace, *attempt.fields, "rd", "",
+            world.namespace, *attempt.fields, Field.READERS, "",
         )  # fmt: skip
-        mine = before.get("st") == "RUNNING" and before.get("non") == attempt.nonce
+        mine = before.get("state") == "RUNNING" and before.get("nonce") == attempt.nonce
         assert (reply[0] == b"OK") == mine, f"{before}: resync answered {reply}"
         if mine:
             assert reply[1].decode() == str(one.held[request_id].top)

@@ -21,6 +21,7 @@ from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
 from tests.property.ledger_invariants import Dump, History, check, read_dump
 from tests.property.ledger_parts import CLOCK, START, Instance, clock
+from tests.support.records import by_word
 
 __all__ = ["World"]
 
@@ -95,9 +96,9 @@ class World:
         return [self.keys.record(request_id), self.keys.log(request_id)]
 
     async def record(self, request_id: str) -> dict[str, str]:
-        """The raw record."""
+        """The record, by the words of its fields."""
         raw = await self.store.commands.execute("HGETALL", self.keys.record(request_id))
-        return {k.decode(): v.decode() for k, v in zip(raw[::2], raw[1::2], strict=True)}
+        return by_word({k.decode(): v.decode() for k, v in zip(raw[::2], raw[1::2], strict=True)})
 
     async def log(self, request_id: str) -> list[tuple[str, str, bytes]]:
         """The raw log."""

@@ -19,6 +19,7 @@ from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId, Kind
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.ledger import Attempt, cancelled
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.ledger.submission import NewRequest, submit_call
@@ -251,7 +252,7 @@ class RealServer:
         reply = self._run(
             "resync", self._pair, self._keys.base, self._id, f"{attempt.lease:x}", attempt.epoch, attempt.nonce,
             attempt.number, str(attempt.previous), 0, "dt:@namespaces", NAMESPACE, *attempt.fields,
-            "rd", " ".join(readers),
+            Field.READERS, " ".join(readers),
         )  # fmt: skip
         code = reply[0].decode()
         return (
@@ -296,7 +297,7 @@ class RealServer:
         return events
 
     def read(self, after: EventId, count: int) -> Page:
-        state, end = self._redis.hmget(self._pair[0], "st", "end")
+        state, end = self._redis.hmget(self._pair[0], Field.STATE, Field.END_ID)
         rows = self._redis.execute_command("XRANGE", self._pair[1], f"({after}", "+", "COUNT", count)
         events = [
             Event(EventId.parse(event_id.decode()), *next((k.decode(), v) for k, v in _fields(fields)))
@@ -306,13 +307,13 @@ class RealServer:
         return Page(events, EventId.parse(end.decode()) if ended else None)
 
     def readers(self) -> list[str]:
-        return str((self._redis.hget(self._pair[0], "rd") or b"").decode()).split()
+        return str((self._redis.hget(self._pair[0], Field.READERS) or b"").decode()).split()
 
     def snapshot(self) -> list[bytes | None]:
         return [self._redis.dump(key) for key in self._pair]
 
     def restore(self, snapshot: list[bytes | None]) -> None:
-        epoch = int(self._redis.hget(self._pair[0], "ep") or 0)
+        epoch = int(self._redis.hget(self._pair[0], Field.EPOCH) or 0)
         for key, data in zip(self._pair, snapshot, strict=True):
             self._redis.delete(key)
             if data is not None:

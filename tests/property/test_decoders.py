@@ -29,6 +29,7 @@ from dynamo_tasks.protocol.trace import TraceParent
 from dynamo_tasks.queue.broker.message import MalformedMessageError, Message
 from dynamo_tasks.queue.broker.message import decode as decode_message
 from dynamo_tasks.serve.server.resp import Address as PingAddress
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.record import read_record
 from dynamo_tasks.store.redis.wire import Address
 from dynamo_tasks.store.streams.at_rest import decode_row
@@ -158,9 +159,7 @@ def test_urls(url: str) -> None:
     mask_url(url)
 
 
-FIELDS = st.sampled_from(
-    [b"st", b"en", b"cr", b"att", b"ep", b"own", b"rd", b"err", b"end", b"fin", b"ret", b"ok"]
-)
+FIELDS = st.sampled_from([field.encode() for field in Field])
 
 
 @settings(max_examples=EXAMPLES)
@@ -170,7 +169,7 @@ FIELDS = st.sampled_from(
     )
 )
 def test_records(raw: dict[bytes, bytes]) -> None:
-    valid_or_ours(read_record, "id", "ns", {b"st": b"QUEUED", **raw})
+    valid_or_ours(read_record, "id", "ns", {Field.STATE.encode(): b"QUEUED", **raw})
 
 
 @settings(max_examples=EXAMPLES)

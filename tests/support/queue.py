@@ -13,7 +13,9 @@ from dynamo_tasks.queue.app import DynamoApp, create_app
 from dynamo_tasks.queue.client.result import StreamResult
 from dynamo_tasks.queue.client.task import EndpointTask, make_task
 from dynamo_tasks.store.keys import Keys, priority_suffix
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.processes import Worker, until
+from tests.support.records import by_word
 from tests.support.server import RedisServer
 
 __all__ = ["SERVICE", "Lab", "not_consuming"]
@@ -59,12 +61,12 @@ class Lab:
         return self.app.signature(f"{self.namespace}.{name}", queue="dynamo-tasks")
 
     def record(self, request_id: str) -> dict[str, str]:
-        """The raw ledger record."""
-        return self.redis.hgetall(self.keys.record(request_id))
+        """The ledger's record, by the words of its fields."""
+        return by_word(self.redis.hgetall(self.keys.record(request_id)))
 
     def state(self, request_id: str) -> str | None:
         """The ledger's state."""
-        return self.redis.hget(self.keys.record(request_id), "st")
+        return self.redis.hget(self.keys.record(request_id), Field.STATE)
 
     def reaches(self, request_id: str, state: str, timeout: float = 30.0) -> None:
         """Wait for a state."""

@@ -47,11 +47,11 @@ _EDITS: list[tuple[str, str, str]] = [
     ),
     (
         "store/ledger/submission.py",
-        '["v", self.needs, "en", str(self.endpoint)]',
-        '["v", self.needs, "en", str(self.endpoint), "news", "1"]',
+        "[Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint)]",
+        '[Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint), "news", "1"]',
     ),
     ("store/ledger/lua/lib/base.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
-    ("store/ledger/lua/claim.lua", "  'prev', previous,", "  'by', ARGV[9], 'prev', previous,"),
+    ("store/ledger/lua/claim.lua", "    F.previous, previous,", "    'by', ARGV[9], F.previous, previous,"),
     (
         "store/streams/open_stream.py",
         "        for kind, values in self._pending:\n            data =",

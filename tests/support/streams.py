@@ -24,6 +24,7 @@ from dynamo_tasks.store.streams.open_stream import OpenStream
 from dynamo_tasks.store.streams.reader import StreamReader
 from dynamo_tasks.store.streams.subscription import Subscription
 from dynamo_tasks.store.streams.writer import Writer
+from tests.support.records import field
 
 __all__ = ["Client", "Owner", "Place", "ask_again", "eventually", "on_loop", "read_to_end", "values"]
 
@@ -220,11 +221,11 @@ class Place:
         return await ask_again(lambda: read_all(self.store, self.namespace, request_id))
 
     async def field(self, request_id: str, name: str) -> str | None:
-        value = await self.do("HGET", self.keys.record(request_id), name)
+        value = await self.do("HGET", self.keys.record(request_id), field(name))
         return None if value is None else value.decode()
 
     async def state(self, request_id: str) -> str | None:
-        return await self.field(request_id, "st")
+        return await self.field(request_id, "state")
 
     async def snapshot(self, request_id: str) -> dict[str, Any]:
         """Record and log as they are now."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.ledger import Ledger
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.scripts import script
@@ -57,7 +58,7 @@ class DeadList:
     async def _load(self, namespace: str, request_id: str, died: float) -> DeadRequest:
         record = await self._ledger.get(request_id, namespace)
         key = self._store.keys(namespace).record(request_id)
-        message = await self._store.commands.execute("HGET", key, "dmsg")
+        message = await self._store.commands.execute("HGET", key, Field.DEAD_MESSAGE)
         return DeadRequest(died, record, message or b"")
 
     async def get(self, request_id: str) -> DeadRequest:

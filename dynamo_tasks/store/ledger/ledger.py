@@ -1,18 +1,5 @@
-"""The ledger: one record per request, one verb per transition.
-
-Fields of a record (a hash): ``v`` protocol version that its worker must speak, ``st`` state, ``en`` endpoint,
-``q`` queue key, ``qs`` its priority suffix, ``msg`` the Celery message (until it ends), ``cr`` created,
-``nb`` not before, ``dl`` deadline, ``ex`` when a worker must have started it, ``stt`` started, ``fin``
-finished (all ms), ``rd`` channels of its readers, ``rnd`` how a frontend renders it, ``ok`` owner key, ``tn``
-tenant, ``tw`` its weight, ``bg`` background, ``ab`` abandon after (ms), ``rt`` and ``rs`` retention of the log
-without a reader and after the last reader saw the end (ms), ``ig`` no result is kept, ``own`` lease of the owner,
-``non`` nonce of its claim, ``ep`` epoch, ``prev`` id before the claim, ``att`` attempts, ``ret`` Celery retry number,
-``end`` id of the end event, ``fr`` why the text ended, ``us`` prompt, completion and cached tokens, ``out``
-result and ``err`` error as JSON, ``set`` settled, ``pur`` purged, ``bar`` attempts that ended with their
-worker and added no token, ``dmsg`` the message of a request in the dead list, ``tp`` ``traceparent`` of the
-last attempt, while spans are recorded. A field at its default is missing: empty, 0, a weight of 1; 5 s, an
-hour and 60 s for ``ab``, ``rt`` and ``rs``. Once a request is settled, its record keeps only what is asked for
-afterwards (``settled`` in ``lua/lib/settled.lua``).
+"""The ledger: one record per request, one verb per transition. The fields of a record are in
+:mod:`dynamo_tasks.store.ledger.fields`.
 """
 
 from __future__ import annotations
@@ -38,6 +25,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.notifications import notify_end
 from dynamo_tasks.store.ledger.record import Record, read_record
 from dynamo_tasks.store.ledger.scripts import script
@@ -96,15 +84,15 @@ class Attempt:
     @property
     def tenant(self) -> str:
         """The tenant whose request it is."""
-        return self._kept(b"tn").decode()
+        return self._kept(Field.TENANT).decode()
 
     @property
     def weight(self) -> float:
         """The tenant's share."""
-        return float(self._kept(b"tw") or 1)
+        return float(self._kept(Field.WEIGHT) or 1)
 
-    def _kept(self, name: bytes) -> bytes:
-        return dict(zip(self.fields[::2], self.fields[1::2], strict=True)).get(name, b"")
+    def _kept(self, field: Field) -> bytes:
+        return dict(zip(self.fields[::2], self.fields[1::2], strict=True)).get(field.encode(), b"")
 
     @property
     def claim(self) -> Claim:
@@ -160,7 +148,7 @@ class Ledger:
         extra: list[str | bytes | int | float] = []
         if not tracked:
             new = NewRequest(id=request_id, endpoint=endpoint, queue=queue, message=message)
-            extra = [*new.fields(), "q", queue, "msg", message]
+            extra = [*new.fields(), Field.QUEUE, queue, Field.MESSAGE, message]
         reply = await script("claim").run(
             self.store.commands, self._keys(endpoint.namespace, request_id), keys.base, request_id,
             f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, PROTOCOL,

@@ -9,6 +9,7 @@ import msgspec
 from dynamo_tasks.errors import ProtocolError
 from dynamo_tasks.protocol.events import UNREADABLE, ErrorInfo, EventId
 from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.ledger.fields import Field
 
 __all__ = ["Record", "read_record"]
 
@@ -42,7 +43,7 @@ class Record:
 
 
 def read_record(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
-    """Read the hash of a record; the fields are listed in :mod:`dynamo_tasks.store.ledger.ledger`.
+    """Read the hash of a record.
 
     Raises:
         ProtocolError: a field is not what it should be.
@@ -54,35 +55,41 @@ def read_record(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Rec
 
 
 def _read(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
-    def text(name: bytes) -> str:
-        return raw.get(name, b"").decode()
+    def value(field: Field) -> bytes:
+        return raw.get(field.encode(), b"")
 
-    def seconds(name: bytes) -> float | None:
-        return int(raw[name]) / 1000 if raw.get(name) else None
+    def text(field: Field) -> str:
+        return value(field).decode()
+
+    def seconds(field: Field) -> float | None:
+        return int(value(field)) / 1000 if value(field) else None
+
+    def flag(field: Field) -> bool:
+        return value(field) == b"1"
 
     return Record(
         id=request_id,
         namespace=namespace,
-        state=State(text(b"st")),
-        endpoint=text(b"en"),
-        created=seconds(b"cr") or 0.0,
-        started=seconds(b"stt"),
-        finished=seconds(b"fin"),
-        attempts=int(raw.get(b"att", 0)),
-        retries=int(raw.get(b"ret", 0)),
-        epoch=int(raw.get(b"ep", 0)),
-        owner=int(text(b"own"), 16) if raw.get(b"own") else None,
-        readers=text(b"rd").split(),
-        background=text(b"bg") == "1",
-        settled=text(b"set") == "1",
-        ignore_result=text(b"ig") == "1",
-        owner_key=text(b"ok"),
-        render=raw.get(b"rnd", b""),
-        error=msgspec.json.decode(raw[b"err"], type=ErrorInfo) if raw.get(b"err") else None,
-        end=EventId.parse(text(b"end")) if raw.get(b"end") else None,
-        finish_reason=text(b"fr") or None,
-        usage=_usage(text(b"us")),
-        purged=text(b"pur") == "1",
+        state=State(text(Field.STATE)),
+        endpoint=text(Field.ENDPOINT),
+        created=seconds(Field.CREATED) or 0.0,
+        started=seconds(Field.STARTED),
+        finished=seconds(Field.FINISHED),
+        attempts=int(value(Field.ATTEMPTS) or 0),
+        retries=int(value(Field.RETRIES) or 0),
+        epoch=int(value(Field.EPOCH) or 0),
+        owner=int(text(Field.OWNER), 16) if value(Field.OWNER) else None,
+        readers=text(Field.READERS).split(),
+        background=flag(Field.BACKGROUND),
+        settled=flag(Field.SETTLED),
+        ignore_result=flag(Field.IGNORE_RESULT),
+        owner_key=text(Field.OWNER_KEY),
+        render=value(Field.RENDER),
+        error=msgspec.json.decode(value(Field.ERROR), type=ErrorInfo) if value(Field.ERROR) else None,
+        end=EventId.parse(text(Field.END_ID)) if value(Field.END_ID) else None,
+        finish_reason=text(Field.FINISH_REASON) or None,
+        usage=_usage(text(Field.USAGE)),
+        purged=flag(Field.PURGED),
     )
 
 

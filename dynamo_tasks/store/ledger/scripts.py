@@ -1,6 +1,7 @@
 """The Lua scripts: one file per transition, called by their SHA.
 
-What several of them need is in files of ``lua/lib/``; a line ``-- @include records, clock`` stands for these.
+What several of them need is in files of ``lua/lib/``; a line ``-- @include records, clock`` stands for these. Fields of
+records stand there by their words, see :mod:`~dynamo_tasks.store.ledger.fields`.
 
 All are read when this module is imported: a process runs the scripts of its own release, also where another one is
 installed over it, and also once it has no descriptor left.
@@ -15,6 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import Protocol
 
+from dynamo_tasks.store.ledger.fields import coded
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.redis.wire import Reply
 
@@ -45,7 +47,7 @@ def assembled(name: str, sources: Mapping[str, str]) -> str:
     def parts(line: re.Match[str]) -> str:
         return "".join(part(f"lib/{one}") for one in line[1].split(", "))
 
-    return part(name)
+    return coded(part(name))
 
 
 class Runner(Protocol):

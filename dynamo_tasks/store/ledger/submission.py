@@ -15,6 +15,7 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.versions import NEEDED
 from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.notifications import tell_rejected, tell_submitted
 
 __all__ = ["ABANDON_AFTER", "READ_RETENTION", "NewRequest", "left", "submit_call", "submitted"]
@@ -69,25 +70,26 @@ class NewRequest:
 
     def fields(self) -> list[str | bytes | int | float]:
         """Fields of the record that the script does not write itself, without those at their defaults."""
-        made: list[str | bytes | int | float] = ["v", self.needs, "en", str(self.endpoint)]
+        made: list[str | bytes | int | float] = [Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint)]
         texts: list[tuple[str, str | bytes]] = [
-            ("rnd", self.render), ("ok", self.owner_key), ("tn", self.tenant), ("rd", self.reader),
-            ("qs", priority_suffix(self.priority)),
+            (Field.RENDER, self.render), (Field.OWNER_KEY, self.owner_key), (Field.TENANT, self.tenant),
+            (Field.READERS, self.reader), (Field.SUFFIX, priority_suffix(self.priority)),
         ]  # fmt: skip
         for name, value in texts:
             if value:
                 made += (name, value)
         if self.digest and not self.idempotency_key:
-            made += ("dg", self.digest)
-        for name, is_so in (("bg", self.background), ("ig", self.ignore_result)):
+            made += (Field.DIGEST, self.digest)
+        for name, is_so in ((Field.BACKGROUND, self.background), (Field.IGNORE_RESULT, self.ignore_result)):
             if is_so:
                 made += (name, 1)
         if self.weight != 1.0:
-            made += ("tw", self.weight)
+            made += (Field.WEIGHT, self.weight)
         if self.abandon_after != ABANDON_AFTER:
-            made += ("ab", int(self.abandon_after * 1000))
+            made += (Field.ABANDON_AFTER, int(self.abandon_after * 1000))
         if self.retention is not None:
-            made += ("rt", int(self.retention * 1000), "rs", int(self.retention * 1000))
+            kept = int(self.retention * 1000)
+            made += (Field.RETENTION, kept, Field.READ_RETENTION, kept)
         return made
 
 

@@ -9,6 +9,7 @@ from dynamo_tasks.errors import DynamoError, ProtocolError, StreamExpiredError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.states import TERMINAL, State
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.redis.containment import MALFORMED, is_wrong_type, pass_over
 from dynamo_tasks.store.redis.refusals import refusal
 from dynamo_tasks.store.redis.server import Store
@@ -62,7 +63,7 @@ class Pages:
         commands: list[list[Any]] = []
         for sub, count in hungry:
             keys = self._store.keys(sub.namespace)
-            commands.append(["HMGET", keys.record(sub.request_id), "st", "end"])
+            commands.append(["HMGET", keys.record(sub.request_id), Field.STATE, Field.END_ID])
             commands.append(["XRANGE", keys.log(sub.request_id), f"({sub.cursor.last}", "+", "COUNT", count])
         replies = await wire.pipeline(commands)
         again: list[tuple[Subscription, int]] = []

@@ -220,7 +220,7 @@ def test_an_idempotency_key_joins_the_first_call(lab: Lab, worker: Worker) -> No
     assert first.get(timeout=30) == second.get(timeout=30) == list(range(20))
     third = lab.call("count", ask, idempotency_key="join")
     assert (third.id, list(third)) == (first.id, list(range(20)))
-    assert lab.record(first.id)["att"] == "1"
+    assert lab.record(first.id)["attempts"] == "1"
     for endpoint, payload in (("count", ask | {"n": 21}), ("echo", ask)):
         with pytest.raises(IdempotencyConflictError):
             lab.call(endpoint, payload, idempotency_key="join")

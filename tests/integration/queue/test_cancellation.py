@@ -53,13 +53,13 @@ CAUSES = {
         RequestCancelledError, TaskRevokedError,
     ),
     "deadline": Cause(
-        {"deadline": 0.5}, None, "FAILED", "deadline", DeadlineExceededError, DeadlineExceededError, "dl"
+        {"deadline": 0.5}, None, "FAILED", "deadline", DeadlineExceededError, DeadlineExceededError, "deadline"
     ),
     "time_limit": Cause(
-        {"time_limit": 0.3}, None, "FAILED", "time_limit", DeadlineExceededError, TimeLimitExceeded, "stt", 0.3
+        {"time_limit": 0.3}, None, "FAILED", "time_limit", DeadlineExceededError, TimeLimitExceeded, "started", 0.3
     ),
     "soft_time_limit": Cause(
-        {"soft_time_limit": 0.3}, None, "FAILED", "error", EndpointError, SoftTimeLimitExceeded, "stt", 0.3
+        {"soft_time_limit": 0.3}, None, "FAILED", "error", EndpointError, SoftTimeLimitExceeded, "started", 0.3
     ),
 }  # fmt: skip
 
@@ -93,7 +93,7 @@ def _measure(lab: Lab, worker: Worker, cause: Cause) -> float:
         result.get(timeout=30)
     assert lab.state(result.id) == cause.state
     assert _end(lab, result.id).finish_reason == cause.reason
-    until(lambda: lab.record(result.id)["set"] == "1", 30, "Celery's completion is done")
+    until(lambda: lab.record(result.id)["settled"] == "1", 30, "Celery's completion is done")
     return _stopped(worker, result.id) - began
 
 
@@ -145,7 +145,7 @@ def test_a_queued_request_is_dropped_at_claim(lab: Lab, worker: Worker, terminat
         assert lab.length() == 1
     until(lambda: lab.length() == 0, 30, "its message was taken")
     assert lab.call("echo", 1).get(timeout=30) == 1
-    until(lambda: lab.record(result.id)["set"] == "1", 30, "Celery was told")
+    until(lambda: lab.record(result.id)["settled"] == "1", 30, "Celery was told")
     assert (result.state, _end(lab, result.id).finish_reason) == ("REVOKED", "cancelled")
     assert f"LAB stopped {result.id}" not in worker.output
     assert [list(fields) for _, fields in lab.events(result.id)] == [[b"e"]]
@@ -157,13 +157,13 @@ def test_a_plain_function_runs_on_and_keeps_its_slot(lab: Lab) -> None:
     with alone.worker("-c", "1"):
         for endpoint, payload in (("plain", {"sleep": 1.0}), ("steps", {"n": 3, "sleep": 1.0})):
             result = alone.call(endpoint, payload, time_limit=0.1)
-            began = float(until(lambda one=result: alone.record(one.id).get("stt"), 30, "it runs")) / 1000
+            began = float(until(lambda one=result: alone.record(one.id).get("started"), 30, "it runs")) / 1000
             with pytest.raises(TimeLimitExceeded):
                 result.get(timeout=30)
             record = alone.record(result.id)
             assert _end(alone, result.id).finish_reason == "time_limit"
-            assert float(record["fin"]) / 1000 - began < 0.9, "its end waited for the thread"
+            assert float(record["finished"]) / 1000 - began < 0.9, "its end waited for the thread"
             after = alone.call("echo", 1)
             assert after.get(timeout=30) == 1
-            assert float(alone.record(after.id)["stt"]) / 1000 - began > 0.9, "its slot was given away"
+            assert float(alone.record(after.id)["started"]) / 1000 - began > 0.9, "its slot was given away"
     alone.close()

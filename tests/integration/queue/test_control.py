@@ -147,7 +147,7 @@ def test_priorities_order_what_waits(lab: Lab, worker: Worker) -> None:
     blockers[0].cancel()
     for _, one in waiting:
         one.get(timeout=30)
-    started = sorted(waiting, key=lambda pair: int(lab.record(pair[1].id)["ep"]))
+    started = sorted(waiting, key=lambda pair: int(lab.record(pair[1].id)["epoch"]))
     assert [priority for priority, _ in started] == [0, 3, 6, 9]
     for one in blockers[1:]:
         one.cancel()
@@ -160,7 +160,7 @@ def test_an_idle_worker_gets_the_rest(lab: Lab, worker: Worker) -> None:
         until(lambda: lab.length() == 0, what="the second one takes the rest")
         for result in results:
             lab.reaches(result.id, "RUNNING")
-        owners = Counter(lab.record(result.id)["own"] for result in results)
+        owners = Counter(lab.record(result.id)["owner"] for result in results)
         assert sorted(owners.values()) == [2, 4]
         for result in results:
             result.cancel()

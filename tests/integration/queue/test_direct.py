@@ -61,13 +61,13 @@ def listener() -> Iterator[list[str]]:
 def queued(lab: Lab, request_id: str) -> tuple[dict[str, Any], dict[str, str]]:
     """Message and record of a call, without what differs from one call to the next."""
     record = lab.record(request_id)
-    message = json.loads(record.pop("msg"))
+    message = json.loads(record.pop("message"))
     body, encoding = message["body"], message["properties"].pop("body_encoding")
     message["body"] = json.loads(base64.b64decode(body) if encoding == "base64" else body)
     assert message["properties"].pop("delivery_tag")
     message["properties"].pop("argsrepr", None)  # Celery puts this option among the properties, too
-    record.pop("cr")
-    record.pop("dl", None)
+    record.pop("created")
+    record.pop("deadline", None)
     return json.loads(json.dumps(message).replace(request_id, "<id>")), record
 
 
@@ -173,7 +173,7 @@ def test_routes_that_come_later_hold(redis_server: RedisServer) -> None:
         first = own.task("echo").delay({})
         own.app.conf.update(task_routes={own.task("echo").name: {"priority": 6}})
         second = own.task("echo").delay({})
-        assert (own.record(first.id).get("qs"), own.record(second.id)["qs"]) == (None, "\x06\x166")
+        assert (own.record(first.id).get("suffix"), own.record(second.id)["suffix"]) == (None, "\x06\x166")
     finally:
         own.close()
 

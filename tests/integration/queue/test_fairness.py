@@ -14,7 +14,7 @@ PACE = {"n": 1, "delay": 0.03}
 def _wait(lab: Lab, result: StreamResult) -> float:
     """Seconds from its submit to its claim."""
     record = lab.record(result.id)
-    return (int(record["stt"]) - int(record["cr"])) / 1000
+    return (int(record["started"]) - int(record["created"])) / 1000
 
 
 def _waits(lab: Lab, tenant: str, count: int) -> list[float]:

@@ -74,7 +74,7 @@ def test_all_connections_of_the_worker_are_cut_in_mid_stream(lab: Lab) -> None:
         until(lambda: lab.unacked() == 0, what="all acked")
         assert worker.output.count(f"signal task_prerun {plain.id}") == 1
         alive(worker)
-        assert [lab.record(result.id)["att"] for result in results] == ["1"] * 5
+        assert [lab.record(result.id)["attempts"] for result in results] == ["1"] * 5
 
 
 @pytest.mark.slow

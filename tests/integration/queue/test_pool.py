@@ -21,7 +21,7 @@ def test_256_streams_in_one_process(lab: Lab, worker: Worker) -> None:
     until(lambda: lab.unacked() == 0, what="all acked")
     # What the worker did, whatever else this process was busy with: 256 times 2 s, side by side.
     records = [lab.record(result.id) for result in results]
-    assert max(int(r["fin"]) for r in records) - min(int(r["stt"]) for r in records) < 15_000
+    assert max(int(r["finished"]) for r in records) - min(int(r["started"]) for r in records) < 15_000
 
 
 def owner(lab: Lab) -> str:

@@ -15,6 +15,7 @@ from dynamo_tasks.queue.app import DynamoApp, create_app
 from dynamo_tasks.queue.client.task import EndpointTask, make_task
 from dynamo_tasks.store.keys import Keys
 from tests.support.processes import Worker, until
+from tests.support.records import by_word
 from tests.support.server import RedisServer
 
 ASKED = {"prompt": "hi", "max_tokens": 4}
@@ -47,10 +48,10 @@ def test_the_result_is_there_when_the_end_is(application: Application) -> None:
         result = application.generate.delay(ASKED)
         text = "".join(chunk["text"] for chunk in result)
         kept: dict[str, Any] = json.loads(application.redis.get(f"celery-task-meta-{result.id}") or "{}")
-        record = application.redis.hgetall(application.keys.record(result.id))
+        record = by_word(application.redis.hgetall(application.keys.record(result.id)))
         assert (kept["status"], kept["result"]["text"], kept["task_id"]) == ("SUCCESS", text, result.id)
-        assert (record["st"], record["set"]) == ("SUCCEEDED", "1")
-        assert "msg" not in record
+        assert (record["state"], record["settled"]) == ("SUCCEEDED", "1")
+        assert "message" not in record
         assert application.redis.ttl(f"celery-task-meta-{result.id}") > 3600
         assert result.get(timeout=30)["text"] == text
 

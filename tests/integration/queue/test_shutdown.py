@@ -86,10 +86,10 @@ def test_cold_hands_over_and_another_worker_continues(lab: Lab, signals: tuple[s
         one.popen.wait(20)
         clean(one)
         record = lab.record(result.id)
-        assert (record["st"], record["att"], lab.length(), lab.unacked()) == ("QUEUED", "0", 1, 0)
+        assert (record["state"], record["attempts"], lab.length(), lab.unacked()) == ("QUEUED", "0", 1, 0)
         with lab.worker(name="two"):
             assert first + list(seen) == list(range(200))
-        assert lab.record(result.id)["att"] == "1"
+        assert lab.record(result.id)["attempts"] == "1"
 
 
 def test_soft_shutdown_waits_and_then_hands_over(lab: Lab) -> None:

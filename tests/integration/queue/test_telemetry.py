@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.runtime.inspect import snapshot
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.processes import Worker, until
 from tests.support.queue import Lab
 
@@ -78,11 +79,14 @@ def test_a_fenced_attempt_is_counted_and_reported(lab: Lab, worker: Worker) -> N
     before = counted(lab, "requests_fenced_total", endpoint=endpoint)
     result = lab.call("count", {"n": 1000, "delay": 0.02}, ignore_result=True)
     lab.reaches(result.id, "RUNNING")
-    epoch = int(lab.record(result.id)["ep"])
+    epoch = int(lab.record(result.id)["epoch"])
     # As a second owner does it: its claim, in the log and in the record.
     top = lab.redis.xrevrange(lab.keys.log(result.id), count=1)[0][0]
     lab.redis.xadd(lab.keys.log(result.id), {"k": f"{top}|2|1234"}, id=f"{epoch + 1}-0")
-    lab.redis.hset(lab.keys.record(result.id), mapping={"ep": epoch + 1, "own": "1234", "non": "other"})
+    lab.redis.hset(
+        lab.keys.record(result.id),
+        mapping={Field.EPOCH: epoch + 1, Field.OWNER: "1234", Field.NONCE: "other"},
+    )
     assert f"endpoint={endpoint} epoch={epoch}" in logged(worker, "request.fenced", result.id)
     until(
         lambda: f"LAB stopped {result.id}" in worker.output,
@@ -103,7 +107,7 @@ def test_what_expires_in_its_queue_is_counted_and_reported(lab: Lab, worker: Wor
 def test_a_second_message_of_a_request_is_reported(lab: Lab, worker: Worker) -> None:
     result = lab.call("count", {"n": 100, "delay": 0.05}, ignore_result=True)
     lab.reaches(result.id, "RUNNING")
-    lab.redis.rpush(lab.queue, lab.record(result.id)["msg"])
+    lab.redis.rpush(lab.queue, lab.record(result.id)["message"])
     assert "reason=duplicate" in logged(worker, "request.duplicate", result.id)
     result.cancel()
     lab.reaches(result.id, "CANCELLED")

@@ -94,10 +94,10 @@ def test_an_attempt_that_takes_over_is_linked_to_the_dead_one(lab: Lab, tmp_path
     with own.worker(service=SERVICE, name="victim", env={"SPANS_FILE": str(spans)}) as victim:
         result = own.call("count", {"n": 10_000, "delay": 0.1}, ignore_result=True)
         own.reaches(result.id, "RUNNING")
-        dead = until(lambda: own.record(result.id).get("tp"), what="the first attempt's span")
+        dead = until(lambda: own.record(result.id).get("traceparent"), what="the first attempt's span")
         with own.worker(service=SERVICE, name="heir", env={"SPANS_FILE": str(spans)}):
             victim.kill()
-            until(lambda: own.record(result.id).get("tp") != dead, 30, "the second attempt's span")
+            until(lambda: own.record(result.id).get("traceparent") != dead, 30, "the second attempt's span")
             result.cancel()
             (run,) = runs(spans, result.id)
             recovered = until(

@@ -26,7 +26,7 @@ def test_expires_in_the_queue(lab: Lab, worker: Worker) -> None:
         with pytest.raises(RequestFailedError, match="time"):
             list(result)
     until(lambda: f"signal task_revoked {result.id}" in worker.output, what="Celery's signal")
-    until(lambda: lab.record(result.id)["set"] == "1", what="settled")
+    until(lambda: lab.record(result.id)["settled"] == "1", what="settled")
     assert (lab.length(), lab.unacked(), result.state) == (0, 0, "REVOKED")
 
 
@@ -50,7 +50,7 @@ def test_revoke_acts_at_once_on_what_waits(lab: Lab, worker: Worker) -> None:
         lab.app.control.revoke(queued.id)
         lab.reaches(queued.id, "CANCELLED")
     until(lambda: f"signal task_revoked {queued.id}" in worker.output, what="Celery's signal")
-    until(lambda: lab.record(queued.id)["set"] == "1", what="settled")
+    until(lambda: lab.record(queued.id)["settled"] == "1", what="settled")
     for result in (waiting, queued):
         with pytest.raises(TaskRevokedError):
             result.get(timeout=30)
@@ -68,7 +68,7 @@ def test_a_revoked_message_without_a_cancelled_record(lab: Lab) -> None:
 def test_a_redelivered_message_of_a_revoked_id_does_not_touch_the_running_one(lab: Lab) -> None:
     result = lab.call("count", {"n": 30, "delay": 0.02})
     lab.reaches(result.id, "RUNNING")
-    message = lab.record(result.id)["msg"]
+    message = lab.record(result.id)["message"]
     lab.app.control.revoke(result.id, reply=True, timeout=5, limit=1)
     lab.redis.rpush(lab.queue, message)
     assert list(result) == list(range(30))

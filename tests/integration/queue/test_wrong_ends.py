@@ -33,7 +33,7 @@ def untouched(lab: Lab, worker: Worker, neighbour: StreamResult) -> Iterator[Non
     assert worker.alive, worker.output
     so_far = len(lab.events(neighbour.id))
     until(lambda: len(lab.events(neighbour.id)) > so_far, what="the neighbour goes on")
-    assert lab.record(neighbour.id)["att"] == "1"
+    assert lab.record(neighbour.id)["attempts"] == "1"
 
 
 def ended(lab: Lab, result: StreamResult) -> list[Any]:

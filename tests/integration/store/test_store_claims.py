@@ -7,6 +7,7 @@ import pytest
 from dynamo_tasks.errors import RequestCancelledError
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId, Kind
 from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
@@ -64,7 +65,7 @@ async def test_an_epoch_grows_even_if_the_clock_is_behind(redis_server: RedisSer
     async with Place(redis_server.url) as place:
         owner, request_id = await place.owner(), await place.submit()
         ahead = 9_999_999_999_999
-        await place.do("HSET", place.keys.record(request_id), "ep", ahead)
+        await place.do("HSET", place.keys.record(request_id), Field.EPOCH, ahead)
         await place.do("XADD", place.keys.log(request_id), f"{ahead + 5}-0", "k", "0-0|1|1")
         assert (await owner.claim(request_id)).epoch == ahead + 6
 

@@ -232,7 +232,7 @@ async def test_a_forgotten_record_is_restored_only_by_a_new_server(redis_server:
         log.run_id = "of the server before"
         await _forgotten(place, proxy, owner, dict.fromkeys(await place.snapshot(sub.request_id)))
         await owner.write(log, 2)
-        assert await place.field(sub.request_id, "msg") == "the message"
+        assert await place.field(sub.request_id, "message") == "the message"
         record = await place.ledger.get(sub.request_id, place.namespace)
         assert (record.state, record.owner, record.ignore_result) == ("RUNNING", owner.lease, True)
         await owner.finish(log)
@@ -296,7 +296,7 @@ async def test_a_claim_whose_predecessor_is_forgotten_cannot_be_restored(redis_s
         await _forgotten(place, proxy, two, snapshot)
         await eventually(lambda: two.deaths)
         assert type(two.deaths[0]) is StreamDivergedError
-        assert await place.field(request_id, "own") == f"{one.lease:x}"  # nothing was overwritten
+        assert await place.field(request_id, "owner") == f"{one.lease:x}"  # nothing was overwritten
 
 
 @on_loop

@@ -45,7 +45,7 @@ async def test_a_forwarded_request_keeps_its_stream_and_its_attempts(redis_serve
         assert await _forward(place, router, attempt) == "OK"
         assert await _forward(place, router, attempt) == "OK"  # the reply was lost
         assert await _waiting(place) == (1, 0)
-        assert await place.field(sub.request_id, "en") == str(_target(place))
+        assert await place.field(sub.request_id, "endpoint") == str(_target(place))
         log = await worker.run(sub.request_id, endpoint=_target(place))
         assert (log.attempt.number, log.attempt.readers) == (1, [client.reader.channel])
         assert await _forward(place, router, attempt) == "FENCED"
@@ -61,7 +61,7 @@ async def test_a_message_from_before_the_forward_is_dropped(redis_server: RedisS
         attempt = await router.claim(await place.submit())
         await _forward(place, router, attempt)
         for state in ("QUEUED", "RUNNING", "SUCCEEDED"):
-            assert await place.field(attempt.id, "st") == state
+            assert await place.field(attempt.id, "state") == state
             with pytest.raises(ClaimRefused) as caught:
                 await other.claim(attempt.id)
             assert caught.value.reason == "DUPLICATE"
@@ -93,7 +93,7 @@ async def test_what_an_instance_leaves_behind_goes_to_the_shared_queue(redis_ser
         await _forward(place, router, await router.claim(request_id))
         assert await Recovery(place.store).inherit([_target(place)], CHOSEN) == 1
         assert await _waiting(place) == (0, 1)
-        assert await place.field(request_id, "q") == _target(place).queue
+        assert await place.field(request_id, "queue") == _target(place).queue
 
 
 @on_loop
@@ -124,4 +124,4 @@ async def test_at_a_drain_a_forwarded_request_leaves_the_queue_of_its_instance(
         attempt = await worker.claim(request_id, endpoint=_target(place))
         await worker.ledger.release(attempt, retries=0, front=True, counts=False)
         assert await _waiting(place) == (1, 1)  # the first one is the message that this test did not take
-        assert await place.field(request_id, "q") == _target(place).queue
+        assert await place.field(request_id, "queue") == _target(place).queue

@@ -12,6 +12,7 @@ import pytest
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.store.job_records import Commit, Output
 from dynamo_tasks.store.jobs import Jobs
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.redis.server import Store
 from tests.support.server import RedisServer
 
@@ -31,7 +32,14 @@ class Lab:
         await self.jobs.start("j", "lab", b"{}", {"a": 0, "b": 1}, [])
         for request, (lease, epoch) in (("ra", CLAIM), ("rb", CLAIM)):
             await self.store.commands.execute(
-                "HSET", self.keys.record(request), "st", "RUNNING", "own", f"{lease:x}", "ep", epoch
+                "HSET",
+                self.keys.record(request),
+                Field.STATE,
+                "RUNNING",
+                Field.OWNER,
+                f"{lease:x}",
+                Field.EPOCH,
+                epoch,
             )
 
     async def commit(
@@ -79,7 +87,7 @@ async def test_only_the_owner_of_the_request_commits(lab: Lab) -> None:
     output = [Output("b", [[None, 1]])]
     for other in ((0xABD, 1000), (0xABC, 999), (0xABC, 1001)):
         assert await lab.commit("a", 1, other, outputs=output) == "FENCED"
-    await lab.store.commands.execute("HSET", lab.keys.record("ra"), "st", "QUEUED")
+    await lab.store.commands.execute("HSET", lab.keys.record("ra"), Field.STATE, "QUEUED")
     assert await lab.commit("a", 1, outputs=output) == "FENCED"
     assert await lab.waiting() == []
 

@@ -178,7 +178,7 @@ async def test_the_last_reader_that_leaves_starts_the_abandon_timer(redis_server
 
 
 async def _readers(place: Place, request_id: str, wanted: str) -> bool:
-    return await place.field(request_id, "rd") == wanted
+    return await place.field(request_id, "readers") == wanted
 
 
 @on_loop
@@ -202,10 +202,10 @@ async def test_a_client_process_that_died_is_buried_after_two_looks(redis_server
         assert await presence.check(place.namespace) == []
         gone = await eventually(lambda: presence.check(place.namespace))
         assert gone == [sub.request_id]
-        assert await place.field(sub.request_id, "rd") == alive.reader.channel
+        assert await place.field(sub.request_id, "readers") == alive.reader.channel
         assert await place.do("EXISTS", place.keys.reads(dead.reader.channel)) == 0
         await asyncio.gather(*(presence.check(place.namespace) for _ in range(3)))
-        assert await place.field(sub.request_id, "rd") == alive.reader.channel
+        assert await place.field(sub.request_id, "readers") == alive.reader.channel
 
 
 @on_loop
@@ -258,7 +258,7 @@ async def test_purge_erases_payload_and_log(redis_server: RedisServer) -> None:
         record = await place.ledger.get(request_id)
         assert (record.purged, record.render, record.state) == (True, b"", State.SUCCEEDED)
         assert await place.do("EXISTS", place.keys.log(request_id)) == 0
-        assert await place.field(request_id, "msg") is None
+        assert await place.field(request_id, "message") is None
         assert await place.ledger.purge(place.namespace, "unknown") == "GONE"
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from dynamo_tasks.errors import DeadlineUnreachableError, QueueFullError
 from dynamo_tasks.store.ledger import recovery as recovery_module
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.line import Line
@@ -283,7 +284,7 @@ async def test_runs_are_measured(redis_server: RedisServer) -> None:
         attempt = await line.claim(request_id, LEASE)
         assert attempt is not None
         assert 0 <= attempt.waited < 5
-        await place.do("HINCRBY", line.keys.record(request_id), "stt", -4000)
+        await place.do("HINCRBY", line.keys.record(request_id), Field.STARTED, -4000)
         await line.finish(attempt)
         mean, least = await place.do("HMGET", f"{line.keys.base}pace:Worker", "mean", "least")
         assert 4000 <= float(mean) == float(least) < 9000

@@ -14,6 +14,7 @@ from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.broker.envelope import build
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.ledger import ClaimRefused, cancelled
 from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
@@ -106,11 +107,18 @@ async def test_what_is_in_the_dead_list_can_be_run_again(redis_server: RedisServ
             await owner.die()
             await Recovery(place.store).requeue(place.namespace, request_id, owner.lease)
         assert await place.state(request_id) == "FAILED"
-        found = await place.do("HMGET", place.keys.record(request_id), "q", "qs", "dmsg", "msg")
+        found = await place.do(
+            "HMGET",
+            place.keys.record(request_id),
+            Field.QUEUE,
+            Field.SUFFIX,
+            Field.DEAD_MESSAGE,
+            Field.MESSAGE,
+        )
         assert found[0] == place.queue.encode()
         assert found[1]
         assert found[2]
         assert found[3] is None
         assert msgspec.json.decode(
-            await place.do("HGET", place.keys.record(request_id), "err"), type=ErrorInfo
+            await place.do("HGET", place.keys.record(request_id), Field.ERROR), type=ErrorInfo
         )

@@ -17,6 +17,7 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import EventId, Kind
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.wire import Wire
 from dynamo_tasks.store.streams import reader as reader_module
@@ -168,7 +169,7 @@ async def test_after_a_reconnect_a_reader_is_noted_again(redis_server: RedisServ
         sub = await client.submit()
         other = await client.submit()
         await place.do("DEL", place.keys.record(other.request_id))  # must not be in the way
-        await place.do("HSET", place.keys.record(sub.request_id), "rd", "")
+        await place.do("HSET", place.keys.record(sub.request_id), Field.READERS, "")
         proxy.cut()
         await eventually(lambda: _readers(place, sub.request_id, client.reader.channel))
         log = await owner.run(sub.request_id)
@@ -177,7 +178,7 @@ async def test_after_a_reconnect_a_reader_is_noted_again(redis_server: RedisServ
 
 
 async def _readers(place: Place, request_id: str, wanted: str) -> bool:
-    return await place.field(request_id, "rd") == wanted
+    return await place.field(request_id, "readers") == wanted
 
 
 @on_loop
@@ -210,7 +211,7 @@ async def test_a_silent_stream_is_checked_and_the_checks_back_off(
         owner, sub, log = await place.running()
         now = asyncio.get_running_loop().time
         await eventually(lambda: sub.check_at - now() > 0.1, what="backed off")
-        await place.do("HSET", place.keys.record(sub.request_id), "rd", "")
+        await place.do("HSET", place.keys.record(sub.request_id), Field.READERS, "")
         log.readers = []  # from here on nothing is pushed
         await owner.write(log, 1)
         await eventually(lambda: sub.cursor.last == log.top)
@@ -266,7 +267,7 @@ async def test_a_reader_above_the_end_is_notified(
         one, two, client = await place.owner(), await place.owner(), await place.client()
         sub = await client.submit()
         snapshot = await place.snapshot(sub.request_id)
-        await place.do("HSET", place.keys.record(sub.request_id), "ep", 9_999_999_999_999)
+        await place.do("HSET", place.keys.record(sub.request_id), Field.EPOCH, 9_999_999_999_999)
         log = await one.run(sub.request_id)
         await one.write(log, "ahead")
         await eventually(lambda: sub.cursor.last == log.top)
@@ -295,7 +296,7 @@ async def test_who_may_join_and_from_where(redis_server: RedisServer) -> None:
         with pytest.raises(InvalidEventIdError):
             await client.join(request_id, EventId(log.attempt.epoch + 1, 0))
         # None of these was a reader, so none of them leaves: a request that nobody ever read is not abandoned.
-        assert await place.field(request_id, "rd") == ""
+        assert await place.field(request_id, "readers") == ""
         await client.reader.close()
         assert await place.do("ZSCORE", place.keys.timers, f"a:{request_id}") is None
         client = await place.client()
@@ -319,8 +320,8 @@ async def test_a_request_submitted_again_is_read_from_its_start(
         log = await owner.run(first.request_id)
         await owner.write(log, 1)
         second = await two.submit(request_id=first.request_id)
-        assert two.reader.channel in str(await place.field(first.request_id, "rd")).split()
-        log.set_readers(str(await place.field(first.request_id, "rd")).split())
+        assert two.reader.channel in str(await place.field(first.request_id, "readers")).split()
+        log.set_readers(str(await place.field(first.request_id, "readers")).split())
         await owner.write(log, 2)
         await eventually(lambda: second.cursor.last == log.top)
         await owner.finish(log)
@@ -454,7 +455,7 @@ async def test_two_readers_of_one_process_come_and_go_independently(redis_server
         await owner.write(log, 1)
         one.close()
         await owner.write(log, 2)
-        assert await place.field(one.request_id, "rd") == client.reader.channel
+        assert await place.field(one.request_id, "readers") == client.reader.channel
         await owner.finish(log)
         assert values(await read_to_end(two)) == [1, 2]
         assert two.saw_end

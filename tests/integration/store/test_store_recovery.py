@@ -87,7 +87,7 @@ async def test_an_attempt_with_a_token_is_not_barren(redis_server: RedisServer) 
             await owner.write(await owner.run(request_id), n)
             outcomes.append(await _lose(place, owner, request_id))
         assert outcomes == ["OK"] * 9 + ["DEAD"]
-        assert "lost its worker 10 times" in (await place.field(request_id, "err") or "")
+        assert "lost its worker 10 times" in (await place.field(request_id, "error") or "")
 
 
 @on_loop
@@ -201,8 +201,8 @@ async def test_a_request_is_tried_again_while_the_completion_of_its_failure_runs
         assert await Recovery(place.store).owned(place.namespace, second.lease) == set()
         await second.ledger.settle(place.namespace, request_id)
         assert await place.state(request_id) == "QUEUED"
-        assert await place.field(request_id, "msg") == "message"
-        assert await place.field(request_id, "set") == "0"
+        assert await place.field(request_id, "message") == "message"
+        assert await place.field(request_id, "settled") == "0"
 
 
 @on_loop

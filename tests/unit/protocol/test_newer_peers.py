@@ -20,6 +20,7 @@ from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, encode_delta
 from dynamo_tasks.queue.broker.envelope import CallOptions
 from dynamo_tasks.queue.client.result import values_of
 from dynamo_tasks.queue.execution.context import WorkerContext
+from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.record import read_record
 
 NEWS = Event(EventId(5, 2), "x", b"\xc1 no msgpack")
@@ -44,7 +45,12 @@ def test_a_longer_delta() -> None:
 
 
 def test_unknown_fields_of_a_record() -> None:
-    raw = {b"st": b"QUEUED", b"en": b"a.b.c", b"v": b"2", b"news": b"1"}
+    raw = {
+        Field.STATE.encode(): b"QUEUED",
+        Field.ENDPOINT.encode(): b"a.b.c",
+        Field.NEEDS.encode(): b"2",
+        b"news": b"1",
+    }
     assert read_record("r", "a", raw).state is State.QUEUED
 
 

@@ -12,7 +12,7 @@ local SAMPLE = 3
 
 local function mend(key, state)
   for _, id in ipairs(redis.call('SRANDMEMBER', key, SAMPLE)) do
-    if redis.call('HGET', base .. 'req:' .. id, 'st') ~= state then redis.call('SREM', key, id) end
+    if redis.call('HGET', base .. 'req:' .. id, F.state) ~= state then redis.call('SREM', key, id) end
   end
 end
 

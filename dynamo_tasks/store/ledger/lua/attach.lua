@@ -9,16 +9,16 @@
 -- @include readers, records, stream, terminal
 
 local id = ARGV[2]
-local r = fields(KEYS[1], 'st', 'ok', 'rnd')
-if not r.st then return {} end
+local r = fields(KEYS[1], F.state, F.owner_key, F.render)
+if not r.state then return {} end
 local top, top_epoch = top_of(KEYS[2])
 local top_seq = tonumber(string.match(top, '-(%d+)$'))
 local there = redis.call('EXISTS', KEYS[2])
 local epoch, seq = tonumber(ARGV[7]), tonumber(ARGV[8])
 local beyond = epoch > top_epoch or (epoch == top_epoch and seq > top_seq)
-local stranger = ARGV[5] == '1' and r.ok and r.ok ~= '' and r.ok ~= ARGV[6]
+local stranger = ARGV[5] == '1' and r.owner_key and r.owner_key ~= '' and r.owner_key ~= ARGV[6]
 local wish = ARGV[7] .. '-' .. ARGV[8]
 local known = beyond or there == 0 or wish == '0-0' or #redis.call('XRANGE', KEYS[2], wish, wish) == 1
-local noted = known and not (stranger or beyond or (there == 0 and TERMINAL[r.st]))
+local noted = known and not (stranger or beyond or (there == 0 and TERMINAL[r.state]))
 if noted then add_reader(KEYS[1], id, ARGV[3], ARGV[4]) end
-return { r.st, top, tostring(there), r.ok or '', r.rnd or '', noted and '1' or '0', known and '1' or '0' }
+return { r.state, top, tostring(there), r.owner_key or '', r.render or '', noted and '1' or '0', known and '1' or '0' }

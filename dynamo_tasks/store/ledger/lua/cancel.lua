@@ -10,23 +10,23 @@
 -- returns 'OK' | 'ENDED' it has ended before | 'GONE' | 'GUARDED'
 -- @include base, clock, records, terminal, unowned
 
-local r = fields(KEYS[1], 'st', 'rd', 'bg', 'dl')
+local r = fields(KEYS[1], F.state, F.readers, F.background, F.deadline)
 local id, guard, timers = ARGV[2], ARGV[7], base .. 'timers'
-if not r.st or TERMINAL[r.st] then
+if not r.state or TERMINAL[r.state] then
   redis.call('ZREM', timers, 'm:' .. id, 'a:' .. id, 'd:' .. id)
-  return r.st and 'ENDED' or 'GONE'
+  return r.state and 'ENDED' or 'GONE'
 end
-if guard == 'unread' and ((r.rd and r.rd ~= '') or r.bg == '1') then
+if guard == 'unread' and ((r.readers and r.readers ~= '') or r.background == '1') then
   redis.call('ZREM', timers, 'a:' .. id)
   return 'GUARDED'
 end
 if guard == 'due' then
-  local deadline = tonumber(r.dl) or 0
+  local deadline = tonumber(r.deadline) or 0
   if deadline == 0 then redis.call('ZREM', timers, 'd:' .. id) end
   if deadline == 0 or now_ms() < deadline then return 'GUARDED' end
 end
 local only = string.match(guard, '^only (.*)$')
-if only and r.rd and r.rd ~= '' and r.rd ~= only then return 'GUARDED' end
-if guard == 'queued' and r.st ~= 'QUEUED' then return 'GUARDED' end
+if only and r.readers and r.readers ~= '' and r.readers ~= only then return 'GUARDED' end
+if guard == 'queued' and r.state ~= 'QUEUED' then return 'GUARDED' end
 end_unowned(KEYS[1], KEYS[2], id, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
 return 'OK'

@@ -6,8 +6,8 @@
 -- returns 1 kept, 0 the request has ended
 -- @include base, clock, terminal
 
-local state = redis.call('HGET', KEYS[1], 'st')
+local state = redis.call('HGET', KEYS[1], F.state)
 if not state or TERMINAL[state] then return 0 end
-redis.call('HSET', KEYS[1], 'msg', ARGV[4])
+redis.call('HSET', KEYS[1], F.message, ARGV[4])
 redis.call('ZADD', base .. 'timers', now_ms() + tonumber(ARGV[3]), 'm:' .. ARGV[2])
 return 1

@@ -9,25 +9,27 @@
 
 local id, reader = ARGV[2], ARGV[4]
 redis.call('SREM', base .. 'reads:' .. reader, id)
-local r = fields(KEYS[1], 'st', 'rd', 'own', 'ep', 'bg', 'ab', 'rs')
-if not r.st then return -1 end
+local r = fields(KEYS[1], F.state, F.readers, F.owner, F.epoch, F.background, F.abandon_after, F.read_retention)
+if not r.state then return -1 end
 local left, n = {}, 0
-for channel in string.gmatch(r.rd or '', '%S+') do
+for channel in string.gmatch(r.readers or '', '%S+') do
   if channel ~= reader then
     n = n + 1
     left[n] = channel
   end
 end
 local readers = table.concat(left, ' ')
-redis.call('HSET', KEYS[1], 'rd', readers)
-if TERMINAL[r.st] then
-  if n == 0 and ARGV[5] == '1' and r.bg ~= '1' then redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.rs) or 60000, RECORD_TTL)) end
+redis.call('HSET', KEYS[1], F.readers, readers)
+if TERMINAL[r.state] then
+  if n == 0 and ARGV[5] == '1' and r.background ~= '1' then
+    redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.read_retention) or 60000, RECORD_TTL))
+  end
   return n
 end
-if n == 0 and r.bg ~= '1' and r.rd and r.rd ~= '' then
-  redis.call('ZADD', base .. 'timers', now_ms() + (tonumber(r.ab) or 5000), 'a:' .. id)
+if n == 0 and r.background ~= '1' and r.readers and r.readers ~= '' then
+  redis.call('ZADD', base .. 'timers', now_ms() + (tonumber(r.abandon_after) or 5000), 'a:' .. id)
 end
-if r.own then
-  redis.call('PUBLISH', alive_channel(ARGV[3], r.own), 'readers ' .. id .. ' ' .. r.ep .. ' ' .. readers)
+if r.owner then
+  redis.call('PUBLISH', alive_channel(ARGV[3], r.owner), 'readers ' .. id .. ' ' .. r.epoch .. ' ' .. readers)
 end
 return n

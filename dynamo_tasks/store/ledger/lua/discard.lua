@@ -16,15 +16,16 @@ local ids = redis.call('ZRANGE', KEYS[1], first, first + tonumber(ARGV[7]) - 1)
 local removed, dropped = 0, 0
 for _, id in ipairs(ids) do
   local record = base .. 'req:' .. id
-  local r = fields(record, 'st', 'en', 'q', 'qs', 'msg', 'tn', 'tw', 'own', 'ig')
-  if r.q == ARGV[2] and (r.st == 'QUEUED' or (TERMINAL[r.st] and not r.own)) then
-    local lay = r.msg and redis.call('LREM', r.q .. (r.qs or ''), 1, r.msg) or 0
-    local owed = r.ig ~= '1' and r.msg and string.find(r.msg, '"group"%s*:%s*"')
+  local r = fields(record, F.state, F.endpoint, F.queue, F.suffix, F.message, F.tenant, F.weight, F.owner,
+    F.ignore_result)
+  if r.queue == ARGV[2] and (r.state == 'QUEUED' or (TERMINAL[r.state] and not r.owner)) then
+    local lay = r.message and redis.call('LREM', r.queue .. (r.suffix or ''), 1, r.message) or 0
+    local owed = r.ignore_result ~= '1' and r.message and string.find(r.message, '"group"%s*:%s*"')
     leave_line(id, r)
-    if r.st == 'QUEUED' then end_unowned(record, base .. 'log:' .. id, id, ARGV[3], ARGV[4], 'CANCELLED', ARGV[5]) end
-    if r.st == 'QUEUED' or lay > 0 or not owed then removed = removed + 1 end
+    if r.state == 'QUEUED' then end_unowned(record, base .. 'log:' .. id, id, ARGV[3], ARGV[4], 'CANCELLED', ARGV[5]) end
+    if r.state == 'QUEUED' or lay > 0 or not owed then removed = removed + 1 end
     if not owed then
-      redis.call('HSET', record, 'set', '1')
+      redis.call('HSET', record, F.settled, '1')
       redis.call('ZREM', KEYS[1], id)
       settled(record)
       dropped = dropped + 1

@@ -14,12 +14,12 @@ local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, tonumb
 for _, member in ipairs(due) do
   local kind, id = string.match(member, '^(%a):(.*)$')
   if kind == 'm' then
-    local r = fields(base .. 'req:' .. id, 'st', 'en', 'q', 'qs', 'msg', 'tn', 'tw')
-    if r.st == 'RUNNING' then
+    local r = fields(base .. 'req:' .. id, F.state, F.endpoint, F.queue, F.suffix, F.message, F.tenant, F.weight)
+    if r.state == 'RUNNING' then
       redis.call('ZADD', KEYS[1], now + RETRY, member)
     else
       redis.call('ZREM', KEYS[1], member)
-      if r.st == 'QUEUED' and r.msg then enter(id, r) end
+      if r.state == 'QUEUED' and r.message then enter(id, r) end
     end
   else
     redis.call('ZADD', KEYS[1], now + AGAIN, member)

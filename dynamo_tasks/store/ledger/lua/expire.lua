@@ -8,7 +8,7 @@
 -- @include base, terminal, unowned
 
 local id = ARGV[2]
-local state = redis.call('HGET', KEYS[1], 'st')
+local state = redis.call('HGET', KEYS[1], F.state)
 if not state or TERMINAL[state] then
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
   return state and 'ENDED' or 'GONE'

@@ -23,19 +23,22 @@ end
 
 local id, lease, epoch = ARGV[2], ARGV[3], ARGV[4]
 local is_over = ARGV[11] == '1'
-local r = is_over and whole(KEYS[1]) or fields(KEYS[1], 'st', 'own', 'ep', 'rd', 'rt', 'end', 'en', 'stt')
-if not r.st then return 'GONE' end
-if r.own ~= lease or r.ep ~= epoch then return 'FENCED' end
-if TERMINAL[r.st] then return r['end'] == ARGV[6] and 'OK' or 'FENCED' end
-if r.st ~= 'RUNNING' then return 'FENCED' end
+local r = is_over and whole(KEYS[1])
+  or fields(KEYS[1], F.state, F.owner, F.epoch, F.readers, F.retention, F.end_id, F.endpoint, F.started)
+if not r.state then return 'GONE' end
+if r.owner ~= lease or r.epoch ~= epoch then return 'FENCED' end
+if TERMINAL[r.state] then return r.end_id == ARGV[6] and 'OK' or 'FENCED' end
+if r.state ~= 'RUNNING' then return 'FENCED' end
 local top, top_epoch = top_of(KEYS[2])
 if top_epoch > tonumber(epoch) then return 'FENCED' end
 if top ~= ARGV[5] then return 'BEHIND' end
 redis.call('XADD', KEYS[2], 'NOMKSTREAM', ARGV[6], 'e', ARGV[7])
-local ended = { 'st', ARGV[8], 'end', ARGV[6], 'fin', int(now_ms()), 'set', ARGV[11], 'out', ARGV[9], 'err', ARGV[10],
-  unpack(summary(ARGV[7])) }
+local ended = {
+  F.state, ARGV[8], F.end_id, ARGV[6], F.finished, int(now_ms()), F.settled, ARGV[11], F.result, ARGV[9],
+  F.error, ARGV[10], unpack(summary(ARGV[7])),
+}
 -- Until Celery's tail has run to its end, the message and the owner stay, so that somebody can run it again.
-if is_over and not r.dmsg then
+if is_over and not r.dead_message then
   for i = 1, #ended, 2 do r[ended[i]] = ended[i + 1] end
   rewrite(KEYS[1], r)
 else
@@ -46,16 +49,16 @@ redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
 if is_over then
   redis.call('SREM', base .. 'owned:' .. lease, id)
 end
-redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.rt) or 3600000, RECORD_TTL))
+redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.retention) or 3600000, RECORD_TTL))
 redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
-push(r.rd, id, ARGV[6], 'e', ARGV[7])
+push(r.readers, id, ARGV[6], 'e', ARGV[7])
 if ARGV[12] then
   if ARGV[13] == '0' then redis.call('SET', ARGV[12], ARGV[14]) else redis.call('SETEX', ARGV[12], ARGV[13], ARGV[14]) end
   redis.call('PUBLISH', ARGV[12], ARGV[14])
   if (ARGV[15] or '') ~= '' then redis.call('PUBLISH', ARGV[15], ARGV[14]) end
 end
-local component = component_of(r.en)
+local component = component_of(r.endpoint)
 redis.call('SREM', running_of(component), id)
-if ARGV[8] == 'SUCCEEDED' then note_service(component, now_ms() - (tonumber(r.stt) or now_ms())) end
+if ARGV[8] == 'SUCCEEDED' then note_service(component, now_ms() - (tonumber(r.started) or now_ms())) end
 admit(component)
 return 'OK'

@@ -10,20 +10,21 @@
 -- @include base, clock, components, numbers, records, wait_queue
 
 local id, lease = ARGV[2], ARGV[3]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'en', 'q', 'qs', 'att', 'tn', 'tw')
-if not r.st then return 'GONE' end
-if r.st == 'QUEUED' and r.ep == ARGV[4] and r.en == ARGV[5] then return r.q == ARGV[6] and 'SHARED' or 'OK' end
-if r.st ~= 'RUNNING' or r.own ~= lease or r.ep ~= ARGV[4] then return 'FENCED' end
+local r = fields(KEYS[1], F.state, F.owner, F.epoch, F.endpoint, F.queue, F.suffix, F.attempts, F.tenant, F.weight)
+if not r.state then return 'GONE' end
+if r.state == 'QUEUED' and r.epoch == ARGV[4] and r.endpoint == ARGV[5] then return r.queue == ARGV[6] and 'SHARED' or 'OK' end
+if r.state ~= 'RUNNING' or r.owner ~= lease or r.epoch ~= ARGV[4] then return 'FENCED' end
 local there = redis.call('EXISTS', ARGV[8]) == 1
 local queue = there and ARGV[7] or ARGV[6]
-redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'en', ARGV[5], 'q', queue, 'msg', ARGV[9], 'nb', '0',
-  'att', int(tonumber(r.att) - 1))
-redis.call('HDEL', KEYS[1], 'own', 'non')
+redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.endpoint, ARGV[5], F.queue, queue, F.message, ARGV[9], F.not_before,
+  '0',
+  F.attempts, int(tonumber(r.attempts) - 1))
+redis.call('HDEL', KEYS[1], F.owner, F.nonce)
 redis.call('SREM', base .. 'owned:' .. lease, id)
 redis.call('ZADD', base .. 'queued', now_ms(), id)
-redis.call('SREM', running_of(component_of(r.en)), id)
-local before = r.en
-r.en, r.q, r.msg = ARGV[5], queue, ARGV[9]
+redis.call('SREM', running_of(component_of(r.endpoint)), id)
+local before = r.endpoint
+r.endpoint, r.queue, r.message = ARGV[5], queue, ARGV[9]
 enter(id, r)
 admit(component_of(before))
 return there and 'OK' or 'SHARED'

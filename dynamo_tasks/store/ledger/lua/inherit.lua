@@ -12,7 +12,7 @@ local component, n, line = ARGV[4], 0, the_line()
 
 local function follow(id)
   local record = base .. 'req:' .. id
-  if redis.call('HGET', record, 'q') == ARGV[2] then redis.call('HSET', record, 'q', ARGV[3]) end
+  if redis.call('HGET', record, F.queue) == ARGV[2] then redis.call('HSET', record, F.queue, ARGV[3]) end
   n = n + 1
 end
 

@@ -11,12 +11,12 @@
 --         'FULL' too much waits for one that follows: nothing was done | 'DEAD' done, but too many dead letters
 -- @include clock, jobs, numbers, records
 
-local r = fields(KEYS[1], 'st', 'own', 'ep')
-if r.st ~= 'RUNNING' or r.own ~= ARGV[2] or r.ep ~= ARGV[3] then return 'FENCED' end
-local state = redis.call('HGET', KEYS[2], 'st')
+local r = fields(KEYS[1], F.state, F.owner, F.epoch)
+if r.state ~= 'RUNNING' or r.owner ~= ARGV[2] or r.epoch ~= ARGV[3] then return 'FENCED' end
+local state = redis.call('HGET', KEYS[2], 'state')
 if state ~= 'RUNNING' and state ~= 'STOPPING' then return 'OVER' end
 -- Asked again, since the reply was lost.
-if tonumber(redis.call('HGET', KEYS[3], 'n')) >= tonumber(ARGV[6]) then return 'OK' end
+if tonumber(redis.call('HGET', KEYS[3], 'number')) >= tonumber(ARGV[6]) then return 'OK' end
 
 local at = 16
 local function list(width)
@@ -31,22 +31,22 @@ local res_first, res_last = list(1)
 local dead_first, dead_last = list(1)
 
 for i = out_first, out_last, 3 do
-  if tonumber(redis.call('HGET', KEYS[2] .. ':at:' .. ARGV[i], 'wait')) >= tonumber(ARGV[8]) then return 'FULL' end
+  if tonumber(redis.call('HGET', KEYS[2] .. ':at:' .. ARGV[i], 'waiting')) >= tonumber(ARGV[8]) then return 'FULL' end
 end
 for i = out_first, out_last, 3 do
   redis.call('XADD', KEYS[2] .. ':in:' .. ARGV[i], '*', 'c', ARGV[i + 2])
-  redis.call('HINCRBY', KEYS[2] .. ':at:' .. ARGV[i], 'wait', ARGV[i + 1])
+  redis.call('HINCRBY', KEYS[2] .. ':at:' .. ARGV[i], 'waiting', ARGV[i + 1])
   redis.call('PUBLISH', ARGV[4], ARGV[i])
 end
 for i = in_first, in_last do redis.call('XDEL', KEYS[4], ARGV[i]) end
 if in_last >= in_first then
-  redis.call('HINCRBY', KEYS[3], 'wait', '-' .. ARGV[15])
+  redis.call('HINCRBY', KEYS[3], 'waiting', '-' .. ARGV[15])
   redis.call('PUBLISH', ARGV[4], '@room')
 end
 for i = res_first, res_last do redis.call('RPUSH', KEYS[2] .. ':results', ARGV[i]) end
 if res_last >= res_first then redis.call('PUBLISH', ARGV[4], '@results') end
 for i = dead_first, dead_last do redis.call('RPUSH', KEYS[2] .. ':dead', ARGV[i]) end
-redis.call('HSET', KEYS[3], 'n', ARGV[6], 'pos', ARGV[7], 'time', int(now_ms()))
+redis.call('HSET', KEYS[3], 'number', ARGV[6], 'position', ARGV[7], 'time', int(now_ms()))
 for i, name in ipairs({ 'in', 'out', 'skipped', 'dead' }) do
   if ARGV[9 + i] ~= '0' then redis.call('HINCRBY', KEYS[3], name, ARGV[9 + i]) end
 end

@@ -10,10 +10,10 @@ if redis.call('EXISTS', KEYS[1]) == 1 then return 'KNOWN' end
 local tasks = {}
 for i = 7, #ARGV, 2 do
   tasks[#tasks + 1] = ARGV[i]
-  redis.call('HSET', KEYS[1] .. ':at:' .. ARGV[i], 'n', 0, 'open', ARGV[i + 1], 'wait', 0)
+  redis.call('HSET', KEYS[1] .. ':at:' .. ARGV[i], 'number', 0, 'open', ARGV[i + 1], 'waiting', 0)
 end
 local now = int(now_ms())
-redis.call('HSET', KEYS[1], 'st', 'RUNNING', 'name', ARGV[5], 'plan', ARGV[6], 'cr', now, 'left', #tasks,
+redis.call('HSET', KEYS[1], 'state', 'RUNNING', 'name', ARGV[5], 'plan', ARGV[6], 'started', now, 'left', #tasks,
   'tasks', table.concat(tasks, ' '))
 redis.call('ZADD', KEYS[2], now, ARGV[2])
 redis.call('SADD', ARGV[3], ARGV[4])

@@ -11,22 +11,23 @@
 -- @include base, clock, components, messages, records, wait_queue
 
 local id = ARGV[2]
-local r = fields(KEYS[1], 'st', 'en', 'q', 'qs', 'msg', 'nb', 'tn', 'tw')
+local r = fields(KEYS[1], F.state, F.endpoint, F.queue, F.suffix, F.message, F.not_before, F.tenant, F.weight)
 local SEARCHED = 128
 local since = redis.call('ZSCORE', base .. 'queued', id)
-if not r.st then redis.call('ZREM', base .. 'queued', id) end
-if not r.st or not since or not r.msg then return 'NOT' end
-if r.st == 'QUEUED' and (tonumber(r.nb) or 0) > now_ms() then return 'NOT' end
+if not r.state then redis.call('ZREM', base .. 'queued', id) end
+if not r.state or not since or not r.message then return 'NOT' end
+if r.state == 'QUEUED' and (tonumber(r.not_before) or 0) > now_ms() then return 'NOT' end
 if redis.call('ZSCORE', base .. 'timers', 'm:' .. id) then return 'NOT' end
-local shared, instance = string.match(r.q, '^(.*|[^.]*)%..*%-(%x+)$')
+local shared, instance = string.match(r.queue, '^(.*|[^.]*)%..*%-(%x+)$')
 if shared and redis.call('SISMEMBER', base .. 'leases', instance) == 0 then
-  redis.call('LREM', r.q .. (r.qs or ''), 0, r.msg)
+  redis.call('LREM', r.queue .. (r.suffix or ''), 0, r.message)
   leave_line(id, r)
-  redis.call('HSET', KEYS[1], 'q', shared)
-  if not redis.call('LPOS', shared .. (r.qs or ''), r.msg) then redis.call('RPUSH', shared .. (r.qs or ''), r.msg) end
+  redis.call('HSET', KEYS[1], F.queue, shared)
+  local its = shared .. (r.suffix or '')
+  if not redis.call('LPOS', its, r.message) then redis.call('RPUSH', its, r.message) end
   return 'OK'
 end
-local list = r.q .. (r.qs or '')
+local list = r.queue .. (r.suffix or '')
 
 local function found()
   if redis.call('LLEN', list) > SEARCHED then
@@ -37,7 +38,7 @@ local function found()
     -- A head that the ledger does not know says nothing of ages.
     return not its or tonumber(its) <= mine
   end
-  if redis.call('LPOS', list, r.msg) then return true end
+  if redis.call('LPOS', list, r.message) then return true end
   -- A worker that gave it back may have written it in other words.
   for _, message in ipairs(redis.call('LRANGE', list, 0, -1)) do
     if id_of(message) == id then return true end
@@ -45,7 +46,7 @@ local function found()
   return false
 end
 
-if redis.call('ZSCORE', the_line().line_of(component_of(r.en), list), id) or found() then return 'THERE' end
+if redis.call('ZSCORE', the_line().line_of(component_of(r.endpoint), list), id) or found() then return 'THERE' end
 if ARGV[3] ~= '1' then return 'LOST' end
-redis.call('RPUSH', list, r.msg)
+redis.call('RPUSH', list, r.message)
 return 'OK'

@@ -9,21 +9,21 @@
 -- @include base, records, settled, terminal, wait_queue
 
 local id, notes = ARGV[2], base .. 'erase'
-local r = fields(KEYS[1], 'st', 'own', 'set', 'en', 'q', 'qs', 'tn', 'tw')
-if not r.st then return 'GONE' end
-if not TERMINAL[r.st] then return 'ACTIVE' end
-if r.q then
+local r = fields(KEYS[1], F.state, F.owner, F.settled, F.endpoint, F.queue, F.suffix, F.tenant, F.weight)
+if not r.state then return 'GONE' end
+if not TERMINAL[r.state] then return 'ACTIVE' end
+if r.queue then
   leave_line(id, r)
-  redis.call('RPUSH', notes, cmsgpack.pack({ id, r.q }))
+  redis.call('RPUSH', notes, cmsgpack.pack({ id, r.queue }))
   redis.call('PEXPIRE', notes, RECORD_TTL)
 end
 redis.call('DEL', KEYS[2])
-redis.call('HDEL', KEYS[1], 'msg', 'dmsg', 'out', 'err', 'rnd')
+redis.call('HDEL', KEYS[1], F.message, F.dead_message, F.result, F.error, F.render)
 redis.call('ZREM', base .. 'queued', id)
 redis.call('ZREM', base .. 'dead', id)
-redis.call('HSET', KEYS[1], 'pur', '1')
-if not r.own or r.set == '1' then
-  redis.call('HSET', KEYS[1], 'set', '1')
+redis.call('HSET', KEYS[1], F.purged, '1')
+if not r.owner or r.settled == '1' then
+  redis.call('HSET', KEYS[1], F.settled, '1')
   settled(KEYS[1])
 end
 return 'OK'

@@ -20,7 +20,7 @@ local full_at = per_minute > 0 and math.max(now, tonumber(redis.call('GET', KEYS
 local function left(at) return per_minute > 0 and int(math.floor((60000 - (at - now)) / step + 1e-6)) or '0' end
 
 local function ended(one)
-  local state = redis.call('HGET', base .. 'req:' .. one[1], 'st')
+  local state = redis.call('HGET', base .. 'req:' .. one[1], F.state)
   if state then return TERMINAL[state] end
   return now - tonumber(one[2]) > UNKNOWN
 end

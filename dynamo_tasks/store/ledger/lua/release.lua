@@ -8,32 +8,34 @@
 -- @include base, clock, components, messages, numbers, records, wait_queue
 
 local id, lease = ARGV[2], ARGV[3]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'en', 'q', 'qs', 'msg', 'att', 'ret', 'tn', 'tw')
-if not r.st then return 'GONE' end
+local r = fields(KEYS[1], F.state, F.owner, F.epoch, F.endpoint, F.queue, F.suffix, F.message, F.attempts, F.retries,
+  F.tenant, F.weight)
+if not r.state then return 'GONE' end
 -- The number is that of the message which the record keeps: with the stored message it stays.
-local retry = ARGV[7] ~= '' and ARGV[5] or r.ret or '0'
-if r.st == 'QUEUED' and r.ep == ARGV[4] and (r.ret or '0') == retry then return 'OK' end
-if r.st ~= 'RUNNING' or r.own ~= lease or r.ep ~= ARGV[4] then return 'FENCED' end
-local message = ARGV[7] ~= '' and ARGV[7] or r.msg
+local retry = ARGV[7] ~= '' and ARGV[5] or r.retries or '0'
+if r.state == 'QUEUED' and r.epoch == ARGV[4] and (r.retries or '0') == retry then return 'OK' end
+if r.state ~= 'RUNNING' or r.owner ~= lease or r.epoch ~= ARGV[4] then return 'FENCED' end
+local message = ARGV[7] ~= '' and ARGV[7] or r.message
 local now = now_ms()
 local not_before = ARGV[6] == '0' and 0 or now + tonumber(ARGV[6])
-local attempts = ARGV[9] == '1' and int(tonumber(r.att) - 1) or r.att
-redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'ret', retry, 'nb', int(not_before), 'msg', message, 'att', attempts)
-redis.call('HDEL', KEYS[1], 'own', 'non')
+local attempts = ARGV[9] == '1' and int(tonumber(r.attempts) - 1) or r.attempts
+redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.retries, retry, F.not_before, int(not_before), F.message, message,
+  F.attempts, attempts)
+redis.call('HDEL', KEYS[1], F.owner, F.nonce)
 redis.call('SREM', base .. 'owned:' .. lease, id)
-redis.call('SREM', running_of(component_of(r.en)), id)
+redis.call('SREM', running_of(component_of(r.endpoint)), id)
 redis.call('ZADD', base .. 'queued', now, id)
 if not_before > now then
   redis.call('ZADD', base .. 'timers', not_before, 'm:' .. id)
 elseif ARGV[8] == '1' then
   -- The owner goes down, and its own queue with it.
-  local queue = shared_queue(r.q)
-  redis.call('HSET', KEYS[1], 'q', queue)
-  redis.call('RPUSH', queue .. (r.qs or ''), message)
-  redis.call('SADD', waiting_of(component_of(r.en)), id)
+  local queue = shared_queue(r.queue)
+  redis.call('HSET', KEYS[1], F.queue, queue)
+  redis.call('RPUSH', queue .. (r.suffix or ''), message)
+  redis.call('SADD', waiting_of(component_of(r.endpoint)), id)
 else
-  r.msg = message
+  r.message = message
   enter(id, r)
 end
-admit(component_of(r.en))
+admit(component_of(r.endpoint))
 return 'OK'

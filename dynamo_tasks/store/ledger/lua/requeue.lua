@@ -10,45 +10,46 @@
 -- @include base, clock, components, messages, numbers, records, stream, terminal, unowned, wait_queue
 
 local id, lease = ARGV[2], ARGV[3]
-local r = fields(KEYS[1], 'st', 'own', 'ep', 'q', 'qs', 'msg', 'att', 'bar', 'set', 'cr', 'ig', 'en')
+local r = fields(KEYS[1], F.state, F.owner, F.epoch, F.queue, F.suffix, F.message, F.attempts, F.idle_attempts,
+  F.settled, F.created, F.ignore_result, F.endpoint)
 redis.call('SREM', base .. 'owned:' .. lease, id)
-if r.own ~= lease then return 'NOT' end
+if r.owner ~= lease then return 'NOT' end
 -- An instance's own queue died with it.
-local queue = r.q and shared_queue(r.q)
+local queue = r.queue and shared_queue(r.queue)
 
 -- To the front, as old as it is: it stands before younger ones, which must not seem to be missing. It is looked for
 -- as any message is, until somebody claims it.
 local function send_again()
-  redis.call('HSET', KEYS[1], 'q', queue, 'msg', r.msg)
-  redis.call('ZADD', base .. 'queued', tonumber(r.cr) or now_ms(), id)
-  redis.call('RPUSH', queue .. (r.qs or ''), r.msg)
+  redis.call('HSET', KEYS[1], F.queue, queue, F.message, r.message)
+  redis.call('ZADD', base .. 'queued', tonumber(r.created) or now_ms(), id)
+  redis.call('RPUSH', queue .. (r.suffix or ''), r.message)
 end
 
-if TERMINAL[r.st] then
-  redis.call('HDEL', KEYS[1], 'own')
-  if r.set == '1' or not r.msg then return 'NOT' end
+if TERMINAL[r.state] then
+  redis.call('HDEL', KEYS[1], F.owner)
+  if r.settled == '1' or not r.message then return 'NOT' end
   send_again()
   return 'SETTLE'
 end
-if r.st ~= 'RUNNING' then return 'NOT' end
+if r.state ~= 'RUNNING' then return 'NOT' end
 local top = top_of(KEYS[2])
-local barren = (tonumber(r.bar) or 0) + (top == r.ep .. '-0' and 1 or 0)
-redis.call('HSET', KEYS[1], 'bar', int(barren))
+local barren = (tonumber(r.idle_attempts) or 0) + (top == r.epoch .. '-0' and 1 or 0)
+redis.call('HSET', KEYS[1], F.idle_attempts, int(barren))
 local poison = barren >= tonumber(ARGV[5])
-if poison or (tonumber(r.att) or 0) >= tonumber(ARGV[6]) then
-  redis.call('HDEL', KEYS[1], 'own')
-  redis.call('HSET', KEYS[1], 'dmsg', r.msg, 'q', queue)
+if poison or (tonumber(r.attempts) or 0) >= tonumber(ARGV[6]) then
+  redis.call('HDEL', KEYS[1], F.owner)
+  redis.call('HSET', KEYS[1], F.dead_message, r.message, F.queue, queue)
   end_unowned(KEYS[1], KEYS[2], id, ARGV[4], ARGV[poison and 7 or 9], 'FAILED', ARGV[poison and 8 or 10])
   redis.call('ZADD', base .. 'dead', now_ms(), id)
   redis.call('ZREMRANGEBYSCORE', base .. 'dead', '-inf', int(now_ms() - RECORD_TTL))
   -- Celery's tail (errbacks, the chord that waits for it) runs at whoever receives the message; the body does not.
-  if r.ig ~= '1' then send_again() end
+  if r.ignore_result ~= '1' then send_again() end
   return 'DEAD'
 end
-redis.call('HSET', KEYS[1], 'st', 'QUEUED')
-redis.call('HDEL', KEYS[1], 'own', 'non')
-redis.call('SREM', running_of(component_of(r.en)), id)
-redis.call('SADD', waiting_of(component_of(r.en)), id)
+redis.call('HSET', KEYS[1], F.state, 'QUEUED')
+redis.call('HDEL', KEYS[1], F.owner, F.nonce)
+redis.call('SREM', running_of(component_of(r.endpoint)), id)
+redis.call('SADD', waiting_of(component_of(r.endpoint)), id)
 send_again()
-admit(component_of(r.en))
+admit(component_of(r.endpoint))
 return 'OK'

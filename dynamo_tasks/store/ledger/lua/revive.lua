@@ -10,18 +10,18 @@
 local id = ARGV[2]
 if not redis.call('ZSCORE', base .. 'dead', id) then return 'NOT' end
 redis.call('ZREM', base .. 'dead', id)
-local r = fields(KEYS[1], 'st', 'own', 'en', 'q', 'qs', 'dmsg', 'tn', 'tw')
-if r.st ~= 'FAILED' or not r.dmsg then return 'GONE' end
-local list = r.q .. (r.qs or '')
+local r = fields(KEYS[1], F.state, F.owner, F.endpoint, F.queue, F.suffix, F.dead_message, F.tenant, F.weight)
+if r.state ~= 'FAILED' or not r.dead_message then return 'GONE' end
+local list = r.queue .. (r.suffix or '')
 redis.call('DEL', KEYS[2])
 -- Celery's tail of its end may still run; it has nothing to settle any more.
-if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
-redis.call('LREM', list, 0, r.dmsg)
-redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'msg', r.dmsg, 'att', '0', 'bar', '0', 'nb', '0', 'dl', '0', 'ex', '0',
-  'cr', int(now_ms()), 'set', '0')
-redis.call('HDEL', KEYS[1], 'dmsg', 'own', 'non', 'end', 'err', 'out', 'fin', 'stt')
+if r.owner then redis.call('SREM', base .. 'owned:' .. r.owner, id) end
+redis.call('LREM', list, 0, r.dead_message)
+redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.message, r.dead_message, F.attempts, '0', F.idle_attempts, '0',
+  F.not_before, '0', F.deadline, '0', F.expires, '0', F.created, int(now_ms()), F.settled, '0')
+redis.call('HDEL', KEYS[1], F.dead_message, F.owner, F.nonce, F.end_id, F.error, F.result, F.finished, F.started)
 redis.call('PERSIST', KEYS[1])
 redis.call('ZADD', base .. 'queued', now_ms(), id)
-r.msg = r.dmsg
+r.message = r.dead_message
 enter(id, r)
 return 'OK'

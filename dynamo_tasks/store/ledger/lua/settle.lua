@@ -7,10 +7,10 @@
 -- returns 1 noted, 0 no record, or it has begun again (dead list)
 -- @include base, records, settled, terminal
 
-local r = fields(KEYS[1], 'st', 'own')
-if not TERMINAL[r.st] then return 0 end
-redis.call('HSET', KEYS[1], 'set', '1')
+local r = fields(KEYS[1], F.state, F.owner)
+if not TERMINAL[r.state] then return 0 end
+redis.call('HSET', KEYS[1], F.settled, '1')
 redis.call('ZREM', base .. 'queued', ARGV[2])
 settled(KEYS[1])
-if r.own then redis.call('SREM', base .. 'owned:' .. r.own, ARGV[2]) end
+if r.owner then redis.call('SREM', base .. 'owned:' .. r.owner, ARGV[2]) end
 return 1

@@ -24,8 +24,11 @@ local now = now_ms()
 local function moment(ms_left) return ms_left == '0' and 0 or now + tonumber(ms_left) end
 
 local not_before, deadline, expires = moment(ARGV[7]), moment(ARGV[8]), moment(ARGV[15])
-local r = { en = ARGV[17], q = queue, qs = suffix, msg = message, tn = ARGV[18], tw = ARGV[19] }
-local component, list = component_of(r.en), queue .. suffix
+local r = {
+  [F.endpoint] = ARGV[17], [F.queue] = queue, [F.suffix] = suffix, [F.message] = message, [F.tenant] = ARGV[18],
+  [F.weight] = ARGV[19],
+}
+local component, list = component_of(r.endpoint), queue .. suffix
 -- The component's own limit: from when it may begin.
 local most = limit_of(component, 'timeout')
 if most then
@@ -41,7 +44,7 @@ local function known()
     return { known_digest == digest and 'JOINED' or 'CONFLICT', known_id }
   end
   if redis.call('EXISTS', KEYS[1]) == 1 then
-    local first = idem == '' and digest ~= '' and redis.call('HGET', KEYS[1], 'dg')
+    local first = idem == '' and digest ~= '' and redis.call('HGET', KEYS[1], F.digest)
     if first and first ~= digest then return { 'CONFLICT', id } end
     if reader ~= '' then add_reader(KEYS[1], id, ARGV[16], reader) end
     return { 'EXISTS', id }
@@ -55,14 +58,14 @@ local function refusal()
   local FEW = 32
   local line = the_line()
 
-  local function in_line_before(one, where) return line.before(one, where, r.tn, r.tw) end
+  local function in_line_before(one, where) return line.before(one, where, r.tenant, r.weight) end
 
   -- Whether the request would be among the first tenth of those who wait. Where few wait, whether it is its tenant's
   -- first.
   local function early(one, limit)
     if limit <= FEW then
       for _, other in ipairs(redis.call('SMEMBERS', waiting_of(one))) do
-        if (redis.call('HGET', base .. 'req:' .. other, 'tn') or '') == r.tn then return false end
+        if (redis.call('HGET', base .. 'req:' .. other, F.tenant) or '') == r.tenant then return false end
       end
       return true
     end
@@ -136,10 +139,11 @@ local limited = deadline > 0 or expires > 0 or tonumber(ARGV[10]) > 0 or not all
 
 local function queue_it()
   redis.call('SADD', ARGV[2], ARGV[3])
-  redis.call('HSET', KEYS[1], 'st', 'QUEUED', 'q', queue, 'msg', message, 'cr', int(now), unpack(ARGV, 20))
-  if not_before > 0 then redis.call('HSET', KEYS[1], 'nb', int(not_before)) end
-  if deadline > 0 then redis.call('HSET', KEYS[1], 'dl', int(deadline)) end
-  if expires > 0 then redis.call('HSET', KEYS[1], 'ex', int(expires)) end
+  redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.queue, queue, F.message, message, F.created, int(now),
+    unpack(ARGV, 20))
+  if not_before > 0 then redis.call('HSET', KEYS[1], F.not_before, int(not_before)) end
+  if deadline > 0 then redis.call('HSET', KEYS[1], F.deadline, int(deadline)) end
+  if expires > 0 then redis.call('HSET', KEYS[1], F.expires, int(expires)) end
   redis.call('ZADD', base .. 'queued', now, id)
   if reader ~= '' then
     redis.call('SADD', base .. 'clients', reader)

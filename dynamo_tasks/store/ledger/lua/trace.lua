@@ -5,7 +5,7 @@
 -- returns the traceparent of the attempt before, '' where there is none or the record is not this attempt's any more
 -- @include records
 
-local r = fields(KEYS[1], 'own', 'ep', 'tp')
-if r.own ~= ARGV[2] or r.ep ~= ARGV[3] then return '' end
-redis.call('HSET', KEYS[1], 'tp', ARGV[4])
-return r.tp or ''
+local r = fields(KEYS[1], F.owner, F.epoch, F.traceparent)
+if r.owner ~= ARGV[2] or r.epoch ~= ARGV[3] then return '' end
+redis.call('HSET', KEYS[1], F.traceparent, ARGV[4])
+return r.traceparent or ''

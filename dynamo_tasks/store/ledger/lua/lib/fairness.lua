@@ -54,11 +54,11 @@ end
 
 -- Somebody leaves the line without having been its first: the next one of its tenant takes the place.
 local function leave(id, r)
-  local component, list = component_of(r.en), (r.q or '') .. (r.qs or '')
+  local component, list = component_of(r.endpoint), (r.queue or '') .. (r.suffix or '')
   if redis.call('ZREM', line_of(component, list), id) == 0 then return end
   redis.call('LPOP', shadow_of(list))
-  if redis.call('HEXISTS', tags_of(component, list), 't:' .. (r.tn or '')) == 1 then
-    redis.call('HINCRBYFLOAT', tags_of(component, list), 't:' .. (r.tn or ''), real(-1 / (tonumber(r.tw) or 1)))
+  if redis.call('HEXISTS', tags_of(component, list), 't:' .. (r.tenant or '')) == 1 then
+    redis.call('HINCRBYFLOAT', tags_of(component, list), 't:' .. (r.tenant or ''), real(-1 / (tonumber(r.weight) or 1)))
   end
   clear(component, list)
 end
@@ -66,11 +66,11 @@ end
 local function enter(id, r, component, list)
   if redis.call('EXISTS', line_of(component, list)) == 0 and redis.call('LLEN', list) < WINDOW
     and room_of(component, list) > 0 then
-    redis.call('LPUSH', list, r.msg)
+    redis.call('LPUSH', list, r.message)
     return
   end
-  local tenant = r.tn or ''
-  local tag = tag_for(component, list, tenant, r.tw)
+  local tenant = r.tenant or ''
+  local tag = tag_for(component, list, tenant, r.weight)
   redis.call('HSET', tags_of(component, list), 't:' .. tenant, real(tag))
   stand(component, list, id, tag)
 end
@@ -81,14 +81,14 @@ local function step_up(component, list)
   if #first == 0 then return nil end
   redis.call('LPOP', shadow_of(list))
   local id, tag = first[1], tonumber(first[2])
-  local r = fields(base .. 'req:' .. id, 'msg', 'tn')
+  local r = fields(base .. 'req:' .. id, F.message, F.tenant)
   if tag > 0 then
-    local tags, tenant = tags_of(component, list), 't:' .. (r.tn or '')
+    local tags, tenant = tags_of(component, list), 't:' .. (r.tenant or '')
     redis.call('HSET', tags, 'now', real(tag))
     if (tonumber(redis.call('HGET', tags, tenant) or nil) or 0) <= tag then redis.call('HDEL', tags, tenant) end
   end
-  if not r.msg then return false end
-  redis.call('LPUSH', list, r.msg)
+  if not r.message then return false end
+  redis.call('LPUSH', list, r.message)
   return true
 end
 

@@ -2,7 +2,7 @@
 
 -- A job of a pipeline is over: what waits is dropped, the rest is kept for a day.
 local function end_job(job, state, err)
-  redis.call('HSET', job, 'st', state, 'fin', int(now_ms()), 'err', err)
+  redis.call('HSET', job, 'state', state, 'finished', int(now_ms()), 'error', err)
   redis.call('PEXPIRE', job, RECORD_TTL)
   for task in string.gmatch(redis.call('HGET', job, 'tasks') or '', '%S+') do
     redis.call('DEL', job .. ':in:' .. task)

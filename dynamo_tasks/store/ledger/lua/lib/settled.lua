@@ -2,8 +2,9 @@
 
 -- What nobody asks for once a request has ended and Celery's tail is done.
 local SPENT = {
-  msg = true, out = true, non = true, q = true, qs = true, nb = true, dl = true, ex = true, prev = true, tn = true,
-  tw = true, ab = true, rt = true, bar = true, tp = true,
+  [F.message] = true, [F.result] = true, [F.nonce] = true, [F.queue] = true, [F.suffix] = true, [F.not_before] = true,
+  [F.deadline] = true, [F.expires] = true, [F.previous] = true, [F.tenant] = true, [F.weight] = true,
+  [F.abandon_after] = true, [F.retention] = true, [F.idle_attempts] = true, [F.traceparent] = true,
 }
 
 -- What is left of a record is written anew, since a hash that once had a long field keeps the large encoding.
@@ -23,8 +24,8 @@ end
 -- queue yet, it is known which: purge looks for it there.
 local function settled(record, lies)
   local r = whole(record)
-  if r.dmsg then return redis.call('HDEL', record, 'msg', 'out', 'non') end
+  if r.dead_message then return redis.call('HDEL', record, F.message, F.result, F.nonce) end
   local ttl = redis.call('PTTL', record)
-  rewrite(record, r, lies and 'q')
+  rewrite(record, r, lies and F.queue)
   if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
 end

@@ -7,12 +7,12 @@ local function summary(data)
   local readable, e = pcall(cmsgpack.unpack, data)
   if not readable then return found end
   if e.finish_reason then
-    found[#found + 1] = 'fr'
+    found[#found + 1] = F.finish_reason
     found[#found + 1] = e.finish_reason
   end
   local u = e.usage
   if u then
-    found[#found + 1] = 'us'
+    found[#found + 1] = F.usage
     found[#found + 1] = string.format('%.0f %.0f %.0f', u.prompt_tokens or 0, u.completion_tokens or 0, u.cached_tokens or 0)
   end
   return found

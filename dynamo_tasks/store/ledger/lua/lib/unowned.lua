@@ -10,35 +10,36 @@ end
 -- Celery's tail, unless no result is kept, is left to the owner (if it dies, the message is sent again), or to whoever
 -- receives the message (it is looked for as long as that has not happened).
 local function end_unowned(record, log, id, db, data, state, outcome_error)
-  local r = fields(record, 'st', 'own', 'ep', 'rd', 'bg', 'rt', 'ig', 'en', 'q', 'qs', 'tn', 'tw')
+  local r = fields(record, F.state, F.owner, F.epoch, F.readers, F.background, F.retention, F.ignore_result,
+    F.endpoint, F.queue, F.suffix, F.tenant, F.weight)
   local previous, top = top_of(log)
   data = naming(data, previous)
-  local epoch = math.max(now_ms(), (tonumber(r.ep) or 0) + 1, top + 1)
-  if r.st == 'RUNNING' then epoch = math.max((tonumber(r.ep) or 0) + 1, top + 1) end
+  local epoch = math.max(now_ms(), (tonumber(r.epoch) or 0) + 1, top + 1)
+  if r.state == 'RUNNING' then epoch = math.max((tonumber(r.epoch) or 0) + 1, top + 1) end
   local event_id = int(epoch) .. '-0'
   redis.call('XADD', log, event_id, 'e', data)
-  redis.call('HSET', record, 'st', state, 'ep', int(epoch), 'end', event_id, 'err', outcome_error,
-    'fin', int(now_ms()), 'set', r.ig == '1' and '1' or '0', unpack(summary(data)))
-  redis.call('HDEL', record, 'non')
+  redis.call('HSET', record, F.state, state, F.epoch, int(epoch), F.end_id, event_id, F.error, outcome_error,
+    F.finished, int(now_ms()), F.settled, r.ignore_result == '1' and '1' or '0', unpack(summary(data)))
+  redis.call('HDEL', record, F.nonce)
   redis.call('PEXPIRE', record, RECORD_TTL)
-  if r.ig == '1' then
-    redis.call('HDEL', record, 'own')
+  if r.ignore_result == '1' then
+    redis.call('HDEL', record, F.owner)
     redis.call('ZREM', base .. 'queued', id)
-    if r.own then redis.call('SREM', base .. 'owned:' .. r.own, id) end
-    settled(record, r.st == 'QUEUED')
+    if r.owner then redis.call('SREM', base .. 'owned:' .. r.owner, id) end
+    settled(record, r.state == 'QUEUED')
   end
-  redis.call('PEXPIRE', log, math.min(tonumber(r.rt) or 3600000, RECORD_TTL))
+  redis.call('PEXPIRE', log, math.min(tonumber(r.retention) or 3600000, RECORD_TTL))
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
-  push(r.rd, id, event_id, 'e', data)
-  if r.own then
-    redis.call('PUBLISH', alive_channel(db, r.own), 'abort ' .. id .. ' ' .. (r.ep or '0') .. ' ' .. state)
+  push(r.readers, id, event_id, 'e', data)
+  if r.owner then
+    redis.call('PUBLISH', alive_channel(db, r.owner), 'abort ' .. id .. ' ' .. (r.epoch or '0') .. ' ' .. state)
   end
-  local component = component_of(r.en)
+  local component = component_of(r.endpoint)
   redis.call('SREM', running_of(component), id)
-  if r.st == 'QUEUED' then
+  if r.state == 'QUEUED' then
     redis.call('SREM', waiting_of(component), id)
     -- Where Celery's tail is owed, the message still has to arrive, in its turn.
-    if r.ig == '1' then leave_line(id, r) end
+    if r.ignore_result == '1' then leave_line(id, r) end
   end
   admit(component)
   return event_id

@@ -31,14 +31,15 @@ local function the_line()
   return rules
 end
 
--- A request comes to its queue: into the list, or into the line where others wait. r: en, q, qs, msg, tn, tw.
+-- A request comes to its queue: into the list, or into the line where others wait. Of r: endpoint,
+-- queue, suffix, message, tenant, weight.
 local function enter(id, r)
-  local component, list = component_of(r.en), r.q .. (r.qs or '')
+  local component, list = component_of(r.endpoint), r.queue .. (r.suffix or '')
   redis.call('SADD', waiting_of(component), id)
   if anybody_in_line() or limit_of(component, 'concurrency') or redis.call('LLEN', list) >= WINDOW then
     return the_line().enter(id, r, component, list)
   end
-  redis.call('LPUSH', list, r.msg)
+  redis.call('LPUSH', list, r.message)
 end
 
 -- It does not wait any more, and was not the first in its line.

@@ -1,0 +1,88 @@
+"""Fields of records: their short names are written out in one place."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from dynamo_tasks.store.ledger.fields import Field, coded
+from dynamo_tasks.store.ledger.scripts import SOURCES
+from tests.support.source import parsed
+
+ROOT = Path(__file__).parents[3]
+FILES = [
+    path
+    for folder in ("dynamo_tasks", "tests", "benchmarks")
+    for path in (ROOT / folder).rglob("*.py")
+    if path.name not in ("fields.py", Path(__file__).name)
+]
+NAMES = {field.value for field in Field}
+ASKS = re.compile(r"H(GET|SET|MGET|DEL|EXISTS|INCRBY)|h(get|set|mget|del|exists|incrby)|field|record")
+"""Commands, methods of clients, and helpers of tests that take fields."""
+
+
+def test_each_field_has_a_name_of_its_own() -> None:
+    assert len(NAMES) == len(Field.__members__)
+
+
+def test_lua_has_them_by_their_words() -> None:
+    assert coded("if r.state then return F.end_id end") == "if r['st'] then return 'end' end"
+    with pytest.raises(KeyError):
+        coded("return r.nonsense")
+
+
+@pytest.mark.parametrize("name", [name for name in sorted(SOURCES) if "job" not in name])
+def test_no_short_name_stands_in_a_script(name: str) -> None:
+    code = re.sub(r"--.*", "", SOURCES[name])
+    assert NAMES & set(re.findall(r"'(\w+)'", code)) == set()
+
+
+def texts(nodes: list[ast.expr]) -> set[str]:
+    found = {node.value for below in nodes for node in ast.walk(below) if isinstance(node, ast.Constant)}
+    return {
+        one.decode("latin-1") if isinstance(one, bytes) else one
+        for one in found
+        if isinstance(one, (str, bytes))
+    }
+
+
+def spelt(node: ast.AST) -> set[str]:
+    """Short names in a call or a list that reads or writes a hash."""
+    if isinstance(node, ast.Call):
+        called = node.func.attr if isinstance(node.func, ast.Attribute) else ""
+        given = texts([*node.args, *(keyword.value for keyword in node.keywords)])
+        return given & NAMES if any(map(ASKS.fullmatch, (*given, called))) else set()
+    if isinstance(node, (ast.List, ast.Tuple)):
+        return texts(node.elts) & NAMES if any(map(ASKS.fullmatch, texts(node.elts))) else set()
+    return set()
+
+
+def test_no_short_name_stands_in_python() -> None:
+    hits = []
+    for path in FILES:
+        for node in ast.walk(parsed(path)):
+            if names := spelt(node):
+                hits.append(f"{path.relative_to(ROOT)}:{getattr(node, 'lineno', 0)} {sorted(names)}")
+    assert hits == []
+
+
+def test_no_short_name_is_looked_up_in_a_record() -> None:
+    """By a constant as key: ``row[b"st"]``, ``row.get(b"st")``."""
+    hits = []
+    for path in FILES:
+        for node in ast.walk(parsed(path)):
+            match node:
+                case ast.Subscript(slice=ast.Constant(value=bytes(key))):
+                    pass
+                case ast.Call(
+                    func=ast.Attribute(attr="get" | "pop"), args=[ast.Constant(value=bytes(key)), *_]
+                ):
+                    pass
+                case _:
+                    continue
+            if key.decode("latin-1") in NAMES:
+                hits.append(f"{path.relative_to(ROOT)}:{node.lineno} {key!r}")
+    assert hits == []
