@@ -101,7 +101,7 @@ class HealthMonitor(Actor):
 
     def suspect(self) -> None:
         """Check now, since it may be dead, and take a single no for an answer."""
-        self._failures = _DEAD_AFTER - 1
+        self._failures = max(self._failures, _DEAD_AFTER - 1)
         self._suspected.set()
 
     async def _run(self) -> None:
