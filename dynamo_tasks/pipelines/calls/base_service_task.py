@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from types import TracebackType
 from typing import Any, ClassVar, Self
 
+from dynamo_tasks.errors import ServiceCallError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.calls.context import ServiceContext
@@ -78,7 +79,8 @@ class BaseServiceTask(ABC):
 
         made ─▶ start_running() ─▶ running ─▶ stop() ─▶ stopped ─▶ cleanup()
 
-    ``stop`` finishes the calls that wait, ``terminate`` refuses them; both and ``cleanup`` may be called again.
+    ``stop`` finishes the calls that wait, ``terminate`` refuses them; both and ``cleanup`` may be called again. Threads
+    that call these take turns: what ends a service waits for its ``setup``.
 
     Args:
         factory: Makes the service's instance.
@@ -101,6 +103,8 @@ class BaseServiceTask(ABC):
         self.methods = method_names(factory.service_class)
         self.is_running = False
         self._closed = False
+        # A request that is cancelled while the service starts in a thread ends it in another one.
+        self._changing = threading.RLock()
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name}{' running' if self.is_running else ''}>"
@@ -112,36 +116,45 @@ class BaseServiceTask(ABC):
     # -- life ---------------------------------------------------------------------------------------
 
     def start_running(self) -> None:
-        """Run the service's ``setup`` and take calls; a second call does nothing."""
-        if self.is_running:
-            return
-        self._run_hook("setup")
-        self.is_running = True
-        self._start()
+        """Run the service's ``setup`` and take calls; a second call does nothing.
+
+        Raises:
+            ServiceCallError: it has ended.
+        """
+        with self._changing:
+            if self._closed:
+                raise ServiceCallError(f"service {self.name!r} has ended")
+            if not self.is_running:
+                self._run_hook("setup")
+                self.is_running = True
+                self._start()
 
     def stop(self) -> None:
         """Answer what waits, then take no more calls."""
-        if self.is_running:
-            self.is_running = False
-            self._stop(drain=True)
+        self._end(drain=True)
 
     def terminate(self) -> None:
         """Take no more calls; those that wait fail. What runs is waited for: a thread cannot be ended."""
-        if self.is_running:
-            self.is_running = False
-            self._stop(drain=False)
+        self._end(drain=False)
+
+    def _end(self, *, drain: bool) -> None:
+        with self._changing:
+            if self.is_running:
+                self.is_running = False
+                self._stop(drain=drain)
 
     def cleanup(self) -> None:
         """Stop, run the service's ``close``, forget its proxies."""
-        self.stop()
-        if self._closed:
-            return
-        self._closed = True
-        try:
-            self._run_hook("close")
-        except Exception as exc:  # noqa: BLE001 - the user's: it must not keep the rest of the job from ending
-            event("job.hook_failed", job=self.ctx.job_id, name=self.name, error=exc)
-        self.ctx.proxy.reset()
+        with self._changing:
+            self.stop()
+            if self._closed:
+                return
+            self._closed = True
+            try:
+                self._run_hook("close")
+            except Exception as exc:  # noqa: BLE001 - the user's: it must not keep the rest of the job from ending
+                event("job.hook_failed", job=self.ctx.job_id, name=self.name, error=exc)
+            self.ctx.proxy.reset()
 
     @abstractmethod
     def _start(self) -> None: ...

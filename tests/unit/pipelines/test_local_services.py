@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import CancelledError
+from concurrent.futures import CancelledError, ThreadPoolExecutor, wait
 from typing import Any
 
 import pytest
 
-from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.errors import ConfigError, ServiceCallError
 from dynamo_tasks.pipelines import BaseService, LocalEnvironment, LocalServiceTask, ServiceFactory, connect
 from dynamo_tasks.pipelines.calls.context import ServiceContext
 from dynamo_tasks.pipelines.calls.proxy import ProxyManager
@@ -90,6 +90,30 @@ def test_the_queue_is_the_contexts_and_hooks_run_once() -> None:
     lab.task.stop()
     assert not lab.task.is_running
     assert lab.task.service.log == ["setup", "close"]
+
+
+class Slow(Gate):
+    """Its setup takes its time."""
+
+    def setup(self) -> None:
+        super().setup()
+        assert self.opened.wait(30)
+        self.log.append("ready")
+
+
+def test_one_that_is_given_up_while_it_starts_is_stopped() -> None:
+    lab = Lab(Slow)
+    with ThreadPoolExecutor() as threads:
+        starting = threads.submit(lab.task.start_running)
+        until(lambda: lab.task.service.log)
+        ending = threads.submit(lab.task.cleanup)
+        wait([ending], timeout=0.2)
+        lab.task.service.opened.set()
+        starting.result(30), ending.result(30)
+    assert (lab.task.is_running, lab.task.service.log) == (False, ["setup", "ready", "close"])
+    with pytest.raises(ServiceCallError, match="has ended"):
+        lab.task.start_running()
+    lab.manager.shutdown()
 
 
 @pytest.mark.parametrize("parallelism", [1, 3])
