@@ -83,10 +83,10 @@ def _default_resolver() -> Any:
     return default_resolver()
 
 
-def _bento_visitor(*args: Any) -> Any:
-    from dynamo_tasks.runtime.hosting.visitor import Visitor
+def _process_services(service: Any, instance: object) -> Any:
+    from dynamo_tasks.runtime.hosting.services import ProcessServices
 
-    return Visitor(*args)
+    return ProcessServices(_wiring.default_app(), service, instance)
 
 
 def _api_server(*args: Any, **kwargs: Any) -> Any:
@@ -95,11 +95,11 @@ def _api_server(*args: Any, **kwargs: Any) -> Any:
     return ApiServer(*args, **kwargs)
 
 
-def _plain_endpoints(*args: Any) -> Any:
+def _plain_endpoints(runtime: Any) -> Any:
     # Clients need nothing of Celery's worker, which takes long to import.
-    from dynamo_tasks.runtime.hosting.serving import ServiceGroup
+    from dynamo_tasks.runtime.hosting.embedded import EmbeddedHost
 
-    return ServiceGroup(*args)
+    return EmbeddedHost(runtime)
 
 
 def _ray_environment() -> Any:
@@ -110,7 +110,7 @@ def _ray_environment() -> Any:
 
 _wiring.default_app.fill(_default_app)
 _wiring.default_resolver.fill(_default_resolver)
-_wiring.bento_visitor.fill(_bento_visitor)
+_wiring.process_services.fill(_process_services)
 _wiring.api_server.fill(_api_server)
 _wiring.plain_endpoints.fill(_plain_endpoints)
 _wiring.ray_environment.fill(_ray_environment)

@@ -12,10 +12,10 @@ from typing import Any
 __all__ = [
     "Port",
     "api_server",
-    "bento_visitor",
     "default_app",
     "default_resolver",
     "plain_endpoints",
+    "process_services",
     "ray_environment",
 ]
 
@@ -50,11 +50,11 @@ default_app = Port("dynamo-tasks application")
 """``() -> DynamoApp``: the application that handles without one use."""
 default_resolver = Port("resolver")
 """``() -> Resolver``: the resolver that declarations use in a plain script."""
-bento_visitor = Port("visitor")
-"""``(service, instance) -> Visitor``: connects a service that BentoML hosts."""
+process_services = Port("services of a process")
+"""``(service, instance) -> ProcessServices``: the dependencies of a service that BentoML hosts."""
 api_server = Port("HTTP server of services")
 """``(host, address, port, reuse_port=) -> ApiServer``: the HTTP methods of a hosted service."""
 plain_endpoints = Port("host of plain endpoints")
-"""``(client, registry, health) -> ServiceGroup``: endpoints that plain code serves."""
+"""``(runtime) -> EmbeddedHost``: endpoints that plain code serves."""
 ray_environment = Port("pipelines on Ray")
 """``() -> type[RayEnvironment]``."""

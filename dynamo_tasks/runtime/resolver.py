@@ -14,7 +14,7 @@ from dynamo_tasks.runtime.graphs import configure_alone
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, TaskLike
 
 if TYPE_CHECKING:
-    from dynamo_tasks.runtime.hosting.annex import Annex
+    from dynamo_tasks.runtime.hosting.instance_host import InstanceHost
 
 __all__ = ["RuntimeResolver", "task_of"]
 
@@ -37,7 +37,7 @@ class RuntimeResolver:
 
     Attributes:
         instance_id: Lease id of the hosted service, in hex; empty in a process that hosts none.
-        annex: Where a hosted service can serve further endpoints; ``None`` in a process that is no worker.
+        host: What serves the endpoints of this process, and further ones; ``None`` in one that is no worker.
         expected: Component address → number of instances that the graph is configured with.
     """
 
@@ -51,7 +51,7 @@ class RuntimeResolver:
         self.runtime = runtime
         self.instances = instances if instances is not None else {}
         self.instance_id = ""
-        self.annex: Annex | None = None
+        self.host: InstanceHost | None = None
         self.expected: dict[tuple[str, str], int] = {}
 
     def remote(self, target: DynamoService[Any] | EndpointId) -> RemoteClient:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk.hooks import run_hooks
 from dynamo_tasks.sdk.services.own_class import import_path
-from dynamo_tasks.wiring import bento_visitor
+from dynamo_tasks.wiring import process_services
 
 if TYPE_CHECKING:
     from dynamo_tasks.sdk.services.service import DynamoService
@@ -102,22 +102,24 @@ def _service_class() -> Any:
 
 def _add_hooks(service: DynamoService[Any]) -> None:
     """Let BentoML run the hooks of instances that it makes itself, and connect their dependencies."""
-    visitors: dict[int, Any] = {}
+    around: dict[int, Any] = {}
 
     async def start(self: Any) -> None:
         if _is_hosted(self):
             return
         if service.dependencies:
-            visitor = visitors[id(self)] = bento_visitor(service, self)
-            await visitor.start()
+            services = around[id(self)] = process_services(service, self)
+            await services.connect()
+            await services.start()
         await run_hooks(self, "start")
 
     async def shutdown(self: Any) -> None:
         if _is_hosted(self):
             return
         await run_hooks(self, "shutdown")
-        if id(self) in visitors:
-            await visitors.pop(id(self)).stop()
+        if services := around.pop(id(self), None):
+            await services.stop()
+            await services.close()
 
     start.__bentoml_startup_hook__ = True  # type: ignore[attr-defined]
     shutdown.__bentoml_shutdown_hook__ = True  # type: ignore[attr-defined]

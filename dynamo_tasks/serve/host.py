@@ -18,7 +18,7 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.observe.log import choose_format
 from dynamo_tasks.runtime.celeryapp import default_app
 from dynamo_tasks.runtime.graphs import configured_graph
-from dynamo_tasks.runtime.hosting.host import ServiceHost
+from dynamo_tasks.runtime.hosting.service_host import ServiceHost
 from dynamo_tasks.sdk import Graph
 from dynamo_tasks.serve.processes import signals
 from dynamo_tasks.services.http import serves_http
@@ -77,14 +77,13 @@ async def _serve(graph: Graph, host: str, port: int, reuse_port: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
             loop.add_signal_handler(number, stop.set)
-    api = ApiServer(hosted, host, port, reuse_port=reuse_port)
+    hosted.http = ApiServer(hosted, host, port, reuse_port=reuse_port)
     try:
         await hosted.connect()
         await hosted.start()
-        await api.start()
+        await hosted.enter()
         await stop.wait()
     finally:
-        await api.stop()
         await hosted.stop()
 
 

@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from dynamo_tasks.frontend.http.server import HttpServer
-from dynamo_tasks.runtime.hosting.host import ServiceHost
+from dynamo_tasks.runtime.hosting.service_host import ServiceHost
 from dynamo_tasks.sdk.bento import MountedBento, bento_apis
 from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.http import api_routes, door_settings, serves_http, warn_if_open

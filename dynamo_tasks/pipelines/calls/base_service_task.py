@@ -90,6 +90,7 @@ class BaseServiceTask(ABC):
         service: The instance.
         methods: Names of what can be called.
         is_running: Whether it takes calls.
+        is_ending: Whether it is told to end; a start that waits for something gives up.
     """
 
     kind: ClassVar[str]
@@ -101,7 +102,7 @@ class BaseServiceTask(ABC):
         self.service = self.make_service()
         self.statistics = CallStatistics(factory.name)
         self.methods = method_names(factory.service_class)
-        self.is_running = False
+        self.is_running = self.is_ending = False
         self._closed = False
         # A request that is cancelled while the service starts in a thread ends it in another one.
         self._changing = threading.RLock()
@@ -126,8 +127,8 @@ class BaseServiceTask(ABC):
                 raise ServiceCallError(f"service {self.name!r} has ended")
             if not self.is_running:
                 self._run_hook("setup")
-                self.is_running = True
                 self._start()
+                self.is_running = True
 
     def stop(self) -> None:
         """Answer what waits, then take no more calls."""
@@ -145,6 +146,7 @@ class BaseServiceTask(ABC):
 
     def cleanup(self) -> None:
         """Stop, run the service's ``close``, forget its proxies."""
+        self.is_ending = True
         with self._changing:
             self.stop()
             if self._closed:

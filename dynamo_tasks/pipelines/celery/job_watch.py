@@ -12,6 +12,7 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.pipelines.graph.job import JobState
 from dynamo_tasks.pipelines.plans.plan import Plan
 from dynamo_tasks.runtime.components.component import DistributedRuntime
+from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.store.jobs import Jobs
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.retry import retry_until_up
@@ -23,7 +24,7 @@ _ABOUT = ("@room", "@results", "@state")
 _DEAD = ("FAILED", "CANCELLED", "EXPIRED")
 
 
-class JobWatch:
+class JobWatch(Actor):
     """Follows a job: by its channel, and by looking once a second, since a push may be lost.
 
     Any process that watches a job fails it when a request that runs one of its tasks or services has ended badly: a
@@ -51,7 +52,7 @@ class JobWatch:
         self._poked = asyncio.Event()
         self.stop_asked = asyncio.Event()
         self.unbegun = 0
-        self._task: asyncio.Task[None] | None = None
+        self.name = f"watch-{plan.id}"
 
     @property
     def over(self) -> bool:
@@ -86,15 +87,12 @@ class JobWatch:
             self.jobs.store.commands, lambda: self._channels.listen(self._channel, self._heard)
         )
         await retry_until_up(self.jobs.store.commands, self._look)
-        self._task = asyncio.create_task(self._run(), name=f"watch-{self._plan.id}")
+        await super().start()
 
     async def stop(self) -> None:
         """End; idempotent."""
         self._channels.forget(self._channel, self._heard)
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await super().stop()
 
     def _heard(self, payload: bytes) -> None:
         about = payload.decode()

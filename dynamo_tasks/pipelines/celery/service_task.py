@@ -11,14 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any
 
-from dynamo_tasks.errors import AlreadyRegisteredError
+from dynamo_tasks.errors import AlreadyRegisteredError, ServiceCallError
 from dynamo_tasks.pipelines.calls.base_service_task import BaseServiceTask
 from dynamo_tasks.pipelines.calls.context import ServiceContext
 from dynamo_tasks.pipelines.calls.factory import ServiceFactory
 from dynamo_tasks.pipelines.plans.plan import Plan
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.runtime.components.endpoint_config import EndpointConfig
-from dynamo_tasks.runtime.hosting.annex import Annex
+from dynamo_tasks.runtime.hosting.endpoint import HostedEndpoint
+from dynamo_tasks.runtime.hosting.instance_host import InstanceHost
 
 __all__ = ["CeleryServiceTask"]
 
@@ -35,7 +36,7 @@ class CeleryServiceTask(BaseServiceTask):
         factory: Makes the instance.
         ctx: Its context.
         plan: The job.
-        annex: Where the worker takes further endpoints.
+        host: Serves the endpoints of the worker, and these.
         loop: The worker's.
     """
 
@@ -47,12 +48,12 @@ class CeleryServiceTask(BaseServiceTask):
         ctx: ServiceContext,
         *,
         plan: Plan,
-        annex: Annex,
+        host: InstanceHost,
         loop: asyncio.AbstractEventLoop,
     ):
         super().__init__(factory, ctx)
         self._plan = plan
-        self._annex = annex
+        self._host = host
         self._loop = loop
         self._slots = asyncio.Semaphore(ctx.parallelism)
         self._threads = ThreadPoolExecutor(ctx.parallelism, thread_name_prefix=f"{ctx.job_id}.{self.name}")
@@ -79,17 +80,21 @@ class CeleryServiceTask(BaseServiceTask):
         return self._plan.endpoint(self.name, method)
 
     async def _register(self) -> None:
-        configs = {
-            self._endpoint(method): EndpointConfig(handler=self._handler(method)) for method in self.methods
-        }
-        while True:
+        endpoints = [self._hosted(method) for method in self.methods]
+        while not self.is_ending:
             try:
-                return await self._annex.add(configs)
+                return await self._host.add(*endpoints)
             except AlreadyRegisteredError:
                 await asyncio.sleep(_RETRY)  # an attempt before this one is still on its way out
+        raise ServiceCallError(f"service {self.name!r} was given up while it started")
+
+    def _hosted(self, method: str) -> HostedEndpoint:
+        """An endpoint without a queue of this instance's own, since nobody calls that by name."""
+        config = EndpointConfig(handler=self._handler(method))
+        return HostedEndpoint.plain(self._endpoint(method), config, own_queue=False)
 
     async def _withdraw(self) -> None:
-        await self._annex.remove([self._endpoint(method) for method in self.methods])
+        await self._host.remove([self._endpoint(method) for method in self.methods])
 
     def _handler(self, method: str) -> Callable[..., Any]:
         """Make the function that serves one method."""

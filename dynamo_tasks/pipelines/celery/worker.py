@@ -31,7 +31,7 @@ from dynamo_tasks.pipelines.plans import signed
 from dynamo_tasks.pipelines.plans.plan import Plan, ServicePlan
 from dynamo_tasks.pipelines.plans.portable import is_path, load
 from dynamo_tasks.pipelines.plans.trust import Trust, own_modules
-from dynamo_tasks.runtime.hosting.annex import Annex
+from dynamo_tasks.runtime.hosting.instance_host import InstanceHost
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import dynamo_endpoint, get_resolver, service
 from dynamo_tasks.sdk.context import current_context
@@ -116,7 +116,7 @@ class Operators:
         try:
             if session.watch.over:
                 return
-            task = await asyncio.to_thread(_make_service, session, plan, _annex())
+            task = await asyncio.to_thread(_make_service, session, plan, _host())
             await asyncio.to_thread(task.start_running)
             yield {"service": plan.name}
             await _report_statistics(session, task)
@@ -140,7 +140,7 @@ class Operators:
             assert runtime is not None
             self._sessions = Sessions(Remote(runtime, asyncio.get_running_loop()))
         sessions = self._sessions
-        jobs = Jobs(sessions.remote.runtime.client.store, _annex().namespace)
+        jobs = Jobs(sessions.remote.runtime.client.store, _namespace())
         sent = (await retry_until_up(jobs.store.commands, lambda: jobs.get(job_id))).plan
         try:
             plan = Plan.decode(sent)
@@ -194,11 +194,11 @@ def _runner(session: JobSession, request: TaskRequest, claim: tuple[int, int]) -
     return kind(session, plan, request.index, claim)
 
 
-def _make_service(session: JobSession, plan: ServicePlan, annex: Annex) -> BaseServiceTask:
+def _make_service(session: JobSession, plan: ServicePlan, host: InstanceHost) -> BaseServiceTask:
     spec = load(plan.function, session.trust)
     factory = ServiceFactory(plan.name, spec.target, spec.args, spec.kwargs, parallelism=plan.parallelism)
     ctx = session.service_context(plan.name, plan.parallelism)
-    return create_service_task(factory, ctx, plan=session.plan, annex=annex, loop=session.remote.loop)
+    return create_service_task(factory, ctx, plan=session.plan, host=host, loop=session.remote.loop)
 
 
 def _resolver() -> RuntimeResolver:
@@ -208,8 +208,13 @@ def _resolver() -> RuntimeResolver:
     return found
 
 
-def _annex() -> Annex:
-    found = _resolver().annex
+def _namespace() -> str:
+    own: Any = Operators  # a service, once it is decorated
+    return str(own.namespace_name)
+
+
+def _host() -> InstanceHost:
+    found = _resolver().host
     if found is None:
         raise DynamoError("services of pipelines are hosted in a worker process only")
     return found

@@ -54,7 +54,6 @@ class RayServiceTask(BaseServiceTask):
     def _start(self) -> None:
         failure = self.service.ready()
         if failure is not None:
-            self.is_running = False
             raise ConfigError(failure)
 
     def _stop(self, *, drain: bool) -> None:

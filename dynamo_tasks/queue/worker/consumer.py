@@ -98,17 +98,17 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         for name in [queue, *along_with([queue], host.queues if host is not None else [])]:
             self.app.amqp.queues.declare(name)
             super().add_task_queue(name, *args, **options)
-            self._notify(host, name, consumed=True)
+            self._announce(host)
 
     def cancel_task_queue(self, queue: str) -> None:
         """Celery callback: take no more messages of a queue."""
         super().cancel_task_queue(queue)
-        self._notify(self.controller.host, queue, consumed=False)
+        self._announce(self.controller.host)
 
     @staticmethod
-    def _notify(host: Any, queue: str, *, consumed: bool) -> None:
+    def _announce(host: Any) -> None:
         if host is not None and may_await():
-            await_(host.consumes(queue, consumed=consumed))
+            await_(host.announce())
 
     def _update_prefetch_count(self, index: int = 0) -> Any:
         """Celery callback: there are so many slots more, or less; for the connections to come, too."""

@@ -1,4 +1,4 @@
-"""Celery's worker as a guest of a program that has an event loop of its own.
+"""Celery's worker inside of a program that has an event loop of its own.
 
 The same consumer and pool as ``celery worker``, so results, links, retries and remote control work; without its
 banner, its signal handlers and its logging set-up. One per process: Celery keeps a worker's state in its modules.
@@ -16,7 +16,6 @@ from kombu.asynchronous import set_event_loop
 
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.queue.broker import greenlets
-from dynamo_tasks.queue.worker.consuming import consume
 from dynamo_tasks.queue.worker.shutdown import Shutdown
 from dynamo_tasks.queue.worker.worker import Host, transport_options
 
@@ -51,11 +50,6 @@ class EmbeddedWorker(WorkController):  # type: ignore[misc]
         )  # fmt: skip
         self.shutdown = Shutdown(self)
 
-    @property
-    def slots(self) -> int:
-        """Requests that may run at once."""
-        return int(self.pool.slots)
-
     def on_before_init(self, **kwargs: Any) -> None:
         """Celery callback: the tracer must find this application."""
         trace.setup_worker_optimizations(self.app, self.hostname)
@@ -78,10 +72,6 @@ class EmbeddedWorker(WorkController):  # type: ignore[misc]
             ready.cancel()
             await self.end()
             raise DynamoError("the worker ended while it started")
-
-    async def consume(self, queues: list[str]) -> None:
-        """Take messages of further queues, for tasks that were registered meanwhile."""
-        await consume(self, queues)
 
     async def end(self, *, requeue: bool = False) -> None:
         """Finish what runs, or hand it over, then stop; idempotent."""

@@ -42,10 +42,12 @@ _LOOK = 0.25
 class Host(Protocol):
     """The service that a worker process serves."""
 
-    failed: bool
-    """``True`` if it ended the worker because it could not serve any more."""
     queues: list[str]
     lease: int
+
+    @property
+    def failed(self) -> bool:
+        """``True`` if it ended the worker because it could not serve any more."""
 
     @property
     def capacity(self) -> int:
@@ -60,8 +62,11 @@ class Host(Protocol):
     async def enter(self) -> None:
         """Register: messages are taken from now on."""
 
-    async def consumes(self, queue: str, *, consumed: bool) -> None:
-        """A queue is consumed from now on, or no more."""
+    async def announce(self) -> None:
+        """Announce what can be called now: a queue is consumed from now on, or no more."""
+
+    def facts(self) -> dict[str, Any]:
+        """Facts about the instance, for ``inspect stats``."""
 
     async def deregister(self) -> None:
         """Leave the registry; what runs goes on."""
@@ -91,8 +96,7 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
 
     def info(self, worker: Any) -> dict[str, Any]:
         """Celery callback: what ``inspect stats`` and Flower show of the instance."""
-        facts = getattr(worker.host, "facts", None)  # not every host is an instance of a service
-        return {"dynamo": facts()} if facts is not None else {}
+        return {"dynamo": worker.host.facts()} if self.enabled else {}
 
     def stop(self, worker: Any) -> None:
         """Warm: leave the registry, finish what runs, stop the service."""

@@ -23,7 +23,7 @@ from dynamo_tasks.wiring import plain_endpoints
 
 if TYPE_CHECKING:
     from dynamo_tasks.runtime.components.endpoint_config import EndpointConfig, EndpointConfigBuilder
-    from dynamo_tasks.runtime.hosting.serving import ServiceGroup
+    from dynamo_tasks.runtime.hosting.embedded import EmbeddedHost
 
 __all__ = ["Component", "DistributedRuntime", "Endpoint", "Namespace"]
 
@@ -44,9 +44,9 @@ class DistributedRuntime:
 
     def __init__(self, client: StoreClient, *, health_check: Mapping[str, float] | None = None):
         self.client = client
-        self._health = HealthSettings.parse(health_check or {}, "DistributedRuntime")
+        self.health = HealthSettings.parse(health_check or {}, "DistributedRuntime")
         self.registry = Registry(client)
-        self._serving: ServiceGroup | None = None
+        self._serving: EmbeddedHost | None = None
 
     @classmethod
     async def create(
@@ -97,10 +97,10 @@ class DistributedRuntime:
         await self.aclose()
 
     @property
-    def serving(self) -> ServiceGroup:
+    def serving(self) -> EmbeddedHost:
         """The endpoints that plain code serves in this process."""
         if self._serving is None:
-            self._serving = plain_endpoints(self.client, self.registry, self._health)
+            self._serving = plain_endpoints(self)
         return self._serving
 
     def namespace(self, name: str) -> Namespace:
@@ -316,7 +316,7 @@ class Endpoint:
     def endpoint_config(self) -> EndpointConfig | None:
         """The configuration by which plain code of this process serves it; ``None`` where none does."""
         serving = self.component.drt._serving
-        return None if serving is None else serving.configs.get(self.id)
+        return None if serving is None else serving.config(self.id)
 
     def endpoint_builder(self, config: EndpointConfig | None = None) -> EndpointConfigBuilder:
         """Serve it from plain code: ``await endpoint.endpoint_builder().handler(function).start()``.

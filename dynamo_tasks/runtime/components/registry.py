@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import msgspec
@@ -113,9 +113,17 @@ class Registry:
             await watcher.stop()
         await self.channels.close()
 
-    def add_stats(self, endpoint: EndpointId, handler: StatsHandler) -> None:
-        """Ask ``handler``, too, when the stats of an endpoint are gathered; later ones overrule earlier ones."""
-        self._stats.setdefault(endpoint.queue, {}).setdefault(endpoint.name, []).append(handler)
+    def add_stats(self, endpoint: EndpointId, *handlers: StatsHandler) -> None:
+        """Ask these, too, when the stats of an endpoint are gathered; later ones overrule earlier ones."""
+        self._stats.setdefault(endpoint.queue, {}).setdefault(endpoint.name, []).extend(handlers)
+
+    def forget_stats(self, endpoint: EndpointId, handlers: Iterable[StatsHandler]) -> None:
+        """Ask these no more."""
+        of_component = self._stats[endpoint.queue]
+        for handler in handlers:
+            of_component[endpoint.name].remove(handler)
+        if not of_component[endpoint.name]:
+            del of_component[endpoint.name]
 
     def stats(self, service_name: str) -> dict[str, dict[str, Any]]:
         """Stats of the endpoints of a component that this process serves."""

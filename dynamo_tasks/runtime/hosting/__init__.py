@@ -1,1 +1,1 @@
-"""A service in a process: from its making to its end."""
+"""The endpoints that a process serves, from its making to its end."""

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable
 
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
-from dynamo_tasks.runtime.hosting.instance import Instance
 from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
+from dynamo_tasks.runtime.hosting.registration import Registration
 
 __all__ = ["HealthGate"]
 
@@ -26,7 +26,7 @@ class HealthGate:
         self,
         lifecycle: Lifecycle,
         consumer_gate: ConsumerGate,
-        registrations: Callable[[], Iterable[Instance]],
+        registrations: Callable[[], Iterable[Registration]],
     ) -> None:
         self._lifecycle = lifecycle
         self._consumer_gate = consumer_gate

@@ -15,15 +15,13 @@ Commands come on the alive channel, not through a queue: one that sleeps takes n
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
 from dynamo_tasks.errors import InvalidRequestError, UnavailableError
-from dynamo_tasks.protocol.instances import ASLEEP, InstanceInfo
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
-from dynamo_tasks.runtime.hosting.instance import Instance
 from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
 
 __all__ = ["SleepCommand", "SleepController"]
@@ -74,7 +72,7 @@ class SleepController:
     Args:
         lifecycle: State of the instance.
         consumer_gate: Of its worker.
-        registration: In the registry.
+        announce: Lets the registry show its state.
         service: The service; one that cannot sleep lacks the methods of :class:`Sleeper`.
         pool: What runs its requests.
     """
@@ -83,14 +81,13 @@ class SleepController:
         self,
         lifecycle: Lifecycle,
         consumer_gate: ConsumerGate,
-        registration: Instance,
+        announce: Callable[[], Awaitable[None]],
         service: Any,
         pool: Pool,
     ) -> None:
         self._lifecycle = lifecycle
         self._consumer_gate = consumer_gate
-        self._registration = registration
-        self._awake: list[InstanceInfo] = []
+        self._announce = announce
         self._service = service
         self._pool = pool
         self._changing = asyncio.Lock()
@@ -131,9 +128,7 @@ class SleepController:
     async def _leave(self, level: int) -> None:
         self._lifecycle.advance(InstanceState.ASLEEP, f"it was asked to sleep, level {level}")
         self._consumer_gate.pause()
-        self._awake = self._registration.infos
-        asleep = msgspec.structs.replace(self._awake[0], endpoint=ASLEEP, model=None, streaming=False)
-        await self._registration.replace([asleep])
+        await self._announce()
 
     async def _end_requests(self, seconds: float) -> None:
         if await self._pool.drain(seconds):
@@ -150,8 +145,8 @@ class SleepController:
     async def _return(self, reason: str) -> None:
         if not self._sleeps():  # it was asked to end meanwhile
             return
-        await self._registration.replace(self._awake)
         self._lifecycle.advance(InstanceState.RUNNING, reason)
+        await self._announce()
         self._consumer_gate.resume()
 
 

@@ -15,6 +15,7 @@ from dynamo_tasks.observe import enabled, event, metrics
 from dynamo_tasks.protocol.instances import ASLEEP, InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.router import Candidate
+from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
@@ -68,11 +69,11 @@ _EXPIRED = 0.01
 """Seconds after the end of a lease at which its keys are gone for sure."""
 
 
-class Watcher:
+class Watcher(Actor):
     """A snapshot of the registry, kept current by announcements, and listed anew every second."""
 
     def __init__(self, store: Store, namespace: str):
-        self.namespace = namespace
+        self.name, self.namespace = f"watcher-{namespace}", namespace
         self._registry = Registry(store)
         self._link = Link(
             store.address, name="dynamo-tasks:watcher", on_ready=self._subscribe, on_message=self._announced
@@ -80,7 +81,6 @@ class Watcher:
         self._channel = store.keys(namespace).registry_channel
         self._changed = asyncio.Event()
         self._poke = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
         self.instances: list[InstanceInfo] = []
         self._of: dict[EndpointId, list[InstanceInfo]] = {}
         self.loads: dict[int, Load] = {}
@@ -98,14 +98,11 @@ class Watcher:
         """List once, then keep listing."""
         await self._link.start()
         await self._list()
-        self._task = asyncio.create_task(self._run(), name=f"watcher-{self.namespace}")
+        await super().start()
 
     async def stop(self) -> None:
         """End; idempotent."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        await super().stop()
         await self._link.close()
 
     async def _run(self) -> None:

@@ -80,7 +80,7 @@ def test_an_unhealthy_program_takes_no_work_and_comes_back(
         client = await _client(caller, "plain-health")
         await _serve(serving, "plain-health", patient)
         await client.wait_for_instances(1, timeout=30)
-        await _until(lambda: serving.serving.lifecycle.state == "Healthy")
+        await _until(lambda: serving.serving.host.lifecycle.state == "Healthy")
         for field, ill in (("ready", False), ("mute", True)):
             setattr(patient, field, ill)
             await _until(lambda: not client.instance_ids())
@@ -92,7 +92,7 @@ def test_an_unhealthy_program_takes_no_work_and_comes_back(
             assert await result == [0, 1, 2]
         time.sleep(0.5)  # noqa: ASYNC251 - that is the trouble
         await _until(lambda: "the event loop was blocked" in caplog.text)
-        await _until(lambda: serving.serving.lifecycle.state == "Healthy")
+        await _until(lambda: serving.serving.host.lifecycle.state == "Healthy")
 
     _run(redis_server, session)
 

@@ -122,3 +122,28 @@ def test_a_start_that_was_given_up_can_be_tried_again(own_server: RedisServer) -
             return found
 
     assert asyncio.run(session()) == 21
+
+
+def test_a_further_start_that_was_given_up_leaves_nothing(with_runtime: Run) -> None:
+    async def session(runtime: DistributedRuntime) -> None:
+        hierarchy = runtime.namespace("own-given-up")
+        await hierarchy.component("Here").endpoint("one").endpoint_builder().handler(lambda n: n).start()
+        further = hierarchy.component("There").endpoint("double")
+        for pause in (0, 0.0005, 0.001, 0.002, 0.004, 0.008):
+            starting = asyncio.create_task(further.endpoint_builder().handler(lambda n: n * 2).start())
+            await asyncio.sleep(pause)
+            if not starting.cancel():
+                break
+            await asyncio.wait([starting])
+            assert starting.cancelled()
+            assert further.endpoint_config is None
+            assert not any(further.id.queue in queue for queue in runtime.serving.host.queues)
+            assert await further.component.instances() == []
+            assert runtime.registry.stats(further.id.queue) == {}
+        else:
+            await further.endpoint_builder().handler(lambda n: n * 2).start()
+        client = await further.client(annotated=False)
+        await client.wait_for_instances(1, timeout=30)
+        assert await client(7) == 14
+
+    with_runtime(session)

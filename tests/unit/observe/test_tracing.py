@@ -31,7 +31,7 @@ def test_where_it_is_not_installed_nothing_is_missed() -> None:
         "            asked.append(name)\n"
         "            raise ModuleNotFoundError(name)\n"
         "sys.meta_path.insert(0, NotInstalled())\n"
-        "import dynamo_tasks.runtime.hosting.host, dynamo_tasks.frontend.app, dynamo_tasks.services.worker\n"
+        "import dynamo_tasks.runtime.hosting.service_host, dynamo_tasks.frontend.app, dynamo_tasks.services.worker\n"
         "asked.clear()\n"  # redis-py looks for it
         "from dynamo_tasks.observe.tracing import OFF, configure, span, tracing\n"
         "configure('x')\n"

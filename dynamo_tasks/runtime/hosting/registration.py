@@ -1,4 +1,4 @@
-"""One live process in the registry: its lease, its registrations, its presence, the commands sent to it.
+"""An instance in the registry of one namespace: its lease, its endpoints, its presence, the commands sent to it.
 
 The lease is renewed on the loop that serves the requests: a loop that hangs loses its lease.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -18,6 +18,7 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.runtime.control import CONTROL, CommandHandler, check_reply_to, refuse_command
+from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import contained, is_wrong_type, pass_over
@@ -25,17 +26,17 @@ from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.redis.retry import retry_until_up
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.redis.wire import Wire
-from dynamo_tasks.store.registry import LEASE_TTL, RENEW_EVERY, Registry, Traffic
+from dynamo_tasks.store.registry import LEASE_TTL, RENEW_EVERY, Registry
 
-__all__ = ["Instance"]
+__all__ = ["Registration"]
 
 _STATS = b"stats "
 _RETRY = 0.5
 _RECONCILE_EVERY = round(2.0 / RENEW_EVERY)
 
 
-class Instance:
-    """Keeps a registration alive.
+class Registration(Actor):
+    """Keeps an instance registered in a namespace.
 
     Args:
         store: The Redis server.
@@ -45,11 +46,13 @@ class Instance:
         on_command: Takes what is published on its alive channel.
         running: Ids of the requests that it really runs.
         stats: Asked for the stats of a component of this instance, by its service name.
-        traffic: Limits of its components as a whole.
 
     Attributes:
+        traffic: Limits of its components as a whole; sent as it registers.
         on_control: Takes commands that concern the instance as a whole; refuses them by default.
     """
+
+    name = "lease"
 
     def __init__(
         self,
@@ -61,7 +64,6 @@ class Instance:
         on_command: Callable[[bytes, bytes], None],
         running: Callable[[], Iterable[str]],
         stats: Callable[[str], dict[str, Any]],
-        traffic: Traffic | None = None,
     ):
         self._registry = Registry(store)
         self._namespace = namespace
@@ -71,14 +73,13 @@ class Instance:
         self._counter = 0
         self._running = running
         self._stats = stats
-        self._traffic = traffic
+        self.traffic: dict[str, Mapping[str, int | None]] = {}
         self._on_command = on_command
         self._commands = store.commands
         self._recovery = Recovery(store)
         self._unaccounted: set[str] = set()
         self._registered = False
         self.on_control = CommandHandler(store, namespace, refuse_command).take
-        self._task: asyncio.Task[None] | None = None
         self._appearing: asyncio.Future[None] | None = None
         self._keys = store.keys(namespace)
         self._channel = self._keys.alive_channel(lease)
@@ -91,11 +92,6 @@ class Instance:
     def registered(self) -> bool:
         """``True`` while it can be found."""
         return self._registered
-
-    @property
-    def infos(self) -> list[InstanceInfo]:
-        """The endpoints that it announces."""
-        return list(self._infos)
 
     async def _subscribe(self, wire: Wire) -> None:
         # The presence channel comes last: an instance that is seen there gets every command.
@@ -120,14 +116,14 @@ class Instance:
         if self._appearing is None:
             self._appearing = asyncio.ensure_future(retry_until_up(self._commands, self._presence.start))
 
-    async def start(self, infos: list[InstanceInfo]) -> None:
+    async def start(self) -> None:
         """Be present, then register and keep the lease; waits for a Redis server that is away or refuses."""
-        self._infos = infos
-        self.appear()
-        assert self._appearing is not None
-        await self._appearing
-        await retry_until_up(self._commands, self._enter)
-        self._task = asyncio.create_task(self._renew(), name="lease")
+        if self._task is None:
+            self.appear()
+            assert self._appearing is not None
+            await self._appearing
+            await retry_until_up(self._commands, self._enter)
+            await super().start()
 
     async def _enter(self) -> None:
         """Enter the registry; waits while a key of another type stands where a part of it should be."""
@@ -149,41 +145,39 @@ class Instance:
         """
         if self._registered:
             return
-        await self._registry.register(self._namespace, self.lease, self._infos, self._traffic)
+        await self._registry.register(self._namespace, self.lease, self._infos, self.traffic)
         self._registered = True
         _report_registered(self._infos)
 
-    async def add(self, *infos: InstanceInfo) -> None:
-        """Serve further endpoints."""
-        self._infos += infos
+    async def announce(self, infos: Iterable[InstanceInfo]) -> None:
+        """Announce these endpoints in the place of all others; later, where it is not registered now.
+
+        Raises:
+            ServerUnavailableError: Redis cannot be reached; it gets them with the next renewal.
+        """
+        before, self._infos = self._infos, list(infos)
+        known, wanted = ({info.id for info in infos} for infos in (before, self._infos))
+        new = [info for info in self._infos if info.id not in known]
+        gone = [info for info in before if info.id not in wanted]
         if not self._registered:
-            await self.register()
             return
-        await self._registry.register(self._namespace, self.lease, infos)
-        _report_registered(infos)
-
-    async def replace(self, infos: list[InstanceInfo]) -> None:
-        """Announce these endpoints in the place of all others; where Redis is away, it gets them later."""
-        gone = [info for info in self._infos if info not in infos]
-        self._infos = list(infos)
-        if self._registered:
-            with contextlib.suppress(ServerUnavailableError):
-                await self._registry.register(self._namespace, self.lease, self._infos)
-            await self._withdraw(gone)
-
-    async def remove(self, *infos: InstanceInfo) -> None:
-        """Serve some endpoints no more; what waits for this instance alone, any other one may take."""
-        self._infos = [info for info in self._infos if info not in infos]
-        await self._withdraw(infos)
+        try:
+            if new:
+                await self._registry.register(self._namespace, self.lease, new)
+                _report_registered(new)
+        finally:
+            if gone:
+                await self._withdraw(gone)
 
     async def _withdraw(self, infos: Sequence[InstanceInfo]) -> None:
+        """Serve some endpoints no more; what waits for this instance alone, any other one may take."""
         with contextlib.suppress(DynamoError):
             await self._recovery.inherit([info.id for info in infos], self.lease)
             await self._registry.withdraw(self._namespace, self.lease, infos)
         for info in infos:
             event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
 
-    async def _renew(self) -> None:
+    async def _run(self) -> None:
         renewed = time.monotonic()
         while True:
             await asyncio.sleep(RENEW_EVERY)
@@ -194,7 +188,7 @@ class Instance:
                 if not await self._registry.renew(
                     self._namespace, self.lease, self._counter, infos, self._load()
                 ) and (self._registered or not infos):
-                    await self._registry.register(self._namespace, self.lease, infos, self._traffic)
+                    await self._registry.register(self._namespace, self.lease, infos, self.traffic)
                 if self._counter % _RECONCILE_EVERY == 0:
                     with contained("recovery", "what this instance owns"):
                         await self._reconcile()
@@ -240,12 +234,11 @@ class Instance:
 
     async def stop(self) -> None:
         """Give the lease back."""
-        if self._appearing is not None and not self._appearing.done():
+        if self._appearing is not None:
             self._appearing.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
+        held = self._task is not None
+        await super().stop()
+        if held:
             with contextlib.suppress(DynamoError):
                 await self._leave_queues()
                 await self._registry.revoke(self._namespace, self.lease)
