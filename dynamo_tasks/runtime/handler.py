@@ -10,7 +10,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.sdk import DynamoEndpoint
 from dynamo_tasks.sdk.context import current_context
-from dynamo_tasks.sdk.endpoints.calls import open_values
+from dynamo_tasks.sdk.endpoints.declared import open_values
 from dynamo_tasks.sdk.endpoints.payloads import Aggregate, new_aggregate
 
 __all__ = ["EndpointHandler"]

@@ -89,6 +89,8 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     ):
         self._prefix = prefix
         self._link = link
+        self.writes_on_loop = link is not None
+        """``True`` where results are written on the worker's own connection, without holding up its loop."""
         super().__init__(*args, **kwargs)
         if tls is not None:
             self.connparams |= {**tls.settings(), "connection_class": self.connection_class_ssl}
@@ -121,11 +123,6 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
         """The connection class that redis-py takes where the settings name none."""
         kind: type = self.redis.Connection
         return kind
-
-    @property
-    def writes_on_loop(self) -> bool:
-        """``True`` where results are written on the worker's own connection, without holding up its loop."""
-        return self._link is not None
 
     def _add_global_keyprefix(self) -> None:
         if not self._prefix:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any
 
-from dynamo_tasks.errors import EndpointError, RequestCancelledError
+from dynamo_tasks.errors import RequestCancelledError
+from dynamo_tasks.sdk.endpoints.declared import open_values
 from dynamo_tasks.sdk.endpoints.endpoint import DynamoEndpoint
 from dynamo_tasks.sdk.endpoints.payloads import give_plain, new_aggregate
 
 if TYPE_CHECKING:
-    import asyncio
-
     from dynamo_tasks.sdk.context import Context
     from dynamo_tasks.sdk.services.service import DynamoService
 
-__all__ = ["Call", "LocalClient", "LocalEndpoint", "named", "open_values"]
-
-_END = object()
+__all__ = ["Call", "LocalClient", "LocalEndpoint"]
 
 
 class Call:
@@ -83,96 +80,10 @@ class Call:
         await self._source.aclose()  # type: ignore[attr-defined]
 
 
-def open_values(endpoint: DynamoEndpoint, instance: object, payload: Any) -> AsyncIterator[Any]:
-    """Validate a request and start the endpoint; one that is no generator gives the one value it returns.
-
-    Raises:
-        InvalidRequestError: the request does not fit the endpoint's annotation.
-    """
-    request = endpoint.validate(payload) if endpoint.argument is not None else None
-    if endpoint.kind == "generator":
-        return _threaded(endpoint.call(instance, request))
-    if endpoint.kind == "async_gen":
-        source: AsyncIterator[Any] = endpoint.call(instance, request)
-        return source
-    return _once(endpoint, instance, request)
-
-
-async def _once(endpoint: DynamoEndpoint, instance: object, request: Any) -> AsyncIterator[Any]:
-    if endpoint.kind == "coroutine":
-        yield await endpoint.call(instance, request)
-    else:
-        import asyncio  # not needed to declare services: keeps the import of the sdk light
-
-        step = asyncio.ensure_future(asyncio.to_thread(_guarded, endpoint.call, instance, request))
-        try:
-            value = await asyncio.shield(step)
-        finally:
-            _leave(step)
-        yield value
-
-
 async def _nothing() -> AsyncIterator[Any]:
     nothing: tuple[Any, ...] = ()
     for value in nothing:
         yield value
-
-
-def named(exc: BaseException) -> str:
-    """Kind and text of an exception."""
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-
-
-def _guarded(function: Callable[..., Any], *args: Any) -> Any:
-    """Call user code in a thread; some exceptions must not come out of it as they are."""
-    try:
-        return function(*args)
-    except (SystemExit, KeyboardInterrupt) as exc:
-        # It would end the event loop, and with it all requests beside this one.
-        raise EndpointError(f"the endpoint raised {named(exc)}") from exc
-    except StopIteration as exc:
-        # No future can hold it: a caller that waits would wait for ever.
-        raise EndpointError("the endpoint raised StopIteration") from exc
-
-
-async def _threaded(values: Iterator[Any]) -> AsyncIterator[Any]:
-    """Iterate over a plain generator without blocking the loop."""
-    import asyncio
-
-    step: asyncio.Future[Any] | None = None
-    try:
-        while True:
-            step = asyncio.ensure_future(asyncio.to_thread(_guarded, next, values, _END))
-            value = await asyncio.shield(step)
-            if value is _END:
-                return
-            yield value
-    finally:
-        # a thread cannot be interrupted: the generator is closed after the step that runs
-        if step is not None and not step.done():
-            step.add_done_callback(lambda done: _close(values, done))
-            _leave(step)
-        else:
-            _close(values, step)
-
-
-def _leave(step: asyncio.Future[Any]) -> None:
-    """Leave a thread that nobody waits for any more; while it runs on, the request's slot stays taken."""
-    # Not needed to declare services: keeps the import of the sdk light.
-    from dynamo_tasks.sdk.context import current_context
-
-    context = current_context()
-    if step.done():
-        return
-    step.add_done_callback(lambda done: done.cancelled() or done.exception())
-    if context is not None:
-        context.left_behind(step)
-
-
-def _close(values: Any, step: asyncio.Future[Any] | None) -> None:
-    if step is not None and not step.cancelled():
-        step.exception()  # taken note of: nobody waits for it any more
-    values.close()
 
 
 class LocalEndpoint:
