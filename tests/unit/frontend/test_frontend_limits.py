@@ -10,6 +10,7 @@ import pytest
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.bodies import MAX_DEPTH, decode_object
 from dynamo_tasks.protocol.http.openai import MAX_MESSAGES, ChatRequest, parse_request
+from tests.support.promises import in_time
 
 USER = {"role": "user", "content": "hi"}
 HUGE = "x" * 3_000_000
@@ -67,6 +68,10 @@ def test_many_brackets_that_are_not_deep_are_fine() -> None:
 
 def test_unknown_fields_of_any_size_cost_nothing() -> None:
     """Similar names are looked for among short ones only: comparing a long one takes seconds."""
-    began = time.process_time()
-    parse_request(ChatRequest, chat(**{HUGE: 1}))
-    assert time.process_time() - began < 0.5
+
+    def seconds() -> float:
+        began = time.process_time()
+        parse_request(ChatRequest, chat(**{HUGE: 1}))
+        return time.process_time() - began
+
+    in_time(seconds, 0.5)

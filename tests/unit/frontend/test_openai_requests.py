@@ -16,6 +16,7 @@ from dynamo_tasks.protocol.http.openai import (
     EmbeddingRequest,
     parse_request,
 )
+from tests.support.promises import in_time
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -152,9 +153,13 @@ def test_unknown_fields_are_ignored_and_do_not_reach_the_engine() -> None:
 
 def test_very_many_unknown_fields_cost_little() -> None:
     body = {"model": "tiny", "messages": MESSAGES} | {f"x{number}_maximum_y": 1 for number in range(20_000)}
-    started = time.perf_counter()
-    parse_request(ChatRequest, body)
-    assert time.perf_counter() - started < 1
+
+    def seconds() -> float:
+        started = time.perf_counter()
+        parse_request(ChatRequest, body)
+        return time.perf_counter() - started
+
+    in_time(seconds, 1)
 
 
 def test_the_engine_gets_what_is_asked_of_it() -> None:
