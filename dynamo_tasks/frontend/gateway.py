@@ -14,6 +14,7 @@ from dynamo_tasks.protocol.events import ErrorInfo, Event, EventId
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.states import State
 
 __all__ = ["EventStream", "Gateway", "RequestInfo", "ServedModel", "Submission"]
@@ -40,34 +41,20 @@ class Submission(Struct):
         endpoint: Who shall run it.
         payload: Its one argument, as :meth:`Gateway.prepare` made it.
         request_id: A new id (the Celery task id).
+        options: Of the request.
         render: How to render its stream (an encoded ``Render``), kept with the record.
-        tenant: The scope of idempotency keys.
         owner_key: Hash of the API key; only the same key may read or cancel the request. Empty = anyone.
-        idempotency_key: The same key gives the same request.
-        background: Never cancelled for want of a reader.
-        abandon_after: Seconds without a reader after which it is cancelled; ``None`` = the default.
-        deadline: Seconds from now until it must have ended.
-        priority: 0 (first) to 9.
-        retention: Seconds for which the finished stream is kept; ``None`` = the default.
         headers: Of the trace that the HTTP request belongs to.
-        weight: Of the API key, see :class:`~dynamo_tasks.protocol.http.limits.KeyLimits`.
         size: Bytes of the body that it came in.
     """
 
     endpoint: EndpointId
     payload: dict[str, Any]
     request_id: str
+    options: RequestOptions
     render: bytes | None = None
-    tenant: str = ""
     owner_key: str = ""
-    idempotency_key: str | None = None
-    background: bool = False
-    abandon_after: float | None = None
-    deadline: float | None = None
-    priority: int = 0
-    retention: float | None = None
     headers: dict[str, str] = {}
-    weight: float = 1.0
     size: int = 0
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import msgspec
@@ -18,14 +17,14 @@ from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.broker.envelope import build, digest, submit_span
+from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.components.remote_call import submit
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.store.ledger.notifications import tell_rejected
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
-from dynamo_tasks.store.ledger.submission import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.ledger.submission import NewRequest
 from dynamo_tasks.store.redis.connection import in_time
 from dynamo_tasks.store.streams.at_rest import decode_row
 from dynamo_tasks.store.streams.subscription import Subscription
@@ -138,34 +137,18 @@ class RuntimeGateway:
         return submission.endpoint, submission.payload
 
     def _new_request(self, submission: Submission, endpoint: EndpointId, payload: Any) -> NewRequest:
-        message, body = build(
+        return build_request(
             endpoint,
             submission.request_id,
             payload,
+            submission.options,
             queue=endpoint.queue,
-            priority=submission.priority,
-            more=submission.headers,
-        )
-        key = submission.idempotency_key or ""
-        return NewRequest(
-            id=submission.request_id,
-            endpoint=endpoint,
-            queue=self._runtime.client.store.prefix + endpoint.queue,
-            message=message,
-            priority=submission.priority,
-            deadline=time.time() + submission.deadline if submission.deadline else 0.0,
+            prefix=self._runtime.client.store.prefix,
+            headers=submission.headers,
             render=submission.render or b"",
             owner_key=submission.owner_key,
-            tenant=submission.tenant,
-            weight=submission.weight,
-            background=submission.background,
-            abandon_after=ABANDON_AFTER if submission.abandon_after is None else submission.abandon_after,
-            retention=submission.retention,
-            ignore_result=True,
             # Behind a Processor or Router of its own, the Worker's queue is what fills up.
             through=() if endpoint == submission.endpoint else (submission.endpoint.component,),
-            idempotency_key=key,
-            digest=digest(endpoint, body) if key else "",
         )
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:

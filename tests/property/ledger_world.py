@@ -14,7 +14,7 @@ import redis
 
 from dynamo_tasks.errors import IdempotencyConflictError
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.store.ledger.ledger import Ledger, NewRequest
+from dynamo_tasks.store.ledger.ledger import Ledger
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.server import Store
@@ -22,6 +22,7 @@ from dynamo_tasks.store.registry import Registry
 from tests.property.ledger_invariants import Dump, History, check, read_dump
 from tests.property.ledger_parts import CLOCK, START, Instance, clock
 from tests.support.records import by_word
+from tests.support.streams import new_request
 
 __all__ = ["World"]
 
@@ -61,7 +62,7 @@ class World:
 
     async def submit(self, request_id: str, endpoint: EndpointId, **more: Any) -> str | None:
         """Queue a request; the id that stands for it, ``None`` if the key belongs to another payload."""
-        new = NewRequest(
+        new = new_request(
             id=request_id, endpoint=endpoint, queue=endpoint.queue, message=self.message(request_id, endpoint), **more
         )  # fmt: skip
         known = await self.record(request_id)
@@ -70,7 +71,7 @@ class World:
         except IdempotencyConflictError:
             return None
         if not known and stands == request_id:
-            self.history.submitted(request_id, keeps=not new.ignore_result, read=bool(new.reader))
+            self.history.submitted(request_id, keeps=not new.options.ignore_result, read=bool(new.reader))
         elif new.reader and stands == request_id:
             self.history.read.add(request_id)
         return stands

@@ -61,9 +61,9 @@ _EDITS: list[tuple[str, str, str]] = [
     ),
     (
         "services/gateway.py",
-        "            id=submission.request_id,\n            endpoint",
-        "            id=submission.request_id,\n"
-        f"            needs=2 if submission.priority == {NEWER_PRIORITY} else 1,\n            endpoint",
+        "            owner_key=submission.owner_key,\n",
+        "            owner_key=submission.owner_key,\n"
+        f"            needs=2 if submission.options.priority == {NEWER_PRIORITY} else 1,\n",
     ),
 ]
 

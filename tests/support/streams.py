@@ -14,6 +14,7 @@ import msgspec
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
 from dynamo_tasks.store.ledger.submission import NewRequest
@@ -26,7 +27,17 @@ from dynamo_tasks.store.streams.subscription import Subscription
 from dynamo_tasks.store.streams.writer import Writer
 from tests.support.records import field
 
-__all__ = ["Client", "Owner", "Place", "ask_again", "eventually", "on_loop", "read_to_end", "values"]
+__all__ = [
+    "Client",
+    "Owner",
+    "Place",
+    "ask_again",
+    "eventually",
+    "new_request",
+    "on_loop",
+    "read_to_end",
+    "values",
+]
 
 DONE = End(State.SUCCEEDED, "stop")
 
@@ -43,6 +54,12 @@ def on_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
         asyncio.run(bounded())
 
     return run
+
+
+def new_request(**given: Any) -> NewRequest:
+    """A request; its options may be given beside what else it has."""
+    options = {name: given.pop(name) for name in RequestOptions.__struct_fields__ if name in given}
+    return NewRequest(options=RequestOptions(**options), **given)
 
 
 async def eventually(check: Callable[[], Any], timeout: float = 10.0, what: str = "") -> Any:
@@ -201,7 +218,7 @@ class Place:
 
     def new(self, request_id: str | None = None, **options: Any) -> NewRequest:
         known: dict[str, Any] = {"message": b"message", "ignore_result": True}
-        return NewRequest(
+        return new_request(
             id=request_id or uuid.uuid4().hex, endpoint=self.endpoint, queue=self.queue, **(known | options)
         )
 

@@ -13,6 +13,7 @@ from dynamo_tasks.engines.text.template import render_chat
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.bodies import resolve_aliases
+from dynamo_tasks.protocol.http.openai import OPTIONS
 from dynamo_tasks.protocol.instances import ModelCard
 
 __all__ = ["EXTRAS", "check_length", "parse_embed", "parse_generate", "prompt_ids"]
@@ -57,10 +58,8 @@ Other values go into ``GenerateRequest.extra``; an engine refuses those that are
 
 _ELSEWHERE = frozenset(
     {
-        "abandon_after",
         "add_generation_prompt",
         "audio",
-        "background",
         "chat",
         "chat_template_kwargs",
         "deadline",
@@ -74,16 +73,15 @@ _ELSEWHERE = frozenset(
         "prompt_cache_key",
         "reasoning_effort",
         "request_id",
-        "retention",
         "safety_identifier",
         "service_tier",
         "store",
         "stream",
         "stream_options",
-        "timeout",
         "top_logprobs",
         "user",
         "verbosity",
+        *OPTIONS,
     }
 )
 """Fields that other layers read, or that change nothing that an engine does."""

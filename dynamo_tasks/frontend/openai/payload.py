@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from dynamo_tasks.protocol.http.openai import (
+    OPTIONS,
     CompletionRequest,
     GenerationRequest,
     OpenAIRequest,
@@ -15,12 +16,9 @@ from dynamo_tasks.protocol.http.openai import (
 __all__ = ["engine_body"]
 
 # Read by the frontend, of no interest to an engine.
-_TRANSPORT = frozenset(
-    {
-        "stream", "stream_options", "user", "timeout", "background", "abandon_after", "retention",
-        "encoding_format", "max_completion_tokens",
-    }
-)  # fmt: skip
+_TRANSPORT = {"stream", "stream_options", "user", "encoding_format", "max_completion_tokens", *OPTIONS} - {
+    "priority"  # an engine may schedule by it, too
+}
 # Saying what holds anyway asks nothing of an engine, and many SDKs always say it.
 _NEUTRAL: dict[str, Any] = {
     "n": 1,

@@ -36,6 +36,7 @@ from dynamo_tasks.protocol.http.openai import (
     OpenAIRequest,
     parse_request,
 )
+from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 
 __all__ = ["IDEMPOTENCY_HEADER", "TIMEOUT_HEADER", "OpenAIAPI"]
@@ -98,9 +99,6 @@ class OpenAIAPI:
             assert isinstance(asked, GenerationRequest)
             render = _render(api, call, asked)
             submission.render = render.encode()
-            submission.background = bool(asked.background)
-            submission.abandon_after = self._settings.check("abandon_after", asked.abandon_after)
-            submission.retention = self._settings.check("retention", asked.retention)
             stream = await self._submit(api, submission, call)
         return self._answer(api, asked, stream, render, call)
 
@@ -188,13 +186,24 @@ class OpenAIAPI:
             endpoint=model.endpoints[_OPERATIONS[api]],
             payload=payload,
             request_id=call.request_id,
-            tenant=call.owner_key,
+            options=self._options(asked, call, request),
             owner_key=call.owner_key,
-            idempotency_key=_idempotency_key(request),
-            deadline=self._settings.check("timeout", asked.timeout or _timeout(request)),
-            priority=asked.priority or 0,
-            weight=call.limits.weight,
             headers={name: request.headers[name] for name in TRACE_HEADERS if name in request.headers},
+        )
+
+    def _options(self, asked: OpenAIRequest, call: Call, request: Request) -> RequestOptions:
+        chosen = asked.options()
+        if "timeout" not in chosen:
+            chosen |= _timeout(request)
+        self._settings.check(chosen)
+        timeout = chosen.pop("timeout", None)
+        return RequestOptions(
+            deadline=time.time() + timeout if timeout else 0.0,
+            ignore_result=True,
+            idempotency_key=_idempotency_key(request),
+            tenant=call.owner_key,
+            weight=call.limits.weight,
+            **chosen,
         )
 
 
@@ -236,11 +245,11 @@ def _unknown(name: str, served: dict[str, ServedModel]) -> UnknownModelError | N
     return UnknownModelError(f"model {name!r} is not served; served models: {known}", param="model")
 
 
-def _timeout(request: Request) -> float | None:
-    """Seconds by which the request must have ended, for clients that can't put ``timeout`` into the body."""
+def _timeout(request: Request) -> dict[str, float]:
+    """The header of clients that can't put ``timeout`` into the body, as if they had."""
     text = request.headers.get(TIMEOUT_HEADER)
     if text is None:
-        return None
+        return {}
     try:
         seconds = float(text)
     except ValueError:
@@ -250,12 +259,14 @@ def _timeout(request: Request) -> float | None:
             f"the header X-Request-Timeout must be a number of seconds above 0, not {text!r:.60}",
             param=TIMEOUT_HEADER,
         )
-    return seconds
+    return {"timeout": seconds}
 
 
-def _idempotency_key(request: Request) -> str | None:
-    key = request.headers.get(IDEMPOTENCY_HEADER)
-    if key is not None and not 0 < len(key) <= _IDEMPOTENCY_LIMIT:
+def _idempotency_key(request: Request) -> str:
+    key: str | None = request.headers.get(IDEMPOTENCY_HEADER)
+    if key is None:
+        return ""
+    if not 0 < len(key) <= _IDEMPOTENCY_LIMIT:
         raise InvalidRequestError(
             f"the header Idempotency-Key must have 1 to {_IDEMPOTENCY_LIMIT} characters, not {len(key)}",
             param=IDEMPOTENCY_HEADER,

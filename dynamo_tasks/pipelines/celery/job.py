@@ -21,7 +21,8 @@ from dynamo_tasks.pipelines.graph.operators import DeadLetter
 from dynamo_tasks.pipelines.plans import signed
 from dynamo_tasks.pipelines.plans.plan import COMPONENT, Plan
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.broker.envelope import build
+from dynamo_tasks.protocol.options import RequestOptions
+from dynamo_tasks.queue.broker.envelope import build_request
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.jobs import Jobs
 from dynamo_tasks.store.ledger.submission import NewRequest
@@ -62,11 +63,9 @@ async def launch(plan: Plan, remote: Remote) -> None:
 def _request(plan: Plan, prefix: str, endpoint: str, what: str, payload: Any) -> NewRequest:
     where = EndpointId(plan.namespace, COMPONENT, endpoint)
     request_id = plan.request_id(what)
-    message, _ = build(where, request_id, msgspec.to_builtins(payload), queue=where.queue)
-    return NewRequest(
-        id=request_id, endpoint=where, queue=f"{prefix}{where.queue}", message=message, background=True,
-        ignore_result=True,
-    )  # fmt: skip
+    options = RequestOptions(background=True, ignore_result=True)
+    built = msgspec.to_builtins(payload)
+    return build_request(where, request_id, built, options, queue=where.queue, prefix=prefix)
 
 
 class RemoteJob(Job):

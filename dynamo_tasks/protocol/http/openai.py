@@ -1,7 +1,7 @@
 """Requests of the OpenAI API, checked strictly.
 
 The fields are those of OpenAI's chat completions, completions and embeddings, vLLM's sampling extensions,
-and ours: ``background``, ``abandon_after``, ``timeout``, ``retention`` (seconds). What a client asks of the
+and those of a request's options that clients may choose (:data:`OPTIONS`). What a client asks of the
 engine travels on as the payload; an engine refuses what it cannot do. A field that only other servers know is taken
 under its name here or ignored (:mod:`dynamo_tasks.protocol.http.bodies`); so is one that nobody knows, unless it
 looks like a misspelt known one.
@@ -17,12 +17,14 @@ from msgspec import Meta, Struct
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.bodies import PASSED, resolve_aliases, similar
+from dynamo_tasks.protocol.options import Priority, RequestOptions, Seconds
 
 __all__ = [
     "MAX_CHOICES",
     "MAX_INPUTS",
     "MAX_MESSAGES",
     "MAX_STOPS",
+    "OPTIONS",
     "ROLES",
     "ChatRequest",
     "CompletionRequest",
@@ -52,7 +54,6 @@ _MAY_BE_SILENT = ("assistant", "function")
 _INT32 = 2**31 - 1
 _Count = Annotated[int, Meta(ge=1, le=_INT32)]
 _NotNegative = Annotated[int, Meta(ge=0, le=_INT32)]
-_Seconds = Annotated[float, Meta(ge=0, le=10**9)]
 _Positive = Annotated[float, Meta(gt=0, le=10**9)]
 _Penalty = Annotated[float, Meta(ge=-2, le=2)]
 _Share = Annotated[float, Meta(ge=0, le=1)]
@@ -96,22 +97,22 @@ class OpenAIRequest(Struct, kw_only=True):
     Attributes:
         model: A served model name.
         timeout: Seconds from now until the request's deadline.
-        priority: 0 (first) to 9.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     user: Annotated[str, Meta(max_length=512)] | None = None
     timeout: _Positive | None = None
-    priority: Annotated[int, Meta(ge=0, le=9)] | None = None
+    priority: Priority | None = None
+
+    def options(self) -> dict[str, Any]:
+        """The :data:`OPTIONS` that it names."""
+        return {name: value for name in OPTIONS if (value := getattr(self, name, None)) is not None}
 
 
 class GenerationRequest(OpenAIRequest, kw_only=True):
     """The fields that chat completions and completions share.
 
-    Attributes:
-        background: Run on without a reader; without ``stream`` the answer is 202 with the request's id.
-        abandon_after: Seconds after which a request without a reader is cancelled.
-        retention: Seconds for which the finished stream is kept.
+    ``background`` without ``stream`` is answered with 202 and the request's id.
     """
 
     stream: bool | None = None
@@ -133,8 +134,8 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
     logit_bias: Annotated[dict[_Name, _Bias], Meta(max_length=1024)] | None = None
     cache_salt: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
     background: bool | None = None
-    abandon_after: _Seconds | None = None
-    retention: _Seconds | None = None
+    abandon_after: Seconds | None = None
+    retention: Seconds | None = None
 
     @property
     def limit(self) -> int | None:
@@ -145,6 +146,13 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
     def include_usage(self) -> bool:
         """``True`` if the stream ends with a usage chunk."""
         return bool(self.stream_options and self.stream_options.include_usage)
+
+
+OPTIONS = (
+    "timeout",
+    *(name for name in RequestOptions.__struct_fields__ if hasattr(GenerationRequest, name)),
+)
+"""Fields that are options of the request; ``timeout`` makes its deadline."""
 
 
 class ChatRequest(GenerationRequest, kw_only=True):

@@ -175,7 +175,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def _inbox_of(self, request: Any) -> bytes | str:
         """The channel of the client that made a call; '' where it waits for none."""
         header = request.get(HEADER) if hasattr(request, "get") else None
-        name = persisted(header).get("re")
+        name = persisted(header).get("inbox")
         return self.get_key_for_task(name) if is_inbox(name) else ""
 
     def decode(self, payload: Any) -> Any:

@@ -14,26 +14,26 @@ import reprlib
 import socket
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 import msgspec
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.observe import tracing
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.versions import PROTOCOL
-from dynamo_tasks.store.ledger.submission import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.ledger.submission import NewRequest
 
 __all__ = [
     "EMBED",
     "HEADER",
     "OWN_HEADERS",
-    "CallOptions",
-    "build",
+    "CallHeader",
     "build_envelope",
+    "build_request",
     "check_call",
     "digest",
-    "new_request",
     "persisted",
     "release_of",
     "request_of",
@@ -58,50 +58,31 @@ OWN_HEADERS = _HEADERS.keys()
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 
-class CallOptions(msgspec.Struct, omit_defaults=True):
-    """Options of one call; JSON in the ``dynamo`` header.
+class CallHeader(msgspec.Struct, kw_only=True, omit_defaults=True):
+    """The ``dynamo`` header of a call on its way to the ledger; :func:`persisted` says what a message keeps of it.
 
     Attributes:
-        v: Protocol version of the writer.
-        rd: Channel of the client process that reads from the start.
-        dl: Deadline, Unix seconds.
-        bg: Runs on without a reader.
-        ab: Seconds after which a request that nobody reads any more is cancelled.
-        rt: Retention of its stream, seconds.
-        ik: Idempotency key.
-        tn: Tenant.
-        tw: Its share of a component that is not enough for all.
-        mq: Limit of the queue.
-        nm: The caller has named the id: it stands for this payload alone.
-        rel: ``[lease hex, epoch]`` of the attempt that this message is a retry of.
-        re: Inbox to which the result is published as well: see :mod:`dynamo_tasks.queue.broker.replies`.
+        options: Of the call.
+        named: The caller has named the id: it stands for this payload alone.
+        release: ``[lease hex, epoch]`` of the attempt that this message is a retry of.
+        inbox: Where the result is published as well: see :mod:`dynamo_tasks.queue.broker.replies`.
     """
 
-    v: int = PROTOCOL
-    rd: str = ""
-    dl: float = 0.0
-    bg: bool = False
-    ab: float = ABANDON_AFTER
-    rt: float | None = None
-    ik: str = ""
-    tn: str = ""
-    tw: Annotated[float, msgspec.Meta(ge=0.001, le=1000)] = 1.0
-    mq: int = 0
-    nm: bool = False
-    rel: tuple[str, int] | None = None
-    re: str = ""
+    options: RequestOptions = msgspec.field(default_factory=RequestOptions)
+    named: bool = False
+    release: tuple[str, int] | None = None
+    inbox: str = ""
 
-    def header(self) -> dict[str, Any]:
-        """The value of the header."""
-        fields: dict[str, Any] = msgspec.to_builtins(self)
-        return {"v": PROTOCOL} | fields
+    def encoded(self) -> dict[str, Any]:
+        """The value of the header, with the protocol version of its writer."""
+        return {"v": PROTOCOL, **msgspec.to_builtins(self)}
 
 
 def persisted(header: Any) -> dict[str, Any]:
     """Return the part of the header that a message keeps once the ledger has it."""
     kept: dict[str, Any] = {"v": PROTOCOL}
-    if isinstance(header, dict) and header.get("re"):
-        kept["re"] = header["re"]
+    if isinstance(header, dict) and header.get("inbox"):
+        kept["inbox"] = header["inbox"]
     return kept
 
 
@@ -119,60 +100,58 @@ def submit_span(
     return span
 
 
-def digest(endpoint: EndpointId, body: bytes) -> str:
-    """Hash endpoint and body: calls with one idempotency key are the same if these are."""
+def digest(endpoint: EndpointId, body: bytes, options: RequestOptions, *, named: bool = False) -> str:
+    """Hash endpoint and body of a call whose id or idempotency key stands for them; empty where neither does."""
+    if not (named or options.idempotency_key):
+        return ""
     return hashlib.blake2b(f"{endpoint} ".encode() + body, digest_size=16).hexdigest()
 
 
-def build(
+def build_request(
     endpoint: EndpointId,
     request_id: str,
     payload: Any,
+    options: RequestOptions,
     *,
     queue: str,
-    priority: int = 0,
-    ignore_result: bool = True,
-    more: Mapping[str, str] | None = None,
-) -> tuple[bytes, bytes]:
-    """The message of a call as a frontend makes it, and its encoded body. No Celery object is involved.
+    prefix: str,
+    headers: Mapping[str, str] | None = None,
+    **more: Any,
+) -> NewRequest:
+    """A request with its message, for those that are no Celery application. No Celery object is involved.
 
     Args:
         endpoint: Whom to call.
         request_id: Celery task id.
         payload: The one argument; JSON.
+        options: Of the request.
         queue: Name of the queue.
-        priority: 0..9, 0 first.
-        ignore_result: Keep nothing in Celery's result backend.
-        more: Further headers, e.g. of a trace.
+        prefix: Of the queue's Redis key.
+        headers: Further ones, e.g. of a trace.
+        **more: What else :class:`NewRequest` has.
     """
     body = _json([[payload], {}, EMBED])
-    message = build_envelope(
-        endpoint,
-        request_id,
-        body,
-        queue=queue,
-        priority=priority,
-        ignore_result=ignore_result,
-        more=more or {},
-    )
-    return message, body
+    message = build_envelope(endpoint, request_id, body, options, queue=queue, more=headers or {})
+    return NewRequest(
+        id=request_id, endpoint=endpoint, queue=prefix + queue, message=message, options=options,
+        digest=digest(endpoint, body, options), **more,
+    )  # fmt: skip
 
 
 def build_envelope(
     endpoint: EndpointId,
     request_id: str,
     body: bytes,
+    options: RequestOptions,
     *,
     queue: str,
-    priority: int = 0,
-    ignore_result: bool = True,
     reply_to: str = "",
     more: Mapping[str, Any],
 ) -> bytes:
-    """The message around an encoded body; see :func:`build`."""
+    """The message around an encoded body, as kombu's transport would have made it."""
     headers = {
         **_HEADERS, "task": str(endpoint), "id": request_id, "root_id": request_id,
-        "ignore_result": ignore_result, **more,
+        "ignore_result": options.ignore_result, **more,
     }  # fmt: skip
     message = {
         "body": body.decode(),
@@ -180,7 +159,8 @@ def build_envelope(
         "content-type": "application/json",
         "headers": headers,
         "properties": {
-            "correlation_id": request_id, "reply_to": reply_to, "delivery_mode": 2, "priority": priority,
+            "correlation_id": request_id, "reply_to": reply_to, "delivery_mode": 2,
+            "priority": options.priority,
             "delivery_info": {"exchange": "", "routing_key": queue}, "body_encoding": None,
             "delivery_tag": request_id,
         },
@@ -231,13 +211,16 @@ def request_of(
         dumps: kombu's JSON encoder.
     """
     headers = message["headers"]
-    options = msgspec.convert(headers[HEADER], CallOptions)
-    not_before, headers["eta"] = _timestamp(headers.get("eta")), None
+    call = msgspec.convert(headers[HEADER], CallHeader)
+    options = call.options
+    options.priority, options.ignore_result = priority, bool(headers.get("ignore_result"))
+    options.expires, options.not_before = _timestamp(headers.get("expires")), _timestamp(headers.get("eta"))
+    headers["eta"] = None
     headers[HEADER] = persisted(headers[HEADER])
-    return new_request(
-        EndpointId.parse(headers["task"]), headers["id"], dumps(message).encode(), _plain_body(message), options,
-        queue=queue_key, priority=priority, not_before=not_before, expires=_timestamp(headers.get("expires")),
-        ignore_result=bool(headers.get("ignore_result")),
+    endpoint = EndpointId.parse(headers["task"])
+    return NewRequest(
+        id=headers["id"], endpoint=endpoint, queue=queue_key, message=dumps(message).encode(), options=options,
+        digest=digest(endpoint, _plain_body(message), options, named=call.named),
     )  # fmt: skip
 
 
@@ -247,31 +230,10 @@ def _plain_body(message: dict[str, Any]) -> bytes:
     return base64.b64decode(body) if message["properties"].get("body_encoding") == "base64" else body
 
 
-def new_request(
-    endpoint: EndpointId, request_id: str, message: bytes, body: bytes, options: CallOptions, **more: Any
-) -> NewRequest:
-    """The ledger record of a call.
-
-    Args:
-        endpoint: Whom to call.
-        request_id: Celery task id.
-        message: As a worker gets it.
-        body: What is in the message, for the idempotency key.
-        options: Of the call.
-        **more: What else :class:`NewRequest` has.
-    """
-    return NewRequest(
-        id=request_id, endpoint=endpoint, message=message, deadline=options.dl, reader=options.rd, tenant=options.tn,
-        weight=options.tw, background=options.bg, abandon_after=options.ab, retention=options.rt,
-        max_queue=options.mq, idempotency_key=options.ik,
-        digest=digest(endpoint, body) if options.ik or options.nm else "", **more,
-    )  # fmt: skip
-
-
 def release_of(message: dict[str, Any], dumps: Callable[[Any], str]) -> dict[str, Any]:
     """Arguments of :meth:`SyncLedger.release` for a retry message."""
     headers = message["headers"]
-    lease, epoch = headers[HEADER]["rel"]
+    lease, epoch = headers[HEADER]["release"]
     not_before, headers["eta"] = _timestamp(headers.get("eta")), None
     headers[HEADER] = persisted(headers[HEADER])
     return {

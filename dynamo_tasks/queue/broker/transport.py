@@ -150,7 +150,7 @@ class Channel(CheckedChannel):
             return
         priority = self._get_message_priority(message, reverse=False)
         key = f"{self.global_keyprefix}{queue}"
-        if "rel" in header:
+        if "release" in header:
             self.ledger.release(**release_of(message, dumps))
         else:
             submitted_as.set(self.ledger.submit(request_of(message, key, self.priority(priority), dumps)))

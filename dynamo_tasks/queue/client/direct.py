@@ -27,9 +27,9 @@ from dynamo_tasks.queue.broker.envelope import (
     EMBED,
     HEADER,
     OWN_HEADERS,
-    CallOptions,
+    CallHeader,
     build_envelope,
-    new_request,
+    digest,
     persisted,
 )
 from dynamo_tasks.store.ledger.submission import NewRequest
@@ -48,7 +48,7 @@ def publish(
     args: Any,
     result: Any,
     options: Mapping[str, Any],
-    call: CallOptions,
+    call: CallHeader,
     headers: Mapping[str, Any],
     *,
     is_new: bool,
@@ -87,10 +87,10 @@ def publish(
     try:
         more = {**headers, "argsrepr": options["argsrepr"]}
         if inbox:
-            more[HEADER] = persisted({"re": inbox})
+            more[HEADER] = persisted({"inbox": inbox})
+        call.options.ignore_result = bool(task.ignore_result)
         message = build_envelope(
-            task.endpoint, result.id, body, queue=task.endpoint.queue, ignore_result=bool(task.ignore_result),
-            reply_to=app.thread_oid, more=more,
+            task.endpoint, result.id, body, call.options, queue=task.endpoint.queue, reply_to=app.thread_oid, more=more
         )  # fmt: skip
         known = _submitted(task, result.id, message, body, call)
     finally:
@@ -141,13 +141,14 @@ def _kept(ways: deque[CachedChannel]) -> CachedChannel | None:
 
 
 def _over(
-    way: CachedChannel, task: Any, task_id: str, message: bytes, body: bytes, call: CallOptions
+    way: CachedChannel, task: Any, task_id: str, message: bytes, body: bytes, call: CallHeader
 ) -> str | None:
     connection, channel = way.connection, way.channel
     try:
-        new = new_request(
-            task.endpoint, task_id, message, body, call, queue=f"{channel.global_keyprefix}{task.endpoint.queue}",
-            priority=channel.priority(0), ignore_result=bool(task.ignore_result),
+        new = NewRequest(
+            id=task_id, endpoint=task.endpoint, queue=f"{channel.global_keyprefix}{task.endpoint.queue}",
+            message=message, options=call.options,
+            digest=digest(task.endpoint, body, call.options, named=call.named),
         )  # fmt: skip
         return submit(channel, new)
     except NoAnswer as exc:

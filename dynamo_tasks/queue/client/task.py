@@ -16,9 +16,10 @@ from celery.utils import uuid
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.queue.broker.envelope import (
     HEADER,
-    CallOptions,
+    CallHeader,
     check_call,
     persisted,
     short_repr,
@@ -40,20 +41,18 @@ from dynamo_tasks.sdk.endpoints.payloads import plain_request
 
 __all__ = ["EndpointTask", "make_task"]
 
-_OPTIONS = {
-    "deadline": "dl", "background": "bg", "abandon_after": "ab", "retention": "rt",
-    "idempotency_key": "ik", "tenant": "tn", "weight": "tw", "reader": "rd", "max_queue": "mq",
-}  # fmt: skip
+_CELERYS = {"priority", "not_before", "expires", "ignore_result"}
+"""Options that Celery has as well: the message says them, and the transport reads them there."""
+_OURS = tuple(name for name in RequestOptions.__struct_fields__ if name not in _CELERYS)
 _releasing: ContextVar[tuple[str, int] | None] = ContextVar("dynamo_releasing", default=None)
 
 
 class EndpointTask(Task):  # type: ignore[misc]
     """A task whose body is an endpoint of the service that the worker hosts.
 
-    ``apply_async`` takes these options besides Celery's own: ``deadline`` (seconds from now by which it must
-    have ended), ``background`` (runs on when its last reader leaves), ``abandon_after`` (seconds), ``retention``
-    (of its stream, seconds), ``idempotency_key``, ``tenant`` (whose turn it is: docs/overload.md; by default that
-    of the calling endpoint's request), ``weight`` (the tenant's share, 1 by default), ``max_queue``.
+    ``apply_async`` takes, besides Celery's own options, those of
+    :class:`~dynamo_tasks.protocol.options.RequestOptions` that Celery does not have. ``deadline`` is in seconds from
+    now; tenant and weight are by default those of the calling endpoint's request, ``max_queue`` is the component's.
     """
 
     abstract = True
@@ -212,22 +211,15 @@ class EndpointTask(Task):  # type: ignore[misc]
         check_call(task_id, options)
         if self.app.conf.task_always_eager:
             return self._apply_here(args, kwargs, task_id, options)
-        call = {short: options.pop(name) for name, short in _OPTIONS.items() if options.get(name) is not None}
-        if "dl" in call:
-            call["dl"] = self.app.now().timestamp() + float(call["dl"])
         self.app.server_url  # noqa: B018 - found, or refused in one line
-        call = {"mq": self._max_queue(), "nm": bool(task_id)} | call
         context = current_context()
-        if context is not None and context.tenant:
-            call = {"tn": context.tenant, "tw": context.weight} | call
-        header = _convert(call)
+        header = CallHeader(options=self._options(options, context), named=bool(task_id))
         if options.get("argsrepr") is None:
             options["argsrepr"] = short_repr(args)
         released = _releasing.get()
         if released is not None and options.get("retries"):
-            header = msgspec.structs.replace(
-                header, rel=released, re=persisted(self.request.get(HEADER)).get("re", "")
-            )
+            header.release = released
+            header.inbox = persisted(self.request.get(HEADER)).get("inbox", "")
         trace = context.child_headers() if context is not None else {}
         headers = {**trace, **(options.pop("headers", None) or {})}
         is_new, task_id = not task_id, task_id or uuid()
@@ -245,8 +237,26 @@ class EndpointTask(Task):  # type: ignore[misc]
                 return result
             if not (options.get("queue") or options.get("routing_key")):
                 options["queue"] = self.app.queue_for(self.endpoint)
-            options["headers"] = {**headers, HEADER: header.header()}
+            options["headers"] = {**headers, HEADER: header.encoded()}
             return self._publish(args, kwargs, task_id, options)
+
+    def _options(self, options: dict[str, Any], context: Context | None) -> RequestOptions:
+        """Take the options of ours out of those of a call.
+
+        Raises:
+            InvalidRequestError: names the one that is not valid, and says what it must be.
+        """
+        given = {name: value for name in _OURS if (value := options.pop(name, None)) is not None}
+        inherited: dict[str, Any] = {"max_queue": self._max_queue()}
+        if context is not None and context.tenant:
+            inherited |= {"tenant": context.tenant, "weight": context.weight}
+        try:
+            chosen = msgspec.convert(inherited | given, RequestOptions, strict=False)
+        except msgspec.ValidationError as exc:
+            raise InvalidRequestError(f"call option: {exc}") from None
+        if "deadline" in given:
+            chosen.deadline += self.app.now().timestamp()
+        return chosen
 
     def _publish(self, args: Any, kwargs: Any, task_id: str, options: dict[str, Any]) -> Any:
         """Let Celery publish the call."""
@@ -260,7 +270,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         return self.AsyncResult(known) if known and known != result.id else result
 
     def _apply_here(self, args: Any, kwargs: Any, task_id: str | None, options: dict[str, Any]) -> Any:
-        kept = {name: value for name, value in options.items() if name not in _OPTIONS}
+        kept = {name: value for name, value in options.items() if name not in _OURS}
         return self.apply(as_sent(args), kwargs, task_id=task_id, **kept)
 
     def _plain(self, args: Any) -> Any:
@@ -304,13 +314,6 @@ class EndpointTask(Task):  # type: ignore[misc]
             namespace=self.endpoint.namespace,
             parent=kwargs.get("parent"),
         )
-
-
-def _convert(call: dict[str, Any]) -> CallOptions:
-    try:
-        return msgspec.convert(call, CallOptions, strict=False)
-    except msgspec.ValidationError as exc:
-        raise InvalidRequestError(f"call option: {exc}") from None
 
 
 def make_task(app: Any, endpoint: EndpointId, declared: Any = None, **options: Any) -> EndpointTask:

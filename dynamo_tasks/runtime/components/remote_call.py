@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import DynamoError, RequestCancelledError
 from dynamo_tasks.protocol.events import End, Kind
+from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.queue.broker.envelope import build, submit_span
+from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.queue.client.result import values_of
 from dynamo_tasks.queue.execution.interrupt import Stop
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.sdk.endpoints.payloads import new_aggregate, plain_request
 from dynamo_tasks.store.client import StoreClient
-from dynamo_tasks.store.ledger.submission import ABANDON_AFTER, NewRequest
+from dynamo_tasks.store.ledger.submission import NewRequest
 from dynamo_tasks.store.redis.connection import PATIENCE, in_time
 from dynamo_tasks.store.streams.subscription import Subscription
 
@@ -71,6 +72,19 @@ def _ends_children(exc: BaseException, context: Context) -> bool:
     if not isinstance(exc, Stop):
         return not context.is_stopped
     return exc.reason in ("cancel", "deadline", "time_limit") or str(exc) in TERMINAL
+
+
+def _options(context: Context | None) -> RequestOptions:
+    """The options of a call, which inherits from the request that makes it."""
+    if context is None:
+        return RequestOptions(ignore_result=True)
+    return RequestOptions(
+        deadline=context.deadline,
+        abandon_after=_CHILD_ABANDON_AFTER,
+        ignore_result=True,
+        tenant=context.tenant,
+        weight=context.weight,
+    )
 
 
 class RemoteCall:
@@ -158,20 +172,14 @@ class RemoteCall:
 
     def _request(self, context: Context | None, headers: dict[str, str]) -> NewRequest:
         endpoint = self._client.id
-        message, _ = build(
-            endpoint, self.id, plain_request(self._payload, str(endpoint)), queue=self._queue, more=headers
-        )
-        prefix = self._client.store.store.prefix
-        return NewRequest(
-            id=self.id,
-            endpoint=endpoint,
-            queue=f"{prefix}{self._queue}",
-            message=message,
-            ignore_result=True,
-            deadline=context.deadline if context is not None else 0.0,
-            tenant=context.tenant if context is not None else "",
-            weight=context.weight if context is not None else 1.0,
-            abandon_after=ABANDON_AFTER if context is None else _CHILD_ABANDON_AFTER,
+        return build_request(
+            endpoint,
+            self.id,
+            plain_request(self._payload, str(endpoint)),
+            _options(context),
+            queue=self._queue,
+            prefix=self._client.store.store.prefix,
+            headers=headers,
         )
 
     def _headers(self) -> dict[str, str]:

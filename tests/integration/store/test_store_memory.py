@@ -12,8 +12,9 @@ import pytest
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.queue.broker.envelope import build
+from dynamo_tasks.queue.broker.envelope import build_request
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.ledger import ClaimRefused, cancelled
 from dynamo_tasks.store.ledger.recovery import Recovery
@@ -27,14 +28,15 @@ USAGE = {"prompt_tokens": 500, "completion_tokens": 64, "cached_tokens": 32}
 
 async def _submit(place: Place, client: Client, **more: object) -> str:
     """As a frontend with API keys does it: 500 tokens of prompt, a deadline, a chat."""
-    message, _ = build(
+    made = build_request(
         EndpointId(place.namespace, "Worker", "generate"), "0" * 36,
-        {"prompt_token_ids": list(range(1000, 1500)), "max_tokens": 64, "model": "some-model-70b"}, queue=place.queue,
+        {"prompt_token_ids": list(range(1000, 1500)), "max_tokens": 64, "model": "some-model-70b"},
+        RequestOptions(ignore_result=True), queue=place.queue, prefix="",
     )  # fmt: skip
     owner = hashlib.sha256(b"key").hexdigest()
     render = Render("chat", "0" * 36, "some-model-70b", int(time.time()), include_usage=True).encode()
     sub = await client.submit(
-        message=message, render=render, owner_key=owner, tenant=owner, deadline=time.time() + 60, **more
+        message=made.message, render=render, owner_key=owner, tenant=owner, deadline=time.time() + 60, **more
     )
     return sub.request_id
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import uuid
-from dataclasses import replace
 
+import msgspec
 import pytest
 
 from dynamo_tasks.errors import RequestNotFoundError
@@ -96,7 +96,7 @@ async def test_lost_messages_are_found_behind_many_that_wait(redis_server: Redis
     async with Place(redis_server.url) as place:
         recovery = Recovery(place.store)
         waiting = [await place.submit() for _ in range(5)]
-        lost = replace(place.new(), queue=f"{place.namespace}|Other")
+        lost = msgspec.structs.replace(place.new(), queue=f"{place.namespace}|Other")
         await place.ledger.submit(lost)
         await place.do("DEL", lost.queue)
         long_ago = 1000

@@ -134,7 +134,7 @@ def test_routes_want_the_key_and_probes_do_not() -> None:
             ).status_code == 200
             assert (
                 gateway.submissions[0].owner_key
-                == gateway.submissions[0].tenant
+                == gateway.submissions[0].options.tenant
                 == hashlib.sha256(b"k").hexdigest()
             )
 

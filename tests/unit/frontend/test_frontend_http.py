@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
+import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
@@ -107,7 +108,9 @@ def test_a_chat_completion() -> None:
     }  # fmt: skip
     assert submission.endpoint == EndpointId("dynamo", "Worker", "generate")
     assert submission.payload == {**chat(max_tokens=4, priority=2), "api": "chat"}
-    assert (submission.deadline, submission.priority, submission.background) == (9, 2, False)
+    options = submission.options
+    assert (options.priority, options.background) == (2, False)
+    assert 0 < options.deadline - time.time() <= 9
     assert gateway.streams[0].closed.is_set()
 
 
@@ -310,7 +313,8 @@ def test_background_is_accepted_at_once() -> None:
     assert response.status_code == 202
     assert response.json() == {"id": submission.request_id, "status": "queued"}
     assert response.headers["location"] == f"/v1/requests/{submission.request_id}"
-    assert (submission.background, submission.retention, submission.abandon_after) == (True, 60, 1)
+    options = submission.options
+    assert (options.background, options.retention, options.abandon_after) == (True, 60, 1)
 
 
 def test_an_error_of_our_own_is_a_500_that_does_not_show_secrets() -> None:
@@ -378,7 +382,7 @@ def test_an_idempotent_repetition_answers_as_the_first_one() -> None:
 
     gateway = Repeating()
     response = ask("POST", CHAT, gateway, json=chat(), headers={"idempotency-key": "k"})
-    assert gateway.submissions[0].idempotency_key == "k"
+    assert gateway.submissions[0].options.idempotency_key == "k"
     assert (response.json()["id"], response.json()["created"]) == ("chatcmpl-first", 77)
     assert response.headers["x-request-id"] == "first"
 

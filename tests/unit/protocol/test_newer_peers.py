@@ -17,7 +17,7 @@ from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, encode_deltas
-from dynamo_tasks.queue.broker.envelope import CallOptions
+from dynamo_tasks.queue.broker.envelope import CallHeader
 from dynamo_tasks.queue.client.result import values_of
 from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.store.ledger.fields import Field
@@ -33,7 +33,8 @@ def test_unknown_fields_of_messages() -> None:
     told = msgspec.json.decode(info.encode()) | {"news": [1], "version": 2}
     assert InstanceInfo.decode(msgspec.json.encode(told)).version == 2
     assert msgspec.json.decode(b'{"in_flight": 3, "news": 1}', type=Load).in_flight == 3
-    assert msgspec.convert({"v": 2, "bg": True, "news": 1}, CallOptions).bg
+    header = {"v": 2, "options": {"background": True, "news": 1}, "news": 1}
+    assert msgspec.convert(header, CallHeader).options.background
     end = msgspec.msgpack.encode({"state": "SUCCEEDED", "finish_reason": "stop", "news": {}})
     assert End.decode(end) == End(State.SUCCEEDED, "stop")
     assert Claim.decode(b"0-0|1|ff|news") == Claim(ZERO, 1, 255)
