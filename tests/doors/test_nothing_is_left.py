@@ -96,7 +96,7 @@ def test_what_stays_does_not_grow(server: RedisServer) -> None:
         Worker(server.url, service=CALLER, name="last") as worker,
         redis.Redis(port=server.port, decode_responses=True) as client,
     ):
-        # The dead are buried by the living.
+        # The dead are reaped by the living.
         until(lambda: client.scard("dt:door:leases") == 1, 60, "the dead of its namespace")
         others = ("dt:dynamo:leases", "dt:dynamo:clients", "dt:door:clients")
         until(lambda: not client.exists(*others), 60, "the dead of another one, and the readers")

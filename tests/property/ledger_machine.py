@@ -280,7 +280,7 @@ class LedgerMachine(RuleBasedStateMachine):
     # Observers
 
     @rule()
-    def bury_the_dead(self) -> None:
+    def reap_the_dead(self) -> None:
         for lease in self.world.lost:
             self.run_(self.observers.take_over(lease))
         self.world.lost.clear()
@@ -294,7 +294,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def fail_over(self, n: int) -> None:
         """Killed, and requeued: what a fault does if nothing comes in between."""
         self.kill(n)
-        self.bury_the_dead()
+        self.reap_the_dead()
 
     @rule(n=st.integers(1, 2), revive=st.booleans())
     def poison(self, n: int, revive: bool) -> None:

@@ -38,7 +38,7 @@ class World:
         self.router = EndpointId(namespace, "Router", "generate")
         self.instances: list[Instance] = []
         self.lost: list[int] = []
-        """Leases of the killed that nobody has buried yet."""
+        """Leases of the killed that nobody has reaped yet."""
         self.history = History()
         self.repeated: set[str] = set()
         """Requests of which somebody delivered a message once more."""

@@ -173,7 +173,7 @@ class LocalJob(Job):
         )
         self._over.set()
 
-    def bury(self, letters: list[DeadLetter]) -> None:
+    def add_dead_letters(self, letters: list[DeadLetter]) -> None:
         """Keep dead letters, and take them out of ``letters``.
 
         Raises:

@@ -103,4 +103,4 @@ class RecordTask:
                 for edge in edges:
                     edge.send(made)
             if operator.dead:
-                self._job.bury(operator.dead)
+                self._job.add_dead_letters(operator.dead)

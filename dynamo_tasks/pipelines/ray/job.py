@@ -189,7 +189,7 @@ class _ActorTask:
             for edge in edges:
                 edge.send(record)
         if handled.dead:
-            self._job.bury(handled.dead)
+            self._job.add_dead_letters(handled.dead)
         _check(handled.error)
 
 

@@ -38,10 +38,10 @@ class ReaderPresence:
         left: list[str] = []
         for channel in dead:
             with contained("ledger", channel):
-                left += await self._bury(namespace, channel)
+                left += await self._reap(namespace, channel)
         return left
 
-    async def _bury(self, namespace: str, channel: str) -> list[str]:
+    async def _reap(self, namespace: str, channel: str) -> list[str]:
         keys = self._store.keys(namespace)
         commands = self._store.commands
         listed = await commands.execute("SMEMBERS", keys.reads(channel))

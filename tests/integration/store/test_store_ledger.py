@@ -192,7 +192,7 @@ async def test_a_background_request_is_never_abandoned(redis_server: RedisServer
 
 
 @on_loop
-async def test_a_client_process_that_died_is_buried_after_two_looks(redis_server: RedisServer) -> None:
+async def test_a_client_process_that_died_is_reaped_after_two_looks(redis_server: RedisServer) -> None:
     async with Proxy(redis_server.url) as proxy, Place(redis_server.url) as place:
         alive, dead = await place.client(), await place.client(proxy.url)
         sub = await alive.submit()
