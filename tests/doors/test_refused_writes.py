@@ -21,7 +21,7 @@ from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.redis.pubsub import Channels
 from dynamo_tasks.store.redis.refusals import PASSING, ReplyError, refusal
 from dynamo_tasks.store.registry import Registry, new_lease
-from dynamo_tasks.store.topics.topic import EventLog
+from dynamo_tasks.store.topics.topic import Topic
 from tests.support.queue import Lab
 from tests.support.refusing import REFUSALS, RefusingServer
 from tests.support.streams import Owner, Place, eventually, values
@@ -43,7 +43,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RefusingServer]
 async def _verbs(place: Place, owner: Owner) -> dict[str, Verb]:
     """What may be asked for at any time, each on what it needs."""
     store, ns = place.store, place.namespace
-    registry, jobs, events = Registry(store), Jobs(store, ns), EventLog(store, Channels(store))
+    registry, jobs, events = Registry(store), Jobs(store, ns), Topic(store, Channels(store))
     info = InstanceInfo("Worker", "generate", ns, owner.lease, {"celery": "q"})
     queued, ended, lost = [await place.submit() for _ in range(3)]
     running = await owner.claim(await place.submit())

@@ -22,7 +22,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.redis.pubsub import Channels
-from dynamo_tasks.store.topics.topic import EventLog
+from dynamo_tasks.store.topics.topic import Topic
 
 __all__ = ["Registry", "StatsHandler", "Unserved"]
 
@@ -89,7 +89,7 @@ class Registry:
         self._starting = asyncio.Lock()
         self._stats: dict[str, dict[str, list[StatsHandler]]] = {}
         self.channels = Channels(client.store)
-        self.events = EventLog(client.store, self.channels)
+        self.events = Topic(client.store, self.channels)
         self.unserved = Unserved(client, self.watchers)
 
     async def watch(self, namespace: str) -> Watcher:

@@ -3,7 +3,7 @@
 A group is a consumer group of the subject's stream. Each event goes to one member. It counts as dealt with when that
 member asks for the next one (or calls ``ack``); until then it is the group's debt: what a member leaves behind goes to
 another one, at once if it left in good order, after ``ack_wait`` seconds if it died. So each event is dealt with at
-least once per group. A group goes with its log, a day after the last event; it is then made anew with the oldest
+least once per group. A group goes with its stream, a day after the last event; it is then made anew with the oldest
 event that is there.
 """
 
@@ -69,7 +69,7 @@ class GroupSubscription(EventSubscription):
         """Make the group; one that is there stays where it is."""
         try:
             await self._commands.execute("XGROUP", "CREATE", self._key, self._group, start, "MKSTREAM")
-            # As publishing does; a log that nobody ever writes to must not stay for ever.
+            # As publishing does; a stream that nobody ever writes to must not stay for ever.
             await self._commands.execute("PEXPIRE", self._key, KEPT_MS, "NX")
         except ReplyError as exc:
             if "BUSYGROUP" not in exc.text:
@@ -85,7 +85,7 @@ class GroupSubscription(EventSubscription):
         except ReplyError as exc:
             if "NOGROUP" not in exc.text:
                 raise
-            # The log has gone with its last event, or was erased: what is in it now is new.
+            # The stream has gone with its last event, or was erased: what is in it now is new.
             await self._make("0-0")
             self._news.set()
 

@@ -1,4 +1,4 @@
-"""One subscriber of a subject's events: reads the log at its own pace."""
+"""One subscriber of a subject's events: reads the stream at its own pace."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from dynamo_tasks.store.redis.server import Store
 __all__ = ["KEPT_MS", "RETRY", "Event", "EventSubscription"]
 
 KEPT_MS = 24 * 3600 * 1000
-"""Time after the last event of a subject after which its log goes."""
+"""Time after the last event of a subject after which its stream goes."""
 RETRY = 0.2
 """Seconds until a server that cannot be reached is asked again."""
 _PAGE = 256

@@ -1,8 +1,8 @@
 """Events of components and namespaces: bounded logs that any number of subscribers read, each at its own pace.
 
 An event is an entry of a Redis Stream; its id says where to go on. Publishing appends and wakes the subscribers
-up; they read the log, so a lost wake-up is only a delay, and a slow subscriber costs a publisher nothing. One
-that falls behind by more than the log holds goes on with the oldest event, and says so in its own log.
+up; they read the stream, so a lost wake-up is only a delay, and a slow subscriber costs a publisher nothing. One
+that falls behind by more than the stream holds goes on with the oldest event, and says so in its own log.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.topics.groups import ACK_WAIT, GroupSubscription
 from dynamo_tasks.store.topics.subscriber import KEPT_MS, EventSubscription
 
-__all__ = ["MAX_PAYLOAD", "EventLog"]
+__all__ = ["MAX_PAYLOAD", "Topic"]
 
 MAX_PAYLOAD = 1 << 20
 """Most bytes of one event."""
@@ -32,7 +32,7 @@ KEPT = 10_000
 _LATEST = 2**53 / 1000
 
 
-class EventLog:
+class Topic:
     """Publishes and reads the events of one server.
 
     Args:
@@ -112,7 +112,7 @@ def _encode(payload: Any) -> bytes:
 
 
 def _position(since: str | float | None) -> str:
-    """The start of XRANGE: ``(id`` after an event, ``id`` at a time, '' at the end of the log."""
+    """The start of XRANGE: ``(id`` after an event, ``id`` at a time, '' at the end of the stream."""
     if since is None:
         return ""
     if isinstance(since, int | float):

@@ -27,7 +27,7 @@ from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.client.task import make_task
 from dynamo_tasks.runtime import Component
 from dynamo_tasks.store.registry import LEASE_TTL, new_lease
-from dynamo_tasks.store.topics.topic import EventLog
+from dynamo_tasks.store.topics.topic import Topic
 from tests.integration.runtime.conftest import OWN, Session, sent
 from tests.support.processes import Worker, environment, together
 from tests.support.promises import in_time
@@ -285,10 +285,10 @@ def test_a_namespace_has_events_of_its_own(with_runtime: Run) -> None:
 
 def test_a_slow_subscriber_blocks_nobody_and_a_log_is_bounded(with_runtime: Run) -> None:
     async def session(runtime: DistributedRuntime) -> None:
-        log = EventLog(runtime.client.store, runtime.registry.channels, kept=500)
+        topic = Topic(runtime.client.store, runtime.registry.channels, kept=500)
         subject = runtime.namespace("own-events").component("slow").subject("t")
-        slow = await log.subscribe(subject).start()
-        await asyncio.gather(*(log.publish(subject, n) for n in range(3000)))
+        slow = await topic.subscribe(subject).start()
+        await asyncio.gather(*(topic.publish(subject, n) for n in range(3000)))
         length = await runtime.client.store.commands.execute(
             "XLEN", runtime.client.store.keys("own-events").events(str(subject))
         )

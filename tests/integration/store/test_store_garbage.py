@@ -14,7 +14,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.store.redis.pubsub import Channels
 from dynamo_tasks.store.registry import Registry
-from dynamo_tasks.store.topics.topic import EventLog
+from dynamo_tasks.store.topics.topic import Topic
 from tests.support.bomb import Bomb
 from tests.support.server import RedisServer
 from tests.support.streams import Place, on_loop, read_to_end, values
@@ -94,15 +94,15 @@ async def test_registrations_that_cannot_be_read_hide_no_others(
 async def test_events_that_cannot_be_read_are_passed_over(redis_server: RedisServer, bomb: bytes) -> None:
     async with Place(redis_server.url) as place:
         channels = Channels(place.store)
-        log = EventLog(place.store, channels)
+        topic = Topic(place.store, channels)
         subject = Subject.make(place.namespace, "Worker", "news")
-        async with log.subscribe(subject) as events:
+        async with topic.subscribe(subject) as events:
             for data in [bomb] * 40:
                 await place.do("XADD", place.keys.events(str(subject)), "*", "p", data)
-            await log.publish(subject, {"n": 1})
+            await topic.publish(subject, {"n": 1})
             async with asyncio.timeout(10):
                 assert (await anext(events)).data() == {"n": 1}
-        async with log.subscribe(subject, since=0, group="g") as events, asyncio.timeout(20):
+        async with topic.subscribe(subject, since=0, group="g") as events, asyncio.timeout(20):
             assert (await anext(events)).data() == {"n": 1}
         pending = await place.do("XPENDING", place.keys.events(str(subject)), "g")
         assert pending[0] <= 1  # the one that was given; what was passed over is no debt
