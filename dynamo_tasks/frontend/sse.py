@@ -11,7 +11,7 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.frontend.call import ClientWatch
 from dynamo_tasks.frontend.gateway import EventStream
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, check_end, header_text
-from dynamo_tasks.frontend.http.patience import PROBE
+from dynamo_tasks.frontend.http.timeouts import PROBE
 from dynamo_tasks.frontend.metrics import RequestMeter
 from dynamo_tasks.frontend.openai.render import DONE, Renderer, error_event
 from dynamo_tasks.observe import log

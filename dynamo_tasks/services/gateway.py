@@ -32,7 +32,7 @@ from dynamo_tasks.store.streams.subscription import Subscription
 __all__ = ["RuntimeGateway"]
 
 _OPERATIONS = {"generate", "embed"}
-_PATIENCE = 3.0
+_CONNECT_SECONDS = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
 
 
@@ -77,7 +77,7 @@ class RuntimeGateway:
     async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request for its API key."""
         namespace = self._namespace_of(api)
-        async with in_time(_PATIENCE):
+        async with in_time(_CONNECT_SECONDS):
             allowance = await self._quota.take(namespace, owner_key, limits, request_id)
         if allowance.reason:
             tell_rejected(await self._usual(api), RateLimitError.code)
@@ -92,7 +92,7 @@ class RuntimeGateway:
     async def withdraw(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> None:
         """Give a request's place back."""
         if limits.concurrent_requests:
-            async with in_time(_PATIENCE):
+            async with in_time(_CONNECT_SECONDS):
                 await self._quota.give_back(self._namespace_of(api), owner_key, request_id)
 
     def _namespace_of(self, api: str) -> str:
@@ -104,7 +104,7 @@ class RuntimeGateway:
         """Put a request into its queue, and read it from its start."""
         endpoint, payload = self._target(submission)
         try:
-            async with in_time(_PATIENCE):
+            async with in_time(_CONNECT_SECONDS):
                 return await self._submit(submission, endpoint, payload)
         except NoInstancesError as error:
             tell_rejected(endpoint, error.code)
@@ -112,7 +112,7 @@ class RuntimeGateway:
 
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request that is not submitted."""
-        async with in_time(_PATIENCE):
+        async with in_time(_CONNECT_SECONDS):
             return await self._quota.take(self._namespace, owner_key, limits)
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
@@ -153,7 +153,7 @@ class RuntimeGateway:
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
         """Read a request's stream, from its start or after an event."""
-        async with in_time(_PATIENCE):
+        async with in_time(_CONNECT_SECONDS):
             return _stream(
                 await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
             )
@@ -166,7 +166,7 @@ class RuntimeGateway:
 
     async def status(self, request_id: str, owner_key: str) -> RequestInfo:
         """Report the status of a request."""
-        async with in_time(_PATIENCE):
+        async with in_time(_CONNECT_SECONDS):
             return await self._info(await self._record(request_id, owner_key))
 
     async def _info(self, record: Record) -> RequestInfo:
@@ -184,7 +184,7 @@ class RuntimeGateway:
     async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
         """Stop a request; with ``purge`` erase payload and stream too."""
         ledger = self._runtime.client.ledger
-        async with in_time(_PATIENCE):
+        async with in_time(_CONNECT_SECONDS):
             record = await self._record(request_id, owner_key)
             await ledger.cancel(record.namespace, request_id)
             if purge:
@@ -193,7 +193,7 @@ class RuntimeGateway:
 
     async def time(self) -> float:
         """Unix seconds by the clock of Redis."""
-        async with in_time(_PATIENCE):
+        async with in_time(_CONNECT_SECONDS):
             seconds, micros = await self._runtime.client.store.commands.execute("TIME")
         return int(seconds) + int(micros) / 1e6
 

@@ -9,7 +9,7 @@ import threading
 
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.ledger.ledger import Ledger
-from dynamo_tasks.store.redis.retry import patiently
+from dynamo_tasks.store.redis.retry import retry_first
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
 from dynamo_tasks.store.streams.reader import StreamReader
@@ -51,8 +51,8 @@ class StoreClient:
 
     async def _open(self, within: float) -> None:
         try:
-            await patiently(self.store.start, within)
-            await patiently(self.reader.start, within)
+            await retry_first(self.store.start, within)
+            await retry_first(self.reader.start, within)
         except BaseException:
             await self._close()
             raise

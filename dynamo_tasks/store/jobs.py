@@ -30,7 +30,7 @@ from dynamo_tasks.store.redis.wire import pack
 __all__ = ["Jobs"]
 
 _decode = msgspec.msgpack.Decoder().decode
-_PATIENCE = 5.0
+_CONNECT_SECONDS = 5.0
 """Seconds that a command may wait for the connection."""
 
 
@@ -68,7 +68,7 @@ class Jobs:
             )
         ]  # fmt: skip
         calls += [script("submit").command(*submit_call(keys, one)) for one in requests]
-        wire = await self.store.commands.wire(_PATIENCE)
+        wire = await self.store.commands.wire(_CONNECT_SECONDS)
         # EVALSHA inside of MULTI cannot fall back to EVAL.
         for needed in ("job_start", "submit"):
             await wire.execute("SCRIPT", "LOAD", script(needed).source)
@@ -141,21 +141,21 @@ class Jobs:
 
     async def checkpoints(self, job_id: str, tasks: Iterable[str]) -> list[Checkpoint]:
         """Read the checkpoints of tasks, in the given order."""
-        wire = await self.store.commands.wire(_PATIENCE)
+        wire = await self.store.commands.wire(_CONNECT_SECONDS)
         commands = [["HGETALL", self._keys.job_task(job_id, task)] for task in tasks]
         rows = await wire.ask(commands) if commands else []
         return [Checkpoint.of(dict(zip(row[::2], row[1::2], strict=True))) for row in rows]
 
     async def request_states(self, request_ids: Iterable[str]) -> list[tuple[str, str]]:
         """State and error (JSON) of the requests that run a job's tasks and services."""
-        wire = await self.store.commands.wire(_PATIENCE)
+        wire = await self.store.commands.wire(_CONNECT_SECONDS)
         commands = [["HMGET", self._keys.record(one), Field.STATE, Field.ERROR] for one in request_ids]
         rows = await wire.ask(commands) if commands else []
         return [((state or b"").decode(), (error or b"").decode()) for state, error in rows]
 
     async def input(self, job_id: str, task: str, most: int) -> tuple[list[tuple[bytes, Chunk]], bool]:
         """The chunks that wait for a task, oldest first, with their ids; and whether more can come."""
-        wire = await self.store.commands.wire(_PATIENCE)
+        wire = await self.store.commands.wire(_CONNECT_SECONDS)
         # In this order: once nobody can send any more, what is read after that is all.
         open_, entries = await wire.ask(
             [

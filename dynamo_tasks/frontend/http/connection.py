@@ -31,7 +31,7 @@ from dynamo_tasks.frontend.http.framing import (
     plain_head,
     too_much_head,
 )
-from dynamo_tasks.frontend.http.patience import Answer, OpenEndedAnswer, PatientProtocol, Phase
+from dynamo_tasks.frontend.http.timeouts import Answer, OpenEndedAnswer, Phase, TimeoutProtocol
 
 __all__ = ["ConnectionLimits", "GuardedConfig", "GuardedProtocol"]
 
@@ -45,7 +45,7 @@ class GuardedConfig(uvicorn.Config):
     limits = ConnectionLimits()
 
 
-class GuardedProtocol(PatientProtocol):
+class GuardedProtocol(TimeoutProtocol):
     """uvicorn's protocol within :class:`ConnectionLimits`."""
 
     def __init__(self, config: GuardedConfig, *args: Any, **kwargs: Any):

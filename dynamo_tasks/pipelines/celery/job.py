@@ -32,7 +32,7 @@ __all__ = ["RemoteJob", "launch"]
 
 T = TypeVar("T")
 _POLL = 0.5
-_PATIENCE = 10.0
+_CONNECT_SECONDS = 10.0
 """Seconds that a question may wait for Redis to come back."""
 _SLOW_START = 5.0
 """Seconds within which workers should have begun all of a job."""
@@ -53,7 +53,7 @@ async def launch(plan: Plan, remote: Remote) -> None:
     ]
     begin = partial(jobs.start, plan.id, plan.name, signed.seal(plan.encode()), plan.producers(), requests)
     try:
-        await retry_until_up(store.commands, begin, _PATIENCE)
+        await retry_until_up(store.commands, begin, _CONNECT_SECONDS)
     except DynamoError:
         with contextlib.suppress(DynamoError):  # a full Redis server may have taken a part of it
             await jobs.end(plan.id, JobState.FAILED, "it could not be submitted as a whole")
@@ -158,7 +158,7 @@ class RemoteJob(Job):
 
     def _ask(self, ask: Callable[[], Awaitable[T]]) -> T:
         """Ask Redis; a short outage is waited out."""
-        return bridge().call(retry_until_up(self._jobs.store.commands, ask, within=_PATIENCE))
+        return bridge().call(retry_until_up(self._jobs.store.commands, ask, within=_CONNECT_SECONDS))
 
     def results(self) -> Iterator[Any]:
         """See :meth:`Job.results`."""

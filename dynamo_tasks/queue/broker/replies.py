@@ -32,7 +32,7 @@ from celery.result import ResultSet
 from celery.states import READY_STATES
 
 from dynamo_tasks.protocol.jitter import chosen
-from dynamo_tasks.queue.broker.patience import while_away
+from dynamo_tasks.queue.broker.outages import while_away
 
 __all__ = ["Replies", "is_inbox"]
 

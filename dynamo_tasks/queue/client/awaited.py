@@ -20,7 +20,7 @@ from dynamo_tasks.protocol.events import IGNORED, End, Event, EventId, Kind, dec
 from dynamo_tasks.protocol.states import CELERY_STATES, TERMINAL, State
 from dynamo_tasks.protocol.tokens import CompletionAggregate, decode_deltas
 from dynamo_tasks.queue.broker.backend import ResultBackend
-from dynamo_tasks.queue.broker.patience import is_away, raise_known_error, while_away
+from dynamo_tasks.queue.broker.outages import is_away, raise_known_error, while_away
 from dynamo_tasks.queue.client import raised
 from dynamo_tasks.store.bridge import bridge, in_thread
 from dynamo_tasks.store.client import StoreClient, shared_client

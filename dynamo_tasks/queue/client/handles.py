@@ -15,7 +15,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.result import AsyncResult, GroupResult
 
 from dynamo_tasks.errors import DynamoError
-from dynamo_tasks.queue.broker.patience import raise_known_error
+from dynamo_tasks.queue.broker.outages import raise_known_error
 from dynamo_tasks.queue.client import raised
 from dynamo_tasks.queue.client.result import StreamResult
 from dynamo_tasks.queue.client.task import EndpointTask

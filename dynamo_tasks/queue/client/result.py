@@ -21,7 +21,7 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind, decode_values
 from dynamo_tasks.protocol.tokens import decode_deltas
-from dynamo_tasks.queue.broker.patience import raise_known_error, while_away
+from dynamo_tasks.queue.broker.outages import raise_known_error, while_away
 from dynamo_tasks.queue.client import raised
 from dynamo_tasks.queue.client.awaited import COMPLETION_SECONDS, RequestResult
 from dynamo_tasks.store.bridge import bridge

@@ -27,7 +27,7 @@ from dynamo_tasks.store.topics.topic import Topic
 __all__ = ["Registry", "StatsHandler", "Unserved"]
 
 
-_PATIENCE = 10.0
+_CONNECT_SECONDS = 10.0
 """Seconds for which nobody may serve a component: workers start anew, engines load."""
 
 
@@ -52,7 +52,7 @@ class Unserved:
     async def _look(self, endpoint: EndpointId) -> None:
         with contextlib.suppress(DynamoError):
             try:
-                await self._watchers[endpoint.namespace].wait_for(endpoint, timeout=_PATIENCE)
+                await self._watchers[endpoint.namespace].wait_for(endpoint, timeout=_CONNECT_SECONDS)
             except NoInstancesError:
                 hint = suggest(str(endpoint), await self._served(), label="served")
                 event("queue.nobody_serves", endpoint=str(endpoint), hint=hint.lstrip("; "))

@@ -29,7 +29,7 @@ from dynamo_tasks.runtime.supervision.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState
 from dynamo_tasks.sdk.hooks import Hook, probe
 from dynamo_tasks.store.ledger.memory import memory_of
-from dynamo_tasks.store.redis.retry import at_start
+from dynamo_tasks.store.redis.retry import retry_at_start
 from dynamo_tasks.store.registry import new_lease
 from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP
 
@@ -167,9 +167,9 @@ class ServiceHost:
         resolver = self._services.resolver
         resolver.host = host if self.is_component else None
         resolver.instance_id, resolver.expected = f"{self.lease:x}", self.expected
-        patiently = partial(at_start, away=self._wait)
+        started = partial(retry_at_start, away=self._wait)
         steps = runtime.client.store.check_scripts, host.connect, self._check_memory
-        await asyncio.gather(*map(patiently, steps))
+        await asyncio.gather(*map(started, steps))
         return host.executor
 
     def _make_host(self, runtime: DistributedRuntime) -> InstanceHost:

@@ -9,7 +9,7 @@ from dynamo_tasks.queue.app import DynamoApp
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService, ServiceState, set_resolver
-from dynamo_tasks.store.redis.retry import at_start
+from dynamo_tasks.store.redis.retry import retry_at_start
 
 __all__ = ["ProcessServices"]
 
@@ -56,7 +56,7 @@ class ProcessServices:
             ServerUnavailableError: it cannot be reached.
         """
         create = partial(DistributedRuntime.create, self._app.server_url, prefix=self._app.key_prefix)
-        self._runtime = await at_start(create, away=self._wait)
+        self._runtime = await retry_at_start(create, away=self._wait)
         self.resolver = RuntimeResolver(self._app, self._runtime, self.instances)
         set_resolver(self.resolver)
         return self._runtime

@@ -27,7 +27,7 @@ PATIENCE = 10.0
 """Seconds that a server may take to answer one operation of a client."""
 Ready = Callable[[Wire], Awaitable[None]]
 _FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
-_PATIENCE = 2.0
+_CONNECT_SECONDS = 2.0
 """Seconds for one attempt to reconnect: what gets no answer now may get one at the next one."""
 _FAR = 3.0
 """Times what the first connect took: a server that is far away gets longer."""
@@ -63,7 +63,7 @@ class Link:
         self._closing = False
         self._keeper: asyncio.Task[None] | None = None
         self._lost = asyncio.Event()
-        self._patience = _PATIENCE
+        self._connect_within = _CONNECT_SECONDS
         self.reconnects = 0
 
     @property
@@ -89,7 +89,7 @@ class Link:
         """
         began = time.monotonic()
         await self._connect(CONNECT_TIMEOUT)
-        self._patience = min(max(_PATIENCE, _FAR * (time.monotonic() - began)), CONNECT_TIMEOUT)
+        self._connect_within = min(max(_CONNECT_SECONDS, _FAR * (time.monotonic() - began)), CONNECT_TIMEOUT)
         self._keeper = asyncio.create_task(self._keep(), name=f"link-{self._name}")
 
     async def _connect(self, timeout: float) -> None:
@@ -131,7 +131,7 @@ class Link:
         while not self._closing:
             await asyncio.sleep(jittered(delay))
             try:
-                await self._connect(self._patience)
+                await self._connect(self._connect_within)
             except DynamoError as exc:
                 if failures.due():
                     event(

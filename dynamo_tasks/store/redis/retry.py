@@ -14,7 +14,7 @@ from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.store.redis.connection import Link
 
-__all__ = ["at_start", "patiently", "retry_until_up"]
+__all__ = ["retry_at_start", "retry_first", "retry_until_up"]
 
 T = TypeVar("T")
 _RETRY = 0.1
@@ -43,8 +43,8 @@ async def retry_until_up(commands: Link, ask: Callable[[], Awaitable[T]], within
             await asyncio.sleep(_RETRY)
 
 
-async def patiently(ask: Callable[[], Awaitable[T]], within: float) -> T:
-    """Ask a server for the first time, again and again where it is away or refuses for the moment.
+async def retry_first(ask: Callable[[], Awaitable[T]], within: float) -> T:
+    """Ask Redis for the first time, again and again where it is away or refuses for the moment.
 
     Args:
         ask: What is safe to ask again.
@@ -66,7 +66,7 @@ async def patiently(ask: Callable[[], Awaitable[T]], within: float) -> T:
         delay = min(2 * delay, _MAX_DELAY)
 
 
-async def at_start(ask: Callable[[], Awaitable[T]], *, away: bool) -> T:
+async def retry_at_start(ask: Callable[[], Awaitable[T]], *, away: bool) -> T:
     """Ask a server while a process starts: one that refuses for the moment is waited for.
 
     Args:

@@ -13,7 +13,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResp
 from dynamo_tasks.frontend.http.framing import ConnectionLimits, Refusal
 from dynamo_tasks.observe import log
 
-__all__ = ["PROBE", "Answer", "OpenEndedAnswer", "PatientProtocol", "Phase"]
+__all__ = ["PROBE", "Answer", "OpenEndedAnswer", "Phase", "TimeoutProtocol"]
 
 
 PROBE = "dynamo_tasks.probe"
@@ -49,7 +49,7 @@ _RESET = 0.25
 """Seconds in which the answer to a probe is there."""
 
 
-class PatientProtocol(HttpToolsProtocol):
+class TimeoutProtocol(HttpToolsProtocol):
     """uvicorn's protocol within the times of :class:`~dynamo_tasks.frontend.http.framing.ConnectionLimits`."""
 
     def __init__(self, config: uvicorn.Config, limits: ConnectionLimits, *args: Any, **kwargs: Any):
