@@ -48,7 +48,7 @@ def main(
     loglevel: str,
 ) -> None:
     """Host a service that serves HTTP."""
-    signals.heed()
+    signals.install_handlers()
     logging.basicConfig(
         level=loglevel.upper(), format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )

@@ -101,11 +101,11 @@ class Session:
         start = time.monotonic()
         loop = asyncio.get_running_loop()
         # Under nohup a hang-up stays ignored.
-        heeded = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        if signal.SIGINT not in heeded:
+        handled = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        if signal.SIGINT not in handled:
             # A shell that starts us in the background ignores it for us, but `kill -INT` is meant.
-            heeded.append(signal.SIGINT)
-        for number in heeded:
+            handled.append(signal.SIGINT)
+        for number in handled:
             loop.add_signal_handler(number, self._signalled)
         try:
             # Before the server: a mistake in the graph or its settings must not start anything.
@@ -116,7 +116,7 @@ class Session:
             return 0 if self._stop.is_set() else await self._serve(plan, url, start)
         finally:
             await self._down()
-            for number in heeded:
+            for number in handled:
                 loop.remove_signal_handler(number)
 
     def _signalled(self) -> None:

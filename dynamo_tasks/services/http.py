@@ -12,7 +12,7 @@ from dynamo_tasks.observe import log
 from dynamo_tasks.sdk import ApiMethod
 from dynamo_tasks.sdk.endpoints.declared import collect
 
-__all__ = ["api_routes", "door_settings", "serves_http", "warn_if_open"]
+__all__ = ["api_routes", "http_settings", "serves_http", "warn_if_open"]
 
 
 def api_routes(instance: Any) -> list[ApiRoute]:
@@ -34,7 +34,7 @@ def serves_http(service: type) -> bool:
     return bool(getattr(service, "__serves_http__", False))
 
 
-def door_settings(owner: Any, host: str) -> FrontendSettings:
+def http_settings(owner: Any, host: str) -> FrontendSettings:
     """Access settings of a service that is no Frontend: by its attributes, else by the environment.
 
     Args:

@@ -9,7 +9,7 @@ from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.runtime.hosting.service_host import ServiceHost
 from dynamo_tasks.sdk.bento import MountedBento, bento_apis
 from dynamo_tasks.services.gateway import RuntimeGateway
-from dynamo_tasks.services.http import api_routes, door_settings, serves_http, warn_if_open
+from dynamo_tasks.services.http import api_routes, http_settings, serves_http, warn_if_open
 
 __all__ = ["ApiServer"]
 
@@ -57,7 +57,7 @@ class ApiServer:
         namespace = self._host.service.namespace_name
         await self._host.runtime.watch(namespace)
         gateway = RuntimeGateway(self._host.runtime, namespace, None, self._host.expected)
-        settings = door_settings(instance, self._address)
+        settings = http_settings(instance, self._address)
         warn_if_open(settings)
         app = create_app(gateway, settings, routes, self._bento.app if self._bento else None)
         self._server = HttpServer(app, self._address, self._port, reuse_port=self._reuse_port)

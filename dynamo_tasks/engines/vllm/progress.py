@@ -39,10 +39,10 @@ def begin() -> None:
     """Report to the worker process each phase that this process of vLLM's comes to."""
     if os.environ.get(_VARIABLE):
         for name in _STEPS:
-            logging.getLogger(name).__class__ = _Teller
+            logging.getLogger(name).__class__ = _PhaseLogger
 
 
-class _Teller(logging.Logger):
+class _PhaseLogger(logging.Logger):
     """A logger that reports phases, at every log level.
 
     Not a handler: where vLLM configures logging, which comes later, loggers lose handlers and level.

@@ -63,7 +63,7 @@ class Acceptor:
         self._protocol = protocol
         self._tasks: set[asyncio.Task[None]] = set()
         self._refused: deque[socket.socket] = deque()
-        self._calm = LogThrottle(every=1.0)
+        self._throttle = LogThrottle(every=1.0)
         self._pause: asyncio.TimerHandle | None = None
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
         self._highest = limit - min(_SPARE, limit // 4) if limit != resource.RLIM_INFINITY else limit
@@ -128,7 +128,7 @@ class Acceptor:
             self._refused.popleft().close()
 
     def _report(self, reason: str) -> None:
-        if self._calm.due():
+        if self._throttle.due():
             log.event("http.full", reason=reason)
 
     def close(self) -> None:

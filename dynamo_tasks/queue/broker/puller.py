@@ -62,7 +62,7 @@ class Puller:
         self._free = free
         self._deliver = deliver
         self._link = Link(address, name=name, on_ready=self._identify)
-        self._wanted = asyncio.Event()
+        self._woken = asyncio.Event()
         self.connected = asyncio.Event()
         """Set once it can pop."""
         self._stopping = False
@@ -78,9 +78,9 @@ class Puller:
     async def _identify(self, wire: Wire) -> None:
         self._client_id = int(await wire.execute("CLIENT", "ID"))
 
-    def want(self) -> None:
+    def wake(self) -> None:
         """Slots are free, or queues were added: pop, if that does not happen already."""
-        self._wanted.set()
+        self._woken.set()
 
     async def delivered(self) -> None:
         """Wait for what a pop has brought."""
@@ -90,8 +90,8 @@ class Puller:
     async def _run(self) -> None:
         failures = LogThrottle()
         while not self._stopping:
-            await self._wanted.wait()
-            self._wanted.clear()
+            await self._woken.wait()
+            self._woken.clear()
             try:
                 if not self.connected.is_set():
                     await self._link.start()
@@ -107,7 +107,7 @@ class Puller:
                         server=str(self._link.address),
                         error=str(exc),
                     )
-                self._wanted.set()
+                self._woken.set()
                 await asyncio.sleep(_RETRY)
                 if is_wrong_type(exc):
                     await self._leave_out_wrong_types()
@@ -183,7 +183,7 @@ class Puller:
             unblock: Sends ``CLIENT UNBLOCK`` for a connection id.
         """
         self._stopping = True
-        self._wanted.set()
+        self._woken.set()
         if self.blocked_as is not None and self._link.connected:
             await greenlets.run_yielding(unblock, self.blocked_as)
         with contextlib.suppress(asyncio.CancelledError, TimeoutError):

@@ -189,7 +189,7 @@ class Channel(CheckedChannel):
                 queues=self._queue_keys, free=self._free_slots, deliver=self._arrived,
                 name=self.client_name or "dynamo-tasks:consumer",
             )  # fmt: skip
-        self._puller.want()
+        self._puller.wake()
 
     async def takes(self, within: float) -> bool:
         """Wait for the connection on which messages come; returns whether it is there."""
@@ -238,7 +238,7 @@ class Channel(CheckedChannel):
     def proceed(self) -> None:
         """Pop again, if slots are free."""
         if self._puller is not None:
-            self._puller.want()
+            self._puller.wake()
 
     async def _arrived(self, raws: list[bytes], key: str) -> None:
         """Take the messages of one pop, or put them back where their queue is not consumed any more."""

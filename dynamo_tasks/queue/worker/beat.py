@@ -25,9 +25,9 @@ class Beat(CeleryBeat):  # type: ignore[misc]
         """Celery callback: signals. Celery's handler writes the schedule, so it must be open by then."""
         service.scheduler  # noqa: B018 - opens it
         super().install_sync_handler(service)
-        heed = once()
+        debounce = once()
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, heed(signal.getsignal(number)))
+            signal.signal(number, debounce(signal.getsignal(number)))
         ignore_at_exit()
 
 

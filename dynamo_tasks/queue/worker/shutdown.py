@@ -48,14 +48,14 @@ def grace_period() -> float:
     return float(variable("DYNAMO_GRACE_PERIOD") or GRACE_SECONDS)
 
 
-Heed = Callable[[Any], Callable[[int, Any], None]]
+Debounce = Callable[[Any], Callable[[int, Any], None]]
 
 
-def once() -> Heed:
-    """Makes handlers that heed one signal of all that come in an instant."""
+def once() -> Debounce:
+    """Makes handlers that take one signal of all that come in an instant."""
     last = -APART_SECONDS
 
-    def heeding(handler: Any) -> Callable[[int, Any], None]:
+    def debounced(handler: Any) -> Callable[[int, Any], None]:
         def handle(number: int, frame: Any) -> None:
             nonlocal last
             before, last = last, time.monotonic()
@@ -66,7 +66,7 @@ def once() -> Heed:
 
         return handle
 
-    return heeding
+    return debounced
 
 
 def ignore_at_exit() -> None:
@@ -102,16 +102,16 @@ class Shutdown:
             self._arm(name, self._once[cold], cold=cold)
         ignore_at_exit()
 
-    def _arm(self, name: str, heed: Heed, *, cold: bool) -> None:
+    def _arm(self, name: str, debounce: Debounce, *, cold: bool) -> None:
         """The next signal of this kind is a warm or a cold one, and the one after it a cold one."""
         how = "Cold" if cold else "Warm"
         failed = cold or name == "SIGINT"
         celery_worker._shutdown_handler(
-            self._worker, sig=name, how=how, callback=lambda _: self._arm(name, heed, cold=True),
+            self._worker, sig=name, how=how, callback=lambda _: self._arm(name, debounce, cold=True),
             exitcode=celery_worker.EX_FAILURE if failed else celery_worker.EX_OK,
         )  # fmt: skip
         number = signal.Signals[name]
-        signal.signal(number, heed(signal.getsignal(number)))
+        signal.signal(number, debounce(signal.getsignal(number)))
 
     def asked(self, how: str) -> None:
         """A signal arrived; on the loop."""

@@ -23,7 +23,7 @@ from dynamo_tasks.runtime.hosting.services import ProcessServices
 from dynamo_tasks.runtime.hosting.sleep import SleepController
 from dynamo_tasks.runtime.resolver import task_of
 from dynamo_tasks.runtime.supervision.actor import Actors, Startable
-from dynamo_tasks.runtime.supervision.collector import calm_collector
+from dynamo_tasks.runtime.supervision.collector import tune_collector
 from dynamo_tasks.runtime.supervision.health import HealthSettings
 from dynamo_tasks.runtime.supervision.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState
@@ -237,7 +237,7 @@ class ServiceHost:
         """Register, and look after what dead instances leave behind."""
         await self._connected.enter()
         self.service.advance(ServiceState.RUNNING)
-        calm_collector()
+        tune_collector()
         event(
             "worker.start", component=self.service.component_name, instance_id=f"{self.lease:x}", pid=os.getpid(),
             capacity=self.capacity, queues=",".join(self.queues), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),

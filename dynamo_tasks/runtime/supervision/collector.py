@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import gc
 
-__all__ = ["calm_collector"]
+__all__ = ["tune_collector"]
 
 
-def calm_collector() -> None:
+def tune_collector() -> None:
     """Keep the garbage collector from walking what lives as long as the process, and from running often.
 
     Not too seldom, either: what waits in a circle for the oldest generation is memory that has grown.

@@ -186,7 +186,7 @@ def _gpu_mode(allocation: bool | None, require: bool) -> str | None:
 def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int:
     from dynamo_tasks.serve.session import Session
 
-    signals.heed()
+    signals.install_handlers()
 
     async def main() -> int:
         session = Session(

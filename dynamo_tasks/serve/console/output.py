@@ -47,7 +47,7 @@ def _stdout() -> IO[str]:
     return _Unbuffered(raw, encoding=sys.stdout.encoding, errors="replace", write_through=True)
 
 
-class _Lasting(Console):
+class _ResilientConsole(Console):
     """A console whose reader may leave (``serve | head``): what runs goes on, unseen."""
 
     def on_broken_pipe(self) -> None:
@@ -74,7 +74,9 @@ class Output:
             console: stdout by default.
             names: Names of the processes: they give the width of the first column, and a colour each.
         """
-        self._console = console or _Lasting(file=_stdout(), highlight=False, markup=False, emoji=False)
+        self._console = console or _ResilientConsole(
+            file=_stdout(), highlight=False, markup=False, emoji=False
+        )
         self.names(names)
 
     def names(self, names: Sequence[str]) -> None:

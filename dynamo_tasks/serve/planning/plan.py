@@ -35,7 +35,7 @@ from dynamo_tasks.sdk import DynamoService, Graph, load_graph
 from dynamo_tasks.sdk.services.own_class import import_path
 from dynamo_tasks.serve.planning.ports import http_ports, share_address, with_system_ports
 from dynamo_tasks.serve.processes.spec import Plan, ProcessSpec
-from dynamo_tasks.services.http import door_settings, serves_http
+from dynamo_tasks.services.http import http_settings, serves_http
 
 __all__ = ["Plan", "PlanOptions", "default_graph", "make_plan"]
 
@@ -98,7 +98,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     flags = [*_model_flags(graph, options.model), *options.flags]
     environ = os.environ if environ is None else environ
     config = _resolve(graph, options, flags, environ)
-    _check_doors(config)
+    _check_http_settings(config)
     graph.configure(config)
     chosen = _chosen(graph, options.services)
     components = [service for service in chosen if _is_worker(service, config)]
@@ -128,7 +128,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     )
 
 
-def _check_doors(config: ResolvedConfig) -> None:
+def _check_http_settings(config: ResolvedConfig) -> None:
     """Refuse API keys and names that are given and empty: serving everybody then would be a surprise."""
     for name, section in config.tree().items():
         for key, what in (("api_keys", "key"), ("allowed_hosts", "name")):
@@ -145,7 +145,7 @@ def _check(service: Service, host: str | None) -> None:
     if check is not None:
         check()
     if host is not None and not serves_http(service.inner):
-        door_settings(service.inner, host)
+        http_settings(service.inner, host)
 
 
 def _http(specs: Sequence[ProcessSpec], host: str, environ: Mapping[str, str]) -> dict[int, str]:

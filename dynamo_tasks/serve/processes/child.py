@@ -28,7 +28,7 @@ def main(argv: list[str]) -> int:
     """
     parent, *command = argv
     if sys.platform == "linux":
-        # Kept over exec. SIGKILL, since a child that hangs would not heed anything else.
+        # Kept over exec. SIGKILL, since a child that hangs would not react to anything else.
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != int(parent):
         return 1

@@ -12,10 +12,10 @@ import io
 import signal
 import sys
 
-__all__ = ["heed"]
+__all__ = ["install_handlers"]
 
 
-def heed() -> None:
+def install_handlers() -> None:
     """Answer them in this process; to be called in its main thread."""
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)

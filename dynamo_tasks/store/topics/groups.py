@@ -77,7 +77,7 @@ class GroupSubscription(EventSubscription):
 
     async def _read(self) -> None:
         try:
-            await self._look_for_debts()
+            await self._find_unacknowledged()
             if not self._pending:
                 self._take(await self._new_ones())
         except ServerUnavailableError:
@@ -95,7 +95,7 @@ class GroupSubscription(EventSubscription):
         )
         return list(found[0][1]) if found else []
 
-    async def _look_for_debts(self) -> None:
+    async def _find_unacknowledged(self) -> None:
         """Take over what other members took long ago and did not deal with."""
         if time.monotonic() < self._look_at:
             return
