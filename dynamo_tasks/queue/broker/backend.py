@@ -42,15 +42,15 @@ from dynamo_tasks.store.redis.wire import pack
 from dynamo_tasks.store.streams.open_stream import KeptResult
 
 __all__ = [
-    "ANSWER_TIMEOUT", "CONNECT_TIMEOUT", "KINDS", "PATIENCE", "WRITTEN", "ResultBackend", "SentinelResultBackend",
-    "ours",
+    "ANSWER_TIMEOUT", "CONNECT_TIMEOUT", "KINDS", "OPERATION_TIMEOUT", "WRITTEN", "ResultBackend",
+    "SentinelResultBackend", "ours",
 ]  # fmt: skip
 
 CONNECT_TIMEOUT = 2.0
 """Seconds that a synchronous operation on a worker's loop may wait for a server, maybe a far one: below a lease."""
 ANSWER_TIMEOUT = 5.0
 """Seconds that a synchronous operation of a client may wait for Redis."""
-PATIENCE = 10.0
+OPERATION_TIMEOUT = 10.0
 """Seconds in which an operation of a client is tried again."""
 _CELERYS_TIMEOUT = 120.0
 """Celery's default of ``redis_socket_timeout``."""
@@ -135,7 +135,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def retry_policy(self) -> dict[str, Any]:
         """kombu's retry policy for one operation: in a worker none, since its sleep would stop the loop."""
         policy: dict[str, Any] = super().retry_policy
-        return {**policy, "max_retries": 0} if self.waits else {"timeout": PATIENCE, **policy}
+        return {**policy, "max_retries": 0} if self.waits else {"timeout": OPERATION_TIMEOUT, **policy}
 
     def on_task_call(self, producer: Any, task_id: str) -> None:
         """Celery callback before a publish: subscribe to the result, unless it is an endpoint's.

@@ -12,7 +12,7 @@ from kombu import Connection as KombuConnection
 from kombu.connection import ConnectionPool, PooledConnection
 from kombu.utils.collections import HashedSeq
 
-from dynamo_tasks.queue.broker.backend import PATIENCE
+from dynamo_tasks.queue.broker.backend import OPERATION_TIMEOUT
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.transport import SentinelTransport, Transport
 
@@ -47,7 +47,7 @@ class Connection(KombuConnection):  # type: ignore[misc]
         ensured = super().ensure(obj, fun, *args, **kwargs)
 
         def within(*args: Any, **kwargs: Any) -> Any:
-            token = _until.set(time.monotonic() + PATIENCE)
+            token = _until.set(time.monotonic() + OPERATION_TIMEOUT)
             try:
                 return ensured(*args, **kwargs)
             finally:

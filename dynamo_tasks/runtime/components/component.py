@@ -16,7 +16,7 @@ from dynamo_tasks.runtime.control import send_commands
 from dynamo_tasks.runtime.supervision.health import HealthSettings
 from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
-from dynamo_tasks.store.redis.connection import PATIENCE, in_time
+from dynamo_tasks.store.redis.connection import OPERATION_TIMEOUT, in_time
 from dynamo_tasks.store.topics.groups import ACK_WAIT
 from dynamo_tasks.store.topics.subscriber import EventSubscription
 from dynamo_tasks.wiring import plain_endpoints
@@ -240,7 +240,7 @@ class Component:
         Args:
             timeout: Seconds; instances that have not answered by then are left out.
         """
-        async with in_time(timeout + PATIENCE):
+        async with in_time(timeout + OPERATION_TIMEOUT):
             return await self.drt.registry.scrape(self.namespace.name, self.name, timeout)
 
     async def sleep(

@@ -20,7 +20,7 @@ from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.sdk.endpoints.payloads import new_aggregate, plain_request
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.ledger.submission import NewRequest
-from dynamo_tasks.store.redis.connection import PATIENCE, in_time
+from dynamo_tasks.store.redis.connection import OPERATION_TIMEOUT, in_time
 from dynamo_tasks.store.streams.subscription import Subscription
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ __all__ = ["Item", "RemoteCall", "submit"]
 
 _CHILD_ABANDON_AFTER = 30.0
 """A parent that lost its worker must be found dead, queued and claimed again within this time."""
-_CHILD_PATIENCE = 60.0
+_CHILD_TIMEOUT = 60.0
 """Seconds that Redis may keep silent when a running request makes a call: that outlives most outages."""
 
 
@@ -167,7 +167,7 @@ class RemoteCall:
         headers = self._headers()
         with submit_span(self.id, endpoint, self._queue, headers) as span:
             new = self._request(context, span.carry(headers))
-            async with in_time(PATIENCE if context is None else _CHILD_PATIENCE):
+            async with in_time(OPERATION_TIMEOUT if context is None else _CHILD_TIMEOUT):
                 return await submit(self._client.store, new)
 
     def _request(self, context: Context | None, headers: dict[str, str]) -> NewRequest:

@@ -100,8 +100,8 @@ class InstanceHost:
         self._last_load = Load(state=self.lifecycle.state)
         self._changing = asyncio.Lock()
         self._entered = asyncio.Event()
-        self.executor = WorkerContext(store, lease, {}, stream_cap=stream_cap)
-        self.executor.on_engine_died = self._suspect
+        self.worker_context = WorkerContext(store, lease, {}, stream_cap=stream_cap)
+        self.worker_context.on_engine_died = self._suspect
         self._actors = Actors()
         self._helpers = Sweeper(store, erases=serves), Recoverer(store, cuts=serves)
         gate = HealthGate(self.lifecycle, app.consumer_gate, lambda: list(self._registrations.values()))
@@ -149,7 +149,7 @@ class InstanceHost:
         for one in endpoints:
             task_of(self._app, one.id, one.declared)
             self.hosted[one.id] = one
-            self.executor.handlers[str(one.id)] = one.handler
+            self.worker_context.handlers[str(one.id)] = one.handler
             self._registry.add_stats(one.id, *one.stats)
             registration = self.registration(one.id.namespace)
             if one.limits is not None:
@@ -170,7 +170,7 @@ class InstanceHost:
         """Know some endpoints no more, which nobody can find now."""
         for one in endpoints:
             self.hosted.pop(one.id, None)
-            del self.executor.handlers[str(one.id)]
+            del self.worker_context.handlers[str(one.id)]
             self._app.tasks.unregister(str(one.id))
             self._registry.forget_stats(one.id, one.stats)
 
@@ -191,8 +191,8 @@ class InstanceHost:
         found = self._registrations.get(namespace)
         if found is None:
             found = self._registrations[namespace] = Registration(
-                self._store, namespace, self.lease, load=self._load, on_command=self.executor.on_command,
-                running=self.executor.running_ids, stats=self._registry.stats,
+                self._store, namespace, self.lease, load=self._load, on_command=self.worker_context.on_command,
+                running=self.worker_context.running_ids, stats=self._registry.stats,
             )  # fmt: skip
             found.appear()
         return found
@@ -235,11 +235,11 @@ class InstanceHost:
         return self._slots if self._pool is None else int(self._pool.slots)
 
     def _load(self) -> Load:
-        now, total = time.monotonic(), self.executor.tokens
+        now, total = time.monotonic(), self.worker_context.tokens
         before, at = self._tokens
         self._tokens = (total, now)
         load = self._last_load = Load(
-            in_flight=self.executor.in_flight, capacity=self.capacity, tokens=total, state=self.lifecycle.state
+            in_flight=self.worker_context.in_flight, capacity=self.capacity, tokens=total, state=self.lifecycle.state
         )  # fmt: skip
         if at:
             load.tokens_per_s = (total - before) / (now - at)
@@ -262,7 +262,7 @@ class InstanceHost:
         return True
 
     def _is_busy(self) -> bool:
-        return self.executor.in_flight > 0 or self.lifecycle.state is InstanceState.ASLEEP
+        return self.worker_context.in_flight > 0 or self.lifecycle.state is InstanceState.ASLEEP
 
     def _suspect(self, reason: str) -> None:
         """Take nothing more, since an endpoint reports a dead engine, and check the health now."""
@@ -278,8 +278,8 @@ class InstanceHost:
 
     async def connect(self) -> WorkerContext:
         """Start the executor of requests."""
-        await self.executor.start()
-        return self.executor
+        await self.worker_context.start()
+        return self.worker_context
 
     async def start(self, pool: Any) -> None:
         """Know the pool, whose slots are the instance's."""
@@ -310,7 +310,7 @@ class InstanceHost:
         """Revoke the lease and close, since the worker has ended."""
         await self.deregister()
         await self._actors.stop()
-        await self.executor.close()
+        await self.worker_context.close()
         for registration in list(self._registrations.values()):
             await registration.stop()
         if self._registrations:

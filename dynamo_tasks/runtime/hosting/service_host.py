@@ -170,7 +170,7 @@ class ServiceHost:
         started = partial(retry_at_start, away=self._wait)
         steps = runtime.client.store.check_scripts, host.connect, self._check_memory
         await asyncio.gather(*map(started, steps))
-        return host.executor
+        return host.worker_context
 
     def _make_host(self, runtime: DistributedRuntime) -> InstanceHost:
         cap = self.service.settings.traffic.get("max_stream_bytes") or DEFAULT_CAP

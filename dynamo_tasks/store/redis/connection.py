@@ -21,9 +21,9 @@ from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.refusals import code_of, refusal
 from dynamo_tasks.store.redis.wire import CONNECT_TIMEOUT, Reply, Wire
 
-__all__ = ["PATIENCE", "Link", "in_time"]
+__all__ = ["OPERATION_TIMEOUT", "Link", "in_time"]
 
-PATIENCE = 10.0
+OPERATION_TIMEOUT = 10.0
 """Seconds that a server may take to answer one operation of a client."""
 Ready = Callable[[Wire], Awaitable[None]]
 _FIRST_DELAY, _MAX_DELAY = 0.05, 0.5
@@ -206,7 +206,7 @@ async def _check_up(wire: Wire) -> None:
 
 
 @contextlib.asynccontextmanager
-async def in_time(seconds: float = PATIENCE) -> AsyncIterator[None]:
+async def in_time(seconds: float = OPERATION_TIMEOUT) -> AsyncIterator[None]:
     """Give up a server that holds the connection and does not answer.
 
     Raises:

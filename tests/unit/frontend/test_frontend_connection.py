@@ -16,7 +16,7 @@ from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
 from tests.support.frontend_fakes import FakeGateway, chat, claim, hello, served, text, uvicorn_of
 
-PATIENCE = 20.0
+OPERATION_TIMEOUT = 20.0
 SHORT = ConnectionLimits(head_timeout=0.2, body_timeout=0.2, write_timeout=0.3)
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nhost: x\r\n"
 LIVE = b"GET /live HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -26,7 +26,7 @@ Work = Callable[[HttpServer], Awaitable[Any]]
 
 def run(work: Work, limits: ConnectionLimits | None = None, gateway: FakeGateway | None = None) -> Any:
     async def main() -> Any:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(OPERATION_TIMEOUT):
             async with served(gateway or FakeGateway(), FrontendSettings(header_delay=0), limits) as server:
                 result = await work(server)
                 assert (await exchange(server, LIVE)).startswith(b"HTTP/1.1 200")  # nobody else is harmed

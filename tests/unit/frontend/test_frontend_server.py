@@ -33,7 +33,7 @@ from tests.support.frontend_fakes import (
 )
 
 CHAT = "/v1/chat/completions"
-PATIENCE = 10
+OPERATION_TIMEOUT = 10
 
 
 def run(
@@ -42,7 +42,7 @@ def run(
     settings: FrontendSettings | None = None,
 ) -> Any:
     async def main() -> Any:
-        async with asyncio.timeout(PATIENCE), served(gateway or FakeGateway(), settings) as server:
+        async with asyncio.timeout(OPERATION_TIMEOUT), served(gateway or FakeGateway(), settings) as server:
             return await work(server)
 
     return asyncio.run(main())
@@ -326,7 +326,7 @@ def test_nagle_is_off_and_the_process_keeps_its_signals() -> None:
 def test_stop_does_not_wait_for_open_streams(caplog: pytest.LogCaptureFixture) -> None:
     async def main() -> None:
         gateway = FakeGateway(lambda _: [claim()])
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(OPERATION_TIMEOUT):
             async with served(gateway) as server:
                 reader, writer = await connect(server, chat(stream=True))
                 await reader.readline()
