@@ -29,7 +29,6 @@ __all__ = [
     "usage",
 ]
 
-
 _TEMPLATED = ("tools", "tool_choice")
 """The chat template puts them into the prompt: there is nothing left that an engine must do."""
 

@@ -34,7 +34,6 @@ from dynamo_tasks.observe import log
 
 __all__ = ["FrontendApp", "create_app"]
 
-
 _Handler = Callable[[Request], Awaitable[ASGIApp]]
 _HEADER = REQUEST_ID.encode()
 

@@ -26,7 +26,6 @@ from dynamo_tasks.protocol.trace import TRACE_HEADERS
 
 __all__ = ["Call", "ClientWatch", "call_of", "check_size", "end_http_span", "http_span", "new_id", "raw_body"]
 
-
 _SCOPE_KEY = "dynamo_tasks.call"
 
 

@@ -2,7 +2,7 @@
 
 An event of the catalogue becomes one record of the logger ``dynamo_tasks.<area>``. Its message is
 ``name key=value …``; formatters that want the parts find them as ``record.event`` and
-``record.fields``.
+``record.fields``. Passwords in URLs are kept out of both.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from dynamo_tasks.config.host.given import variable
 from dynamo_tasks.observe.catalogue import LOG_EVENTS
 from dynamo_tasks.observe.schema import LogEvent
-from dynamo_tasks.observe.secrets import mask_url
 
 __all__ = [
     "FORMAT_VARIABLE",
@@ -25,9 +25,41 @@ __all__ = [
     "choose_format",
     "enabled",
     "event",
+    "mask_url",
     "set_strict",
     "strict",
 ]
+
+_MASK = "***"
+_NEXT_URL = re.compile(r";(?=[a-z][a-z0-9+.-]*://)")
+_SECRET_PARAMETER = re.compile(
+    r"((?:^|[?&])[^=&?]*(?:password|secret|token|api_key)[^=&]*=)[^&#]*", re.IGNORECASE
+)
+
+
+def mask_url(url: str) -> str:
+    """The URL with its password, and secrets among its query parameters, replaced by ``***``.
+
+    Knows kombu's list form (``sentinel://:pw@a;sentinel://:pw@b``). A password that holds ``/``, ``?``
+    or ``@`` unquoted is masked as a whole.
+
+    Example:
+        >>> mask_url("redis://user:hunter2@db:6379/0")
+        'redis://user:***@db:6379/0'
+    """
+    return ";".join(_mask_one(part) for part in _NEXT_URL.split(url))
+
+
+def _mask_one(url: str) -> str:
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        return url
+    # The last "@", not the first after the host: an unquoted password must not leak its tail.
+    userinfo, at, address = rest.rpartition("@")
+    user, colon, _ = userinfo.partition(":")
+    masked = f"{user}:{_MASK}" if colon else user
+    return scheme + separator + masked + at + _SECRET_PARAMETER.sub(rf"\1{_MASK}", address)
+
 
 STRICT_VARIABLE = "DYNAMO_STRICT_TELEMETRY"
 """Set to ``1`` (tests do, for child processes too) to make names outside the catalogue an error."""

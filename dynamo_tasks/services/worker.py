@@ -33,7 +33,6 @@ from dynamo_tasks.services.kv_events import publish_kv_events
 
 __all__ = ["Worker", "traced"]
 
-
 _DEFAULT_SLOTS = 256
 _SETTINGS = ("engine", "model", "served_model_name", "tool_call_parser", "reasoning_parser", "engine_args")
 

@@ -26,7 +26,6 @@ from dynamo_tasks.errors import DynamoError
 
 __all__ = ["Scheduler", "SchedulerArgs"]
 
-
 _MOST_HASHED = 8192
 """Blocks that are hashed in one step: long prompts that are all in the cache would hold up the loop."""
 

@@ -11,7 +11,6 @@ from dynamo_tasks.errors import DynamoError
 
 __all__ = ["PseudoText", "Run", "Sequence", "State", "text_key", "text_keys"]
 
-
 _SIZE = 128
 _WORDS_PER_BLOCK = 32
 _SYLLABLES = [first + second for first in "bdfgklmnprstvz" for second in "aeiou"]

@@ -17,7 +17,6 @@ from dynamo_tasks.protocol.tokens import TokenDelta
 
 __all__ = ["Cutter", "ParsedChoice", "Reading"]
 
-
 _TAGS = 48
 """Characters that the tags around a reasoning take at most, with the white space beside them."""
 _MOST_BEHIND = 64

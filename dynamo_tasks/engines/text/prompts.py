@@ -19,7 +19,6 @@ from dynamo_tasks.protocol.tokens import TokenDelta, several_prompts
 
 __all__ = ["generate_several", "merged", "single_payloads", "size_of", "tokenized"]
 
-
 _Open = Callable[[Mapping[str, Any], int, dict[int, list[int]]], AsyncGenerator[TokenDelta, None]]
 
 

@@ -21,7 +21,6 @@ from dynamo_tasks.protocol.instances import ModelCard
 
 __all__ = ["DEFAULT_TEMPLATE", "allowed_tools", "chat_of", "check_kind", "check_messages", "render_chat"]
 
-
 _CHOICES = ("none", "auto", "required")
 _FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs")
 

@@ -29,7 +29,6 @@ from dynamo_tasks.observe.throttle import LogThrottle
 
 __all__ = ["HttpServer", "allow_many_files"]
 
-
 _AT_ONCE = 64
 """Connections that are accepted before the loop has a turn."""
 _SPARE = 32

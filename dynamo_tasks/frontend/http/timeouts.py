@@ -15,7 +15,6 @@ from dynamo_tasks.observe import log
 
 __all__ = ["PROBE", "Answer", "OpenEndedAnswer", "Phase", "TimeoutProtocol"]
 
-
 PROBE = "dynamo_tasks.probe"
 """Key of a scope: what sends a byte that means nothing, where an answer can hold one. Somebody who has closed the
 connection answers that with a reset; somebody who has closed only its own side reads on."""

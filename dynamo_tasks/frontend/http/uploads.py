@@ -13,7 +13,6 @@ from dynamo_tasks.errors import InvalidRequestError, PayloadTooLargeError, Unsup
 
 __all__ = ["ENCODINGS", "decompressed", "encoding_of", "read_body"]
 
-
 ENCODINGS = "gzip"
 """The coding that ``Content-Encoding`` may name, for ``Accept-Encoding`` of a refusal."""
 _STEP = 128 << 10

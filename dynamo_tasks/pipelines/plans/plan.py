@@ -22,7 +22,6 @@ from dynamo_tasks.protocol.names import RUN, EndpointId
 
 __all__ = ["COMPONENT", "OperatorPlan", "Plan", "ServicePlan", "make_plan", "plan_operator", "plan_service"]
 
-
 COMPONENT = "Operators"
 """The component that runs the tasks of all jobs of a namespace."""
 Parallelism = Annotated[int, msgspec.Meta(ge=1, le=1 << 16)]

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["ActorWatch", "RayJob", "RayServices"]
 
-
 _START = 60.0
 """Seconds until the first sign of life of a process that has just been started."""
 _LOOKS = 5

@@ -30,7 +30,6 @@ __all__ = [
     "similar",
 ]
 
-
 MAX_DEPTH = 64
 """Levels to which the JSON of a body may be nested."""
 _BOM = b"\xef\xbb\xbf"

@@ -42,7 +42,6 @@ __all__ = [
     "read_plain",
 ]
 
-
 _MOST_DICTIONARY = 128 << 20
 """Memory that lzma's decoder may ask for; its strongest preset needs half of it."""
 

@@ -17,7 +17,6 @@ from dynamo_tasks.store.streams.open_stream import KeptResult
 
 __all__ = ["CallInfo", "payload_of", "positional"]
 
-
 _HOOKS_BEHIND = ("on_success", "after_return")
 _BEHIND = (signals.task_success, signals.task_postrun)
 

@@ -26,7 +26,6 @@ from dynamo_tasks.store.topics.topic import Topic
 
 __all__ = ["Registry", "StatsHandler", "Unserved"]
 
-
 _CONNECT_SECONDS = 10.0
 """Seconds for which nobody may serve a component: workers start anew, engines load."""
 

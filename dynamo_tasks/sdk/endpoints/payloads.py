@@ -30,7 +30,6 @@ __all__ = [
     "to_plain",
 ]
 
-
 Validator = Callable[[Any], Any]
 
 _MISSING = re.compile(r"required field `([^`]+)`")

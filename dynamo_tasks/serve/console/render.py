@@ -15,7 +15,6 @@ from dynamo_tasks.observe import mask_url
 
 __all__ = ["render_job", "render_status"]
 
-
 _JOB_COLUMNS = ("operator", "tasks", "in", "out", "skipped", "dead", "lag", "records/s")
 _JOB_STATES = {"RUNNING": "green", "STOPPING": "yellow", "FAILED": "red"}
 

@@ -25,7 +25,6 @@ from dynamo_tasks.serve.processes.spec import Notice, NoticeKind, ProcessSpec
 
 __all__ = ["GroupWatch", "LinePump", "ManagedProcess", "describe_exit", "kill_group"]
 
-
 _LONGEST = 64 * 1024
 
 
