@@ -21,7 +21,7 @@ from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.components.remote_call import submit
 from dynamo_tasks.sdk import DynamoService
-from dynamo_tasks.store.ledger.notifications import tell_rejected
+from dynamo_tasks.store.ledger.notifications import report_rejected
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.submission import NewRequest
@@ -80,7 +80,7 @@ class RuntimeGateway:
         async with in_time(_CONNECT_SECONDS):
             allowance = await self._quota.take(namespace, owner_key, limits, request_id)
         if allowance.reason:
-            tell_rejected(await self._usual(api), RateLimitError.code)
+            report_rejected(await self._usual(api), RateLimitError.code)
         return allowance
 
     async def _usual(self, api: str) -> EndpointId:
@@ -93,7 +93,7 @@ class RuntimeGateway:
         """Give a request's place back."""
         if limits.concurrent_requests:
             async with in_time(_CONNECT_SECONDS):
-                await self._quota.give_back(self._namespace_of(api), owner_key, request_id)
+                await self._quota.release(self._namespace_of(api), owner_key, request_id)
 
     def _namespace_of(self, api: str) -> str:
         """The namespace in which a request of this kind lives."""
@@ -107,7 +107,7 @@ class RuntimeGateway:
             async with in_time(_CONNECT_SECONDS):
                 return await self._submit(submission, endpoint, payload)
         except NoInstancesError as error:
-            tell_rejected(endpoint, error.code)
+            report_rejected(endpoint, error.code)
             raise
 
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:

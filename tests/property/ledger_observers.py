@@ -10,7 +10,7 @@ from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.runtime.supervision.sweeper import Sweeper
 from dynamo_tasks.store.ledger.dead import DeadList
-from dynamo_tasks.store.ledger.recovery import MAX_ATTEMPTS, MAX_BARREN
+from dynamo_tasks.store.ledger.recovery import MAX_ATTEMPTS, MAX_IDLE_ATTEMPTS
 from dynamo_tasks.store.streams.presence import ReaderPresence
 from tests.property.ledger_invariants import check_sweep, read_dump
 from tests.property.ledger_processes import Processes
@@ -38,7 +38,8 @@ class Observers:
         await self._world.recovery.take_over(self._world.namespace, lease, "me")
         for record in [await self._world.record(one) for one in running]:
             used_up = (
-                int(record.get("idle_attempts", 0)) >= MAX_BARREN or int(record["attempts"]) >= MAX_ATTEMPTS
+                int(record.get("idle_attempts", 0)) >= MAX_IDLE_ATTEMPTS
+                or int(record["attempts"]) >= MAX_ATTEMPTS
             )
             assert record["state"] == ("FAILED" if used_up else "QUEUED"), record
 

@@ -172,7 +172,7 @@ class Registration(Actor):
     async def _withdraw(self, infos: Sequence[InstanceInfo]) -> None:
         """Serve some endpoints no more; what waits for this instance alone, any other one may take."""
         with contextlib.suppress(DynamoError):
-            await self._recovery.inherit([info.id for info in infos], self.lease)
+            await self._recovery.reassign([info.id for info in infos], self.lease)
             await self._registry.withdraw(self._namespace, self.lease, infos)
         for info in infos:
             event("instance.deregistered", endpoint=str(info.id), instance_id=info.instance_id)
@@ -230,7 +230,7 @@ class Registration(Actor):
 
     async def _leave_queues(self) -> None:
         """Let any other instance take what waits for this one alone."""
-        await self._recovery.inherit([info.id for info in self._infos], self.lease)
+        await self._recovery.reassign([info.id for info in self._infos], self.lease)
 
     async def stop(self) -> None:
         """Give the lease back."""

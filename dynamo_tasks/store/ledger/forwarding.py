@@ -1,4 +1,4 @@
-"""Handing a request on to an instance of another endpoint; its id and log stay."""
+"""Forwarding of a request to an instance of another endpoint; its id and stream stay."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def forward(
     """Queue a running request for one instance of another endpoint of its namespace.
 
     Args:
-        store: The server.
+        store: Redis.
         attempt: Ours; it does not count. Ask again with the same arguments where the reply was lost.
         endpoint: Who shall serve it.
         instance_id: The lease of the instance that was chosen.

@@ -77,7 +77,7 @@ class Attempt:
     waited: float = 0.0
     """Seconds from its submit (or its time) to this claim."""
     fields: list[bytes] = field(repr=False)
-    """Fields of the record to restore it from, should the server forget it."""
+    """Fields of the record to restore it from, should Redis forget it."""
     message: Callable[[], bytes] | None = field(default=None, repr=False)
     """Makes the Celery message, for the same."""
 
@@ -251,11 +251,11 @@ class Ledger:
         return [(member[:1].decode(), member[2:].decode()) for member in found]
 
     async def admit(self, namespace: str) -> None:
-        """Let those step up who stand in line where there is room."""
+        """Promote requests from the wait queues where there is room."""
         await script("admit").run(self.store.commands, [], self.store.keys(namespace).base)
 
     async def purge(self, namespace: str, request_id: str) -> str:
-        """Erase payload and log of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``.
+        """Erase payload and stream of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``.
 
         A message of it that lies in a queue yet goes with the next :meth:`erase`, of any worker.
         """

@@ -15,7 +15,7 @@ from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["notify_end", "tell_rejected", "tell_submitted"]
+__all__ = ["notify_end", "report_rejected", "report_submitted"]
 
 
 @cache
@@ -23,7 +23,7 @@ def _submitted(label: str) -> Counter:
     return metrics.counter("requests_submitted_total", endpoint=label)
 
 
-def tell_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: int) -> None:
+def report_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: int) -> None:
     """Report that a request was put into its queue."""
     name = str(endpoint)
     _submitted(endpoint.label).inc()
@@ -31,7 +31,7 @@ def tell_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: 
         event("request.submitted", request_id=request_id, endpoint=name, queue=queue, priority=priority)
 
 
-def tell_rejected(endpoint: EndpointId, code: str) -> None:
+def report_rejected(endpoint: EndpointId, code: str) -> None:
     """Report that a request was refused before it was queued."""
     metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=code).inc()
 

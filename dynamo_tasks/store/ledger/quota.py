@@ -1,4 +1,4 @@
-"""Limits of single tenants, shared by all frontends through the server."""
+"""Limits of single tenants, shared by all frontends through Redis."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ class Quota:
             reason=reason,
         )  # fmt: skip
 
-    async def give_back(self, namespace: str, tenant: str, request_id: str) -> None:
+    async def release(self, namespace: str, tenant: str, request_id: str) -> None:
         """Uncount a request that was refused after :meth:`take`, among those that have not ended."""
         await self._store.commands.execute("ZREM", self._store.keys(namespace).open(tenant), request_id)

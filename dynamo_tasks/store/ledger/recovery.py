@@ -18,9 +18,9 @@ from dynamo_tasks.store.ledger.unacked import restore_unacked
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["MAX_ATTEMPTS", "MAX_BARREN", "Recovery"]
+__all__ = ["MAX_ATTEMPTS", "MAX_IDLE_ATTEMPTS", "Recovery"]
 
-MAX_BARREN = 3
+MAX_IDLE_ATTEMPTS = 3
 """Attempts that added no token, after which a request has FAILED."""
 MAX_ATTEMPTS = 10
 """Attempts at all."""
@@ -33,7 +33,7 @@ class Recovery:
     """Recovery of one server's namespaces. Every verb may be called by any number of observers.
 
     Args:
-        store: The server.
+        store: Redis.
         cuts: Whether this process closes connections of the dead: frontends have no right to (docs/security.md). What a
             frozen process is handed then is found by :meth:`lost_messages`.
     """
@@ -53,7 +53,7 @@ class Recovery:
         return sorted(leases)
 
     async def owned(self, namespace: str, lease: int) -> set[str]:
-        """Ids of the requests that an instance owns, as the server knows it."""
+        """Ids of the requests that an instance owns, as Redis knows it."""
         found = await self._store.commands.execute("SMEMBERS", self._store.keys(namespace).owned(lease))
         return {request_id.decode(errors="replace") for request_id in found}
 
@@ -73,7 +73,7 @@ class Recovery:
         ]
 
     async def take_over(self, namespace: str, lease: int, observer: str) -> dict[str, int] | None:
-        """Give back everything that a dead instance held.
+        """Requeue everything that a dead instance held.
 
         Args:
             namespace: Its namespace.
@@ -96,8 +96,8 @@ class Recovery:
         with contained("recovery", f"what {lease:x} had fetched"):
             moved["restored"] += await restore_unacked(self._store, keys, lease)
         with contained("recovery", f"queues of {lease:x}"):
-            moved["restored"] += await self._inherit(keys, lease)
-        await self._bury(keys, lease)
+            moved["restored"] += await self._reassign(keys, lease)
+        await self._reap(keys, lease)
         await self._store.commands.execute("DEL", lock)
         return moved
 
@@ -119,11 +119,11 @@ class Recovery:
             await wire.pipeline([["CLIENT", "KILL", "ID", client_id] for client_id in ids])
 
     async def requeue(self, namespace: str, request_id: str, lease: int) -> str:
-        """Give back one request of a lost owner. Returns ``OK``, ``DEAD``, ``SETTLE`` or ``NOT``."""
+        """Requeue one request of a lost owner. Returns ``OK``, ``DEAD``, ``SETTLE`` or ``NOT``."""
         keys = self._store.keys(namespace)
         reply = await script("requeue").run(
             self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
-            f"{lease:x}", self._store.address.db, MAX_BARREN, MAX_ATTEMPTS, *_lost(MAX_BARREN),
+            f"{lease:x}", self._store.address.db, MAX_IDLE_ATTEMPTS, MAX_ATTEMPTS, *_lost(MAX_IDLE_ATTEMPTS),
             *_lost(MAX_ATTEMPTS),
         )  # fmt: skip
         outcome = str(reply.decode())
@@ -136,16 +136,16 @@ class Recovery:
             )  # fmt: skip
         return outcome
 
-    async def _inherit(self, keys: Keys, lease: int) -> int:
+    async def _reassign(self, keys: Keys, lease: int) -> int:
         """Messages in the queues of a dead instance."""
         members = await self._store.commands.execute("SMEMBERS", keys.own_queues(lease))
         endpoints: list[EndpointId] = []
         for member in members:
             with contained("registry", f"a queue of {lease:x}"):
                 endpoints.append(EndpointId(keys.namespace, *member.decode().split(":")))
-        return await self.inherit(endpoints, lease)
+        return await self.reassign(endpoints, lease)
 
-    async def inherit(self, endpoints: Iterable[EndpointId], lease: int) -> int:
+    async def reassign(self, endpoints: Iterable[EndpointId], lease: int) -> int:
         """Move what waits in an instance's own queues to its components' queues.
 
         Args:
@@ -166,7 +166,7 @@ class Recovery:
                 )
         return moved
 
-    async def _bury(self, keys: Keys, lease: int) -> None:
+    async def _reap(self, keys: Keys, lease: int) -> None:
         """Take its registrations back."""
         commands = self._store.commands
         members = [m.decode(errors="replace") for m in await commands.execute("SMEMBERS", keys.instances)]

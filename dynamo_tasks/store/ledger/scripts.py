@@ -72,11 +72,11 @@ class Script:
         return hashlib.sha1(source.encode(), usedforsecurity=False).hexdigest()
 
     async def run(self, on: Runner, keys: list[str], *args: str | bytes | int | float) -> Reply:
-        """Run the script; loads it where the server does not know it (any more).
+        """Run the script; loads it where Redis does not know it (any more).
 
         Raises:
             ReplyError: the script failed.
-            ServerRefusedError: the server runs no such script for the moment.
+            ServerRefusedError: Redis runs no such script for the moment.
             ServerUnavailableError: the connection was lost; whether it ran is not known.
         """
         try:

@@ -18,7 +18,7 @@ from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.versions import NEEDED
 from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
 from dynamo_tasks.store.ledger.fields import Field
-from dynamo_tasks.store.ledger.notifications import tell_rejected, tell_submitted
+from dynamo_tasks.store.ledger.notifications import report_rejected, report_submitted
 
 __all__ = ["READ_RETENTION", "NewRequest", "left", "submit_call", "submitted"]
 
@@ -108,11 +108,11 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
     try:
         _check(new, code, value, more)
     except DynamoError as error:
-        tell_rejected(new.endpoint, error.code)
+        report_rejected(new.endpoint, error.code)
         raise
     request_id = value.decode()
     if request_id == new.id:
-        tell_submitted(new.id, new.endpoint, new.queue, new.options.priority)
+        report_submitted(new.id, new.endpoint, new.queue, new.options.priority)
     return request_id
 
 

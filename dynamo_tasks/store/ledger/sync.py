@@ -1,7 +1,7 @@
 """The few verbs that synchronous publishers need, on a connection pool of theirs.
 
 Celery publishes synchronously, from any thread or process, so this is the only place where the store
-speaks to the server outside the event loop.
+speaks to Redis outside the event loop.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from dynamo_tasks.store.redis.wire import pack
 __all__ = ["NoAnswer", "SyncLedger", "once_more"]
 
 NoAnswer = redis.exceptions.TimeoutError
-"""The server took too long: it may do yet what it was asked for."""
+"""Redis took too long: it may do yet what it was asked for."""
 
 _LOOK = 200
 """Requests that one script looks at."""
@@ -85,7 +85,7 @@ class SyncLedger:
             if not isinstance(exc, redis.exceptions.ConnectionError):
                 raise
         finally:
-            self._give_back(connection)
+            self._return_connection(connection)
         return self._client.execute_command(*command)
 
     def _taken(self) -> Any:
@@ -96,7 +96,7 @@ class SyncLedger:
         except IndexError:
             return self._client.connection_pool.get_connection()
 
-    def _give_back(self, connection: Any) -> None:
+    def _return_connection(self, connection: Any) -> None:
         pool = self._client.connection_pool
         if self._kept or pool.max_connections < _ENOUGH:
             pool.release(connection)

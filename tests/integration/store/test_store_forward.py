@@ -91,7 +91,7 @@ async def test_what_an_instance_leaves_behind_goes_to_the_shared_queue(redis_ser
         await _register(place)
         request_id = await place.submit()
         await _forward(place, router, await router.claim(request_id))
-        assert await Recovery(place.store).inherit([_target(place)], CHOSEN) == 1
+        assert await Recovery(place.store).reassign([_target(place)], CHOSEN) == 1
         assert await _waiting(place) == (0, 1)
         assert await place.field(request_id, "queue") == _target(place).queue
 

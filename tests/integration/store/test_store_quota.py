@@ -65,7 +65,7 @@ async def test_what_was_never_submitted_leaves_no_place_taken(redis_server: Redi
         quota, limits = Quota(place.store), KeyLimits(concurrent_requests=1)
         assert not (await quota.take(place.namespace, "k", limits, "refused")).reason
         assert (await quota.take(place.namespace, "k", limits, "next")).reason
-        await quota.give_back(place.namespace, "k", "refused")
+        await quota.release(place.namespace, "k", "refused")
         assert not (await quota.take(place.namespace, "k", limits, "lost")).reason
         await place.do("ZINCRBY", place.keys.open("k"), -11_000, "lost")
         assert not (await quota.take(place.namespace, "k", limits, "next")).reason

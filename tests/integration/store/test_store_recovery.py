@@ -78,7 +78,7 @@ async def test_three_attempts_without_a_token_and_a_retry(redis_server: RedisSer
 
 
 @on_loop
-async def test_an_attempt_with_a_token_is_not_barren(redis_server: RedisServer) -> None:
+async def test_an_attempt_with_a_token_is_not_idle(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         request_id = await place.submit()
         outcomes = []
