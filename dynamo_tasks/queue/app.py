@@ -27,7 +27,7 @@ from dynamo_tasks.queue.worker.beat import Beat
 from dynamo_tasks.queue.worker.consuming import Queues, direct_queue
 from dynamo_tasks.queue.worker.request import Events
 from dynamo_tasks.queue.worker.worker import Host, ServiceStep, Worker
-from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_STEPS
+from dynamo_tasks.store.keys import PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.wire import notice_loss
@@ -63,7 +63,7 @@ TRANSPORT_OPTIONS: dict[str, Any] = {
     # The kernel notices, by the options above; kombu's own check would ask, and reconnect, on the loop.
     "health_check_interval": 0,
     # For Flower, which adds the lengths of these lists up; our channels know the last one themselves.
-    "priority_steps": [*PRIORITY_STEPS, LINE_STEP],
+    "priority_steps": [*PRIORITY_STEPS, WAIT_QUEUE_STEP],
 }
 
 

@@ -36,7 +36,7 @@ from dynamo_tasks.queue.plain_pickle import read_plain_only
 from dynamo_tasks.queue.worker import worker as hosting
 from dynamo_tasks.queue.worker.control import JsonControl
 from dynamo_tasks.queue.worker.request import Events
-from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
+from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.address import Address
 
 __all__ = ["GuestApp", "adopt", "check_settings"]
@@ -201,7 +201,7 @@ def check_settings(name: str, url: str, conf: Any) -> None:
     if options.get("sep", PRIORITY_SEPARATOR) != PRIORITY_SEPARATOR:
         raise ConfigError("broker_transport_options: dynamo-tasks needs the default 'sep'")
     steps = tuple(options.get("priority_steps", PRIORITY_STEPS))
-    if steps not in (PRIORITY_STEPS, (*PRIORITY_STEPS, LINE_STEP)):
+    if steps not in (PRIORITY_STEPS, (*PRIORITY_STEPS, WAIT_QUEUE_STEP)):
         raise ConfigError(
             f"broker_transport_options: dynamo-tasks needs priority_steps {list(PRIORITY_STEPS)}"
         )

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from dynamo_tasks.config.host.server import key_prefix
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
-from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.memory import memory_of
 from dynamo_tasks.store.namespaces import purge_namespace
@@ -127,5 +127,5 @@ async def _queued(store: Store, namespace: str, component: str) -> int:
     queue = f"{store.prefix}{namespace}|{component}"
     wire = await store.commands.wire()
     lengths = await wire.ask([["LLEN", queue + priority_suffix(step)] for step in PRIORITY_STEPS])
-    lengths.append(await wire.execute("LLEN", f"{queue}{PRIORITY_SEPARATOR}{LINE_STEP}"))
+    lengths.append(await wire.execute("LLEN", f"{queue}{PRIORITY_SEPARATOR}{WAIT_QUEUE_STEP}"))
     return sum(int(length) for length in lengths)

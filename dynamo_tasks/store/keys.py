@@ -16,9 +16,9 @@ key                            type    content
 ``dt:<ns>:leases``             set     lease ids of all instances that may own requests
 ``dt:<ns>:running:<c>``        set     ids of a component's RUNNING requests
 ``dt:<ns>:waiting:<c>``        set     ids of its QUEUED requests whose time has come
-``dt:<ns>:lines``              set     ``<component>:<list>`` of all lines in which somebody stands
-``dt:<ns>:line:<c>:<list>``    zset    ids that wait behind a list of a queue, by fair turn (``docs/overload.md``)
-``dt:<ns>:tags:<c>:<list>``    hash    the turn that is now, and the last one of each tenant in line
+``dt:<ns>:lines``              set     ``<component>:<list>`` of all wait queues that are not empty
+``dt:<ns>:line:<c>:<list>``    zset    wait queue behind a list of a queue, by virtual time (``docs/overload.md``)
+``dt:<ns>:tags:<c>:<list>``    hash    the virtual time that is now, and the last one of each tenant
 ``dt:<ns>:pace:<c>``           hash    ``mean`` and ``least`` ms of its runs
 ``dt:<ns>:traffic``            hash    ``<c>:concurrency``, ``<c>:max_queue``: limits of components as a whole
 ``dt:<ns>:rate:<tenant>``      string  when a tenant's allowance of requests is whole again, ms
@@ -51,9 +51,9 @@ from dataclasses import dataclass
 from functools import cached_property
 
 __all__ = [
-    "LINE_STEP",
     "PRIORITY_SEPARATOR",
     "PRIORITY_STEPS",
+    "WAIT_QUEUE_STEP",
     "Keys",
     "client_channel",
     "consumer_name",
@@ -72,8 +72,8 @@ PRIORITY_SEPARATOR = "\x06\x16"
 PRIORITY_STEPS = (0, 3, 6, 9)
 """kombu's steps; a priority belongs to the highest step that is not above it, 0 is served first."""
 
-LINE_STEP = 10
-"""A step that no priority belongs to. Its list is as long as what stands in line behind the others (see
+WAIT_QUEUE_STEP = 10
+"""A step that no priority belongs to. Its list is as long as the wait queues behind the others (see
 ``store/ledger/lua/lib/fairness.lua``), since kombu and Flower take the sum of all steps for the length of a queue."""
 
 
@@ -113,8 +113,8 @@ def namespace_patterns(prefix: str, namespace: str) -> list[str]:
 
 
 def queue_keys(prefix: str, queue: str) -> list[str]:
-    """All keys of a queue: what waits in it by priority, how many stand in line behind that, and kombu's bindings."""
-    suffixes = [*map(priority_suffix, PRIORITY_STEPS), f"{PRIORITY_SEPARATOR}{LINE_STEP}"]
+    """All keys of a queue: what waits in it by priority, how many lie in its wait queues, and kombu's bindings."""
+    suffixes = [*map(priority_suffix, PRIORITY_STEPS), f"{PRIORITY_SEPARATOR}{WAIT_QUEUE_STEP}"]
     return [
         *(f"{prefix}{queue}{suffix}" for suffix in suffixes),
         *(f"{prefix}{one}{queue}" for one in _BINDINGS),

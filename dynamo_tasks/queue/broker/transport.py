@@ -36,7 +36,7 @@ from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.message import MalformedMessageError, Message, QoS, decode
 from dynamo_tasks.queue.broker.puller import Puller
 from dynamo_tasks.queue.sockets import yielding
-from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS
+from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.ledger.sync import SyncLedger
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.containment import contained
@@ -119,8 +119,8 @@ class Channel(CheckedChannel):
         return {**theirs, **ours, "connection_class": yielding(theirs["connection_class"], greenlets.yields)}
 
     def _size(self, queue: str) -> int:
-        """Messages of a queue, with what stands in line behind them."""
-        return super()._size(queue) + self.length(f"{queue}{self.sep}{LINE_STEP}")
+        """Messages of a queue, with those of its wait queues."""
+        return super()._size(queue) + self.length(f"{queue}{self.sep}{WAIT_QUEUE_STEP}")
 
     @contextmanager
     def conn_or_acquire(self, client: Any = None) -> Iterator[Any]:
@@ -334,7 +334,7 @@ class Channel(CheckedChannel):
                     self.qos.restore_by_tag(tag, leftmost=False)
 
     def requeue(self, tags: list[str]) -> None:
-        """Put fetched messages that were not started back to the front of their queues, oldest first in line."""
+        """Put fetched messages that were not started back to the front of their queues, oldest first."""
         for tag in reversed(tags):
             message = self.qos._delivered.get(tag)
             if message is None:

@@ -55,7 +55,7 @@ class Sweeper(Actor):
                 for namespace in self._namespaces:
                     with contained("ledger", f"timers of {namespace}"):
                         await self._due(namespace)
-                    with contained("ledger", f"line of {namespace}"):
+                    with contained("ledger", f"wait queues of {namespace}"):
                         await self._ledger.admit(namespace)
                 if loop.time() >= seldom_at:
                     for namespace in self._namespaces:

@@ -11,9 +11,9 @@ from dynamo_tasks.store.ledger import recovery as recovery_module
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from dynamo_tasks.store.ledger.recovery import Recovery
-from tests.support.line import Line
 from tests.support.server import RedisServer
 from tests.support.streams import Place, on_loop
+from tests.support.wait_queue import WaitQueue
 
 WINDOW = 16
 LEASE = 0x77
@@ -22,7 +22,7 @@ LEASE = 0x77
 @on_loop
 async def test_a_tenants_flood_is_overtaken_by_anothers_single_request(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         flood = await line.submit(count=300, tenant="a")
         (single,) = await line.submit(tenant="b")
         assert await line.length() == 301
@@ -37,7 +37,7 @@ async def test_a_tenants_flood_is_overtaken_by_anothers_single_request(redis_ser
 @on_loop
 async def test_tenants_share_by_their_weights(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.submit(count=WINDOW, tenant="x")
         heavy = set(await line.submit(count=120, tenant="heavy", weight=3.0))
         light = set(await line.submit(count=120, tenant="light"))
@@ -49,7 +49,7 @@ async def test_tenants_share_by_their_weights(redis_server: RedisServer) -> None
 @on_loop
 async def test_who_comes_back_gets_no_credit_for_its_absence(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.submit(count=WINDOW + 100, tenant="a")
         await line.serve(60, LEASE)
         late = set(await line.submit(count=40, tenant="b"))
@@ -60,7 +60,7 @@ async def test_who_comes_back_gets_no_credit_for_its_absence(redis_server: Redis
 @on_loop
 async def test_a_high_priority_overtakes_a_thousand_low_ones(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.submit(count=1000, priority=9, tenant="a")
         (urgent,) = await line.submit(priority=0, tenant="a")
         assert await line.pop() == urgent
@@ -69,7 +69,7 @@ async def test_a_high_priority_overtakes_a_thousand_low_ones(redis_server: Redis
 @on_loop
 async def test_as_many_run_as_may_and_the_rest_waits(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(concurrency=3)
         ids = await line.submit(count=10)
         attempts = []
@@ -86,7 +86,7 @@ async def test_as_many_run_as_may_and_the_rest_waits(redis_server: RedisServer) 
 @on_loop
 async def test_a_message_from_elsewhere_does_not_pass_the_limit(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line, owner = Line(place), await place.owner()
+        line, owner = WaitQueue(place), await place.owner()
         await line.limits(concurrency=1)
         (first, *_) = await line.submit(count=3)
         running = await owner.claim(first)
@@ -102,7 +102,7 @@ async def test_a_message_from_elsewhere_does_not_pass_the_limit(redis_server: Re
 @on_loop
 async def test_a_claim_that_is_asked_again_is_not_refused_by_itself(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(concurrency=1)
         (request_id,) = await line.submit()
         first, again = [await line.claim(request_id, LEASE, "nonce") for _ in range(2)]
@@ -114,7 +114,7 @@ async def test_a_claim_that_is_asked_again_is_not_refused_by_itself(redis_server
 @on_loop
 async def test_what_a_dead_owner_ran_makes_room(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line, owner, heir = Line(place), await place.owner(), await place.owner()
+        line, owner, heir = WaitQueue(place), await place.owner(), await place.owner()
         await line.limits(concurrency=2)
         ids = await line.submit(count=4)
         for _ in range(2):
@@ -131,7 +131,7 @@ async def test_what_a_dead_owner_ran_makes_room(redis_server: RedisServer) -> No
 @on_loop
 async def test_whatever_ends_a_run_or_a_wait_gives_its_place_back(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(concurrency=1)
         cancelled, retried, released, last, gone = await line.submit(count=5)
         await place.ledger.cancel(place.namespace, gone)
@@ -154,7 +154,7 @@ async def test_a_worker_that_died_between_pop_and_claim_does_not_stop_the_line(
     redis_server: RedisServer,
 ) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         ids = await line.submit(count=WINDOW + 5)
         for _ in range(WINDOW):
             await line.pop()
@@ -169,7 +169,7 @@ async def test_who_stands_in_line_is_not_taken_for_lost(
 ) -> None:
     monkeypatch.setattr(recovery_module, "_ORPHAN_AGE_MS", -60_000)  # as if all had waited for long
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         ids = await line.submit(count=WINDOW + 5, tenant="a")
         (other,) = await line.submit(tenant="b")
         lost = await line.pop()
@@ -186,7 +186,7 @@ async def test_the_bound_holds_for_many_publishers_and_is_the_workers_to_set(
     redis_server: RedisServer,
 ) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(max_queue=WINDOW + 3)
         await line.submit(count=WINDOW + 3, priority=9)
         with pytest.raises(QueueFullError, match=f"holds {WINDOW + 3} requests") as full:
@@ -199,7 +199,7 @@ async def test_the_bound_holds_for_many_publishers_and_is_the_workers_to_set(
 @on_loop
 async def test_a_queue_that_one_tenant_filled_has_a_place_for_another(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(max_queue=60)
         await line.submit(count=60, tenant="flood")
         await line.submit(tenant="single")
@@ -215,7 +215,7 @@ async def test_a_queue_that_one_tenant_filled_has_a_place_for_another(redis_serv
 @on_loop
 async def test_a_short_queue_has_one_place_more(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(max_queue=2)
         await line.submit(count=2, tenant="flood")
         with pytest.raises(QueueFullError):
@@ -229,7 +229,7 @@ async def test_a_short_queue_has_one_place_more(redis_server: RedisServer) -> No
 @on_loop
 async def test_a_queue_that_is_passed_on_the_way_counts(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(max_queue=1)
         (request_id,) = await line.submit()
         router = place.endpoint.__class__(place.namespace, "Router", "generate")
@@ -241,7 +241,7 @@ async def test_a_queue_that_is_passed_on_the_way_counts(redis_server: RedisServe
         await place.ledger.submit(new)
 
 
-async def _busy(line: Line, *, seconds: float) -> None:
+async def _busy(line: WaitQueue, *, seconds: float) -> None:
     """Two slots are taken, runs take so long, twenty wait for longer than a moment."""
     await line.limits(concurrency=2)
     await line.place.do("HSET", f"{line.keys.base}pace:Worker", "mean", seconds * 1000, "least", 100)
@@ -253,7 +253,7 @@ async def _busy(line: Line, *, seconds: float) -> None:
 @on_loop
 async def test_a_deadline_that_cannot_be_met_is_refused_at_once(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await _busy(line, seconds=1)  # 20 are ahead, 2 at a time, 1 s each
         for too_short in ({"deadline": time.time() + 9}, {"expires": time.time() + 9}):
             with pytest.raises(DeadlineUnreachableError, match=r"would wait 10\.0 s") as refused:
@@ -268,7 +268,7 @@ async def test_a_deadline_that_cannot_be_met_is_refused_at_once(redis_server: Re
 @on_loop
 async def test_a_burst_onto_free_slots_is_not_judged(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.place.do("HSET", f"{line.keys.base}pace:Worker", "mean", 60_000, "least", 60_000)
         await line.submit()
         await line.claim(str(await line.pop()), LEASE)
@@ -278,7 +278,7 @@ async def test_a_burst_onto_free_slots_is_not_judged(redis_server: RedisServer) 
 @on_loop
 async def test_runs_are_measured(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(max_queue=100)
         (request_id,) = await line.submit()
         attempt = await line.claim(request_id, LEASE)
@@ -294,7 +294,7 @@ async def test_runs_are_measured(redis_server: RedisServer) -> None:
 async def test_a_count_that_is_not_true_is_mended(redis_server: RedisServer) -> None:
     """E.g. another release ended the request, and knew of no counts."""
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(concurrency=1)
         for key in (line.keys.running("Worker"), line.keys.waiting("Worker")):
             await place.do("SADD", key, "gone")
@@ -310,7 +310,7 @@ async def test_who_is_cancelled_in_line_still_gets_celerys_completion_in_its_tur
     redis_server: RedisServer,
 ) -> None:
     async with Place(redis_server.url) as place:
-        line, owner = Line(place), await place.owner()
+        line, owner = WaitQueue(place), await place.owner()
         await line.limits(concurrency=1)
         first, completed, last = await line.submit(count=3, ignore_result=False)
         running = await owner.claim(str(await line.pop()))
@@ -329,7 +329,7 @@ async def test_who_is_cancelled_in_line_still_gets_celerys_completion_in_its_tur
 async def test_who_is_purged_in_line_leaves_it_at_once(redis_server: RedisServer) -> None:
     """Nothing of it is left there: neither its place, nor its share of the length, nor what it cost its tenant."""
     async with Place(redis_server.url) as place:
-        line = Line(place)
+        line = WaitQueue(place)
         await line.limits(concurrency=1)
         _, completed, last = await line.submit(count=3, ignore_result=False, tenant="a")
         standing = f"{line.keys.base}line:Worker:{place.queue}"

@@ -1,4 +1,4 @@
-"""What waits and what runs, under every order of events (see ``line_machine.py``)."""
+"""What waits and what runs, under every order of events (see ``wait_queue_machine.py``)."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis.stateful import run_state_machine_as_test
 
-from tests.property.line_machine import LineMachine
+from tests.property.wait_queue_machine import WaitQueueMachine
 from tests.support.server import RedisServer
 
 
 def _run(server: RedisServer, examples: int, steps: int) -> None:
-    LineMachine.url = server.url
+    WaitQueueMachine.url = server.url
     run_state_machine_as_test(
-        LineMachine,
+        WaitQueueMachine,
         settings=settings(
             max_examples=examples, stateful_step_count=steps, deadline=None, database=None, derandomize=True,
             suppress_health_check=list(HealthCheck),

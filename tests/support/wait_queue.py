@@ -7,16 +7,16 @@ import uuid
 from typing import Any
 
 from dynamo_tasks.protocol.events import EventId
-from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
 from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.registry import Registry
 from tests.support.streams import DONE, Place
 
-__all__ = ["Line"]
+__all__ = ["WaitQueue"]
 
 
-class Line:
+class WaitQueue:
     """Submits, pops, claims and ends without a worker."""
 
     def __init__(self, place: Place):
@@ -72,7 +72,7 @@ class Line:
 
     async def length(self) -> int:
         """As kombu and Flower count it."""
-        steps = (*PRIORITY_STEPS, LINE_STEP)
+        steps = (*PRIORITY_STEPS, WAIT_QUEUE_STEP)
         lists = [f"{self.place.queue}{PRIORITY_SEPARATOR}{s}" if s else self.place.queue for s in steps]
         return sum([int(await self.place.do("LLEN", one)) for one in lists])
 

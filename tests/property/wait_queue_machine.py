@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dynamo_tasks.errors import FencedError
-from dynamo_tasks.store.keys import LINE_STEP, PRIORITY_SEPARATOR, PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
 from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.ledger.scripts import script
-from tests.support.line import Line
 from tests.support.streams import Place
+from tests.support.wait_queue import WaitQueue
 
-__all__ = ["LineMachine"]
+__all__ = ["WaitQueueMachine"]
 
 WINDOW = 16
 LEASES = (0x71, 0x72, 0x73)
@@ -30,19 +30,19 @@ picks = st.integers(0, 1000)
 
 
 # Named functions: Hypothesis parses a lambda's source, in which Python 3.11.7 may fail.
-def _has_popped(machine: LineMachine) -> bool:
+def _has_popped(machine: WaitQueueMachine) -> bool:
     return bool(machine.popped)
 
 
-def _has_attempts(machine: LineMachine) -> bool:
+def _has_attempts(machine: WaitQueueMachine) -> bool:
     return bool(machine.attempts)
 
 
-def _has_ids(machine: LineMachine) -> bool:
+def _has_ids(machine: WaitQueueMachine) -> bool:
     return bool(machine.ids)
 
 
-class LineMachine(RuleBasedStateMachine):
+class WaitQueueMachine(RuleBasedStateMachine):
     """Three instances, three tenants, four priorities; half of the runs with a limit of three at a time."""
 
     url: ClassVar[str]
@@ -52,7 +52,7 @@ class LineMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.place = Place(self.url)
         self.ask(self.place.__aenter__())
-        self.line = Line(self.place)
+        self.line = WaitQueue(self.place)
         self.ids: list[str] = []
         self.popped: list[str] = []
         self.attempts: list[Attempt] = []
@@ -193,7 +193,7 @@ class LineMachine(RuleBasedStateMachine):
             indexed = self.do("SISMEMBER", f"{self.place.keys.base}lines", name)
             assert bool(indexed) == bool(ids)
             assert ids or not self.do("EXISTS", f"{self.place.keys.base}tags:{name}")
-        shadow = f"{self.place.queue}{PRIORITY_SEPARATOR}{LINE_STEP}"
+        shadow = f"{self.place.queue}{PRIORITY_SEPARATOR}{WAIT_QUEUE_STEP}"
         assert self.do("LLEN", shadow) == standing
 
     @invariant()
