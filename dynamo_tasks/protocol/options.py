@@ -14,7 +14,7 @@ Weight = Annotated[float, Meta(ge=0.001, le=1000)]
 
 
 class RequestOptions(Struct, kw_only=True, omit_defaults=True, gc=False):
-    """The options of one request, whoever asks for it: HTTP, Celery, an endpoint that calls another, a job.
+    """The options of one request, whichever way it comes: HTTP, Celery, an endpoint that calls another, a job.
 
     Spans are seconds. Moments (``deadline``, ``expires``, ``not_before``) are Unix times by the clock of this process,
     0 = none; what goes to Redis is the time left until then, so that no two machines compare clocks. Callers that
