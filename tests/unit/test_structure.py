@@ -5,6 +5,7 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
+from dynamo_tasks.protocol.options import RequestOptions
 from tests.support.source import parsed
 
 ROOT = Path(__file__).parents[2]
@@ -12,6 +13,8 @@ PACKAGE = ROOT / "dynamo_tasks"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MOST_FILES = 14
 """Of a folder: what a person can look at and know where to go on."""
+MOST_OPTIONS = 3
+"""Options of a request in one class, signature or table: that many are a second list of them."""
 MOST_INSIDE = 30
 """Places where tests reach for private attributes: of ours, of Celery's, of Python's."""
 
@@ -126,3 +129,52 @@ def test_tests_go_through_public_ways() -> None:
                 case ast.Attribute(attr=name) if re.match(r"_[a-z]", name):
                     hits.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
     assert len(hits) <= MOST_INSIDE, "\n".join(hits)
+
+
+def spelt_by(node: ast.AST) -> set[str]:
+    """Names of the fields of a class, the parameters of a function, the strings of a table."""
+    match node:
+        case ast.ClassDef(body=body):
+            return {
+                one.target.id
+                for one in body
+                if isinstance(one, ast.AnnAssign) and isinstance(one.target, ast.Name)
+            }
+        case ast.FunctionDef(args=args) | ast.AsyncFunctionDef(args=args):
+            return {one.arg for one in (*args.posonlyargs, *args.args, *args.kwonlyargs)}
+        case ast.Dict(keys=items) | ast.Set(elts=items) | ast.List(elts=items) | ast.Tuple(elts=items):
+            return {
+                one.value for one in items if isinstance(one, ast.Constant) and isinstance(one.value, str)
+            }
+    return set()
+
+
+def test_one_struct_spells_the_options_of_a_request() -> None:
+    """All others hand it on. Names that Celery has as well are found in many places for its sake: they do not count."""
+    options = set(RequestOptions.__struct_fields__) - {"priority", "expires", "ignore_result"}
+    found = {
+        f"{dotted(path)}.{getattr(node, 'name', 'a table')}"
+        for path in FILES
+        for node in ast.walk(parsed(path))
+        if len(spelt_by(node) & options) >= MOST_OPTIONS
+    }
+    assert (
+        found
+        == {
+            "dynamo_tasks.protocol.options.RequestOptions",
+            "dynamo_tasks.protocol.http.openai.GenerationRequest",  # a body's JSON is flat, and its defaults are null
+        }
+    )
+
+
+def test_abandon_after_is_spelt_in_few_files() -> None:
+    """The struct, what the ledger makes of it, the bodies and bounds of HTTP, the calls of a request that runs."""
+    files = {dotted(path) for path in FILES if "abandon_after" in path.read_text()}
+    assert files == {
+        "dynamo_tasks.frontend.settings",
+        "dynamo_tasks.protocol.http.openai",
+        "dynamo_tasks.protocol.options",
+        "dynamo_tasks.runtime.components.remote_call",
+        "dynamo_tasks.services.frontend",
+        "dynamo_tasks.store.ledger.submission",
+    }
