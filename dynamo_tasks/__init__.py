@@ -14,7 +14,7 @@ from dynamo_tasks import wiring as _wiring
 if TYPE_CHECKING:
     from dynamo_tasks.queue.client.result import StreamResult
     from dynamo_tasks.runtime.components.component import DistributedRuntime
-    from dynamo_tasks.runtime.guest import install
+    from dynamo_tasks.runtime.install import install
     from dynamo_tasks.sdk import (
         ServiceConfig,
         api,
@@ -55,7 +55,7 @@ __all__ = [
 _WHERE = {
     "StreamResult": "queue.client.result",
     "DistributedRuntime": "runtime.components.component",
-    "install": "runtime.guest",
+    "install": "runtime.install",
     "ServiceConfig": "sdk",
     "Context": "sdk.context",
     "current_context": "sdk.context",

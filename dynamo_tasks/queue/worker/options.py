@@ -38,7 +38,7 @@ def check_options(given: Mapping[str, Any]) -> None:
 
 
 def check_settings(conf: Any) -> None:
-    """Refuse settings of an application of ours; those of a guest are meant for its own workers.
+    """Refuse settings of an application of ours; those of one that is installed into are meant for its own workers.
 
     Raises:
         ConfigError: names the setting, and what to do.

@@ -14,7 +14,7 @@ import pytest
 from celery import Celery
 
 from dynamo_tasks.queue.app import create_app
-from dynamo_tasks.queue.guest import adopt
+from dynamo_tasks.queue.installed import convert
 from tests.support.processes import together
 from tests.support.server import RedisServer
 from tests.support.stranger import Folder, service_of
@@ -175,9 +175,9 @@ def test_what_an_application_of_ours_has_one_that_becomes_one_has_too() -> None:
     made = create_app(server_url="redis://127.0.0.1:1/0", make_host=lambda *_, **__: None)
     theirs = Celery("theirs", set_as_current=False)
     before = set(vars(theirs))
-    adopted = adopt(theirs, lambda *_, **__: None)
-    assert set(vars(made)) - set(vars(adopted)) == {"_server_url"}  # a guest's is its broker's
-    assert set(vars(adopted)) - before <= set(vars(made)) | {"_theirs"}
-    assert adopted.steps["worker"] == made.steps["worker"]
-    names = [sorted(option.name for option in app.user_options["worker"]) for app in (made, adopted)]
+    converted = convert(theirs, lambda *_, **__: None)
+    assert set(vars(made)) - set(vars(converted)) == {"_server_url"}  # an installed one's is its broker's
+    assert set(vars(converted)) - before <= set(vars(made)) | {"_theirs"}
+    assert converted.steps["worker"] == made.steps["worker"]
+    names = [sorted(option.name for option in app.user_options["worker"]) for app in (made, converted)]
     assert names[0] == names[1] == ["config", "operators", "service", "set"]

@@ -1,6 +1,6 @@
 """Somebody else's Celery application that has our endpoints, too.
 
-``adopt`` changes the class of the application object: its tasks, settings, routes and workers stay as they
+``convert`` changes the class of the application object: its tasks, settings, routes and workers stay as they
 are. What is new:
 
 * calls of endpoints are published through the ledger, on the application's own broker, under its prefix;
@@ -39,15 +39,15 @@ from dynamo_tasks.queue.worker.request import Events
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.address import Address
 
-__all__ = ["GuestApp", "adopt", "check_settings"]
+__all__ = ["InstalledApp", "check_settings", "convert"]
 
 _SCHEMES = ("redis", "rediss", "redis+socket", "sentinel")
 _MADE_BEFORE = ("_pool", "amqp", "control", "events", "Beat", "Worker", "WorkController")
 _OURS = ("service", "operators", "config", "set")
 
 
-class GuestApp(DynamoApp):
-    """The class that :func:`adopt` puts before the application's own; never instantiated by itself."""
+class InstalledApp(DynamoApp):
+    """The class that :func:`convert` puts before the application's own; never instantiated by itself."""
 
     _checked: str = ""
     _kind: type[Celery]
@@ -70,8 +70,8 @@ class GuestApp(DynamoApp):
         self._local.__dict__.pop("backend", None)
 
     def __reduce__(self) -> Any:
-        """As the application that it was, to be adopted again."""
-        return _adopted, (self._kind, {**self.__reduce_keys__(), **self._theirs}, self.host_factory)
+        """As the application that it was, to be converted again."""
+        return _converted, (self._kind, {**self.__reduce_keys__(), **self._theirs}, self.host_factory)
 
     def add_later(self, make: Callable[[], Any]) -> None:
         """Make a task once the application's own are made, as its decorator does.
@@ -209,8 +209,8 @@ def check_settings(name: str, url: str, conf: Any) -> None:
         raise ConfigError("dynamo-tasks needs task_protocol = 2, Celery's default")
 
 
-def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
-    """Make an application a :class:`GuestApp`; a second time, nothing happens.
+def convert(app: Celery, make_host: HostFactory) -> InstalledApp:
+    """Make an application an :class:`InstalledApp`; a second time, nothing happens.
 
     Args:
         app: Any Celery application, configured or not yet.
@@ -219,17 +219,19 @@ def adopt(app: Celery, make_host: HostFactory) -> GuestApp:
     Raises:
         ConfigError: its broker is known already, and it cannot work.
     """
-    if isinstance(app, GuestApp):
+    if isinstance(app, InstalledApp):
         return app
     if isinstance(app, DynamoApp):
         raise ConfigError("this application is dynamo-tasks' own already: there is nothing to install")
     _check_known(app)
     kind = type(app)
-    bases = (GuestApp,) if kind is Celery else (GuestApp, kind)
-    guest: Any = app
-    guest.__class__ = type(f"Guest{kind.__name__}", bases, {"__module__": kind.__module__, "_kind": kind})
-    guest._equip(make_host)
-    made: GuestApp = guest
+    bases = (InstalledApp,) if kind is Celery else (InstalledApp, kind)
+    installed: Any = app
+    installed.__class__ = type(
+        f"Installed{kind.__name__}", bases, {"__module__": kind.__module__, "_kind": kind}
+    )
+    installed._equip(make_host)
+    made: InstalledApp = installed
     return made
 
 
@@ -239,8 +241,8 @@ def _is_at(backend: Any, server_url: str) -> bool:
     return type(backend) in KINDS and getattr(backend, "url", None) in (kept.backend_url, kept.url)
 
 
-def _adopted(kind: type[Celery], settings: dict[str, Any], make_host: HostFactory) -> GuestApp:
-    return adopt(kind(set_as_current=False, **settings), make_host)
+def _converted(kind: type[Celery], settings: dict[str, Any], make_host: HostFactory) -> InstalledApp:
+    return convert(kind(set_as_current=False, **settings), make_host)
 
 
 def _before(ours: type, theirs: Any, stock: str) -> Any:

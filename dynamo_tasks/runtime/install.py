@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from dynamo_tasks.queue.guest import GuestApp, adopt
+from dynamo_tasks.queue.installed import InstalledApp, convert
 from dynamo_tasks.runtime.celeryapp import make_host
 from dynamo_tasks.runtime.eager import EagerServices
 from dynamo_tasks.runtime.graphs import configure_alone
@@ -17,7 +17,7 @@ from dynamo_tasks.wiring import default_app
 __all__ = ["install"]
 
 
-def install(app: Any, *services: DynamoService[Any] | str) -> GuestApp:
+def install(app: Any, *services: DynamoService[Any] | str) -> InstalledApp:
     """Add endpoints, their routes and their results to a Celery application.
 
     Its broker must be Redis or Valkey; keys and channels live in its database, under its ``global_keyprefix``. Its own
@@ -44,15 +44,15 @@ def install(app: Any, *services: DynamoService[Any] | str) -> GuestApp:
             # celery -A shop worker                               prefork, as ever
             # celery -A shop worker --service shop.llm:Worker     serves the endpoints
     """
-    guest = adopt(app, make_host)
-    guest.eager_handler = guest.eager_handler or EagerServices().handler
-    resolver = RuntimeResolver(guest)
-    guest.learn = Names(graph=False)
-    default_app.fill(lambda: guest)
+    installed = convert(app, make_host)
+    installed.eager_handler = installed.eager_handler or EagerServices().handler
+    resolver = RuntimeResolver(installed)
+    installed.learn = Names(graph=False)
+    default_app.fill(lambda: installed)
     set_resolver(resolver)
     for service in services:
         found = load_service(service) if isinstance(service, str) else service
         configure_alone(found)
         for endpoint in found.get_dynamo_endpoints().values():
-            guest.add_later(partial(resolver.task, endpoint.id, endpoint))
-    return guest
+            installed.add_later(partial(resolver.task, endpoint.id, endpoint))
+    return installed

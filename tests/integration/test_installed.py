@@ -17,7 +17,7 @@ from celery import Celery
 
 import dynamo_tasks
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.queue.guest import check_settings
+from dynamo_tasks.queue.installed import check_settings
 from dynamo_tasks.runtime import default_app
 from dynamo_tasks.sdk import set_resolver
 from dynamo_tasks.store.client import close_shared
@@ -134,19 +134,19 @@ def test_a_broker_without_streams_is_refused_in_one_line(broker: str, own_proces
 def test_a_broker_behind_sentinels_is_one_server(own_process: None) -> None:
     app = Celery("theirs", broker="sentinel://:pw@h1:1;sentinel://:pw@h2:2", set_as_current=False)
     app.conf.broker_transport_options = {"master_name": "m"}
-    guest: Any = dynamo_tasks.install(app, SERVICE)
-    assert guest.server_url == "sentinel://:pw@h1:1,h2:2/m/0"
-    assert guest.connection_for_write().transport_cls == "sentinel"
-    backend = guest.endpoint_backend
+    installed: Any = dynamo_tasks.install(app, SERVICE)
+    assert installed.server_url == "sentinel://:pw@h1:1,h2:2/m/0"
+    assert installed.connection_for_write().transport_cls == "sentinel"
+    backend = installed.endpoint_backend
     assert [(host["host"], host["port"]) for host in backend.connparams["hosts"]] == [("h1", 1), ("h2", 2)]
     assert backend._transport_options["master_name"] == "m"
     with pytest.raises(ConfigError, match="broker_use_ssl: True alone means no TLS"):
         check_settings("theirs", "sentinel://h1:1", {"broker_use_ssl": True})
     app.conf.broker_use_ssl = {"ssl_ca_certs": "/ca.pem", "ssl_cert_reqs": ssl.CERT_REQUIRED}
-    assert guest.server_url.endswith("/m/0?ssl_cert_reqs=required&ssl_ca_certs=%2Fca.pem")
+    assert installed.server_url.endswith("/m/0?ssl_cert_reqs=required&ssl_ca_certs=%2Fca.pem")
     app.conf.broker_transport_options = {}
     with pytest.raises(ConfigError, match="which master"):
-        guest.server_url  # noqa: B018 - a property that refuses
+        installed.server_url  # noqa: B018 - a property that refuses
 
 
 def test_settings_that_come_later_are_refused_at_the_first_call(own_process: None) -> None:
