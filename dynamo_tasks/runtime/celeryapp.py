@@ -33,7 +33,7 @@ from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import Graph
 from dynamo_tasks.wiring import api_server
 
-__all__ = ["default_app", "default_resolver", "pin_process"]
+__all__ = ["default_app", "default_resolver", "give_services", "make_host", "pin_process"]
 
 
 def pin_process(service: str, gpus: float) -> None:
@@ -134,12 +134,22 @@ def _only_component(graph: Graph) -> Graph:
     )
 
 
+def give_services(app: DynamoApp, *, graph: bool) -> None:
+    """Give an application the services of the process: as tasks by their names, and for eager calls.
+
+    Args:
+        app: Ours, or one that :func:`dynamo_tasks.install` makes one of ours.
+        graph: Whether the process is configured with a graph.
+    """
+    app.eager_handler = app.eager_handler or EagerServices().handler
+    app.learn = Names(graph=graph)
+
+
 @cache
 def default_app() -> DynamoApp:
     """The application; loads ``beat.schedule`` where it can be imported."""
     app = create_app(server_url=resolve_redis_url, make_host=make_host, key_prefix=key_prefix())
-    app.eager_handler = EagerServices().handler
-    app.learn = Names(graph=True)
+    give_services(app, graph=True)
     app.set_default()
     _load_schedule(app)
     return app

@@ -6,10 +6,8 @@ from functools import partial
 from typing import Any
 
 from dynamo_tasks.queue.installed import InstalledApp, convert
-from dynamo_tasks.runtime.celeryapp import make_host
-from dynamo_tasks.runtime.eager import EagerServices
+from dynamo_tasks.runtime.celeryapp import give_services, make_host
 from dynamo_tasks.runtime.graphs import configure_alone
-from dynamo_tasks.runtime.names import Names
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService, load_service, set_resolver
 from dynamo_tasks.wiring import default_app
@@ -45,9 +43,8 @@ def install(app: Any, *services: DynamoService[Any] | str) -> InstalledApp:
             # celery -A shop worker --service shop.llm:Worker     serves the endpoints
     """
     installed = convert(app, make_host)
-    installed.eager_handler = installed.eager_handler or EagerServices().handler
+    give_services(installed, graph=False)
     resolver = RuntimeResolver(installed)
-    installed.learn = Names(graph=False)
     default_app.fill(lambda: installed)
     set_resolver(resolver)
     for service in services:
