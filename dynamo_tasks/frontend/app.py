@@ -20,7 +20,7 @@ from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.access.auth import OPEN_PATHS, ApiKeys, key_id
 from dynamo_tasks.frontend.access.origins import Origins
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
-from dynamo_tasks.frontend.call import Call, end_http_span, http_span, new_id
+from dynamo_tasks.frontend.call import HttpCall, end_http_span, http_span, new_id
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, error_payload, error_response, json_response
@@ -89,7 +89,7 @@ class FrontendApp:
         if scope["type"] != "http":
             await self._router(scope, receive, send)
             return
-        call = Call(new_id(), body_limit=self._settings.body_limit)
+        call = HttpCall(new_id(), body_limit=self._settings.body_limit)
         call.attach(scope)
         _tidy(scope)
         call.browser = self._origins.headers(scope)
@@ -100,7 +100,7 @@ class FrontendApp:
             await self._answer_cold(call, scope, receive, send)
 
     async def _answer_hot(
-        self, call: Call, api: str, handler: _Handler, scope: Scope, receive: Receive, send: Send
+        self, call: HttpCall, api: str, handler: _Handler, scope: Scope, receive: Receive, send: Send
     ) -> None:
         call.api = api
         call.meter = meter = RequestMeter(api)
@@ -132,7 +132,7 @@ class FrontendApp:
                 duration_s=meter.seconds, key=key_id(call.owner_key),
             )  # fmt: skip
 
-    async def _answer_cold(self, call: Call, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_cold(self, call: HttpCall, scope: Scope, receive: Receive, send: Send) -> None:
         start = _Start(send, call)
         try:
             app = self._admit(call, scope) or self._router
@@ -147,7 +147,7 @@ class FrontendApp:
         finally:
             count_request(_route_name(scope), start.status or 500)
 
-    def _admit(self, call: Call, scope: Scope) -> Response | None:
+    def _admit(self, call: HttpCall, scope: Scope) -> Response | None:
         """Let a request in; returns the answer to what only asks whether it may."""
         preflight = self._origins.check(scope)
         if preflight is not None:
@@ -163,7 +163,7 @@ class FrontendApp:
 class _Start:
     """Notes the status of an answer and sees to its ``x-request-id``."""
 
-    def __init__(self, send: Send, call: Call):
+    def __init__(self, send: Send, call: HttpCall):
         self.status = 0
         self._send = send
         self._call = call
@@ -207,7 +207,7 @@ def _route_name(scope: Scope) -> str:
     return str(name or "other")
 
 
-def _failure(exc: Exception, call: Call, scope: Scope) -> Any:
+def _failure(exc: Exception, call: HttpCall, scope: Scope) -> Any:
     """The answer for what went wrong."""
     if isinstance(exc, DynamoError):
         return error_response(exc, call.request_id)
@@ -218,7 +218,7 @@ def _failure(exc: Exception, call: Call, scope: Scope) -> Any:
     return error_response(EndpointError(text), call.request_id)
 
 
-def _http_failure(exc: HTTPException, call: Call, scope: Scope) -> Any:
+def _http_failure(exc: HTTPException, call: HttpCall, scope: Scope) -> Any:
     where = f"{scope['method']} {scope['path']}"
     headers = dict(exc.headers or {})
     if exc.status_code == 405 and scope["method"] == "OPTIONS":

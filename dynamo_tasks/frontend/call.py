@@ -24,12 +24,21 @@ from dynamo_tasks.protocol.http.limits import KeyLimits
 from dynamo_tasks.protocol.http.structure import check_structure
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 
-__all__ = ["Call", "ClientWatch", "call_of", "check_size", "end_http_span", "http_span", "new_id", "raw_body"]
+__all__ = [
+    "ClientWatch",
+    "HttpCall",
+    "call_of",
+    "check_size",
+    "end_http_span",
+    "http_span",
+    "new_id",
+    "raw_body",
+]
 
 _SCOPE_KEY = "dynamo_tasks.call"
 
 
-class Call(Struct):
+class HttpCall(Struct):
     """One HTTP request.
 
     Attributes:
@@ -74,9 +83,9 @@ class Call(Struct):
         scope[_SCOPE_KEY] = self
 
 
-def call_of(request: Request) -> Call:
+def call_of(request: Request) -> HttpCall:
     """The call that a request belongs to."""
-    call: Call = request.scope[_SCOPE_KEY]
+    call: HttpCall = request.scope[_SCOPE_KEY]
     return call
 
 
@@ -158,7 +167,7 @@ _METHODS = frozenset(
 )
 
 
-def http_span(call: Call, scope: Scope) -> Span:
+def http_span(call: HttpCall, scope: Scope) -> Span:
     """Begin it, below the ``traceparent`` that the client sent; it is the current one until its end."""
     if not tracing():
         return OFF
@@ -170,7 +179,7 @@ def http_span(call: Call, scope: Scope) -> Span:
     return made
 
 
-def _known(call: Call) -> dict[str, Attribute]:
+def _known(call: HttpCall) -> dict[str, Attribute]:
     found: dict[str, Attribute] = {"dynamo.request_id": call.request_id}
     if call.api in _OPERATIONS:
         found |= {"gen_ai.operation.name": _OPERATIONS[call.api], "gen_ai.provider.name": "dynamo-tasks"}

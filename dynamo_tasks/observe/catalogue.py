@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from logging import DEBUG, ERROR, INFO, WARNING
 
-from dynamo_tasks.observe.schema import LogEvent, Metric, Span
+from dynamo_tasks.observe.schema import LogEvent, Metric, SpanSpec
 
 __all__ = ["LOG_EVENTS", "METRICS", "SPANS"]
 
@@ -334,25 +334,25 @@ LOG_EVENTS: dict[str, LogEvent] = {entry.name: entry for entry in _LOG_EVENTS}
 """All log events by name."""
 
 _SPANS = (
-    Span("dynamo.http", "frontend", "server", "From an HTTP request to the end of its answer.",
+    SpanSpec("dynamo.http", "frontend", "server", "From an HTTP request to the end of its answer.",
          ("http.request.method", "http.request.method_original", "http.route", "http.response.status_code",
           "error.type", "url.path", "url.scheme", "server.address", "server.port", "client.address",
           "network.protocol.version", "user_agent.original", "gen_ai.operation.name", "gen_ai.provider.name",
           "gen_ai.request.model", "gen_ai.response.model", "gen_ai.usage.input_tokens",
           "gen_ai.usage.output_tokens", "gen_ai.usage.cache_read.input_tokens", "dynamo.request_id")),
-    Span("dynamo.submit", "client", "producer", "Ledger record and message are written.",
+    SpanSpec("dynamo.submit", "client", "producer", "Ledger record and message are written.",
          ("dynamo.request_id", "dynamo.endpoint", "messaging.system", "messaging.operation.name",
           "messaging.operation.type", "messaging.destination.name", "messaging.message.id")),
-    Span("dynamo.run", "worker", "consumer", "One attempt, from claim to end; linked to its predecessor.",
+    SpanSpec("dynamo.run", "worker", "consumer", "One attempt, from claim to end; linked to its predecessor.",
          ("dynamo.request_id", "dynamo.endpoint", "dynamo.attempt", "dynamo.epoch", "dynamo.state",
           "messaging.system", "messaging.operation.name", "messaging.operation.type", "messaging.message.id")),
-    Span("dynamo.generate", "worker", "internal", "The engine's part of an attempt.",
+    SpanSpec("dynamo.generate", "worker", "internal", "The engine's part of an attempt.",
          ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.usage.input_tokens",
           "gen_ai.usage.output_tokens", "gen_ai.usage.cache_read.input_tokens",
           "gen_ai.response.finish_reasons")),
-    Span("dynamo.recover", "worker", "internal", "A sweep that requeues what a dead instance held.",
+    SpanSpec("dynamo.recover", "worker", "internal", "A sweep that requeues what a dead instance held.",
          ("dynamo.lost_instance", "dynamo.moved")),
 )  # fmt: skip
 
-SPANS: dict[str, Span] = {span.name: span for span in _SPANS}
+SPANS: dict[str, SpanSpec] = {span.name: span for span in _SPANS}
 """All spans by name."""

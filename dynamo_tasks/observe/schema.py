@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Literal, NamedTuple
 
-__all__ = ["PREFIX", "LogEvent", "Metric", "MetricKind", "Span"]
+__all__ = ["PREFIX", "LogEvent", "Metric", "MetricKind", "SpanSpec"]
 
 PREFIX = "dynamo_tasks_"
 """Every metric name begins with it; code names a metric without it."""
@@ -64,7 +64,7 @@ class LogEvent(NamedTuple):
         return logging.getLevelName(self.level)
 
 
-class Span(NamedTuple):
+class SpanSpec(NamedTuple):
     """A span of a distributed trace.
 
     Attributes:

@@ -16,7 +16,7 @@ from dynamo_tasks.config.host.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.broker.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, KINDS, ours
-from dynamo_tasks.queue.broker.connection import Connection, limits
+from dynamo_tasks.queue.broker.connection import BrokerConnection, limits
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.client.direct import CachedChannel, settings_are_plain
 from dynamo_tasks.queue.client.eager import HandlerFactory
@@ -26,7 +26,7 @@ from dynamo_tasks.queue.names import NamedApp, Routes
 from dynamo_tasks.queue.worker.beat import Beat
 from dynamo_tasks.queue.worker.consuming import Queues, direct_queue
 from dynamo_tasks.queue.worker.request import Events
-from dynamo_tasks.queue.worker.worker import Host, ServiceStep, Worker
+from dynamo_tasks.queue.worker.worker import Host, LoopWorker, ServiceStep
 from dynamo_tasks.store.keys import PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
@@ -79,8 +79,8 @@ HostFactory = Callable[..., Host | None]
 class AMQP(Routes):
     """Celery's AMQP façade with our connection."""
 
-    Connection = Connection
-    BrokerConnection = Connection
+    Connection = BrokerConnection
+    BrokerConnection = BrokerConnection
     queues_cls = Queues
 
     @cached_property
@@ -240,7 +240,7 @@ class DynamoApp(NamedApp):
     @cached_property
     def Worker(self) -> Any:  # noqa: N802 - Celery's name
         """The worker class."""
-        return self.subclass_with_self(Worker)
+        return self.subclass_with_self(LoopWorker)
 
     @cached_property
     def Beat(self) -> Any:  # noqa: N802 - Celery's name

@@ -173,7 +173,7 @@ class InstalledApp(DynamoApp):
             worker_max_tasks_per_child=None,
             worker_max_memory_per_child=None,
         )
-        return self.subclass_with_self(hosting.Worker)(*args, pool_cls=asked, **kwargs)
+        return self.subclass_with_self(hosting.LoopWorker)(*args, pool_cls=asked, **kwargs)
 
 
 def check_settings(name: str, url: str, conf: Any) -> None:

@@ -8,7 +8,7 @@ from dynamo_tasks.router.policies import (
     PowerOfTwo,
     Random,
     RoundRobin,
-    Router,
+    RoutingPolicy,
     make_router,
     pressure,
 )
@@ -23,7 +23,7 @@ __all__ = [
     "Random",
     "Recent",
     "RoundRobin",
-    "Router",
+    "RoutingPolicy",
     "make_router",
     "pressure",
 ]

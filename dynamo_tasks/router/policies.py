@@ -23,7 +23,7 @@ __all__ = [
     "PowerOfTwo",
     "Random",
     "RoundRobin",
-    "Router",
+    "RoutingPolicy",
     "make_router",
     "pressure",
 ]
@@ -36,7 +36,7 @@ class Candidate(NamedTuple):
     load: Load
 
 
-class Router(Protocol):
+class RoutingPolicy(Protocol):
     """A policy, with what it must remember between choices."""
 
     def choose(self, candidates: Sequence[Candidate], *, instance_id: int | None = None) -> Candidate:
@@ -74,7 +74,7 @@ class Random:
         self._rng = rng or random.Random()
 
     def choose(self, candidates: Sequence[Candidate], *, instance_id: int | None = None) -> Candidate:
-        """Choose one; see :meth:`Router.choose`."""
+        """Choose one; see :meth:`RoutingPolicy.choose`."""
         return self._rng.choice(_require(candidates))
 
 
@@ -85,7 +85,7 @@ class RoundRobin:
         self._last = -1
 
     def choose(self, candidates: Sequence[Candidate], *, instance_id: int | None = None) -> Candidate:
-        """Choose the one with the next higher id; see :meth:`Router.choose`."""
+        """Choose the one with the next higher id; see :meth:`RoutingPolicy.choose`."""
         _require(candidates)
         after = [one for one in candidates if one.instance_id > self._last]
         chosen = min(after or candidates, key=lambda one: one.instance_id)
@@ -100,7 +100,7 @@ class PowerOfTwo:
         self._rng = rng or random.Random()
 
     def choose(self, candidates: Sequence[Candidate], *, instance_id: int | None = None) -> Candidate:
-        """Choose one; see :meth:`Router.choose`."""
+        """Choose one; see :meth:`RoutingPolicy.choose`."""
         two = self._rng.sample(_require(candidates), min(2, len(candidates)))
         return min(two, key=lambda one: pressure(one.load))
 
@@ -112,7 +112,7 @@ class LeastLoaded:
         self._rng = rng or random.Random()
 
     def choose(self, candidates: Sequence[Candidate], *, instance_id: int | None = None) -> Candidate:
-        """Choose one; see :meth:`Router.choose`."""
+        """Choose one; see :meth:`RoutingPolicy.choose`."""
         least = min(pressure(one.load) for one in _require(candidates))
         return self._rng.choice([one for one in candidates if pressure(one.load) == least])
 
@@ -124,7 +124,7 @@ class Direct:
         pass
 
     def choose(self, candidates: Sequence[Candidate], *, instance_id: int | None = None) -> Candidate:
-        """Choose the one with ``instance_id``; see :meth:`Router.choose`.
+        """Choose the one with ``instance_id``; see :meth:`RoutingPolicy.choose`.
 
         Raises:
             ConfigError: no ``instance_id`` is given.
@@ -139,7 +139,7 @@ class Direct:
         raise NoInstancesError(f"instance {instance_id:x} does not live any more (live: {live})")
 
 
-POLICIES: dict[str, Callable[[random.Random | None], Router]] = {
+POLICIES: dict[str, Callable[[random.Random | None], RoutingPolicy]] = {
     "random": Random,
     "round_robin": RoundRobin,
     "power_of_two": PowerOfTwo,
@@ -149,7 +149,7 @@ POLICIES: dict[str, Callable[[random.Random | None], Router]] = {
 """Policies by the name that users write."""
 
 
-def make_router(name: str, rng: random.Random | None = None) -> Router:
+def make_router(name: str, rng: random.Random | None = None) -> RoutingPolicy:
     """Make a policy.
 
     Args:

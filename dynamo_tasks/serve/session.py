@@ -22,7 +22,7 @@ from dynamo_tasks.observe import mask_url
 from dynamo_tasks.serve import http
 from dynamo_tasks.serve.console.output import Output
 from dynamo_tasks.serve.planning.gpus import GpuPins
-from dynamo_tasks.serve.processes.spec import Notice, Plan, ProcessSpec
+from dynamo_tasks.serve.processes.spec import Notice, ProcessPlan, ProcessSpec
 from dynamo_tasks.serve.processes.state import StateFile
 from dynamo_tasks.serve.processes.supervisor import Supervisor
 from dynamo_tasks.serve.server import embedded as server
@@ -50,7 +50,7 @@ class Session:
 
     def __init__(
         self,
-        make: Callable[[str], Plan],
+        make: Callable[[str], ProcessPlan],
         *,
         host: str,
         port: int,
@@ -158,7 +158,7 @@ class Session:
                 async with asyncio.timeout(_WATCH_S):
                     await self._stop.wait()
 
-    async def _serve(self, plan: Plan, url: str, start: float) -> int:
+    async def _serve(self, plan: ProcessPlan, url: str, start: float) -> int:
         if self._server is not None and self._server.shared:
             plan = self._make(f"-{os.getpid()}")
         specs = [self._complete(spec, url, spec.service == plan.http) for spec in plan.processes]
@@ -220,7 +220,7 @@ class Session:
         task.result()
         return False
 
-    async def _ready(self, supervisor: Supervisor, plan: Plan, url: str, start: float) -> None:
+    async def _ready(self, supervisor: Supervisor, plan: ProcessPlan, url: str, start: float) -> None:
         if plan.http is None:
             await supervisor.wait_ready(lambda: self._registered(supervisor, url))
             names = plan.components or dict.fromkeys(spec.service for spec in plan.processes)

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["COUNTERS", "Checkpoint", "Commit", "JobRecord", "Output"]
+__all__ = ["COUNTERS", "Checkpoint", "Commit", "JobRecord", "RecordChunk"]
 
 COUNTERS = ("in", "out", "skipped", "dead")
 _encode = msgspec.msgpack.Encoder().encode
@@ -59,7 +59,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Output:
+class RecordChunk:
     """A chunk of records for one task."""
 
     task: str
@@ -90,7 +90,7 @@ class Commit:
     counts: dict[str, int] = field(default_factory=dict)
     consumed: list[bytes] = field(default_factory=list)
     consumed_records: int = 0
-    outputs: list[Output] = field(default_factory=list)
+    outputs: list[RecordChunk] = field(default_factory=list)
     following: list[str] = field(default_factory=list)
     results: list[Any] = field(default_factory=list)
     dead: list[Any] = field(default_factory=list)

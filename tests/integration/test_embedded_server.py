@@ -16,7 +16,7 @@ from dynamo_tasks.config.host.identity import ProcessId
 from dynamo_tasks.config.host.server import resolve_redis_url, running_url
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.serve.server.embedded import EmbeddedServer
-from dynamo_tasks.serve.server.resp import Address, ping
+from dynamo_tasks.serve.server.resp import PingAddress, ping
 
 USER = """
 import sys
@@ -81,7 +81,7 @@ def server_of(home: Home) -> ProcessId | None:
 
 def ask(url: str, *words: str) -> str:
     """One command whose reply is one line."""
-    address = Address.parse(url)
+    address = PingAddress.parse(url)
     lines = f"AUTH {address.password}\r\n{' '.join(words)}\r\n"
     with socket.create_connection((address.host, address.port), 5) as connection:
         connection.sendall(lines.encode())
@@ -113,7 +113,7 @@ def test_starts_answers_and_stops(home: Home) -> None:
 def test_the_password_is_private(home: Home) -> None:
     server = EmbeddedServer(home)
     url = server.join()
-    password = Address.parse(url).password
+    password = PingAddress.parse(url).password
     try:
         found = server_of(home)
         assert found
@@ -132,7 +132,7 @@ def test_configuration_is_the_durable_one(home: Home) -> None:
     url = server.join()
     try:
         info = {}
-        address = Address.parse(url)
+        address = PingAddress.parse(url)
         with socket.create_connection((address.host, address.port), 5) as connection:
             connection.sendall(f"AUTH {address.password}\r\nCONFIG GET appendonly\r\n".encode())
             connection.sendall(
@@ -230,10 +230,10 @@ def test_a_killed_server_is_revived_with_its_data(home: Home) -> None:
 
 def test_a_taken_port_is_left_to_its_owner(home: Home) -> None:
     server = EmbeddedServer(home)
-    port = Address.parse(server.join()).port
+    port = PingAddress.parse(server.join()).port
     server.leave()
     with socket.create_server(("127.0.0.1", port)):
-        other = Address.parse(server.join()).port
+        other = PingAddress.parse(server.join()).port
         assert other != port
         server.leave()
 

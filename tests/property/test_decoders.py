@@ -26,9 +26,9 @@ from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.tokens import decode_deltas
 from dynamo_tasks.protocol.trace import TraceParent
-from dynamo_tasks.queue.broker.message import MalformedMessageError, Message
+from dynamo_tasks.queue.broker.message import BrokerMessage, MalformedMessageError
 from dynamo_tasks.queue.broker.message import decode as decode_message
-from dynamo_tasks.serve.server.resp import Address as PingAddress
+from dynamo_tasks.serve.server.resp import PingAddress
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.record import read_record
 from dynamo_tasks.store.redis.wire import Address
@@ -201,7 +201,7 @@ def test_readers_and_renderers(rows: list[tuple[int, int, str, bytes]]) -> None:
 @example(BOMB)
 def test_entries_of_a_queue(raw: bytes) -> None:
     with contextlib.suppress(MalformedMessageError):
-        Message(decode_message(raw))
+        BrokerMessage(decode_message(raw))
 
 
 NAMES = st.sampled_from([

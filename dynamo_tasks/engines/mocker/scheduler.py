@@ -21,7 +21,7 @@ import math
 
 from dynamo_tasks.engines.args import Count, EngineArgs, Milliseconds
 from dynamo_tasks.engines.mocker.kvcache import KVCache, chain_hash
-from dynamo_tasks.engines.mocker.sequence import Sequence, State
+from dynamo_tasks.engines.mocker.sequence import Sequence, SequenceState
 from dynamo_tasks.errors import DynamoError
 
 __all__ = ["Scheduler", "SchedulerArgs"]
@@ -106,10 +106,10 @@ class Scheduler:
         if sequence not in self._open:
             return
         state = sequence.state
-        if state is State.WAITING:
+        if state is SequenceState.WAITING:
             self.waiting -= 1  # its entry in the queue is skipped later
         else:
-            (self._decode if state is State.DECODE else self._prefill).remove(sequence)
+            (self._decode if state is SequenceState.DECODE else self._prefill).remove(sequence)
         self._end(sequence)
 
     def fail(self, error: DynamoError) -> None:
@@ -162,7 +162,7 @@ class Scheduler:
         if self._full:
             full, self._full = self._full, []
             for sequence in full:
-                if sequence.state is State.DECODE:
+                if sequence.state is SequenceState.DECODE:
                     calm = self._grow(sequence) and calm
         if not (self._prefill or self.waiting):
             return 0
@@ -194,19 +194,19 @@ class Scheduler:
         return calm
 
     def _preempt(self, sequence: Sequence) -> None:
-        (self._decode if sequence.state is State.DECODE else self._prefill).remove(sequence)
+        (self._decode if sequence.state is SequenceState.DECODE else self._prefill).remove(sequence)
         self._release(sequence)
         self._enqueue(sequence)
 
     def _enqueue(self, sequence: Sequence) -> None:
-        sequence.state = State.WAITING
+        sequence.state = SequenceState.WAITING
         sequence.context = len(sequence.prompt) + sequence.produced
         self.waiting += 1
         heapq.heappush(self._queue, (sequence.rank, sequence))
 
     def _admit(self) -> Sequence | None:
         """Start the first in the queue, if there are blocks for its context."""
-        while self._queue[0][1].state is not State.WAITING:
+        while self._queue[0][1].state is not SequenceState.WAITING:
             heapq.heappop(self._queue)
         sequence = self._queue[0][1]
         size = self.cache.block_size
@@ -220,7 +220,7 @@ class Scheduler:
         sequence.blocks = blocks
         sequence.published = len(shared)
         sequence.computed = len(shared) * size
-        sequence.state = State.PREFILL
+        sequence.state = SequenceState.PREFILL
         self._prefill.append(sequence)
         self._count(sequence)
         return sequence
@@ -273,14 +273,14 @@ class Scheduler:
             if sequence.computed >= sequence.context:
                 ready.append(sequence)
         for sequence in ready:
-            sequence.state = State.DECODE
+            sequence.state = SequenceState.DECODE
             sequence.produced += 1
             self._set_milestone(sequence)
             waiter, sequence.run.waiter = sequence.run.waiter, None
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
         self.tokens += len(ready)
-        self._prefill = [sequence for sequence in self._prefill if sequence.state is State.PREFILL]
+        self._prefill = [sequence for sequence in self._prefill if sequence.state is SequenceState.PREFILL]
         self._decode += ready
         return [sequence for sequence in ready if sequence.produced >= sequence.milestone]
 
@@ -294,7 +294,7 @@ class Scheduler:
                 self._end(sequence)
                 ended = True
         if ended:
-            self._decode = [sequence for sequence in self._decode if sequence.state is State.DECODE]
+            self._decode = [sequence for sequence in self._decode if sequence.state is SequenceState.DECODE]
 
     def _set_milestone(self, sequence: Sequence) -> None:
         room = len(sequence.blocks) * self.cache.block_size - len(sequence.prompt) + 1
@@ -303,7 +303,7 @@ class Scheduler:
     # -- blocks --------------------------------------------------------------------------------
 
     def _end(self, sequence: Sequence) -> None:
-        sequence.state = State.ENDED
+        sequence.state = SequenceState.ENDED
         self._open.discard(sequence)
         self._release(sequence)
 

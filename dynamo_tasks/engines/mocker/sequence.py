@@ -9,7 +9,7 @@ from hashlib import blake2b
 
 from dynamo_tasks.errors import DynamoError
 
-__all__ = ["PseudoText", "Run", "Sequence", "State", "text_key", "text_keys"]
+__all__ = ["PseudoText", "Run", "Sequence", "SequenceState", "text_key", "text_keys"]
 
 _SIZE = 128
 _WORDS_PER_BLOCK = 32
@@ -78,7 +78,7 @@ class PseudoText:
         self._block = block
 
 
-class State(Enum):
+class SequenceState(Enum):
     """State of a sequence."""
 
     NEW = 0
@@ -153,7 +153,7 @@ class Sequence:
         self.produced = self.taken = done
         self.limit = limit
         self.rank = (priority, 0)
-        self.state = State.NEW
+        self.state = SequenceState.NEW
         self.blocks: list[int] = []
         self.hashes: list[int] = []
         self.root = 0 if salt is None else hash((salt,))

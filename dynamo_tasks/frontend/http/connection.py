@@ -26,7 +26,7 @@ from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
 from dynamo_tasks.frontend.http.framing import (
     ConnectionLimits,
-    Refusal,
+    HttpRefusal,
     check_head,
     plain_head,
     too_much_head,
@@ -57,7 +57,7 @@ class GuardedProtocol(TimeoutProtocol):
         self._trailers = 0
         self._upgrade = False
         self._keeps = True
-        self._refusal: Refusal | None = None
+        self._refusal: HttpRefusal | None = None
 
     def data_received(self, data: bytes) -> None:
         """Asyncio callback."""
@@ -107,7 +107,7 @@ class GuardedProtocol(TimeoutProtocol):
         """Asyncio callback: the client sends no more, and may read on."""
         if self._phase in ("head", "body"):
             self._refuse(
-                Refusal(400, "malformed_request", "the connection was closed before the request's end")
+                HttpRefusal(400, "malformed_request", "the connection was closed before the request's end")
             )
             return True
         if not self._busy() or self._phase == "refused":
@@ -130,7 +130,7 @@ class GuardedProtocol(TimeoutProtocol):
         super().on_url(url)
         if len(self.url) > self._limits.url_bytes:
             raise self._noted(
-                Refusal(414, "uri_too_long", f"the URL is longer than {self._limits.url_bytes} bytes")
+                HttpRefusal(414, "uri_too_long", f"the URL is longer than {self._limits.url_bytes} bytes")
             )
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -151,7 +151,7 @@ class GuardedProtocol(TimeoutProtocol):
         method, version = self.parser.get_method(), self.parser.get_http_version()
         try:
             check_head(version, method, self.headers)
-        except Refusal as refusal:
+        except HttpRefusal as refusal:
             raise self._noted(refusal) from None
         self._upgrade = self.parser.should_upgrade()
         if not self._upgrade:
@@ -185,7 +185,7 @@ class GuardedProtocol(TimeoutProtocol):
             self.pipeline.appendleft((cycle, self.app))
             if len(self.pipeline) > self._limits.pipelined:
                 raise self._noted(
-                    Refusal(429, "too_many_requests", "too many requests wait on this connection")
+                    HttpRefusal(429, "too_many_requests", "too many requests wait on this connection")
                 )
         else:
             self._start_asgi_task(cycle, self.app)
@@ -221,7 +221,7 @@ class GuardedProtocol(TimeoutProtocol):
         cycle = self.cycle
         if cycle.response_complete:
             if self._body_size > self._limits.unread:
-                raise self._noted(Refusal(413, "payload_too_large", "the body does not end"))
+                raise self._noted(HttpRefusal(413, "payload_too_large", "the body does not end"))
             return
         cycle.body += body
         if len(cycle.body) > HIGH_WATER_LIMIT:
@@ -246,11 +246,11 @@ class GuardedProtocol(TimeoutProtocol):
 
     # refusals
 
-    def _noted(self, refusal: Refusal) -> Refusal:
+    def _noted(self, refusal: HttpRefusal) -> HttpRefusal:
         self._refusal = refusal
         return refusal
 
     def _malformed(self) -> None:
         """Refuse a request at which the parser stopped: it is malformed, or a callback refused it."""
         refusal, self._refusal = self._refusal, None
-        self._refuse(refusal or Refusal(400, "malformed_request", "this is no valid HTTP/1.1 request"))
+        self._refuse(refusal or HttpRefusal(400, "malformed_request", "this is no valid HTTP/1.1 request"))

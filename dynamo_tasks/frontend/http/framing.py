@@ -17,7 +17,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.http.errors import error_payload
 
-__all__ = ["ConnectionLimits", "Headers", "Refusal", "check_head", "plain_head", "too_much_head"]
+__all__ = ["ConnectionLimits", "Headers", "HttpRefusal", "check_head", "plain_head", "too_much_head"]
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -59,7 +59,7 @@ class ConnectionLimits(Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"{name} must be more than 0, not {getattr(self, name)}")
 
 
-class Refusal(Exception):  # noqa: N818 - raised through httptools, never seen by a caller
+class HttpRefusal(Exception):  # noqa: N818 - raised through httptools, never seen by a caller
     """The refusal of a request: the HTTP status, the code and the text of the answer."""
 
     def __init__(self, status: int, code: str, text: str):
@@ -74,11 +74,11 @@ class Refusal(Exception):  # noqa: N818 - raised through httptools, never seen b
         return STATUS_LINE[self.status] + head % (retry, len(body)) + body
 
 
-def too_much_head(limits: ConnectionLimits) -> Refusal:
+def too_much_head(limits: ConnectionLimits) -> HttpRefusal:
     """The refusal of more headers, trailers or chunk extensions than are allowed."""
     count, size = limits.head_count, limits.head_bytes
     text = f"the request has more than {count} headers or trailers, or more than {size} bytes of them"
-    return Refusal(431, "headers_too_large", text)
+    return HttpRefusal(431, "headers_too_large", text)
 
 
 def check_head(version: str, method: bytes, headers: Headers) -> None:
@@ -99,11 +99,11 @@ def check_head(version: str, method: bytes, headers: Headers) -> None:
         raise _malformed("HTTP/1.0 has no Transfer-Encoding")
     if codings and (len(codings) > 1 or codings[0].lower() != b"chunked"):
         text = "the Transfer-Encoding must be chunked; compressed bodies are named by Content-Encoding"
-        raise Refusal(501, "unsupported_transfer_encoding", text)
+        raise HttpRefusal(501, "unsupported_transfer_encoding", text)
 
 
-def _malformed(text: str) -> Refusal:
-    return Refusal(400, "malformed_request", text)
+def _malformed(text: str) -> HttpRefusal:
+    return HttpRefusal(400, "malformed_request", text)
 
 
 def plain_head(method: bytes, url: bytes, version: str, headers: Headers) -> bytes:

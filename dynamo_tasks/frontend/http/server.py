@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.http.connection import ConnectionLimits, GuardedConfig, GuardedProtocol
-from dynamo_tasks.frontend.http.framing import Refusal
+from dynamo_tasks.frontend.http.framing import HttpRefusal
 from dynamo_tasks.observe import log
 from dynamo_tasks.observe.throttle import LogThrottle
 
@@ -115,7 +115,7 @@ class Acceptor:
 
     def _refuse(self, connection: socket.socket) -> None:
         self._report("too many open files")
-        refusal = Refusal(503, "unavailable", "the server has no room for another connection")
+        refusal = HttpRefusal(503, "unavailable", "the server has no room for another connection")
         with contextlib.suppress(OSError):
             connection.setblocking(False)
             connection.send(refusal.answer())

@@ -10,7 +10,7 @@ import uvicorn
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from dynamo_tasks.frontend.http.framing import ConnectionLimits, Refusal
+from dynamo_tasks.frontend.http.framing import ConnectionLimits, HttpRefusal
 from dynamo_tasks.observe import log
 
 __all__ = ["PROBE", "Answer", "OpenEndedAnswer", "Phase", "TimeoutProtocol"]
@@ -95,7 +95,7 @@ class TimeoutProtocol(HttpToolsProtocol):
     def _head_late(self) -> None:
         self._timer = None
         if self._phase == "head":
-            self._refuse(Refusal(408, "request_timeout", "the request's head did not come in time"))
+            self._refuse(HttpRefusal(408, "request_timeout", "the request's head did not come in time"))
         else:
             self._close()
 
@@ -107,7 +107,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         if left > 0:
             self._timer = self.loop.call_later(left, self._body_late)
         else:
-            self._refuse(Refusal(408, "request_timeout", "the request's body did not come in time"))
+            self._refuse(HttpRefusal(408, "request_timeout", "the request's body did not come in time"))
 
     def _probe(self) -> None:
         """Write something without a meaning: a client that has closed the whole connection sends a reset."""
@@ -146,7 +146,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         log.event("http.cut_off", reason="takes no data", client=_peer(self.client))
         self.transport.abort()
 
-    def _refuse(self, refusal: Refusal) -> None:
+    def _refuse(self, refusal: HttpRefusal) -> None:
         """Answer, if no other answer is under way, and close."""
         self._disarm()
         log.event("http.cut_off", reason=refusal.text, client=_peer(self.client))

@@ -18,7 +18,7 @@ from dynamo_tasks.errors import (
     ServerUnavailableError,
     UnknownModelError,
 )
-from dynamo_tasks.frontend.call import Call, call_of, raw_body
+from dynamo_tasks.frontend.call import HttpCall, call_of, raw_body
 from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.openai.collect import CollectedResponse, CompletionCollector
@@ -103,7 +103,7 @@ class OpenAIAPI:
         return self._answer(api, asked, stream, render, call)
 
     @contextlib.asynccontextmanager
-    async def _counted(self, api: str, call: Call) -> AsyncIterator[None]:
+    async def _counted(self, api: str, call: HttpCall) -> AsyncIterator[None]:
         """Count a request for its API key before anything of it is read; it has its place until it ends.
 
         Raises:
@@ -121,13 +121,13 @@ class OpenAIAPI:
             await self._gateway.withdraw(api, call.request_id, call.owner_key, call.limits)
             raise
 
-    async def _count(self, api: str, call: Call) -> None:
+    async def _count(self, api: str, call: HttpCall) -> None:
         allowance = await self._gateway.admit(api, call.request_id, call.owner_key, call.limits)
         call.counted_at = time.monotonic()
         call.headers = allowance.headers()
         allowance.check()
 
-    async def _submit(self, api: str, submission: Submission, call: Call) -> EventStream:
+    async def _submit(self, api: str, submission: Submission, call: HttpCall) -> EventStream:
         if call.counted_at and time.monotonic() - call.counted_at > _SURE:
             await self._count(api, call)  # its body took long: the place may be another's by now
         stream = await self._gateway.submit(submission)
@@ -159,7 +159,7 @@ class OpenAIAPI:
         return asked, engine_body(asked, body), model
 
     def _answer(
-        self, api: str, asked: GenerationRequest, stream: EventStream, render: Render, call: Call
+        self, api: str, asked: GenerationRequest, stream: EventStream, render: Render, call: HttpCall
     ) -> ASGIApp:
         if asked.background and not asked.stream:
             stream.close()
@@ -191,7 +191,7 @@ class OpenAIAPI:
             headers={name: request.headers[name] for name in TRACE_HEADERS if name in request.headers},
         )
 
-    def _options(self, asked: OpenAIRequest, call: Call, request: Request) -> RequestOptions:
+    def _options(self, asked: OpenAIRequest, call: HttpCall, request: Request) -> RequestOptions:
         chosen = asked.options()
         if "timeout" not in chosen:
             chosen |= _timeout(request)
@@ -207,7 +207,7 @@ class OpenAIAPI:
         )
 
 
-def _render(api: str, call: Call, asked: GenerationRequest) -> Render:
+def _render(api: str, call: HttpCall, asked: GenerationRequest) -> Render:
     prompts = asked.prompts if isinstance(asked, CompletionRequest) else 1
     choices = prompts * (asked.n or 1)
     return Render(api, call.request_id, asked.model, int(time.time()), asked.include_usage, choices)

@@ -8,7 +8,14 @@ from collections.abc import Iterator
 from queue import SimpleQueue
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Channel", "ChannelClosed", "Kept", "LocalQueueDescriptor", "QueueDescriptor", "RequestQueue"]
+__all__ = [
+    "ChannelClosed",
+    "Kept",
+    "LocalQueueDescriptor",
+    "QueueDescriptor",
+    "RecordChannel",
+    "RequestQueue",
+]
 
 T = TypeVar("T")
 
@@ -56,7 +63,7 @@ class ChannelClosed(Exception):  # noqa: N818 - a state, not an error
     """The job is being torn down."""
 
 
-class Channel(Generic[T]):
+class RecordChannel(Generic[T]):
     """A bounded queue with several producers, one consumer and an end.
 
     ``put`` waits while it is full: that is the backpressure. ``take`` hands over all that waits at once, so that

@@ -9,7 +9,7 @@ from typing import Any
 
 from dynamo_tasks.errors import DynamoError, ServiceCallError
 from dynamo_tasks.pipelines.calls.messages import describe_error
-from dynamo_tasks.pipelines.calls.queues import Channel, ChannelClosed
+from dynamo_tasks.pipelines.calls.queues import ChannelClosed, RecordChannel
 
 __all__ = ["ValueStream"]
 
@@ -29,7 +29,7 @@ class ValueStream:
     """
 
     def __init__(self) -> None:
-        self._channel: Channel[Any] = Channel(_MOST_WAITING)
+        self._channel: RecordChannel[Any] = RecordChannel(_MOST_WAITING)
         self._values = self._read(self._channel)
 
     def __iter__(self) -> Iterator[Any]:
@@ -56,7 +56,7 @@ class ValueStream:
         return _Pump(self._channel).feed
 
     @staticmethod
-    def _read(channel: Channel[Any]) -> Iterator[Any]:
+    def _read(channel: RecordChannel[Any]) -> Iterator[Any]:
         try:
             for item in channel:
                 if isinstance(item, _Failure):
@@ -67,7 +67,7 @@ class ValueStream:
 
 
 class _Pump:
-    def __init__(self, channel: Channel[Any]):
+    def __init__(self, channel: RecordChannel[Any]):
         self._channel = channel
 
     def __call__(self, values: Iterator[Any]) -> None:

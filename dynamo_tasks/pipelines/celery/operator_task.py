@@ -23,7 +23,7 @@ from dynamo_tasks.pipelines.celery.session import JobSession
 from dynamo_tasks.pipelines.graph.job import JobState
 from dynamo_tasks.pipelines.graph.operators import Operator, Record, partition
 from dynamo_tasks.pipelines.plans.plan import OperatorPlan
-from dynamo_tasks.store.job_records import Checkpoint, Commit, Output
+from dynamo_tasks.store.job_records import Checkpoint, Commit, RecordChunk
 from dynamo_tasks.store.redis.retry import retry_until_up
 
 __all__ = ["CHUNK", "JobOver", "OperatorTask", "TaskRunner"]
@@ -49,17 +49,18 @@ class _Edge:
         # Where several tasks send, they begin at different ones.
         self._turns = cycle(plan.tasks[index % plan.parallelism :] + plan.tasks[: index % plan.parallelism])
 
-    def split(self, records: list[Record]) -> list[Output]:
+    def split(self, records: list[Record]) -> list[RecordChunk]:
         """Cut records into chunks, each for one task; those of a key go to one task, in their order."""
         if not self._keyed:
             return [
-                Output(next(self._turns), records[at : at + CHUNK]) for at in range(0, len(records), CHUNK)
+                RecordChunk(next(self._turns), records[at : at + CHUNK])
+                for at in range(0, len(records), CHUNK)
             ]
         parts: dict[str, list[Record]] = {}
         for record in records:
             task = self._tasks[partition(record.key, len(self._tasks))]
             parts.setdefault(task, []).append(record)
-        return [Output(task, part) for task, part in parts.items()]
+        return [RecordChunk(task, part) for task, part in parts.items()]
 
 
 class TaskRunner:
@@ -112,7 +113,7 @@ class TaskRunner:
         self.number = found.number
         return found
 
-    def outputs(self, records: list[Record]) -> list[Output]:
+    def outputs(self, records: list[Record]) -> list[RecordChunk]:
         """Split records among the tasks of the operators that follow."""
         return [output for edge in self._edges for output in edge.split(records)]
 

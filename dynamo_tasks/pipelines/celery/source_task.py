@@ -11,7 +11,7 @@ import msgspec
 
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.calls.messages import as_exception
-from dynamo_tasks.pipelines.calls.queues import Channel, ChannelClosed
+from dynamo_tasks.pipelines.calls.queues import ChannelClosed, RecordChannel
 from dynamo_tasks.pipelines.celery.operator_task import CHUNK, TaskRunner
 from dynamo_tasks.pipelines.graph.functions import Bound, SourceFunction
 from dynamo_tasks.pipelines.graph.operators import Record, plain_record
@@ -47,7 +47,7 @@ class SourceTask(TaskRunner):
     async def rounds(self) -> AsyncGenerator[None, None]:
         """Read, commit."""
         loop = asyncio.get_running_loop()
-        self._channel: Channel[_Read] = Channel(2 * CHUNK)
+        self._channel: RecordChannel[_Read] = RecordChannel(2 * CHUNK)
         self._ready = asyncio.Event()
         await self._wait_for_services()
         found = await self.checkpoint()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self
 from dynamo_tasks.errors import JobFailedError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.calls.messages import as_exception, describe_error
-from dynamo_tasks.pipelines.calls.queues import Channel, ChannelClosed, Kept
+from dynamo_tasks.pipelines.calls.queues import ChannelClosed, Kept, RecordChannel
 from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.graph.job import Job, JobState, JobStatus, OperatorStatus
 from dynamo_tasks.pipelines.graph.operators import SOURCES, DeadLetter, Operator, Record, Stage
@@ -41,13 +41,13 @@ class LocalJob(Job):
         self._settings = environment.config
         self._stages = list(environment.stages)
         self.services = services
-        self.channels: dict[Stage, list[Channel[Record]]] = {}
+        self.channels: dict[Stage, list[RecordChannel[Record]]] = {}
         self._tasks: list[Task] = []
         self._threads: list[threading.Thread] = []
         self._dead: list[DeadLetter] = []
         # what a batch gives can be read again; of a job without end, each record is kept for one reader only
         endless = any(stage.kind == "source" for stage in self._stages)
-        self.collected: Channel[Any] | Kept[Any] = Channel(_UNBOUNDED) if endless else Kept()
+        self.collected: RecordChannel[Any] | Kept[Any] = RecordChannel(_UNBOUNDED) if endless else Kept()
         self._stopping = threading.Event()
         self._over = threading.Event()
         self._lock = threading.Lock()
@@ -84,7 +84,7 @@ class LocalJob(Job):
             if stage.kind not in SOURCES:
                 producers = sum(one.parallelism for one in stage.inputs)
                 size = self._settings.queue_size
-                self.channels[stage] = [Channel(size, producers) for _ in range(stage.parallelism)]
+                self.channels[stage] = [RecordChannel(size, producers) for _ in range(stage.parallelism)]
         for stage in self._stages:
             for index in range(stage.parallelism):
                 self._tasks.append(self.make_task(stage, index))

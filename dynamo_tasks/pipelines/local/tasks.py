@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from itertools import cycle
 from typing import TYPE_CHECKING, Any, Protocol
 
-from dynamo_tasks.pipelines.calls.queues import Channel
+from dynamo_tasks.pipelines.calls.queues import RecordChannel
 from dynamo_tasks.pipelines.graph.functions import Bound, SourceFunction
 from dynamo_tasks.pipelines.graph.operators import Operator, Record, Stage, partition
 
@@ -20,7 +20,7 @@ __all__ = ["Edge", "RecordTask", "Source", "Task"]
 class Edge:
     """The edge from one task to all tasks of one operator that follows."""
 
-    def __init__(self, stage: Stage, channels: list[Channel[Record]]):
+    def __init__(self, stage: Stage, channels: list[RecordChannel[Record]]):
         self._keyed = bool(stage.inputs) and all(one.keyed for one in stage.inputs)
         self.channels = channels
         self._turns = cycle(channels)
@@ -83,7 +83,7 @@ class Source:
 class RecordTask:
     """Takes records from a channel and applies an operator to them."""
 
-    def __init__(self, operator: Operator, channel: Channel[Record], job: LocalJob):
+    def __init__(self, operator: Operator, channel: RecordChannel[Record], job: LocalJob):
         self.stage = operator.stage
         self.function = operator.function
         self.counts = operator.counts

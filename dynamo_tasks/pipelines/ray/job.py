@@ -22,7 +22,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.calls.base_service_task import BaseServiceTask
 from dynamo_tasks.pipelines.calls.context import ServiceContext
 from dynamo_tasks.pipelines.calls.factory import ServiceFactory
-from dynamo_tasks.pipelines.calls.queues import Channel, QueueDescriptor
+from dynamo_tasks.pipelines.calls.queues import QueueDescriptor, RecordChannel
 from dynamo_tasks.pipelines.datastream import print_record
 from dynamo_tasks.pipelines.graph.functions import Bound
 from dynamo_tasks.pipelines.graph.operators import SOURCES, Record, Stage
@@ -158,7 +158,7 @@ class RayServices(JobServices):
 class _ActorTask:
     """Hands the records of a channel to an actor, chunk by chunk; its owner of hooks is itself."""
 
-    def __init__(self, stage: Stage, actor: ActorWrapper, channel: Channel[Record], job: RayJob):
+    def __init__(self, stage: Stage, actor: ActorWrapper, channel: RecordChannel[Record], job: RayJob):
         self.stage = stage
         self.function = Bound(self.run, self)
         self.counts = {"in": 0, "out": 0, "skipped": 0, "dead": 0}

@@ -16,14 +16,14 @@ from dynamo_tasks.queue.broker.backend import OPERATION_TIMEOUT
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.transport import SentinelTransport, Transport
 
-__all__ = ["Connection", "limits"]
+__all__ = ["BrokerConnection", "limits"]
 
 _TRANSPORTS = {"redis": Transport, "rediss": Transport, "sentinel": SentinelTransport}
 _until: ContextVar[float | None] = ContextVar("dynamo_until", default=None)
 """Deadline of the operation that is being retried in this context, in monotonic seconds."""
 
 
-class Connection(KombuConnection):  # type: ignore[misc]
+class BrokerConnection(KombuConnection):  # type: ignore[misc]
     """A broker connection whose Redis transport is ours; its URLs stay plain ``redis://``."""
 
     requires_hub = AsyncioHub
@@ -65,7 +65,7 @@ class Connection(KombuConnection):  # type: ignore[misc]
         return super()._ensure_connection(*args, timeout=timeout, **kwargs)
 
 
-class _Pooled(PooledConnection, Connection):  # type: ignore[misc]
+class _Pooled(PooledConnection, BrokerConnection):  # type: ignore[misc]
     """One of a pool."""
 
 

@@ -34,8 +34,8 @@ from dynamo_tasks.queue.broker.envelope import HEADER
 __all__ = [
     "MAX_MESSAGE",
     "MAX_UNPACKED",
+    "BrokerMessage",
     "MalformedMessageError",
-    "Message",
     "QoS",
     "decode",
     "inflate",
@@ -134,7 +134,7 @@ def decode(raw: bytes) -> dict[str, Any]:
         raise MalformedMessageError(str(exc)) from None
 
 
-class Message(virtual.Message):  # type: ignore[misc]
+class BrokerMessage(virtual.Message):  # type: ignore[misc]
     """kombu's message; what it takes for granted is checked.
 
     Raises:

@@ -33,7 +33,7 @@ from dynamo_tasks.queue.broker.checked import CheckedChannel
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.broker.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.broker.hub import AsyncioHub
-from dynamo_tasks.queue.broker.message import MalformedMessageError, Message, QoS, decode
+from dynamo_tasks.queue.broker.message import BrokerMessage, MalformedMessageError, QoS, decode
 from dynamo_tasks.queue.broker.puller import Puller
 from dynamo_tasks.queue.sockets import yielding
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
@@ -79,7 +79,7 @@ class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
 class Channel(CheckedChannel):
     """A channel that publishes endpoint calls through the ledger."""
 
-    Message = Message
+    Message = BrokerMessage
     QoS = QoS
     do_restore = False
     sep = PRIORITY_SEPARATOR
@@ -262,7 +262,7 @@ class Channel(CheckedChannel):
         messages = []
         for raw in raws:
             with contextlib.suppress(MalformedMessageError):
-                messages.append(Message(decode(raw), channel=self)._raw)
+                messages.append(BrokerMessage(decode(raw), channel=self)._raw)
         # Where Redis takes no notes, or is away, they run without.
         with contextlib.suppress(ServerRefusedError, *self.connection_errors):
             tags: list[str] = self.qos.note(messages)
@@ -292,7 +292,7 @@ class Channel(CheckedChannel):
         metrics.counter("input_refused_total", where="queue").inc()
         event("message.malformed", queue=queue, error=text, raw=raw[:200].decode(errors="replace"))
         with contextlib.suppress(MalformedMessageError):
-            tag = Message(decode(raw), channel=self).delivery_tag
+            tag = BrokerMessage(decode(raw), channel=self).delivery_tag
             if tag in self.qos._delivered:
                 self.qos.ack(tag)
 

@@ -24,14 +24,14 @@ from dynamo_tasks.queue.execution.attempt import Execution
 from dynamo_tasks.queue.execution.interrupt import Stop, named
 from dynamo_tasks.queue.worker.foreign import is_foreign, threads
 
-__all__ = ["Job", "TaskPool", "current_job"]
+__all__ = ["PoolJob", "TaskPool", "current_job"]
 
 _MAX_THREADS = 100_000
 """No bound of its own: the slots say how much runs at once, and a thread is only started where none is idle."""
-current_job: ContextVar[Job | None] = ContextVar("dynamo_job", default=None)
+current_job: ContextVar[PoolJob | None] = ContextVar("dynamo_job", default=None)
 
 
-class Job:
+class PoolJob:
     """One request in the pool; Celery's handle on it."""
 
     def __init__(
@@ -165,7 +165,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        self._jobs: set[Job] = set()
+        self._jobs: set[PoolJob] = set()
         self._threads: ThreadPoolExecutor | None = None
         self.passing: dict[str, asyncio.Task[None]] = {}
         self.stuck = False
@@ -194,21 +194,21 @@ class TaskPool(BasePool):  # type: ignore[misc]
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
         **options: Any,
-    ) -> Job:
+    ) -> PoolJob:
         """Start a request; Celery keeps a weak reference to the job, the pool keeps it alive."""
-        job = Job(self, target, tuple(args), options)
+        job = PoolJob(self, target, tuple(args), options)
         self._jobs.add(job)
         job.task.add_done_callback(lambda task: self._done(job, task))
         return job
 
-    def _done(self, job: Job, task: asyncio.Task[None]) -> None:
+    def _done(self, job: PoolJob, task: asyncio.Task[None]) -> None:
         self._jobs.discard(job)
         if self.passing.get(job._args[1]) is task:
             del self.passing[job._args[1]]
         job.release()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
-        """Do nothing: every request has the pid of this process; :meth:`Job.terminate` stops the one."""
+        """Do nothing: every request has the pid of this process; :meth:`PoolJob.terminate` stops the one."""
 
     def grow(self, n: int = 1) -> None:
         """More slots."""

@@ -30,7 +30,7 @@ from dynamo_tasks.store.bridge import loop_factory
 from dynamo_tasks.store.keys import consumer_name, unacked_index_key, unacked_key
 from dynamo_tasks.store.redis.refusals import ReplyError
 
-__all__ = ["Host", "ServiceStep", "Worker", "refuse", "transport_options"]
+__all__ = ["Host", "LoopWorker", "ServiceStep", "refuse", "transport_options"]
 
 CELERY_BEAT, BEAT = "celery.worker.components:Beat", "dynamo_tasks.queue.worker.beat:BeatStep"
 EX_FAILURE = 1
@@ -107,7 +107,7 @@ class ServiceStep(bootsteps.StartStopStep):  # type: ignore[misc]
         greenlets.await_(worker.shutdown.cold())
 
 
-class Worker(CeleryWorker):  # type: ignore[misc]
+class LoopWorker(CeleryWorker):  # type: ignore[misc]
     """A worker process: Celery in a greenlet of the loop that serves the requests.
 
     Args:

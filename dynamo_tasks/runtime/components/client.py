@@ -9,7 +9,7 @@ from dynamo_tasks.errors import InvalidRequestError, UnknownEndpointError
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.router import Router, make_router
+from dynamo_tasks.router import RoutingPolicy, make_router
 from dynamo_tasks.runtime.components.remote_call import RemoteCall
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 from dynamo_tasks.sdk.context import Context
@@ -39,7 +39,7 @@ class Client:
         self.declared = declared
         self.annotated = annotated
         self._runtime = runtime
-        self._routers: dict[str, Router] = {}
+        self._routers: dict[str, RoutingPolicy] = {}
 
     @property
     def store(self) -> StoreClient:

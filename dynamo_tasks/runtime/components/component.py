@@ -11,7 +11,7 @@ from dynamo_tasks.errors import ConfigError, NoInstancesError
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, Subject, check_component, check_endpoint, check_namespace
 from dynamo_tasks.runtime.components.client import Client
-from dynamo_tasks.runtime.components.registry import Registry, StatsHandler
+from dynamo_tasks.runtime.components.registry import SharedObjects, StatsHandler
 from dynamo_tasks.runtime.control import send_commands
 from dynamo_tasks.runtime.supervision.health import HealthSettings
 from dynamo_tasks.runtime.supervision.watcher import Watcher
@@ -45,7 +45,7 @@ class DistributedRuntime:
     def __init__(self, client: StoreClient, *, health_check: Mapping[str, float] | None = None):
         self.client = client
         self.health = HealthSettings.parse(health_check or {}, "DistributedRuntime")
-        self.registry = Registry(client)
+        self.registry = SharedObjects(client)
         self._serving: EmbeddedHost | None = None
 
     @classmethod

@@ -24,7 +24,7 @@ from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.redis.pubsub import Channels
 from dynamo_tasks.store.topics.topic import Topic
 
-__all__ = ["Registry", "StatsHandler", "Unserved"]
+__all__ = ["SharedObjects", "StatsHandler", "Unserved"]
 
 _CONNECT_SECONDS = 10.0
 """Seconds for which nobody may serve a component: workers start anew, engines load."""
@@ -72,7 +72,7 @@ StatsHandler = Callable[[], Mapping[str, Any]]
 """Numbers of one endpoint of this process; JSON."""
 
 
-class Registry:
+class SharedObjects:
     """The shared objects of a process; one per process and Redis server.
 
     Attributes:

@@ -144,7 +144,7 @@ class _Server(ThreadingHTTPServer):
 def _handler(system: SystemServer) -> type[BaseHTTPRequestHandler]:
     """A handler class of the standard library for one server."""
 
-    class Handler(BaseHTTPRequestHandler):
+    class _Handler(BaseHTTPRequestHandler):
         timeout: ClassVar[float] = _TIMEOUT
         server_version = "dynamo-tasks"
         sys_version = ""
@@ -160,4 +160,4 @@ def _handler(system: SystemServer) -> type[BaseHTTPRequestHandler]:
         def log_message(self, format: str, *args: object) -> None:
             """A probe every second is not worth a line."""
 
-    return Handler
+    return _Handler

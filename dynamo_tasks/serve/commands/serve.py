@@ -21,7 +21,7 @@ from dynamo_tasks.serve.processes import signals
 
 if TYPE_CHECKING:
     from dynamo_tasks.serve.planning.plan import PlanOptions
-    from dynamo_tasks.serve.processes.spec import Plan
+    from dynamo_tasks.serve.processes.spec import ProcessPlan
 
 __all__ = ["serve", "split_flags"]
 
@@ -203,7 +203,7 @@ def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int
     return asyncio.run(main())
 
 
-def _plan(options: PlanOptions, gpu_mode: str | None) -> tuple[Plan, list[str]]:
+def _plan(options: PlanOptions, gpu_mode: str | None) -> tuple[ProcessPlan, list[str]]:
     """The plan, and what to warn of; a dry run refuses what a real one would."""
     from dynamo_tasks.serve.planning.checks import check_surroundings
     from dynamo_tasks.serve.planning.plan import make_plan

@@ -17,14 +17,14 @@ from dynamo_tasks.observe.tracing import EXPORTER_VARIABLE, exporter_problems
 from dynamo_tasks.runtime.supervision.system import HOST_VARIABLE
 from dynamo_tasks.serve.planning.gpus import GpuPins
 from dynamo_tasks.serve.planning.ports import check_port
-from dynamo_tasks.serve.processes.spec import Plan, ProcessSpec
+from dynamo_tasks.serve.processes.spec import ProcessPlan, ProcessSpec
 from dynamo_tasks.store.redis.address import Address
 
 __all__ = ["check_surroundings"]
 
 
 def check_surroundings(
-    plan: Plan, host: str, gpu_mode: str | None, environ: Mapping[str, str] | None = None
+    plan: ProcessPlan, host: str, gpu_mode: str | None, environ: Mapping[str, str] | None = None
 ) -> list[str]:
     """Check what a plan needs of this machine and its environment.
 

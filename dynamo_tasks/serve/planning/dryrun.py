@@ -9,12 +9,12 @@ from rich.text import Text
 
 from dynamo_tasks.config import Row
 from dynamo_tasks.config import mask as masked
-from dynamo_tasks.serve.processes.spec import Plan, ProcessSpec
+from dynamo_tasks.serve.processes.spec import ProcessPlan, ProcessSpec
 
 __all__ = ["render_plan"]
 
 
-def render_plan(plan: Plan) -> Text:
+def render_plan(plan: ProcessPlan) -> Text:
     """Draw a plan; secrets are masked.
 
     Args:

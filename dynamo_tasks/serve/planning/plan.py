@@ -34,10 +34,10 @@ from dynamo_tasks.runtime.supervision.system import HOST_VARIABLE
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
 from dynamo_tasks.sdk.services.own_class import import_path
 from dynamo_tasks.serve.planning.ports import http_ports, share_address, with_system_ports
-from dynamo_tasks.serve.processes.spec import Plan, ProcessSpec
+from dynamo_tasks.serve.processes.spec import ProcessPlan, ProcessSpec
 from dynamo_tasks.services.http import http_settings, serves_http
 
-__all__ = ["Plan", "PlanOptions", "default_graph", "make_plan"]
+__all__ = ["PlanOptions", "ProcessPlan", "default_graph", "make_plan"]
 
 Service = DynamoService[Any]
 
@@ -84,7 +84,7 @@ def default_graph() -> str:
     return library if found is None else project
 
 
-def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) -> Plan:
+def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) -> ProcessPlan:
     """Load the graph, resolve its settings and lay out its processes. Nothing is started.
 
     Args:
@@ -117,7 +117,7 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     if not specs:
         names = ", ".join(service.name for service in chosen)
         raise ConfigError(f"nothing to start: {names} has no process of its own (it lives in its callers')")
-    return Plan(
+    return ProcessPlan(
         processes=tuple(
             with_system_ports(specs, config, options.system_port, _http(specs, options.host, environ))
         ),

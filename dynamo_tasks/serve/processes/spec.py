@@ -9,7 +9,7 @@ from enum import StrEnum
 from dynamo_tasks.config import ResolvedConfig
 from dynamo_tasks.protocol.jitter import jittered
 
-__all__ = ["Notice", "NoticeKind", "Plan", "ProcessSpec", "RestartPolicy"]
+__all__ = ["Notice", "NoticeKind", "ProcessPlan", "ProcessSpec", "RestartPolicy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ class Notice:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class ProcessPlan:
     """The processes to run.
 
     Attributes:

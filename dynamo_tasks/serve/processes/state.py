@@ -16,7 +16,7 @@ from dynamo_tasks.config.host.home import Home, private_dir, read_json, write_js
 from dynamo_tasks.config.host.identity import ProcessId
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.serve.processes.process import ManagedProcess
-from dynamo_tasks.serve.processes.spec import Plan
+from dynamo_tasks.serve.processes.spec import ProcessPlan
 
 __all__ = ["StateFile"]
 
@@ -32,7 +32,7 @@ class StateFile:
         port: Its port.
     """
 
-    def __init__(self, home: Home, plan: Plan, url: str, host: str, port: int) -> None:
+    def __init__(self, home: Home, plan: ProcessPlan, url: str, host: str, port: int) -> None:
         self.path = home.path / "serve" / f"{os.getpid()}.json"
         self._head: dict[str, Any] = {
             "owner": list(ProcessId.current()),

@@ -20,13 +20,13 @@ from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.store.redis.refusals import PASSING, code_of
 
-__all__ = ["Address", "ping"]
+__all__ = ["PingAddress", "ping"]
 
 _SCHEMES = ("redis", "rediss", "unix")
 
 
 @dataclass(frozen=True)
-class Address:
+class PingAddress:
     """The parts of a Redis URL that a PING needs.
 
     Attributes:
@@ -81,7 +81,7 @@ def ping(url: str, *, timeout: float = 2.0) -> str:
     """Ask a Redis server whether it answers.
 
     Args:
-        url: See :meth:`Address.parse`; with ``sentinel://`` the master is asked, over the library's own client.
+        url: See :meth:`PingAddress.parse`; with ``sentinel://`` the master is asked, over the library's own client.
         timeout: Seconds for the connection, and for each reply.
 
     Returns:
@@ -95,7 +95,7 @@ def ping(url: str, *, timeout: float = 2.0) -> str:
         from dynamo_tasks.store.redis import sentinel
 
         return asyncio.run(sentinel.ping(url, timeout))
-    address = Address.parse(url)
+    address = PingAddress.parse(url)
     try:
         with _connected(address, timeout) as connection, connection.makefile("rb") as replies:
             if address.password:
@@ -112,7 +112,7 @@ def ping(url: str, *, timeout: float = 2.0) -> str:
 
 
 @contextlib.contextmanager
-def _connected(address: Address, timeout: float) -> Iterator[socket.socket]:
+def _connected(address: PingAddress, timeout: float) -> Iterator[socket.socket]:
     with contextlib.ExitStack() as stack:
         if address.scheme == "unix":
             plain = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))

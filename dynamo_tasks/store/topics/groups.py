@@ -19,7 +19,7 @@ from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.store.redis.pubsub import Channels
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.redis.server import Store
-from dynamo_tasks.store.topics.subscriber import KEPT_MS, RETRY, Event, EventSubscription
+from dynamo_tasks.store.topics.subscriber import KEPT_MS, RETRY, EventSubscription, TopicEvent
 
 __all__ = ["ACK_WAIT", "GroupSubscription"]
 
@@ -41,9 +41,9 @@ class GroupSubscription(EventSubscription):
         self._member = secrets.token_hex(8)
         self._ack_wait_ms = round(ack_wait * 1000) or 1
         self._look_at = 0.0
-        self._current: Event | None = None
+        self._current: TopicEvent | None = None
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> TopicEvent:
         await self.ack()
         self._current = await super().__anext__()
         return self._current

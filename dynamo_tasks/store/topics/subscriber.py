@@ -19,7 +19,7 @@ from dynamo_tasks.store.redis.containment import pass_over
 from dynamo_tasks.store.redis.pubsub import Channels
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["KEPT_MS", "RETRY", "Event", "EventSubscription"]
+__all__ = ["KEPT_MS", "RETRY", "EventSubscription", "TopicEvent"]
 
 KEPT_MS = 24 * 3600 * 1000
 """Time after the last event of a subject after which its stream goes."""
@@ -30,7 +30,7 @@ _CHECK_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
+class TopicEvent:
     """One event."""
 
     id: str
@@ -58,7 +58,7 @@ class EventSubscription:
         keys = store.keys(subject.namespace)
         self._key = keys.events(self.subject)
         self._channel = keys.events_channel(self.subject)
-        self._pending: deque[Event] = deque()
+        self._pending: deque[TopicEvent] = deque()
         self._news = asyncio.Event()
         self._begun = self._closed = False
 
@@ -92,7 +92,7 @@ class EventSubscription:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Event:
+    async def __anext__(self) -> TopicEvent:
         await self.start()
         while not self._pending:
             if self._closed:
@@ -130,7 +130,7 @@ class EventSubscription:
         for row_id, fields in rows:
             name = row_id.decode()
             try:
-                self._pending.append(Event(name, self.subject, msgspec.json.decode(fields[1])))
+                self._pending.append(TopicEvent(name, self.subject, msgspec.json.decode(fields[1])))
             except UNREADABLE as exc:
                 pass_over("pubsub", f"{self.subject} {name}", exc)
                 self._pass_over(name)

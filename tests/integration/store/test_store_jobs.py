@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import RequestNotFoundError
-from dynamo_tasks.store.job_records import Commit, Output
+from dynamo_tasks.store.job_records import Commit, RecordChunk
 from dynamo_tasks.store.jobs import Jobs
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.redis.server import Store
@@ -74,7 +74,7 @@ def on_server(test: Test) -> Callable[[RedisServer], None]:
 
 @on_server
 async def test_a_commit_that_is_sent_again_changes_nothing(lab: Lab) -> None:
-    output = [Output("b", [[None, 1], [None, 2]])]
+    output = [RecordChunk("b", [[None, 1], [None, 2]])]
     for _ in range(2):
         assert await lab.commit("a", 1, outputs=output, counts={"out": 2}, position=b"2") == "OK"
     assert await lab.waiting() == [[None, 1], [None, 2]]
@@ -84,7 +84,7 @@ async def test_a_commit_that_is_sent_again_changes_nothing(lab: Lab) -> None:
 
 @on_server
 async def test_only_the_owner_of_the_request_commits(lab: Lab) -> None:
-    output = [Output("b", [[None, 1]])]
+    output = [RecordChunk("b", [[None, 1]])]
     for other in ((0xABD, 1000), (0xABC, 999), (0xABC, 1001)):
         assert await lab.commit("a", 1, other, outputs=output) == "FENCED"
     await lab.store.commands.execute("HSET", lab.keys.record("ra"), Field.STATE, "QUEUED")
@@ -94,8 +94,8 @@ async def test_only_the_owner_of_the_request_commits(lab: Lab) -> None:
 
 @on_server
 async def test_where_too_much_waits_nothing_is_done(lab: Lab) -> None:
-    assert await lab.commit("a", 1, outputs=[Output("b", [[None, n] for n in range(5)])]) == "OK"
-    full = {"outputs": [Output("b", [[None, 5]])], "results": ["r"], "dead": ["d"], "counts": {"in": 1}}
+    assert await lab.commit("a", 1, outputs=[RecordChunk("b", [[None, n] for n in range(5)])]) == "OK"
+    full = {"outputs": [RecordChunk("b", [[None, 5]])], "results": ["r"], "dead": ["d"], "counts": {"in": 1}}
     assert await lab.commit("a", 2, **full) == "FULL"
     assert await lab.jobs.results("j", 0) == []
     assert await lab.jobs.dead_letters("j") == []
@@ -112,7 +112,9 @@ async def test_where_too_much_waits_nothing_is_done(lab: Lab) -> None:
 @on_server
 async def test_the_end_travels_behind_the_last_record_and_ends_the_job(lab: Lab) -> None:
     assert (await lab.jobs.input("j", "b", 10))[1]
-    assert await lab.commit("a", 1, outputs=[Output("b", [[None, 1]])], following=["b"], done=True) == "OK"
+    assert (
+        await lab.commit("a", 1, outputs=[RecordChunk("b", [[None, 1]])], following=["b"], done=True) == "OK"
+    )
     entries, more = await lab.jobs.input("j", "b", 10)
     assert (len(entries), more) == (1, False)
     assert await lab.jobs.state("j") == "RUNNING"
@@ -126,9 +128,9 @@ async def test_the_end_travels_behind_the_last_record_and_ends_the_job(lab: Lab)
 
 @on_server
 async def test_a_job_that_failed_takes_nothing_more(lab: Lab) -> None:
-    assert await lab.commit("a", 1, outputs=[Output("b", [[None, 1]])]) == "OK"
+    assert await lab.commit("a", 1, outputs=[RecordChunk("b", [[None, 1]])]) == "OK"
     assert await lab.jobs.end("j", "FAILED", "ValueError: x") == "OK"
-    assert await lab.commit("a", 2, outputs=[Output("b", [[None, 2]])]) == "OVER"
+    assert await lab.commit("a", 2, outputs=[RecordChunk("b", [[None, 2]])]) == "OVER"
     assert await lab.waiting() == []
     record = await lab.jobs.get("j")
     assert (record.state, record.error) == ("FAILED", "ValueError: x")

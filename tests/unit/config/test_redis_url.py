@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.serve.server.resp import Address as PingAddress
+from dynamo_tasks.serve.server.resp import PingAddress
 from dynamo_tasks.store.redis.address import Address
 
 WRONG = {

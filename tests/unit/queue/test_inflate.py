@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 from kombu.transport.virtual import Base64
 
-from dynamo_tasks.queue.broker.message import MAX_MESSAGE, MalformedMessageError, Message, decode, inflate
+from dynamo_tasks.queue.broker.message import (
+    MAX_MESSAGE,
+    BrokerMessage,
+    MalformedMessageError,
+    decode,
+    inflate,
+)
 
 PACKERS = {
     "application/x-gzip": zlib.compress, "gzip": zlib.compress, "zlib": zlib.compress,
@@ -74,7 +80,7 @@ def channel() -> Any:
 
 def test_a_compressed_message_is_read() -> None:
     sent = payload(base64.b64encode(zlib.compress(BODY)).decode(), headers={"compression": "gzip", "id": "1"})
-    message = Message(sent, channel=channel(), accept={"application/json"})
+    message = BrokerMessage(sent, channel=channel(), accept={"application/json"})
     assert message.decode() == json.loads(BODY)
     assert sent["headers"] == {"compression": "gzip", "id": "1"}
 
@@ -84,7 +90,7 @@ def test_a_compressed_message_is_read() -> None:
 )
 def test_an_encoding_that_could_unpack_is_refused(codec: object) -> None:
     with pytest.raises(MalformedMessageError):
-        Message(payload("x", **{"content-encoding": codec}), channel=channel())
+        BrokerMessage(payload("x", **{"content-encoding": codec}), channel=channel())
 
 
 @pytest.mark.parametrize(
@@ -99,6 +105,6 @@ def test_what_is_no_message_of_a_reasonable_size_is_refused(raw: bytes) -> None:
 def test_a_body_that_is_wide_is_refused(piece: str) -> None:
     wide = f"[{','.join([piece] * ((2 << 20) + 1))}]"
     with pytest.raises(MalformedMessageError, match="more than 2097152 arrays and objects"):
-        Message(
+        BrokerMessage(
             payload(wide, properties=payload("")["properties"] | {"body_encoding": None}), channel=channel()
         )

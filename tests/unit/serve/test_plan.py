@@ -10,7 +10,7 @@ from rich.console import Console
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.serve.planning.dryrun import render_plan
 from dynamo_tasks.serve.planning.plan import PlanOptions, default_graph, make_plan
-from dynamo_tasks.serve.processes.spec import Plan
+from dynamo_tasks.serve.processes.spec import ProcessPlan
 
 GRAPH = """
 from dynamo_tasks.sdk import api, depends, dynamo_endpoint, service
@@ -101,11 +101,11 @@ def agg() -> Iterator[str]:
     plan("dynamo_tasks.services.agg:Frontend")
 
 
-def plan(graph: str, **options: Any) -> Plan:
+def plan(graph: str, **options: Any) -> ProcessPlan:
     return make_plan(PlanOptions(graph=graph, **options), environ={})
 
 
-def commands(found: Plan) -> dict[str, str]:
+def commands(found: ProcessPlan) -> dict[str, str]:
     return {spec.name: " ".join(spec.argv).removeprefix(f"{sys.executable} -m ") for spec in found.processes}
 
 

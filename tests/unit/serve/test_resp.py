@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_tasks.errors import ConfigError, ServerUnavailableError
-from dynamo_tasks.serve.server.resp import Address, ping
+from dynamo_tasks.serve.server.resp import PingAddress, ping
 
 
 @contextmanager
@@ -87,12 +87,12 @@ def test_unix_socket(tmp_path: Path) -> None:
 )
 def test_bad_urls_name_what_is_allowed(url: str, text: str) -> None:
     with pytest.raises(ConfigError, match=text):
-        Address.parse(url)
+        PingAddress.parse(url)
 
 
 def test_address_hides_its_password() -> None:
-    assert "secret" not in repr(Address.parse("redis://:secret@host:1/0"))
-    assert Address.parse("redis://host").port == 6379
-    tls = Address.parse("rediss://host?ssl_cert_reqs=none").tls
+    assert "secret" not in repr(PingAddress.parse("redis://:secret@host:1/0"))
+    assert PingAddress.parse("redis://host").port == 6379
+    tls = PingAddress.parse("rediss://host?ssl_cert_reqs=none").tls
     assert tls is not None
     assert tls.cert_reqs == "none"

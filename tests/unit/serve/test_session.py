@@ -43,7 +43,7 @@ import asyncio, os, sys
 from dynamo_tasks.config import ResolvedConfig
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.serve.session import Session
-from dynamo_tasks.serve.processes.spec import Plan, ProcessSpec, RestartPolicy
+from dynamo_tasks.serve.processes.spec import ProcessPlan, ProcessSpec, RestartPolicy
 from tests.support.promises import in_time
 port, http, worker, *more = sys.argv[1:]
 def make(suffix):
@@ -55,7 +55,7 @@ def make(suffix):
     specs = [spec("Worker-0", worker, "node" + suffix, *more)]
     if http:
         specs.append(spec("Frontend", http, port, port=int(port)))
-    return Plan(processes=tuple(specs), config=ResolvedConfig({}), http="Frontend" if http else None,
+    return ProcessPlan(processes=tuple(specs), config=ResolvedConfig({}), http="Frontend" if http else None,
                 components={"dynamo.Worker": 1})
 seen = []
 def snapshot(url):

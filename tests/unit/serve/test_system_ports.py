@@ -6,13 +6,13 @@ import pytest
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.serve.planning.plan import PlanOptions, make_plan
-from dynamo_tasks.serve.processes.spec import Plan
+from dynamo_tasks.serve.processes.spec import ProcessPlan
 
 GRAPH = "dynamo_tasks.services.agg:Frontend"
 
 
 def ports(*flags: str, first: int | None = None) -> dict[str, str | None]:
-    plan: Plan = make_plan(PlanOptions(graph=GRAPH, flags=flags, system_port=first), {})
+    plan: ProcessPlan = make_plan(PlanOptions(graph=GRAPH, flags=flags, system_port=first), {})
     found = {}
     for spec in plan.processes:
         given = [arg for arg in spec.argv if arg.startswith(f"{spec.service}.ServiceArgs.system_port=")]
