@@ -21,10 +21,9 @@ from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.components.remote_call import submit
 from dynamo_tasks.sdk import DynamoService
-from dynamo_tasks.store.ledger.notifications import report_rejected
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
-from dynamo_tasks.store.ledger.submission import NewRequest
+from dynamo_tasks.store.ledger.submission import NewRequest, report_rejected
 from dynamo_tasks.store.redis.connection import in_time
 from dynamo_tasks.store.streams.at_rest import decode_row
 from dynamo_tasks.store.streams.subscription import Subscription

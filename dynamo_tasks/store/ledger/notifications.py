@@ -1,39 +1,18 @@
-"""Metrics and log events of transitions that no worker makes: requests queued, refused, ended by others."""
+"""Metrics and log events of the end of a request that no worker of this process ran."""
 
 from __future__ import annotations
 
 import contextlib
-from functools import cache
-
-from prometheus_client import Counter
 
 from dynamo_tasks.errors import ServerUnavailableError
-from dynamo_tasks.observe import enabled, event, metrics
+from dynamo_tasks.observe import event, metrics
 from dynamo_tasks.protocol.events import End
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["notify_end", "report_rejected", "report_submitted"]
-
-
-@cache
-def _submitted(label: str) -> Counter:
-    return metrics.counter("requests_submitted_total", endpoint=label)
-
-
-def report_submitted(request_id: str, endpoint: EndpointId, queue: str, priority: int) -> None:
-    """Report that a request was put into its queue."""
-    name = str(endpoint)
-    _submitted(endpoint.label).inc()
-    if enabled("request.submitted"):
-        event("request.submitted", request_id=request_id, endpoint=name, queue=queue, priority=priority)
-
-
-def report_rejected(endpoint: EndpointId, code: str) -> None:
-    """Report that a request was refused before it was queued."""
-    metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=code).inc()
+__all__ = ["notify_end"]
 
 
 async def notify_end(store: Store, namespace: str, request_id: str, end: End) -> None:

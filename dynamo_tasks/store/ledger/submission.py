@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import time
+from functools import cache
 from typing import Any
 
 from msgspec import Struct, field
+from prometheus_client import Counter
 
 from dynamo_tasks.errors import (
     DeadlineUnreachableError,
@@ -13,14 +15,14 @@ from dynamo_tasks.errors import (
     IdempotencyConflictError,
     QueueFullError,
 )
+from dynamo_tasks.observe import enabled, event, metrics
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.versions import NEEDED
 from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
 from dynamo_tasks.store.ledger.fields import Field
-from dynamo_tasks.store.ledger.notifications import report_rejected, report_submitted
 
-__all__ = ["READ_RETENTION", "NewRequest", "left", "submit_call", "submitted"]
+__all__ = ["READ_RETENTION", "NewRequest", "left", "report_rejected", "submit_call", "submitted"]
 
 READ_RETENTION = 60.0
 _DEFAULT = RequestOptions()
@@ -112,7 +114,7 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
         raise
     request_id = value.decode()
     if request_id == new.id:
-        report_submitted(new.id, new.endpoint, new.queue, new.options.priority)
+        _report_submitted(new)
     return request_id
 
 
@@ -137,3 +139,22 @@ def _late(new: NewRequest, wait: float, least: float) -> DeadlineUnreachableErro
         "more, which is past its deadline",
         retry_after=max(1.0, wait - left),
     )
+
+
+@cache
+def _submitted(label: str) -> Counter:
+    return metrics.counter("requests_submitted_total", endpoint=label)
+
+
+def _report_submitted(new: NewRequest) -> None:
+    _submitted(new.endpoint.label).inc()
+    if enabled("request.submitted"):
+        event(
+            "request.submitted", request_id=new.id, endpoint=str(new.endpoint), queue=new.queue,
+            priority=new.options.priority,
+        )  # fmt: skip
+
+
+def report_rejected(endpoint: EndpointId, code: str) -> None:
+    """Report that a request was refused before it was queued."""
+    metrics.counter("requests_rejected_total", endpoint=str(endpoint), code=code).inc()
