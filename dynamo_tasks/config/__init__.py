@@ -18,10 +18,10 @@ Example:
 """
 
 from dynamo_tasks.config.layers import Layer, Origin, env_layer, flags_layer, load_yaml
-from dynamo_tasks.config.render import SECRET_SETTINGS, Row, mask, rows
 from dynamo_tasks.config.resolve import ResolvedConfig, resolve
 from dynamo_tasks.config.schema import DefaultName, ServiceSchema, ServiceSettings
 from dynamo_tasks.config.suggest import suggest
+from dynamo_tasks.config.table import SECRET_SETTINGS, Row, mask, rows
 
 __all__ = [
     "SECRET_SETTINGS",

@@ -8,11 +8,11 @@ from typing import Any
 
 from dynamo_tasks.config.layers import Layer, Origin
 from dynamo_tasks.config.records import as_mapping
-from dynamo_tasks.config.render import Row, rows
 from dynamo_tasks.config.schema import COMMON, COMMON_CONFIGS, DefaultName, ServiceSchema, ServiceSettings
 from dynamo_tasks.config.sections import add_layer, add_section, underscored
 from dynamo_tasks.config.settings import read_settings
 from dynamo_tasks.config.suggest import suggest
+from dynamo_tasks.config.table import Row, rows
 from dynamo_tasks.config.tree import Leaf, Node, find, leaves, merge, put
 from dynamo_tasks.errors import ConfigError
 

@@ -8,7 +8,7 @@ import msgspec
 
 from dynamo_tasks.config.layers import Origin
 from dynamo_tasks.config.records import UnknownFieldError, build_record, is_model, is_record, placed
-from dynamo_tasks.config.render import mask
+from dynamo_tasks.config.table import mask
 from dynamo_tasks.errors import ConfigError
 
 __all__ = ["as_gpus", "as_number", "as_port", "as_string", "check_type", "type_of"]

@@ -22,7 +22,7 @@ from dynamo_tasks.queue.client.direct import CachedChannel, settings_are_plain
 from dynamo_tasks.queue.client.eager import HandlerFactory
 from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.flower import guard_flower
-from dynamo_tasks.queue.names import NamedApp, Routes
+from dynamo_tasks.queue.task_names import NamedApp, Routes
 from dynamo_tasks.queue.worker.beat import Beat
 from dynamo_tasks.queue.worker.consuming import Queues, direct_queue
 from dynamo_tasks.queue.worker.request import Events

@@ -28,7 +28,7 @@ from dynamo_tasks.queue.app import DynamoApp, create_app
 from dynamo_tasks.runtime.eager import EagerServices
 from dynamo_tasks.runtime.graphs import DEFAULT_GRAPH, configured_graph
 from dynamo_tasks.runtime.hosting.service_host import ServiceHost
-from dynamo_tasks.runtime.names import Names
+from dynamo_tasks.runtime.known_endpoints import Names
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import Graph
 from dynamo_tasks.wiring import api_server

@@ -27,7 +27,7 @@ from dynamo_tasks.engines.text.prompts import merged
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from dynamo_tasks.engines.vllm.choice import Choice, known_before, usage_of
-from dynamo_tasks.engines.vllm.errors import translated
+from dynamo_tasks.engines.vllm.failures import translated
 from dynamo_tasks.engines.vllm.install import check_installed
 from dynamo_tasks.engines.vllm.kv_events import KvEvents
 from dynamo_tasks.engines.vllm.params import FEATURES, ModelLimits, check_request

@@ -12,7 +12,7 @@ from rich.live import Live
 
 from dynamo_tasks.config.host.server import resolve_redis_url
 from dynamo_tasks.serve.console.output import plain_console
-from dynamo_tasks.serve.console.render import render_status
+from dynamo_tasks.serve.console.status_view import render_status
 
 __all__ = ["snapshot", "status"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.engines.vllm.errors import translated
+from dynamo_tasks.engines.vllm.failures import translated
 from dynamo_tasks.engines.vllm.sleep import Sleep
 from dynamo_tasks.errors import (
     DynamoError,

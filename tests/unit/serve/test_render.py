@@ -4,7 +4,7 @@ from typing import Any
 from rich.console import Console
 
 from dynamo_tasks.serve.console.output import Output
-from dynamo_tasks.serve.console.render import render_status
+from dynamo_tasks.serve.console.status_view import render_status
 from dynamo_tasks.serve.processes.spec import Notice, NoticeKind, ProcessSpec
 
 
