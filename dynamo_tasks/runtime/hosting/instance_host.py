@@ -1,4 +1,4 @@
-"""One live process that serves endpoints: under one lease, by one executor, with one health.
+"""One live process that serves endpoints: under one lease, in one worker context, with one health.
 
 ::
 
@@ -63,7 +63,7 @@ class InstanceHost:
         hosted: What it serves, by endpoint.
         failed: Whether it has died.
         queues: Those that bring messages of its endpoints.
-        executor: What runs its requests.
+        worker_context: In which its requests run.
     """
 
     def __init__(
@@ -277,7 +277,7 @@ class InstanceHost:
     # -- life ---------------------------------------------------------------------------------------
 
     async def connect(self) -> WorkerContext:
-        """Start the executor of requests."""
+        """Start what its requests run in."""
         await self.worker_context.start()
         return self.worker_context
 
