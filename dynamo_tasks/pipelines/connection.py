@@ -21,7 +21,7 @@ class Connection:
 
     Args:
         context: Makes the calls.
-        close: Gives back what the connection holds.
+        close: Releases what the connection holds.
     """
 
     def __init__(self, context: BaseRuntimeContext, close: Callable[[], None]):

@@ -12,7 +12,7 @@ from typing import NamedTuple, Self
 __all__ = ["TRACE_HEADERS", "TraceParent"]
 
 TRACE_HEADERS = ("traceparent", "tracestate", "baggage")
-"""Headers that are handed on with a request."""
+"""Headers that are passed on with a request."""
 
 _FORMAT = re.compile(r"(?!ff)[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?")
 

@@ -36,7 +36,7 @@ _OPTIONS = frozenset(
     }
     | {"tracing"}
 )
-"""Other keywords of ``@service``: ours, and those of BentoML's that are handed on to it."""
+"""Other keywords of ``@service``: ours, and those of BentoML's that are passed on to it."""
 
 
 def service(

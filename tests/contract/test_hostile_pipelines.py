@@ -78,7 +78,7 @@ def test_a_record_that_cannot_travel_is_a_bad_one(make_env: MakeEnvironment) -> 
         assert len(found) == 4  # nothing travels
 
 
-def test_arguments_that_cannot_travel_are_told_at_once(make_env: MakeEnvironment) -> None:
+def test_arguments_that_cannot_travel_are_reported_at_once(make_env: MakeEnvironment) -> None:
     env = make_env("odd")
     env.register_service("profile", parts.Profile)
     if not is_remote(env):

@@ -248,7 +248,7 @@ def test_a_generic_service_is_subscripted_as_its_class() -> None:
         list(Box)
 
 
-def test_two_of_one_name_in_one_graph_are_told_how_to_differ() -> None:
+def test_two_of_one_name_in_one_graph_are_refused_with_a_way_to_differ() -> None:
     @service
     class Entry:
         p = depends(P)

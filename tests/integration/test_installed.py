@@ -106,7 +106,7 @@ def test_an_endpoint_is_found_by_its_name_alone(shops: list[Shop]) -> None:
     assert dynamo_tasks.StreamResult(sent.id, app=shops[1].app).get(timeout=30) == "two"
 
 
-def test_our_own_commands_and_http_are_told_its_prefix(shops: list[Shop], tmp_path: Path) -> None:
+def test_our_own_commands_and_http_know_its_prefix(shops: list[Shop], tmp_path: Path) -> None:
     shop = shops[0]
     env = {"DYNAMO_REDIS_URL": shop.broker, "DYNAMO_KEY_PREFIX": shop.prefix}
 

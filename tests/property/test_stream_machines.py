@@ -43,12 +43,12 @@ def connected(redis_server: RedisServer) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("examples", [120, pytest.param(800, marks=pytest.mark.slow)])
-def test_readers_have_the_log_or_are_told_on_a_simulated_server(examples: int) -> None:
+def test_readers_have_the_stream_or_are_notified_on_a_simulated_server(examples: int) -> None:
     run_state_machine_as_test(
         Simulated, settings=settings(max_examples=examples, stateful_step_count=60, **_KNOWN)
     )
 
 
 @pytest.mark.usefixtures("connected")
-def test_readers_have_the_log_or_are_told_with_the_real_scripts() -> None:
+def test_readers_have_the_stream_or_are_notified_with_the_real_scripts() -> None:
     run_state_machine_as_test(Real, settings=settings(max_examples=60, stateful_step_count=50, **_KNOWN))

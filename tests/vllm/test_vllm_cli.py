@@ -37,7 +37,7 @@ def test_serve_a_folder(tmp_path: Path, tiny_model: Path) -> None:
         assert {"running", "waiting", "kv_usage", "prefix_hits"} <= worker["load"].keys()
 
 
-def test_mistakes_are_told_before_anything_starts(tmp_path: Path, tiny_model: Path) -> None:
+def test_mistakes_are_reported_before_anything_starts(tmp_path: Path, tiny_model: Path) -> None:
     for arguments, says in [
         (["--model", "/no/such/model"], "model '/no/such/model': there is no such folder"),
         (["--model", str(tiny_model), "--Worker.max_num_seq=3"], "nearest: 'max_num_seqs'"),

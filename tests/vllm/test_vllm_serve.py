@@ -175,7 +175,7 @@ def test_bad_requests_are_refused(fleet: Fleet, body: dict[str, Any], param: str
     assert says in answer["error"]["message"]
 
 
-def test_64_requests_in_one_batch_and_what_is_told_of_them(fleet: Fleet) -> None:
+def test_64_requests_in_one_batch_and_what_is_reported_of_them(fleet: Fleet) -> None:
     streams = [Stream(fleet.frontend, f"{number} {PROMPT}", 200) for number in range(64)]
 
     def busy() -> bool:

@@ -207,7 +207,7 @@ class GpuClaims:
         return {name: ",".join(given) for name, given in found.items()}
 
     def release(self) -> None:
-        """Give back all that this process has; the file goes with the last claim."""
+        """Release all that this process has; the file goes with the last claim."""
         if not self._path.exists():
             return
         with self._locked():

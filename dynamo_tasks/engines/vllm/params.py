@@ -1,7 +1,7 @@
 """Requests as vLLM's ``SamplingParams``, and how an interrupted one goes on.
 
 A request whose next token depends on nothing but prompt and answer *continues*: vLLM gets prompt + emitted
-ids as its prompt. What counts or constrains the answer itself keeps a state that cannot be handed over: such
+ids as its prompt. What counts or constrains the answer itself keeps a state that cannot be moved: such
 a request is *replayed*, that is computed again from its prompt with the same seed, and what was emitted is
 compared and left out. So that there is always a seed to replay with, one is made from the request's id.
 ``docs/vllm.md`` has the table.

@@ -93,7 +93,7 @@ class _Exchanging(Generic[T]):
             while True:
                 try:
                     value = yield waits_for
-                except BaseException as exc:  # noqa: BLE001 - handed on, whatever it is
+                except BaseException as exc:  # noqa: BLE001 - raised by who waits, whatever it is
                     waits_for = self._coro.throw(self._owner.take(exc))
                 else:
                     waits_for = self._coro.send(value)

@@ -63,7 +63,7 @@ class PoolJob:
             if self.execution is not None:
                 await self.execution.settle()
                 await self.execution.context.idle()
-        except Exception as exc:  # noqa: BLE001 - handed on to Celery, whatever it is
+        except Exception as exc:  # noqa: BLE001 - passed to Celery, whatever it is
             await self._notify("error_callback", _exception_info(exc))
         else:
             await self._notify("callback", result, is_failure=bool(result[0]))
@@ -123,7 +123,7 @@ class PoolJob:
             self._timers.append(loop.call_later(self.time_limit, self._hard_limit))
 
     def attach(self, execution: Execution) -> None:
-        """The task has begun its attempt; what was asked of the job before is handed on."""
+        """The task has begun its attempt; what was asked of the job before is passed on."""
         self.execution = execution
         if self._asked is not None:
             execution.stop(self._asked)

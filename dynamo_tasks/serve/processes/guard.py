@@ -9,7 +9,7 @@ pipe means that the supervisor is gone, however it went::
     .           the supervisor ends in good order: nothing is left to do
 
 Run as a file by ``python -I -S guard.py [PROGRAM ARG…]``: the standard library only. The program is run in
-the end, unless the supervisor said that all is well: it gives back what the supervisor shared with others.
+the end, unless the supervisor said that all is well: it releases what the supervisor shared with others.
 """
 
 from __future__ import annotations

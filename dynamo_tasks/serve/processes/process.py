@@ -29,7 +29,7 @@ _LONGEST = 64 * 1024
 
 
 class LinePump:
-    """Reads one pipe and hands over its lines.
+    """Reads one pipe and passes on its lines.
 
     A pipe of its own instead of ``asyncio.subprocess.PIPE``: the end of the process and the end of its output
     are two things, since a grandchild may hold the pipe open.

@@ -187,7 +187,7 @@ def test_mistakes_are_celerys_errors(lab: Lab) -> None:
         lab.task("echo").delay({"a": object()})
 
 
-def test_a_server_that_is_not_there_is_told_of_soon() -> None:
+def test_a_server_that_is_not_there_is_reported_soon() -> None:
     app = create_app(
         "nowhere", server_url=f"redis://127.0.0.1:{free_port()}/0", make_host=lambda *_, **__: None
     )

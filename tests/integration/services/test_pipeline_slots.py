@@ -22,7 +22,7 @@ def _worker(server: RedisServer, name: str) -> Worker:
     return Worker(server.url, *operators, service="", name=name, settings=settings)
 
 
-def test_it_is_told_that_it_waits_for_slots(
+def test_it_is_reported_that_it_waits_for_slots(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(remote_job, "_SLOW_START", 0.5)

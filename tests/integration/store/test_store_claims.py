@@ -121,7 +121,7 @@ async def test_our_message_without_a_record_is_dropped_a_foreign_one_gets_a_reco
 
 
 @on_loop
-async def test_retry_messages_are_told_apart_by_their_number(redis_server: RedisServer) -> None:
+async def test_retry_messages_are_distinguished_by_their_number(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         one, two, request_id = await place.owner(), await place.owner(), await place.submit()
         attempt = await one.claim(request_id)

@@ -84,7 +84,7 @@ async def test_a_server_that_is_killed_in_mid_stream_and_comes_back_on_its_aof(
 
 
 @on_loop
-async def test_a_server_that_comes_back_empty_is_told_everything(own_server: RedisServer) -> None:
+async def test_a_server_that_comes_back_empty_is_sent_everything(own_server: RedisServer) -> None:
     """Another run_id: record, claim and events are restored; readers notice nothing."""
     async with Place(own_server.url) as place:
         owner, sub, log = await place.running()

@@ -39,7 +39,7 @@ def _run(environ: dict[str, str]) -> str:
     return done.stdout + done.stderr
 
 
-def test_each_phase_is_told_once() -> None:
+def test_each_phase_is_reported_once() -> None:
     told: list[str] = []
 
     async def work() -> None:

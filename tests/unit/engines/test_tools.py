@@ -1,4 +1,4 @@
-"""Tools of a chat request, refused or handed on to the parsers."""
+"""Tools of a chat request, refused or passed on to the parsers."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ def test_a_batch_is_json() -> None:
     assert msgspec.json.decode(msgspec.json.encode(found)) == found
 
 
-def test_a_very_long_prompt_is_told_in_parts() -> None:
+def test_a_very_long_prompt_is_reported_in_parts() -> None:
     whole = _stored(20_000)
     parts = list(read_batch(1, _batch(whole)))
     assert all(len(msgspec.json.encode(part)) < 1 << 20 for part in parts)

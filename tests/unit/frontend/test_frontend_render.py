@@ -100,7 +100,7 @@ def test_a_later_attempt_is_only_a_comment() -> None:
     assert len(sse(body)) == 2
 
 
-def test_a_failure_is_told_in_the_stream() -> None:
+def test_a_failure_is_shown_in_the_stream() -> None:
     renderer = CompletionRenderer(CHAT)
     found = sse(renderer.render([text(1, "a"), failed(2, "worker_lost", "lost its worker 3 times")]))
     error = {

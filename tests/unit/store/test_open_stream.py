@@ -61,7 +61,7 @@ def test_what_is_frozen_does_not_change() -> None:
     assert seqs(log) == [1, 2]
 
 
-def test_a_server_that_forgot_is_told_what_is_kept() -> None:
+def test_a_server_that_forgot_is_sent_what_is_kept() -> None:
     log = open_log()
     written(log, 4)
     log.append("new")

@@ -45,7 +45,7 @@ def test_the_password_of_an_address_is_not_shown() -> None:
     assert (address.username, address.password, address.db) == ("user", "secret", 2)
 
 
-def test_a_server_of_another_kind_is_told_in_one_line() -> None:
+def test_a_server_of_another_kind_is_reported_in_one_line() -> None:
     async def connect() -> str:
         async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             await reader.read(10)
