@@ -13,7 +13,7 @@ from zlib import crc32
 
 from dynamo_tasks.engines.base import EmbeddingResult
 from dynamo_tasks.engines.text.fields import check_text, integer, token_ids, too_long
-from dynamo_tasks.engines.text.threads import apart
+from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 
@@ -75,7 +75,7 @@ async def embed_all(
     encoded = await encode_inputs(inputs, tokenizer, max_model_len)
     vectors: list[list[float]] = []
     for ids in encoded:
-        vectors.append(await apart(len(ids) + size // 4, hash_vector, ids, size))
+        vectors.append(await offload(len(ids) + size // 4, hash_vector, ids, size))
         await asyncio.sleep(0)
     return EmbeddingResult(vectors, sum(map(len, encoded)))
 
@@ -86,7 +86,7 @@ async def encode_inputs(
     """The ids of each input; see :func:`embed_all`."""
     if not inputs:
         raise InvalidRequestError("input is empty; at least one text is needed", param="input")
-    return await apart(sum(map(len, inputs)), _encoded, inputs, tokenizer, max_model_len)
+    return await offload(sum(map(len, inputs)), _encoded, inputs, tokenizer, max_model_len)
 
 
 def _encoded(inputs: list[str | list[int]], tokenizer: Tokenizer, longest: int) -> list[list[int]]:

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from dynamo_tasks.engines.text.threads import apart
+from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.frontend.arguments import Arguments
 from dynamo_tasks.frontend.call import ClientWatch, call_of, check_size
@@ -108,7 +108,7 @@ async def _input(request: Request) -> Any:
         return dict(request.query_params)
     raw = await read_body(request.receive, request.scope["headers"], call_of(request).body_limit)
     await check_size(raw)
-    return await apart(len(raw), decode_json, raw) if raw.strip() else None
+    return await offload(len(raw), decode_json, raw) if raw.strip() else None
 
 
 async def _called(route: ApiRoute, kind: str, arguments: dict[str, Any]) -> Any:

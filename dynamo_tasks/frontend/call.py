@@ -15,7 +15,7 @@ from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
-from dynamo_tasks.engines.text.threads import INLINE, apart
+from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.http.uploads import read_body
 from dynamo_tasks.frontend.metrics import RequestMeter
@@ -111,7 +111,7 @@ async def raw_body(request: Request) -> bytes:
 async def check_size(raw: bytes) -> None:
     """Refuse a body whose decoding would hold up everybody else, without holding them up."""
     if len(raw) > INLINE:
-        await apart(len(raw), check_structure, raw)
+        await offload(len(raw), check_structure, raw)
 
 
 class ClientWatch:

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.engines.text.threads import apart
+from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import (
     NoInstancesError,
     RateLimitError,
@@ -120,7 +120,7 @@ class RuntimeGateway:
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
             submission.headers = span.carry(submission.headers)
-            new = await apart(submission.size, self._new_request, submission, endpoint, payload)
+            new = await offload(submission.size, self._new_request, submission, endpoint, payload)
             sub = await submit(self._runtime.client, new)
         sub.render = sub.render or new.render
         return _stream(sub)

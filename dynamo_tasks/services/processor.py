@@ -9,7 +9,7 @@ from dynamo_tasks.engines.embedding import check_input
 from dynamo_tasks.engines.text.payload import parse_embed
 from dynamo_tasks.engines.text.prompts import size_of, tokenized
 from dynamo_tasks.engines.text.template import allowed_tools, chat_of
-from dynamo_tasks.engines.text.threads import apart
+from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
 from dynamo_tasks.errors import InvalidRequestError, UnknownModelError
 from dynamo_tasks.protocol.instances import ModelCard
@@ -87,7 +87,7 @@ class Processor:
 
     async def _answer(self, api: str, body: dict[str, Any]) -> AsyncIterator[TokenDelta]:
         card = self._card(body.get("model"))
-        payload = await apart(size_of(body), self.prepare, api, body, card)
+        payload = await offload(size_of(body), self.prepare, api, body, card)
         async for chunk in self.worker.generate(payload):
             yield TokenDelta.from_dict(chunk)
 

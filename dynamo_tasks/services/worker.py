@@ -15,7 +15,7 @@ from dynamo_tasks.config import DefaultName
 from dynamo_tasks.engines import Engine, EngineStats, check_engine, create_engine
 from dynamo_tasks.engines.parsers.tool_parsers import AnswerReader, Parsers, check_parsers
 from dynamo_tasks.engines.text.prompts import generate_several, single_payloads, size_of, tokenized
-from dynamo_tasks.engines.text.threads import INLINE, apart
+from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe.tracing import OFF, Span, span
 from dynamo_tasks.protocol.instances import ModelCard
@@ -176,7 +176,7 @@ class Worker:
         context = current_context() or Context("")
         done = finished(context.logged)
         if (size := size_of(payload)) > INLINE:
-            payload = await apart(size, tokenized, payload, self._engine.tokenizer, self._engine.card)
+            payload = await offload(size, tokenized, payload, self._engine.tokenizer, self._engine.card)
         payload, reader = self._reader(payload, context)
         source = self._source(payload, context)
         try:

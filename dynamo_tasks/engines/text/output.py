@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Collection
 
 from dynamo_tasks.engines.text.request import GenerateRequest
-from dynamo_tasks.engines.text.threads import apart
+from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.protocol.tokens import TokenDelta
 
@@ -208,7 +208,7 @@ async def echoed(request: GenerateRequest, tokenizer: Tokenizer) -> str:
     if not request.extra.get("echo"):
         return ""
     ids = request.prompt_token_ids
-    return await apart(len(ids), tokenizer.decode, ids)
+    return await offload(len(ids), tokenizer.decode, ids)
 
 
 async def only_prompt(request: GenerateRequest, tokenizer: Tokenizer) -> AsyncGenerator[TokenDelta, None]:

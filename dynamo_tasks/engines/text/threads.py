@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import ParamSpec, TypeVar
 
-__all__ = ["INLINE", "apart"]
+__all__ = ["INLINE", "offload"]
 
 INLINE = 4096
 """Bytes, characters or tokens that are read at once: 3 ms in a slow tokenizer, where a thread would cost 0.1 ms."""
@@ -24,7 +24,7 @@ def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_THREADS, thread_name_prefix="prompts")
 
 
-async def apart(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+async def offload(size: int, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Call a function here, or in a thread where its input is large.
 
     Args:

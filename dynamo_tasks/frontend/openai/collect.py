@@ -6,7 +6,7 @@ from typing import Any
 
 from starlette.types import Receive, Scope, Send
 
-from dynamo_tasks.engines.text.threads import apart
+from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import EndpointError
 from dynamo_tasks.frontend.call import ClientWatch
 from dynamo_tasks.frontend.gateway import EventStream
@@ -154,7 +154,7 @@ class CollectedResponse:
             log.event("http.disconnected", request_id=self._stream.request_id, api=self._api)
             return
         check_end(end)
-        raw = await apart(self._collector.size(end), self._encoded, end)
+        raw = await offload(self._collector.size(end), self._encoded, end)
         response = json_bytes(raw, request_id=self._stream.request_id)
         self.started = True
         await response(scope, receive, send)
@@ -171,7 +171,7 @@ class CollectedResponse:
         while events := await self._stream.next():
             for event in events:
                 if event.kind == Kind.END:
-                    return await apart(len(event.data), End.decode_in_parts, event.data)
+                    return await offload(len(event.data), End.decode_in_parts, event.data)
                 if event.kind != Kind.CLAIM:
                     collector.take(event)
             if self._meter is not None:

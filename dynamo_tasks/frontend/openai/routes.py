@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from dynamo_tasks.engines.text.threads import apart
+from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import (
     InvalidRequestError,
     NoInstancesError,
@@ -141,11 +141,11 @@ class OpenAIAPI:
         """Read and check a request, and prepare it for the queue; a large one beside the loop."""
         raw = await raw_body(request)
         served = await self._gateway.models()
-        asked, body, model = await apart(len(raw), self._parse, api, kind, raw, served)
+        asked, body, model = await offload(len(raw), self._parse, api, kind, raw, served)
         call = call_of(request)
         if call.meter is not None:
             call.meter.model = asked.model
-        payload = await apart(len(raw), self._gateway.prepare, api, body, model)
+        payload = await offload(len(raw), self._gateway.prepare, api, body, model)
         submission = self._submission(api, asked, payload, model, request)
         submission.size = len(raw)
         return asked, submission

@@ -205,11 +205,11 @@ def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int
 
 def _plan(options: PlanOptions, gpu_mode: str | None) -> tuple[ProcessPlan, list[str]]:
     """The plan, and what to warn of; a dry run refuses what a real one would."""
-    from dynamo_tasks.serve.planning.checks import check_surroundings
+    from dynamo_tasks.serve.planning.checks import check_environment
     from dynamo_tasks.serve.planning.plan import make_plan
 
     plan = make_plan(options)
-    return plan, check_surroundings(plan, options.host, gpu_mode)
+    return plan, check_environment(plan, options.host, gpu_mode)
 
 
 def _show(options: PlanOptions, gpu_mode: str | None) -> None:

@@ -20,10 +20,10 @@ from dynamo_tasks.serve.planning.ports import check_port
 from dynamo_tasks.serve.processes.spec import ProcessPlan, ProcessSpec
 from dynamo_tasks.store.redis.address import Address
 
-__all__ = ["check_surroundings"]
+__all__ = ["check_environment"]
 
 
-def check_surroundings(
+def check_environment(
     plan: ProcessPlan, host: str, gpu_mode: str | None, environ: Mapping[str, str] | None = None
 ) -> list[str]:
     """Check what a plan needs of this machine and its environment.
