@@ -7,6 +7,8 @@ from typing import Any
 
 import msgspec
 
+from dynamo_tasks.store.ledger.scripts import Argument
+
 __all__ = ["COUNTERS", "Checkpoint", "Commit", "JobRecord", "RecordChunk"]
 
 COUNTERS = ("in", "out", "skipped", "dead")
@@ -96,13 +98,18 @@ class Commit:
     dead: list[Any] = field(default_factory=list)
     done: bool = False
 
-    def arguments(self, most_waiting: int, most_dead: int) -> list[str | bytes | int]:
-        """Arguments of the script, from its name on."""
-        counts = [self.counts.get(name, 0) for name in COUNTERS]
-        args: list[str | bytes | int] = [
-            self.task, self.number, self.position, most_waiting, most_dead, *counts, int(self.done),
-            self.consumed_records, len(self.consumed), *self.consumed, len(self.outputs),
-        ]  # fmt: skip
+    def arguments(self) -> dict[str, Argument]:
+        """Named arguments of the script, as far as they are of the commit."""
+        counts = {name: self.counts.get(name, 0) for name in COUNTERS}
+        return {
+            "task": self.task, "number": self.number, "position": self.position, "records_in": counts["in"],
+            "records_out": counts["out"], "skipped": counts["skipped"], "dead": counts["dead"],
+            "done": int(self.done), "consumed": self.consumed_records,
+        }  # fmt: skip
+
+    def lists(self) -> list[Argument]:
+        """Arguments that follow them: five lists, each after its length."""
+        args: list[Argument] = [len(self.consumed), *self.consumed, len(self.outputs)]
         for one in self.outputs:
             args += [one.task, len(one.records), _encode(one.records)]
         args += [len(self.following), *self.following]

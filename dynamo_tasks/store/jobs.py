@@ -63,11 +63,13 @@ class Jobs:
         pairs = [part for pair in producers.items() for part in pair]
         calls = [
             script("job_start").command(
-                [keys.job(job_id), keys.jobs], keys.base, job_id, self.store.namespaces_key, self.namespace, name,
-                plan, *pairs,
+                [keys.job(job_id), keys.jobs], *pairs, base=keys.base, id=job_id,
+                namespaces=self.store.namespaces_key, namespace=self.namespace, name=name, plan=plan,
             )
         ]  # fmt: skip
-        calls += [script("submit").command(*submit_call(keys, one)) for one in requests]
+        for one in requests:
+            names, more, named = submit_call(keys, one)
+            calls.append(script("submit").command(names, *more, **named))
         wire = await self.store.commands.wire(_CONNECT_SECONDS)
         # EVALSHA inside of MULTI cannot fall back to EVAL.
         for needed in ("job_start", "submit"):
@@ -101,8 +103,8 @@ class Jobs:
             keys.job_input(job_id, commit.task),
         ]  # fmt: skip
         reply = await script("job_commit").run(
-            self.store.commands, names, keys.base, f"{claim[0]:x}", claim[1], keys.job_channel(job_id),
-            *commit.arguments(most_waiting, most_dead),
+            self.store.commands, names, *commit.lists(), base=keys.base, lease=f"{claim[0]:x}", epoch=claim[1],
+            channel=keys.job_channel(job_id), most_waiting=most_waiting, most_dead=most_dead, **commit.arguments(),
         )  # fmt: skip
         return str(reply.decode())
 
@@ -110,7 +112,12 @@ class Jobs:
         """Stop a job, or end it as ``STOPPED`` or ``FAILED``. Returns ``OK``, ``OVER`` or ``GONE``."""
         keys = self._keys
         reply = await script("job_end").run(
-            self.store.commands, [keys.job(job_id)], keys.base, job_id, keys.job_channel(job_id), state, error
+            self.store.commands,
+            [keys.job(job_id)],
+            base=keys.base,
+            channel=keys.job_channel(job_id),
+            new_state=state,
+            error=error,
         )
         return str(reply.decode())
 
@@ -170,10 +177,10 @@ class Jobs:
         await script("job_note").run(
             self.store.commands,
             [self._keys.job(job_id)],
-            self._keys.base,
-            service,
-            msgspec.json.encode(numbers),
-            self._keys.job_channel(job_id),
+            base=self._keys.base,
+            service=service,
+            statistics=msgspec.json.encode(numbers),
+            channel=self._keys.job_channel(job_id),
         )
 
     async def service_notes(self, job_id: str, services: list[str]) -> list[dict[str, Any]]:

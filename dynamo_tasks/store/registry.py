@@ -39,9 +39,9 @@ def new_lease() -> int:
 
 
 def _limits(traffic: Traffic) -> list[str | int]:
-    """Encode limits for the script: their number, then the field of each in the hash, and its value or ''."""
+    """Encode limits for the script: the field of each in the hash, and its value or ''."""
     rows = [(f"{c}:{name}", value) for c, limits in traffic.items() for name, value in limits.items()]
-    return [len(rows), *(part for name, value in rows for part in (name, "" if value is None else value))]
+    return [part for name, value in rows for part in (name, "" if value is None else value)]
 
 
 def _member(info: InstanceInfo) -> str:
@@ -84,11 +84,12 @@ class Registry:
             AlreadyRegisteredError: another instance holds one of the registrations; nothing was changed.
         """
         keys = self.store.keys(namespace)
+        limits = _limits(traffic or {})
         entries = [part for info in infos for part in (_member(info), info.encode())]
         reply = await script("register").run(
-            self.store.commands, [keys.lease(lease), keys.instances], keys.base, f"{lease:x}",
-            secrets.token_hex(4), _TTL_MS, self.store.namespaces_key, namespace, keys.registry_channel,
-            *_limits(traffic or {}), *entries,
+            self.store.commands, [keys.lease(lease), keys.instances], *limits, *entries, base=keys.base,
+            lease=f"{lease:x}", counter=secrets.token_hex(4), ttl=_TTL_MS, namespaces=self.store.namespaces_key,
+            namespace=namespace, channel=keys.registry_channel, limits=len(limits) // 2,
         )  # fmt: skip
         if reply[0] == b"TAKEN":
             raise AlreadyRegisteredError(
@@ -109,8 +110,8 @@ class Registry:
         keys = self.store.keys(namespace)
         wire = await self.store.commands.wire(timeout=LEASE_TTL)
         whole = await script("renew").run(
-            wire, [keys.lease(lease), keys.load(lease), keys.leases, keys.instances], keys.base, f"{lease:x}",
-            counter, _TTL_MS, msgspec.json.encode(load), *map(_member, infos),
+            wire, [keys.lease(lease), keys.load(lease), keys.leases, keys.instances], *map(_member, infos),
+            base=keys.base, lease=f"{lease:x}", counter=counter, ttl=_TTL_MS, load=msgspec.json.encode(load),
         )  # fmt: skip
         return bool(whole)
 
@@ -119,16 +120,16 @@ class Registry:
         keys = self.store.keys(namespace)
         await self.store.commands.wire(timeout=1.0)
         await script("revoke").run(
-            self.store.commands, [keys.lease(lease), keys.instances], keys.base, f"{lease:x}", int(keep_lease),
-            keys.registry_channel,
+            self.store.commands, [keys.lease(lease), keys.instances], base=keys.base, lease=f"{lease:x}",
+            keep=int(keep_lease), channel=keys.registry_channel,
         )  # fmt: skip
 
     async def withdraw(self, namespace: str, lease: int, infos: Iterable[InstanceInfo]) -> None:
         """Take some registrations of a lease back."""
         keys = self.store.keys(namespace)
         await script("withdraw").run(
-            self.store.commands, [keys.instances], keys.base, f"{lease:x}", keys.registry_channel,
-            *(_member(info) for info in infos),
+            self.store.commands, [keys.instances], *map(_member, infos), base=keys.base, lease=f"{lease:x}",
+            channel=keys.registry_channel,
         )  # fmt: skip
 
     async def instances(self, namespace: str, component: str | None = None) -> list[InstanceInfo]:

@@ -234,7 +234,7 @@ def _check_log(dump: Dump, request_id: str, record: dict[str, str]) -> None:
     assert int(record["epoch"]) >= log[-1][0].epoch, f"3: the epoch of {request_id} is behind its log"
     ends = [str(event_id) for event_id, kind, _ in log if kind == "e"]
     assert ends == ([record["end_id"]] if ended else []), (
-        f"4: {request_id} is {record['st']}, its log has {ends}"
+        f"4: {request_id} is {record['state']}, its log has {ends}"
     )
     assert not ends or log[-1][1] == "e", f"4: {request_id} goes on after its end"
 
@@ -258,7 +258,7 @@ def _check_lifetime(dump: Dump, request_id: str, record: dict[str, str]) -> None
     ended = record["state"] in TERMINAL
     for key, ttl in dump.ttls.items():
         if key.endswith((f":req:{request_id}", f":log:{request_id}")):
-            assert (ttl > 0) == ended, f"7: {key} of a request that is {record['st']} has the TTL {ttl}"
+            assert (ttl > 0) == ended, f"7: {key} of a request that is {record['state']} has the TTL {ttl}"
 
 
 def _waits(record: dict[str, str]) -> bool:

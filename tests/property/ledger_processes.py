@@ -15,7 +15,7 @@ from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.forwarding import forward
-from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
+from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused, KeptResult
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.registry import new_lease
@@ -151,7 +151,7 @@ class Processes:
         for _ in range(1 + again):
             reply = await self._world.ledger.finish(
                 held.attempt, top=held.top, end=end, result=b"1", settled=not held.completion,
-                kept=(place, 60, value) if kept else (),
+                kept=KeptResult(place, 60, value) if kept else None,
             )  # fmt: skip
         written = await self._world.store.commands.execute("GET", place)
         assert written == (value.encode() if kept and reply == "OK" else known), "whose result is it?"
@@ -177,9 +177,10 @@ class Processes:
         before = await self._world.record(request_id)
         world = self._world
         reply = await script("resync").run(
-            world.store.commands, world.pair(request_id), world.keys.base, request_id, f"{attempt.lease:x}",
-            attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), 0, world.store.namespaces_key,
-            world.namespace, *attempt.fields, Field.READERS, "",
+            world.store.commands, world.pair(request_id), *attempt.fields, Field.READERS, "",
+            base=world.keys.base, id=request_id, lease=f"{attempt.lease:x}", claimed=attempt.epoch, nonce=attempt.nonce,
+            attempt=attempt.number, previous=str(attempt.previous), new_server=0,
+            namespaces=world.store.namespaces_key, namespace=world.namespace,
         )  # fmt: skip
         mine = before.get("state") == "RUNNING" and before.get("nonce") == attempt.nonce
         assert (reply[0] == b"OK") == mine, f"{before}: resync answered {reply}"

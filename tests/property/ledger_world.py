@@ -79,7 +79,16 @@ class World:
     async def attach(self, request_id: str, channel: str) -> bool:
         """A client process begins to read."""
         reply = await script("attach").run(
-            self.store.commands, self.pair(request_id), self.keys.base, request_id, 0, channel, 0, "", 0, 0
+            self.store.commands,
+            self.pair(request_id),
+            base=self.keys.base,
+            id=request_id,
+            db=0,
+            reader=channel,
+            only_owner=0,
+            owner_key="",
+            after_epoch=0,
+            after_seq=0,
         )
         noted = bool(reply) and reply[5] == b"1"
         if noted:
@@ -89,7 +98,13 @@ class World:
     async def detach(self, request_id: str, channel: str, saw_end: bool) -> None:
         """It has no reader of this request any more."""
         await script("detach").run(
-            self.store.commands, self.pair(request_id), self.keys.base, request_id, 0, channel, int(saw_end)
+            self.store.commands,
+            self.pair(request_id),
+            base=self.keys.base,
+            id=request_id,
+            db=0,
+            reader=channel,
+            saw_end=int(saw_end),
         )
 
     def pair(self, request_id: str) -> list[str]:

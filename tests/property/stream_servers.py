@@ -20,7 +20,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger.fields import Field
-from dynamo_tasks.store.ledger.ledger import Attempt, cancelled
+from dynamo_tasks.store.ledger.ledger import Attempt, cancelled, finish_arguments
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.ledger.submission import NewRequest, submit_call
 
@@ -197,10 +197,12 @@ class RealServer:
         self._queues: dict[str, deque[Event]] = {}
         endpoint = EndpointId(NAMESPACE, "Worker", "generate")
         new = NewRequest(id=self._id, endpoint=endpoint, queue=endpoint.queue, message=b"m")
-        self._run("submit", *submit_call(self._keys, new))
+        keys, more, named = submit_call(self._keys, new)
+        self._run("submit", keys, *more, **named)
         client.delete(endpoint.queue)
 
-    def _run(self, name: str, keys: list[str], *args: Any) -> Any:
+    def _run(self, name: str, keys: list[str], *more: Any, **named: Any) -> Any:
+        args = script(name).arguments(*more, **named)
         try:
             return self._redis.evalsha(script(name).sha, len(keys), *keys, *args)
         except redis.exceptions.NoScriptError:
@@ -211,16 +213,16 @@ class RealServer:
         reply = self._run(
             "claim",
             self._pair,
-            self._keys.base,
-            self._id,
-            f"{lease:x}",
-            nonce,
-            0,
-            1,
-            "dt:@namespaces",
-            NAMESPACE,
-            1,
-            "Worker",
+            base=self._keys.base,
+            id=self._id,
+            lease=f"{lease:x}",
+            nonce=nonce,
+            retry_number=0,
+            tracked=1,
+            namespaces="dt:@namespaces",
+            namespace=NAMESPACE,
+            speaks=1,
+            component="Worker",
         )
         if reply[0] != b"OK":
             return None
@@ -242,17 +244,18 @@ class RealServer:
 
     def finish(self, attempt: Attempt, top: EventId, end: End) -> str:
         event_id = EventId(attempt.epoch, top.seq + 1)
-        reply = self._run(
-            "finish", self._pair, self._keys.base, self._id, f"{attempt.lease:x}", attempt.epoch, str(top),
-            str(event_id), end.encode(), str(end.state), b"", b"", 1,
+        named = finish_arguments(
+            self._keys.base, attempt, top, event_id, end.encode(), end.state, result=b"", error=b"", settled=True,
+            kept=None,
         )  # fmt: skip
+        reply = self._run("finish", self._pair, **named)
         return str(reply.decode())
 
     def resync(self, attempt: Attempt, readers: list[str]) -> tuple[str, EventId, list[str]]:
         reply = self._run(
-            "resync", self._pair, self._keys.base, self._id, f"{attempt.lease:x}", attempt.epoch, attempt.nonce,
-            attempt.number, str(attempt.previous), 0, "dt:@namespaces", NAMESPACE, *attempt.fields,
-            Field.READERS, " ".join(readers),
+            "resync", self._pair, *attempt.fields, Field.READERS, " ".join(readers), base=self._keys.base, id=self._id,
+            lease=f"{attempt.lease:x}", claimed=attempt.epoch, nonce=attempt.nonce, attempt=attempt.number,
+            previous=str(attempt.previous), new_server=0, namespaces="dt:@namespaces", namespace=NAMESPACE,
         )  # fmt: skip
         code = reply[0].decode()
         return (
@@ -263,8 +266,8 @@ class RealServer:
 
     def cancel(self) -> str:
         reply = self._run(
-            "cancel", self._pair, self._keys.base, self._id, 0, CANCELLED.encode(), "CANCELLED",
-            msgspec.json.encode(CANCELLED.error), "",
+            "cancel", self._pair, base=self._keys.base, id=self._id, db=0, data=CANCELLED.encode(), state="CANCELLED",
+            error=msgspec.json.encode(CANCELLED.error), guard="",
         )  # fmt: skip
         return str(reply.decode())
 
@@ -277,7 +280,10 @@ class RealServer:
         return f"dt:@client:0:{channel}-{self._id}"
 
     def attach(self, channel: str) -> None:
-        self._run("attach", self._pair, self._keys.base, self._id, 0, self._name(channel), 0, "", 0, 0)
+        self._run(
+            "attach", self._pair, base=self._keys.base, id=self._id, db=0, reader=self._name(channel), only_owner=0,
+            owner_key="", after_epoch=0, after_seq=0,
+        )  # fmt: skip
 
     def pushed(self, channel: str) -> list[Event]:
         self._pubsub.ping("sync")

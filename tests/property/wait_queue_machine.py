@@ -170,7 +170,9 @@ class WaitQueueMachine(RuleBasedStateMachine):
         if request_id in self.popped:
             return
         keys = [self.place.keys.record(request_id), self.place.keys.log(request_id)]
-        run = script("orphan").run(self.place.store.commands, keys, self.place.keys.base, request_id, 1)
+        run = script("orphan").run(
+            self.place.store.commands, keys, base=self.place.keys.base, id=request_id, republish=1
+        )
         self.ask(run)
 
     @invariant()

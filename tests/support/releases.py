@@ -50,7 +50,11 @@ _EDITS: list[tuple[str, str, str]] = [
         "[Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint)]",
         '[Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint), "news", "1"]',
     ),
-    ("store/ledger/lua/lib/base.lua", "local base = ARGV[1]", "-- Another release.\nlocal base = ARGV[1]"),
+    (
+        "store/ledger/lua/lib/records.lua",
+        "local function fields",
+        "-- Another release.\nlocal function fields",
+    ),
     ("store/ledger/lua/claim.lua", "    F.previous, previous,", "    'by', ARGV[9], F.previous, previous,"),
     (
         "store/streams/open_stream.py",

@@ -86,4 +86,4 @@ class WaitQueue:
 
     async def admit(self) -> None:
         """What the sweeper does."""
-        await script("admit").run(self.place.store.commands, [], self.keys.base)
+        await script("admit").run(self.place.store.commands, [], base=self.keys.base)

@@ -34,12 +34,12 @@ from dynamo_tasks.queue.broker.outages import while_away
 from dynamo_tasks.queue.broker.replies import Replies, is_inbox
 from dynamo_tasks.queue.broker.transport import submitted_as
 from dynamo_tasks.queue.sockets import yielding
+from dynamo_tasks.store.ledger.ledger import KeptResult
 from dynamo_tasks.store.ledger.sync import once_more
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.parsing import Parser
 from dynamo_tasks.store.redis.refusals import refusal
 from dynamo_tasks.store.redis.wire import pack
-from dynamo_tasks.store.streams.open_stream import KeptResult
 
 __all__ = [
     "ANSWER_TIMEOUT", "CONNECT_TIMEOUT", "KINDS", "OPERATION_TIMEOUT", "WRITTEN", "ResultBackend",

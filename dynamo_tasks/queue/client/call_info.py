@@ -13,7 +13,7 @@ from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 from dynamo_tasks.queue.broker.backend import WRITTEN, ResultBackend
 from dynamo_tasks.queue.broker.envelope import HEADER
-from dynamo_tasks.store.streams.open_stream import KeptResult
+from dynamo_tasks.store.ledger.ledger import KeptResult
 
 __all__ = ["CallInfo", "payload_of", "positional"]
 

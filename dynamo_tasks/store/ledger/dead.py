@@ -82,7 +82,10 @@ class DeadList:
         namespace = await self._store.find(request_id)
         keys = self._store.keys(namespace)
         reply = await script("revive").run(
-            self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id
+            self._store.commands,
+            [keys.record(request_id), keys.log(request_id)],
+            base=keys.base,
+            id=request_id,
         )
         if reply != b"OK":
             raise _not_dead(request_id)

@@ -29,8 +29,8 @@ async def forward(
     keys = store.keys(endpoint.namespace)
     registration = keys.registration(f"{endpoint.component}:{endpoint.name}:{instance_id:x}")
     reply = await script("forward").run(
-        store.commands, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
-        attempt.epoch, str(endpoint), keys.prefix + endpoint.queue, keys.prefix + endpoint.instance_queue(instance_id),
-        registration, message,
+        store.commands, [keys.record(attempt.id), keys.log(attempt.id)], base=keys.base, id=attempt.id,
+        lease=f"{attempt.lease:x}", epoch=attempt.epoch, endpoint=str(endpoint), shared=keys.prefix + endpoint.queue,
+        own_queue=keys.prefix + endpoint.instance_queue(instance_id), registration=registration, message=message,
     )  # fmt: skip
     return str(reply.decode())

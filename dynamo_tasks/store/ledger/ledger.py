@@ -9,7 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -28,13 +28,20 @@ from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.notifications import notify_end
 from dynamo_tasks.store.ledger.record import Record, read_record
-from dynamo_tasks.store.ledger.scripts import script
+from dynamo_tasks.store.ledger.scripts import Argument, script
 from dynamo_tasks.store.ledger.submission import NewRequest, left, submit_call, submitted
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["Attempt", "ClaimRefused", "Ledger", "Refusal", "cancelled", "release_call"]
-
-Call = tuple[Any, ...]
+__all__ = [
+    "Attempt",
+    "ClaimRefused",
+    "KeptResult",
+    "Ledger",
+    "Refusal",
+    "cancelled",
+    "finish_arguments",
+    "release_call",
+]
 
 
 class Refusal:
@@ -100,6 +107,25 @@ class Attempt:
         return Claim(self.previous, self.number, self.lease)
 
 
+class KeptResult(NamedTuple):
+    """The result of a success as Celery's backend stores it, and publishes it to those who wait.
+
+    Attributes:
+        key: Where; also the channel.
+        ttl: Seconds; 0 = for ever.
+        value: Encoded.
+        inbox: A further channel on which it is published; '' = none.
+    """
+
+    key: bytes
+    ttl: int
+    value: str | bytes
+    inbox: bytes | str = ""
+
+
+_NOT_KEPT = KeptResult(b"", 0, b"")
+
+
 class Ledger:
     """The verbs. All of them are safe to repeat when a reply was lost."""
 
@@ -121,8 +147,8 @@ class Ledger:
             QueueFullError: as many requests wait for the component as may.
             DeadlineUnreachableError: it would not be ready by its deadline.
         """
-        call = submit_call(self.store.keys(new.endpoint.namespace), new)
-        return submitted(new, await script("submit").run(self.store.commands, *call))
+        keys, more, named = submit_call(self.store.keys(new.endpoint.namespace), new)
+        return submitted(new, await script("submit").run(self.store.commands, keys, *more, **named))
 
     async def claim(
         self, endpoint: EndpointId, request_id: str, lease: int, *, retries: int, tracked: bool,
@@ -145,14 +171,15 @@ class Ledger:
         """
         nonce = nonce or secrets.token_hex(8)
         keys = self.store.keys(endpoint.namespace)
-        extra: list[str | bytes | int | float] = []
+        extra: list[Argument] = []
         if not tracked:
             new = NewRequest(id=request_id, endpoint=endpoint, queue=queue, message=message)
             extra = [*new.fields(), Field.QUEUE, queue, Field.MESSAGE, message]
         reply = await script("claim").run(
-            self.store.commands, self._keys(endpoint.namespace, request_id), keys.base, request_id,
-            f"{lease:x}", nonce, retries, int(tracked), self.store.namespaces_key, endpoint.namespace, PROTOCOL,
-            endpoint.component, *extra,
+            self.store.commands, self._keys(endpoint.namespace, request_id), *extra, base=keys.base, id=request_id,
+            lease=f"{lease:x}", nonce=nonce, retry_number=retries, tracked=int(tracked),
+            namespaces=self.store.namespaces_key, namespace=endpoint.namespace, speaks=PROTOCOL,
+            component=endpoint.component,
         )  # fmt: skip
         if reply[0] != b"OK":
             raise _refused(reply)
@@ -166,15 +193,16 @@ class Ledger:
 
     async def finish(
         self, attempt: Attempt, *, top: EventId, end: End, result: bytes, settled: bool,
-        kept: tuple[str | bytes, int, str | bytes] | tuple[()] = (),
+        kept: KeptResult | None = None,
     ) -> str:  # fmt: skip
         """End a request as its owner. Returns ``OK``, ``FENCED``, ``GONE`` or ``BEHIND`` (resync, then again)."""
         event_id = EventId(attempt.epoch, top.seq + 1 if top.epoch == attempt.epoch else 1)
         error = msgspec.json.encode(end.error) if end.error else b""
         reply = await script("finish").run(
-            self.store.commands, self._keys(attempt.namespace, attempt.id), self.store.keys(attempt.namespace).base,
-            attempt.id, f"{attempt.lease:x}", attempt.epoch, str(top), str(event_id), end.encode(), end.state,
-            result, error, int(settled), *kept,
+            self.store.commands, self._keys(attempt.namespace, attempt.id), **finish_arguments(
+                self.store.keys(attempt.namespace).base, attempt, top, event_id, end.encode(), end.state, result=result,
+                error=error, settled=settled, kept=kept,
+            ),
         )  # fmt: skip
         return str(reply.decode())
 
@@ -183,8 +211,8 @@ class Ledger:
         keys = self._keys(attempt.namespace, attempt.id)
         with contextlib.suppress(ServerUnavailableError):
             reply = await script("trace").run(
-                self.store.commands, keys, self.store.keys(attempt.namespace).base, f"{attempt.lease:x}",
-                attempt.epoch, traceparent,
+                self.store.commands, keys, base=self.store.keys(attempt.namespace).base, lease=f"{attempt.lease:x}",
+                epoch=attempt.epoch, traceparent=traceparent,
             )  # fmt: skip
             return str(reply.decode())
         return ""
@@ -192,7 +220,7 @@ class Ledger:
     async def settle(self, namespace: str, request_id: str) -> None:
         """Note that Celery's completion has run to its end."""
         await script("settle").run(
-            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+            self.store.commands, self._keys(namespace, request_id), base=self.store.keys(namespace).base, id=request_id,
         )  # fmt: skip
 
     async def release(
@@ -204,11 +232,11 @@ class Ledger:
         Raises:
             FencedError: it is not ours any more.
         """
-        call = release_call(
+        keys, named = release_call(
             self.store.keys(attempt.namespace), attempt.id, attempt.lease, attempt.epoch, retries=retries,
             not_before=not_before, message=message, front=front, counts=counts,
         )  # fmt: skip
-        reply = await script("release").run(self.store.commands, *call)
+        reply = await script("release").run(self.store.commands, keys, **named)
         if reply != b"OK":
             raise FencedError(f"request {attempt.id} is not owned by this attempt any more")
 
@@ -218,8 +246,9 @@ class Ledger:
         """End a request that is not ours to finish. Returns ``OK``, ``ENDED``, ``GONE`` or ``GUARDED``."""
         end = end or cancelled()
         reply = await script("cancel").run(
-            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
-            self.store.address.db, end.encode(), end.state, msgspec.json.encode(end.error), guard,
+            self.store.commands, self._keys(namespace, request_id), base=self.store.keys(namespace).base, id=request_id,
+            db=self.store.address.db, data=end.encode(), state=end.state, error=msgspec.json.encode(end.error),
+            guard=guard,
         )  # fmt: skip
         if reply == b"OK":
             await notify_end(self.store, namespace, request_id, end)
@@ -229,8 +258,8 @@ class Ledger:
         """End a QUEUED request whose time has passed. Returns ``OK``, ``ENDED``, ``GONE`` or ``RUNNING``."""
         end = End(State.EXPIRED, "expired", error=ErrorInfo.of(RequestExpiredError(reason)))
         reply = await script("expire").run(
-            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
-            self.store.address.db, end.encode(), msgspec.json.encode(end.error),
+            self.store.commands, self._keys(namespace, request_id), base=self.store.keys(namespace).base, id=request_id,
+            db=self.store.address.db, data=end.encode(), error=msgspec.json.encode(end.error),
         )  # fmt: skip
         if reply == b"OK":
             await notify_end(self.store, namespace, request_id, end)
@@ -239,20 +268,20 @@ class Ledger:
     async def defer(self, namespace: str, request_id: str, wait_ms: int, message: bytes) -> bool:
         """Keep a message that came too early in the ledger until its time."""
         reply = await script("defer").run(
-            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base,
-            request_id, wait_ms, message,
+            self.store.commands, self._keys(namespace, request_id), base=self.store.keys(namespace).base,
+            id=request_id, wait=wait_ms, message=message,
         )  # fmt: skip
         return bool(reply)
 
     async def due(self, namespace: str, limit: int = 200) -> list[tuple[str, str]]:
         """Move due messages to their queues; returns due ``("a" | "d", id)`` timers for the caller to act on."""
         keys = self.store.keys(namespace)
-        found = await script("due").run(self.store.commands, [keys.timers], keys.base, limit)
+        found = await script("due").run(self.store.commands, [keys.timers], base=keys.base, count=limit)
         return [(member[:1].decode(), member[2:].decode()) for member in found]
 
     async def admit(self, namespace: str) -> None:
         """Promote requests from the wait queues where there is room."""
-        await script("admit").run(self.store.commands, [], self.store.keys(namespace).base)
+        await script("admit").run(self.store.commands, [], base=self.store.keys(namespace).base)
 
     async def purge(self, namespace: str, request_id: str) -> str:
         """Erase payload and stream of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``.
@@ -260,7 +289,7 @@ class Ledger:
         A message of it that lies in a queue yet goes with the next :meth:`erase`, of any worker.
         """
         reply = await script("purge").run(
-            self.store.commands, self._keys(namespace, request_id), self.store.keys(namespace).base, request_id,
+            self.store.commands, self._keys(namespace, request_id), base=self.store.keys(namespace).base, id=request_id,
         )  # fmt: skip
         return str(reply.decode())
 
@@ -276,10 +305,12 @@ class Ledger:
             The number of messages.
         """
         keys = self.store.keys(namespace)
-        arguments = [keys.erase, keys.erasing], keys.base, limit, looked_at
         removed, left = 0, 1
         while left:
-            found, left = await script("erase").run(self.store.commands, *arguments)
+            found, left = await script("erase").run(
+                self.store.commands, [keys.erase, keys.erasing], base=keys.base, most_notes=limit,
+                most_messages=looked_at,
+            )  # fmt: skip
             removed += int(found)
         return removed
 
@@ -296,15 +327,30 @@ class Ledger:
         return read_record(request_id, namespace, dict(zip(raw[::2], raw[1::2], strict=True)))
 
 
+def finish_arguments(
+    base: str, attempt: Attempt, top: EventId, event_id: EventId, data: bytes, state: str, *, result: bytes,
+    error: bytes, settled: bool, kept: KeptResult | None,
+) -> dict[str, Argument]:  # fmt: skip
+    """Arguments of the ``finish`` script."""
+    kept = kept or _NOT_KEPT
+    return {
+        "base": base, "id": attempt.id, "lease": f"{attempt.lease:x}", "epoch": attempt.epoch, "expected": str(top),
+        "event_id": str(event_id), "data": data, "state": state, "result": result, "error": error,
+        "is_settled": int(settled), "result_key": kept.key, "result_ttl": kept.ttl, "kept_result": kept.value,
+        "channel": kept.inbox,
+    }  # fmt: skip
+
+
 def release_call(
     keys: Keys, request_id: str, lease: int, epoch: int, *, retries: int, not_before: float, message: bytes,
     front: bool, counts: bool,
-) -> Call:  # fmt: skip
+) -> tuple[list[str], dict[str, Argument]]:  # fmt: skip
     """Keys and arguments of the ``release`` script."""
-    return (
-        [keys.record(request_id), keys.log(request_id)], keys.base, request_id, f"{lease:x}", epoch, retries,
-        left(not_before), message, int(front), int(not counts),
-    )  # fmt: skip
+    named: dict[str, Argument] = {
+        "base": keys.base, "id": request_id, "lease": f"{lease:x}", "epoch": epoch, "retry_number": retries,
+        "wait": left(not_before), "new_message": message, "to_front": int(front), "uncounted": int(not counts),
+    }  # fmt: skip
+    return [keys.record(request_id), keys.log(request_id)], named
 
 
 def cancelled(reason: str = "cancelled", message: str = "the request was cancelled") -> End:

@@ -31,8 +31,8 @@ class Quota:
         """
         keys = self._store.keys(namespace)
         code, left, reset, *more = await script("quota").run(
-            self._store.commands, [keys.rate(tenant), keys.open(tenant)], keys.base, request_id,
-            limits.requests_per_minute, limits.concurrent_requests,
+            self._store.commands, [keys.rate(tenant), keys.open(tenant)], base=keys.base, id=request_id,
+            per_minute=limits.requests_per_minute, most=limits.concurrent_requests,
         )  # fmt: skip
         retry, reason = 0.0, ""
         if code == b"RATE":

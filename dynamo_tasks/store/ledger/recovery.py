@@ -122,9 +122,9 @@ class Recovery:
         """Requeue one request of a lost owner. Returns ``OK``, ``DEAD``, ``SETTLE`` or ``NOT``."""
         keys = self._store.keys(namespace)
         reply = await script("requeue").run(
-            self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
-            f"{lease:x}", self._store.address.db, MAX_IDLE_ATTEMPTS, MAX_ATTEMPTS, *_lost(MAX_IDLE_ATTEMPTS),
-            *_lost(MAX_ATTEMPTS),
+            self._store.commands, [keys.record(request_id), keys.log(request_id)], base=keys.base, id=request_id,
+            lease=f"{lease:x}", db=self._store.address.db, most_idle=MAX_IDLE_ATTEMPTS, most_attempts=MAX_ATTEMPTS,
+            **_lost("idle", MAX_IDLE_ATTEMPTS), **_lost("attempts", MAX_ATTEMPTS),
         )  # fmt: skip
         outcome = str(reply.decode())
         if outcome == "DEAD":
@@ -162,7 +162,12 @@ class Recovery:
             for suffix in map(priority_suffix, PRIORITY_STEPS):
                 lists = [own + suffix, shared + suffix]
                 moved += await script("inherit").run(
-                    self._store.commands, lists, keys.base, own, shared, endpoint.component
+                    self._store.commands,
+                    lists,
+                    base=keys.base,
+                    own_queue=own,
+                    shared=shared,
+                    component=endpoint.component,
                 )
         return moved
 
@@ -194,8 +199,8 @@ class Recovery:
         for request_id in suspects | await self._waiting(keys, limit):
             with contained("recovery", request_id):
                 reply = await script("orphan").run(
-                    self._store.commands, [keys.record(request_id), keys.log(request_id)], keys.base, request_id,
-                    int(request_id in suspects),
+                    self._store.commands, [keys.record(request_id), keys.log(request_id)], base=keys.base,
+                    id=request_id, republish=int(request_id in suspects),
                 )  # fmt: skip
                 sent += reply == b"OK"
                 if reply == b"LOST":
@@ -214,7 +219,8 @@ class Recovery:
         return {raw.decode(errors="replace") for raw in ids}
 
 
-def _lost(times: int) -> tuple[bytes, bytes]:
+def _lost(which: str, times: int) -> dict[str, bytes]:
     """The end event, and the error as JSON, of a request that lost its worker too often."""
     error = ErrorInfo.of(WorkerLostError(f"the request lost its worker {times} times"))
-    return End(State.FAILED, "worker_lost", error=error).encode(), msgspec.json.encode(error)
+    end = End(State.FAILED, "worker_lost", error=error)
+    return {f"{which}_data": end.encode(), f"{which}_error": msgspec.json.encode(error)}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from functools import cache
-from typing import Any
 
 from msgspec import Struct, field
 from prometheus_client import Counter
@@ -21,12 +20,14 @@ from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.versions import NEEDED
 from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
 from dynamo_tasks.store.ledger.fields import Field
+from dynamo_tasks.store.ledger.scripts import Argument
 
-__all__ = ["READ_RETENTION", "NewRequest", "left", "report_rejected", "submit_call", "submitted"]
+__all__ = ["READ_RETENTION", "Call", "NewRequest", "left", "report_rejected", "submit_call", "submitted"]
 
 READ_RETENTION = 60.0
 _DEFAULT = RequestOptions()
-Call = tuple[Any, ...]
+Call = tuple[list[str], list[Argument], dict[str, Argument]]
+"""Keys of a script, arguments that follow the named ones, and these."""
 _clock = time.time
 
 
@@ -51,10 +52,10 @@ class NewRequest(Struct, kw_only=True, gc=False):
     needs: int = NEEDED
     """Protocol version that its worker must speak."""
 
-    def fields(self) -> list[str | bytes | int | float]:
+    def fields(self) -> list[Argument]:
         """Fields of the record that the script does not write itself, without those at their defaults."""
         options = self.options
-        made: list[str | bytes | int | float] = [Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint)]
+        made: list[Argument] = [Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint)]
         texts: list[tuple[str, str | bytes]] = [
             (Field.RENDER, self.render), (Field.OWNER_KEY, self.owner_key), (Field.TENANT, options.tenant),
             (Field.READERS, self.reader), (Field.SUFFIX, priority_suffix(options.priority)),
@@ -89,13 +90,15 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
     """Keys and arguments of the ``submit`` script."""
     options = new.options
     idem = keys.idempotency(options.tenant, options.idempotency_key) if options.idempotency_key else ""
-    args: list[str | bytes | int | float] = [
-        keys.base, namespaces_key(keys.prefix), new.endpoint.namespace, new.id, new.queue,
-        priority_suffix(options.priority), left(options.not_before), left(options.deadline), new.reader,
-        options.max_queue, idem, new.digest, new.message, " ".join((new.endpoint.component, *new.through)),
-        left(options.expires), keys.db, str(new.endpoint), options.tenant, options.weight, *new.fields(),
-    ]  # fmt: skip
-    return [keys.record(new.id), keys.log(new.id)], *args
+    named: dict[str, Argument] = {
+        "base": keys.base, "namespaces": namespaces_key(keys.prefix), "namespace": new.endpoint.namespace,
+        "id": new.id, "queue": new.queue, "suffix": priority_suffix(options.priority),
+        "starts_in": left(options.not_before), "ends_in": left(options.deadline),
+        "expires_in": left(options.expires), "reader": new.reader, "most_waiting": options.max_queue, "idem": idem,
+        "digest": new.digest, "message": new.message, "through": " ".join((new.endpoint.component, *new.through)),
+        "db": keys.db, "endpoint": str(new.endpoint), "tenant": options.tenant, "weight": options.weight,
+    }  # fmt: skip
+    return [keys.record(new.id), keys.log(new.id)], new.fields(), named
 
 
 def submitted(new: NewRequest, reply: list[bytes]) -> str:

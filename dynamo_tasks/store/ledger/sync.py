@@ -16,7 +16,7 @@ import redis
 from dynamo_tasks.errors import FencedError
 from dynamo_tasks.store.keys import Keys, namespaces_key
 from dynamo_tasks.store.ledger.ledger import cancelled, release_call
-from dynamo_tasks.store.ledger.scripts import Script, script
+from dynamo_tasks.store.ledger.scripts import Argument, Script, script
 from dynamo_tasks.store.ledger.submission import NewRequest, submit_call, submitted
 from dynamo_tasks.store.redis.parsing import refusal_of
 from dynamo_tasks.store.redis.wire import pack
@@ -55,12 +55,12 @@ class SyncLedger:
         self._kept: deque[Any] = deque()
         self._pid = os.getpid()
 
-    def _run(self, which: Script, keys: list[str], *args: Any) -> Any:
+    def _run(self, which: Script, keys: list[str], *more: Argument, **named: Argument) -> Any:
         try:
             try:
-                return self._ask(which.command(keys, *args))
+                return self._ask(which.command(keys, *more, **named))
             except redis.exceptions.NoScriptError:
-                return self._client.eval(which.source, len(keys), *keys, *args)
+                return self._client.eval(which.source, len(keys), *keys, *which.arguments(*more, **named))
         except redis.exceptions.ResponseError as exc:
             raise refusal_of(exc) from exc
 
@@ -106,7 +106,8 @@ class SyncLedger:
     def submit(self, new: NewRequest) -> str:
         """See :meth:`dynamo_tasks.store.ledger.ledger.Ledger.submit`."""
         keys = Keys(new.endpoint.namespace, self._db, self._prefix)
-        return submitted(new, self._run(script("submit"), *submit_call(keys, new)))
+        names, more, named = submit_call(keys, new)
+        return submitted(new, self._run(script("submit"), names, *more, **named))
 
     def release(
         self,
@@ -124,11 +125,11 @@ class SyncLedger:
         Raises:
             FencedError: it is not owned by that attempt any more.
         """
-        call = release_call(
+        keys, named = release_call(
             Keys(namespace, self._db, self._prefix), request_id, lease, epoch, retries=retries,
             not_before=not_before, message=message, front=False, counts=False,
         )  # fmt: skip
-        if self._run(script("release"), *call) != b"OK":
+        if self._run(script("release"), keys, **named) != b"OK":
             raise FencedError(f"request {request_id} is not owned by this attempt any more")
 
     def served(self, namespace: str) -> set[tuple[str, str]] | None:
@@ -152,8 +153,8 @@ class SyncLedger:
         removed, offset, looked = 0, 0, _LOOK
         while looked == _LOOK:
             looked, gone, dropped = self._run(
-                script("discard"), [keys.queued], keys.base, queue, self._db, end.encode(),
-                msgspec.json.encode(end.error), offset, _LOOK,
+                script("discard"), [keys.queued], base=keys.base, queue=queue, db=self._db, data=end.encode(),
+                error=msgspec.json.encode(end.error), offset=offset, count=_LOOK,
             )  # fmt: skip
             removed, offset = removed + gone, offset + looked - dropped
         return removed

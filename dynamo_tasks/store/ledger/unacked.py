@@ -32,8 +32,8 @@ async def restore_unacked(store: Store, keys: Keys, lease: int) -> int:
                 queue = await _queue_of(store, exchange, routing_key)
                 priority = _marked(message).get("priority") or 0
                 restored += await script("restore").run(
-                    commands, [noted, index, f"{keys.prefix}{queue}{priority_suffix(priority)}"], keys.base, tag,
-                    msgspec.json.encode(message),
+                    commands, [noted, index, f"{keys.prefix}{queue}{priority_suffix(priority)}"], base=keys.base,
+                    tag=tag, message=msgspec.json.encode(message),
                 )  # fmt: skip
     return restored
 

@@ -24,9 +24,9 @@ import msgspec
 from dynamo_tasks.errors import DynamoError, StreamTooLargeError
 from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.tokens import TokenDelta, encode_deltas, merge_delta
-from dynamo_tasks.store.ledger.ledger import Attempt
+from dynamo_tasks.store.ledger.ledger import Attempt, KeptResult
 
-__all__ = ["DEFAULT_CAP", "ENTRY_BYTES", "Entry", "Finish", "KeptResult", "OpenStream"]
+__all__ = ["DEFAULT_CAP", "ENTRY_BYTES", "Entry", "Finish", "OpenStream"]
 
 KEEP = 3.0
 """Seconds for which acknowledged entries are kept in memory."""
@@ -49,22 +49,6 @@ class Entry(NamedTuple):
     seq: int
     kind: str
     data: bytes
-
-
-class KeptResult(NamedTuple):
-    """The result of a success as Celery's backend stores it, and publishes it to those who wait.
-
-    Attributes:
-        key: Where; also the channel.
-        ttl: Seconds; 0 = for ever.
-        value: Encoded.
-        inbox: A further channel on which it is published; '' = none.
-    """
-
-    key: bytes
-    ttl: int
-    value: str | bytes
-    inbox: bytes | str = ""
 
 
 class Finish(NamedTuple):

@@ -26,7 +26,7 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import ZERO, EventId, decode_pushed
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import client_channel
-from dynamo_tasks.store.ledger.scripts import script
+from dynamo_tasks.store.ledger.scripts import Argument, script
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.refusals import ReplyError
@@ -162,7 +162,8 @@ class StreamReader:
 
     async def _join(self, sub: Subscription, owner_key: str | None) -> bytes:
         wish = sub.cursor.last
-        reply = await script("attach").run(self._store.commands, *self._attach(sub, owner_key, wish))
+        keys, named = self._attach(sub, owner_key, wish)
+        reply = await script("attach").run(self._store.commands, keys, **named)
         if not reply:
             raise RequestNotFoundError(f"no request {sub.request_id!r} is known")
         state, top, there, owner, render, noted, known = reply
@@ -180,13 +181,17 @@ class StreamReader:
             f"event {wish} is beyond the top of the stream, {top.decode()}", param="after"
         )
 
-    def _attach(self, sub: Subscription, owner_key: str | None, wish: EventId) -> tuple[Any, ...]:
+    def _attach(
+        self, sub: Subscription, owner_key: str | None, wish: EventId
+    ) -> tuple[list[str], dict[str, Argument]]:
         """Keys and arguments of the ``attach`` script."""
         keys = self._store.keys(sub.namespace)
-        return (
-            [keys.record(sub.request_id), keys.log(sub.request_id)], keys.base, sub.request_id,
-            self._store.address.db, self.channel, int(owner_key is not None), owner_key or "", wish.epoch, wish.seq,
-        )  # fmt: skip
+        named: dict[str, Argument] = {
+            "base": keys.base, "id": sub.request_id, "db": self._store.address.db, "reader": self.channel,
+            "only_owner": int(owner_key is not None), "owner_key": owner_key or "", "after_epoch": wish.epoch,
+            "after_seq": wish.seq,
+        }  # fmt: skip
+        return [keys.record(sub.request_id), keys.log(sub.request_id)], named
 
     def _on_gap(self, sub: Subscription) -> None:
         if sub.lagging:
@@ -229,7 +234,8 @@ class StreamReader:
             return
         generation, attach = self._generation, script("attach")
         await wire.execute("SCRIPT", "LOAD", attach.source)
-        replies = await wire.pipeline([attach.command(*self._attach(sub, None, ZERO)) for sub in wanted])
+        calls = [self._attach(sub, None, ZERO) for sub in wanted]
+        replies = await wire.pipeline([attach.command(keys, **named) for keys, named in calls])
         if generation == self._generation and self._subscribed:
             # A record that is missing is restored by its owner: ask again with the next check.
             done = [
@@ -267,8 +273,8 @@ class StreamReader:
                 if sub.request_id in self._subs:
                     return
                 await script("detach").run(
-                    self._store.commands, [keys.record(sub.request_id), keys.log(sub.request_id)], keys.base,
-                    sub.request_id, self._store.address.db, self.channel, int(sub.saw_end),
+                    self._store.commands, [keys.record(sub.request_id), keys.log(sub.request_id)], base=keys.base,
+                    id=sub.request_id, db=self._store.address.db, reader=self.channel, saw_end=int(sub.saw_end),
                 )  # fmt: skip
                 return
             if self._store.commands.closed:

@@ -34,7 +34,8 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import EventId
-from dynamo_tasks.store.ledger.ledger import Attempt
+from dynamo_tasks.store.ledger.fields import Field
+from dynamo_tasks.store.ledger.ledger import Attempt, finish_arguments
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import is_wrong_type, pass_over
@@ -219,9 +220,10 @@ class Writer:
         state, end, error, result, settled, kept, _ = stream.finish_request
         attempt, keys = stream.attempt, self._store.keys(stream.attempt.namespace)
         command = script("finish").command(
-            [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
-            attempt.epoch, str(stream.top), str(stream.end_id), end, state, result, error,
-            int(settled), *(kept or ()),
+            [keys.record(attempt.id), keys.log(attempt.id)], **finish_arguments(
+                keys.base, attempt, stream.top, stream.end_id, end, state, result=result, error=error,
+                settled=settled, kept=kept,
+            ),
         )  # fmt: skip
         return _pack(tuple(command))
 
@@ -293,14 +295,14 @@ class Writer:
         attempt, keys = stream.attempt, self._store.keys(stream.attempt.namespace)
         restore = stream.run_id != self._run_id
         message: list[str | bytes] = (
-            ["msg", attempt.message()] if restore and attempt.message is not None else []
+            [Field.MESSAGE, attempt.message()] if restore and attempt.message is not None else []
         )
         try:
             reply = await script("resync").run(
-                wire, [keys.record(attempt.id), keys.log(attempt.id)], keys.base, attempt.id, f"{attempt.lease:x}",
-                attempt.epoch, attempt.nonce, attempt.number, str(attempt.previous), int(restore),
-                self._store.namespaces_key, attempt.namespace, *attempt.fields, "rd", " ".join(stream.readers),
-                *message,
+                wire, [keys.record(attempt.id), keys.log(attempt.id)], *attempt.fields, Field.READERS,
+                " ".join(stream.readers), *message, base=keys.base, id=attempt.id, lease=f"{attempt.lease:x}",
+                claimed=attempt.epoch, nonce=attempt.nonce, attempt=attempt.number, previous=str(attempt.previous),
+                new_server=int(restore), namespaces=self._store.namespaces_key, namespace=attempt.namespace,
             )  # fmt: skip
         except ReplyError as exc:
             if not is_wrong_type(exc):

@@ -123,7 +123,7 @@ def test_a_retry_keeps_the_place(lab: Lab, inboxes: Inboxes, endpoint: str) -> N
 
 def test_who_does_not_wait_finds_what_is_there(lab: Lab, inboxes: Inboxes) -> None:
     call = lab.call("echo", 5)
-    until(lambda: lab.record(call.id).get("set") == "1", what="Celery's completion is done")
+    until(lambda: lab.record(call.id).get("settled") == "1", what="Celery's completion is done")
     assert inboxes.is_notified(call)
     assert call.get(timeout=0) == 5
 

@@ -4,9 +4,9 @@
 --   A few of those that limits count are compared with their records: what another release did not count, or counted and
 --   did not take back, is mended within moments.
 --
--- ARGV   1 base
+-- @args base
 -- returns 1
--- @include base, components, wait_queue
+-- @include components, wait_queue
 
 local SAMPLE = 3
 

@@ -2,23 +2,22 @@
 -- Keeps 6, 9 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 database number, 4 reader channel, 5 '1' = only for the holder of the key in 6, 6 owner key,
---        7 epoch and 8 seq of the event behind which it wants to read
+-- @args base, id, db, reader, only_owner, owner_key, after_epoch, after_seq
+--   reader: its channel; only_owner: '1' = only for the holder of owner_key; it wants to read after that event
 -- returns {state, id on top of the log, '1' if the log is there, owner key, render, '1' noted as a reader | '0' not:
 --          another owner, a log past its retention, a wish beyond the top or not in the log, '0' the latter} | {} no record
 -- @include readers, records, stream, terminal
 
-local id = ARGV[2]
 local r = fields(KEYS[1], F.state, F.owner_key, F.render)
 if not r.state then return {} end
 local top, top_epoch = top_of(KEYS[2])
 local top_seq = tonumber(string.match(top, '-(%d+)$'))
 local there = redis.call('EXISTS', KEYS[2])
-local epoch, seq = tonumber(ARGV[7]), tonumber(ARGV[8])
+local epoch, seq = tonumber(after_epoch), tonumber(after_seq)
 local beyond = epoch > top_epoch or (epoch == top_epoch and seq > top_seq)
-local stranger = ARGV[5] == '1' and r.owner_key and r.owner_key ~= '' and r.owner_key ~= ARGV[6]
-local wish = ARGV[7] .. '-' .. ARGV[8]
+local stranger = only_owner == '1' and r.owner_key and r.owner_key ~= '' and r.owner_key ~= owner_key
+local wish = after_epoch .. '-' .. after_seq
 local known = beyond or there == 0 or wish == '0-0' or #redis.call('XRANGE', KEYS[2], wish, wish) == 1
 local noted = known and not (stranger or beyond or (there == 0 and TERMINAL[r.state]))
-if noted then add_reader(KEYS[1], id, ARGV[3], ARGV[4]) end
+if noted then add_reader(KEYS[1], id, db, reader) end
 return { r.state, top, tostring(there), r.owner_key or '', r.render or '', noted and '1' or '0', known and '1' or '0' }

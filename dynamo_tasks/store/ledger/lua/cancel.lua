@@ -3,15 +3,16 @@
 -- Keeps 2, 3, 4, 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 database number, 4 payload of the end event, 5 state, 6 error JSON,
---        7 guard: '' = always, 'unread' = only while nobody reads and it is not a background request,
---          'due' = only once its deadline has passed, 'queued' = only while QUEUED,
---          'only <channel>' = only while no other client reads
+-- @args base, id, db, data, state, error, guard
+--   data: payload of the end event; error: JSON;
+--   guard: '' = always, 'unread' = only while nobody reads and it is not a background request,
+--     'due' = only once its deadline has passed, 'queued' = only while QUEUED,
+--     'only <channel>' = only while no other client reads
 -- returns 'OK' | 'ENDED' it has ended before | 'GONE' | 'GUARDED'
--- @include base, clock, records, terminal, unowned
+-- @include clock, records, terminal, unowned
 
 local r = fields(KEYS[1], F.state, F.readers, F.background, F.deadline)
-local id, guard, timers = ARGV[2], ARGV[7], base .. 'timers'
+local timers = base .. 'timers'
 if not r.state or TERMINAL[r.state] then
   redis.call('ZREM', timers, 'm:' .. id, 'a:' .. id, 'd:' .. id)
   return r.state and 'ENDED' or 'GONE'
@@ -28,5 +29,5 @@ end
 local only = string.match(guard, '^only (.*)$')
 if only and r.readers and r.readers ~= '' and r.readers ~= only then return 'GUARDED' end
 if guard == 'queued' and r.state ~= 'QUEUED' then return 'GUARDED' end
-end_unowned(KEYS[1], KEYS[2], id, ARGV[3], ARGV[4], ARGV[5], ARGV[6])
+end_unowned(KEYS[1], KEYS[2], id, db, data, state, error)
 return 'OK'

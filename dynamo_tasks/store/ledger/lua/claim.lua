@@ -2,9 +2,9 @@
 -- Keeps 1, 2, 3, 5, 9 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 lease hex, 4 nonce, 5 retry number of the message, 6 '1' if the message carries our header,
---        7 key of the set of namespaces, 8 namespace, 9 protocol version that the instance speaks, 10 component,
---        11... field, value for the record of a message without one
+-- @args base, id, lease, nonce, retry_number, tracked, namespaces, namespace, speaks, component, ...
+--   lease: hex; retry_number: of the message; tracked: '1' if the message carries our header; namespaces: key of their
+--   set; speaks: protocol version of the instance; ...: field, value for the record of a message without one
 -- returns {'OK', epoch, previous id, attempt, readers, ms until its deadline (0 = none), {field, value, ... to restore the record from},
 --          ms that it waited}
 --         {'UNSETTLED', state, result JSON, error JSON}  ended, but Celery's tail did not run to its end
@@ -15,9 +15,9 @@
 --         {'NEWER'}         it needs a newer worker: kept for one, drop the message
 --         {'WAIT', ms}      not yet: before its time, or a retry that overtook the end of the last attempt
 --         {'FULL'}          the component runs as many as it may: it stands at the front of the line; ack and drop
--- @include base, clock, components, messages, numbers, owners, push, records, stream, terminal, wait_queue
+-- @include clock, components, messages, numbers, owners, push, records, stream, terminal, wait_queue
 
-local id, lease, nonce, retry, component = ARGV[2], ARGV[3], ARGV[4], tonumber(ARGV[5]), ARGV[10]
+local retry = tonumber(retry_number)
 local r = whole(KEYS[1])
 local now = now_ms()
 
@@ -48,8 +48,8 @@ end
 
 -- A message without a record gets one.
 local function record_it()
-  redis.call('SADD', ARGV[7], ARGV[8])
-  redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.created, int(now), F.retries, ARGV[5], unpack(ARGV, 11))
+  redis.call('SADD', namespaces, namespace)
+  redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.created, int(now), F.retries, retry_number, unpack(ARGV, REST))
   r = whole(KEYS[1])
 end
 
@@ -81,7 +81,7 @@ end
 
 -- Whoever takes it next may be a newer one; never an instance that was chosen without regard to that.
 local function too_new()
-  if r.state ~= 'QUEUED' or (tonumber(r.needs) or 0) <= tonumber(ARGV[9]) then return nil end
+  if r.state ~= 'QUEUED' or (tonumber(r.needs) or 0) <= tonumber(speaks) then return nil end
   redis.call('HSET', KEYS[1], F.queue, (shared_queue(r.queue)))
   redis.call('ZADD', base .. 'timers', now + 200, 'm:' .. id)
   return { 'NEWER' }
@@ -140,7 +140,7 @@ end
 
 local function answer()
   if not r.state then
-    if ARGV[6] == '1' then return { 'GONE' } end
+    if tracked == '1' then return { 'GONE' } end
     record_it()
   end
   if r.endpoint and component_of(r.endpoint) ~= component then return { 'DUPLICATE' } end

@@ -2,12 +2,13 @@
 -- Keeps 2 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 milliseconds to wait, 4 message
+-- @args base, id, wait, message
+--   wait: milliseconds
 -- returns 1 kept, 0 the request has ended
--- @include base, clock, terminal
+-- @include clock, terminal
 
 local state = redis.call('HGET', KEYS[1], F.state)
 if not state or TERMINAL[state] then return 0 end
-redis.call('HSET', KEYS[1], F.message, ARGV[4])
-redis.call('ZADD', base .. 'timers', now_ms() + tonumber(ARGV[3]), 'm:' .. ARGV[2])
+redis.call('HSET', KEYS[1], F.message, message)
+redis.call('ZADD', base .. 'timers', now_ms() + tonumber(wait), 'm:' .. id)
 return 1

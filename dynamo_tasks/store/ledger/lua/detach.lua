@@ -3,11 +3,11 @@
 -- Keeps 6, 9 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 database number, 4 reader channel, 5 '1' = it saw the end
+-- @args base, id, db, reader, saw_end
+--   reader: its channel; saw_end: '1' = it saw the end
 -- returns number of readers left, -1 no record
--- @include alive, base, clock, records, terminal
+-- @include alive, clock, records, terminal
 
-local id, reader = ARGV[2], ARGV[4]
 redis.call('SREM', base .. 'reads:' .. reader, id)
 local r = fields(KEYS[1], F.state, F.readers, F.owner, F.epoch, F.background, F.abandon_after, F.read_retention)
 if not r.state then return -1 end
@@ -21,7 +21,7 @@ end
 local readers = table.concat(left, ' ')
 redis.call('HSET', KEYS[1], F.readers, readers)
 if TERMINAL[r.state] then
-  if n == 0 and ARGV[5] == '1' and r.background ~= '1' then
+  if n == 0 and saw_end == '1' and r.background ~= '1' then
     redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.read_retention) or 60000, RECORD_TTL))
   end
   return n
@@ -30,6 +30,6 @@ if n == 0 and r.background ~= '1' and r.readers and r.readers ~= '' then
   redis.call('ZADD', base .. 'timers', now_ms() + (tonumber(r.abandon_after) or 5000), 'a:' .. id)
 end
 if r.owner then
-  redis.call('PUBLISH', alive_channel(ARGV[3], r.owner), 'readers ' .. id .. ' ' .. r.epoch .. ' ' .. readers)
+  redis.call('PUBLISH', alive_channel(db, r.owner), 'readers ' .. id .. ' ' .. r.epoch .. ' ' .. readers)
 end
 return n

@@ -6,23 +6,23 @@
 -- Keeps 2, 3, 4, 6, 7, 10 of docs/ledger.md.
 --
 -- KEYS   1 index of QUEUED requests
--- ARGV   1 base, 2 key of the queue, 3 database number, 4 payload of the end event, 5 error JSON, 6 offset,
---        7 how many requests are looked at
+-- @args base, queue, db, data, error, offset, count
+--   queue: its key; data: payload of the end event; error: JSON; count: how many requests are looked at
 -- returns {looked at, removed, gone from the index}
--- @include base, records, settled, terminal, unowned, wait_queue
+-- @include records, settled, terminal, unowned, wait_queue
 
-local first = tonumber(ARGV[6])
-local ids = redis.call('ZRANGE', KEYS[1], first, first + tonumber(ARGV[7]) - 1)
+local first = tonumber(offset)
+local ids = redis.call('ZRANGE', KEYS[1], first, first + tonumber(count) - 1)
 local removed, dropped = 0, 0
 for _, id in ipairs(ids) do
   local record = base .. 'req:' .. id
   local r = fields(record, F.state, F.endpoint, F.queue, F.suffix, F.message, F.tenant, F.weight, F.owner,
     F.ignore_result)
-  if r.queue == ARGV[2] and (r.state == 'QUEUED' or (TERMINAL[r.state] and not r.owner)) then
+  if r.queue == queue and (r.state == 'QUEUED' or (TERMINAL[r.state] and not r.owner)) then
     local lay = r.message and redis.call('LREM', r.queue .. (r.suffix or ''), 1, r.message) or 0
     local owed = r.ignore_result ~= '1' and r.message and string.find(r.message, '"group"%s*:%s*"')
     leave_line(id, r)
-    if r.state == 'QUEUED' then end_unowned(record, base .. 'log:' .. id, id, ARGV[3], ARGV[4], 'CANCELLED', ARGV[5]) end
+    if r.state == 'QUEUED' then end_unowned(record, base .. 'log:' .. id, id, db, data, 'CANCELLED', error) end
     if r.state == 'QUEUED' or lay > 0 or not owed then removed = removed + 1 end
     if not owed then
       redis.call('HSET', record, F.settled, '1')

@@ -2,15 +2,16 @@
 -- Keeps 2, 6, 9 of docs/ledger.md.
 --
 -- KEYS   1 timers zset
--- ARGV   1 base, 2 how many at most
+-- @args base, count
+--   count: how many at most
 -- returns list of 'a:<id>' and 'd:<id>' that have fallen due; the caller ends those requests (guarded). They stay, for
 --         the case that it dies before it does, and fall due again: whatever ends the request removes them.
--- @include base, clock, records, wait_queue
+-- @include clock, records, wait_queue
 
 local RETRY, AGAIN = 1000, 5000
 local out = {}
 local now = now_ms()
-local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, tonumber(ARGV[2]))
+local due = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now, 'LIMIT', 0, tonumber(count))
 for _, member in ipairs(due) do
   local kind, id = string.match(member, '^(%a):(.*)$')
   if kind == 'm' then

@@ -5,12 +5,13 @@
 -- Keeps 6 of docs/ledger.md.
 --
 -- KEYS   1 notes of purge, 2 what is left of earlier calls
--- ARGV   1 base, 2 how many notes are followed, 3 how many messages of 4 KiB are looked at
+-- @args base, most_notes, most_messages
+--   how many notes are followed, and how many messages of 4 KiB are looked at
 -- returns number of messages, number of lists that were not searched to their end
 -- @include messages, terminal, wait_queue
 
 local WINDOW, LONGEST, SIZE = 1048576, 200, 4096
-local removed, budget = 0, tonumber(ARGV[3])
+local removed, budget = 0, tonumber(most_messages)
 
 -- Where to go on; nil at the end of the list.
 local function erase_from(list, wanted, first)
@@ -41,7 +42,7 @@ local function want(id, list)
   table.insert(of[list].ids, id)
 end
 
-for _ = 1, #jobs == 0 and tonumber(ARGV[2]) or 0 do
+for _ = 1, #jobs == 0 and tonumber(most_notes) or 0 do
   local note = redis.call('LPOP', KEYS[1])
   if not note then break end
   local id, queue = unpack(cmsgpack.unpack(note))

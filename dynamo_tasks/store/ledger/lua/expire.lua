@@ -3,16 +3,16 @@
 -- Keeps 2, 3, 4, 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 database number, 4 payload of the end event, 5 error JSON
+-- @args base, id, db, data, error
+--   data: payload of the end event; error: JSON
 -- returns 'OK' | 'ENDED' | 'GONE' | 'RUNNING' it was started in time
--- @include base, terminal, unowned
+-- @include terminal, unowned
 
-local id = ARGV[2]
 local state = redis.call('HGET', KEYS[1], F.state)
 if not state or TERMINAL[state] then
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
   return state and 'ENDED' or 'GONE'
 end
 if state == 'RUNNING' then return 'RUNNING' end
-end_unowned(KEYS[1], KEYS[2], id, ARGV[3], ARGV[4], 'EXPIRED', ARGV[5])
+end_unowned(KEYS[1], KEYS[2], id, db, data, 'EXPIRED', error)
 return 'OK'

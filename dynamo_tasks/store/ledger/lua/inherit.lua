@@ -4,15 +4,16 @@
 -- Keeps 2 of docs/ledger.md.
 --
 -- KEYS   1 list of the instance, 2 list of the component
--- ARGV   1 base, 2 queue key of the instance, 3 of the component (both without priority), 4 component
+-- @args base, own_queue, shared, component
+--   own_queue: queue key of the instance, shared: of the component (both without priority)
 -- returns number of requests
--- @include base, messages, wait_queue
+-- @include messages, wait_queue
 
-local component, n, line = ARGV[4], 0, the_line()
+local n, line = 0, the_line()
 
 local function follow(id)
   local record = base .. 'req:' .. id
-  if redis.call('HGET', record, F.queue) == ARGV[2] then redis.call('HSET', record, F.queue, ARGV[3]) end
+  if redis.call('HGET', record, F.queue) == own_queue then redis.call('HSET', record, F.queue, shared) end
   n = n + 1
 end
 

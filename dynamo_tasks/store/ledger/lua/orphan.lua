@@ -6,11 +6,11 @@
 -- Keeps 2, 6 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 '1' = republish
+-- @args base, id, republish
+--   republish: '1' = send it again
 -- returns 'OK' republished | 'LOST' it is gone | 'THERE' | 'NOT' not queued, or its time has not come
--- @include base, clock, components, messages, records, wait_queue
+-- @include clock, components, messages, records, wait_queue
 
-local id = ARGV[2]
 local r = fields(KEYS[1], F.state, F.endpoint, F.queue, F.suffix, F.message, F.not_before, F.tenant, F.weight)
 local SEARCHED = 128
 local since = redis.call('ZSCORE', base .. 'queued', id)
@@ -47,6 +47,6 @@ local function found()
 end
 
 if redis.call('ZSCORE', the_line().line_of(component_of(r.endpoint), list), id) or found() then return 'THERE' end
-if ARGV[3] ~= '1' then return 'LOST' end
+if republish ~= '1' then return 'LOST' end
 redis.call('RPUSH', list, r.message)
 return 'OK'

@@ -4,11 +4,11 @@
 -- Keeps 6 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id
+-- @args base, id
 -- returns 'OK' | 'GONE' | 'ACTIVE' it has not ended
--- @include base, records, settled, terminal, wait_queue
+-- @include records, settled, terminal, wait_queue
 
-local id, notes = ARGV[2], base .. 'erase'
+local notes = base .. 'erase'
 local r = fields(KEYS[1], F.state, F.owner, F.settled, F.endpoint, F.queue, F.suffix, F.tenant, F.weight)
 if not r.state then return 'GONE' end
 if not TERMINAL[r.state] then return 'ACTIVE' end

@@ -4,13 +4,14 @@
 --   dead frontend nor a refused submit leaves a place taken. A request that has a place may ask again: it keeps it.
 --
 -- KEYS   1 bucket, 2 set of ids
--- ARGV   1 base, 2 id ('' = it has no record), 3 requests per minute (0 = no limit), 4 that have not ended (0 = no limit)
+-- @args base, id, per_minute, most
+--   id: '' = it has no record; per_minute: requests; most: that have not ended (both: 0 = no limit)
 -- returns {'OK', requests left, ms until the bucket is full}
 --         {'RATE', 0, ms until the bucket is full, ms until the next one}
 --         {'OPEN', requests left, ms until the bucket is full, how many have not ended}
--- @include base, clock, numbers, terminal
+-- @include clock, numbers, terminal
 
-local id, per_minute, most = ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local per_minute, most = tonumber(per_minute), tonumber(most)
 local now = now_ms()
 -- A submit that was not answered within this time was refused, or its frontend is dead.
 local UNKNOWN = 10000

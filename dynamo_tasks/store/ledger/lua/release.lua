@@ -2,23 +2,23 @@
 -- Keeps 1, 2 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 lease hex, 4 epoch, 5 retry number, 6 ms until not_before (0 = now), 7 message ('' = the stored one),
---        8 '1' = to the front of the queue, 9 '1' = the attempt does not count
+-- @args base, id, lease, epoch, retry_number, wait, new_message, to_front, uncounted
+--   lease: hex; wait: ms until not_before (0 = now); new_message: '' = the stored one; to_front: '1' = to the front of
+--   the queue; uncounted: '1' = the attempt does not count
 -- returns 'OK' | 'FENCED' | 'GONE'
--- @include base, clock, components, messages, numbers, records, wait_queue
+-- @include clock, components, messages, numbers, records, wait_queue
 
-local id, lease = ARGV[2], ARGV[3]
 local r = fields(KEYS[1], F.state, F.owner, F.epoch, F.endpoint, F.queue, F.suffix, F.message, F.attempts, F.retries,
   F.tenant, F.weight)
 if not r.state then return 'GONE' end
 -- The number is that of the message which the record keeps: with the stored message it stays.
-local retry = ARGV[7] ~= '' and ARGV[5] or r.retries or '0'
-if r.state == 'QUEUED' and r.epoch == ARGV[4] and (r.retries or '0') == retry then return 'OK' end
-if r.state ~= 'RUNNING' or r.owner ~= lease or r.epoch ~= ARGV[4] then return 'FENCED' end
-local message = ARGV[7] ~= '' and ARGV[7] or r.message
+local retry = new_message ~= '' and retry_number or r.retries or '0'
+if r.state == 'QUEUED' and r.epoch == epoch and (r.retries or '0') == retry then return 'OK' end
+if r.state ~= 'RUNNING' or r.owner ~= lease or r.epoch ~= epoch then return 'FENCED' end
+local message = new_message ~= '' and new_message or r.message
 local now = now_ms()
-local not_before = ARGV[6] == '0' and 0 or now + tonumber(ARGV[6])
-local attempts = ARGV[9] == '1' and int(tonumber(r.attempts) - 1) or r.attempts
+local not_before = wait == '0' and 0 or now + tonumber(wait)
+local attempts = uncounted == '1' and int(tonumber(r.attempts) - 1) or r.attempts
 redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.retries, retry, F.not_before, int(not_before), F.message, message,
   F.attempts, attempts)
 redis.call('HDEL', KEYS[1], F.owner, F.nonce)
@@ -27,7 +27,7 @@ redis.call('SREM', running_of(component_of(r.endpoint)), id)
 redis.call('ZADD', base .. 'queued', now, id)
 if not_before > now then
   redis.call('ZADD', base .. 'timers', not_before, 'm:' .. id)
-elseif ARGV[8] == '1' then
+elseif to_front == '1' then
   -- The owner goes down, and its own queue with it.
   local queue = shared_queue(r.queue)
   redis.call('HSET', KEYS[1], F.queue, queue)

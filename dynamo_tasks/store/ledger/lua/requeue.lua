@@ -3,13 +3,12 @@
 -- Keeps 1, 2, 4 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id, 3 lease hex of the dead owner, 4 database number, 5 most attempts without a token,
---        6 most attempts at all, 7 payload of the end event and 8 error JSON for attempts without a token,
---        9 and 10 the same for too many attempts at all
+-- @args base, id, lease, db, most_idle, most_attempts, idle_data, idle_error, attempts_data, attempts_error
+--   lease: of the dead owner, hex; most_idle: attempts without a token, most_attempts: at all; payload of the end event
+--   and error (JSON) for either
 -- returns 'OK' queued again | 'DEAD' its attempts are used up | 'SETTLE' its message was sent again | 'NOT' not its owner
--- @include base, clock, components, messages, numbers, records, stream, terminal, unowned, wait_queue
+-- @include clock, components, messages, numbers, records, stream, terminal, unowned, wait_queue
 
-local id, lease = ARGV[2], ARGV[3]
 local r = fields(KEYS[1], F.state, F.owner, F.epoch, F.queue, F.suffix, F.message, F.attempts, F.idle_attempts,
   F.settled, F.created, F.ignore_result, F.endpoint)
 redis.call('SREM', base .. 'owned:' .. lease, id)
@@ -35,11 +34,13 @@ if r.state ~= 'RUNNING' then return 'NOT' end
 local top = top_of(KEYS[2])
 local barren = (tonumber(r.idle_attempts) or 0) + (top == r.epoch .. '-0' and 1 or 0)
 redis.call('HSET', KEYS[1], F.idle_attempts, int(barren))
-local poison = barren >= tonumber(ARGV[5])
-if poison or (tonumber(r.attempts) or 0) >= tonumber(ARGV[6]) then
+local poison = barren >= tonumber(most_idle)
+local data, error = attempts_data, attempts_error
+if poison then data, error = idle_data, idle_error end
+if poison or (tonumber(r.attempts) or 0) >= tonumber(most_attempts) then
   redis.call('HDEL', KEYS[1], F.owner)
   redis.call('HSET', KEYS[1], F.dead_message, r.message, F.queue, queue)
-  end_unowned(KEYS[1], KEYS[2], id, ARGV[4], ARGV[poison and 7 or 9], 'FAILED', ARGV[poison and 8 or 10])
+  end_unowned(KEYS[1], KEYS[2], id, db, data, 'FAILED', error)
   redis.call('ZADD', base .. 'dead', now_ms(), id)
   redis.call('ZREMRANGEBYSCORE', base .. 'dead', '-inf', int(now_ms() - RECORD_TTL))
   -- Celery's tail (errbacks, the chord that waits for it) runs at whoever receives the message; the body does not.

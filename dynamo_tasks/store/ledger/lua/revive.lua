@@ -3,11 +3,10 @@
 -- Keeps 4, 6, 7 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 id
+-- @args base, id
 -- returns 'OK' | 'NOT' it is not in the dead list | 'GONE' its record, or its message, is past its retention
--- @include base, clock, numbers, records, wait_queue
+-- @include clock, numbers, records, wait_queue
 
-local id = ARGV[2]
 if not redis.call('ZSCORE', base .. 'dead', id) then return 'NOT' end
 redis.call('ZREM', base .. 'dead', id)
 local r = fields(KEYS[1], F.state, F.owner, F.endpoint, F.queue, F.suffix, F.dead_message, F.tenant, F.weight)

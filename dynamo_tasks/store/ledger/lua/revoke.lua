@@ -3,11 +3,10 @@
 -- Keeps 2 of docs/ledger.md.
 --
 -- KEYS   1 lease, 2 index of registrations
--- ARGV   1 base, 2 lease hex, 3 '1' to keep the lease (requests still run on it), 4 registry channel
+-- @args base, lease, keep, channel
+--   lease: hex; keep: '1' to keep it (requests still run on it); channel: of the registry
 -- returns number of registrations that were taken back
--- @include base
-
-local lease, gone = ARGV[2], 0
+local gone = 0
 local ending = ':' .. lease
 for _, member in ipairs(redis.call('SMEMBERS', KEYS[2])) do
   if string.sub(member, -#ending) == ending then
@@ -16,7 +15,7 @@ for _, member in ipairs(redis.call('SMEMBERS', KEYS[2])) do
     gone = gone + 1
   end
 end
-if ARGV[3] ~= '1' then
+if keep ~= '1' then
   redis.call('DEL', KEYS[1], base .. 'load:' .. lease)
   -- Something was not handed over: observers shall find it.
   if redis.call('SCARD', base .. 'owned:' .. lease) == 0 then
@@ -24,5 +23,5 @@ if ARGV[3] ~= '1' then
     redis.call('DEL', base .. 'queues:' .. lease)
   end
 end
-redis.call('PUBLISH', ARGV[4], '-' .. lease)
+redis.call('PUBLISH', channel, '-' .. lease)
 return gone

@@ -2,31 +2,30 @@
 -- Keeps 2, 8, 9 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 log
--- ARGV   1 base, 2 key of the set of namespaces, 3 namespace, 4 id, 5 queue key without priority,
---        6 priority suffix, 7 ms until not_before (0 = now), 8 ms until its deadline (0 = none), 9 reader channel ('' = none),
---        10 limit of what waits for the component, as the caller knows it (0 = none), 11 idempotency key ('' = none),
---        12 payload digest, 13 message, 14 components that the request passes through, separated by spaces,
---        15 ms until it expires (0 = never), 16 database number, 17 endpoint, 18 tenant, 19 weight of the tenant,
---        20... field, value of the record
+-- @args base, namespaces, namespace, id, queue, suffix, starts_in, ends_in, reader, most_waiting, idem, digest,
+--       message, through, expires_in, db, endpoint, tenant, weight, ...
+--   namespaces: key of their set; queue: its key without priority, suffix: the priority's; starts_in: ms until not_before
+--   (0 = now), ends_in: until its deadline, expires_in: until it expires (0 = never); reader: channel ('' = none);
+--   most_waiting: limit of what waits for the component, as the caller knows it (0 = none); idem: idempotency key
+--   ('' = none); digest: of the payload; through: components that it passes, separated by spaces; weight: of the tenant;
+--   ...: field, value of the record
 -- returns {'OK', id}              queued
 --         {'EXISTS', id}          the id is known: a publish that was sent twice, or a child call of a re-run parent
 --         {'JOINED', id}          the idempotency key belongs to this request, same payload
 --         {'CONFLICT', id}        ..., another payload; or the caller has named an id that stands for another one
 --         {'FULL', length, component}  as many wait for the component as may
 --         {'LATE', wait ms, least ms of a run}  it would not be ready by its deadline, or not start before it expires
--- @include base, clock, components, messages, numbers, readers, terminal, wait_queue
+-- @include clock, components, messages, numbers, readers, terminal, wait_queue
 
-local id, queue, suffix = ARGV[4], ARGV[5], ARGV[6]
-local reader, idem, digest, message = ARGV[9], ARGV[11], ARGV[12], ARGV[13]
 local now = now_ms()
 
 -- What is left counts from here on: the caller's clock may be another.
 local function moment(ms_left) return ms_left == '0' and 0 or now + tonumber(ms_left) end
 
-local not_before, deadline, expires = moment(ARGV[7]), moment(ARGV[8]), moment(ARGV[15])
+local not_before, deadline, expires = moment(starts_in), moment(ends_in), moment(expires_in)
 local r = {
-  [F.endpoint] = ARGV[17], [F.queue] = queue, [F.suffix] = suffix, [F.message] = message, [F.tenant] = ARGV[18],
-  [F.weight] = ARGV[19],
+  [F.endpoint] = endpoint, [F.queue] = queue, [F.suffix] = suffix, [F.message] = message, [F.tenant] = tenant,
+  [F.weight] = weight,
 }
 local component, list = component_of(r.endpoint), queue .. suffix
 -- The component's own limit: from when it may begin.
@@ -46,7 +45,7 @@ local function known()
   if redis.call('EXISTS', KEYS[1]) == 1 then
     local first = idem == '' and digest ~= '' and redis.call('HGET', KEYS[1], F.digest)
     if first and first ~= digest then return { 'CONFLICT', id } end
-    if reader ~= '' then add_reader(KEYS[1], id, ARGV[16], reader) end
+    if reader ~= '' then add_reader(KEYS[1], id, db, reader) end
     return { 'EXISTS', id }
   end
 end
@@ -86,8 +85,8 @@ local function refusal()
   -- At the limit there is a place for who would be served soon, up to a tenth more: else a flood that fills the queue
   -- would keep all others out of it.
   local function full()
-    for one in string.gmatch(ARGV[14], '%S+') do
-      local limit, own = limit_of(one, 'max_queue') or math.huge, tonumber(ARGV[10])
+    for one in string.gmatch(through, '%S+') do
+      local limit, own = limit_of(one, 'max_queue') or math.huge, tonumber(most_waiting)
       if one == component and own > 0 then limit = math.min(limit, own) end
       if limit < math.huge then
         local length = redis.call('SCARD', waiting_of(one))
@@ -135,12 +134,12 @@ local function refusal()
   return full() or late()
 end
 
-local limited = deadline > 0 or expires > 0 or tonumber(ARGV[10]) > 0 or not all_calm()
+local limited = deadline > 0 or expires > 0 or tonumber(most_waiting) > 0 or not all_calm()
 
 local function queue_it()
-  redis.call('SADD', ARGV[2], ARGV[3])
+  redis.call('SADD', namespaces, namespace)
   redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.queue, queue, F.message, message, F.created, int(now),
-    unpack(ARGV, 20))
+    unpack(ARGV, REST))
   if not_before > 0 then redis.call('HSET', KEYS[1], F.not_before, int(not_before)) end
   if deadline > 0 then redis.call('HSET', KEYS[1], F.deadline, int(deadline)) end
   if expires > 0 then redis.call('HSET', KEYS[1], F.expires, int(expires)) end

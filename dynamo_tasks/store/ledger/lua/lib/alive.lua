@@ -1,3 +1,1 @@
--- @include base
-
 local function alive_channel(db, lease) return base .. 'alive:' .. db .. ':' .. lease end

@@ -1,5 +1,3 @@
--- @include base
-
 local function component_of(endpoint) return string.match(endpoint or '', '^[^.]*%.([^.]*)%.') or '' end
 
 -- Ids of its RUNNING requests, and of its QUEUED ones whose time has come: moved by the transitions themselves, so that

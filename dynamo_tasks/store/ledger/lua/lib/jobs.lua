@@ -1,4 +1,4 @@
--- @include base, clock, numbers, terminal
+-- @include clock, numbers, terminal
 
 -- A job of a pipeline is over: what waits is dropped, the rest is kept for a day.
 local function end_job(job, state, err)

@@ -1,4 +1,4 @@
--- @include alive, base, records
+-- @include alive, records
 
 -- Adds a reader's channel to a record; the running owner is told. Returns all channels, separated by spaces.
 local function add_reader(record, id, db, reader)

@@ -1,4 +1,4 @@
--- @include alive, base, clock, components, numbers, push, records, settled, stream, summary, terminal, wait_queue
+-- @include alive, clock, components, numbers, push, records, settled, stream, summary, terminal, wait_queue
 
 -- The payload of an end event with the id that it follows: one field more in its msgpack map.
 local function naming(data, previous)

@@ -1,5 +1,5 @@
 -- Requests that wait for a component, and those that it runs. The invariants are in docs/overload.md.
--- @include base, components, numbers, records
+-- @include components, numbers, records
 
 local WINDOW = 16
 
