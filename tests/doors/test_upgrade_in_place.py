@@ -73,7 +73,9 @@ def test_what_was_not_used_before_is_of_the_same_release(
     _use_pipelines(own_server)
     one.kill()  # its requests are taken over
     check(readers)
-    assert two.terminate(90) == 0  # drained (for 30 s: the background request goes on), requeued, deregistered
+    assert (
+        two.terminate(90) == 0
+    )  # drained (for 30 s: the background request goes on), requeued, deregistered
     for process in (two, ops, http):
         assert "another release" not in process.output, process.output
         assert "Traceback" not in process.output, process.output

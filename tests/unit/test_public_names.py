@@ -32,7 +32,7 @@ PUBLIC = {
         "parse_embed parse_generate"
     ),
     "dynamo_tasks.router": (
-        "Candidate Direct LeastLoaded POLICIES PowerOfTwo Random Recent RoundRobin Router make_router "
+        "Candidate Direct LeastLoaded POLICIES PowerOfTwo Random Recent RoundRobin RoutingPolicy make_router "
         "pressure"
     ),
 }
