@@ -2,6 +2,9 @@
 
 Public names are loaded when they are first used, so that ``import dynamo_tasks`` stays cheap.
 ``app`` is the Celery application: ``celery -A dynamo_tasks worker``.
+
+What each package is for stands in docs/packages.md; words that the code uses in a meaning of its own, in
+docs/glossary.md.
 """
 
 from __future__ import annotations
