@@ -74,7 +74,8 @@ PRIORITY_STEPS = (0, 3, 6, 9)
 
 WAIT_QUEUE_STEP = 10
 """A step that no priority belongs to. Its list is as long as the wait queues behind the others (see
-``store/ledger/lua/lib/fairness.lua``), since kombu and Flower take the sum of all steps for the length of a queue."""
+``store/ledger/lua/lib/wait_queue_rules.lua``), since kombu and Flower take the sum of all steps for the
+length of a queue."""
 
 
 def _suffix(priority: int) -> str:

@@ -39,7 +39,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("requeue", "  redis.call('ZADD', base .. 'queued', tonumber(r.created) or now_ms(), id)\n", ""),
     ("requeue", "  redis.call('HDEL', KEYS[1], F.owner)\n  if r.settled", "  if r.settled"),
     ("requeue", "if r.ignore_result ~= '1' then send_again() end", ""),
-    ("orphan", "redis.call('RPUSH', list, r.message)", ""),
+    ("lost_message", "redis.call('RPUSH', list, r.message)", ""),
     ("settle", "if r.owner then redis.call('SREM', base .. 'owned:' .. r.owner, id) end", ""),
     ("revive", "redis.call('DEL', KEYS[2])\n", ""),
     ("revive", "redis.call('PERSIST', KEYS[1])\n", ""),

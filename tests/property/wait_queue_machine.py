@@ -170,7 +170,7 @@ class WaitQueueMachine(RuleBasedStateMachine):
         if request_id in self.popped:
             return
         keys = [self.place.keys.record(request_id), self.place.keys.log(request_id)]
-        run = script("orphan").run(
+        run = script("lost_message").run(
             self.place.store.commands, keys, base=self.place.keys.base, id=request_id, republish=1
         )
         self.ask(run)

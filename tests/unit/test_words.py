@@ -5,6 +5,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "dynamo_tasks").rglob("*.py"))
+SCRIPTS = sorted((ROOT / "dynamo_tasks").rglob("*.lua"))
 PROSE = sorted((ROOT / "docs").glob("*.md"))
 ROW = re.compile(r"^\| (?!word \|)(?P<terms>[^|]+?) \|")
 
@@ -20,6 +21,7 @@ FORMER = {
     "intake": "consumer gate",
     "tell_": "report_, notify_",
     "OpenLog": "OpenStream",
+    "the_line": "wait_queue",
     "steps up": "is promoted",
 }
 
@@ -44,7 +46,7 @@ def test_terms_of_the_glossary_are_words_of_the_code() -> None:
 def test_former_words_do_not_come_back() -> None:
     hits = [
         f"{path.relative_to(ROOT)}: {word!r} is now {now!r}"
-        for path in (*SOURCES, *PROSE)
+        for path in (*SOURCES, *SCRIPTS, *PROSE)
         for text in [path.read_text()]
         for word, now in FORMER.items()
         if re.search(rf"\b{re.escape(word)}", text)

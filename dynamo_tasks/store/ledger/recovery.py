@@ -161,7 +161,7 @@ class Recovery:
             own, shared = keys.prefix + endpoint.instance_queue(lease), keys.prefix + endpoint.queue
             for suffix in map(priority_suffix, PRIORITY_STEPS):
                 lists = [own + suffix, shared + suffix]
-                moved += await script("inherit").run(
+                moved += await script("reassign").run(
                     self._store.commands,
                     lists,
                     base=keys.base,
@@ -198,7 +198,7 @@ class Recovery:
         sent = 0
         for request_id in suspects | await self._waiting(keys, limit):
             with contained("recovery", request_id):
-                reply = await script("orphan").run(
+                reply = await script("lost_message").run(
                     self._store.commands, [keys.record(request_id), keys.log(request_id)], base=keys.base,
                     id=request_id, republish=int(request_id in suspects),
                 )  # fmt: skip

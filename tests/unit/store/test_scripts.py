@@ -11,7 +11,7 @@ from dynamo_tasks.store.ledger.scripts import SOURCES, assembled, declared, scri
 SCRIPTS = [name for name in SOURCES if not name.startswith("lib/")]
 _INCLUDES = re.compile(r"^ *-- @include (.*)\n", re.MULTILINE)
 _DEFINED = re.compile(r"^local (?:function )?(\w+(?:, \w+)*)", re.MULTILINE)
-_OF_WAIT_QUEUE = "lib/fairness"
+_OF_WAIT_QUEUE = "lib/wait_queue_rules"
 """A part of ``lib/wait_queue``, inside of a function of it."""
 
 

@@ -1,8 +1,8 @@
--- admit: the first in every line step up where there is room. The scripts that make room do it themselves; this is for
---   the case that a worker died between its pop and its claim, or that a list was emptied by others.
+-- admit: the first in every wait queue are promoted where there is room. The scripts that make room do it themselves;
+--   this is for the case that a worker died between its pop and its claim, or that a list was emptied by others.
 --
---   A few of those that limits count are compared with their records: what another release did not count, or counted and
---   did not take back, is mended within moments.
+--   A few of those that limits count are compared with their records: what another release did not count, or counted
+--   and did not take back, is mended within moments.
 --
 -- @args base
 -- returns 1

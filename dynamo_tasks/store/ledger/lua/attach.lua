@@ -1,11 +1,12 @@
 -- attach: a client process begins to read a request, or reads it again after a reconnect.
 -- Keeps 6, 9 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, db, reader, only_owner, owner_key, after_epoch, after_seq
 --   reader: its channel; only_owner: '1' = only for the holder of owner_key; it wants to read after that event
 -- returns {state, id on top of the log, '1' if the log is there, owner key, render, '1' noted as a reader | '0' not:
---          another owner, a log past its retention, a wish beyond the top or not in the log, '0' the latter} | {} no record
+--          another owner, a log past its retention, a wish beyond the top or not in the log, '0' the latter} | {} no
+--          record
 -- @include readers, records, stream, terminal
 
 local r = fields(KEYS[1], F.state, F.owner_key, F.render)

@@ -2,7 +2,7 @@
 -- cancel: QUEUED | RUNNING -> CANCELLED | FAILED by anybody. The running owner is fenced and told.
 -- Keeps 2, 3, 4, 6, 7 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, db, data, state, error, guard
 --   data: payload of the end event; error: JSON;
 --   guard: '' = always, 'unread' = only while nobody reads and it is not a background request,

@@ -1,20 +1,21 @@
 -- claim: QUEUED -> RUNNING by one attempt of one instance. Idempotent by nonce.
 -- Keeps 1, 2, 3, 5, 9 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, lease, nonce, retry_number, tracked, namespaces, namespace, speaks, component, ...
 --   lease: hex; retry_number: of the message; tracked: '1' if the message carries our header; namespaces: key of their
 --   set; speaks: protocol version of the instance; ...: field, value for the record of a message without one
--- returns {'OK', epoch, previous id, attempt, readers, ms until its deadline (0 = none), {field, value, ... to restore the record from},
---          ms that it waited}
---         {'UNSETTLED', state, result JSON, error JSON}  ended, but Celery's tail did not run to its end
---         {'DUPLICATE'}     owned by a live instance, ended, superseded by a retry, or meant for another component (it was
---                           forwarded since, and has another message): ack and drop
+-- returns {'OK', epoch, previous id, attempt, readers, ms until its deadline (0 = none), {field, value, ... to
+--          restore the record from}, ms that it waited}
+--         {'UNSETTLED', state, result JSON, error JSON}  ended, but Celery's completion did not run to its end
+--         {'DUPLICATE'}     owned by a live instance, ended, superseded by a retry, or meant for another component
+--                           (it was forwarded since, and has another message): ack and drop
 --         {'GONE'}          it has our header, but its record is gone: drop
 --         {'EXPIRED'}       its deadline has passed: the caller ends it
 --         {'NEWER'}         it needs a newer worker: kept for one, drop the message
 --         {'WAIT', ms}      not yet: before its time, or a retry that overtook the end of the last attempt
---         {'FULL'}          the component runs as many as it may: it stands at the front of the line; ack and drop
+--         {'FULL'}          the component runs as many as it may: it stands at the front of the wait queue; ack and
+--         drop
 -- @include clock, components, messages, numbers, owners, push, records, stream, terminal, wait_queue
 
 local retry = tonumber(retry_number)
@@ -53,10 +54,10 @@ local function record_it()
   r = whole(KEYS[1])
 end
 
-local function tail_again()
+local function completion_again()
   if r.settled == '1' then return { 'DUPLICATE' } end
   if r.owner and r.owner ~= lease and redis.call('EXISTS', base .. 'lease:' .. r.owner) == 1 then return { 'DUPLICATE' } end
-  -- Who runs the tail owns it: if it dies as well, the message is sent once more.
+  -- Who runs the completion owns it: if it dies as well, the message is sent once more.
   if r.owner then redis.call('SREM', base .. 'owned:' .. r.owner, id) end
   redis.call('ZREM', base .. 'queued', id)
   redis.call('HSET', KEYS[1], F.owner, lease)
@@ -64,8 +65,8 @@ local function tail_again()
   return { 'UNSETTLED', r.state, r.result or '', r.error or '' }
 end
 
--- A claim of a request that runs: refused, unless it is the same claim again or its owner is dead. Whether this claim may
--- take it over is not known yet: until then the dead owner keeps it, so that its recovery finds it.
+-- A claim of a request that runs: refused, unless it is the same claim again or its owner is dead. Whether this claim
+-- may take it over is not known yet: until then the dead owner keeps it, so that its recovery finds it.
 local function of_running()
   if r.owner == lease and r.nonce == nonce then return granted(r.epoch, r.previous, r.attempts, '0') end
   if redis.call('EXISTS', base .. 'lease:' .. r.owner) == 1 then
@@ -102,7 +103,7 @@ local function too_many()
   if not limit or r.state == 'RUNNING' or redis.call('SCARD', running) < limit then return nil end
   redis.call('ZADD', base .. 'queued', 'NX', tonumber(r.created) or now, id)
   redis.call('SADD', waiting_of(component), id)
-  the_line().stand_in_front(component, r.queue .. (r.suffix or ''), id, tonumber(r.created) or now)
+  wait_queue().enqueue_in_front(component, r.queue .. (r.suffix or ''), id, tonumber(r.created) or now)
   return { 'FULL' }
 end
 
@@ -124,7 +125,7 @@ local function start()
   end
   redis.call('ZREM', base .. 'queued', id)
   redis.call('ZREM', base .. 'timers', 'm:' .. id, 'd:' .. id)
-  leave_line(id, r)
+  leave_wait_queue(id, r)
   if (tonumber(r.deadline) or 0) > 0 then redis.call('ZADD', base .. 'timers', tonumber(r.deadline) + 1000, 'd:' .. id) end
   push(r.readers, id, event_id, 'k', data)
   return granted(epoch, previous, attempt, int(now - math.max(tonumber(r.created) or now, tonumber(r.not_before) or 0)))
@@ -145,7 +146,7 @@ local function answer()
   end
   if r.endpoint and component_of(r.endpoint) ~= component then return { 'DUPLICATE' } end
   bound()
-  if TERMINAL[r.state] then return tail_again() end
+  if TERMINAL[r.state] then return completion_again() end
   local refused = r.state == 'RUNNING' and of_running() or nil
   return refused or too_new() or too_early_or_late() or too_many() or start()
 end

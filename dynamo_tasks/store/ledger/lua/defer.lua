@@ -1,7 +1,7 @@
 -- defer: a message came too early (claim said WAIT): its record keeps it until its time.
 -- Keeps 2 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, wait, message
 --   wait: milliseconds
 -- returns 1 kept, 0 the request has ended

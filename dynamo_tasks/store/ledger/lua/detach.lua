@@ -2,7 +2,7 @@
 -- detach: a client process has no reader of this request any more.
 -- Keeps 6, 9 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, db, reader, saw_end
 --   reader: its channel; saw_end: '1' = it saw the end
 -- returns number of readers left, -1 no record

@@ -1,7 +1,8 @@
 #!lua flags=allow-oom
--- erase: messages of requests that were purged leave the queues in which they lie: those of their instance or component.
---   One call looks at so many messages; what is left is for the next one. What comes into a list meanwhile stands before
---   the place where it goes on, or behind it: none is missed.
+-- erase: messages of requests that were purged leave the queues in which they lie: those of their instance or
+-- component.
+--   One call looks at so many messages; what is left is for the next one. What comes into a list meanwhile stands
+--   before the place where it goes on, or behind it: none is missed.
 -- Keeps 6 of docs/ledger.md.
 --
 -- KEYS   1 notes of purge, 2 what is left of earlier calls
@@ -48,7 +49,7 @@ for _ = 1, #jobs == 0 and tonumber(most_notes) or 0 do
   local id, queue = unpack(cmsgpack.unpack(note))
   local shared = shared_queue(queue)
   for _, one in ipairs(queue == shared and { queue } or { queue, shared }) do
-    for _, list in ipairs(the_line().lists_up_to(one .. '\6\0229')) do want(id, list) end
+    for _, list in ipairs(wait_queue().lists_up_to(one .. '\6\0229')) do want(id, list) end
   end
 end
 

@@ -2,7 +2,7 @@
 -- expire: QUEUED -> EXPIRED: the deadline or Celery's `expires` passed before a worker started it.
 -- Keeps 2, 3, 4, 6, 7 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, db, data, error
 --   data: payload of the end event; error: JSON
 -- returns 'OK' | 'ENDED' | 'GONE' | 'RUNNING' it was started in time

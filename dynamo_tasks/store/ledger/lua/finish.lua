@@ -2,19 +2,20 @@
 -- finish: RUNNING -> SUCCEEDED | FAILED by the owner: last event, state and push in one.
 -- Keeps 1, 4, 5, 6, 7 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, lease, epoch, expected, event_id, data, state, result, error, is_settled, result_key, result_ttl,
 --       kept_result, channel
 --   lease: hex; expected: id that must be on top of the stream; event_id, data: of the end event; result, error: JSON,
---   '' = none; is_settled: '1' = nothing follows. Where Celery's result is all that follows, result_key ('' = else): its
---   key, result_ttl: seconds to keep it (0 = for ever), kept_result, channel: a further one that it goes to ('' = none)
+--   '' = none; is_settled: '1' = nothing follows. Where Celery's result is all that follows, result_key ('' = else):
+--   its key, result_ttl: seconds to keep it (0 = for ever), kept_result, channel: a further one that it goes to ('' =
+--   none)
 -- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
 -- @include clock, components, numbers, push, records, settled, stream, summary, terminal, wait_queue
 
 -- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it, where somebody
 -- waits or a component has limits; else nobody asks.
 local function note_service(component, ms)
-  if all_calm() then return end
+  if no_limits_active() then return end
   local key = base .. 'pace:' .. component
   local known = redis.call('HMGET', key, 'mean', 'least')
   local mean, least = tonumber(known[1] or nil) or ms, tonumber(known[2] or nil) or ms
@@ -37,7 +38,7 @@ local ended = {
   F.state, state, F.end_id, event_id, F.finished, int(now_ms()), F.settled, is_settled, F.result, result,
   F.error, error, unpack(summary(data)),
 }
--- Until Celery's tail has run to its end, the message and the owner stay, so that somebody can run it again.
+-- Until Celery's completion has run to its end, the message and the owner stay, so that somebody can run it again.
 if is_over and not r.dead_message then
   for i = 1, #ended, 2 do r[ended[i]] = ended[i + 1] end
   rewrite(KEYS[1], r)

@@ -1,9 +1,10 @@
--- forward: RUNNING -> QUEUED by the owner, for another endpoint of the namespace: the request's id and log stay, and the
---   attempt does not count. It waits in the queue of the instance that was chosen, or in the component's where that one
---   is not registered (any more): what an instance leaves behind when it goes was pushed while it was registered.
+-- forward: RUNNING -> QUEUED by the owner, for another endpoint of the namespace: the request's id and log stay, and
+--   the attempt does not count. It waits in the queue of the instance that was chosen, or in the component's where
+--   that one is not registered (any more): what an instance leaves behind when it goes was pushed while it was
+--   registered.
 -- Keeps 1, 2 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, lease, epoch, endpoint, shared, own_queue, registration, message
 --   lease: hex; shared: queue key of the component; own_queue: of the instance, registration: its key
 -- returns 'OK' in the instance's queue | 'SHARED' in the component's | 'FENCED' | 'GONE'

@@ -1,5 +1,5 @@
 -- job_commit: a task of an operator has handled some input. In one step: its output is queued for those that follow,
--- its input is gone, its checkpoint moves on. So a record is handled once, whoever dies when.
+-- its input is gone, its checkpoint moves on. So a record is handled once, whatever dies when.
 --
 -- KEYS   1 record of the request that runs the task, 2 job, 3 checkpoint of the task, 4 its input
 -- @args base, lease, epoch, channel, task, number, position, most_waiting, most_dead, records_in, records_out,

@@ -1,9 +1,10 @@
 #!lua flags=allow-oom
--- purge: erases payload and log of a request that has ended; the bare record stays. Who may purge may not always take from
---   queues, so a message that lies in one yet is noted for `erase`. Celery's tail goes with it, unless an owner is at it.
+-- purge: erases payload and log of a request that has ended; the bare record stays. Who may purge may not always take
+--   from queues, so a message that lies in one yet is noted for `erase`. Celery's completion goes with it, unless an
+--   owner is at it.
 -- Keeps 6 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id
 -- returns 'OK' | 'GONE' | 'ACTIVE' it has not ended
 -- @include records, settled, terminal, wait_queue
@@ -13,7 +14,7 @@ local r = fields(KEYS[1], F.state, F.owner, F.settled, F.endpoint, F.queue, F.su
 if not r.state then return 'GONE' end
 if not TERMINAL[r.state] then return 'ACTIVE' end
 if r.queue then
-  leave_line(id, r)
+  leave_wait_queue(id, r)
   redis.call('RPUSH', notes, cmsgpack.pack({ id, r.queue }))
   redis.call('PEXPIRE', notes, RECORD_TTL)
 end

@@ -1,7 +1,7 @@
 -- release: RUNNING -> QUEUED by the owner: Celery retry, or hand-over at drain.
 -- Keeps 1, 2 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, lease, epoch, retry_number, wait, new_message, to_front, uncounted
 --   lease: hex; wait: ms until not_before (0 = now); new_message: '' = the stored one; to_front: '1' = to the front of
 --   the queue; uncounted: '1' = the attempt does not count

@@ -2,11 +2,12 @@
 --   RUNNING -> QUEUED, or FAILED once its attempts are used up; ended but not settled: the message is sent again.
 -- Keeps 1, 2, 4 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, lease, db, most_idle, most_attempts, idle_data, idle_error, attempts_data, attempts_error
 --   lease: of the dead owner, hex; most_idle: attempts without a token, most_attempts: at all; payload of the end event
 --   and error (JSON) for either
--- returns 'OK' queued again | 'DEAD' its attempts are used up | 'SETTLE' its message was sent again | 'NOT' not its owner
+-- returns 'OK' queued again | 'DEAD' its attempts are used up | 'SETTLE' its message was sent again | 'NOT' not its
+-- owner
 -- @include clock, components, messages, numbers, records, stream, terminal, unowned, wait_queue
 
 local r = fields(KEYS[1], F.state, F.owner, F.epoch, F.queue, F.suffix, F.message, F.attempts, F.idle_attempts,
@@ -32,9 +33,9 @@ if TERMINAL[r.state] then
 end
 if r.state ~= 'RUNNING' then return 'NOT' end
 local top = top_of(KEYS[2])
-local barren = (tonumber(r.idle_attempts) or 0) + (top == r.epoch .. '-0' and 1 or 0)
-redis.call('HSET', KEYS[1], F.idle_attempts, int(barren))
-local poison = barren >= tonumber(most_idle)
+local idle = (tonumber(r.idle_attempts) or 0) + (top == r.epoch .. '-0' and 1 or 0)
+redis.call('HSET', KEYS[1], F.idle_attempts, int(idle))
+local poison = idle >= tonumber(most_idle)
 local data, error = attempts_data, attempts_error
 if poison then data, error = idle_data, idle_error end
 if poison or (tonumber(r.attempts) or 0) >= tonumber(most_attempts) then
@@ -43,7 +44,8 @@ if poison or (tonumber(r.attempts) or 0) >= tonumber(most_attempts) then
   end_unowned(KEYS[1], KEYS[2], id, db, data, 'FAILED', error)
   redis.call('ZADD', base .. 'dead', now_ms(), id)
   redis.call('ZREMRANGEBYSCORE', base .. 'dead', '-inf', int(now_ms() - RECORD_TTL))
-  -- Celery's tail (errbacks, the chord that waits for it) runs at whoever receives the message; the body does not.
+  -- Celery's completion (errbacks, the chord that waits for it) runs at any worker that receives the message; the body does
+  -- not.
   if r.ignore_result ~= '1' then send_again() end
   return 'DEAD'
 end

@@ -1,10 +1,10 @@
 -- resync: what does the server know of an open request of mine? Restores a claim that it forgot.
 -- Keeps 1, 2, 3 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, lease, claimed, nonce, attempt, previous, new_server, namespaces, namespace, ...
---   lease: hex; claimed: epoch; previous: id before the claim; new_server: '1' = it has another run_id: restore a record
---   that is gone; namespaces: key of their set; ...: field, value of the record
+--   lease: hex; claimed: epoch; previous: id before the claim; new_server: '1' = it has another run_id: restore a
+--   record that is gone; namespaces: key of their set; ...: field, value of the record
 -- returns {'OK', id on top of the log, readers} | {'ENDED'} by me | {'FENCED'} | {'GONE'} | {'DIVERGED'}
 -- @include components, owners, push, records, stream, terminal, wait_queue
 
@@ -38,7 +38,7 @@ if not known then
     F.previous, previous)
   redis.call('ZREM', base .. 'queued', id)
   redis.call('SREM', waiting_of(component_of(r.endpoint)), id)
-  leave_line(id, r)
+  leave_wait_queue(id, r)
   redis.call('ZREM', base .. 'timers', 'm:' .. id)
 end
 own(lease, id)

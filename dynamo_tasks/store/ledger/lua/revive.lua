@@ -2,7 +2,7 @@
 --   Its log goes with its end; the epochs go on, so that no former owner can write.
 -- Keeps 4, 6, 7 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id
 -- returns 'OK' | 'NOT' it is not in the dead list | 'GONE' its record, or its message, is past its retention
 -- @include clock, numbers, records, wait_queue
@@ -13,7 +13,7 @@ local r = fields(KEYS[1], F.state, F.owner, F.endpoint, F.queue, F.suffix, F.dea
 if r.state ~= 'FAILED' or not r.dead_message then return 'GONE' end
 local list = r.queue .. (r.suffix or '')
 redis.call('DEL', KEYS[2])
--- Celery's tail of its end may still run; it has nothing to settle any more.
+-- Celery's completion of its end may still run; it has nothing to settle any more.
 if r.owner then redis.call('SREM', base .. 'owned:' .. r.owner, id) end
 redis.call('LREM', list, 0, r.dead_message)
 redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.message, r.dead_message, F.attempts, '0', F.idle_attempts, '0',

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- settle: Celery's tail (result, links, chord) is done; a redelivery has nothing left to do.
+-- settle: Celery's completion (result, links, chord) is done; a redelivery has nothing left to do.
 -- Keeps 6, 7 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id
 -- returns 1 noted, 0 no record, or it has begun again (dead list)
 -- @include records, settled, terminal

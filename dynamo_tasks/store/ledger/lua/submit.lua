@@ -1,13 +1,14 @@
 -- submit: (nothing) -> QUEUED. Writes the ledger record and pushes the Celery message, or does neither.
 -- Keeps 2, 8, 9 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, namespaces, namespace, id, queue, suffix, starts_in, ends_in, reader, most_waiting, idem, digest,
 --       message, through, expires_in, db, endpoint, tenant, weight, ...
---   namespaces: key of their set; queue: its key without priority, suffix: the priority's; starts_in: ms until not_before
---   (0 = now), ends_in: until its deadline, expires_in: until it expires (0 = never); reader: channel ('' = none);
---   most_waiting: limit of what waits for the component, as the caller knows it (0 = none); idem: idempotency key
---   ('' = none); digest: of the payload; through: components that it passes, separated by spaces; weight: of the tenant;
+--   namespaces: key of their set; queue: its key without priority, suffix: the priority's; starts_in: ms until
+--   not_before (0 = now), ends_in: until its deadline, expires_in: until it expires (0 = never); reader: channel (''
+--   = none); most_waiting: limit of what waits for the component, as the caller knows it (0 = none); idem:
+--   idempotency key ('' = none); digest: of the payload; through: components that it passes, separated by spaces;
+--   weight: of the tenant;
 --   ...: field, value of the record
 -- returns {'OK', id}              queued
 --         {'EXISTS', id}          the id is known: a publish that was sent twice, or a child call of a re-run parent
@@ -55,9 +56,9 @@ local function refusal()
   -- A list whose head waits for longer than this has no worker with a free slot.
   local STUCK = 250
   local FEW = 32
-  local line = the_line()
+  local waiting = wait_queue()
 
-  local function in_line_before(one, where) return line.before(one, where, r.tenant, r.weight) end
+  local function waiting_before(one, where) return waiting.before(one, where, r.tenant, r.weight) end
 
   -- Whether the request would be among the first tenth of those who wait. Where few wait, whether it is its tenant's
   -- first.
@@ -69,15 +70,15 @@ local function refusal()
       return true
     end
     if one ~= component then
-      for _, other in ipairs(line.lines_of(one)) do
-        if in_line_before(one, other[2]) <= limit / 10 then return true end
+      for _, other in ipairs(waiting.wait_queues_of(one)) do
+        if waiting_before(one, other[2]) <= limit / 10 then return true end
       end
       return false
     end
     local before = 0
-    for _, where in ipairs(line.lists_up_to(list)) do
+    for _, where in ipairs(waiting.lists_up_to(list)) do
       before = before
-        + (where == list and in_line_before(one, where) or redis.call('ZCARD', line.line_of(one, where)))
+        + (where == list and waiting_before(one, where) or redis.call('ZCARD', waiting.waiting_key(one, where)))
     end
     return before <= limit / 10
   end
@@ -100,7 +101,7 @@ local function refusal()
   local function busy(running)
     local limit = limit_of(component, 'concurrency')
     if limit and running >= limit then return true end
-    for _, one in ipairs(line.lists_up_to(list)) do
+    for _, one in ipairs(waiting.lists_up_to(list)) do
       local head = redis.call('LINDEX', one, -1)
       local head_id = head and id_of(head)
       local since = head_id and redis.call('ZSCORE', base .. 'queued', head_id)
@@ -111,9 +112,9 @@ local function refusal()
 
   local function ahead()
     local n = 0
-    for _, one in ipairs(line.lists_up_to(list)) do
+    for _, one in ipairs(waiting.lists_up_to(list)) do
       n = n + redis.call('LLEN', one)
-      n = n + (one == list and in_line_before(component, one) or redis.call('ZCARD', line.line_of(component, one)))
+      n = n + (one == list and waiting_before(component, one) or redis.call('ZCARD', waiting.waiting_key(component, one)))
     end
     return n
   end
@@ -134,7 +135,7 @@ local function refusal()
   return full() or late()
 end
 
-local limited = deadline > 0 or expires > 0 or tonumber(most_waiting) > 0 or not all_calm()
+local limited = deadline > 0 or expires > 0 or tonumber(most_waiting) > 0 or not no_limits_active()
 
 local function queue_it()
   redis.call('SADD', namespaces, namespace)

@@ -1,6 +1,6 @@
 -- @include records
 
--- What nobody asks for once a request has ended and Celery's tail is done.
+-- What nobody asks for once a request has ended and Celery's completion is done.
 local SPENT = {
   [F.message] = true, [F.result] = true, [F.nonce] = true, [F.queue] = true, [F.suffix] = true, [F.not_before] = true,
   [F.deadline] = true, [F.expires] = true, [F.previous] = true, [F.tenant] = true, [F.weight] = true,
@@ -20,8 +20,8 @@ local function rewrite(record, r, kept)
   redis.call('HSET', record, unpack(left))
 end
 
--- A request is over. One in the dead list stays whole, for somebody may want to run it again. Where its message lies in a
--- queue yet, it is known which: purge looks for it there.
+-- A request is over. One in the dead list stays whole, for somebody may want to run it again. Where its message lies
+-- in a queue yet, it is known which: purge looks for it there.
 local function settled(record, lies)
   local r = whole(record)
   if r.dead_message then return redis.call('HDEL', record, F.message, F.result, F.nonce) end

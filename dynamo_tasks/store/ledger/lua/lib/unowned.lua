@@ -7,8 +7,8 @@ end
 
 -- A request that no owner will end (any more): its last event is written here.
 -- Creates the stream where there is none. The epoch that it takes fences the owner.
--- Celery's tail, unless no result is kept, is left to the owner (if it dies, the message is sent again), or to whoever
--- receives the message (it is looked for as long as that has not happened).
+-- Celery's completion, unless no result is kept, is left to the owner (if it dies, the message is sent again), or to
+-- any worker that receives the message (it is looked for as long as that has not happened).
 local function end_unowned(record, log, id, db, data, state, outcome_error)
   local r = fields(record, F.state, F.owner, F.epoch, F.readers, F.background, F.retention, F.ignore_result,
     F.endpoint, F.queue, F.suffix, F.tenant, F.weight)
@@ -38,8 +38,8 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
   redis.call('SREM', running_of(component), id)
   if r.state == 'QUEUED' then
     redis.call('SREM', waiting_of(component), id)
-    -- Where Celery's tail is owed, the message still has to arrive, in its turn.
-    if r.ignore_result == '1' then leave_line(id, r) end
+    -- Where Celery's completion is owed, the message still has to arrive, in its turn.
+    if r.ignore_result == '1' then leave_wait_queue(id, r) end
   end
   admit(component)
   return event_id

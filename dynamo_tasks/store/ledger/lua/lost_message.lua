@@ -1,11 +1,11 @@
--- orphan: is the message of a QUEUED request gone from its queue? With `republish`, it is sent again. So is that of a
---   request which has ended, if it was sent again for Celery's tail.
---   It is gone when it is neither in its list nor in the line. A long list (foreign messages, a mass recovery) is not
---   searched: there it is gone when the request is older than the list's head.
+-- lost_message: is the message of a QUEUED request gone from its queue? With `republish`, it is sent again. So is
+--   that of a request which has ended, if it was sent again for Celery's completion.
+--   It is gone when it is neither in its list nor in the wait queue. A long list (foreign messages, a mass recovery)
+--   is not searched: there it is gone when the request is older than the list's head.
 --   What waits in the queue of an instance that is no more goes to the component's queue at once.
 -- Keeps 2, 6 of docs/ledger.md.
 --
--- KEYS   1 record, 2 log
+-- KEYS   1 record, 2 stream
 -- @args base, id, republish
 --   republish: '1' = send it again
 -- returns 'OK' republished | 'LOST' it is gone | 'THERE' | 'NOT' not queued, or its time has not come
@@ -21,7 +21,7 @@ if redis.call('ZSCORE', base .. 'timers', 'm:' .. id) then return 'NOT' end
 local shared, instance = string.match(r.queue, '^(.*|[^.]*)%..*%-(%x+)$')
 if shared and redis.call('SISMEMBER', base .. 'leases', instance) == 0 then
   redis.call('LREM', r.queue .. (r.suffix or ''), 0, r.message)
-  leave_line(id, r)
+  leave_wait_queue(id, r)
   redis.call('HSET', KEYS[1], F.queue, shared)
   local its = shared .. (r.suffix or '')
   if not redis.call('LPOS', its, r.message) then redis.call('RPUSH', its, r.message) end
@@ -46,7 +46,7 @@ local function found()
   return false
 end
 
-if redis.call('ZSCORE', the_line().line_of(component_of(r.endpoint), list), id) or found() then return 'THERE' end
+if redis.call('ZSCORE', wait_queue().waiting_key(component_of(r.endpoint), list), id) or found() then return 'THERE' end
 if republish ~= '1' then return 'LOST' end
 redis.call('RPUSH', list, r.message)
 return 'OK'

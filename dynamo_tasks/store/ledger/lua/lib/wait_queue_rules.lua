@@ -1,13 +1,13 @@
--- The rules of the lines; see the_line() in wait_queue.lua, whose definitions they use.
+-- The rules of the wait queues; see wait_queue() in wait_queue.lua, whose definitions they use.
 --
--- A queue is kombu's list, from which workers pop, and behind it a line for each component, ordered by fairness: a zset
--- of ids by tag. At most WINDOW messages are in a list before others stand in line, so a list stays short, and who is
--- next is decided as late as possible. Recovery pushes to the front of the list itself.
+-- A queue is kombu's list, from which workers pop, and behind it a wait queue for each component, ordered by fairness: a
+-- zset of ids by tag. At most WINDOW messages are in a list before others stand in the wait queue, so a list stays
+-- short, and who is next is decided as late as possible. Recovery pushes to the front of the list itself.
 local FRONT = -4503599627370496
 local SEP = '\6\22'
 local STEPS = { '0', '3', '6', '9' }
 
-local function line_of(component, list) return base .. 'line:' .. component .. ':' .. list end
+local function waiting_key(component, list) return base .. 'line:' .. component .. ':' .. list end
 
 local function tags_of(component, list) return base .. 'tags:' .. component .. ':' .. list end
 
@@ -18,10 +18,10 @@ end
 
 local function list_of(queue, step) return step == '0' and queue or (queue .. SEP .. step) end
 
--- As long as the lines of a queue: kombu and Flower add the lengths of a queue's lists, and this is one of them.
+-- As long as the wait queues of a queue: kombu and Flower add the lengths of a queue's lists, and this is one of them.
 local function shadow_of(list) return (split_list(list)) .. SEP .. '10' end
 
--- How many more messages may be in the component's list so that whoever takes one may also claim it.
+-- How many more messages may be in the component's list so that the worker that takes one may also claim it.
 local function room_of(component, list)
   local limit = limit_of(component, 'concurrency')
   if not limit then return math.huge end
@@ -36,26 +36,26 @@ local function tag_for(component, list, tenant, weight)
   return math.max(tonumber(known[1] or nil) or 0, tonumber(known[2] or nil) or 0) + 1 / (tonumber(weight or nil) or 1)
 end
 
-local function stand(component, list, id, tag)
-  if redis.call('ZADD', line_of(component, list), 'NX', real(tag), id) == 0 then return end
+local function enqueue(component, list, id, tag)
+  if redis.call('ZADD', waiting_key(component, list), 'NX', real(tag), id) == 0 then return end
   redis.call('LPUSH', shadow_of(list), '')
   redis.call('SADD', base .. 'lines', component .. ':' .. list)
-  somebody, calm = true, false
+  any_waits, unlimited = true, false
 end
 
 -- It was taken from its list already, but can't be run: in front of all others, the oldest first.
-local function stand_in_front(component, list, id, created) stand(component, list, id, FRONT + created) end
+local function enqueue_in_front(component, list, id, created) enqueue(component, list, id, FRONT + created) end
 
 local function clear(component, list)
-  if redis.call('EXISTS', line_of(component, list)) == 1 then return end
+  if redis.call('EXISTS', waiting_key(component, list)) == 1 then return end
   redis.call('DEL', tags_of(component, list))
   redis.call('SREM', base .. 'lines', component .. ':' .. list)
 end
 
--- Somebody leaves the line without having been its first: the next one of its tenant takes the place.
+-- Somebody leaves the wait queue without having been its first: the next one of its tenant takes the place.
 local function leave(id, r)
   local component, list = component_of(r.endpoint), (r.queue or '') .. (r.suffix or '')
-  if redis.call('ZREM', line_of(component, list), id) == 0 then return end
+  if redis.call('ZREM', waiting_key(component, list), id) == 0 then return end
   redis.call('LPOP', shadow_of(list))
   if redis.call('HEXISTS', tags_of(component, list), 't:' .. (r.tenant or '')) == 1 then
     redis.call('HINCRBYFLOAT', tags_of(component, list), 't:' .. (r.tenant or ''), real(-1 / (tonumber(r.weight) or 1)))
@@ -64,7 +64,7 @@ local function leave(id, r)
 end
 
 local function enter(id, r, component, list)
-  if redis.call('EXISTS', line_of(component, list)) == 0 and redis.call('LLEN', list) < WINDOW
+  if redis.call('EXISTS', waiting_key(component, list)) == 0 and redis.call('LLEN', list) < WINDOW
     and room_of(component, list) > 0 then
     redis.call('LPUSH', list, r.message)
     return
@@ -72,12 +72,12 @@ local function enter(id, r, component, list)
   local tenant = r.tenant or ''
   local tag = tag_for(component, list, tenant, r.weight)
   redis.call('HSET', tags_of(component, list), 't:' .. tenant, real(tag))
-  stand(component, list, id, tag)
+  enqueue(component, list, id, tag)
 end
 
--- The first of a line steps into the list. Returns whether a message was pushed; nil where nobody stands there.
-local function step_up(component, list)
-  local first = redis.call('ZPOPMIN', line_of(component, list))
+-- The first of a wait queue steps into the list. Returns whether a message was pushed; nil where nobody stands there.
+local function promote(component, list)
+  local first = redis.call('ZPOPMIN', waiting_key(component, list))
   if #first == 0 then return nil end
   redis.call('LPOP', shadow_of(list))
   local id, tag = first[1], tonumber(first[2])
@@ -92,8 +92,8 @@ local function step_up(component, list)
   return true
 end
 
--- {component, list, step} of all lines of a component (of all components for nil), higher priorities first.
-local function lines_of(component)
+-- {component, list, step} of all wait queues of a component (of all components for nil), higher priorities first.
+local function wait_queues_of(component)
   local found = {}
   for _, member in ipairs(redis.call('SMEMBERS', base .. 'lines')) do
     local whose, list = string.match(member, '^([^:]*):(.*)$')
@@ -110,14 +110,14 @@ local function lines_of(component)
 end
 
 local function admit_all(component)
-  for _, line in ipairs(lines_of(component)) do
-    local whose, list = line[1], line[2]
+  for _, entry in ipairs(wait_queues_of(component)) do
+    local whose, list = entry[1], entry[2]
     local length = redis.call('LLEN', list)
     -- Half of a list at a time: a look at every claim, work at every eighth.
     if length <= WINDOW / 2 then
       local room = math.min(WINDOW - length, room_of(whose, list))
       while room > 0 do
-        local pushed = step_up(whose, list)
+        local pushed = promote(whose, list)
         if pushed == nil then break end
         if pushed then room = room - 1 end
       end
@@ -137,12 +137,12 @@ local function lists_up_to(list)
   return out
 end
 
--- How many stand in a line before a newcomer of a tenant.
+-- How many stand in a wait queue before a newcomer of a tenant.
 local function before(component, list, tenant, weight)
-  return redis.call('ZCOUNT', line_of(component, list), '-inf', real(tag_for(component, list, tenant, weight)))
+  return redis.call('ZCOUNT', waiting_key(component, list), '-inf', real(tag_for(component, list, tenant, weight)))
 end
 
 return {
-  enter = enter, leave = leave, admit = admit_all, stand = stand, stand_in_front = stand_in_front, clear = clear,
-  line_of = line_of, shadow_of = shadow_of, lines_of = lines_of, lists_up_to = lists_up_to, before = before,
+  enter = enter, leave = leave, admit = admit_all, enqueue = enqueue, enqueue_in_front = enqueue_in_front, clear = clear,
+  waiting_key = waiting_key, shadow_of = shadow_of, wait_queues_of = wait_queues_of, lists_up_to = lists_up_to, before = before,
 }

@@ -1,6 +1,6 @@
--- inherit: what waits for an instance that is gone goes to the component: messages in its own queue to the front of the
---   component's, in their order; who stands in line behind that one keeps its tag in the component's line. Their records
---   follow.
+-- reassign: what waits for an instance that is gone goes to the component: messages in its own queue to the front of
+--   the component's, in their order; who stands in the wait queue behind that one keeps its tag in the component's wait
+--   queue. Their records follow.
 -- Keeps 2 of docs/ledger.md.
 --
 -- KEYS   1 list of the instance, 2 list of the component
@@ -9,7 +9,7 @@
 -- returns number of requests
 -- @include messages, wait_queue
 
-local n, line = 0, the_line()
+local n, waiting = 0, wait_queue()
 
 local function follow(id)
   local record = base .. 'req:' .. id
@@ -23,13 +23,13 @@ while message do
   follow(id_of(message) or '')
   message = redis.call('LPOP', KEYS[1])
 end
-local standing = line.line_of(component, KEYS[1])
+local standing = waiting.waiting_key(component, KEYS[1])
 for _, id in ipairs(redis.call('ZRANGE', standing, 0, -1)) do
-  line.stand(component, KEYS[2], id, tonumber(redis.call('ZSCORE', standing, id)))
-  redis.call('LPOP', line.shadow_of(KEYS[1]))
+  waiting.enqueue(component, KEYS[2], id, tonumber(redis.call('ZSCORE', standing, id)))
+  redis.call('LPOP', waiting.shadow_of(KEYS[1]))
   follow(id)
 end
 redis.call('DEL', standing)
-line.clear(component, KEYS[1])
+waiting.clear(component, KEYS[1])
 admit(component)
 return n
