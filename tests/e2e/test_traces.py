@@ -118,7 +118,10 @@ def test_a_worker_counts_its_tokens_and_shows_its_engine(
         assert status == 200
     for kind, count in (("prompt", answer["usage"]["prompt_tokens"]), ("completion", 2)):
         name = f'tokens_total{{endpoint="{NAMESPACE}.Worker.generate",kind="{kind}"}}'
-        assert sample(metrics(), name) - sample(before, name) == 2 * count
+        until(
+            lambda name=name, count=count: sample(metrics(), name) - sample(before, name) == 2 * count,
+            what=f"the tokens of both: {name}",
+        )
     until(
         lambda: sample(metrics(), 'instance_prefix_hits{component="Worker"}') > 0,
         what="prefix hits of the worker",

@@ -185,4 +185,4 @@ async def test_thousands_of_idle_readers_cost_little(
         for sub in subs:
             sub.check_at = now()
         await eventually(lambda: all(sub.check_at > now() for sub in subs))
-        assert calls <= 2000 / 128 + 1
+        assert calls <= 2 * 2000 / 128  # 128 at a time; where the loop is late, some go by themselves
