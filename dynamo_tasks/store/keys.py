@@ -139,7 +139,7 @@ def unacked_index_key(lease: int, prefix: str = "") -> str:
 
 def priority_suffix(priority: int) -> str:
     """The suffix that kombu adds to a queue's name for a Celery priority 0..9; empty for step 0."""
-    return _SUFFIXES[min(max(0, priority), 9)]
+    return _SUFFIXES[min(max(0, int(priority)), 9)]  # JSON of others may have 5.0
 
 
 def _is_token(name: str, before: str) -> bool:

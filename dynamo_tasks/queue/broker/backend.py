@@ -27,7 +27,7 @@ from dynamo_tasks.config.host.tls import TlsOptions
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
-from dynamo_tasks.queue.broker.envelope import HEADER, persisted
+from dynamo_tasks.queue.broker.envelope import HEADER, INBOX, persisted
 from dynamo_tasks.queue.broker.greenlets import await_, may_await
 from dynamo_tasks.queue.broker.message import read_plain
 from dynamo_tasks.queue.broker.outages import while_away
@@ -175,7 +175,7 @@ class ResultBackend(RedisBackend):  # type: ignore[misc]
     def _inbox_of(self, request: Any) -> bytes | str:
         """The channel of the client that made a call; '' where it waits for none."""
         header = request.get(HEADER) if hasattr(request, "get") else None
-        name = persisted(header).get("inbox")
+        name = persisted(header).get(INBOX)
         return self.get_key_for_task(name) if is_inbox(name) else ""
 
     def decode(self, payload: Any) -> Any:

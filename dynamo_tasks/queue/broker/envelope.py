@@ -28,6 +28,7 @@ from dynamo_tasks.store.ledger.submission import NewRequest
 __all__ = [
     "EMBED",
     "HEADER",
+    "INBOX",
     "OWN_HEADERS",
     "CallHeader",
     "build_envelope",
@@ -42,6 +43,8 @@ __all__ = [
 ]
 
 HEADER = "dynamo"
+INBOX = "re"
+"""Field of the header that a message keeps: where its result is published as well. Queued messages have it."""
 _LONGEST_ID = 255
 _json = msgspec.json.Encoder().encode
 _repr = reprlib.Repr()
@@ -71,7 +74,7 @@ class CallHeader(msgspec.Struct, kw_only=True, omit_defaults=True):
     options: RequestOptions = msgspec.field(default_factory=RequestOptions)
     named: bool = False
     release: tuple[str, int] | None = None
-    inbox: str = ""
+    inbox: str = msgspec.field(default="", name=INBOX)
 
     def encoded(self) -> dict[str, Any]:
         """The value of the header, with the protocol version of its writer."""
@@ -81,8 +84,8 @@ class CallHeader(msgspec.Struct, kw_only=True, omit_defaults=True):
 def persisted(header: Any) -> dict[str, Any]:
     """Return the part of the header that a message keeps once the ledger has it."""
     kept: dict[str, Any] = {"v": PROTOCOL}
-    if isinstance(header, dict) and header.get("inbox"):
-        kept["inbox"] = header["inbox"]
+    if isinstance(header, dict) and header.get(INBOX):
+        kept[INBOX] = header[INBOX]
     return kept
 
 

@@ -26,6 +26,7 @@ from dynamo_tasks.queue.broker.backend import ResultBackend
 from dynamo_tasks.queue.broker.envelope import (
     EMBED,
     HEADER,
+    INBOX,
     OWN_HEADERS,
     CallHeader,
     build_envelope,
@@ -87,7 +88,7 @@ def publish(
     try:
         more = {**headers, "argsrepr": options["argsrepr"]}
         if inbox:
-            more[HEADER] = persisted({"inbox": inbox})
+            more[HEADER] = persisted({INBOX: inbox})
         call.options.ignore_result = bool(task.ignore_result)
         message = build_envelope(
             task.endpoint, result.id, body, call.options, queue=task.endpoint.queue, reply_to=app.thread_oid, more=more

@@ -19,6 +19,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.queue.broker.envelope import (
     HEADER,
+    INBOX,
     CallHeader,
     check_call,
     persisted,
@@ -219,7 +220,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         released = _releasing.get()
         if released is not None and options.get("retries"):
             header.release = released
-            header.inbox = persisted(self.request.get(HEADER)).get("inbox", "")
+            header.inbox = persisted(self.request.get(HEADER)).get(INBOX, "")
         trace = context.child_headers() if context is not None else {}
         headers = {**trace, **(options.pop("headers", None) or {})}
         is_new, task_id = not task_id, task_id or uuid()

@@ -123,6 +123,8 @@ class SharedObjects:
             of_component[endpoint.name].remove(handler)
         if not of_component[endpoint.name]:
             del of_component[endpoint.name]
+        if not of_component:
+            del self._stats[endpoint.queue]
 
     def stats(self, service_name: str) -> dict[str, dict[str, Any]]:
         """Stats of the endpoints of a component that this process serves."""

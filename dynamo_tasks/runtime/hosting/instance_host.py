@@ -104,7 +104,11 @@ class InstanceHost:
         self.worker_context.on_engine_died = self._suspect
         self._actors = Actors()
         self._helpers = Sweeper(store, erases=serves), Recoverer(store, cuts=serves)
-        gate = HealthGate(self.lifecycle, app.consumer_gate, lambda: list(self._registrations.values()))
+        gate = HealthGate(
+            self.lifecycle,
+            app.consumer_gate,
+            lambda: [one for one in self._registrations.values() if one.started],
+        )
         self._health = HealthMonitor(
             health, self._ask, lambda: [one.handler for one in self.hosted.values()],
             busy=self._is_busy, on_result=gate.result, on_dead=self._die,
@@ -134,7 +138,10 @@ class InstanceHost:
                 await self._take()
                 await self._register()
             except BaseException:
-                await self._drop(endpoints)
+                try:
+                    await self._drop(endpoints)
+                finally:
+                    await self._give_up_registrations()
                 raise
 
     async def remove(self, endpoints: Iterable[EndpointId]) -> None:
@@ -173,6 +180,13 @@ class InstanceHost:
             del self.worker_context.handlers[str(one.id)]
             self._app.tasks.unregister(str(one.id))
             self._registry.forget_stats(one.id, one.stats)
+
+    async def _give_up_registrations(self) -> None:
+        """Leave the namespaces in which it was to be registered for what is dropped now."""
+        for namespace, registration in list(self._registrations.items()):
+            if not registration.started:
+                del self._registrations[namespace]
+                await registration.stop()
 
     def _wanted(self) -> list[str]:
         named = (queue for one in self.hosted.values() for queue in one.queues(self.lease))

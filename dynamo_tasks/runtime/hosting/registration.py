@@ -78,7 +78,7 @@ class Registration(Actor):
         self._commands = store.commands
         self._recovery = Recovery(store)
         self._unaccounted: set[str] = set()
-        self._registered = False
+        self._registered = self._asked = False
         self.on_control = CommandHandler(store, namespace, refuse_command).take
         self._appearing: asyncio.Future[None] | None = None
         self._keys = store.keys(namespace)
@@ -92,6 +92,11 @@ class Registration(Actor):
     def registered(self) -> bool:
         """``True`` while it can be found."""
         return self._registered
+
+    @property
+    def started(self) -> bool:
+        """``True`` while it keeps its lease; before that, nobody but its start registers it."""
+        return self._task is not None
 
     async def _subscribe(self, wire: Wire) -> None:
         # The presence channel comes last: an instance that is seen there gets every command.
@@ -145,6 +150,7 @@ class Registration(Actor):
         """
         if self._registered:
             return
+        self._asked = True
         await self._registry.register(self._namespace, self.lease, self._infos, self.traffic)
         self._registered = True
         _report_registered(self._infos)
@@ -233,12 +239,11 @@ class Registration(Actor):
         await self._recovery.reassign([info.id for info in self._infos], self.lease)
 
     async def stop(self) -> None:
-        """Give the lease back."""
+        """Give the lease back, also where a start was given up while Redis was asked for it."""
         if self._appearing is not None:
             self._appearing.cancel()
-        held = self._task is not None
         await super().stop()
-        if held:
+        if self._asked:
             with contextlib.suppress(DynamoError):
                 await self._leave_queues()
                 await self._registry.revoke(self._namespace, self.lease)

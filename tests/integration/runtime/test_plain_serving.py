@@ -124,6 +124,36 @@ def test_a_start_that_was_given_up_can_be_tried_again(own_server: RedisServer) -
     assert asyncio.run(session()) == 21
 
 
+def test_a_start_in_another_namespace_that_was_given_up_leaves_nothing_there(own_server: RedisServer) -> None:
+    """Neither its health checks nor the next start make it known there, nor keep a lease of it."""
+
+    async def session() -> None:
+        async with await DistributedRuntime.create(
+            own_server.url, health_check={"interval": 0.02}
+        ) as runtime:
+            execute = runtime.client.store.commands.execute
+
+            async def start(namespace: str, name: str) -> None:
+                endpoint = runtime.namespace(namespace).component("Here").endpoint(name)
+                await endpoint.endpoint_builder().handler(lambda n: n).start()
+
+            await start("own-kept", "one")
+            given_up = []
+            for n, pause in enumerate((0, 0.0005, 0.001, 0.002, 0.004, 0.008, 0.016)):
+                starting = asyncio.create_task(start(f"own-elsewhere-{n}", "two"))
+                await asyncio.sleep(pause)
+                if starting.cancel():
+                    given_up.append(f"own-elsewhere-{n}")
+                await asyncio.wait([starting])
+                await start("own-kept", f"further-{n}")
+            assert given_up
+            for namespace in given_up:
+                assert await execute("KEYS", f"dt:{namespace}:inst*") == []
+                assert await execute("KEYS", f"dt:{namespace}:lease:*") == []
+
+    asyncio.run(session())
+
+
 def test_a_further_start_that_was_given_up_leaves_nothing(with_runtime: Run) -> None:
     async def session(runtime: DistributedRuntime) -> None:
         hierarchy = runtime.namespace("own-given-up")

@@ -146,9 +146,9 @@ def _asked(**more: Any) -> Context:
 @pytest.mark.parametrize(
     ("header", "inbox"),
     [
-        ({"v": 1, "inbox": "client-1"}, b"celery-task-meta-client-1"),
+        ({"v": 1, "re": "client-1"}, b"celery-task-meta-client-1"),
         *(
-            ({"v": 1, "inbox": bad}, "")
+            ({"v": 1, "re": bad}, "")
             for bad in ("dt:dynamo:alive:1", "", None, 5, "client-" + "x" * 100, ["client-1"])
         ),
         ({}, ""),
@@ -217,7 +217,7 @@ class _Worker:
 
 def test_a_result_is_kept_for_its_time_and_announced() -> None:
     link = _Link([b"OK", 1, 1])
-    _Worker(link).store(dynamo={"v": 1, "inbox": "client-1"})
+    _Worker(link).store(dynamo={"v": 1, "re": "client-1"})
     kept, told, told_inbox = link.sent
     assert kept[:3] == [b"SETEX", b"celery-task-meta-id", b"60"]
     assert told == [b"PUBLISH", b"celery-task-meta-id", kept[3]]
@@ -235,7 +235,7 @@ def test_a_server_that_does_not_take_it_is_asked_again(
     """In a thread, so that the loop goes on; what the message says holds there, too."""
     monkeypatch.setattr(module, "CONNECT_TIMEOUT", 0.01)
     worker = _Worker(_Link(replies))
-    worker.store(dynamo={"v": 1, "inbox": "client-1"})
+    worker.store(dynamo={"v": 1, "re": "client-1"})
     assert [asked[:2] for asked in worker.client.asked] == [
         ("setex", b"celery-task-meta-id"), ("publish", b"celery-task-meta-id"), ("execute",),
         ("publish", b"celery-task-meta-client-1"),
@@ -287,6 +287,6 @@ def _listening(signal: Any) -> Iterator[None]:
 
 
 def test_the_channel_of_a_client_lasts() -> None:
-    assert persisted({"v": 9, "inbox": "client-1", "named": True}) == {"v": 1, "inbox": "client-1"}
-    for header in (None, {}, {"v": 1}, 5, {"inbox": ""}):
+    assert persisted({"v": 9, "re": "client-1", "named": True}) == {"v": 1, "re": "client-1"}
+    for header in (None, {}, {"v": 1}, 5, {"re": ""}):
         assert persisted(header) == {"v": 1}

@@ -18,11 +18,11 @@ FROM, TO = EndpointId("ns", "Router", "generate"), EndpointId("ns", "Worker", "g
 
 @pytest.mark.parametrize("inbox", ["", "client-1"])
 def test_it_says_whom_it_calls_and_where_its_result_is_announced(inbox: str) -> None:
-    more: dict[str, Any] = {"dynamo": persisted({"inbox": inbox}), "traceparent": "00-1-2-01"}
+    more: dict[str, Any] = {"dynamo": persisted({"re": inbox}), "traceparent": "00-1-2-01"}
     raw = build_envelope(FROM, "id", b"[[1],{},{}]", RequestOptions(), queue=FROM.queue, more=more)
     message = json.loads(_readdressed(raw, ForwardRequested(TO, 7)))
     assert message["headers"]["task"] == str(TO)
     assert message["headers"]["traceparent"] == "00-1-2-01"
-    assert message["headers"]["dynamo"].get("inbox", "") == inbox
+    assert message["headers"]["dynamo"].get("re", "") == inbox
     assert message["properties"]["delivery_info"]["routing_key"] == TO.queue
     assert message["body"] == "[[1],{},{}]"
