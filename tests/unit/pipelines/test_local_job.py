@@ -33,7 +33,7 @@ EXAMPLE = Path(__file__).with_name("sage_example.py")
 def no_thread_is_left() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
-    assert set(threading.enumerate()) <= before
+    until(lambda: set(threading.enumerate()) <= before, 10, lambda: f"no more threads than {before}")
 
 
 def script(*argv: str) -> subprocess.CompletedProcess[str]:

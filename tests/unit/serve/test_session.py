@@ -91,6 +91,13 @@ class Run:
         )
         self.lines: list[str] = []
 
+    def until_deaf(self) -> None:
+        """Read on until it is ready and its worker ignores signals, in whichever order."""
+        left = {"^ready ", r"Worker-0 \| url "}
+        while left:
+            line = self.until("|".join(left)).string
+            left = {one for one in left if not re.search(one, line)}
+
     def until(self, pattern: str) -> re.Match[str]:
         """Read on to a line that matches."""
         assert self.process.stdout
@@ -187,7 +194,7 @@ def test_a_second_ctrl_c_kills_at_once(home: Home) -> None:
 def _killed_by_the_second(home: Home) -> float:
     """Seconds from the first one to the end of the deaf worker, whose grace is longer."""
     run = Run(home, more="deaf")
-    run.until("^ready ")
+    run.until_deaf()
     run.process.send_signal(signal.SIGINT)
     run.until("^stop .* stopping$")
     began = time.monotonic()
@@ -214,7 +221,7 @@ def test_nohup_is_respected(home: Home) -> None:
 def test_a_worker_that_ignores_sigterm_does_not_hold_it_up(home: Home) -> None:
     def seconds() -> float:
         run = Run(home, more="deaf")
-        run.until("^ready ")
+        run.until_deaf()
         worker = run.pid("Worker-0")
         code, took = run.end(signal.SIGTERM)
         assert code == 0
@@ -287,7 +294,7 @@ def test_a_killed_server_comes_back_for_the_same_clients(home: Home) -> None:
 
 def test_nothing_outlives_a_killed_run(home: Home) -> None:
     run = Run(home, more="deaf")
-    run.until("^ready ")
+    run.until_deaf()
     processes = [run.pid("Worker-0"), run.pid("Frontend"), server_of(home)]
     run.end(signal.SIGKILL)
     assert all(process.wait_gone(10) for process in processes)
