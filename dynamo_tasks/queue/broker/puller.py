@@ -184,10 +184,6 @@ class Puller:
         """
         self._stopping = True
         self._woken.set()
-        if self.blocked_as is not None and self._link.connected:
-            await greenlets.run_yielding(unblock, self.blocked_as)
-        with contextlib.suppress(asyncio.CancelledError, TimeoutError):
-            async with asyncio.timeout(1.0):
-                await asyncio.shield(self._task)
+        await self.call_back(unblock)
         self._task.cancel()
         await self._link.close()
