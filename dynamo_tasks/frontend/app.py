@@ -6,7 +6,7 @@ through Starlette's router. Whatever fails, on either way, becomes an answer in 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import unquote
 
@@ -22,10 +22,12 @@ from dynamo_tasks.frontend.access.origins import Origins
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
 from dynamo_tasks.frontend.call import HttpCall, end_http_span, http_span, new_id
 from dynamo_tasks.frontend.gateway import Gateway
+from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, error_payload, error_response, json_response
 from dynamo_tasks.frontend.metrics import RequestMeter, count_request
-from dynamo_tasks.frontend.openai.routes import OpenAIAPI
+from dynamo_tasks.frontend.models import ModelsAPI
+from dynamo_tasks.frontend.openai.apis import Api, ChatApi, CompletionsApi, EmbeddingsApi
 from dynamo_tasks.frontend.openapi import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi import OpenApi
 from dynamo_tasks.frontend.requests_api import RequestsAPI
@@ -34,7 +36,6 @@ from dynamo_tasks.observe import log
 
 __all__ = ["FrontendApp", "create_app"]
 
-_Handler = Callable[[Request], Awaitable[ASGIApp]]
 _HEADER = REQUEST_ID.encode()
 
 
@@ -68,16 +69,17 @@ class FrontendApp:
         routes: Sequence[ApiRoute] = (),
         fallback: ASGIApp | None = None,
     ):
-        openai = OpenAIAPI(gateway, settings)
+        self._generation = Generation(gateway, settings)
         self._settings = settings
         self._keys = ApiKeys(settings.api_keys)
         self._origins = Origins(settings.cors_origins, settings.allowed_hosts, settings.host, not self._keys)
-        self._hot: dict[str, tuple[str, _Handler]] = {
-            "/v1/chat/completions": ("chat", openai.chat),
-            "/v1/completions": ("completions", openai.completions),
-            "/v1/embeddings": ("embeddings", openai.embeddings),
+        self._hot: dict[str, Api] = {
+            "/v1/chat/completions": ChatApi(),
+            "/v1/completions": CompletionsApi(),
+            "/v1/embeddings": EmbeddingsApi(),
         }
-        own = _routes(openai, RequestsAPI(gateway, settings), HealthAPI(gateway))
+        apis = {api.name: api for api in self._hot.values()}
+        own = _routes(ModelsAPI(gateway), RequestsAPI(gateway, settings, apis), HealthAPI(gateway))
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive, gateway) for route in routes]
@@ -95,15 +97,13 @@ class FrontendApp:
         call.browser = self._origins.headers(scope)
         hot = self._hot.get(scope["path"])
         if hot is not None:
-            await self._answer_hot(call, *hot, scope, receive, send)
+            await self._answer_hot(call, hot, scope, receive, send)
         else:
             await self._answer_cold(call, scope, receive, send)
 
-    async def _answer_hot(
-        self, call: HttpCall, api: str, handler: _Handler, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        call.api = api
-        call.meter = meter = RequestMeter(api)
+    async def _answer_hot(self, call: HttpCall, api: Api, scope: Scope, receive: Receive, send: Send) -> None:
+        call.api = api.name
+        call.meter = meter = RequestMeter(api.name)
         response: Any = None
         status = 500
         span = http_span(call, scope)
@@ -112,13 +112,13 @@ class FrontendApp:
             if response is None and scope["method"] != "POST":
                 raise HTTPException(405, headers={"Allow": "POST"})
             if response is None:
-                response = await handler(Request(scope, receive))
+                response = await self._generation.answer(api, Request(scope, receive))
             await response(scope, receive, call.answers(send))
             status = getattr(response, "status", 200)
         except ClientDisconnect:
             status = 499
         except Exception as exc:  # the outermost layer: whatever it is, the client gets an answer
-            failure = _failure(exc, call, scope)
+            failure = _failure(exc, call, scope, api)
             status = failure.status_code
             if getattr(response, "started", False):
                 raise
@@ -128,7 +128,7 @@ class FrontendApp:
             meter.done(status, tokens, usage)
             end_http_span(span, status, meter.model, usage)
             log.event(
-                "http.request", request_id=call.request_id, api=api, status=status, model=meter.model,
+                "http.request", request_id=call.request_id, api=api.name, status=status, model=meter.model,
                 duration_s=meter.seconds, key=key_id(call.owner_key),
             )  # fmt: skip
 
@@ -179,10 +179,10 @@ class _Start:
         await self._send(message)
 
 
-def _routes(openai: OpenAIAPI, requests: RequestsAPI, health: HealthAPI) -> list[Route]:
+def _routes(models: ModelsAPI, requests: RequestsAPI, health: HealthAPI) -> list[Route]:
     return [
-        Route("/v1/models", openai.models, name="models"),
-        Route("/v1/models/{name:path}", openai.model, name="models"),
+        Route("/v1/models", models.all, name="models"),
+        Route("/v1/models/{name:path}", models.one, name="models"),
         Route("/v1/requests/{id}", requests.one, methods=["GET", "DELETE"], name="requests"),
         Route("/v1/requests/{id}/stream", requests.stream, name="stream"),
         Route("/v1/requests/{id}/stream-token", requests.token, methods=["POST"], name="stream_token"),
@@ -207,15 +207,16 @@ def _route_name(scope: Scope) -> str:
     return str(name or "other")
 
 
-def _failure(exc: Exception, call: HttpCall, scope: Scope) -> Any:
+def _failure(exc: Exception, call: HttpCall, scope: Scope, api: Api | None = None) -> Any:
     """The answer for what went wrong."""
+    answer = error_response if api is None else api.failure
     if isinstance(exc, DynamoError):
-        return error_response(exc, call.request_id)
+        return answer(exc, call.request_id)
     if isinstance(exc, HTTPException):
         return _http_failure(exc, call, scope)
     log.event("http.error", exc=exc, request_id=call.request_id, api=call.api, error=str(exc))
     text = f"{type(exc).__name__}; the server's log has more about request {call.request_id}"
-    return error_response(EndpointError(text), call.request_id)
+    return answer(EndpointError(text), call.request_id)
 
 
 def _http_failure(exc: HTTPException, call: HttpCall, scope: Scope) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
@@ -12,10 +13,11 @@ from starlette.types import ASGIApp
 from dynamo_tasks.errors import AuthenticationError, InvalidRequestError
 from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL, issue
 from dynamo_tasks.frontend.call import call_of
-from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
+from dynamo_tasks.frontend.gateway import EventStream, Gateway, RequestInfo
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, describe, header_text, json_response
 from dynamo_tasks.frontend.http.uploads import read_body
-from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render, Renderer, usage_of
+from dynamo_tasks.frontend.openai.apis import Api
+from dynamo_tasks.frontend.openai.render import Render, Renderer, usage_of
 from dynamo_tasks.frontend.openai.values import ValueRenderer, parse_position
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.sse import EventStreamResponse
@@ -29,9 +31,10 @@ _FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}
 class RequestsAPI:
     """The handlers under ``/v1/requests``."""
 
-    def __init__(self, gateway: Gateway, settings: FrontendSettings):
+    def __init__(self, gateway: Gateway, settings: FrontendSettings, apis: Mapping[str, Api]):
         self._gateway = gateway
         self._settings = settings
+        self._apis = apis
 
     async def one(self, request: Request) -> Response:
         """``GET`` and ``DELETE /v1/requests/{id}``."""
@@ -77,10 +80,15 @@ class RequestsAPI:
         if stream.saw_end:
             stream.close()
             return Response(status_code=204, headers={REQUEST_ID: header_text(stream.request_id)})
-        renderer: Renderer = ValueRenderer(position.skip)
-        if stream.render is not None:
-            renderer = CompletionRenderer(Render.decode(stream.render, stream.request_id))
+        renderer = self._renderer(stream) or ValueRenderer(position.skip)
         return EventStreamResponse(stream, renderer, api="stream", keep_alive=self._settings.keep_alive)
+
+    def _renderer(self, stream: EventStream) -> Renderer | None:
+        """The renderer of the API that the request came by; ``None`` where it came by none that is known here."""
+        if stream.render is None:
+            return None
+        render = Render.decode(stream.render, stream.request_id)
+        return self._apis[render.api].renderer(render) if render.api in self._apis else None
 
 
 def _shown(info: RequestInfo) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from dynamo_tasks.frontend.gateway import EventStream
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, check_end, header_text
 from dynamo_tasks.frontend.http.timeouts import PROBE
 from dynamo_tasks.frontend.metrics import RequestMeter
-from dynamo_tasks.frontend.openai.render import DONE, Renderer, error_event
+from dynamo_tasks.frontend.openai.render import Renderer
 from dynamo_tasks.observe import log
 from dynamo_tasks.protocol.events import End, Event, Kind
 
@@ -200,8 +200,8 @@ class EventStreamResponse:
                 events = await following()
         except DynamoError as error:
             self.status = error.http_status
-            return error_event(error) + DONE
-        return DONE  # a reader that had seen the end already
+            return renderer.close(error)
+        return renderer.close(None)  # a reader that had seen the end already
 
     def _finished(self, body: bytes) -> bytes:
         if self._renderer.error is not None:

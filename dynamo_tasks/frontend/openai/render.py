@@ -22,6 +22,7 @@ from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, merge_delta
 __all__ = [
     "DONE",
     "CompletionRenderer",
+    "EndsWithDone",
     "Render",
     "Renderer",
     "as_delta",
@@ -52,6 +53,7 @@ class _Stored(Struct, array_like=True):
     created: int
     include_usage: bool
     n: int
+    extra: bytes = b""
 
 
 _decode_stored = msgspec.msgpack.Decoder(_Stored).decode
@@ -61,12 +63,13 @@ class Render(Struct, frozen=True):
     """The data that rendering a completion takes besides its events; stored with the request.
 
     Attributes:
-        api: ``chat`` or ``completions``.
+        api: The name of the API that the request came by.
         id: The request's id.
         model: As the client named it.
         created: Seconds since 1970.
         include_usage: Whether the stream ends with a usage chunk.
         n: Number of choices.
+        extra: What else the API needs, encoded by itself.
     """
 
     api: str
@@ -75,6 +78,7 @@ class Render(Struct, frozen=True):
     created: int
     include_usage: bool = False
     n: int = 1
+    extra: bytes = b""
 
     @property
     def completion_id(self) -> str:
@@ -83,8 +87,8 @@ class Render(Struct, frozen=True):
 
     def encode(self) -> bytes:
         """Encode as msgpack, without the id: a record of short fields alone takes a fourth of the memory."""
-        stored = _Stored(self.api, self.model, self.created, self.include_usage, self.n)
-        return msgspec.msgpack.encode(stored)
+        stored = (self.api, self.model, self.created, self.include_usage, self.n, self.extra)
+        return msgspec.msgpack.encode(stored if self.extra else stored[:-1])
 
     @classmethod
     def decode(cls, data: bytes, request_id: str) -> Render:
@@ -119,8 +123,24 @@ class Renderer(Protocol):
         """The SSE bytes of some events; may be empty."""
         ...
 
+    def close(self, error: DynamoError | None) -> bytes:
+        """The last SSE bytes of a stream whose end event does not come.
 
-class CompletionRenderer:
+        Args:
+            error: Why the stream cannot be read any further; ``None`` = the reader has had its end before.
+        """
+        ...
+
+
+class EndsWithDone:
+    """Renderers of streams whose last line is ``[DONE]``."""
+
+    def close(self, error: DynamoError | None) -> bytes:
+        """The error, if there is one, and the last line."""
+        return DONE if error is None else error_event(error) + DONE
+
+
+class CompletionRenderer(EndsWithDone):
     """Chunks of ``chat.completion.chunk`` or ``text_completion``."""
 
     def __init__(self, render: Render):

@@ -14,7 +14,14 @@ import msgspec
 
 from dynamo_tasks.errors import DynamoError, InvalidEventIdError
 from dynamo_tasks.frontend.http.errors import end_error
-from dynamo_tasks.frontend.openai.render import DONE, attempt_comment, error_event, one_line, values_of
+from dynamo_tasks.frontend.openai.render import (
+    DONE,
+    EndsWithDone,
+    attempt_comment,
+    error_event,
+    one_line,
+    values_of,
+)
 from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId, Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
 
@@ -53,7 +60,7 @@ def parse_position(text: str | None) -> Position:
     return Position(EventId(event.epoch, event.seq - 1), int(count))
 
 
-class ValueRenderer:
+class ValueRenderer(EndsWithDone):
     """Renders the values that an endpoint yields, and the one that it returns."""
 
     def __init__(self, skip: int = 0):

@@ -32,8 +32,13 @@ def test_a_render_crosses_processes() -> None:
 
 
 def test_a_render_of_a_newer_peer_can_be_read() -> None:
-    newer = msgspec.msgpack.encode(["chat", "m", 1, False, 1, "red"])
-    assert Render.decode(newer, "a") == Render("chat", "a", "m", 1)
+    newer = msgspec.msgpack.encode(["chat", "m", 1, False, 1, b"x", "red"])
+    assert Render.decode(newer, "a") == Render("chat", "a", "m", 1, extra=b"x")
+
+
+def test_a_render_takes_no_byte_for_what_an_api_does_not_need() -> None:
+    render = Render("chat", "a", "m", 1)
+    assert len(msgspec.structs.replace(render, extra=b"x").encode()) == len(render.encode()) + 3
 
 
 def test_a_chat_stream_is_what_openai_clients_expect() -> None:

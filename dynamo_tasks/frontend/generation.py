@@ -1,0 +1,211 @@
+"""The one way of HTTP requests into the queue: count, read, check, prepare, submit, answer.
+
+What differs between APIs is an :class:`~dynamo_tasks.frontend.openai.apis.Api`; lines of batches come this way, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from msgspec import Struct
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from dynamo_tasks.engines.text.threads import offload
+from dynamo_tasks.errors import InvalidRequestError, ServerUnavailableError
+from dynamo_tasks.frontend.call import HttpCall, call_of, raw_body
+from dynamo_tasks.frontend.gateway import EventStream, Gateway, Submission
+from dynamo_tasks.frontend.http.errors import json_response
+from dynamo_tasks.frontend.models import find_model
+from dynamo_tasks.frontend.openai.apis import Api
+from dynamo_tasks.frontend.openai.collect import CollectedResponse
+from dynamo_tasks.frontend.openai.render import Render
+from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.sse import EventStreamResponse
+from dynamo_tasks.protocol.http.openai import GenerationRequest, OpenAIRequest
+from dynamo_tasks.protocol.options import RequestOptions
+from dynamo_tasks.protocol.trace import TRACE_HEADERS
+
+__all__ = ["IDEMPOTENCY_HEADER", "TIMEOUT_HEADER", "Generation", "Prepared"]
+
+IDEMPOTENCY_HEADER = "idempotency-key"
+"""The same key with the same body gives the same request, once."""
+
+TIMEOUT_HEADER = "x-request-timeout"
+"""Seconds by which the request must have ended."""
+
+_IDEMPOTENCY_LIMIT = 255
+_LONGEST = 10**9
+_SURE = 5.0
+"""Seconds for which a place that a request took is its own, whether it is submitted or not; the server waits for 10."""
+
+
+class Prepared(Struct):
+    """A request that is ready to be submitted.
+
+    Attributes:
+        api: The API that it came by.
+        request: Its checked body.
+        submission: As it goes to the queue.
+        render: How its stream is rendered; ``None`` where that is just values.
+    """
+
+    api: Api
+    request: OpenAIRequest
+    submission: Submission
+    render: Render | None
+
+
+class Generation:
+    """Takes requests of all APIs."""
+
+    def __init__(self, gateway: Gateway, settings: FrontendSettings):
+        self._gateway = gateway
+        self._settings = settings
+
+    async def answer(self, api: Api, request: Request) -> ASGIApp:
+        """Answer an HTTP request with what becomes of it."""
+        call = call_of(request)
+        async with self._counted(api, call):
+            prepared = await self.prepare(api, await raw_body(request), call, request.headers)
+            stream = await self.submit(prepared, call)
+        return self._response(prepared, stream, call)
+
+    async def prepare(self, api: Api, raw: bytes, call: HttpCall, headers: Mapping[str, str]) -> Prepared:
+        """Read and check a body, and prepare it for the queue; a large one beside the loop.
+
+        Args:
+            api: What the body is of.
+            raw: The body.
+            call: Who sent it, and the id of the request that it becomes.
+            headers: Of the HTTP request: its trace, its time limit, its idempotency key.
+
+        Raises:
+            InvalidRequestError: names the field, and what is allowed.
+            UnknownModelError: Nobody serves the model.
+        """
+        parsed = await api.read(raw, call)
+        request = parsed.request
+        model = find_model(api, request.model, await self._gateway.models())
+        if call.meter is not None:
+            call.meter.model = request.model
+        payload = await offload(len(raw), self._gateway.prepare, api.base, parsed.body, model)
+        render = api.render(parsed, payload, call.request_id)
+        submission = Submission(
+            endpoint=model.endpoints[api.operation],
+            payload=payload,
+            request_id=call.request_id,
+            options=self._options(request, call, headers),
+            render=None if render is None else render.encode(),
+            owner_key=call.owner_key,
+            headers={name: headers[name] for name in TRACE_HEADERS if name in headers},
+            size=len(raw),
+        )
+        return Prepared(api, request, submission, render)
+
+    async def submit(self, prepared: Prepared, call: HttpCall) -> EventStream:
+        """Put it into its queue, and read it from its start. See :meth:`.Gateway.submit`."""
+        api = prepared.api
+        if call.counted_at and time.monotonic() - call.counted_at > _SURE:
+            await self._count(api, call)  # its body took long: the place may be another's by now
+        stream = await self._gateway.submit(prepared.submission)
+        if call.limits.counted and stream.request_id != call.request_id:  # an idempotent repetition
+            await self._gateway.withdraw(api.base, call.request_id, call.owner_key, call.limits)
+        return stream
+
+    @contextlib.asynccontextmanager
+    async def _counted(self, api: Api, call: HttpCall) -> AsyncIterator[None]:
+        """Count a request for its API key before anything of it is read; it has its place until it ends.
+
+        Raises:
+            RateLimitError: The API key is at a limit of its own.
+        """
+        if not call.limits.counted:
+            yield
+            return
+        await self._count(api, call)
+        try:
+            yield
+        except ServerUnavailableError:
+            raise  # it may have been submitted
+        except BaseException:
+            await self._gateway.withdraw(api.base, call.request_id, call.owner_key, call.limits)
+            raise
+
+    async def _count(self, api: Api, call: HttpCall) -> None:
+        allowance = await self._gateway.admit(api.base, call.request_id, call.owner_key, call.limits)
+        call.counted_at = time.monotonic()
+        call.headers = allowance.headers()
+        allowance.check()
+
+    def _response(self, prepared: Prepared, stream: EventStream, call: HttpCall) -> ASGIApp:
+        api, asked, render = prepared.api, prepared.request, prepared.render
+        streamed = isinstance(asked, GenerationRequest) and asked.stream
+        if isinstance(asked, GenerationRequest) and asked.background and not streamed:
+            stream.close()
+            return _accepted(stream.request_id)
+        if stream.render is not None and stream.request_id != call.request_id:
+            # An idempotent repetition: the first one's id and time.
+            render = Render.decode(stream.render, stream.request_id)
+        if not streamed or render is None:
+            return CollectedResponse(stream, api.collector(render, asked), api=api.name, meter=call.meter)
+        return EventStreamResponse(
+            stream,
+            api.renderer(render),
+            api=api.name,
+            keep_alive=self._settings.keep_alive,
+            header_delay=self._settings.header_delay,
+            meter=call.meter,
+        )
+
+    def _options(self, asked: OpenAIRequest, call: HttpCall, headers: Mapping[str, str]) -> RequestOptions:
+        chosen = asked.options()
+        if "timeout" not in chosen:
+            chosen |= _timeout(headers)
+        self._settings.check(chosen)
+        timeout = chosen.pop("timeout", None)
+        return RequestOptions(
+            deadline=time.time() + timeout if timeout else 0.0,
+            ignore_result=True,
+            idempotency_key=_idempotency_key(headers),
+            tenant=call.owner_key,
+            weight=call.limits.weight,
+            **chosen,
+        )
+
+
+def _timeout(headers: Mapping[str, str]) -> dict[str, float]:
+    """The header of clients that can't put ``timeout`` into the body, as if they had."""
+    text = headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return {}
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST:
+        raise InvalidRequestError(
+            f"the header X-Request-Timeout must be a number of seconds above 0, not {text!r:.60}",
+            param=TIMEOUT_HEADER,
+        )
+    return {"timeout": seconds}
+
+
+def _idempotency_key(headers: Mapping[str, str]) -> str:
+    key = headers.get(IDEMPOTENCY_HEADER)
+    if key is None:
+        return ""
+    if not 0 < len(key) <= _IDEMPOTENCY_LIMIT:
+        raise InvalidRequestError(
+            f"the header Idempotency-Key must have 1 to {_IDEMPOTENCY_LIMIT} characters, not {len(key)}",
+            param=IDEMPOTENCY_HEADER,
+        )
+    return key
+
+
+def _accepted(request_id: str) -> Response:
+    location = {"location": f"/v1/requests/{request_id}"}
+    return json_response({"id": request_id, "status": "queued"}, 202, request_id, location)
