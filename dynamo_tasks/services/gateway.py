@@ -19,7 +19,6 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
-from dynamo_tasks.runtime.components.remote_call import submit
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
@@ -121,7 +120,7 @@ class RuntimeGateway:
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
             submission.headers = span.carry(submission.headers)
             new = await offload(submission.size, self._new_request, submission, endpoint, payload)
-            sub = await submit(self._runtime.client, new)
+            sub = await self._runtime.client.reader.submit(new)
         sub.render = sub.render or new.render
         return _stream(sub)
 

@@ -64,7 +64,7 @@ class Jobs:
         calls = [
             script("job_start").command(
                 [keys.job(job_id), keys.jobs], *pairs, base=keys.base, id=job_id,
-                namespaces=self.store.namespaces_key, namespace=self.namespace, name=name, plan=plan,
+                namespaces=self.store.keys.namespaces, namespace=self.namespace, name=name, plan=plan,
             )
         ]  # fmt: skip
         for one in requests:

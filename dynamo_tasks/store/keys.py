@@ -50,11 +50,14 @@ import re
 from dataclasses import dataclass
 from functools import cached_property
 
+from dynamo_tasks.protocol.names import check_namespace
+
 __all__ = [
     "PRIORITY_SEPARATOR",
     "PRIORITY_STEPS",
     "WAIT_QUEUE_STEP",
     "Keys",
+    "Keyspace",
     "client_channel",
     "consumer_name",
     "glob_escape",
@@ -318,3 +321,29 @@ class Keys:
         """The channels of client processes in a text that names readers: events are pushed nowhere else."""
         before = client_channel("", db=self.db, prefix=self.prefix)
         return [channel for channel in text.split() if _is_token(channel, before)]
+
+
+class Keyspace:
+    """Names of all keys on one server: called with a namespace, gives its :class:`Keys`; each is made once.
+
+    Args:
+        db: Number of the database.
+        prefix: What all keys and channels start with.
+    """
+
+    def __init__(self, db: int = 0, prefix: str = ""):
+        self.namespaces = namespaces_key(prefix)
+        """The set of all namespaces."""
+        self._db, self._prefix = db, prefix
+        self._known: dict[str, Keys] = {}
+
+    def __call__(self, namespace: str) -> Keys:
+        """Names of the keys of a namespace.
+
+        Raises:
+            InvalidNameError: it cannot be the name of one.
+        """
+        keys = self._known.get(namespace)
+        if keys is None:
+            keys = self._known[namespace] = Keys(check_namespace(namespace), self._db, self._prefix)
+        return keys

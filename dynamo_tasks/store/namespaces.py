@@ -33,7 +33,7 @@ async def purge_namespace(store: Store, namespace: str, *, force: bool = False) 
         raise NamespaceInUseError(
             f"{who} registered in namespace {namespace!r}; stop what serves it first, or use --force"
         )
-    await store.commands.execute("SREM", store.namespaces_key, namespace)
+    await store.commands.execute("SREM", store.keys.namespaces, namespace)
     return sum(
         [await _erase(store, pattern) for pattern in namespace_patterns(glob_escape(keys.prefix), namespace)]
     )

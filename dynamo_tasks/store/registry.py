@@ -88,7 +88,7 @@ class Registry:
         entries = [part for info in infos for part in (_member(info), info.encode())]
         reply = await script("register").run(
             self.store.commands, [keys.lease(lease), keys.instances], *limits, *entries, base=keys.base,
-            lease=f"{lease:x}", counter=secrets.token_hex(4), ttl=_TTL_MS, namespaces=self.store.namespaces_key,
+            lease=f"{lease:x}", counter=secrets.token_hex(4), ttl=_TTL_MS, namespaces=self.store.keys.namespaces,
             namespace=namespace, channel=keys.registry_channel, limits=len(limits) // 2,
         )  # fmt: skip
         if reply[0] == b"TAKEN":

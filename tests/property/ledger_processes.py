@@ -180,7 +180,7 @@ class Processes:
             world.store.commands, world.pair(request_id), *attempt.fields, Field.READERS, "",
             base=world.keys.base, id=request_id, lease=f"{attempt.lease:x}", claimed=attempt.epoch, nonce=attempt.nonce,
             attempt=attempt.number, previous=str(attempt.previous), new_server=0,
-            namespaces=world.store.namespaces_key, namespace=world.namespace,
+            namespaces=world.store.keys.namespaces, namespace=world.namespace,
         )  # fmt: skip
         mine = before.get("state") == "RUNNING" and before.get("nonce") == attempt.nonce
         assert (reply[0] == b"OK") == mine, f"{before}: resync answered {reply}"

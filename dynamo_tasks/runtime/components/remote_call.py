@@ -18,7 +18,6 @@ from dynamo_tasks.queue.client.result import values_of
 from dynamo_tasks.queue.execution.interrupt import Stop
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.sdk.endpoints.payloads import new_aggregate, plain_request
-from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.ledger.submission import NewRequest
 from dynamo_tasks.store.redis.connection import OPERATION_TIMEOUT, in_time
 from dynamo_tasks.store.streams.subscription import Subscription
@@ -26,7 +25,7 @@ from dynamo_tasks.store.streams.subscription import Subscription
 if TYPE_CHECKING:
     from dynamo_tasks.runtime.components.client import Client
 
-__all__ = ["Item", "RemoteCall", "submit"]
+__all__ = ["Item", "RemoteCall"]
 
 _CHILD_ABANDON_AFTER = 30.0
 """A parent that lost its worker must be found dead, queued and claimed again within this time."""
@@ -46,25 +45,6 @@ class Item:
     def data(self) -> Any:
         """The value that the endpoint yielded."""
         return self.value
-
-
-async def submit(client: StoreClient, new: NewRequest) -> Subscription:
-    """Queue a request and read it from its start.
-
-    Raises:
-        IdempotencyConflictError, QueueFullError, ServerUnavailableError: see :meth:`Ledger.submit`.
-    """
-    sub = client.reader.expect(new.endpoint.namespace, new.id)
-    new.reader = client.reader.channel
-    try:
-        request_id = await client.ledger.submit(new)
-    except BaseException:
-        sub.close()
-        raise
-    if request_id == new.id:
-        return sub
-    sub.close()
-    return await client.reader.join(request_id, namespace=new.endpoint.namespace)
 
 
 def _ends_children(exc: BaseException, context: Context) -> bool:
@@ -168,7 +148,7 @@ class RemoteCall:
         with submit_span(self.id, endpoint, self._queue, headers) as span:
             new = self._request(context, span.carry(headers))
             async with in_time(OPERATION_TIMEOUT if context is None else _CHILD_TIMEOUT):
-                return await submit(self._client.store, new)
+                return await self._client.store.reader.submit(new)
 
     def _request(self, context: Context | None, headers: dict[str, str]) -> NewRequest:
         endpoint = self._client.id

@@ -178,7 +178,7 @@ class Ledger:
         reply = await script("claim").run(
             self.store.commands, self._keys(endpoint.namespace, request_id), *extra, base=keys.base, id=request_id,
             lease=f"{lease:x}", nonce=nonce, retry_number=retries, tracked=int(tracked),
-            namespaces=self.store.namespaces_key, namespace=endpoint.namespace, speaks=PROTOCOL,
+            namespaces=self.store.keys.namespaces, namespace=endpoint.namespace, speaks=PROTOCOL,
             component=endpoint.component,
         )  # fmt: skip
         if reply[0] != b"OK":

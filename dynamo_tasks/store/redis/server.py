@@ -6,7 +6,7 @@ from typing import Any
 
 from dynamo_tasks.errors import ConfigError, RequestNotFoundError, ServerRefusedError, ServerUnavailableError
 from dynamo_tasks.protocol.names import check_namespace
-from dynamo_tasks.store.keys import Keys, namespaces_key
+from dynamo_tasks.store.keys import Keyspace
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import contained
@@ -24,13 +24,16 @@ class Store:
     Args:
         url: See :mod:`~dynamo_tasks.store.redis.address`.
         prefix: What all keys and channels start with: an application's ``global_keyprefix``.
+
+    Attributes:
+        keys: Names of its keys, by namespace.
     """
 
     def __init__(self, url: str, *, prefix: str = ""):
         self.address = Address.parse(url)
         self.prefix = prefix
         self.commands = Link(self.address, name="dynamo-tasks:commands", on_ready=self._learn)
-        self._keys: dict[str, Keys] = {}
+        self.keys = Keyspace(self.address.db, prefix)
         self.run_id = ""
         self.version = ""
 
@@ -91,24 +94,10 @@ class Store:
         """Close the command connection."""
         await self.commands.close()
 
-    def keys(self, namespace: str) -> Keys:
-        """Names of the keys of a namespace."""
-        keys = self._keys.get(namespace)
-        if keys is None:
-            keys = self._keys[namespace] = Keys(
-                check_namespace(namespace), db=self.address.db, prefix=self.prefix
-            )
-        return keys
-
-    @property
-    def namespaces_key(self) -> str:
-        """The set of all namespaces."""
-        return namespaces_key(self.prefix)
-
     async def namespaces(self) -> list[str]:
         """Names of all namespaces, sorted."""
         names: list[str] = []
-        for name in await self.commands.execute("SMEMBERS", self.namespaces_key):
+        for name in await self.commands.execute("SMEMBERS", self.keys.namespaces):
             with contained("registry", "the name of a namespace"):
                 names.append(check_namespace(name.decode()))
         return sorted(names)

@@ -16,6 +16,7 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from dynamo_tasks.errors import (
+    DynamoError,
     InvalidEventIdError,
     RequestNotFoundError,
     ServerUnavailableError,
@@ -26,9 +27,11 @@ from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import ZERO, EventId, decode_pushed
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.store.keys import client_channel
+from dynamo_tasks.store.ledger.ledger import Ledger
 from dynamo_tasks.store.ledger.scripts import Argument, script
+from dynamo_tasks.store.ledger.submission import NewRequest
 from dynamo_tasks.store.redis.connection import Link
-from dynamo_tasks.store.redis.containment import contained
+from dynamo_tasks.store.redis.containment import MALFORMED, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.redis.wire import Wire
@@ -46,6 +49,7 @@ class StreamReader:
 
     def __init__(self, store: Store):
         self._store = store
+        self._ledger = Ledger(store)
         self.client = secrets.token_hex(8)
         self.channel = client_channel(self.client, db=store.address.db, prefix=store.prefix)
         self._link = Link(
@@ -112,6 +116,24 @@ class StreamReader:
         for request_id, event in events:
             for sub in self._subs.get(request_id, ()):
                 sub.feed(event, now)
+
+    async def submit(self, new: NewRequest) -> Subscription:
+        """Queue a request and read it from its start.
+
+        Raises:
+            IdempotencyConflictError, QueueFullError, ServerUnavailableError: see :meth:`Ledger.submit`.
+        """
+        namespace, new.reader = new.endpoint.namespace, self.channel
+        sub = self.expect(namespace, new.id)
+        try:
+            request_id = await self._ledger.submit(new)
+        except BaseException:
+            sub.close()
+            raise
+        if request_id == new.id:
+            return sub
+        sub.close()
+        return await self.join(request_id, namespace=namespace)
 
     def expect(self, namespace: str, request_id: str) -> Subscription:
         """Read a request from its start; to be called before it is submitted with this reader's channel."""
@@ -262,21 +284,18 @@ class StreamReader:
 
     async def _detach(self, sub: Subscription) -> None:
         """Leave; asked again until it is known to have happened, or somebody has joined again."""
-        with contained("ledger", sub.request_id):
-            await self._ask_to_detach(sub)
-
-    async def _ask_to_detach(self, sub: Subscription) -> None:
-        keys = self._store.keys(sub.namespace)
-        while True:
-            with contextlib.suppress(ServerUnavailableError, ReplyError):
-                await self._store.commands.wire()
+        keys, commands = self._store.keys(sub.namespace), self._store.commands
+        while not commands.closed:
+            try:
+                await commands.wire()
                 if sub.request_id in self._subs:
                     return
                 await script("detach").run(
-                    self._store.commands, [keys.record(sub.request_id), keys.log(sub.request_id)], base=keys.base,
+                    commands, [keys.record(sub.request_id), keys.log(sub.request_id)], base=keys.base,
                     id=sub.request_id, db=self._store.address.db, reader=self.channel, saw_end=int(sub.saw_end),
                 )  # fmt: skip
                 return
-            if self._store.commands.closed:
-                return
-            await asyncio.sleep(_RETRY)
+            except (ServerUnavailableError, ReplyError):
+                await asyncio.sleep(_RETRY)
+            except (DynamoError, *MALFORMED) as exc:
+                return pass_over("ledger", sub.request_id, exc)

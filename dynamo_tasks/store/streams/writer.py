@@ -302,7 +302,7 @@ class Writer:
                 wire, [keys.record(attempt.id), keys.log(attempt.id)], *attempt.fields, Field.READERS,
                 " ".join(stream.readers), *message, base=keys.base, id=attempt.id, lease=f"{attempt.lease:x}",
                 claimed=attempt.epoch, nonce=attempt.nonce, attempt=attempt.number, previous=str(attempt.previous),
-                new_server=int(restore), namespaces=self._store.namespaces_key, namespace=attempt.namespace,
+                new_server=int(restore), namespaces=self._store.keys.namespaces, namespace=attempt.namespace,
             )  # fmt: skip
         except ReplyError as exc:
             if not is_wrong_type(exc):

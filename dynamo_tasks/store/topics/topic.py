@@ -62,7 +62,7 @@ class Topic:
             [
                 ["XADD", key, "MAXLEN", "~", self._kept, "*", "p", data],
                 ["PEXPIRE", key, KEPT_MS],
-                ["SADD", self.store.namespaces_key, subject.namespace],
+                ["SADD", self.store.keys.namespaces, subject.namespace],
                 ["PUBLISH", keys.events_channel(str(subject)), ""],
             ]
         )
