@@ -7,11 +7,10 @@ import atexit
 import contextlib
 from typing import Any
 
-from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.runtime.graphs import configure_alone
-from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, ServiceState, get_resolver
+from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.store.bridge import bridge
 
 __all__ = ["EagerServices"]
@@ -26,7 +25,7 @@ class EagerServices:
         self._started: dict[DynamoService[Any], object] = {}
         self._starting: asyncio.Lock | None = None
 
-    async def handler(self, declared: DynamoEndpoint) -> Handler:
+    async def handler(self, declared: DynamoEndpoint) -> EndpointHandler:
         """The handler of an endpoint; its service is started if it is not there yet."""
         assert declared.service is not None
         if self._starting is None:

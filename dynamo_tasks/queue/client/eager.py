@@ -16,14 +16,15 @@ from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.plain import NOT_PLAIN
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.broker.message import read_plain
-from dynamo_tasks.queue.execution.handlers import Handler
+from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.sdk.context import Context, RetryRequested, enter_context
+from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.sdk.endpoints.payloads import give_plain, not_plain
 from dynamo_tasks.store.bridge import bridge
 
 __all__ = ["EagerStreamResult", "HandlerFactory", "as_sent", "eager_values", "run_eagerly", "run_handler"]
 
-HandlerFactory = Callable[[Any], Awaitable[Handler]]
+HandlerFactory = Callable[[Any], Awaitable[EndpointHandler]]
 """Makes the handler of a declared endpoint, with its service in this process."""
 
 eager_values: ContextVar[list[Any] | None] = ContextVar("dynamo_eager_values", default=None)
@@ -104,7 +105,7 @@ async def _run(make: HandlerFactory, declared: Any, context: Context, payload: A
 
 
 async def run_handler(
-    handler: Handler, declared: Any, context: Context, payload: Any, values: list[Any]
+    handler: EndpointHandler, declared: Any, context: Context, payload: Any, values: list[Any]
 ) -> Any:
     """Run an endpoint to its end, without queue and stream.
 
@@ -132,7 +133,7 @@ async def run_handler(
         values.clear()
         raise
     except Exception as exc:
-        handler.retry.check(exc, context.retries)
+        RetryPolicy(handler.options).check(exc, context.retries)
         raise
     if handler.streaming:
         return _sendable(aggregate.result(), declared)

@@ -28,7 +28,7 @@ from dynamo_tasks.queue.broker.envelope import (
 )
 from dynamo_tasks.queue.broker.greenlets import await_, may_await
 from dynamo_tasks.queue.broker.transport import submitted_as
-from dynamo_tasks.queue.client.call_info import CallInfo, payload_of, positional
+from dynamo_tasks.queue.client.call_info import CallInfo
 from dynamo_tasks.queue.client.direct import publish
 from dynamo_tasks.queue.client.eager import EagerStreamResult, as_sent, eager_values, run_eagerly, run_handler
 from dynamo_tasks.queue.client.elsewhere import warn_if_elsewhere
@@ -38,6 +38,7 @@ from dynamo_tasks.queue.execution.outcome import Dropped, EndedRevoked, Reassign
 from dynamo_tasks.queue.worker.foreign import HOOKS, has_loader_hooks
 from dynamo_tasks.queue.worker.pool import current_job
 from dynamo_tasks.sdk.context import Context, RetryRequested, current_context
+from dynamo_tasks.sdk.endpoints.handler import payload_of, positional
 from dynamo_tasks.sdk.endpoints.payloads import plain_request
 
 __all__ = ["EndpointTask", "make_task"]

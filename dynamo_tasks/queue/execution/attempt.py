@@ -31,12 +31,13 @@ from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.queue.execution.context import RequestCommand, WorkerContext
 from dynamo_tasks.queue.execution.forwarding import forward_request
-from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.execution.outcome import Dropped, Reassigned, Revoked
 from dynamo_tasks.queue.execution.output import OutputCollector, encode_result
+from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
+from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.sdk.endpoints.payloads import not_plain
 from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused, KeptResult, cancelled
 from dynamo_tasks.store.ledger.recovery import Recovery
@@ -61,7 +62,7 @@ class Execution:
         payload: Its argument.
     """
 
-    def __init__(self, worker: WorkerContext, handler: Handler, call: Any, payload: Any):
+    def __init__(self, worker: WorkerContext, handler: EndpointHandler, call: Any, payload: Any):
         self._worker = worker
         self._handler = handler
         self._call = call
@@ -216,7 +217,7 @@ class Execution:
 
     async def _failed(self, exc: Exception, stream: OpenStream) -> None:
         try:
-            self._handler.retry.check(exc, self._call.retries)
+            RetryPolicy(self._handler.options).check(exc, self._call.retries)
         except RetryRequested:
             await self._worker.writer.drain(stream)
             raise

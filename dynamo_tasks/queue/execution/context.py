@@ -11,8 +11,8 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from dynamo_tasks.errors import ProtocolError, ServerUnavailableError, UnknownEndpointError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import UNREADABLE
-from dynamo_tasks.queue.execution.handlers import Handler
 from dynamo_tasks.queue.execution.unclaimed import UnclaimedMessages
+from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP, OpenStream
@@ -65,7 +65,7 @@ class WorkerContext:
     """
 
     def __init__(
-        self, store: Store, lease: int, handlers: dict[str, Handler], *, stream_cap: int = DEFAULT_CAP
+        self, store: Store, lease: int, handlers: dict[str, EndpointHandler], *, stream_cap: int = DEFAULT_CAP
     ):
         self.store = store
         self.lease = lease
@@ -107,7 +107,7 @@ class WorkerContext:
         """A nonce for one claim."""
         return secrets.token_hex(8)
 
-    def handler(self, task_name: str) -> Handler:
+    def handler(self, task_name: str) -> EndpointHandler:
         """The handler of an endpoint.
 
         Raises:

@@ -7,7 +7,7 @@ from collections.abc import Coroutine, Generator
 from typing import Any, Generic, TypeVar
 
 from dynamo_tasks.errors import EndpointError
-from dynamo_tasks.sdk.endpoints.declared import named
+from dynamo_tasks.sdk.endpoints.handler import named
 
 __all__ = ["Interruptible", "Stop", "named"]
 

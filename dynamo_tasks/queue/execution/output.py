@@ -14,7 +14,7 @@ from dynamo_tasks.protocol.plain import NOT_PLAIN
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
 from dynamo_tasks.queue.execution.context import WorkerContext
-from dynamo_tasks.queue.execution.handlers import Handler
+from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.sdk.endpoints.payloads import not_plain
 from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.redis.server import Store
@@ -33,7 +33,7 @@ class OutputCollector:
         keeps_result: Whether anybody wants Celery's result.
     """
 
-    def __init__(self, worker: WorkerContext, handler: Handler, *, keeps_result: bool):
+    def __init__(self, worker: WorkerContext, handler: EndpointHandler, *, keeps_result: bool):
         self._worker = worker
         self._handler = handler
         self._keeps = keeps_result

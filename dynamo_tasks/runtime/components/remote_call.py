@@ -17,7 +17,8 @@ from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.queue.client.result import values_of
 from dynamo_tasks.queue.execution.interrupt import Stop
 from dynamo_tasks.sdk.context import Context, current_context
-from dynamo_tasks.sdk.endpoints.payloads import new_aggregate, plain_request
+from dynamo_tasks.sdk.endpoints.handler import new_aggregate
+from dynamo_tasks.sdk.endpoints.payloads import plain_request
 from dynamo_tasks.store.ledger.submission import NewRequest
 from dynamo_tasks.store.redis.connection import OPERATION_TIMEOUT, in_time
 from dynamo_tasks.store.streams.subscription import Subscription

@@ -15,8 +15,8 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.execution.telemetry import meters_of
 from dynamo_tasks.runtime.components.endpoint_config import EndpointConfig, PlainEndpoint
 from dynamo_tasks.runtime.components.registry import StatsHandler
-from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.sdk import DynamoEndpoint
+from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.sdk.hooks import Hook
 
 __all__ = ["HostedEndpoint"]

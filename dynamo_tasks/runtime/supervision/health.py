@@ -12,9 +12,9 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.runtime.handler import EndpointHandler
 from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.sdk.context import Context, enter_context
+from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.sdk.hooks import Hook
 
 __all__ = ["HealthMonitor", "HealthSettings"]

@@ -7,9 +7,8 @@ from collections.abc import AsyncIterator, Generator
 from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import RequestCancelledError
-from dynamo_tasks.sdk.endpoints.declared import open_values
 from dynamo_tasks.sdk.endpoints.endpoint import DynamoEndpoint
-from dynamo_tasks.sdk.endpoints.payloads import give_plain, new_aggregate
+from dynamo_tasks.sdk.endpoints.payloads import give_plain
 
 if TYPE_CHECKING:
     from dynamo_tasks.sdk.context import Context
@@ -50,6 +49,9 @@ class Call:
 
     async def __anext__(self) -> Any:
         if self._source is None:
+            # Not needed to declare services: keeps the import of the sdk light.
+            from dynamo_tasks.sdk.endpoints.handler import open_values
+
             self._source = open_values(self._endpoint, self._instance, self._payload)
         if self._context is not None and self._context.is_stopped:
             await self.aclose()
@@ -68,6 +70,8 @@ class Call:
         """Run to the end and return the value, the aggregate, or the list of values."""
         if not self._endpoint.is_stream:
             return await anext(self)
+        from dynamo_tasks.sdk.endpoints.handler import new_aggregate  # as above
+
         whole = new_aggregate(self._endpoint)
         async for value in self:
             whole.add(value)

@@ -1,24 +1,19 @@
-"""The common base of endpoints and HTTP methods: a declared method of the service class, and how one runs."""
+"""The common base of endpoints and HTTP methods: a declared method of the service class."""
 
 from __future__ import annotations
 
 import copy
 import inspect
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from functools import cached_property, partial, partialmethod, update_wrapper
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias, TypeVar
+from typing import Any, Literal, Self, TypeAlias, TypeVar
 
-from dynamo_tasks.errors import ConfigError, EndpointError
-from dynamo_tasks.sdk.endpoints.payloads import make_validator
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.sdk.endpoints.payloads import ANYTHING, make_validator
 
-if TYPE_CHECKING:
-    import asyncio
-
-    from dynamo_tasks.sdk.endpoints.endpoint import DynamoEndpoint
-
-__all__ = ["Declared", "Kind", "collect", "named", "open_values"]
+__all__ = ["Declared", "Kind", "collect"]
 
 Kind: TypeAlias = Literal["async_gen", "coroutine", "generator", "function"]
 
@@ -139,6 +134,10 @@ class Declared:
             raise ConfigError(f"{self.func.__qualname__}: annotation {annotation!r}: {exc}") from exc
 
     @cached_property
+    def _takes_anything(self) -> bool:
+        return self.request_type in ANYTHING
+
+    @cached_property
     def _validator(self) -> Callable[[Any], Any]:
         return make_validator(self.request_type, self.argument.name if self.argument else "request")
 
@@ -148,7 +147,9 @@ class Declared:
         Raises:
             InvalidRequestError: its ``param`` is the path of the field at fault.
         """
-        return payload if self._is_default(payload) else self._validator(payload)
+        if self._takes_anything or self._is_default(payload):
+            return payload
+        return self._validator(payload)
 
     def _is_default(self, payload: Any) -> bool:
         """Return whether nothing was given for an argument that has a default."""
@@ -217,92 +218,3 @@ def collect(cls: type, kind: type[D]) -> dict[str, D]:
             raise ConfigError(f"{cls.__name__}: {other} and {attribute} are both named {item.name!r}")
         found[item.name] = item
     return found
-
-
-_END = object()
-
-
-def open_values(endpoint: DynamoEndpoint, instance: object, payload: Any) -> AsyncIterator[Any]:
-    """Validate a request and start the endpoint; one that is no generator gives the one value it returns.
-
-    Raises:
-        InvalidRequestError: the request does not fit the endpoint's annotation.
-    """
-    request = endpoint.validate(payload) if endpoint.argument is not None else None
-    if endpoint.kind == "generator":
-        return _threaded(endpoint.call(instance, request))
-    if endpoint.kind == "async_gen":
-        source: AsyncIterator[Any] = endpoint.call(instance, request)
-        return source
-    return _once(endpoint, instance, request)
-
-
-async def _once(endpoint: DynamoEndpoint, instance: object, request: Any) -> AsyncIterator[Any]:
-    if endpoint.kind == "coroutine":
-        yield await endpoint.call(instance, request)
-    else:
-        import asyncio  # not needed to declare services: keeps the import of the sdk light
-
-        step = asyncio.ensure_future(asyncio.to_thread(_guarded, endpoint.call, instance, request))
-        try:
-            value = await asyncio.shield(step)
-        finally:
-            _leave(step)
-        yield value
-
-
-def named(exc: BaseException) -> str:
-    """Kind and text of an exception."""
-    return f"{type(exc).__name__}: {exc}" if str(exc) else type(exc).__name__
-
-
-def _guarded(function: Callable[..., Any], *args: Any) -> Any:
-    """Call user code in a thread; some exceptions must not come out of it as they are."""
-    try:
-        return function(*args)
-    except (SystemExit, KeyboardInterrupt) as exc:
-        # It would end the event loop, and with it all requests beside this one.
-        raise EndpointError(f"the endpoint raised {named(exc)}") from exc
-    except StopIteration as exc:
-        # No future can hold it: a caller that waits would wait for ever.
-        raise EndpointError("the endpoint raised StopIteration") from exc
-
-
-async def _threaded(values: Iterator[Any]) -> AsyncIterator[Any]:
-    """Iterate over a plain generator without blocking the loop."""
-    import asyncio
-
-    step: asyncio.Future[Any] | None = None
-    try:
-        while True:
-            step = asyncio.ensure_future(asyncio.to_thread(_guarded, next, values, _END))
-            value = await asyncio.shield(step)
-            if value is _END:
-                return
-            yield value
-    finally:
-        # a thread cannot be interrupted: the generator is closed after the step that runs
-        if step is not None and not step.done():
-            step.add_done_callback(lambda done: _close(values, done))
-            _leave(step)
-        else:
-            _close(values, step)
-
-
-def _leave(step: asyncio.Future[Any]) -> None:
-    """Leave a thread that nobody waits for any more; while it runs on, the request's slot stays taken."""
-    # Not needed to declare services: keeps the import of the sdk light.
-    from dynamo_tasks.sdk.context import current_context
-
-    context = current_context()
-    if step.done():
-        return
-    step.add_done_callback(lambda done: done.cancelled() or done.exception())
-    if context is not None:
-        context.left_behind(step)
-
-
-def _close(values: Any, step: asyncio.Future[Any] | None) -> None:
-    if step is not None and not step.cancelled():
-        step.exception()  # taken note of: nobody waits for it any more
-    values.close()

@@ -1,4 +1,4 @@
-"""Payloads at the edge of an endpoint: requests are validated, values become plain data, or one result."""
+"""Payloads at the edge of an endpoint: requests are validated, values become plain data."""
 
 from __future__ import annotations
 
@@ -6,31 +6,29 @@ import inspect
 import re
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dynamo_tasks.errors import DynamoError, EndpointError, InvalidRequestError
 from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
-from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 
 if TYPE_CHECKING:
     from dynamo_tasks.sdk.endpoints.declared import Declared
-    from dynamo_tasks.sdk.endpoints.endpoint import DynamoEndpoint
 
 __all__ = [
-    "Aggregate",
-    "ListAggregate",
+    "ANYTHING",
     "Validator",
     "give_plain",
     "make_validator",
-    "new_aggregate",
     "not_plain",
     "plain_request",
     "to_plain",
 ]
 
 Validator = Callable[[Any], Any]
+ANYTHING = (Any, inspect.Parameter.empty, object)
+"""Annotations that refuse no request."""
 
 _MISSING = re.compile(r"required field `([^`]+)`")
 _AT = re.compile(r" - at `\$\.?(.*)`$")
@@ -49,7 +47,7 @@ def make_validator(annotation: Any, argument: str, *, strict: bool = True) -> Va
         A function from the payload to the converted request; it raises
         :class:`~dynamo_tasks.errors.InvalidRequestError` with the field's path as ``param``.
     """
-    if annotation in (Any, inspect.Parameter.empty, object):
+    if annotation in ANYTHING:
         return _anything
     if _is_pydantic(annotation):
         return _pydantic_validator(annotation, argument)
@@ -174,51 +172,3 @@ def _no_json(value: Any, cause: Exception) -> str:
     kind = type(value).__name__
     own, same, hint = str(cause).partition(f"{kind} is no JSON value")
     return f"{kind}, which is no JSON value" + (hint if same and not own else f" ({cause})")
-
-
-class Aggregate(Protocol):
-    """Makes one result of the values of a stream."""
-
-    def add(self, value: Any) -> None:
-        """Take the next value: plain data, or a token delta."""
-
-    def result(self) -> Any:
-        """The result; plain data."""
-
-
-class ListAggregate:
-    """The default: the list of all values."""
-
-    def __init__(self) -> None:
-        self._values: list[Any] = []
-
-    def add(self, value: Any) -> None:
-        """Take the next value."""
-        self._values.append(value.as_dict() if isinstance(value, TokenDelta) else value)
-
-    def result(self) -> list[Any]:
-        """All values."""
-        return self._values
-
-
-class _Users:
-    """One that users wrote: it sees values as callers do, and may return what is to be made plain."""
-
-    def __init__(self, made: Aggregate, endpoint: DynamoEndpoint) -> None:
-        self._made = made
-        self._endpoint = endpoint
-
-    def add(self, value: Any) -> None:
-        self._made.add(value.as_dict() if isinstance(value, TokenDelta) else value)
-
-    def result(self) -> Any:
-        return give_plain(self._made.result(), self._endpoint)
-
-
-def new_aggregate(endpoint: DynamoEndpoint) -> Aggregate:
-    """A fresh aggregate for one request of an endpoint."""
-    if endpoint.aggregate is None:
-        return ListAggregate()
-    made: Aggregate = endpoint.aggregate()
-    # ours takes token deltas as they are: the hot path
-    return made if type(made) is CompletionAggregate else _Users(made, endpoint)
