@@ -87,7 +87,8 @@ _SCHEMAS: dict[str, Any] = {
                 )
             ),
             "usage": _ref("Usage"),
-        }
+        },
+        service_tier=_TEXT,
     ),
     "Completion": _object(
         {
@@ -96,7 +97,8 @@ _SCHEMAS: dict[str, Any] = {
                 _object({"index": _COUNT, "text": _TEXT, "finish_reason": _or_null("string")})
             ),
             "usage": _ref("Usage"),
-        }
+        },
+        service_tier=_TEXT,
     ),
     "Embeddings": _object(
         {

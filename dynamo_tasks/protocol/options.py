@@ -6,8 +6,10 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-__all__ = ["Priority", "RequestOptions", "Seconds", "Weight"]
+__all__ = ["LAST_PRIORITY", "Priority", "RequestOptions", "Seconds", "Weight"]
 
+LAST_PRIORITY = 9
+"""The priority of what uses spare capacity alone, unless a caller names another."""
 Priority = Annotated[int, Meta(ge=0, le=9)]
 Seconds = Annotated[float, Meta(ge=0, le=10**9)]
 Weight = Annotated[float, Meta(ge=0.001, le=1000)]
@@ -34,6 +36,7 @@ class RequestOptions(Struct, kw_only=True, omit_defaults=True, gc=False):
         tenant: Whose request it is: whose turns it takes, and the scope of its idempotency key.
         weight: The tenant's share of a component that is not enough for all.
         max_queue: Most requests that may wait for the component; 0 = only what its workers have told Redis.
+        preemptible: It uses spare capacity: its worker may release it for others, and it goes on later where it was.
     """
 
     priority: Priority = 0
@@ -48,3 +51,4 @@ class RequestOptions(Struct, kw_only=True, omit_defaults=True, gc=False):
     tenant: str = ""
     weight: Weight = 1.0
     max_queue: int = 0
+    preemptible: bool = False

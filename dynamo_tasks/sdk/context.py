@@ -67,6 +67,7 @@ class Context:
         deadline: Unix time by which it must have ended; 0 = none.
         tenant: Whose request it is; calls that it makes are the same tenant's.
         weight: The tenant's share of a component that is not enough for all.
+        preemptible: It uses spare capacity, and so do calls that it makes.
         headers: Headers of the message: ``traceparent``, ``tracestate``, ``baggage``, where they came with it.
         claim: Lease and epoch of the attempt, for scripts of the store that check who is the owner.
         logged: Output of earlier attempts, after which an endpoint with policy ``continue`` goes on.
@@ -96,6 +97,7 @@ class Context:
         self.headers = headers or {}
         self.tenant = ""
         self.weight = 1.0
+        self.preemptible = False
         self.logged: list[Any] = []
         self.claim: tuple[int, int] = (0, 0)
         self._stopped = asyncio.Event()

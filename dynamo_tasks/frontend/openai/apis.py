@@ -91,6 +91,7 @@ class Api:
             request.include_usage,
             choices,
             parsed.extra,
+            request.tier,
         )
 
     def renderer(self, render: Render) -> Renderer:

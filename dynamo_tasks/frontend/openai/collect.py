@@ -80,6 +80,7 @@ class CompletionCollector(Collector):
             "model": render.model,
             "choices": [self._choice(row, end) for row in rows],
             "usage": usage_of(self.usage, self.tokens),
+            **({"service_tier": render.tier} if render.tier else {}),
         }
 
     def _choice(self, row: dict[str, Any], end: End) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from dynamo_tasks.protocol.http.openai import (
 __all__ = ["engine_body"]
 
 # Read by the frontend, of no interest to an engine.
-_TRANSPORT = {"stream", "stream_options", "user", "encoding_format", "max_completion_tokens", *OPTIONS} - {
+_TRANSPORT = {
+    "stream",
+    "stream_options",
+    "user",
+    "encoding_format",
+    "max_completion_tokens",
+    "service_tier",
+    *OPTIONS,
+} - {
     "priority"  # an engine may schedule by it, too
 }
 # Saying what holds anyway asks nothing of an engine, and many SDKs always say it.

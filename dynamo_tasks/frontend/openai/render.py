@@ -54,6 +54,7 @@ class _Stored(Struct, array_like=True):
     include_usage: bool
     n: int
     extra: bytes = b""
+    tier: str = ""
 
 
 _decode_stored = msgspec.msgpack.Decoder(_Stored).decode
@@ -70,6 +71,7 @@ class Render(Struct, frozen=True):
         include_usage: Whether the stream ends with a usage chunk.
         n: Number of choices.
         extra: What else the API needs, encoded by itself.
+        tier: Service tier that is shown; empty = none was asked for.
     """
 
     api: str
@@ -79,6 +81,7 @@ class Render(Struct, frozen=True):
     include_usage: bool = False
     n: int = 1
     extra: bytes = b""
+    tier: str = ""
 
     @property
     def completion_id(self) -> str:
@@ -87,8 +90,9 @@ class Render(Struct, frozen=True):
 
     def encode(self) -> bytes:
         """Encode as msgpack, without the id: a record of short fields alone takes a fourth of the memory."""
-        stored = (self.api, self.model, self.created, self.include_usage, self.n, self.extra)
-        return msgspec.msgpack.encode(stored if self.extra else stored[:-1])
+        stored = (self.api, self.model, self.created, self.include_usage, self.n, self.extra, self.tier)
+        used = 7 if self.tier else 6 if self.extra else 5
+        return msgspec.msgpack.encode(stored[:used])
 
     @classmethod
     def decode(cls, data: bytes, request_id: str) -> Render:
@@ -148,8 +152,9 @@ class CompletionRenderer(EndsWithDone):
         kind = b"chat.completion.chunk" if chat else b"text_completion"
         self._render = render
         self._chat = chat
-        self._head = b'{"id":%b,"object":"%b","created":%d,"model":%b,"choices":[' % (
-            _json(render.completion_id), kind, render.created, _json(render.model),
+        tier = b'"service_tier":%b,' % _json(render.tier) if render.tier else b""
+        self._head = b'{"id":%b,"object":"%b","created":%d,"model":%b,%b"choices":[' % (
+            _json(render.completion_id), kind, render.created, _json(render.model), tier,
         )  # fmt: skip
         self._close = b'],"usage":null}\n\n' if render.include_usage else b"]}\n\n"
         self._open_choice = b'{"index":%d,"delta":{"content":' if chat else b'{"index":%d,"text":'

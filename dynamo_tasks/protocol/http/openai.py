@@ -17,7 +17,7 @@ from msgspec import Meta, Struct
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.bodies import PASSED, resolve_aliases, similar
-from dynamo_tasks.protocol.options import Priority, RequestOptions, Seconds
+from dynamo_tasks.protocol.options import LAST_PRIORITY, Priority, RequestOptions, Seconds
 
 __all__ = [
     "MAX_CHOICES",
@@ -26,6 +26,7 @@ __all__ = [
     "MAX_STOPS",
     "OPTIONS",
     "ROLES",
+    "TIERS",
     "ChatRequest",
     "CompletionRequest",
     "ContentPart",
@@ -48,6 +49,8 @@ MAX_CHOICES = 1024
 """Choices of one completions request: prompts × ``n``."""
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles of chat messages."""
+TIERS = ("auto", "default", "flex", "priority", "scale")
+"""Service tiers that may be asked for, as at OpenAI."""
 _MAY_BE_SILENT = ("assistant", "function")
 """Roles whose messages may have no content."""
 
@@ -63,6 +66,7 @@ _Name = Annotated[str, Meta(max_length=256)]
 _Stop = Annotated[str, Meta(max_length=1024)]
 _Role = Annotated[str, Meta(max_length=32, extra_json_schema={"enum": list(ROLES)})]
 _Format = Annotated[str, Meta(max_length=32, extra_json_schema={"enum": ["float", "base64"]})]
+_Tier = Annotated[str, Meta(max_length=32, extra_json_schema={"enum": list(TIERS)})]
 _Tokens = str | list[str | int | list[int]]
 
 
@@ -133,6 +137,7 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
     repetition_penalty: Annotated[float, Meta(gt=0, le=10)] | None = None
     logit_bias: Annotated[dict[_Name, _Bias], Meta(max_length=1024)] | None = None
     cache_salt: Annotated[str, Meta(min_length=1, max_length=1024)] | None = None
+    service_tier: _Tier | None = None
     background: bool | None = None
     abandon_after: Seconds | None = None
     retention: Seconds | None = None
@@ -141,6 +146,18 @@ class GenerationRequest(OpenAIRequest, kw_only=True):
     def limit(self) -> int | None:
         """The most tokens to generate, ``None`` = what the model can hold."""
         return self.max_tokens
+
+    @property
+    def tier(self) -> str:
+        """The service tier that serves it, for the answer; empty where none was asked for."""
+        if self.service_tier is None or self.service_tier in ("flex", "priority"):
+            return self.service_tier or ""
+        return "default"
+
+    def options(self) -> dict[str, Any]:
+        """The :data:`OPTIONS` that it names, and what its tier is made of."""
+        flex = {"priority": LAST_PRIORITY, "preemptible": True} if self.service_tier == "flex" else {}
+        return flex | super().options()
 
     @property
     def include_usage(self) -> bool:
@@ -310,6 +327,8 @@ def _refuse(param: str, text: str) -> InvalidRequestError:
 def _check_generation(request: GenerationRequest) -> None:
     if request.stream_options is not None and not request.stream:
         raise _refuse("stream_options", "allowed only together with stream: true")
+    if request.service_tier is not None and request.service_tier not in TIERS:
+        raise _refuse("service_tier", f"{request.service_tier!r} is not one of {', '.join(TIERS)}")
     limit = request.limit
     if limit is not None and (request.min_tokens or 0) > limit:
         raise _refuse("min_tokens", f"{request.min_tokens} is more than max_tokens ({limit})")

@@ -16,7 +16,7 @@ from celery.utils import uuid
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, RequestError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.protocol.options import RequestOptions
+from dynamo_tasks.protocol.options import LAST_PRIORITY, RequestOptions
 from dynamo_tasks.queue.broker.envelope import (
     HEADER,
     INBOX,
@@ -54,7 +54,8 @@ class EndpointTask(Task):  # type: ignore[misc]
 
     ``apply_async`` takes, besides Celery's own options, those of
     :class:`~dynamo_tasks.protocol.options.RequestOptions` that Celery does not have. ``deadline`` is in seconds from
-    now; tenant and weight are by default those of the calling endpoint's request, ``max_queue`` is the component's.
+    now; tenant, weight and ``preemptible`` are by default those of the calling endpoint's request, ``max_queue`` is the
+    component's. A preemptible call has priority 9 unless one is named.
     """
 
     abstract = True
@@ -62,6 +63,7 @@ class EndpointTask(Task):  # type: ignore[misc]
     runs_on_loop = True
     acks_late = True
     serializer = "json"  # the ledger keeps the message, and nothing of it is ever unpickled
+    preemptible = False  # of its calls, unless one says otherwise
     throws = (RequestError,)  # the caller's mistake: one line in the log, no traceback
     autoretry_for = ()  # of an application's class of tasks: the endpoint's own are the ledger's business
     resultrepr_maxsize = 64  # Celery walks through as many characters of each result, item by item
@@ -237,6 +239,8 @@ class EndpointTask(Task):  # type: ignore[misc]
                 result = result if known == task_id else self.AsyncResult(known)
                 result.ignored = self.ignore_result
                 return result
+            if header.options.priority:
+                options["priority"] = header.options.priority
             if not (options.get("queue") or options.get("routing_key")):
                 options["queue"] = self.app.queue_for(self.endpoint)
             options["headers"] = {**headers, HEADER: header.encoded()}
@@ -252,10 +256,14 @@ class EndpointTask(Task):  # type: ignore[misc]
         inherited: dict[str, Any] = {"max_queue": self._max_queue()}
         if context is not None and context.tenant:
             inherited |= {"tenant": context.tenant, "weight": context.weight}
+        if self.preemptible or (context is not None and context.preemptible):
+            inherited["preemptible"] = True
         try:
             chosen = msgspec.convert(inherited | given, RequestOptions, strict=False)
         except msgspec.ValidationError as exc:
             raise InvalidRequestError(f"call option: {exc}") from None
+        if chosen.preemptible and self.priority is None and options.get("priority") is None:
+            chosen.priority = LAST_PRIORITY
         if "deadline" in given:
             chosen.deadline += self.app.now().timestamp()
         return chosen

@@ -107,6 +107,7 @@ class AttemptTelemetry:
         """The attempt begins, and its context with it; what its endpoint calls belongs to its span."""
         context.attempt, context.deadline = attempt.number, attempt.deadline
         context.tenant, context.weight = attempt.tenant, attempt.weight
+        context.preemptible = attempt.preemptible
         context.claim = attempt.lease, attempt.epoch
         self._meters.started(attempt.number, attempt.waited)
         self._started = time.monotonic()

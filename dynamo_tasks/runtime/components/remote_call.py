@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from dynamo_tasks.errors import DynamoError, RequestCancelledError
 from dynamo_tasks.protocol.events import End, Kind
-from dynamo_tasks.protocol.options import RequestOptions
+from dynamo_tasks.protocol.options import LAST_PRIORITY, RequestOptions
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.queue.client.result import values_of
@@ -60,6 +60,8 @@ def _options(context: Context | None) -> RequestOptions:
     if context is None:
         return RequestOptions(ignore_result=True)
     return RequestOptions(
+        priority=LAST_PRIORITY if context.preemptible else 0,
+        preemptible=context.preemptible,
         deadline=context.deadline,
         abandon_after=_CHILD_ABANDON_AFTER,
         ignore_result=True,

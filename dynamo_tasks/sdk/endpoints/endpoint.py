@@ -47,6 +47,8 @@ CELERY_OPTIONS = frozenset(
     }
 )
 """Options of a Celery task that an endpoint may set."""
+_OPTIONS = frozenset({"preemptible"})
+"""Options of requests that an endpoint may set for its calls."""
 
 
 class DynamoEndpoint(Declared):
@@ -201,8 +203,8 @@ def _check_aggregate(aggregate: Any) -> type | None:
 
 def _check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
-        if name not in CELERY_OPTIONS:
-            known = {*CELERY_OPTIONS, "name", "aggregate", "policy", "health_check_payload"}
+        if name not in CELERY_OPTIONS and name not in _OPTIONS:
+            known = {*CELERY_OPTIONS, *_OPTIONS, "name", "aggregate", "policy", "health_check_payload"}
             raise ConfigError(f"endpoint option {name!r}{suggest(name, known, label='allowed')}")
     return dict(options)
 
@@ -237,7 +239,8 @@ def dynamo_endpoint(
             (only while nothing was streamed) or ``fail``.
         health_check_payload: A request that is run now and then while no other comes; where it fails, the
             instance takes no work until it succeeds.
-        **celery_options: Celery task options such as ``time_limit`` (seconds) or ``max_retries``.
+        **celery_options: Celery task options such as ``time_limit`` (seconds) or ``max_retries``; ``preemptible=True``
+            makes its calls such that use spare capacity.
 
     Raises:
         InvalidNameError: the name has a character that is not allowed.

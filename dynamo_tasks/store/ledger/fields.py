@@ -46,6 +46,8 @@ class Field(StrEnum):
     WEIGHT = "tw"
     """Of the tenant."""
     BACKGROUND = "bg"
+    PREEMPTIBLE = "pe"
+    """Its worker may release it for others."""
     ABANDON_AFTER = "ab"
     RETENTION = "rt"
     """Of the log, without a reader."""

@@ -9,6 +9,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import msgspec
@@ -98,8 +99,17 @@ class Attempt:
         """The tenant's share."""
         return float(self._kept(Field.WEIGHT) or 1)
 
+    @property
+    def preemptible(self) -> bool:
+        """``True`` if it may be released for others."""
+        return self._kept(Field.PREEMPTIBLE) == b"1"
+
     def _kept(self, field: Field) -> bytes:
-        return dict(zip(self.fields[::2], self.fields[1::2], strict=True)).get(field.encode(), b"")
+        return self._by_name.get(field.encode(), b"")
+
+    @cached_property
+    def _by_name(self) -> dict[bytes, bytes]:
+        return dict(zip(self.fields[::2], self.fields[1::2], strict=True))
 
     @property
     def claim(self) -> Claim:

@@ -68,6 +68,7 @@ class NewRequest(Struct, kw_only=True, gc=False):
         for name, is_so in (
             (Field.BACKGROUND, options.background),
             (Field.IGNORE_RESULT, options.ignore_result),
+            (Field.PREEMPTIBLE, options.preemptible),
         ):
             if is_so:
                 made += (name, 1)

@@ -39,7 +39,7 @@ PAYLOADS = [
 ]
 OPTIONS: list[dict[str, Any]] = [
     {}, {"tenant": "t", "weight": 2.0, "background": True}, {"deadline": 60, "abandon_after": 1.5},
-    {"idempotency_key": "k", "retention": 5, "max_queue": 1000},
+    {"idempotency_key": "k", "retention": 5, "max_queue": 1000}, {"preemptible": True},
 ]  # fmt: skip
 
 

@@ -114,6 +114,32 @@ def test_a_chat_completion() -> None:
     assert gateway.streams[0].closed.is_set()
 
 
+@pytest.mark.parametrize(
+    ("given", "priority", "preemptible", "told"),
+    [
+        ({}, 0, False, None),
+        ({"service_tier": "flex"}, 9, True, "flex"),
+        ({"service_tier": "flex", "priority": 4}, 4, True, "flex"),
+        ({"service_tier": "priority"}, 0, False, "priority"),
+        ({"service_tier": "default"}, 0, False, "default"),
+        ({"service_tier": "auto"}, 0, False, "default"),
+        ({"service_tier": "scale"}, 0, False, "default"),
+        ({"service_tier": None}, 0, False, None),
+    ],
+)
+def test_service_tiers(given: dict[str, Any], priority: int, preemptible: bool, told: str | None) -> None:
+    gateway = FakeGateway()
+    body = ask("POST", CHAT, gateway, json=chat(**given)).json()
+    (submission,) = gateway.submissions
+    assert (submission.options.priority, submission.options.preemptible) == (priority, preemptible)
+    assert body.get("service_tier") == told
+    # The engine knows nothing of tiers, and of priorities only what the client has named.
+    named = {"priority": given["priority"]} if "priority" in given else {}
+    assert submission.payload == {**chat(**named), "api": "chat"}
+    chunks = sse(ask("POST", CHAT, gateway, json=chat(stream=True, **given)).text)
+    assert {chunk.get("service_tier") for _, chunk in chunks if chunk != "[DONE]"} == {told}
+
+
 def test_the_trace_of_an_http_request_goes_on_with_it() -> None:
     gateway = FakeGateway()
     trace = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "tracestate": "a=b"}

@@ -32,13 +32,28 @@ def test_a_render_crosses_processes() -> None:
 
 
 def test_a_render_of_a_newer_peer_can_be_read() -> None:
-    newer = msgspec.msgpack.encode(["chat", "m", 1, False, 1, b"x", "red"])
+    newer = msgspec.msgpack.encode(["chat", "m", 1, False, 1, b"x", "", "red"])
     assert Render.decode(newer, "a") == Render("chat", "a", "m", 1, extra=b"x")
 
 
 def test_a_render_takes_no_byte_for_what_an_api_does_not_need() -> None:
     render = Render("chat", "a", "m", 1)
     assert len(msgspec.structs.replace(render, extra=b"x").encode()) == len(render.encode()) + 3
+    with_tier = msgspec.structs.replace(render, tier="flex")
+    assert Render.decode(with_tier.encode(), "a") == with_tier
+
+
+def test_a_render_of_an_older_peer_can_be_read() -> None:
+    older = msgspec.msgpack.encode(["chat", "m", 1, False, 1])
+    assert Render.decode(older, "a") == Render("chat", "a", "m", 1)
+
+
+@pytest.mark.parametrize("api", ["chat", "completions"])
+def test_every_chunk_says_the_tier_that_was_asked_for(api: str) -> None:
+    found = rendered(Render(api, "r1", "m", 1, include_usage=True, tier="flex"), *hello())
+    chunks = [chunk for _, chunk in found if chunk != "[DONE]"]
+    assert [chunk["service_tier"] for chunk in chunks] == ["flex"] * len(chunks)
+    assert not any("service_tier" in chunk for _, chunk in rendered(CHAT, *hello()))
 
 
 def test_a_chat_stream_is_what_openai_clients_expect() -> None:

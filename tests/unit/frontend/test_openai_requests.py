@@ -55,6 +55,8 @@ BAD_CHAT = [
     ({"top_k": -2}, "top_k"),
     ({"min_p": 2}, "min_p"),
     ({"n": 0}, "n"),
+    ({"service_tier": "fast"}, "service_tier"),
+    ({"service_tier": 1}, "service_tier"),
     ({"n": 129}, "n"),
     ({"n": 1.5}, "n"),
     ({"seed": "a"}, "seed"),
