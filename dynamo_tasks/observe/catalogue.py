@@ -160,7 +160,7 @@ _FLEET = (
         "counter",
         "messages",
         "What came from Redis and could not be used, so that it was passed over; where is pubsub, fanout, control, "
-        "queue, registry, ledger, recovery, log, job or binding.",
+        "queue, registry, ledger, recovery, log, job, objects or binding.",
         ("where",),
     ),
     Metric(

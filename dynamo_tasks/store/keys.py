@@ -41,6 +41,11 @@ key                            type    content
 ``dt:<ns>:job:<id>:in:<task>`` stream  chunks of records that wait for it
 ``dt:<ns>:job:<id>:results``   list    records that ``collect`` keeps, msgpack
 ``dt:<ns>:job:<id>:dead``      list    its dead letters, msgpack
+``dt:<ns>:object:<kind>:<id>`` hash    an object of an API: a file, a batch … (see ``store/objects.py``)
+``dt:<ns>:objects:<k>:<own>``  zset    ids of an owner's objects of a kind by creation, µs
+``dt:<ns>:object-ends:…``      zset    the same by the end of their life, ms
+``dt:<ns>:object-remains:<k>`` zset    ids whose contents elsewhere are to be deleted then, ms
+``dt:<ns>:object-waste:<k>``   zset    ids whose contents are to be deleted, by the time of the next try, ms
 =============================  ======  ==================================================================
 """
 
@@ -304,6 +309,10 @@ class Keys:
     def job_dead(self, job_id: str) -> str:
         """A job's dead letters."""
         return f"{self.base}job:{job_id}:dead"
+
+    def object(self, kind: str, object_id: str) -> str:
+        """An object of an API."""
+        return f"{self.base}object:{kind}:{object_id}"
 
     def job_channel(self, job_id: str) -> str:
         """The channel on which the tasks of a job wake each other up."""
