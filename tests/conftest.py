@@ -29,8 +29,9 @@ from workers import agg as ready_made
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
 # Loaded here and not at the end of the session, where Python 3.11.7 may fail to rewrite their modules.
-with contextlib.suppress(ImportError):
-    importlib.import_module("schemathesis.reporting.allure")
+for late in ("schemathesis.reporting.allure", "schemathesis.reporting.html.writer"):
+    with contextlib.suppress(ImportError):
+        importlib.import_module(late)
 # A run under nohup ignores hang-ups, and so would every process that it starts.
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 settings.register_profile("project", deadline=None)

@@ -157,7 +157,7 @@ class Objects:
         """
         code, *more = await script("object_create").run(
             self._store.commands, [self._key(kind, object_id)], base=self._keys.base,
-            namespaces=self._store.namespaces_key, namespace=self._namespace, kind=kind.name, id=object_id,
+            namespaces=self._store.keys.namespaces, namespace=self._namespace, kind=kind.name, id=object_id,
             owner=owner, data=kind.encode(data), ttl=_ms(ttl), most=kind.most, swept=_flag(kind.swept),
             reserved=_flag(reserved),
         )  # fmt: skip
