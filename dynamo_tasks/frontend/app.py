@@ -20,19 +20,20 @@ from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.access.auth import OPEN_PATHS, ApiKeys, key_id
 from dynamo_tasks.frontend.access.origins import Origins
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
-from dynamo_tasks.frontend.call import HttpCall, end_http_span, http_span, new_id
+from dynamo_tasks.frontend.call import HttpCall, RequestMeter, count_request, new_id
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, error_payload, error_response, json_response
-from dynamo_tasks.frontend.metrics import RequestMeter, count_request
 from dynamo_tasks.frontend.models import ModelsAPI
 from dynamo_tasks.frontend.openai.apis import Api, ChatApi, CompletionsApi, EmbeddingsApi
 from dynamo_tasks.frontend.openapi import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi import OpenApi
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.spans import end_http_span, http_span
 from dynamo_tasks.observe import log
+from dynamo_tasks.observe.tracing import OFF, tracing
 
 __all__ = ["FrontendApp", "create_app"]
 
@@ -106,7 +107,7 @@ class FrontendApp:
         call.meter = meter = RequestMeter(api.name)
         response: Any = None
         status = 500
-        span = http_span(call, scope)
+        span = http_span(call, scope) if tracing() else OFF
         try:
             response = self._admit(call, scope)
             if response is None and scope["method"] != "POST":
@@ -126,7 +127,8 @@ class FrontendApp:
         finally:
             tokens, usage = _counts(response)
             meter.done(status, tokens, usage)
-            end_http_span(span, status, meter.model, usage)
+            if span is not OFF:
+                end_http_span(span, status, meter.model, usage)
             log.event(
                 "http.request", request_id=call.request_id, api=api.name, status=status, model=meter.model,
                 duration_s=meter.seconds, key=key_id(call.owner_key),

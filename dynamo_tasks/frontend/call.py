@@ -1,41 +1,136 @@
-"""An HTTP request that the frontend answers: its state, its body, its client, its span.
-
-The span has the names of OpenTelemetry's conventions,
-https://opentelemetry.io/docs/specs/semconv/http/http-spans/ and …/gen-ai/gen-ai-spans/. ``url.query`` is left out: a
-stream token may stand there.
-"""
+"""An HTTP request that the frontend answers: its state, its body, its client, its measurements."""
 
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
+from functools import cache
 from types import TracebackType
 
 from msgspec import Struct
+from prometheus_client import Counter, Gauge, Histogram
 from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.frontend.http.uploads import read_body
-from dynamo_tasks.frontend.metrics import RequestMeter
-from dynamo_tasks.observe.tracing import OFF, Attribute, Span, span, tracing
+from dynamo_tasks.frontend.http.incoming import read_body
+from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.http.limits import KeyLimits
 from dynamo_tasks.protocol.http.structure import check_structure
-from dynamo_tasks.protocol.trace import TRACE_HEADERS
 
 __all__ = [
     "ClientWatch",
     "HttpCall",
+    "RequestMeter",
     "call_of",
     "check_size",
-    "end_http_span",
-    "http_span",
+    "count_request",
     "new_id",
     "raw_body",
 ]
 
 _SCOPE_KEY = "dynamo_tasks.call"
+_SAMPLE = 16
+"""One of so many deliveries of a stream is recorded: an observation costs more than a chunk."""
+
+
+@cache
+def _requests(api: str, status: int) -> Counter:
+    return metrics.counter("http_requests_total", api=api, status=str(status))
+
+
+@cache
+def _seconds(api: str) -> Histogram:
+    return metrics.histogram("http_request_seconds", api=api)
+
+
+@cache
+def _in_flight(api: str) -> Gauge:
+    return metrics.gauge("http_in_flight", api=api)
+
+
+@cache
+def _tokens(model: str, kind: str) -> Counter:
+    return metrics.counter("http_tokens_total", model=model, kind=kind)
+
+
+@cache
+def _first_token(model: str) -> Histogram:
+    return metrics.histogram("time_to_first_token_seconds", model=model)
+
+
+@cache
+def _gap(model: str) -> Histogram:
+    return metrics.histogram("inter_token_seconds", model=model)
+
+
+def count_request(api: str, status: int) -> None:
+    """Count a request that is not worth a meter."""
+    _requests(api, status).inc()
+
+
+class RequestMeter:
+    """Measures one request of the OpenAI API.
+
+    Attributes:
+        model: The served model, once known; a name that a client made up never becomes a label.
+    """
+
+    __slots__ = ("_api", "_batches", "_counted", "_last", "_started", "model")
+
+    def __init__(self, api: str):
+        self.model = ""
+        self._api = api
+        self._batches = 0
+        self._counted = 0
+        self._started = self._last = time.perf_counter()
+        _in_flight(api).inc()
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the request came in."""
+        return time.perf_counter() - self._started
+
+    def delivered(self, tokens: int) -> None:
+        """Note a delivery.
+
+        Args:
+            tokens: Tokens delivered since the start.
+        """
+        if not tokens:
+            return
+        batches = self._batches
+        self._batches = batches + 1
+        if not batches:
+            _first_token(self.model).observe(time.perf_counter() - self._started)
+        elif batches % _SAMPLE == 0:
+            _gap(self.model).observe(time.perf_counter() - self._last)
+            self._count(tokens)
+        if (batches + 1) % _SAMPLE == 0:
+            self._last = time.perf_counter()
+
+    def done(self, status: int, tokens: int = 0, usage: dict[str, int] | None = None) -> None:
+        """Note the end.
+
+        Args:
+            status: The HTTP status; of a stream that failed midway, the one that the error stands for.
+            tokens: Tokens delivered in all.
+            usage: Token counts of the request, where known.
+        """
+        _requests(self._api, status).inc()
+        _seconds(self._api).observe(self.seconds)
+        _in_flight(self._api).dec()
+        self._count(tokens)
+        for kind in ("prompt", "cached") if usage else ():
+            if count := (usage or {}).get(f"{kind}_tokens", 0):
+                _tokens(self.model, kind).inc(count)
+
+    def _count(self, tokens: int) -> None:
+        if tokens > self._counted:
+            _tokens(self.model, "completion").inc(tokens - self._counted)
+            self._counted = tokens
 
 
 class HttpCall(Struct):
@@ -99,7 +194,7 @@ async def raw_body(request: Request) -> bytes:
 
     Raises:
         InvalidRequestError: It is empty, or holds more than may be decoded.
-        PayloadTooLargeError: See :func:`~dynamo_tasks.frontend.http.uploads.read_body`.
+        PayloadTooLargeError: See :func:`~dynamo_tasks.frontend.http.incoming.read_body`.
     """
     raw = await read_body(request.receive, request.scope["headers"], call_of(request).body_limit)
     if not raw:
@@ -158,70 +253,3 @@ class ClientWatch:
             pass
         self.gone = True
         self._task.cancel()
-
-
-_CARRIED = {name.encode(): name for name in TRACE_HEADERS}
-_OPERATIONS = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
-_METHODS = frozenset(
-    {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
-)
-
-
-def http_span(call: HttpCall, scope: Scope) -> Span:
-    """Begin it, below the ``traceparent`` that the client sent; it is the current one until its end."""
-    if not tracing():
-        return OFF
-    headers = {
-        _CARRIED[name]: value.decode("latin-1") for name, value in scope["headers"] if name in _CARRIED
-    }
-    made = span("dynamo.http", headers, _asked(scope) | _known(call))
-    made.enter()
-    return made
-
-
-def _known(call: HttpCall) -> dict[str, Attribute]:
-    found: dict[str, Attribute] = {"dynamo.request_id": call.request_id}
-    if call.api in _OPERATIONS:
-        found |= {"gen_ai.operation.name": _OPERATIONS[call.api], "gen_ai.provider.name": "dynamo-tasks"}
-    return found
-
-
-def _asked(scope: Scope) -> dict[str, Attribute]:
-    """The attributes that the request itself gives."""
-    method = scope["method"]
-    found: dict[str, Attribute] = {
-        "http.request.method": method if method in _METHODS else "_OTHER",
-        "http.route": scope["path"],
-        "url.path": scope["path"],
-        "url.scheme": scope.get("scheme", "http"),
-        "network.protocol.version": scope.get("http_version", "1.1"),
-    }
-    if method not in _METHODS:
-        found["http.request.method_original"] = method
-    if client := scope.get("client"):
-        found["client.address"] = client[0]
-    for name, value in scope["headers"]:
-        if name == b"user-agent":
-            found["user_agent.original"] = value.decode("latin-1")
-        elif name == b"host":
-            host, _, port = value.decode("latin-1").rpartition(":")
-            known = bool(host) and port.isdigit()
-            found["server.address"] = (host if known else value.decode("latin-1")).strip("[]")
-            if known:
-                found["server.port"] = int(port)
-    return found
-
-
-def end_http_span(made: Span, status: int, model: str, usage: dict[str, int] | None = None) -> None:
-    """End the span: the answer is sent, or the client has left."""
-    made.set("http.response.status_code", status)
-    made.set("gen_ai.request.model", model or None)
-    if usage and status < 400:
-        made.set("gen_ai.response.model", model or None)
-        made.set("gen_ai.usage.input_tokens", usage.get("prompt_tokens"))
-        made.set("gen_ai.usage.output_tokens", usage.get("completion_tokens"))
-        made.set("gen_ai.usage.cache_read.input_tokens", usage.get("cached_tokens"))
-    if status >= 500:
-        made.set("error.type", str(status))
-        made.failed(f"HTTP {status}")
-    made.end()

@@ -6,10 +6,12 @@ The frontend knows HTTP and the OpenAI API; everything behind it (queue, ledger,
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol
 
 from msgspec import Struct
 
+from dynamo_tasks.errors import NoInstancesError, UnknownModelError
 from dynamo_tasks.protocol.events import ErrorInfo, Event, EventId
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import ModelCard
@@ -17,7 +19,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.states import State
 
-__all__ = ["EventStream", "Gateway", "RequestInfo", "ServedModel", "Submission"]
+__all__ = ["EventStream", "Gateway", "RequestInfo", "ServedModel", "Submission", "unknown_model"]
 
 
 class ServedModel(Struct):
@@ -32,6 +34,14 @@ class ServedModel(Struct):
     card: ModelCard
     created: int
     endpoints: dict[str, EndpointId]
+
+
+def unknown_model(name: str, served: Mapping[str, ServedModel]) -> UnknownModelError | NoInstancesError:
+    """The error over a model that nobody serves."""
+    if not served:
+        return NoInstancesError("no model is served at the moment", retry_after=1)
+    known = ", ".join(sorted(served))
+    return UnknownModelError(f"model {name!r} is not served; served models: {known}", param="model")
 
 
 class Submission(Struct):

@@ -19,11 +19,10 @@ from dynamo_tasks.errors import InvalidRequestError, ServerUnavailableError
 from dynamo_tasks.frontend.call import HttpCall, call_of, raw_body
 from dynamo_tasks.frontend.gateway import EventStream, Gateway, Submission
 from dynamo_tasks.frontend.http.errors import json_response
-from dynamo_tasks.frontend.models import find_model
 from dynamo_tasks.frontend.openai.apis import Api
 from dynamo_tasks.frontend.openai.collect import CollectedResponse
 from dynamo_tasks.frontend.openai.render import Render
-from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.settings import BOUNDED, FrontendSettings
 from dynamo_tasks.frontend.sse import EventStreamResponse
 from dynamo_tasks.protocol.http.openai import GenerationRequest, OpenAIRequest
 from dynamo_tasks.protocol.options import RequestOptions
@@ -89,7 +88,7 @@ class Generation:
         """
         parsed = await api.read(raw, call)
         request = parsed.request
-        model = find_model(api, request.model, await self._gateway.models())
+        model = api.find_model(request.model, await self._gateway.models())
         if call.meter is not None:
             call.meter.model = request.model
         payload = await offload(len(raw), self._gateway.prepare, api.base, parsed.body, model)
@@ -112,7 +111,7 @@ class Generation:
         if call.counted_at and time.monotonic() - call.counted_at > _SURE:
             await self._count(api, call)  # its body took long: the place may be another's by now
         stream = await self._gateway.submit(prepared.submission)
-        if call.limits.counted and stream.request_id != call.request_id:  # an idempotent repetition
+        if call.counted_at and stream.request_id != call.request_id:  # an idempotent repetition
             await self._gateway.withdraw(api.base, call.request_id, call.owner_key, call.limits)
         return stream
 
@@ -123,7 +122,7 @@ class Generation:
         Raises:
             RateLimitError: The API key is at a limit of its own.
         """
-        if not call.limits.counted:
+        if not (call.limits.requests_per_minute or call.limits.concurrent_requests):
             yield
             return
         await self._count(api, call)
@@ -165,7 +164,7 @@ class Generation:
         chosen = asked.options()
         if "timeout" not in chosen:
             chosen |= _timeout(headers)
-        self._settings.check(chosen)
+        self._check_bounds(chosen)
         timeout = chosen.pop("timeout", None)
         return RequestOptions(
             deadline=time.time() + timeout if timeout else 0.0,
@@ -175,6 +174,14 @@ class Generation:
             weight=call.limits.weight,
             **chosen,
         )
+
+    def _check_bounds(self, asked: Mapping[str, float]) -> None:
+        """Refuse options that ask for a longer time than the operator allows."""
+        for name, seconds in asked.items():
+            if name in BOUNDED and seconds > (most := getattr(self._settings, BOUNDED[name])):
+                raise InvalidRequestError(
+                    f"{name} is {seconds:g} s; this server allows at most {most:g} s", param=name
+                )
 
 
 def _timeout(headers: Mapping[str, str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Served models: their list, and the one that a request names."""
+"""Served models, as clients see them."""
 
 from __future__ import annotations
 
@@ -7,12 +7,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dynamo_tasks.errors import InvalidRequestError, NoInstancesError, UnknownModelError
-from dynamo_tasks.frontend.gateway import Gateway, ServedModel
+from dynamo_tasks.frontend.gateway import Gateway, ServedModel, unknown_model
 from dynamo_tasks.frontend.http.errors import json_response
-from dynamo_tasks.frontend.openai.apis import Api
 
-__all__ = ["ModelsAPI", "find_model"]
+__all__ = ["ModelsAPI"]
 
 
 class ModelsAPI:
@@ -33,27 +31,8 @@ class ModelsAPI:
         name = request.path_params["name"]
         served = await self._gateway.models()
         if name not in served:
-            raise _unknown(name, served)
+            raise unknown_model(name, served)
         return json_response(_row(name, served[name]))
-
-
-def find_model(api: Api, name: str, served: dict[str, ServedModel]) -> ServedModel:
-    """The model of a name, if it serves an API.
-
-    Raises:
-        UnknownModelError: Nobody serves it.
-        NoInstancesError: Nobody serves any.
-        InvalidRequestError: It is for something else.
-    """
-    model = served.get(name)
-    if model is None:
-        raise _unknown(name, served)
-    if api.operation not in model.endpoints:
-        offered = ", ".join(sorted(model.endpoints)) or "nothing"
-        raise InvalidRequestError(f"model {name!r} serves {offered}, not {api.operation}", param="model")
-    if api.base == "chat" and model.card.kind != "chat":
-        raise InvalidRequestError(f"model {name!r} is for {model.card.kind}, not chat", param="model")
-    return model
 
 
 def _row(name: str, model: ServedModel) -> dict[str, Any]:
@@ -61,10 +40,3 @@ def _row(name: str, model: ServedModel) -> dict[str, Any]:
     if model.card.max_model_len:
         row["max_model_len"] = model.card.max_model_len
     return row
-
-
-def _unknown(name: str, served: dict[str, ServedModel]) -> UnknownModelError | NoInstancesError:
-    if not served:
-        return NoInstancesError("no model is served at the moment", retry_after=1)
-    known = ", ".join(sorted(served))
-    return UnknownModelError(f"model {name!r} is not served; served models: {known}", param="model")

@@ -14,13 +14,13 @@ from dynamo_tasks.errors import AuthenticationError, InvalidRequestError
 from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL, issue
 from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.gateway import EventStream, Gateway, RequestInfo
-from dynamo_tasks.frontend.http.errors import REQUEST_ID, describe, header_text, json_response
-from dynamo_tasks.frontend.http.uploads import read_body
+from dynamo_tasks.frontend.http.errors import REQUEST_ID, describe, json_response
+from dynamo_tasks.frontend.http.incoming import read_body
 from dynamo_tasks.frontend.openai.apis import Api
 from dynamo_tasks.frontend.openai.render import Render, Renderer, usage_of
 from dynamo_tasks.frontend.openai.values import ValueRenderer, parse_position
 from dynamo_tasks.frontend.settings import FrontendSettings
-from dynamo_tasks.frontend.sse import EventStreamResponse
+from dynamo_tasks.frontend.sse import EventStreamResponse, header_text
 from dynamo_tasks.protocol.http.bodies import decode_object
 
 __all__ = ["RequestsAPI"]

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from msgspec import Struct
 
-from dynamo_tasks.errors import ConfigError, InvalidRequestError
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.access.auth import ApiKey
 
-__all__ = ["FrontendSettings"]
+__all__ = ["BOUNDED", "FrontendSettings"]
 
 _MIB = 1 << 20
 _LONGEST = 366 * 86400.0
-_MOST = {name: f"max_{name}" for name in ("retention", "abandon_after", "timeout")}
+BOUNDED = {name: f"max_{name}" for name in ("retention", "abandon_after", "timeout")}
 """Option of a request → the setting that bounds it."""
 
 
@@ -50,25 +48,13 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
             raise ConfigError(f"body_limit must be at least 1 byte, not {self.body_limit}")
         if not self.keep_alive > 0:
             raise ConfigError(f"keep_alive must be more than 0 seconds, not {self.keep_alive}")
-        for name in _MOST.values():
+        for name in BOUNDED.values():
             if not 0 < getattr(self, name) <= _LONGEST:
                 raise ConfigError(
                     f"{name} must be more than 0 seconds and at most a year, not {getattr(self, name)}"
                 )
         if not self.header_delay >= 0:
             raise ConfigError(f"header_delay must be 0 or more seconds, not {self.header_delay}")
-
-    def check(self, asked: Mapping[str, float]) -> None:
-        """Refuse options of a request that ask for a longer time than the operator allows.
-
-        Raises:
-            InvalidRequestError: names it, and what is allowed.
-        """
-        for name, seconds in asked.items():
-            if name in _MOST and seconds > (most := getattr(self, _MOST[name])):
-                raise InvalidRequestError(
-                    f"{name} is {seconds:g} s; this server allows at most {most:g} s", param=name
-                )
 
     def __repr__(self) -> str:
         keys = f"<{len(self.api_keys)} keys>"

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from urllib.parse import quote
 
 from starlette.types import Receive, Scope, Send
 
 from dynamo_tasks.errors import DynamoError
-from dynamo_tasks.frontend.call import ClientWatch
+from dynamo_tasks.frontend.call import ClientWatch, RequestMeter
 from dynamo_tasks.frontend.gateway import EventStream
-from dynamo_tasks.frontend.http.errors import REQUEST_ID, check_end, header_text
+from dynamo_tasks.frontend.http.errors import REQUEST_ID, check_end
 from dynamo_tasks.frontend.http.timeouts import PROBE
-from dynamo_tasks.frontend.metrics import RequestMeter
 from dynamo_tasks.frontend.openai.render import Renderer
 from dynamo_tasks.observe import log
 from dynamo_tasks.protocol.events import End, Event, Kind
 
-__all__ = ["KEEP_ALIVE", "SSE_HEADERS", "EventStreamResponse", "KeepAlive"]
+__all__ = ["KEEP_ALIVE", "SSE_HEADERS", "EventStreamResponse", "KeepAlive", "header_text"]
 
 KEEP_ALIVE = b": keep-alive\n"
 """A comment: readers skip it, proxies see life. One line, no blank line: a blank line ends an event, and the ``openai``
@@ -221,3 +221,8 @@ def _raise_refusal(events: Sequence[Event]) -> None:
             check_end(End.decode(event.data))
         elif event.kind != Kind.CLAIM:
             return
+
+
+def header_text(text: str) -> str:
+    """A name that a client chose, such as a task id, as a header can hold it."""
+    return quote(text, safe="/:@!$&'()*+,;=?#[]~ ")

@@ -30,6 +30,9 @@ from dynamo_tasks.errors import (
     EndpointError,
     InvalidEventIdError,
     ProtocolError,
+    RequestCancelledError,
+    RequestExpiredError,
+    RequestFailedError,
     error_for_code,
 )
 from dynamo_tasks.protocol.states import State
@@ -207,6 +210,20 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     def encode(self) -> bytes:
         """Write the payload of an ``e`` event."""
         return _encode(self)
+
+    def failure(self) -> DynamoError | None:
+        """The error that a caller gets who wants the whole answer; ``None`` if the request succeeded."""
+        if self.error is not None:
+            return self.error.exception()
+        if self.finish_reason == IGNORED:
+            return EndpointError(
+                "the endpoint ignored the request (celery.exceptions.Ignore): there is no answer"
+            )
+        if self.state == State.CANCELLED:
+            return RequestCancelledError()
+        if self.state == State.EXPIRED:
+            return RequestExpiredError()
+        return RequestFailedError() if self.state == State.FAILED else None
 
     def raise_for_state(self) -> None:
         """Raise what the request ended with, if it did not succeed."""

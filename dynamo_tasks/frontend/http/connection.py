@@ -24,7 +24,7 @@ import httptools
 import uvicorn
 from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 
-from dynamo_tasks.frontend.http.framing import (
+from dynamo_tasks.frontend.http.incoming import (
     ConnectionLimits,
     HttpRefusal,
     check_head,
@@ -71,8 +71,8 @@ class GuardedProtocol(TimeoutProtocol):
             self._malformed()
             return
         self._count(before, len(data))
-        if self._phase == "idle" and self._timer is None and not self._busy():
-            self._arm(self._limits.head_timeout, self._head_late)
+        if self._phase == "idle" and not self._timer.armed and not self._busy():
+            self._timer.arm(self._limits.head_timeout, self._head_late)
 
     def _parse(self, data: bytes) -> None:
         while True:
@@ -122,8 +122,8 @@ class GuardedProtocol(TimeoutProtocol):
         """httptools callback: the first byte of a request."""
         super().on_message_begin()
         self._phase, self._head_size, self._beside, self._counted = "head", 0, 0, False
-        if self._timer is None:
-            self._arm(self._limits.head_timeout, self._head_late)
+        if not self._timer.armed:
+            self._timer.arm(self._limits.head_timeout, self._head_late)
 
     def on_url(self, url: bytes) -> None:
         """httptools callback; may come in parts."""
@@ -190,7 +190,7 @@ class GuardedProtocol(TimeoutProtocol):
         else:
             self._start_asgi_task(cycle, self.app)
         self._phase, self._body_size, self._began, self._trailers = "body", 0, self.loop.time(), 0
-        self._arm(self._limits.body_timeout, self._body_late)
+        self._timer.arm(self._limits.body_timeout, self._body_late)
 
     def _new_cycle(self, version: str) -> Any:
         keeps = version == "1.1" and self.parser.should_keep_alive()
@@ -233,7 +233,7 @@ class GuardedProtocol(TimeoutProtocol):
         if self._upgrade:
             return
         self._phase = "idle"
-        self._disarm()
+        self._timer.disarm()
         if not self.cycle.response_complete:
             if not self.cycle.response_started:
                 self.cycle.keep_alive = self._keeps

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
 from starlette.responses import Response
@@ -13,35 +12,32 @@ from dynamo_tasks.errors import (
     AlreadyRegisteredError,
     DeadlineExceededError,
     DynamoError,
-    EndpointError,
     IdempotencyConflictError,
     NamespaceInUseError,
     RequestCancelledError,
     RequestExpiredError,
-    RequestFailedError,
     StreamTooLargeError,
     WorkerLostError,
 )
-from dynamo_tasks.frontend.http.uploads import ENCODINGS
-from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
-from dynamo_tasks.protocol.states import State
+from dynamo_tasks.protocol.events import End, ErrorInfo
 
 __all__ = [
+    "ENCODINGS",
     "REQUEST_ID",
     "check_end",
     "describe",
     "encode_parts",
-    "end_error",
     "error_body",
     "error_payload",
     "error_response",
-    "header_text",
     "json_bytes",
     "json_response",
 ]
 
 REQUEST_ID = "x-request-id"
 """The header that names the request."""
+ENCODINGS = "gzip"
+"""The coding that ``Content-Encoding`` may name, for ``Accept-Encoding`` of a refusal."""
 
 _TYPES = {
     401: "authentication_error",
@@ -129,34 +125,14 @@ def encode_parts(body: dict[str, Any]) -> bytes:
     return b"{" + b",".join(fields) + b"}"
 
 
-def header_text(text: str) -> str:
-    """A name that a client chose, such as a task id, as a header can hold it."""
-    return quote(text, safe="/:@!$&'()*+,;=?#[]~ ")
-
-
 def check_end(end: End) -> None:
     """Raise what a request ended with, unless it ended well."""
-    error = end_error(end)
+    error = end.failure()
     try:
         if error is not None:
             raise error
     finally:
         del error  # its traceback has this frame: a circle that would keep the whole connection
-
-
-def end_error(end: End) -> DynamoError | None:
-    """The error with which a request ended, ``None`` if it succeeded."""
-    if end.error is not None:
-        return end.error.exception()
-    if end.finish_reason == IGNORED:
-        return EndpointError(
-            "the endpoint ignored the request (celery.exceptions.Ignore): there is no answer"
-        )
-    if end.state == State.CANCELLED:
-        return RequestCancelledError()
-    if end.state == State.EXPIRED:
-        return RequestExpiredError()
-    return RequestFailedError() if end.state == State.FAILED else None
 
 
 def describe(error: ErrorInfo | None) -> dict[str, Any] | None:

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.http.connection import ConnectionLimits, GuardedConfig, GuardedProtocol
-from dynamo_tasks.frontend.http.framing import HttpRefusal
+from dynamo_tasks.frontend.http.incoming import HttpRefusal
 from dynamo_tasks.observe import log
 from dynamo_tasks.observe.throttle import LogThrottle
 

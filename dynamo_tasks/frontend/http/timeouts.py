@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from typing import Any, Literal
 
 import uvicorn
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from dynamo_tasks.frontend.http.framing import ConnectionLimits, HttpRefusal
+from dynamo_tasks.frontend.http.incoming import ConnectionLimits, HttpRefusal
 from dynamo_tasks.observe import log
 
 __all__ = ["PROBE", "Answer", "OpenEndedAnswer", "Phase", "TimeoutProtocol"]
@@ -48,8 +49,36 @@ _RESET = 0.25
 """Seconds in which the answer to a probe is there."""
 
 
+class _Timer:
+    """A time that a connection waits for something; armed again, it begins anew."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop):
+        self._loop = loop
+        self._handle: asyncio.TimerHandle | None = None
+
+    @property
+    def armed(self) -> bool:
+        """``True`` while it runs."""
+        return self._handle is not None
+
+    def arm(self, delay: float, late: Callable[[], None]) -> None:
+        """Call ``late`` after so many seconds, unless it is disarmed before."""
+        self.disarm()
+        self._handle = self._loop.call_later(delay, self._fire, late)
+
+    def _fire(self, late: Callable[[], None]) -> None:
+        self._handle = None
+        late()
+
+    def disarm(self) -> None:
+        """Forget it; it may not run at all."""
+        if self._handle is not None:
+            self._handle.cancel()
+            self._handle = None
+
+
 class TimeoutProtocol(HttpToolsProtocol):
-    """uvicorn's protocol within the times of :class:`~dynamo_tasks.frontend.http.framing.ConnectionLimits`."""
+    """uvicorn's protocol within the times of :class:`~dynamo_tasks.frontend.http.incoming.ConnectionLimits`."""
 
     def __init__(self, config: uvicorn.Config, limits: ConnectionLimits, *args: Any, **kwargs: Any):
         super().__init__(config, *args, **kwargs)
@@ -58,21 +87,19 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._body_size = 0
         self._began = 0.0
         self._answering: Any = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._write_timer: asyncio.TimerHandle | None = None
-        self._probe_timer: asyncio.TimerHandle | None = None
+        self._timer = _Timer(self.loop)
+        self._write_timer = _Timer(self.loop)
+        self._probe_timer = _Timer(self.loop)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Asyncio callback: the first head must come in time."""
         super().connection_made(transport)
-        self._arm(self._limits.head_timeout, self._head_late)
+        self._timer.arm(self._limits.head_timeout, self._head_late)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Asyncio callback."""
-        self._disarm()
-        self._writable()
-        if self._probe_timer is not None:
-            self._probe_timer.cancel()
+        for timer in (self._timer, self._write_timer, self._probe_timer):
+            timer.disarm()
         self._notify_handlers()
         super().connection_lost(exc)
 
@@ -83,17 +110,7 @@ class TimeoutProtocol(HttpToolsProtocol):
                 cycle.disconnected = True
                 cycle.message_event.set()
 
-    def _arm(self, delay: float, late: Any) -> None:
-        self._disarm()
-        self._timer = self.loop.call_later(delay, late)
-
-    def _disarm(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
     def _head_late(self) -> None:
-        self._timer = None
         if self._phase == "head":
             self._refuse(HttpRefusal(408, "request_timeout", "the request's head did not come in time"))
         else:
@@ -105,7 +122,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         due = self._limits.body_timeout + self._body_size / self._limits.min_rate
         left = self._began + due - self.loop.time()
         if left > 0:
-            self._timer = self.loop.call_later(left, self._body_late)
+            self._timer.arm(left, self._body_late)
         else:
             self._refuse(HttpRefusal(408, "request_timeout", "the request's body did not come in time"))
 
@@ -116,39 +133,33 @@ class TimeoutProtocol(HttpToolsProtocol):
             self.transport.write(_CONTINUE)
         elif probe := cycle.scope.get(PROBE):
             probe()
-        self._probe_timer = self.loop.call_later(_RESET, self._probed)
+        self._probe_timer.arm(_RESET, self._probed)
 
     def _probed(self) -> None:
         # The transport reads no longer, so it does not see a reset by itself.
         if self.transport.get_extra_info("socket").getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
             self.transport.abort()
         else:
-            self._probe_timer = self.loop.call_later(self._limits.probe, self._probe)
+            self._probe_timer.arm(self._limits.probe, self._probe)
 
     def pause_writing(self) -> None:
         """Asyncio callback: the client does not take what is sent."""
         super().pause_writing()
-        if self._write_timer is None:
-            self._write_timer = self.loop.call_later(self._limits.write_timeout, self._write_late)
+        if not self._write_timer.armed:
+            self._write_timer.arm(self._limits.write_timeout, self._write_late)
 
     def resume_writing(self) -> None:
         """Asyncio callback: it does again."""
         super().resume_writing()
-        self._writable()
-
-    def _writable(self) -> None:
-        if self._write_timer is not None:
-            self._write_timer.cancel()
-            self._write_timer = None
+        self._write_timer.disarm()
 
     def _write_late(self) -> None:
-        self._write_timer = None
         log.event("http.cut_off", reason="takes no data", client=_peer(self.client))
         self.transport.abort()
 
     def _refuse(self, refusal: HttpRefusal) -> None:
         """Answer, if no other answer is under way, and close."""
-        self._disarm()
+        self._timer.disarm()
         log.event("http.cut_off", reason=refusal.text, client=_peer(self.client))
         running, self._phase = self._answering, "refused"
         if running is not None and running.response_started and not running.response_complete:
@@ -157,7 +168,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._notify_handlers()
         self.transport.write(refusal.answer())
         self.transport.write_eof()
-        self._arm(_LINGER, self.transport.abort)
+        self._timer.arm(_LINGER, self.transport.abort)
 
     def timeout_keep_alive_handler(self) -> None:
         """uvicorn callback: nothing came for long after an answer."""
@@ -167,7 +178,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         """Close; what the client does not take, it loses."""
         self.transport.close()
         if self.transport.get_write_buffer_size():
-            self._arm(self._limits.write_timeout, self.transport.abort)
+            self._timer.arm(self._limits.write_timeout, self.transport.abort)
 
 
 def _peer(client: tuple[str, int] | None) -> str:

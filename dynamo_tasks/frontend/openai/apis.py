@@ -7,30 +7,66 @@ API key to the queue, is :mod:`dynamo_tasks.frontend.generation`.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from msgspec import Struct
 from starlette.responses import Response
 
 from dynamo_tasks.engines.text.threads import offload
-from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.errors import DynamoError, InvalidRequestError
 from dynamo_tasks.frontend.call import HttpCall
+from dynamo_tasks.frontend.gateway import ServedModel, unknown_model
 from dynamo_tasks.frontend.http.errors import error_response
 from dynamo_tasks.frontend.openai.collect import Collector, CompletionCollector
 from dynamo_tasks.frontend.openai.embeddings import EmbeddingCollector
-from dynamo_tasks.frontend.openai.payload import engine_body
 from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render, Renderer
 from dynamo_tasks.protocol.http.bodies import decode_object
 from dynamo_tasks.protocol.http.openai import (
+    OPTIONS,
     ChatRequest,
     CompletionRequest,
     EmbeddingRequest,
     GenerationRequest,
     OpenAIRequest,
+    known_fields,
     parse_request,
 )
 
-__all__ = ["Api", "ChatApi", "CompletionsApi", "EmbeddingsApi", "ParsedBody"]
+__all__ = ["Api", "ChatApi", "CompletionsApi", "EmbeddingsApi", "ParsedBody", "engine_body"]
+
+_TRANSPORT = {
+    "stream",
+    "stream_options",
+    "user",
+    "encoding_format",
+    "max_completion_tokens",
+    "service_tier",
+    *OPTIONS,
+} - {
+    "priority"  # an engine may schedule by it, too
+}
+"""Fields that the frontend reads, of no interest to an engine."""
+_NEUTRAL: dict[str, Any] = {
+    "n": 1,
+    "priority": 0,
+    "presence_penalty": 0,
+    "frequency_penalty": 0,
+    "repetition_penalty": 1,
+    "min_p": 0,
+    "min_tokens": 0,
+    "logit_bias": {},
+    "best_of": 1,
+    "suffix": "",
+    "stop": [],
+    "stop_token_ids": [],
+    "ignore_eos": False,
+    "echo": False,
+    "tools": [],
+    "response_format": {"type": "text"},
+}
+"""Values that say what holds anyway: they ask nothing of an engine, and many SDKs always send them."""
 
 
 class ParsedBody(Struct):
@@ -71,6 +107,24 @@ class Api:
     def parse(self, raw: bytes) -> ParsedBody:
         """Read and check a body; may be called in a thread. See :meth:`read`."""
         raise NotImplementedError
+
+    def find_model(self, name: str, served: Mapping[str, ServedModel]) -> ServedModel:
+        """The model that a body names, if it serves the API.
+
+        Raises:
+            UnknownModelError: Nobody serves it.
+            NoInstancesError: Nobody serves any.
+            InvalidRequestError: It is for something else.
+        """
+        model = served.get(name)
+        if model is None:
+            raise unknown_model(name, served)
+        if self.operation not in model.endpoints:
+            offered = ", ".join(sorted(model.endpoints)) or "nothing"
+            raise InvalidRequestError(f"model {name!r} serves {offered}, not {self.operation}", param="model")
+        if self.base == "chat" and model.card.kind != "chat":
+            raise InvalidRequestError(f"model {name!r} is for {model.card.kind}, not chat", param="model")
+        return model
 
     def render(self, parsed: ParsedBody, payload: dict[str, Any], request_id: str) -> Render | None:
         """Describe, for the record, how any frontend can render the stream; ``None`` = values.
@@ -147,3 +201,51 @@ class EmbeddingsApi(_Plain):
         """Make what gathers the vectors."""
         assert isinstance(request, EmbeddingRequest)
         return EmbeddingCollector(request.model, request.encoding_format == "base64")
+
+
+def engine_body(request: OpenAIRequest, body: dict[str, Any]) -> dict[str, Any]:
+    """Pick the part of a checked body that concerns the engine.
+
+    Left out are fields of the transport, unknown ones, nulls, and values that ask for nothing (``n: 1``).
+    ``max_tokens`` is the resolved limit, ``stop`` a list; prompts of token ids become ``prompt_token_ids``.
+    """
+    known = _engine_fields(type(request))
+    out = {
+        name: value
+        for name, value in body.items()
+        if name in known and value is not None and not _neutral(name, value)
+    }
+    if not out.get("tools"):
+        if out.get("tool_choice") in ("none", "auto"):
+            del out["tool_choice"]
+        out.pop("parallel_tool_calls", None)
+    if not isinstance(request, GenerationRequest):
+        out.pop("priority", None)
+    else:
+        if request.limit is not None:
+            out["max_tokens"] = request.limit
+        if isinstance(out.get("stop"), str):
+            out["stop"] = [out["stop"]]
+    if isinstance(request, CompletionRequest) and isinstance(request.prompt, list):
+        _unpack_prompt(out, request.prompt)
+    return out
+
+
+@cache
+def _engine_fields(kind: type[OpenAIRequest]) -> frozenset[str]:
+    return known_fields(kind) - _TRANSPORT
+
+
+def _unpack_prompt(out: dict[str, Any], prompt: list[Any]) -> None:
+    only = prompt[0] if len(prompt) == 1 and not isinstance(prompt[0], int) else prompt
+    if isinstance(only, str) or isinstance(only[0], str):
+        out["prompt"] = only
+    else:
+        del out["prompt"]
+        out["prompt_token_ids"] = only
+
+
+def _neutral(name: str, value: Any) -> bool:
+    if name == "logprobs":
+        return value is False  # 0 asks for the chosen token's
+    return name in _NEUTRAL and bool(_NEUTRAL[name] == value)

@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Struct
 
 from dynamo_tasks.errors import DynamoError, ProtocolError
-from dynamo_tasks.frontend.http.errors import end_error, error_body
+from dynamo_tasks.frontend.http.errors import error_body
 from dynamo_tasks.frontend.openai.logprobs import logprobs_of
 from dynamo_tasks.protocol.events import UNREADABLE, ZERO, Claim, End, Event, Kind, decode_values
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, merge_delta
@@ -238,7 +238,7 @@ class CompletionRenderer(EndsWithDone):
         end = End.decode(event.data)
         self.ended = True
         self.usage = end.usage or self.usage
-        self.error = end_error(end)
+        self.error = end.failure()
         if self.error is not None:
             return b"id: %d-%d\n%b%b" % (*event.id, error_event(self.error), DONE)
         out = b"id: %d-%d\n" % event.id

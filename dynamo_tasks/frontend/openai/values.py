@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import DynamoError, InvalidEventIdError
-from dynamo_tasks.frontend.http.errors import end_error
 from dynamo_tasks.frontend.openai.render import (
     DONE,
     EndsWithDone,
@@ -102,7 +101,7 @@ class ValueRenderer(EndsWithDone):
 
     def _end(self, event: Event) -> bytes:
         end = End.decode(event.data)
-        self.ended, self.error, self.usage = True, end_error(end), end.usage
+        self.ended, self.error, self.usage = True, end.failure(), end.usage
         if self.error is not None:
             return b"id: %d-%d\n%b%b" % (*event.id, error_event(self.error), DONE)
         if end.values and self._skip < len(end.values):

@@ -29,11 +29,6 @@ class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if not 0.001 <= self.weight <= 1000:
             raise ConfigError(f"weight must be 0.001 to 1000, not {self.weight}")
 
-    @property
-    def counted(self) -> bool:
-        """``True`` if Redis has to be asked."""
-        return bool(self.requests_per_minute or self.concurrent_requests)
-
 
 class Allowance(Struct, frozen=True, kw_only=True):
     """The allowance that a key has left, as Redis answered for one request.

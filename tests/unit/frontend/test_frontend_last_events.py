@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 
 from dynamo_tasks.frontend.api_routes import ApiRoute
-from dynamo_tasks.frontend.http.errors import header_text
+from dynamo_tasks.frontend.sse import header_text
 from tests.support.frontend_fakes import FakeGateway, in_process, sse
 
 runs: list[str] = []

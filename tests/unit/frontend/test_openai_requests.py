@@ -7,7 +7,7 @@ import time
 import pytest
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.frontend.openai.payload import engine_body
+from dynamo_tasks.frontend.openai.apis import engine_body
 from dynamo_tasks.protocol.http.bodies import decode_object
 from dynamo_tasks.protocol.http.openai import (
     MAX_STOPS,
