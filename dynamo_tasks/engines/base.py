@@ -29,8 +29,8 @@ __all__ = [
     "usage",
 ]
 
-_TEMPLATED = ("tools", "tool_choice")
-"""The chat template puts them into the prompt: there is nothing left that an engine must do."""
+_TEMPLATED = ("last_message", "parallel_tool_calls", "reasoning_effort", "tool_choice", "tools")
+"""The chat template puts them into the prompt, or parsers heed them: there is nothing left that an engine must do."""
 
 
 class EngineStats(msgspec.Struct, frozen=True):

@@ -263,7 +263,7 @@ def test_payloads_and_bad_requests(name: str) -> None:
         refused: list[tuple[dict[str, Any], str]] = [
             ({"prompt": "a", "max_tokens": -1}, "max_tokens"),
             ({"messages": []}, "messages"),
-            ({"prompt": "a", "logprobs": 1}, "logprobs"),
+            ({"prompt": "a", "suffix": "x"}, "suffix"),
             ({"prompt": "a" * 101}, "prompt"),
         ]
         for bad, param in refused:

@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta
 
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
 from dynamo_tasks.engines.embedding import embed_all
+from dynamo_tasks.engines.mocker.compose import FEATURES, compose, is_composed
+from dynamo_tasks.engines.mocker.logprobs import Logprobs
+from dynamo_tasks.engines.mocker.reply import Reply, ReplyOutput
 from dynamo_tasks.engines.mocker.scheduler import Scheduler, SchedulerArgs
-from dynamo_tasks.engines.mocker.sequence import PseudoText, Run, Sequence, text_keys
+from dynamo_tasks.engines.mocker.sequence import Run, Sequence
+from dynamo_tasks.engines.mocker.text import pseudo_text, text_keys
 from dynamo_tasks.engines.text.output import UNSAMPLED, ChoiceOutput, echoed
 from dynamo_tasks.engines.text.request import GenerateRequest
+from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import ConfigError, EngineDeadError, EngineError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import ModelCard
@@ -35,8 +40,14 @@ class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
     Attributes:
         seed: Of the text, for requests that bring none.
         max_model_len: As of every engine; by default, and at most, what the KV blocks hold.
+        tokenizer: ``bytes``, or a path to tokenizer files: prompts are counted, and the text is made, with it; its
+            chat template is used.
+        tool_calls: When tools are called under ``tool_choice: auto``: where the user's last message names them,
+            always, or never.
     """
 
+    tokenizer: str = "bytes"
+    tool_calls: Literal["named", "always", "never"] = "named"
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
 
 
@@ -44,7 +55,7 @@ class MockerEngine(Engine):
     """Simulates vLLM; ends only at ``max_tokens`` (128 by default) or at a stop."""
 
     args_type = MockerArgs
-    features = UNSAMPLED
+    features = UNSAMPLED | FEATURES
 
     def __init__(self, args: MockerArgs | None = None) -> None:
         """Make the engine.
@@ -54,9 +65,10 @@ class MockerEngine(Engine):
         """
         args = args or MockerArgs()
         longest = _max_model_len(args)
-        super().__init__(
-            "mocker", ModelCard(name=args.name("mocker"), max_model_len=longest), args.max_num_seqs
+        card = ModelCard(
+            name=args.name("mocker"), tokenizer=args.tokenizer, max_model_len=longest, heeds_tool_choice=True
         )
+        super().__init__("mocker", card, args.max_num_seqs)
         self._args = args
         self._scheduler = Scheduler(args)
         self._task: asyncio.Task[None] | None = None
@@ -130,7 +142,7 @@ class MockerEngine(Engine):
         if self._asleep:
             raise EngineError("engine 'mocker' sleeps")
         run, scheduler = Run(), self._scheduler
-        choices = self._choices(request, run)
+        choices = await self._choices(request, run)
         if prompt := await echoed(request, self.tokenizer):
             for index in range(request.n):
                 if index not in request.output_token_ids:
@@ -159,18 +171,37 @@ class MockerEngine(Engine):
             for sequence, _ in choices:
                 scheduler.abort(sequence)
 
-    def _choices(self, request: GenerateRequest, run: Run) -> list[tuple[Sequence, ChoiceOutput]]:
-        limit = self._max_tokens(request, _DEFAULT_MAX_TOKENS)
+    async def _choices(self, request: GenerateRequest, run: Run) -> list[tuple[Sequence, ChoiceOutput]]:
         seed = self._args.seed if request.seed is None else request.seed
         prompt = request.prompt_token_ids
+        keys = text_keys(prompt, seed, request.n)
         choices: list[tuple[Sequence, ChoiceOutput]] = []
-        for index, key in enumerate(text_keys(prompt, seed, request.n)):
-            choice = ChoiceOutput(request, index, self.tokenizer, limit)
-            text = PseudoText(key)
-            sequence = Sequence(run, prompt, text, choice.count, limit, request.priority, request.cache_salt)
+        replies: list[Reply | None] = [None] * request.n
+        if is_composed(request):  # in a thread: a schema of a client may take a while
+            replies = await offload(INLINE + 1, self._composed, request, keys)
+        for index, (key, reply) in enumerate(zip(keys, replies, strict=True)):
+            limit = self._max_tokens(request, _DEFAULT_MAX_TOKENS if reply is None else len(reply.token_ids))
+            choice = self._output(request, index, key, reply, limit)
+            text = pseudo_text(key, self.card.tokenizer) if reply is None else reply
+            sequence = Sequence(
+                run, prompt, text, choice.count, choice.limit, request.priority, request.cache_salt
+            )
             choices.append((sequence, choice))
         run.sequences = [sequence for sequence, _ in choices]
         return choices
+
+    def _composed(self, request: GenerateRequest, keys: list[bytes]) -> list[Reply | None]:
+        return [compose(request, key, self.tokenizer, self._args.tool_calls) for key in keys]
+
+    def _output(
+        self, request: GenerateRequest, index: int, key: bytes, reply: Reply | None, limit: int
+    ) -> ChoiceOutput:
+        if reply is None and request.logprobs is None:
+            return ChoiceOutput(request, index, self.tokenizer, limit)
+        if reply is not None:
+            limit = min(limit, len(reply.token_ids))
+        logprobs = None if request.logprobs is None else Logprobs(key, request.logprobs, self.card.tokenizer)
+        return ReplyOutput(request, index, self.tokenizer, limit, reply=reply, logprobs=logprobs)
 
     @staticmethod
     def _next(sequence: Sequence, choice: ChoiceOutput) -> TokenDelta | None:

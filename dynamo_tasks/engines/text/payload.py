@@ -9,14 +9,14 @@ from typing import Any
 from dynamo_tasks.engines.text import fields
 from dynamo_tasks.engines.text.fields import check_text, too_long
 from dynamo_tasks.engines.text.request import EmbedRequest, GenerateRequest
-from dynamo_tasks.engines.text.template import render_chat
+from dynamo_tasks.engines.text.template import last_message, render_chat
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.bodies import resolve_aliases
 from dynamo_tasks.protocol.http.openai import OPTIONS
 from dynamo_tasks.protocol.instances import ModelCard
 
-__all__ = ["EXTRAS", "check_length", "parse_embed", "parse_generate", "prompt_ids"]
+__all__ = ["EXTRAS", "check_length", "parse_embed", "parse_generate", "prompt_ids", "with_last_message"]
 
 MAX_CHOICES = 128
 MAX_STOPS = 64
@@ -38,16 +38,19 @@ EXTRAS: dict[str, tuple[Any, ...]] = {
     "guided_json": (None,),
     "guided_regex": (None,),
     "include_stop_str_in_output": (None, False),
+    "last_message": (None,),
     "logit_bias": (None, {}),
     "min_p": (None, 0),
+    "parallel_tool_calls": (None, True),
     "presence_penalty": (None, 0),
     "prompt_logprobs": (None,),
+    "reasoning_effort": (None, "none"),
     "repetition_penalty": (None, 1),
     "response_format": (None, {"type": "text"}),
     "skip_special_tokens": (None, True),
     "structured_outputs": (None,),
     "suffix": (None, ""),
-    "tool_choice": (None, "none", "auto"),
+    "tool_choice": (None, "auto"),
     "tools": (None, []),
     "top_k": (None, 0, -1),
 }
@@ -68,10 +71,8 @@ _ELSEWHERE = frozenset(
         "idempotency_key",
         "metadata",
         "modalities",
-        "parallel_tool_calls",
         "prediction",
         "prompt_cache_key",
-        "reasoning_effort",
         "request_id",
         "safety_identifier",
         "service_tier",
@@ -105,6 +106,9 @@ _READ_EXTRA: dict[str, Callable[[Any, str], Any]] = {
     "bad_words": lambda value, at: fields.string_list(value, at, MAX_STOPS),
     "echo": fields.switch,
     "include_stop_str_in_output": fields.switch,
+    "last_message": lambda value, at: _last_message(value, at),
+    "parallel_tool_calls": fields.switch,
+    "reasoning_effort": fields.string,
     "repetition_penalty": lambda value, at: fields.number(value, at, 0.01, 10),
     "skip_special_tokens": fields.switch,
     "frequency_penalty": lambda value, at: fields.number(value, at, -2, 2),
@@ -112,6 +116,7 @@ _READ_EXTRA: dict[str, Callable[[Any, str], Any]] = {
     "presence_penalty": lambda value, at: fields.number(value, at, -2, 2),
     "top_k": lambda value, at: fields.integer(value, at, -1),
 }
+_NEEDS_LAST = frozenset({"reasoning_effort", "tools"})
 _SMALLEST_SHARE = 1e-6
 """The meaning of ``top_p: 0``: the likeliest token alone; engines want more than nothing."""
 _RESERVED = ("messages", "template", "chat_template", "conversation", "tokenize")
@@ -157,7 +162,7 @@ def parse_generate(
         max_tokens=_max_tokens(payload),
         logprobs=_logprobs(payload),
         output_token_ids=_emitted(output_token_ids),
-        extra=_extra(payload),
+        extra=_extra(with_last_message(payload, card)),
         **given,
     )
     check_length(len(request.prompt_token_ids), request.max_tokens, card.max_model_len, payload)
@@ -198,6 +203,24 @@ def prompt_ids(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard
     return ids
 
 
+def with_last_message(payload: Mapping[str, Any], card: ModelCard) -> Mapping[str, Any]:
+    """A payload that was checked, with what was said last in its chat, if the engine wants to know that.
+
+    An engine that does by itself what tools and reasoning ask for cannot well find it in the prompt's tokens.
+    """
+    if not card.heeds_tool_choice or payload.get("messages") is None or _NEEDS_LAST.isdisjoint(payload):
+        return payload
+    return {**payload, "last_message": last_message(payload["messages"])}
+
+
+def _last_message(value: Any, at: str) -> None:
+    if not isinstance(value, Mapping) or {"role", "content"} != value.keys():
+        raise InvalidRequestError(f'{at} must be {{"role": …, "content": …}}', param=at)
+    for name in value:
+        if not isinstance(value[name], str):
+            raise InvalidRequestError(f"{at}.{name} must be a string", param=f"{at}.{name}")
+
+
 def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> str:
     template = card.chat_template
     if template is None:
@@ -213,6 +236,11 @@ def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, 
         "add_generation_prompt": payload.get("add_generation_prompt", True),
         "tools": payload.get("tools") or None,
         "documents": payload.get("documents"),
+        **(
+            {}
+            if payload.get("reasoning_effort") is None
+            else {"reasoning_effort": payload["reasoning_effort"]}
+        ),
         **more,
     }
     return render_chat(messages, template, variables)

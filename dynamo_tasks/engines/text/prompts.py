@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from dynamo_tasks.engines.text.payload import check_length, parse_generate, prompt_ids
+from dynamo_tasks.engines.text.payload import check_length, parse_generate, prompt_ids, with_last_message
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.structure import MAX_VALUES
@@ -83,7 +83,9 @@ def tokenized(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard)
             f"prompt: {total} tokens in {len(ids)} prompts; at most {MAX_VALUES} are allowed in one request",
             param="prompt",
         )
-    return {**rest, "prompt_token_ids": ids if several_prompts(payload) else ids[0]}
+    last = with_last_message(payload, card).get("last_message")
+    heard = {} if last is None else {"last_message": last}
+    return {**rest, **heard, "prompt_token_ids": ids if several_prompts(payload) else ids[0]}
 
 
 def _at(param: str | None, place: int) -> str | None:

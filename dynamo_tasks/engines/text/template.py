@@ -10,6 +10,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from functools import lru_cache
+from itertools import takewhile
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError
@@ -19,8 +20,19 @@ from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.bodies import decode_nested
 from dynamo_tasks.protocol.instances import ModelCard
 
-__all__ = ["DEFAULT_TEMPLATE", "allowed_tools", "chat_of", "check_kind", "check_messages", "render_chat"]
+__all__ = [
+    "DEFAULT_TEMPLATE",
+    "allowed_tools",
+    "chat_of",
+    "check_kind",
+    "check_messages",
+    "checked_tools",
+    "last_message",
+    "render_chat",
+]
 
+_LOOKED_AT, _LAST = 64, 8192
+"""Messages at the end of a chat, and characters of their text, that an engine hears of besides the prompt."""
 _CHOICES = ("none", "auto", "required")
 _FIELDS = ("tools", "tool_choice", "parallel_tool_calls", "chat_template_kwargs")
 
@@ -76,6 +88,32 @@ def allowed_tools(body: Mapping[str, Any]) -> Mapping[str, Any]:
             f"{at}.tools: {missing[0]!r:.60} is not among the tools", param=f"{at}.tools"
         )
     return {**body, "tool_choice": mode, "tools": [known[name] for name in known if name in names]}
+
+
+def checked_tools(body: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The JSON schemas of the tools of a chat request, by their names; its ``tool_choice`` is checked, too.
+
+    Raises:
+        InvalidRequestError: One of them is not valid.
+    """
+    tools = body.get("tools") or []
+    names = _names(tools)
+    _check_choice(body.get("tool_choice"), names)
+    return {name: tool["function"].get("parameters") or {} for name, tool in zip(names, tools, strict=True)}
+
+
+def last_message(messages: list[Any]) -> dict[str, str]:
+    """The last message of a chat that was checked: ``{"role", "content"}``, the end of a long text.
+
+    Several results of tools, one after another, are one message.
+    """
+    checked = check_messages(messages[-_LOOKED_AT:])
+    role = checked[-1]["role"]
+    texts = [str(checked[-1]["content"] or "")]
+    if role in ("tool", "function"):
+        results = takewhile(lambda message: message["role"] == role, reversed(checked))
+        texts = [str(message["content"] or "") for message in results][::-1]
+    return {"role": role, "content": "\n".join(texts)[-_LAST:]}
 
 
 def check_kind(tool: Any, at: str) -> None:

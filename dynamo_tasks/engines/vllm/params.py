@@ -16,25 +16,17 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.engines.text.request import GenerateRequest
+from dynamo_tasks.engines.text.structured import CONSTRAINTS, structured_outputs
 from dynamo_tasks.errors import InvalidRequestError
 
 __all__ = ["FEATURES", "ModelLimits", "check_request", "is_replayed", "sampling_arguments"]
 
 _PLAIN = ("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "bad_words",
           "allowed_token_ids")  # fmt: skip
-_STRUCTURED = {
-    "guided_choice": "choice",
-    "guided_grammar": "grammar",
-    "guided_json": "json",
-    "guided_regex": "regex",
-}
-_CONSTRAINTS = ("response_format", "structured_outputs", *_STRUCTURED)
-_KINDS = ("choice", "grammar", "json", "json_object", "regex", "structural_tag")
-_OPTIONS = ("disable_any_whitespace", "disable_additional_properties", "whitespace_pattern")
 
 FEATURES = frozenset(
     {
-        *_PLAIN, *_CONSTRAINTS, "echo", "include_stop_str_in_output", "logit_bias", "logprobs",
+        *_PLAIN, *CONSTRAINTS, "echo", "include_stop_str_in_output", "logit_bias", "logprobs",
         "skip_special_tokens",
     }
 )  # fmt: skip
@@ -83,7 +75,7 @@ def check_request(request: GenerateRequest, limits: ModelLimits) -> None:
         ids = request.stop_token_ids if name == "stop_token_ids" else extra.get(name) or ()
         _check_ids(name, ids, limits.vocab_size)
     _check_ids("logit_bias", _logit_bias(extra), limits.vocab_size)
-    for name in _CONSTRAINTS:
+    for name in CONSTRAINTS:
         if name in extra and len(msgspec.json.encode(extra[name])) > _MOST_CONSTRAINT:
             raise _refuse(name, f"at most {_MOST_CONSTRAINT} bytes of JSON are allowed")
     structured_outputs(extra)
@@ -135,53 +127,6 @@ def _seed(request: GenerateRequest, arguments: Mapping[str, Any], index: int) ->
         return None
     digest = hashlib.blake2b(f"{request.request_id} {index}".encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") >> 1  # not negative as a signed number of 64 bits
-
-
-def structured_outputs(extra: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Arguments of ``StructuredOutputsParams``, from whichever field constrains the answer.
-
-    Raises:
-        InvalidRequestError: several of them, or one that is not valid.
-    """
-    given = [name for name in _CONSTRAINTS if name in extra]
-    if not given:
-        return None
-    if len(given) > 1:
-        raise _refuse(given[1], f"not allowed together with {given[0]}")
-    name = given[0]
-    if name == "response_format":
-        return _response_format(extra[name])
-    if name == "structured_outputs":
-        return _own(extra[name])
-    return {_STRUCTURED[name]: extra[name]}
-
-
-def _response_format(value: object) -> dict[str, Any] | None:
-    kind = value.get("type") if isinstance(value, Mapping) else None
-    if kind == "text":
-        return None
-    if kind == "json_object":
-        return {"json_object": True}
-    if kind != "json_schema" or not isinstance(value, Mapping):
-        raise _refuse("response_format.type", "must be one of text, json_object, json_schema")
-    declared = value.get("json_schema")
-    schema = declared.get("schema") if isinstance(declared, Mapping) else None
-    if not isinstance(schema, Mapping):
-        raise _refuse("response_format.json_schema.schema", "must be a JSON schema")
-    return {"json": dict(schema)}
-
-
-def _own(value: object) -> dict[str, Any]:
-    """vLLM's ``structured_outputs`` object."""
-    if not isinstance(value, Mapping):
-        raise _refuse("structured_outputs", f"must be an object with one of {', '.join(_KINDS)}")
-    given = {name: item for name, item in value.items() if item is not None}
-    for name in given:
-        if name not in (*_KINDS, *_OPTIONS):
-            raise _refuse(f"structured_outputs.{name}", f"unknown; known: {', '.join((*_KINDS, *_OPTIONS))}")
-    if sum(name in given for name in _KINDS) != 1:
-        raise _refuse("structured_outputs", f"exactly one of {', '.join(_KINDS)} is needed")
-    return given
 
 
 def _logit_bias(extra: Mapping[str, Any]) -> dict[int, float]:

@@ -9,7 +9,7 @@ from dynamo_tasks.engines import GenerateRequest, create_engine
 from dynamo_tasks.engines.mocker.engine import MockerArgs, MockerEngine
 from dynamo_tasks.engines.mocker.kvcache import KVCache
 from dynamo_tasks.engines.mocker.scheduler import Scheduler
-from dynamo_tasks.engines.mocker.sequence import PseudoText, text_key
+from dynamo_tasks.engines.mocker.text import PseudoText, text_key
 from dynamo_tasks.errors import DynamoError, EngineDeadError, EngineError, InvalidRequestError
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 
@@ -259,9 +259,9 @@ def test_a_dead_scheduler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_it_cannot_do_is_refused() -> None:
     async def work(engine: MockerEngine) -> None:
         for field, value in [
-            ("logprobs", True),
             ("suffix", "x"),
-            ("response_format", {"type": "json_object"}),
+            ("prompt_logprobs", 1),
+            ("guided_grammar", "root ::= x"),
             ("guided_regex", "a+"),
         ]:
             with pytest.raises(InvalidRequestError, match=f"'mocker' does not support {field}") as caught:
