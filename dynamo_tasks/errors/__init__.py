@@ -30,6 +30,7 @@
     │   ├── ServerUnavailableError     503  server_unavailable     Redis cannot be reached
     │   │   └── ServerRefusedError     503  server_refused         it refuses commands for the moment, and says why
     │   │       └── ServerFullError    503  server_full            its memory is full: it takes no writes
+    │   ├── StorageUnavailableError    503  storage_unavailable    files cannot be read or written
     │   ├── DeadlineUnreachableError   503  deadline_unreachable   it would wait past its deadline
     │   └── NoInstancesError           503  no_instances           nobody serves the endpoint
     ├── RequestFailedError             500  the request ended without success
@@ -80,6 +81,7 @@ from dynamo_tasks.errors.failures import (
     ServerUnavailableError,
     ServiceCallError,
     ServiceTimeoutError,
+    StorageUnavailableError,
     StreamDivergedError,
     StreamTooLargeError,
     UnavailableError,
@@ -119,6 +121,7 @@ __all__ = [
     "PayloadTooLargeError", "ProtocolError", "QueueFullError", "RateLimitError",
     "RequestCancelledError", "RequestError", "RequestExpiredError", "RequestFailedError", "RequestNotFoundError",
     "ServerFullError", "ServerRefusedError", "ServerUnavailableError", "ServiceCallError", "ServiceTimeoutError",
+    "StorageUnavailableError",
     "StreamDivergedError", "StreamExpiredError", "StreamTooLargeError", "UnavailableError", "UnknownEndpointError",
     "UnknownMethodError", "UnknownModelError", "UnknownServiceError", "UnsupportedEncodingError", "WorkerLostError",
     "error_for_code",

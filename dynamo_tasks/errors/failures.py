@@ -21,6 +21,7 @@ __all__ = [
     "ServerUnavailableError",
     "ServiceCallError",
     "ServiceTimeoutError",
+    "StorageUnavailableError",
     "StreamDivergedError",
     "StreamTooLargeError",
     "UnavailableError",
@@ -52,6 +53,12 @@ class ServerFullError(ServerRefusedError):
     """The memory of the Redis server is full."""
 
     code = "server_full"
+
+
+class StorageUnavailableError(UnavailableError):
+    """The storage of files cannot be used at the moment."""
+
+    code = "storage_unavailable"
 
 
 class DeadlineUnreachableError(UnavailableError):

@@ -45,6 +45,7 @@ def create_app(
     settings: FrontendSettings | None = None,
     routes: Sequence[ApiRoute] = (),
     fallback: ASGIApp | None = None,
+    wings: Sequence[Route] = (),
 ) -> FrontendApp:
     """Make the application.
 
@@ -53,11 +54,12 @@ def create_app(
         settings: How it behaves.
         routes: The ``@api`` methods that it serves, too.
         fallback: Another application, which answers what is at no path of ours.
+        wings: Routes of the APIs that need more than the gateway, such as files.
 
     Raises:
         ConfigError: Two routes have the same path and method.
     """
-    return FrontendApp(gateway, settings or FrontendSettings(), routes, fallback)
+    return FrontendApp(gateway, settings or FrontendSettings(), routes, fallback, wings)
 
 
 class FrontendApp:
@@ -69,6 +71,7 @@ class FrontendApp:
         settings: FrontendSettings,
         routes: Sequence[ApiRoute] = (),
         fallback: ASGIApp | None = None,
+        wings: Sequence[Route] = (),
     ):
         self._generation = Generation(gateway, settings)
         self._settings = settings
@@ -81,6 +84,7 @@ class FrontendApp:
         }
         apis = {api.name: api for api in self._hot.values()}
         own = _routes(ModelsAPI(gateway), RequestsAPI(gateway, settings, apis), HealthAPI(gateway))
+        own.extend(wings)
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive, gateway) for route in routes]

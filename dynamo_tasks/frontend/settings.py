@@ -21,6 +21,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     Attributes:
         api_keys: Accepted API keys; empty = open to everybody.
         body_limit: Bytes of the largest request body that is accepted (10 MiB).
+        max_file_bytes: Bytes of the largest file that may be uploaded (512 MiB).
         keep_alive: Seconds of silence on a stream after which a comment is sent (15).
         header_delay: Seconds for which the headers of a new stream wait for the first token, so that a
             refusal by the engine is a proper HTTP error and not a 200 that turns bad (0.25).
@@ -34,6 +35,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
 
     api_keys: tuple[ApiKey | str, ...] = ()
     body_limit: int = 10 * _MIB
+    max_file_bytes: int = 512 * _MIB
     keep_alive: float = 15.0
     header_delay: float = 0.25
     cors_origins: tuple[str, ...] = ()
@@ -44,8 +46,9 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     max_timeout: float = 86400.0
 
     def __post_init__(self) -> None:
-        if self.body_limit < 1:
-            raise ConfigError(f"body_limit must be at least 1 byte, not {self.body_limit}")
+        for name in ("body_limit", "max_file_bytes"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1 byte, not {getattr(self, name)}")
         if not self.keep_alive > 0:
             raise ConfigError(f"keep_alive must be more than 0 seconds, not {self.keep_alive}")
         for name in BOUNDED.values():

@@ -308,6 +308,8 @@ _LOG_EVENTS = (
     LogEvent("http.full", WARNING, "Connections are refused: there are no descriptors left; reported once a second.",
              ("reason",)),
     LogEvent("http.disconnected", DEBUG, "An HTTP client left before the end.", ("request_id", "api")),
+    LogEvent("files.sweep_failed", WARNING, "Contents that nobody needs any more could not be deleted; tried again.",
+             ("file", "error")),
     LogEvent("config.loaded", INFO, "A process knows its configuration and goes to its server.",
              ("graph", "services", "redis_url")),
     LogEvent("config.warning", WARNING, "A setting works, but probably not as meant.", ("key", "problem")),

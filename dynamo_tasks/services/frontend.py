@@ -9,11 +9,13 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.access.auth import keys_from
 from dynamo_tasks.frontend.access.origins import HOSTS, PAGES, listed
 from dynamo_tasks.frontend.app import create_app
+from dynamo_tasks.frontend.files.api import FilesAPI
 from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
+from dynamo_tasks.services.files import FilesSweeper, files_of
 from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.http import api_routes, warn_if_open
 from dynamo_tasks.services.processor import Processor
@@ -34,6 +36,7 @@ class Frontend:
             with limits of its own is ``{key, requests_per_minute, concurrent_requests, weight}``.
         key_limits: The same limits, for keys that do not name theirs.
         body_limit: Bytes of the largest request body.
+        max_file_bytes: Bytes of the largest file that may be uploaded.
         keep_alive: Seconds of silence on a stream after which a comment is sent.
         max_retention: Most seconds of ``retention`` that a request may ask for.
         max_abandon_after: Most of ``abandon_after``.
@@ -54,6 +57,7 @@ class Frontend:
     api_keys: ClassVar[list[str | dict[str, Any]]] = []
     key_limits: ClassVar[dict[str, Any]] = {}
     body_limit: int = 10 << 20
+    max_file_bytes: int = 512 << 20
     keep_alive: float = 15.0
     max_retention: float = 86400.0
     max_abandon_after: float = 3600.0
@@ -65,6 +69,7 @@ class Frontend:
 
     def __init__(self) -> None:
         self._server: HttpServer | None = None
+        self._sweeper: FilesSweeper | None = None
 
     @classmethod
     def check_settings(cls) -> None:
@@ -80,6 +85,7 @@ class Frontend:
         return FrontendSettings(
             api_keys=keys_from(cls.api_keys or None, os.environ, cls.key_limits),
             body_limit=cls.body_limit,
+            max_file_bytes=cls.max_file_bytes,
             keep_alive=float(cls.keep_alive),
             cors_origins=listed(PAGES, cls.cors_origins),
             allowed_hosts=listed(HOSTS, cls.allowed_hosts),
@@ -94,9 +100,14 @@ class Frontend:
         """Listen."""
         settings = self._settings()
         warn_if_open(settings)
-        app = create_app(await self._gateway(), settings, api_routes(self))
+        gateway = await self._gateway()
+        files = files_of(gateway.objects)
+        wings = FilesAPI(files, gateway, settings.max_file_bytes).routes()
+        app = create_app(gateway, settings, api_routes(self), wings=wings)
         self._server = HttpServer(app, self.host, self.port, reuse_port=self.reuse_port)
         await self._server.start()
+        self._sweeper = FilesSweeper(files)
+        await self._sweeper.start()
 
     async def _gateway(self) -> RuntimeGateway:
         resolver = get_resolver()
@@ -136,3 +147,5 @@ class Frontend:
         """Stop listening; open streams can be resumed elsewhere."""
         if self._server is not None:
             await self._server.stop()
+        if self._sweeper is not None:
+            await self._sweeper.stop()

@@ -23,6 +23,7 @@ from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.submission import NewRequest, report_rejected
+from dynamo_tasks.store.objects import Objects
 from dynamo_tasks.store.redis.connection import in_time
 from dynamo_tasks.store.streams.at_rest import decode_row
 from dynamo_tasks.store.streams.subscription import Subscription
@@ -39,7 +40,7 @@ class RuntimeGateway:
 
     Args:
         runtime: The process's connections.
-        namespace: Where the models are served.
+        namespace: Where the models are served, and the objects of APIs are.
         processor: The Processor: its instance in this process, or its service where it is a component.
         expected: Component address → number of instances that the graph is configured with.
         router: The service that chooses the Worker, if one stands in between; it has the Worker's endpoints.
@@ -58,6 +59,7 @@ class RuntimeGateway:
         self._watchers = runtime.registry.watchers
         self._quota = Quota(runtime.client.store)
         self._namespace = namespace
+        self.objects = Objects(runtime.client.store, namespace)
         self._processor = processor
         self._remote = isinstance(processor, DynamoService)
         self._expected = expected

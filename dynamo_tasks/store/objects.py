@@ -135,7 +135,7 @@ class Objects:
     def __init__(self, store: Store, namespace: str):
         self._store = store
         self._keys = store.keys(namespace)
-        self._namespace = namespace
+        self.namespace = namespace
 
     async def create(
         self, kind: Kind[T], object_id: str, owner: str, data: T, *, ttl: float | None = None, reserved: bool = False
@@ -157,7 +157,7 @@ class Objects:
         """
         code, *more = await script("object_create").run(
             self._store.commands, [self._key(kind, object_id)], base=self._keys.base,
-            namespaces=self._store.keys.namespaces, namespace=self._namespace, kind=kind.name, id=object_id,
+            namespaces=self._store.keys.namespaces, namespace=self.namespace, kind=kind.name, id=object_id,
             owner=owner, data=kind.encode(data), ttl=_ms(ttl), most=kind.most, swept=_flag(kind.swept),
             reserved=_flag(reserved),
         )  # fmt: skip

@@ -44,6 +44,10 @@ _FORMS: dict[str, tuple[Callable[[str], Any], str]] = {
         lambda text: len(text.encode()) >= 32,
         "have at least 32 characters (openssl rand -hex 32)",
     ),
+    "DYNAMO_FILES_URL": (
+        _form(r"file:///.+|memory:///?|(s3a?|gs|az|azure|abfss?|adl)://[^/:\s]+(/[!-~]*)?"),
+        "be file:///folder, s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix or memory:///",
+    ),
     "DYNAMO_KEY_PREFIX": (_form(r"[!-~]{1,100}"), "be up to 100 printable ASCII characters without blanks"),
 }
 """Variable → check of its value, where it has one, and the words for the error."""

@@ -1,0 +1,1 @@
+"""``/v1/files``: files of clients, streamed to and from object storage."""
