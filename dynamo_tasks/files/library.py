@@ -4,7 +4,7 @@ Invariants:
 
 1. The contents of a file are objects ``<namespace>/<id>/<number>``. Each is written once, as a whole.
 2. Before the first of them is written, Redis knows when they are to be deleted. The record of the file takes that over
-   in the same step in which it appears. So what has no record is deleted, whoever died when.
+   in the same step in which it appears. So what has no record is deleted, whatever process died when.
 3. A file that has a record is whole, and never changes.
 """
 

@@ -27,8 +27,8 @@ from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, error_payload, error_response, json_response
 from dynamo_tasks.frontend.models import ModelsAPI
 from dynamo_tasks.frontend.openai.apis import Api, ChatApi, CompletionsApi, EmbeddingsApi
-from dynamo_tasks.frontend.openapi import PATH as OPENAPI_PATH
-from dynamo_tasks.frontend.openapi import OpenApi
+from dynamo_tasks.frontend.openapi.document import PATH as OPENAPI_PATH
+from dynamo_tasks.frontend.openapi.document import OpenApi
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.spans import end_http_span, http_span

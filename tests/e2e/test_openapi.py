@@ -9,7 +9,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import CHECKS
 
-from dynamo_tasks.frontend.openapi import document
+from dynamo_tasks.frontend.openapi.document import document
 from tests.support.processes import Frontend, Worker, together
 from tests.support.server import RedisServer
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from starlette.routing import Route
 
 from dynamo_tasks.frontend.app import create_app
-from dynamo_tasks.frontend.openapi import document
+from dynamo_tasks.frontend.files.api import FilesAPI
+from dynamo_tasks.frontend.openapi.document import document
 from tests.support.frontend_fakes import FakeGateway
 from tests.support.processes import ROOT
 
@@ -20,6 +22,8 @@ def test_the_committed_document_is_current() -> None:
 
 
 def test_every_route_is_in_it() -> None:
-    app = create_app(FakeGateway())
+    files: Any = None
+    gateway = FakeGateway()
+    app = create_app(gateway, wings=FilesAPI(files, gateway, 1).routes())
     routes = {route.path.replace(":path", "") for route in app._router.routes if isinstance(route, Route)}
     assert routes | set(app._hot) == set(document()["paths"])
