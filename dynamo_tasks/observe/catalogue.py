@@ -220,7 +220,7 @@ _LOG_EVENTS = (
              "Somebody else than its worker ended a request; reason is cancelled or abandoned.",
              ("request_id", "endpoint", "reason")),
     LogEvent("request.stopped", INFO, "A running endpoint, and its engine, was stopped; after_s from when its "
-             "process was asked to until it had stopped; reason is CANCELLED, FAILED, deadline, time_limit, drain, …",
+             "process was asked to until it had stopped; reason is CANCELLED, FAILED, deadline, time_limit, requeue, …",
              ("request_id", "endpoint", "attempt", "reason", "after_s")),
     LogEvent("request.expired", INFO, "A request's time was over before it was started.",
              ("request_id", "endpoint")),

@@ -15,13 +15,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any
 
-from dynamo_tasks.config.host.given import variable
+from dynamo_tasks.config.host.given import grace_period, variable
 from dynamo_tasks.config.host.home import Home
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.serve import http
 from dynamo_tasks.serve.console.output import Output
 from dynamo_tasks.serve.planning.gpus import GpuPins
+from dynamo_tasks.serve.processes.process import ManagedProcess
 from dynamo_tasks.serve.processes.spec import Notice, ProcessPlan, ProcessSpec
 from dynamo_tasks.serve.processes.state import StateFile
 from dynamo_tasks.serve.processes.supervisor import Supervisor
@@ -32,7 +33,9 @@ from dynamo_tasks.store.redis.refusals import PASSING
 
 __all__ = ["Session", "Snapshot"]
 
-_GRACE_S = 3.0
+_STOP_S = 3.0
+"""Seconds between SIGTERM and SIGKILL, beside those of ``DYNAMO_GRACE_PERIOD``, where it is set. Few, since after
+Ctrl-C one wants the prompt back: a request that is cut off goes on in the next run."""
 _WATCH_S = 0.5
 _REGISTRY_S = 0.2
 _UP = ("PONG", "MISCONF")
@@ -46,7 +49,10 @@ Snapshot = Callable[[str], Mapping[str, Any]]
 
 
 class Session:
-    """Runs a plan until a signal comes or a service fails; then takes everything down within 5 s."""
+    """Runs a plan until a signal comes or a service fails; then takes everything down.
+
+    That takes 5 s at most, and ``DYNAMO_GRACE_PERIOD`` besides, where it is set.
+    """
 
     def __init__(
         self,
@@ -281,12 +287,17 @@ class Session:
             except (ServerUnavailableError, ConfigError) as error:
                 self._output.say("server", f"cannot be started again: {error.message}", style="bold red")
 
+    def _grace(self, process: ManagedProcess) -> float:
+        """Seconds for which a process was told to let requests run on; 0 where nobody said anything."""
+        return grace_period({**self._environ, **process.spec.env}) or 0.0
+
     async def _down(self) -> None:
         start = time.monotonic()
         if self._supervisor is not None:
             if self._stop.is_set():
                 self._output.say("stop", "stopping")
-            await self._supervisor.stop(_GRACE_S)
+            grace = max(map(self._grace, self._supervisor.processes), default=0.0)
+            await self._supervisor.stop(_STOP_S + grace)
         if self._state is not None:
             self._state.remove()
         self._gpus.release()

@@ -154,7 +154,7 @@ def test_a_client_whose_packets_are_dropped(entered: ExitStack) -> None:
     limits = ConnectionLimits(write_timeout=2.0)
 
     async def main() -> float:
-        server = HttpServer(create_app(gateway), machine.here, 0, grace=0.1, limits=limits)
+        server = HttpServer(create_app(gateway), machine.here, 0, streams_end_within=0.1, limits=limits)
         await server.start()
         argv = [*machine.prefix, sys.executable, "-c", CLIENT, machine.here, str(server.port)]
         client = entered.enter_context(Process(argv, dict(os.environ), name="client"))

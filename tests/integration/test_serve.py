@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import itertools
 import json
@@ -14,6 +15,9 @@ from pathlib import Path
 
 import pytest
 
+from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.client import StoreClient
+from dynamo_tasks.store.ledger.record import Record
 from tests.support.processes import together, until
 from tests.support.promises import in_time
 from tests.support.serve import Serve, processes_of, typed
@@ -209,6 +213,29 @@ def test_a_named_server_is_used_and_none_started(tmp_path: Path, redis_server: R
         serve.interrupt()
     assert not (home / "server").exists()
     assert redis_server.ping()
+
+
+def test_requests_run_on_for_the_grace_period(tmp_path: Path, redis_server: RedisServer) -> None:
+    settings = ("--Worker.engine=mocker", "--Worker.engine_args.token_delay_ms=200")
+    env = {"DYNAMO_REDIS_URL": redis_server.url, "DYNAMO_GRACE_PERIOD": "60"}
+    with Serve(tmp_path / "home", *settings, "--Worker.dynamo.namespace=graced", **env) as serve:
+        body = {"model": "mocker", "prompt": "a", "max_tokens": 30, "stream": True}
+        answer = serve.post("/v1/completions", body | {"background": True})
+        request_id = answer.headers["x-request-id"]
+        assert answer.readline()  # it runs, and needs some 6 s
+        serve.signal(signal.SIGINT)
+        assert serve.popen.wait(90) == 0, serve.output
+        assert "did not stop in time" not in serve.output
+    record = asyncio.run(_record(redis_server.url, request_id))
+    assert (record.state, record.attempts) == (State.SUCCEEDED, 1)
+
+
+async def _record(url: str, request_id: str) -> Record:
+    client = await StoreClient.connect(url)
+    try:
+        return await client.ledger.get(request_id)
+    finally:
+        await client.close()
 
 
 def test_mistakes_are_one_line_and_exit_code_2(tmp_path: Path) -> None:

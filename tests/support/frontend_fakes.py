@@ -202,7 +202,9 @@ async def served(
     **options: Any,
 ) -> AsyncIterator[HttpServer]:
     """A real server on a free port."""
-    server = HttpServer(create_app(gateway, settings, **options), port=0, grace=0.1, limits=limits)
+    server = HttpServer(
+        create_app(gateway, settings, **options), port=0, streams_end_within=0.1, limits=limits
+    )
     await server.start()
     try:
         yield server

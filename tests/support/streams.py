@@ -134,7 +134,7 @@ class Owner:
         """Append, each as an event of its own, and wait until they are in the log."""
         for item in items:
             log.append(item)
-            await self.writer.drain(log)
+            await self.writer.written(log)
 
     async def finish(self, log: OpenStream, end: End = DONE) -> str:
         return await log.finish(end, b"", settled=True)

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from dynamo_tasks.errors import ConfigError
 
-__all__ = ["check_variables", "filled", "variable"]
+__all__ = ["check_variables", "filled", "grace_period", "variable"]
 
 _NEVER_EMPTY = {
     "DYNAMO_API_KEYS": "key",
@@ -72,6 +72,16 @@ def variable(name: str, environ: Mapping[str, str] | None = None) -> str | None:
     if what := _NEVER_EMPTY.get(name):
         raise ConfigError(f"{name} is given but holds no {what}; give one, or leave it away")
     return None
+
+
+def grace_period(environ: Mapping[str, str] | None = None) -> float | None:
+    """Seconds of ``DYNAMO_GRACE_PERIOD``; ``None`` where it is not set.
+
+    Raises:
+        ConfigError: it is no number of seconds.
+    """
+    value = variable("DYNAMO_GRACE_PERIOD", environ)
+    return None if value is None else float(value)
 
 
 def _formed(name: str, value: str) -> str:

@@ -178,7 +178,7 @@ class HttpServer:
         port: int = 8000,
         *,
         reuse_port: bool = False,
-        grace: float = 2.0,
+        streams_end_within: float = 2.0,
         limits: ConnectionLimits | None = None,
     ):
         """Make the server; nothing listens yet.
@@ -188,14 +188,14 @@ class HttpServer:
             host: Address or name to listen at.
             port: 0 = a free one; see :attr:`port` after :meth:`start`.
             reuse_port: Share the port with other processes (``SO_REUSEPORT``).
-            grace: Seconds that open streams get at :meth:`stop`. They can be resumed elsewhere, so few.
+            streams_end_within: Seconds that open streams get at :meth:`stop`. They can be resumed elsewhere, so few.
             limits: What a connection may take.
         """
         self.host = host
         self.port = port
         self._app = app
         self._reuse_port = reuse_port
-        self._grace = grace
+        self._streams_end_within = streams_end_within
         self._limits = limits or ConnectionLimits()
         self._server: _Server | None = None
         self._task: asyncio.Task[None] | None = None
@@ -231,7 +231,7 @@ class HttpServer:
         log.event("http.start", host=self.host, port=self.port)
 
     async def stop(self) -> None:
-        """Accept no more, let open requests end for ``grace`` seconds, close; may be called twice."""
+        """Accept no more, let open requests end for a while, close; may be called twice."""
         if self._server is None or self._task is None:
             return
         open_tasks = set(self._server.server_state.tasks)
@@ -255,7 +255,7 @@ class HttpServer:
             server_header=False,
             backlog=_BACKLOG,
             timeout_keep_alive=75,
-            timeout_graceful_shutdown=self._grace,  # type: ignore[arg-type]  # it takes fractions as well
+            timeout_graceful_shutdown=self._streams_end_within,  # type: ignore[arg-type]  # it takes fractions as well
         )
         config.limits = self._limits
         return config

@@ -9,9 +9,19 @@ from typing import Any, Protocol, TypeVar
 
 from dynamo_tasks.errors import EndpointError
 
-__all__ = ["ReplyTo", "ServiceRequest", "ServiceResponse", "as_exception", "describe_error", "guarded"]
+__all__ = [
+    "OUTLIVES",
+    "ReplyTo",
+    "ServiceRequest",
+    "ServiceResponse",
+    "as_exception",
+    "describe_error",
+    "guarded",
+]
 
 T = TypeVar("T")
+OUTLIVES = 1.0
+"""Seconds that a call may outlive its caller, who reports first that it took too long."""
 
 
 class ReplyTo(Protocol):

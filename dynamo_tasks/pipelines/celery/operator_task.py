@@ -32,7 +32,7 @@ CHUNK = 64
 """Most records of one chunk."""
 _ENTRIES = 8
 """Most chunks of one round."""
-_GRACE = 1.0
+_CODE_ENDS_WITHIN = 1.0
 """Seconds that the user's code may go on after the end of its job."""
 
 
@@ -99,7 +99,7 @@ class TaskRunner:
         try:
             await asyncio.wait((work, over), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                await asyncio.wait((work,), timeout=_GRACE)
+                await asyncio.wait((work,), timeout=_CODE_ENDS_WITHIN)
         finally:
             over.cancel()
         if not work.done():

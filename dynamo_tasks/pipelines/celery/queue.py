@@ -15,7 +15,7 @@ from typing import Any, Self, TypeVar
 
 from dynamo_tasks.config.host.server import resolve_redis_url
 from dynamo_tasks.errors import DynamoError, EndpointError, InvalidRequestError
-from dynamo_tasks.pipelines.calls.messages import ServiceRequest, ServiceResponse
+from dynamo_tasks.pipelines.calls.messages import OUTLIVES, ServiceRequest, ServiceResponse
 from dynamo_tasks.pipelines.calls.proxy import DEFAULT_METHOD
 from dynamo_tasks.pipelines.calls.service_methods import refuse_method
 from dynamo_tasks.pipelines.calls.value_stream import ValueStream
@@ -30,8 +30,6 @@ from dynamo_tasks.store.redis.retry import retry_until_up
 __all__ = ["CeleryQueueDescriptor", "EndpointQueueDescriptor", "Remote"]
 
 T = TypeVar("T")
-_GRACE = 1.0
-"""Seconds that a request may outlive its caller, who reports first that it took too long."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class _RemoteQueue(ABC):
             client, payload, streams = self._open(request)
             if streams:
                 return await _stream(request, client, payload)
-            deadline = time.time() + request.left + _GRACE
+            deadline = time.time() + request.left + OUTLIVES
             values = await _persist(request, client, partial(_collect, client, payload, deadline))
         except (DynamoError, TypeError, ValueError, OverflowError, RecursionError, TimeoutError) as exc:
             request.response_queue.put(_failure(request, exc))

@@ -19,7 +19,7 @@ import msgspec
 
 from dynamo_tasks.pipelines.calls.context import ServiceContext, TaskContext
 from dynamo_tasks.pipelines.calls.factory import ServiceFactory
-from dynamo_tasks.pipelines.calls.messages import ServiceRequest, ServiceResponse, describe_error
+from dynamo_tasks.pipelines.calls.messages import OUTLIVES, ServiceRequest, ServiceResponse, describe_error
 from dynamo_tasks.pipelines.calls.proxy import ProxyManager
 from dynamo_tasks.pipelines.calls.queues import LocalQueueDescriptor, QueueDescriptor
 from dynamo_tasks.pipelines.calls.service_caller import ServiceManager
@@ -35,8 +35,6 @@ __all__ = ["Handled", "OperatorActor", "ServiceActor"]
 
 T = TypeVar("T")
 _END = object()
-_GRACE = 1.0
-"""Seconds that a call may outlive its caller, who reports first that it took too long."""
 
 
 class Handled(msgspec.Struct):
@@ -190,7 +188,7 @@ class ServiceActor(_Actor):
         request = ServiceRequest(0, self._task.name, method, args, kwargs, time.monotonic() + within, reply)
         self._queue.put(request)
         try:
-            async with asyncio.timeout(within + _GRACE):
+            async with asyncio.timeout(within + OUTLIVES):
                 return await reply.future
         except TimeoutError as exc:  # nobody waits any more
             return Answer.failure(exc)

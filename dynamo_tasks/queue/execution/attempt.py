@@ -192,7 +192,7 @@ class Execution:
         except Stop as stop:
             return await self._stopped(stop, attempt, stream)
         except RetryRequested:
-            await self._worker.writer.drain(stream)
+            await self._worker.writer.written(stream)
             raise
         except ForwardRequested as wanted:
             await forward_request(self._worker.store, stream, wanted, self._call.message(), self.fail)
@@ -219,7 +219,7 @@ class Execution:
         try:
             RetryPolicy(self._handler.options).check(exc, self._call.retries)
         except RetryRequested:
-            await self._worker.writer.drain(stream)
+            await self._worker.writer.written(stream)
             raise
         await self.fail(exc)
 
@@ -230,7 +230,7 @@ class Execution:
         try:
             await self._body.task
         except asyncio.CancelledError:
-            raise Stop("drain", "the worker is going down") from None
+            raise Stop("requeue", "the worker is going down") from None
         finally:
             self._body = None
         self._check_stop("abort")
@@ -296,7 +296,7 @@ class Execution:
             if str(stop) in TERMINAL:
                 return await self._ended_elsewhere()
             raise Dropped(str(stop))
-        if stop.reason == "drain":
+        if stop.reason == "requeue":
             await self._requeue(attempt, stream, front=True, counts=False)
         if stop.reason == "cancel":
             await self._end(stream, cancelled())
@@ -316,7 +316,7 @@ class Execution:
         raise Dropped("RECLAIMED")
 
     async def _requeue(self, attempt: Attempt, stream: OpenStream, *, front: bool, counts: bool) -> None:
-        await self._worker.writer.drain(stream)
+        await self._worker.writer.written(stream)
         with contextlib.suppress(FencedError):
             await self._worker.ledger.release(attempt, retries=self._call.retries, front=front, counts=counts)
         raise Reassigned
@@ -324,7 +324,7 @@ class Execution:
     async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, stream: OpenStream) -> NoReturn:
         """Requeue the request after its engine died, as if this process had; another attempt may continue."""
         self._worker.on_engine_died(exc.message)
-        await self._worker.writer.drain(stream)
+        await self._worker.writer.written(stream)
         # Where Redis is away, its owner's death is noticed by others once it is back.
         with contextlib.suppress(ServerUnavailableError):
             await Recovery(self._worker.store).requeue(attempt.namespace, attempt.id, attempt.lease)

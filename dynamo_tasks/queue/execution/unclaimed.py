@@ -35,7 +35,7 @@ class UnclaimedMessages:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def drain(self, timeout: float) -> None:
+    async def wait(self, timeout: float) -> None:
         """Wait for what was spawned."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=timeout)

@@ -145,7 +145,7 @@ class PoolJob:
 
     def requeue(self) -> None:
         """The worker goes down: give the request back to its queue."""
-        self._ask(Stop("drain"))
+        self._ask(Stop("requeue"))
 
     def _ask(self, stop: Stop) -> None:
         if self._asked is None:

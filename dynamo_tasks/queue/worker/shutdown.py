@@ -31,21 +31,17 @@ from typing import Any
 from celery.apps import worker as celery_worker
 from celery.worker import state
 
-from dynamo_tasks.config.host.given import variable
+from dynamo_tasks.config.host.given import grace_period
 from dynamo_tasks.queue.broker import greenlets
 
 __all__ = ["Shutdown", "ignore_at_exit", "once"]
 
 GRACE_SECONDS = 30.0
+"""Seconds that running endpoints have to end by themselves, unless ``DYNAMO_GRACE_PERIOD`` says otherwise."""
 APART_SECONDS = 1.0
 """Signals closer together are one."""
 REQUEUE_SECONDS = 2.0
 """Seconds that running endpoints are given to stop; their requests are requeued in that time."""
-
-
-def grace_period() -> float:
-    """Seconds that running endpoints have to end by themselves when the worker is asked to."""
-    return float(variable("DYNAMO_GRACE_PERIOD") or GRACE_SECONDS)
 
 
 Debounce = Callable[[Any], Callable[[int, Any], None]]
@@ -121,7 +117,8 @@ class Shutdown:
     async def warm(self) -> None:
         """Finish what runs, unless a cold shutdown is asked for meanwhile."""
         await self._leave()
-        if not await self._drain(grace_period(), self._cold):
+        given = grace_period()
+        if not await self._drain(GRACE_SECONDS if given is None else given, self._cold):
             if not self._cold.is_set():
                 self._worker.pool.requeue_endpoints()
                 await self._drain(None, self._cold)
@@ -164,7 +161,7 @@ class Shutdown:
     async def _end(self) -> None:
         self._worker.hub.run_ready()
         await greenlets.run_yielding(self._requeue_messages, everything=True)
-        await self._worker.app.worker_context.unclaimed.drain(REQUEUE_SECONDS)
+        await self._worker.app.worker_context.unclaimed.wait(REQUEUE_SECONDS)
         self._worker.hub.run_ready()
         await self._worker.host.stop()
 

@@ -7,7 +7,7 @@ An instance is dead
   A forked child may keep the socket open; then the lease decides.
 
 After the observer's connection was lost or Redis was replaced, a restarted Redis shows everyone as absent: for
-``GRACE`` seconds an absence is believed only of instances that have been seen alive there since. Nor is it believed
+``RETURN_SECONDS`` an absence is believed only of instances that have been seen alive there since. Nor is it believed
 when more than half of the instances vanish at once.
 A wrong guess is harmless: the fence keeps the old owner from writing.
 """
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 
 from dynamo_tasks.store.registry import LEASE_TTL
 
-__all__ = ["GRACE", "Detector", "Sighting"]
+__all__ = ["RETURN_SECONDS", "Detector", "Sighting"]
 
-GRACE = 5.0
+RETURN_SECONDS = 5.0
 """Seconds that everybody is given to come back, after a reconnect or a change of the Redis server."""
 
 
@@ -51,15 +51,15 @@ class _Track:
 class Detector:
     """Judges one namespace; feed it with every poll."""
 
-    def __init__(self, ttl: float = LEASE_TTL, grace: float = GRACE):
+    def __init__(self, ttl: float = LEASE_TTL, return_within: float = RETURN_SECONDS):
         self._ttl = ttl
-        self._grace = grace
+        self._return_within = return_within
         self._tracks: dict[int, _Track] = {}
         self._all_back_at = 0.0
 
     def disturbed(self, now: float) -> None:
         """Note a reconnect, or a change of the Redis server: an absent instance may still come back."""
-        self._all_back_at = now + self._grace
+        self._all_back_at = now + self._return_within
         for track in self._tracks.values():
             track.moved_at, track.absent, track.seen = max(track.moved_at, now), 0, False
 

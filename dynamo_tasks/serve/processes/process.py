@@ -93,7 +93,7 @@ class LinePump:
 
 _LAUNCHER = str(Path(child.__file__))
 _READY_POLL_S = 0.1
-_DRAIN_S = 0.5
+_LAST_LINES_S = 0.5
 _FROM_OUTSIDE = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 """Ends that a process did not bring about itself: what it said last is not the reason."""
 
@@ -222,7 +222,7 @@ class ManagedProcess:
             # Its own children would go on holding ports and devices that the next run needs.
             kill_group(process.pid)
             self._watch(process.pid, False)
-            await pump.finish(_DRAIN_S)
+            await pump.finish(_LAST_LINES_S)
 
     async def _spawn(self, pump: LinePump) -> Process:
         try:

@@ -118,16 +118,16 @@ class Supervisor:
         await self._failed.wait()
         return self._reason
 
-    async def stop(self, grace: float = 3.0) -> None:
+    async def stop(self, within: float = 3.0) -> None:
         """Stop all processes; harmless when repeated.
 
         Args:
-            grace: Seconds between SIGTERM and SIGKILL. 0 kills at once.
+            within: Seconds between SIGTERM and SIGKILL. 0 kills at once.
         """
         for process in self.processes:
             process.stop()
         if self._tasks:
-            _, pending = await asyncio.wait(self._tasks, timeout=grace)
+            _, pending = await asyncio.wait(self._tasks, timeout=within)
             if pending:
                 await self._kill(pending)
         for task in self._tasks:

@@ -110,7 +110,7 @@ class Writer:
         self._dirty.pop(stream, None)
         self._unread.discard(stream)
 
-    async def drain(self, stream: OpenStream) -> None:
+    async def written(self, stream: OpenStream) -> None:
         """Wait until everything that was appended is in the stream, or the stream is dead."""
         while stream.busy and stream.dead is None:
             self._dirty[stream] = None

@@ -55,7 +55,7 @@ def test_the_only_instance_is_dead_by_presence() -> None:
 
 
 def test_after_a_disturbance_it_only_watches() -> None:
-    detector = Detector(ttl=3, grace=5)
+    detector = Detector(ttl=3, return_within=5)
     _poll(detector, 0.0, i1=HERE, i2=HERE)
     detector.disturbed(1.0)
     for now in (1.2, 1.4, 1.6):
@@ -66,7 +66,7 @@ def test_after_a_disturbance_it_only_watches() -> None:
 
 
 def test_who_came_back_after_a_disturbance_and_vanishes_is_dead_by_presence() -> None:
-    detector = Detector(ttl=3, grace=5)
+    detector = Detector(ttl=3, return_within=5)
     _poll(detector, 0.0, i1=HERE, i2=HERE, i3=HERE)
     detector.disturbed(1.0)
     gone = Sighting("1", False)
@@ -80,7 +80,7 @@ def test_who_came_back_after_a_disturbance_and_vanishes_is_dead_by_presence() ->
 
 def test_a_half_open_connection_is_no_sign_of_life_after_a_disturbance() -> None:
     """The network was away. The server still counts a subscriber that it will drop before the instance is back."""
-    detector = Detector(ttl=3, grace=5)
+    detector = Detector(ttl=3, return_within=5)
     _poll(detector, 0.0, i1=HERE, i2=HERE)
     detector.disturbed(9.0)
     assert _poll(detector, 9.0, i1=HERE, i2=Sighting("2", True)) == {}

@@ -238,7 +238,7 @@ def test_stop_kills_what_ignores_sigterm_with_its_children() -> None:
         pids = [int(record.lines[[name for name, _ in record.lines].index("A-0")][1])]
         pids += [process.pid for process in supervisor.processes if process.pid]
         start = time.monotonic()
-        await supervisor.stop(grace=0.3)
+        await supervisor.stop(within=0.3)
         took = time.monotonic() - start
         assert len(record.of(NoticeKind.KILLED)) == 1
         assert all_gone(pids)
@@ -267,7 +267,7 @@ def test_stop_at_once_after_start_leaves_nothing() -> None:
         record = Record()
         supervisor = supervise(record, python(DEAF), python(SLEEP, "B-0"))
         await supervisor.start()
-        await supervisor.stop(grace=0)
+        await supervisor.stop(within=0)
         assert all(process.pid is None for process in supervisor.processes)
 
     asyncio.run(main())
