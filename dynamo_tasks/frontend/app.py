@@ -27,6 +27,8 @@ from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, error_payload, error_response, json_response
 from dynamo_tasks.frontend.models import ModelsAPI
 from dynamo_tasks.frontend.openai.apis import Api, ChatApi, CompletionsApi, EmbeddingsApi
+from dynamo_tasks.frontend.openai.azure import AZURE, translate
+from dynamo_tasks.frontend.openai.tokens import TokensAPI
 from dynamo_tasks.frontend.openapi.document import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi.document import OpenApi
 from dynamo_tasks.frontend.requests_api import RequestsAPI
@@ -83,11 +85,14 @@ class FrontendApp:
             "/v1/embeddings": EmbeddingsApi(),
         }
         apis = {api.name: api for api in self._hot.values()}
-        own = _routes(ModelsAPI(gateway), RequestsAPI(gateway, settings, apis), HealthAPI(gateway))
+        health = HealthAPI(gateway)
+        own = _routes(ModelsAPI(gateway), RequestsAPI(gateway, settings, apis), health)
         own.extend(wings)
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive, gateway) for route in routes]
+        if fallback is None:
+            extra += _yielding(TokensAPI(gateway), health)
         self._router = Router([*own, *extra], redirect_slashes=False, default=fallback and _as_sent(fallback))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -98,7 +103,7 @@ class FrontendApp:
             return
         call = HttpCall(new_id(), body_limit=self._settings.body_limit)
         call.attach(scope)
-        _tidy(scope)
+        _tidy(scope, call)
         call.browser = self._origins.headers(scope)
         hot = self._hot.get(scope["path"])
         if hot is not None:
@@ -199,6 +204,16 @@ def _routes(models: ModelsAPI, requests: RequestsAPI, health: HealthAPI) -> list
     ]
 
 
+def _yielding(tokens: TokensAPI, health: HealthAPI) -> list[Route]:
+    """Routes of ours that step back where a service has a method of that name."""
+    return [
+        Route("/tokenize", tokens.tokenize, methods=["POST"], name="tokenize"),
+        Route("/detokenize", tokens.detokenize, methods=["POST"], name="detokenize"),
+        Route("/version", health.version, name="version"),
+        Route("/ping", health.health, methods=["GET", "POST"], name="ping"),
+    ]
+
+
 def _check_paths(own: list[Route], hot: set[str], routes: Sequence[ApiRoute]) -> None:
     reserved = hot | {route.path for route in own}
     taken: set[tuple[str, str]] = set()
@@ -246,11 +261,14 @@ def _counts(response: Any) -> tuple[int, dict[str, int] | None]:
     return counts() if counts is not None else (0, None)
 
 
-def _tidy(scope: Scope) -> None:
-    """Take ``//v1/models/`` for ``/v1/models``: a base URL that ends with a slash gives such paths."""
+def _tidy(scope: Scope, call: HttpCall) -> None:
+    """Take ``//v1/models/`` for ``/v1/models``: a base URL that ends with a slash gives such paths; and Azure's for
+    OpenAI's."""
     path = scope["path"]
     if path.endswith("/") or path.startswith("//"):
-        scope["path"] = "/" + path.strip("/")
+        scope["path"] = path = "/" + path.strip("/")
+    if path.startswith(AZURE):
+        scope["path"], call.deployment = translate(path)
 
 
 def _as_sent(app: ASGIApp) -> ASGIApp:

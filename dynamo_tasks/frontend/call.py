@@ -146,6 +146,7 @@ class HttpCall(Struct):
         body_limit: Bytes.
         meter: Of requests of the OpenAI API.
         token_expires: When its stream token ends, Unix seconds by the clock of Redis; 0 = it has none.
+        deployment: The model that the path names, as Azure's do; it counts, whatever the body says. Empty = the body's.
         counted_at: When it was counted for its API key, monotonic seconds; 0 where that has no limits.
     """
 
@@ -159,6 +160,7 @@ class HttpCall(Struct):
     meter: RequestMeter | None = None
     token_expires: int = 0
     counted_at: float = 0.0
+    deployment: str = ""
 
     def answers(self, send: Send) -> Send:
         """Wrap ``send``, so that the answer gets :attr:`headers` and :attr:`browser`."""

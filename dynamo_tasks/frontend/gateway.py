@@ -208,3 +208,16 @@ class Gateway(Protocol):
             InvalidRequestError: Too long, or not possible with this model.
         """
         ...
+
+    async def tokenize(self, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
+        """Turn a prompt or a chat into tokens, or tokens into text; nothing is generated.
+
+        Args:
+            body: See :meth:`.Processor.tokenize`.
+            model: The model that it names.
+
+        Raises:
+            InvalidRequestError: a field is not valid.
+            NoInstancesError: The Processor is a component of its own, and none is there.
+        """
+        ...

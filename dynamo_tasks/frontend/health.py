@@ -1,6 +1,8 @@
-"""The routes for probes and scrapers."""
+"""The routes for probes, scrapers and people who ask which release answers."""
 
 from __future__ import annotations
+
+from importlib import metadata
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -14,10 +16,11 @@ __all__ = ["HealthAPI"]
 
 
 class HealthAPI:
-    """``/health``, ``/live``, ``/ready``, ``/metrics``."""
+    """``/health`` (also ``/ping``), ``/live``, ``/ready``, ``/metrics``, ``/version``."""
 
     def __init__(self, gateway: Gateway):
         self._gateway = gateway
+        self._version = metadata.version("dynamo-tasks")
 
     async def health(self, request: Request) -> Response:
         """200 while at least one instance serves, else 503."""
@@ -40,6 +43,10 @@ class HealthAPI:
         except UnavailableError as error:
             ready, detail = False, {"reason": error.message}
         return json_response({"ready": ready, **detail}, 200 if ready else 503)
+
+    async def version(self, request: Request) -> Response:
+        """The release of this process."""
+        return json_response({"version": self._version})
 
     async def metrics(self, request: Request) -> Response:
         """The metrics of this process, for Prometheus."""

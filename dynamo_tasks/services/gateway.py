@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import msgspec
 
-from dynamo_tasks.engines.text.threads import offload
+from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import (
+    EndpointError,
     NoInstancesError,
     RateLimitError,
     RequestNotFoundError,
 )
+from dynamo_tasks.frontend.call import new_id
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
-from dynamo_tasks.protocol.events import EventId
+from dynamo_tasks.protocol.events import End, EventId, Kind
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.sdk import DynamoService
@@ -33,6 +37,9 @@ __all__ = ["RuntimeGateway"]
 _OPERATIONS = {"generate", "embed"}
 _CONNECT_SECONDS = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
+
+_TOKENIZE_SECONDS = 30.0
+"""Seconds that a Processor of its own has to tokenize a text."""
 
 
 class RuntimeGateway:
@@ -231,6 +238,32 @@ class RuntimeGateway:
             return body
         prepared: dict[str, Any] = self._processor.prepare(api, body, model.card)
         return prepared
+
+    async def tokenize(self, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
+        """Turn a prompt or a chat into tokens, or tokens into text; a Processor of its own is asked by a request."""
+        if not self._remote:
+            found: dict[str, Any] = await offload(INLINE + 1, self._processor.tokenize, body, model.card)
+            return found
+        endpoint = self._processor.endpoint_id("tokenize")
+        options = RequestOptions(ignore_result=True, deadline=time.time() + _TOKENIZE_SECONDS)
+        asked = Submission(endpoint, {**body, "model": model.card.name}, new_id(), options, size=INLINE + 1)
+        async with in_time(_CONNECT_SECONDS):
+            stream = await self._submit(asked, endpoint, asked.payload)
+        try:
+            end = await _end_of(stream)
+        finally:
+            stream.close()
+        end.raise_for_state()
+        found = (end.values or [{}])[0]
+        return found
+
+
+async def _end_of(stream: EventStream) -> End:
+    while events := await stream.next():
+        for event in events:
+            if event.kind == Kind.END:
+                return await offload(len(event.data), End.decode_in_parts, event.data)
+    raise EndpointError("the stream ended without an end event")
 
 
 def _stream(sub: Subscription) -> EventStream:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 from dynamo_tasks.engines.embedding import check_input
-from dynamo_tasks.engines.text.payload import parse_embed
+from dynamo_tasks.engines.text.fields import token_ids
+from dynamo_tasks.engines.text.payload import parse_embed, prompt_ids
 from dynamo_tasks.engines.text.prompts import size_of, tokenized
 from dynamo_tasks.engines.text.template import allowed_tools, chat_of
-from dynamo_tasks.engines.text.threads import offload
+from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
 from dynamo_tasks.errors import InvalidRequestError, UnknownModelError
 from dynamo_tasks.protocol.instances import ModelCard
@@ -67,6 +68,24 @@ class Processor:
         done = _CONSUMED if chat is None else _CONSUMED | _TOOLS
         return {name: value for name, value in payload.items() if name not in done}
 
+    def tokenize(self, body: Mapping[str, Any], card: ModelCard) -> dict[str, Any]:
+        """The tokens of a prompt or a chat, as vLLM's ``/tokenize`` gives them.
+
+        Args:
+            body: ``{"prompt" | "messages", "add_special_tokens", "return_token_strs", …}``; or ``{"tokens"}``,
+                which become ``{"prompt"}``, as vLLM's ``/detokenize`` gives it.
+            card: The model whose tokens they are.
+
+        Raises:
+            InvalidRequestError: a bad field, or a text that surely has more tokens than the model can hold.
+        """
+        tokenizer = self._tokenizer(card.tokenizer)
+        if "tokens" in body:
+            return {"prompt": tokenizer.decode(token_ids(body["tokens"], "tokens", tokenizer.vocab_size))}
+        ids = prompt_ids(body, tokenizer, card)
+        names = tokenizer.names(ids) if body.get("return_token_strs") else None
+        return {"count": len(ids), "max_model_len": card.max_model_len, "tokens": ids, "token_strs": names}
+
     def _tokenizer(self, name: str) -> Tokenizer:
         found = self._tokenizers.get(name)
         if found is None:
@@ -84,6 +103,12 @@ class Processor:
         """Answer a body of ``/v1/completions`` with the Worker's chunks."""
         async for delta in self._answer("completions", request):
             yield delta
+
+    @dynamo_endpoint(name="tokenize")
+    async def tokens(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a body of ``/tokenize`` or ``/detokenize``."""
+        card = self._card(request.get("model"))
+        return await offload(INLINE + 1, self.tokenize, request, card)
 
     async def _answer(self, api: str, body: dict[str, Any]) -> AsyncIterator[TokenDelta]:
         card = self._card(body.get("model"))

@@ -12,6 +12,7 @@ import pytest
 
 from tests.support.processes import until
 from tests.support.serve import Serve
+from tests.support.web import ask
 
 MODEL = "mocker"
 ASK: list[Any] = [{"role": "user", "content": "tell me a story"}]
@@ -212,3 +213,60 @@ def test_the_clients_own_timeout_ends_the_request(client: openai.OpenAI, served:
     with pytest.raises(openai.APITimeoutError):
         _chat(client, max_tokens=3000, timeout=0.3, extra_body={"abandon_after": 0})
     until(lambda: not any(one["in_flight"] for one in served.instances()), what="nothing runs on")
+
+
+def test_the_azure_clients(served: Serve, client: openai.OpenAI) -> None:
+    expected = _chat(client).choices[0].message.content
+    ready = {"azure_endpoint": served.base_url, "api_version": "2024-10-21", "max_retries": 0}
+    with openai.AzureOpenAI(api_key="secret", **ready) as azure:
+        assert _chat(azure).choices[0].message.content == expected
+        streamed = _chat(azure, stream=True)
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in streamed) == expected
+        text = azure.completions.create(model=MODEL, prompt="once upon", max_tokens=8).choices[0].text
+        assert (
+            text == client.completions.create(model=MODEL, prompt="once upon", max_tokens=8).choices[0].text
+        )
+        assert azure.embeddings.create(model=MODEL, input="one").data[0].embedding
+        assert [model.id for model in azure.models.list()] == [MODEL]
+        with pytest.raises(openai.NotFoundError, match="gpt-17"):
+            _chat(azure, model="gpt-17")
+    with openai.AzureOpenAI(api_key="secret", azure_deployment=MODEL, **ready) as azure:
+        assert _chat(azure, model="whatever the code says").choices[0].message.content == expected
+    with openai.AzureOpenAI(api_key="wrong", **ready) as azure, pytest.raises(openai.AuthenticationError):
+        _chat(azure)
+
+    async def asynchronous() -> str | None:
+        async with openai.AsyncAzureOpenAI(api_key="secret", **ready) as azure:
+            answer = await azure.chat.completions.create(model=MODEL, messages=ASK, max_tokens=12)
+            return answer.choices[0].message.content
+
+    assert asyncio.run(asynchronous()) == expected
+
+
+def test_tokens_of_texts_and_chats(served: Serve, client: openai.OpenAI) -> None:
+    def post(path: str, body: Any, **headers: str) -> tuple[int, Any]:
+        status, _, answer = ask(served.port, "POST", path, body, {"api-key": "secret", **headers})
+        return status, answer
+
+    found = {"count": 3, "max_model_len": 4096, "tokens": [104, 195, 169], "token_strs": None}
+    assert post("/tokenize", {"model": MODEL, "prompt": "hé"}) == (200, found)
+    assert post("/tokenize", {"prompt": "hé"}) == (200, found)
+    named = {"return_token_strs": True, "add_special_tokens": False, "prompt": "h\n"}
+    assert post("/tokenize", named)[1]["token_strs"] == ["h", "<0x0A>"]
+    assert post("/detokenize", {"model": MODEL, "tokens": [104, 195, 169]}) == (200, {"prompt": "hé"})
+    chat = post("/tokenize", {"messages": ASK})[1]
+    assert chat["count"] == len(chat["tokens"]) == _chat(client).usage.prompt_tokens
+    bare = post("/tokenize", {"messages": ASK, "add_generation_prompt": False})[1]
+    assert bare["count"] < chat["count"]
+    assert post("/detokenize", {"tokens": chat["tokens"]})[1]["prompt"].endswith("assistant:")
+    assert post("/tokenize", {"model": "gpt-17", "prompt": "x"})[0] == 404
+    assert post("/tokenize", {"prompt": "x" * 9000})[1]["error"]["code"] == "context_length_exceeded"
+    assert post("/detokenize", {"tokens": [256]})[1]["error"]["param"] == "tokens[0]"
+    assert post("/tokenize", {"prompt": "x"}, **{"x-api-key": "another"})[0] == 401
+
+
+def test_release_and_ping(served: Serve) -> None:
+    assert ask(served.port, "GET", "/version")[0] == 401
+    assert ask(served.port, "GET", "/version", headers={"x-api-key": "secret"})[2] == {"version": "0.1.0"}
+    for method in ("GET", "POST"):
+        assert ask(served.port, method, "/ping")[::2] == (200, {"status": "healthy"})

@@ -84,3 +84,11 @@ def test_embeddings_go_straight_to_the_worker(far: Frontend) -> None:
     status, headers, body = far.request("POST", "/v1/embeddings", {"model": "mocker", "input": "hi"})
     assert (status, len(body["data"])) == (200, 1)
     assert far.get(f"/v1/requests/{headers['x-request-id']}")[1]["endpoint"] == f"{NAMESPACE}.Worker.embed"
+
+
+def test_the_processor_tokenizes(far: Frontend) -> None:
+    status, _, body = far.request("POST", "/tokenize", {"prompt": "hé"})
+    assert (status, body["tokens"]) == (200, [104, 195, 169])
+    assert far.request("POST", "/detokenize", {"tokens": body["tokens"]})[2] == {"prompt": "hé"}
+    status, _, body = far.request("POST", "/tokenize", {"prompt": "long " * 2000})
+    assert (status, body["error"]["code"]) == (400, "context_length_exceeded")

@@ -173,6 +173,9 @@ class FakeGateway:
     def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
         return {**body, "api": api}
 
+    async def tokenize(self, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
+        return {"asked": body, "model": model.card.name}
+
     def _log(self, request_id: str) -> Log:
         if request_id not in self.logs:
             raise RequestNotFoundError(f"no request {request_id!r} is known")

@@ -169,6 +169,10 @@ class ByteTokenizer:
         """The text; bytes that are no UTF-8 become U+FFFD."""
         return bytes(ids).decode("utf-8", "replace")
 
+    def names(self, ids: list[int]) -> list[str]:
+        """A printable character of ASCII as itself, any other byte as ``<0x0A>``."""
+        return [chr(token) if 0x20 <= token < 0x7F else f"<0x{token:02X}>" for token in ids]
+
     def stream(self, *, skip_special_tokens: bool = True) -> _Bytes:
         """A detokenizer for one new text."""
         return _Bytes()

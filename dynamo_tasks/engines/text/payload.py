@@ -62,6 +62,7 @@ Other values go into ``GenerateRequest.extra``; an engine refuses those that are
 _ELSEWHERE = frozenset(
     {
         "add_generation_prompt",
+        "add_special_tokens",
         "audio",
         "chat",
         "chat_template_kwargs",
@@ -190,10 +191,10 @@ def prompt_ids(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard
     if name == "messages":
         text = _render(value, payload, tokenizer, card)
         check_text(text, tokenizer, card.max_model_len, name)
-        ids = tokenizer.encode(text, add_special_tokens=False)
+        ids = tokenizer.encode(text, add_special_tokens=_special(payload, usual=False))
     elif name == "prompt" and isinstance(value, str):
         check_text(value, tokenizer, card.max_model_len, name)
-        ids = tokenizer.encode(value)
+        ids = tokenizer.encode(value, add_special_tokens=_special(payload, usual=True))
     else:
         if isinstance(value, list | tuple) and len(value) > (card.max_model_len or len(value)):
             raise too_long(card.max_model_len, len(value), param=name)
@@ -201,6 +202,12 @@ def prompt_ids(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard
     if not ids:
         raise InvalidRequestError(f"{name} is empty; at least one token is needed", param=name)
     return ids
+
+
+def _special(payload: Mapping[str, Any], *, usual: bool) -> bool:
+    """Return whether the tokenizer puts a BOS or the like in front: a chat's template has done that."""
+    given = payload.get("add_special_tokens")
+    return usual if given is None else fields.switch(given, "add_special_tokens")
 
 
 def with_last_message(payload: Mapping[str, Any], card: ModelCard) -> Mapping[str, Any]:

@@ -67,6 +67,10 @@ class Tokenizer(Protocol):
         """The text of ``ids``, without special tokens unless they are asked for."""
         ...
 
+    def names(self, ids: list[int]) -> list[str]:
+        """The tokens as the vocabulary names them; for people."""
+        ...
+
     def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""
         ...
@@ -169,6 +173,10 @@ class FileTokenizer:
         if len(ids) > INLINE:
             return str(self._rust.decode_batch([ids], skip_special_tokens=skip_special_tokens)[0])
         return str(self._rust.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def names(self, ids: list[int]) -> list[str]:
+        """The tokens as the vocabulary names them; an id that it does not have is empty."""
+        return [self._rust.id_to_token(token) or "" for token in ids]
 
     def stream(self, *, skip_special_tokens: bool = True) -> Detokenizer:
         """A detokenizer for one new text."""

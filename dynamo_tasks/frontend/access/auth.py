@@ -24,10 +24,11 @@ __all__ = ["API_KEYS_VARIABLE", "OPEN_PATHS", "ApiKey", "ApiKeys", "key_id", "ke
 
 API_KEYS_VARIABLE = "DYNAMO_API_KEYS"
 """Keys, separated by commas."""
-OPEN_PATHS = frozenset({"/health", "/live", "/ready", "/metrics"})
+OPEN_PATHS = frozenset({"/health", "/live", "/metrics", "/ping", "/ready"})
 """Paths that probes and scrapers read without a key."""
 
-
+_HEADERS = frozenset({b"authorization", b"api-key", b"x-api-key"})
+"""``Authorization: Bearer``, and the headers of Azure's and Anthropic's clients."""
 _HASHED = "sha256:"
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _ID_LENGTH = 12
@@ -100,7 +101,7 @@ def _limits(where: str, given: Mapping[str, Any]) -> KeyLimits:
 
 
 class ApiKeys:
-    """Checks the ``Authorization`` header."""
+    """Checks the key that a request brings, whichever header has it: OpenAI's, Azure's or Anthropic's."""
 
     def __init__(self, keys: Iterable[ApiKey | str]):
         known = [key if isinstance(key, ApiKey) else ApiKey(key) for key in keys]
@@ -118,21 +119,32 @@ class ApiKeys:
         return self._limits.get(owner, _FREE)
 
     def admit(self, scope: Scope) -> tuple[str, int]:
-        """Authenticate a request: by its header, or by a stream token in its URL; as :meth:`owner`.
+        """Authenticate a request: by its headers, or by a stream token in its URL; as :meth:`owner`.
 
         Returns:
             The hash of the key, and when a token expires (0 = there is none).
-        """
-        header = next((value for name, value in scope["headers"] if name == b"authorization"), None)
-        if header is None and self._digests and (given := token_of(scope)) is not None:
-            return owner_of(*given, self._digests)
-        return self.owner(header), 0
 
-    def owner(self, authorization: bytes | None) -> str:
+        Raises:
+            AuthenticationError: No key, a wrong one, or headers that name two different ones.
+        """
+        if not self._digests:
+            return "", 0
+        given = {_key_of(name, value) for name, value in scope["headers"] if name in _HEADERS}
+        if len(given) > 1:
+            given.discard(
+                b""
+            )  # another scheme of Authorization is a proxy's affair, where there is a key beside it
+        if len(given) > 1:
+            raise AuthenticationError("the headers of the request name different API keys; send one")
+        if not given and (token := token_of(scope)) is not None:
+            return owner_of(*token, self._digests)
+        return self.owner(next(iter(given), b"")), 0
+
+    def owner(self, key: bytes) -> str:
         """Find the owner of a key.
 
         Args:
-            authorization: The header's value, ``Bearer <key>``.
+            key: As the header has it; empty = none was sent.
 
         Returns:
             The hash of the key in hex; empty when no keys are configured.
@@ -142,14 +154,23 @@ class ApiKeys:
         """
         if not self._digests:
             return ""
-        scheme, _, key = (authorization or b"").partition(b" ")
-        if scheme.lower() != b"bearer" or not key:
-            raise AuthenticationError("this server wants an API key: Authorization: Bearer <key>")
-        digest = _digest(key.strip())
+        if not key:
+            raise AuthenticationError(
+                "this server wants an API key: Authorization: Bearer <key>, api-key: <key> or x-api-key: <key>"
+            )
+        digest = _digest(key)
         # A list, not a generator in any(): each comparison runs, so the time does not show which one fits.
         if not any([hmac.compare_digest(digest, known) for known in self._digests]):  # noqa: C419
             raise AuthenticationError("the API key is wrong")
         return digest.hex()
+
+
+def _key_of(name: bytes, value: bytes) -> bytes:
+    """The key in a header; empty where there is none."""
+    if name != b"authorization":
+        return value.strip()
+    scheme, _, key = value.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
 _FREE = KeyLimits()

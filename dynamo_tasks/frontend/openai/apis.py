@@ -167,8 +167,15 @@ class _Plain(Api):
 
     kind: type[OpenAIRequest]
 
-    def parse(self, raw: bytes) -> ParsedBody:
+    async def read(self, raw: bytes, call: HttpCall) -> ParsedBody:
+        """Read and check a body; a large one beside the loop. See :meth:`Api.read`."""
+        return await offload(len(raw), self.parse, raw, call.deployment)
+
+    def parse(self, raw: bytes, deployment: str = "") -> ParsedBody:
+        """Read and check a body; ``deployment`` is the model that counts, if the path names one."""
         body = decode_object(raw)
+        if deployment:
+            body["model"] = deployment
         request = parse_request(self.kind, body)
         return ParsedBody(request, engine_body(request, body))
 

@@ -18,6 +18,7 @@ from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.openapi.files import FILES, FILES_SCHEMAS
 from dynamo_tasks.frontend.openapi.schemas import SCHEMAS
+from dynamo_tasks.frontend.openapi.tokens import TOKENS, TOKENS_SCHEMAS
 from dynamo_tasks.frontend.openapi.words import (
     ALWAYS,
     ID,
@@ -116,8 +117,14 @@ def _paths() -> dict[str, Any]:
             )
         },
         **FILES,
+        **TOKENS,
         "/live": {"get": _open("live", "Whether the process answers.", {200: status})},
         "/health": {"get": _open("health", "Whether an instance serves.", {200: status, 503: status})},
+        "/ping": {
+            method: _open(f"ping_{method}", "As /health.", {200: status, 503: status})
+            for method in ("get", "post")
+        },
+        "/version": {"get": get("version", "The release.", {200: json_of(object_of({"version": TEXT}))})},
         "/ready": {"get": _open("ready", "Whether all instances are there.", {200: ready, 503: ready})},
         "/metrics": {"get": _open("metrics", "For Prometheus.", {200: {"text/plain": {"schema": TEXT}}})},
         PATH: {"get": get("openapi", "This document.", {200: json_of({"type": "object"})})},
@@ -147,11 +154,15 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
             "version": _VERSION,
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
-        "security": [{"key": []}, {}],
+        "security": [{"key": []}, {"azure": []}, {"anthropic": []}, {}],
         "paths": paths,
         "components": {
-            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
-            "schemas": {**bodies, **SCHEMAS, **FILES_SCHEMAS},
+            "securitySchemes": {
+                "key": {"type": "http", "scheme": "bearer"},
+                "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
+                "anthropic": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+            },
+            "schemas": {**bodies, **SCHEMAS, **FILES_SCHEMAS, **TOKENS_SCHEMAS},
         },
     }
 

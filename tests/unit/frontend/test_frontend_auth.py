@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+from typing import Any
 
 import pytest
 
@@ -16,30 +17,66 @@ from tests.support.frontend_fakes import FakeGateway, chat, in_process
 
 
 def test_without_keys_everybody_may() -> None:
-    assert ApiKeys(()).owner(None) == ""
+    assert ApiKeys(()).owner(b"") == ""
 
 
 def test_the_owner_is_the_hash_of_the_key() -> None:
-    assert ApiKeys(["a", "b"]).owner(b"Bearer b") == hashlib.sha256(b"b").hexdigest()
+    assert ApiKeys(["a", "b"]).owner(b"b") == hashlib.sha256(b"b").hexdigest()
 
 
 def test_a_key_may_be_given_as_its_hash() -> None:
     digest = hashlib.sha256(b"b").hexdigest()
     keys = ApiKeys(["a", f"sha256:{digest.upper()}"])
-    assert keys.owner(b"Bearer b") == digest
+    assert keys.owner(b"b") == digest
     assert key_id(digest) == digest[:12]
     with pytest.raises(AuthenticationError):
-        keys.owner(f"Bearer sha256:{digest}".encode())
+        keys.owner(f"sha256:{digest}".encode())
     with pytest.raises(ConfigError, match="64 hex digits"):
         ApiKeys(["sha256:abc"])
 
 
+def _scope(*headers: tuple[str, str]) -> dict[str, Any]:
+    named = [(name.encode(), value.encode("latin-1")) for name, value in headers]
+    return {"type": "http", "path": "/v1/models", "query_string": b"", "headers": named}
+
+
 @pytest.mark.parametrize(
-    "header", [None, b"", b"b", b"Bearer", b"Bearer ", b"Basic b", b"Bearer c", b"Bearer \xff"]
+    "headers",
+    [
+        [("authorization", "Bearer b")],
+        [("authorization", "bearer  b ")],
+        [("api-key", "b")],
+        [("x-api-key", "b")],
+        [("authorization", "Bearer b"), ("api-key", "b"), ("x-api-key", "b")],
+        [("authorization", "Basic cHJveHk6"), ("x-api-key", "b")],
+    ],
 )
-def test_no_key_or_a_wrong_one_is_refused(header: bytes | None) -> None:
-    with pytest.raises(AuthenticationError):
-        ApiKeys(["a", "b"]).owner(header)
+def test_the_key_may_come_in_each_header(headers: list[tuple[str, str]]) -> None:
+    assert ApiKeys(["a", "b"]).admit(_scope(*headers)) == (hashlib.sha256(b"b").hexdigest(), 0)
+
+
+@pytest.mark.parametrize(
+    ("headers", "says"),
+    [
+        ([], "wants an API key"),
+        ([("authorization", "")], "wants an API key"),
+        ([("authorization", "b")], "wants an API key"),
+        ([("authorization", "Bearer")], "wants an API key"),
+        ([("authorization", "Bearer ")], "wants an API key"),
+        ([("authorization", "Basic b")], "wants an API key"),
+        ([("api-key", " ")], "wants an API key"),
+        ([("authorization", "Bearer c")], "is wrong"),
+        ([("authorization", "Bearer \xff")], "is wrong"),
+        ([("api-key", "Bearer b")], "is wrong"),
+        ([("authorization", "Bearer a"), ("x-api-key", "b")], "different API keys"),
+        ([("api-key", "b"), ("x-api-key", "wrong")], "different API keys"),
+        ([("api-key", "a"), ("api-key", "b")], "different API keys"),
+    ],
+)
+def test_no_key_a_wrong_one_or_two_are_refused(headers: list[tuple[str, str]], says: str) -> None:
+    with pytest.raises(AuthenticationError, match=says) as caught:
+        ApiKeys(["a", "b"]).admit(_scope(*headers))
+    assert "xff" not in str(caught.value)
 
 
 def test_how_long_it_takes_does_not_show_which_key_fits(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -49,9 +86,9 @@ def test_how_long_it_takes_does_not_show_which_key_fits(monkeypatch: pytest.Monk
     monkeypatch.setattr(hmac, "compare_digest", lambda a, b: compared.append(b) or honest(a, b))
     keys = ApiKeys(["a", "b", "c"])
     for right in "abc":
-        keys.owner(f"Bearer {right}".encode())
+        keys.owner(right.encode())
     with pytest.raises(AuthenticationError):
-        keys.owner(b"Bearer d")
+        keys.owner(b"d")
     assert len(compared) == 4 * 3
 
 
@@ -81,7 +118,7 @@ def test_empty_keys_do_not_open_the_door(option: str | None, environ: dict[str, 
 def test_limits_of_keys() -> None:
     given = ["plain", {"key": "own", "requests_per_minute": 5, "weight": 2}]
     keys = ApiKeys(keys_from(given, {}, {"requests_per_minute": 60, "concurrent_requests": 3}))
-    limits = [keys.limits(keys.owner(f"Bearer {key}".encode())) for key in ("plain", "own")]
+    limits = [keys.limits(keys.owner(f"{key}".encode())) for key in ("plain", "own")]
     assert limits == [
         KeyLimits(requests_per_minute=60, concurrent_requests=3),
         KeyLimits(requests_per_minute=5, concurrent_requests=3, weight=2),
