@@ -82,6 +82,16 @@ class Scheduler:
         return len(self._decode) + len(self._prefill)
 
     @property
+    def decoding(self) -> int:
+        """Number of sequences that get a token in the next step."""
+        return len(self._decode)
+
+    @property
+    def busy(self) -> bool:
+        """Whether there is anything to compute."""
+        return bool(self._decode or self._prefill or self.waiting)
+
+    @property
     def prefix_hit_rate(self) -> float:
         """Share of the prompt tokens that the prefix cache had."""
         return self._hit / self._asked if self._asked else 0.0
@@ -132,20 +142,20 @@ class Scheduler:
         loop = asyncio.get_running_loop()
         args = self._args
         while True:
-            if not (self._decode or self._prefill or self.waiting):
+            if not self.busy:
                 self._queue.clear()
                 self._wake = loop.create_future()
                 await self._wake
                 self._wake = None
                 self._due = -math.inf
-            cost = self._schedule() * args.prefill_ms_per_1k_tokens / 1e6
+            cost = self.plan() * args.prefill_ms_per_1k_tokens / 1e6
             if self._decode:
                 cost += args.token_delay_ms / 1e3
             if cost:
                 await self._sleep(loop.time(), cost)
-                self._advance()
+                self.advance()
             else:
-                self._advance()
+                self.advance()
                 await asyncio.sleep(0)
 
     async def _sleep(self, now: float, cost: float) -> None:
@@ -156,7 +166,7 @@ class Scheduler:
 
     # -- before a step -------------------------------------------------------------------------
 
-    def _schedule(self) -> int:
+    def plan(self) -> int:
         """Give out blocks and plan the prompts' pieces; the tokens of prompt that the step computes."""
         calm = True
         if self._full:
@@ -246,7 +256,7 @@ class Scheduler:
 
     # -- after a step --------------------------------------------------------------------------
 
-    def _advance(self) -> None:
+    def advance(self) -> None:
         """Count up what the step produced, and wake the consumers."""
         reached: list[Sequence] = []
         for sequence in self._decode:  # the hot loop: once per token
