@@ -17,8 +17,7 @@ from starlette.routing import Route, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
-from dynamo_tasks.frontend.access.auth import OPEN_PATHS, ApiKeys, key_id
-from dynamo_tasks.frontend.access.origins import Origins
+from dynamo_tasks.frontend.access.admission import OPEN_PATHS, ApiKeys, Origins, key_id
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
 from dynamo_tasks.frontend.call import HttpCall, RequestMeter, count_request, new_id
 from dynamo_tasks.frontend.gateway import Gateway

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.frontend.access.auth import ApiKey
+from dynamo_tasks.frontend.access.configured import ApiKey
 
 __all__ = ["BOUNDED", "FrontendSettings"]
 
@@ -25,7 +25,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
         keep_alive: Seconds of silence on a stream after which a comment is sent (15).
         header_delay: Seconds for which the headers of a new stream wait for the first token, so that a
             refusal by the engine is a proper HTTP error and not a 200 that turns bad (0.25).
-        cors_origins: Web pages that may use the server; see :mod:`dynamo_tasks.frontend.access.origins`.
+        cors_origins: Web pages that may use the server; see :mod:`dynamo_tasks.frontend.access.admission`.
         allowed_hosts: Names under which it is known, besides addresses and local names.
         host: What it listens at.
         max_retention: Most seconds of ``retention`` that a request may ask for (a day, as long as its record lives).

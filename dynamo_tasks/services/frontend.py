@@ -6,8 +6,7 @@ import os
 from typing import Any, ClassVar
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.frontend.access.auth import keys_from
-from dynamo_tasks.frontend.access.origins import HOSTS, PAGES, listed
+from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, keys_from, listed
 from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.files.api import FilesAPI
 from dynamo_tasks.frontend.http.server import HttpServer

@@ -124,7 +124,7 @@ class RuntimeGateway:
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
         for needed in {submission.endpoint, endpoint}:
-            if not self._watchers[needed.namespace].of(needed):
+            if needed not in self._watchers[needed.namespace].by_endpoint:
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
             submission.headers = span.carry(submission.headers)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_tasks.frontend.access.auth import keys_from
-from dynamo_tasks.frontend.access.origins import HOSTS, PAGES, is_loopback, listed
+from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, is_loopback, keys_from, listed
 from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe import log

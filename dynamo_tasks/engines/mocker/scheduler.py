@@ -20,8 +20,7 @@ import heapq
 import math
 
 from dynamo_tasks.engines.args import Count, EngineArgs, Milliseconds
-from dynamo_tasks.engines.mocker.kvcache import KVCache, chain_hash
-from dynamo_tasks.engines.mocker.sequence import Sequence, SequenceState
+from dynamo_tasks.engines.mocker.sequence import KVCache, Sequence, SequenceState, chain_hash
 from dynamo_tasks.errors import DynamoError
 
 __all__ = ["Scheduler", "SchedulerArgs"]

@@ -82,7 +82,8 @@ class Watcher(Actor):
         self._changed = asyncio.Event()
         self._poke = asyncio.Event()
         self.instances: list[InstanceInfo] = []
-        self._of: dict[EndpointId, list[InstanceInfo]] = {}
+        self.by_endpoint: dict[EndpointId, list[InstanceInfo]] = {}
+        """The same by endpoint; none that nobody serves. Replaced as a whole, as :attr:`instances` is."""
         self.loads: dict[int, Load] = {}
         self._relist_in = _RELIST
         self._gauges = FleetGauges()
@@ -123,9 +124,9 @@ class Watcher(Actor):
         left = await self._registry.time_left(self.namespace, leases)
         self._relist_in = min(_RELIST, left + _EXPIRED)
         self._report_new(instances)
-        self.instances, self._of = instances, {}
+        self.instances, self.by_endpoint = instances, {}
         for info in instances:
-            self._of.setdefault(info.id, []).append(info)
+            self.by_endpoint.setdefault(info.id, []).append(info)
         self._gauges.update(instances, self.loads)
         self._changed.set()
         self._changed = asyncio.Event()
@@ -142,7 +143,7 @@ class Watcher(Actor):
 
     def of(self, endpoint: EndpointId) -> list[InstanceInfo]:
         """Live instances of an endpoint."""
-        return [*self._of.get(endpoint, ())]
+        return [*self.by_endpoint.get(endpoint, ())]
 
     def candidates(self, endpoint: EndpointId) -> list[Candidate]:
         """Live instances of an endpoint with their loads, for a router."""

@@ -169,7 +169,7 @@ def _check_keys(api_key: str | None) -> None:
         raise ConfigError("--api-key is given but holds no key; give one or more, separated by commas")
     check_variables({**os.environ, **({} if api_key is None else {_KEYS: api_key})})
     if api_key is not None:
-        from dynamo_tasks.frontend.access.auth import keys_from
+        from dynamo_tasks.frontend.access.configured import keys_from
 
         keys_from(api_key)
 

@@ -2,7 +2,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from dynamo_tasks.engines.mocker.kvcache import KVCache, chain_hash
+from dynamo_tasks.engines.mocker.sequence import KVCache, chain_hash
 
 
 def test_chain_hash_depends_on_what_went_before() -> None:

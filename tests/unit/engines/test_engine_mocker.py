@@ -7,8 +7,8 @@ import pytest
 
 from dynamo_tasks.engines import GenerateRequest, create_engine
 from dynamo_tasks.engines.mocker.engine import MockerArgs, MockerEngine
-from dynamo_tasks.engines.mocker.kvcache import KVCache
 from dynamo_tasks.engines.mocker.scheduler import Scheduler
+from dynamo_tasks.engines.mocker.sequence import KVCache
 from dynamo_tasks.engines.mocker.text import PseudoText, text_key
 from dynamo_tasks.errors import DynamoError, EngineDeadError, EngineError, InvalidRequestError
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import AuthenticationError, ConfigError
-from dynamo_tasks.frontend.access.auth import ApiKeys, key_id, keys_from
+from dynamo_tasks.frontend.access.admission import ApiKeys, key_id
+from dynamo_tasks.frontend.access.configured import keys_from
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from tests.support.frontend_fakes import FakeGateway, chat, in_process

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.errors import ConfigError, ForbiddenError
-from dynamo_tasks.frontend.access.origins import HOSTS, PAGES, Origins, is_loopback, listed
+from dynamo_tasks.frontend.access.admission import Origins
+from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, is_loopback, listed
 
 
 def test_both_settings_are_lists_or_commas_or_variables() -> None:

@@ -1,4 +1,6 @@
-"""Checks of the web pages that may talk to this server, and of the names under which it is known.
+"""Admission of requests: by API key, by the web page that asks, by the name under which this server was found.
+
+All keys are compared in constant time.
 
 A browser sends what any page asks it to, also to servers that only its user can reach. Where API keys are configured,
 a page without one gets nothing. A server without keys is protected by two checks:
@@ -12,22 +14,27 @@ What is no browser sends no ``Origin``, and a ``Host`` as people typed it.
 
 from __future__ import annotations
 
-import ipaddress
-import os
+import hmac
 import re
 import socket
-from collections.abc import Iterable, Mapping
-from typing import NamedTuple
+from collections.abc import Iterable
 
 from msgspec import Struct
 from starlette.responses import Response
 from starlette.types import Scope
 
-from dynamo_tasks.config.host.given import variable
-from dynamo_tasks.errors import ConfigError, ForbiddenError
+from dynamo_tasks.errors import AuthenticationError, ForbiddenError
+from dynamo_tasks.frontend.access.configured import HOSTS, ApiKey, address_of, digest_of, stored_digest
+from dynamo_tasks.frontend.access.stream_tokens import owner_of, token_of
+from dynamo_tasks.protocol.http.limits import KeyLimits
 
-__all__ = ["HOSTS", "PAGES", "Listed", "Origins", "is_loopback", "listed"]
+__all__ = ["OPEN_PATHS", "ApiKeys", "Origins", "key_id"]
 
+OPEN_PATHS = frozenset({"/health", "/live", "/metrics", "/ping", "/ready"})
+"""Paths that probes and scrapers read without a key."""
+_ID_LENGTH = 12
+_HEADERS = frozenset({b"authorization", b"api-key", b"x-api-key"})
+"""``Authorization: Bearer``, and the headers of Azure's and Anthropic's clients."""
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]*")
 _PORTS = {b"http": b":80", b"https": b":443"}
 _LOCAL = (".localhost", ".local", ".internal")
@@ -43,54 +50,84 @@ _OWN = (b"", b"same-origin", b"none")
 _Pairs = list[tuple[bytes, bytes]]
 
 
-class Listed(NamedTuple):
-    """A list of names that a setting gives, or a variable with commas."""
+class ApiKeys:
+    """Checks the key that a request brings, whichever header has it: OpenAI's, Azure's or Anthropic's."""
 
-    setting: str
-    variable: str
-    form: re.Pattern[str]
-    what: str
+    def __init__(self, keys: Iterable[ApiKey | str]):
+        known = [key if isinstance(key, ApiKey) else ApiKey(key) for key in keys]
+        self._digests = [stored_digest(one.key) for one in known]
+        self._limits = {digest.hex(): one.limits for digest, one in zip(self._digests, known, strict=True)}
+
+    def __repr__(self) -> str:
+        return f"ApiKeys(<{len(self._digests)} keys>)"
+
+    def __bool__(self) -> bool:
+        return bool(self._digests)
+
+    def limits(self, owner: str) -> KeyLimits:
+        """The limits of the key with this hash; none where no keys are configured."""
+        return self._limits.get(owner, _FREE)
+
+    def admit(self, scope: Scope) -> tuple[str, int]:
+        """Authenticate a request: by its headers, or by a stream token in its URL; as :meth:`owner`.
+
+        Returns:
+            The hash of the key, and when a token expires (0 = there is none).
+
+        Raises:
+            AuthenticationError: No key, a wrong one, or headers that name two different ones.
+        """
+        if not self._digests:
+            return "", 0
+        given = {_key_of(name, value) for name, value in scope["headers"] if name in _HEADERS}
+        if len(given) > 1:
+            # Another scheme of Authorization is a proxy's affair, where there is a key beside it.
+            given.discard(b"")
+        if len(given) > 1:
+            raise AuthenticationError("the headers of the request name different API keys; send one")
+        if not given and (token := token_of(scope)) is not None:
+            return owner_of(*token, self._digests)
+        return self.owner(next(iter(given), b"")), 0
+
+    def owner(self, key: bytes) -> str:
+        """Find the owner of a key.
+
+        Args:
+            key: As the header has it; empty = none was sent.
+
+        Returns:
+            The hash of the key in hex; empty when no keys are configured.
+
+        Raises:
+            AuthenticationError: No key, or a wrong one.
+        """
+        if not self._digests:
+            return ""
+        if not key:
+            raise AuthenticationError(
+                "this server wants an API key: Authorization: Bearer <key>, api-key: <key> or x-api-key: <key>"
+            )
+        digest = digest_of(key)
+        # A list, not a generator in any(): each comparison runs, so the time does not show which one fits.
+        if not any([hmac.compare_digest(digest, known) for known in self._digests]):  # noqa: C419
+            raise AuthenticationError("the API key is wrong")
+        return digest.hex()
 
 
-PAGES = Listed(
-    "cors_origins", "DYNAMO_CORS_ORIGINS", re.compile(r"[a-z][a-z0-9+.-]*://[^/\s,@]+|null|\*"),
-    "origin, as https://app.example[:port], null or *",
-)  # fmt: skip
-HOSTS = Listed(
-    "allowed_hosts", "DYNAMO_ALLOWED_HOSTS",
-    re.compile(r"\*|(?:\*\.)?[a-z0-9_-]+(?:\.[a-z0-9_-]+)*\.?|\[?[0-9a-f:.]+\]?"),
-    "name without a port, as api.example, *.example or *",
-)  # fmt: skip
+def _key_of(name: bytes, value: bytes) -> bytes:
+    """The key in a header; empty where there is none."""
+    if name != b"authorization":
+        return value.strip()
+    scheme, _, key = value.partition(b" ")
+    return key.strip() if scheme.lower() == b"bearer" else b""
 
 
-def listed(
-    one: Listed, given: str | Iterable[str] | None, environ: Mapping[str, str] = os.environ
-) -> tuple[str, ...]:
-    """The names that a setting gives, else its variable, in lower case.
-
-    Args:
-        one: :data:`PAGES` or :data:`HOSTS`.
-        given: Value of the setting.
-        environ: ``os.environ`` by default.
-
-    Raises:
-        ConfigError: one of them has another form.
-    """
-    values = [given] if isinstance(given, str) else list(given or ())
-    values = values or [variable(one.variable, environ) or ""]
-    found = [item.lower() for value in values for part in str(value).split(",") if (item := part.strip())]
-    for item in found:
-        if not one.form.fullmatch(item):
-            raise ConfigError(f"{one.setting}: {item!r} is no {one.what}")
-    return tuple(found)
+_FREE = KeyLimits()
 
 
-def is_loopback(host: str) -> bool:
-    """Return whether only this machine reaches a server that listens at ``host``."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    address = _address(host)
-    return address is not None and address.is_loopback
+def key_id(owner: str) -> str:
+    """The name of a key in logs: the beginning of its hash."""
+    return owner[:_ID_LENGTH]
 
 
 class _Asked(Struct):
@@ -188,7 +225,7 @@ class Origins:
         )
         # One label has no owner in the public DNS: it is resolved by this machine's network, or by a container's.
         local = "." not in name or name.endswith(self._suffixes) or name in self._names
-        if not local and _address(name) is None:
+        if not local and address_of(name) is None:
             text = (
                 f"this server is not known as {name[:200]!r}; allowed are addresses, local names, and those that "
                 f"allowed_hosts ({HOSTS.variable}) lists"
@@ -215,10 +252,3 @@ def _preflight(asked: _Asked) -> Response:
         "vary": "Access-Control-Request-Headers",
     }
     return Response(status_code=204, headers=headers)
-
-
-def _address(name: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    try:
-        return ipaddress.ip_address(name)
-    except ValueError:
-        return None
