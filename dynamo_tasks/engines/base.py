@@ -156,6 +156,13 @@ class Engine(ABC):
         """
         raise InvalidRequestError(f"engine {self.name!r} does not make embeddings", param="model")
 
+    def continues(self, payload: Mapping[str, Any]) -> bool:
+        """Return whether an interrupted answer to this public payload goes on after its tokens.
+
+        Where not (it is computed again from the prompt), the request is not interrupted for others.
+        """
+        return True
+
     @abstractmethod
     def stats(self) -> EngineStats:
         """Report the current load."""

@@ -43,6 +43,13 @@ _REQUESTS = (
         ("endpoint", "outcome"),
     ),
     Metric(
+        "requests_preempted_total",
+        "counter",
+        "requests",
+        "Running requests that were released for others of a higher priority, and wait again.",
+        ("endpoint",),
+    ),
+    Metric(
         "requests_finished_total",
         "counter",
         "requests",
@@ -234,6 +241,9 @@ _LOG_EVENTS = (
     LogEvent("request.forwarded", DEBUG,
              "A request was forwarded to an instance; outcome as in `requests_forwarded_total`.",
              ("request_id", "endpoint", "instance_id", "outcome")),
+    LogEvent("request.preempted", DEBUG,
+             "A request that uses spare capacity was released for others; ran_s since its claim.",
+             ("request_id", "endpoint", "epoch", "ran_s")),
     LogEvent("request.retried", INFO, "An endpoint asked for a retry.",
              ("request_id", "endpoint", "retries", "delay_s", "error")),
     LogEvent("queue.name_unknown", WARNING, "A task that nobody here knows was sent by a name that looks like an "

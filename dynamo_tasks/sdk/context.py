@@ -79,6 +79,9 @@ class Context:
         (True, False)
     """
 
+    on_call: Callable[[], None] = staticmethod(lambda: None)
+    """Called before each call that belongs to it."""
+
     def __init__(
         self,
         request_id: str | None = None,
@@ -197,6 +200,7 @@ class Context:
     def child_id(self) -> str:
         """Id of the next queued call that this request makes: the same when the request is run again."""
         self._calls += 1
+        self.on_call()
         return str(uuid.uuid5(_as_uuid(self.id), str(self._calls)))
 
     def retry(

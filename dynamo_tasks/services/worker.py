@@ -159,7 +159,11 @@ class Worker:
         """The engine's own load."""
         return self._engine.stats()
 
-    @dynamo_endpoint(aggregate=CompletionAggregate, policy="continue")
+    def _continues(self, request: Any) -> bool:
+        payload = as_payload(request)
+        return not isinstance(payload, dict) or self._engine.continues(payload)
+
+    @dynamo_endpoint(aggregate=CompletionAggregate, policy="continue", can_continue=_continues)
     async def generate(self, request: Any) -> AsyncIterator[TokenDelta]:
         """Generate text.
 

@@ -90,6 +90,7 @@ class History:
 
     keeps: dict[str, bool] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
+    started: set[str] = field(default_factory=set)
     epochs: dict[str, int] = field(default_factory=dict)
     ends: dict[str, tuple[str, str]] = field(default_factory=dict)
     idem: dict[str, str] = field(default_factory=dict)
@@ -115,6 +116,7 @@ class History:
         self.ends.pop(request_id, None)
         self.values.pop(request_id, None)
         self.read.discard(request_id)
+        self.started.discard(request_id)
 
 
 def _pairs(flat: list[bytes]) -> dict[str, str]:
@@ -246,6 +248,8 @@ def _check_history(dump: Dump, history: History, request_id: str, record: dict[s
     if record["state"] in TERMINAL:
         end = (record["state"], record["end_id"])
         assert history.ends.setdefault(request_id, end) == end, f"4: {request_id} ends again: {end}"
+        late = record["state"] == "EXPIRED" and request_id in history.started
+        assert not late, f"9: {request_id} was started in time, and has expired"
     else:
         assert request_id not in history.ends, f"4: {request_id} lives on after its end"
     if record.get("purged") != "1":
@@ -281,7 +285,7 @@ def _check_counts(dump: Dump) -> None:
         state = dump.records[one]["state"]
         if state == "RUNNING":
             running.setdefault(component, set()).add(one)
-        elif f"m:{one}" not in dump.timers:
+        elif f"m:{one}" not in dump.timers and not dump.records[one].get("preemptions"):
             waiting.setdefault(component, set()).add(one)
     assert dump.running == running, "10: running"
     queued = {one for one in dump.open if dump.records[one]["state"] == "QUEUED"}

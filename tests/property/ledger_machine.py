@@ -245,6 +245,11 @@ class LedgerMachine(RuleBasedStateMachine):
             one = self._instance(n)
             self.run_(self.processes.release(one, request_id, retry=retry, wait_ms=wait_ms, again=again))
 
+    @rule(n=INSTANCES, k=st.integers(0, 2), shared=st.booleans(), again=st.booleans())
+    def preempt(self, n: int, k: int, shared: bool, again: bool) -> None:
+        if request_id := self._held(n, k):
+            self.run_(self.processes.preempt(self._instance(n), request_id, shared, again))
+
     @rule(n=st.integers(1, 2), again=st.booleans())
     def forward(self, n: int, again: bool) -> None:
         if request_id := self._held(0, 0):

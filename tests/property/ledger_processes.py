@@ -14,7 +14,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
 from dynamo_tasks.store.ledger.fields import Field
-from dynamo_tasks.store.ledger.forwarding import forward
+from dynamo_tasks.store.ledger.forwarding import forward, preempt
 from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused, KeptResult
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.refusals import ReplyError
@@ -81,6 +81,7 @@ class Processes:
                 await self._check_completion(one, told["id"], before)
             return refused
         self._world.history.claimed(told["id"])
+        self._world.history.started.add(told["id"])
         if before and (before["state"], before.get("nonce")) != ("RUNNING", claimed.nonce):
             check_claim(before, told["retries"], now, alive, claimed.epoch)
         return claimed
@@ -204,11 +205,42 @@ class Processes:
                 )  # fmt: skip
 
     async def forward(self, one: Instance, request_id: str, target: Instance, again: bool) -> None:
-        """A router hands it on."""
+        """A router hands it on: it has not been started yet."""
+        self._world.history.started.discard(request_id)
         held = one.held.pop(request_id)
         message = self._world.message(request_id, target.endpoint, held.retries)
         for _ in range(1 + again):
             await forward(self._world.store, held.attempt, target.endpoint, target.lease, message)
+
+    async def preempt(self, one: Instance, request_id: str, shared: bool, again: bool) -> None:
+        """It is released for others; ``again``: the first reply was lost."""
+        held = one.held[request_id]
+        before = await self._world.record(request_id)
+        owns = (before.get("state"), before.get("owner")) == ("RUNNING", f"{one.lease:x}")
+        mine = owns and before["epoch"] == str(held.attempt.epoch)
+        waits = (before.get("state"), before.get("epoch")) == ("QUEUED", str(held.attempt.epoch))
+        for _ in range(1 + again):
+            reply = await preempt(self._world.store, held.attempt, shared=shared)
+            assert (reply == "OK") == (mine or waits), f"{before}: preempt answered {reply}"
+        if not (mine or waits):
+            await self._aborted(one, request_id)
+            return
+        del one.held[request_id]
+        if mine:
+            await self._check_preempted(held, before, shared)
+
+    async def _check_preempted(self, held: Held, before: dict[str, str], shared: bool) -> None:
+        request_id = held.attempt.id
+        after = await self._world.record(request_id)
+        assert int(after["attempts"]) == held.attempt.number - 1, (
+            f"{after}: an attempt that was preempted counts"
+        )
+        assert after.get("idle_attempts") == before.get("idle_attempts"), f"{after}: it counts as idle"
+        assert after["queue"] == (self._world.shared(before) if shared else before["queue"])
+        front = await self._world.store.commands.execute(
+            "LINDEX", after["queue"] + after.get("suffix", ""), -1
+        )
+        assert front == after["message"].encode(), f"{request_id} is not in front of its list"
 
     async def kill(self, n: int) -> None:
         """``kill -9``; another process is started in its place. Its lease lives until somebody sees it."""

@@ -116,6 +116,10 @@ class World:
         raw = await self.store.commands.execute("HGETALL", self.keys.record(request_id))
         return by_word({k.decode(): v.decode() for k, v in zip(raw[::2], raw[1::2], strict=True)})
 
+    def shared(self, record: dict[str, str]) -> str:
+        """The queue of the component of a request."""
+        return EndpointId.parse(record["endpoint"]).queue
+
     async def log(self, request_id: str) -> list[tuple[str, str, bytes]]:
         """The raw log."""
         rows = await self.store.commands.execute("XRANGE", self.keys.log(request_id), "-", "+")

@@ -14,6 +14,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from dynamo_tasks.errors import FencedError
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
+from dynamo_tasks.store.ledger.forwarding import preempt
 from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.ledger.scripts import script
@@ -56,6 +57,7 @@ class WaitQueueMachine(RuleBasedStateMachine):
         self.ids: list[str] = []
         self.popped: list[str] = []
         self.attempts: list[Attempt] = []
+        self.preempted: set[str] = set()
         self.limit = 0
 
     def ask(self, coro: Any) -> Any:
@@ -130,6 +132,13 @@ class WaitQueueMachine(RuleBasedStateMachine):
         except FencedError:
             return
 
+    @precondition(_has_attempts)
+    @rule(pick=picks, shared=st.booleans())
+    def preempt(self, pick: int, shared: bool) -> None:
+        attempt = self.attempts.pop(pick % len(self.attempts))
+        if self.ask(preempt(self.place.store, attempt, shared=shared)) == "OK":
+            self.preempted.add(attempt.id)
+
     @precondition(_has_ids)
     @rule(pick=picks)
     def cancel(self, pick: int) -> None:
@@ -180,7 +189,8 @@ class WaitQueueMachine(RuleBasedStateMachine):
         states = self.states()
         running = {one for one, state in states.items() if state == "RUNNING"}
         assert self.ask(self.line.running()) == running
-        assert self.ask(self.line.waiting()) == {one for one, s in states.items() if s == "QUEUED"}
+        queued = {one for one, s in states.items() if s == "QUEUED"}
+        assert queued - self.preempted <= self.ask(self.line.waiting()) <= queued
         assert not self.limit or len(running) <= self.limit
 
     @invariant()

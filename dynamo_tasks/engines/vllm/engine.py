@@ -30,13 +30,14 @@ from dynamo_tasks.engines.vllm.choice import Choice, known_before, usage_of
 from dynamo_tasks.engines.vllm.failures import translated
 from dynamo_tasks.engines.vllm.install import check_installed
 from dynamo_tasks.engines.vllm.kv_events import KvEvents
-from dynamo_tasks.engines.vllm.params import FEATURES, ModelLimits, check_request
+from dynamo_tasks.engines.vllm.params import FEATURES, ModelLimits, check_request, may_be_replayed
 from dynamo_tasks.engines.vllm.progress import Progress
 from dynamo_tasks.engines.vllm.sleep import Sleep
 from dynamo_tasks.engines.vllm.start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm.stats import StatsCollector
 from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError, UnknownModelError
 from dynamo_tasks.observe import event
+from dynamo_tasks.protocol.http.bodies import resolve_aliases
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
 
@@ -222,6 +223,10 @@ class VllmEngine(Engine):
                 async for result in source:
                     return [float(number) for number in result.outputs.data.tolist()]
         raise EngineError("vLLM gave no vector")
+
+    def continues(self, payload: Mapping[str, Any]) -> bool:
+        """Return whether vLLM goes on after the tokens of such an answer; else it computes them again."""
+        return not may_be_replayed(resolve_aliases(payload), self._limits)
 
     def _check_features(self, request: GenerateRequest) -> None:
         if self._sleep.level:

@@ -15,11 +15,12 @@ from typing import Any
 
 import msgspec
 
+from dynamo_tasks.engines.text.payload import EXTRAS
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.structured import CONSTRAINTS, structured_outputs
 from dynamo_tasks.errors import InvalidRequestError
 
-__all__ = ["FEATURES", "ModelLimits", "check_request", "is_replayed", "sampling_arguments"]
+__all__ = ["FEATURES", "ModelLimits", "check_request", "is_replayed", "may_be_replayed", "sampling_arguments"]
 
 _PLAIN = ("frequency_penalty", "presence_penalty", "repetition_penalty", "top_k", "min_p", "bad_words",
           "allowed_token_ids")  # fmt: skip
@@ -32,7 +33,8 @@ FEATURES = frozenset(
 )  # fmt: skip
 """Optional request fields that the vllm engine honours."""
 
-_STATEFUL = ("frequency_penalty", "presence_penalty", "bad_words", "structured_outputs")
+_COUNTING = ("frequency_penalty", "presence_penalty", "bad_words")
+_STATEFUL = (*_COUNTING, "structured_outputs")
 """Arguments that count or constrain the answer itself."""
 _MOST_CONSTRAINT = 1 << 18
 """vLLM reads a constraint on the event loop."""
@@ -109,6 +111,18 @@ def sampling_arguments(request: GenerateRequest, limits: ModelLimits, index: int
 def is_replayed(arguments: Mapping[str, Any]) -> bool:
     """Return whether an interrupted request with these arguments is computed again from its start."""
     return _has_state(arguments) or (arguments.get("seed") is not None and not _is_greedy(arguments))
+
+
+def may_be_replayed(payload: Mapping[str, Any], limits: ModelLimits) -> bool:
+    """Return whether :func:`is_replayed` may hold for a public payload, which was not checked yet."""
+    given = {**limits.defaults, **{name: value for name, value in payload.items() if value is not None}}
+    if any(given.get(name) not in EXTRAS[name] for name in (*_COUNTING, *_CONSTRAINTS)):
+        return True
+    chat = given.get("chat")
+    if isinstance(chat, Mapping) and chat.get("tool_choice") not in (None, "none", "auto"):
+        return True  # a parser makes a constraint of it
+    heat = given.get("temperature", 1.0)
+    return given.get("seed") not in (None, -1) and not (isinstance(heat, int | float) and heat < _GREEDY)
 
 
 def _has_state(arguments: Mapping[str, Any]) -> bool:

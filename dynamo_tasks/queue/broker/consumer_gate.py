@@ -37,5 +37,9 @@ class ConsumerGate:
     def resume(self) -> None:
         """Take messages again."""
         self.paused = False
+        self.look()
+
+    def look(self) -> None:
+        """Look whether there are messages to take: there may be more room, or less."""
         if self._source is not None:
             self._source.proceed()

@@ -28,6 +28,8 @@ __all__ = ["Puller"]
 
 BATCH = 8
 """Most messages of one pop: what gathered while the loop was busy comes at once, and no worker hoards."""
+_ALL = max(PRIORITY_STEPS) + 1
+"""Above all priority steps."""
 _BLOCK = 5
 """Seconds after which an empty pop returns; a connection that stays silent for twice that is dropped."""
 _CALLS = 10
@@ -44,6 +46,8 @@ class Puller:
         address: The broker.
         queues: Redis keys of the queues, without priorities; asked before every pop.
         free: Number of free slots; asked before every pop.
+        allowance: Where no slot is free: messages that may be taken all the same, and the priority step below which
+            their lists must be.
         deliver: Takes messages that came together, and the key of their queue.
         name: Of its connection; observers cut it when they take the instance for dead, since what a frozen process
             waits for would be popped into its socket.
@@ -55,11 +59,13 @@ class Puller:
         *,
         queues: Callable[[], list[str]],
         free: Callable[[], int],
+        allowance: Callable[[], tuple[int, int]] = lambda: (0, 0),
         deliver: Callable[[list[bytes], str], Awaitable[None]],
         name: str = "dynamo-tasks:consumer",
     ):
         self._queues = queues
         self._free = free
+        self._allowance = allowance
         self._deliver = deliver
         self._link = Link(address, name=name, on_ready=self._identify)
         self._woken = asyncio.Event()
@@ -72,6 +78,8 @@ class Puller:
         self._left_out: dict[str, float] = {}
         self.blocked_as: int | None = None
         """Connection id of the pop in flight."""
+        self._narrow: tuple[int, int] | None = None
+        """The pop in flight: most messages, and the step below which its lists are; ``None`` where a slot was free."""
         self._client_id = 0
         self._task = asyncio.create_task(self._run(), name="puller")
 
@@ -96,9 +104,9 @@ class Puller:
                 if not self.connected.is_set():
                     await self._link.start()
                     self.connected.set()
-                while not self._stopping and (count := self._room()):
+                while not self._stopping and (room := self._room())[0]:
                     async with self._popping:
-                        await self._pop(await self._link.wire(), count)
+                        await self._pop(await self._link.wire(), *room)
             except DynamoError as exc:
                 if not self.connected.is_set() and failures.due():
                     event(
@@ -112,8 +120,21 @@ class Puller:
                 if is_wrong_type(exc):
                     await self._leave_out_wrong_types()
 
-    def _room(self) -> int:
-        return min(BATCH, self._free()) if self._queues() else 0
+    def _room(self) -> tuple[int, int]:
+        """Return how many messages may be taken, and the priority step below which their lists are."""
+        if not self._queues():
+            return 0, 0
+        free = self._free()
+        most, below = (free, _ALL) if free else self._allowance()
+        return min(BATCH, most), below
+
+    @property
+    def is_outdated(self) -> bool:
+        """``True`` if the pop in flight asks for too much, or leaves out lists that it need not."""
+        if self._narrow is None:
+            return False
+        most, below = self._room()
+        return most < self._narrow[0] or below > self._narrow[1]
 
     async def _leave_out_wrong_types(self) -> None:
         """Leave out keys that are no list: a single one would keep all other queues from being popped."""
@@ -126,12 +147,13 @@ class Puller:
                     self._left_out[key] = again_at
                     pass_over("queue", key, ProtocolError("it is no list, and cannot be a queue"))
 
-    async def _pop(self, wire: Wire, count: int) -> None:
-        keys = self._keys()
+    async def _pop(self, wire: Wire, count: int, below: int) -> None:
+        keys = self._keys(below)
         if not keys:
             await asyncio.sleep(_RETRY)
             return
         self.blocked_as = self._client_id
+        self._narrow = (count, below) if below < _ALL else None
         try:
             async with asyncio.timeout(2 * _BLOCK):
                 reply = await wire.execute("BLMPOP", _BLOCK, len(keys), *keys, "RIGHT", "COUNT", count)
@@ -139,27 +161,29 @@ class Puller:
             wire.abort()
             raise ReplyError("the broker does not answer") from None
         finally:
-            self.blocked_as = None
+            self.blocked_as = self._narrow = None
         if reply:
             key, messages = reply
             async with self._delivering:
                 await self._deliver(messages, key.decode().split(PRIORITY_SEPARATOR, 1)[0])
 
-    def _keys(self) -> list[str]:
+    def _keys(self, below: int) -> list[str]:
         """Return the keys to pop from, without those that were found to be no list in the last seconds."""
-        keys = self._all_keys()
+        keys = self._all_keys(below)
         if not self._left_out:
             return keys
         now = asyncio.get_running_loop().time()
         self._left_out = {key: until for key, until in self._left_out.items() if until > now}
         return [key for key in keys if key not in self._left_out]
 
-    def _all_keys(self) -> list[str]:
-        """Return all keys, higher priorities first; among equals, queues take turns."""
+    def _all_keys(self, below: int = _ALL) -> list[str]:
+        """Return all keys of steps below one, higher priorities first; among equals, queues take turns."""
         queues = self._queues()
         self._turn = (self._turn + 1) % len(queues)
         queues = queues[self._turn :] + queues[: self._turn]
-        return [f"{q}{PRIORITY_SEPARATOR}{s}" if s else q for s in PRIORITY_STEPS for q in queues]
+        return [
+            f"{q}{PRIORITY_SEPARATOR}{s}" if s else q for s in PRIORITY_STEPS if s < below for q in queues
+        ]
 
     async def call_back(self, unblock: Callable[[int], object]) -> None:
         """Wait for the pop in flight and for what it brings, for a second at most.

@@ -34,6 +34,7 @@ from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.broker.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.message import BrokerMessage, MalformedMessageError, QoS, decode
+from dynamo_tasks.queue.broker.poller import Poller
 from dynamo_tasks.queue.broker.puller import Puller
 from dynamo_tasks.queue.sockets import yielding
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
@@ -54,28 +55,6 @@ Empty while a call of an endpoint is being published, ``None`` otherwise.
 """
 
 
-class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
-    """kombu's poller; on the event loop, queues are pulled and only pub/sub sockets are polled."""
-
-    hub: AsyncioHub | None = None
-
-    def _register_BRPOP(self, channel: Channel) -> None:  # noqa: N802 - kombu's name
-        if self.hub is None or not greenlets.may_await():
-            super()._register_BRPOP(channel)
-        else:
-            channel.pull(self.hub)
-
-    def maybe_refresh_binding_expiry(self) -> None:
-        """kombu's timer; what Redis refuses is tried again a second later, without a traceback each time."""
-        for channel in list(self._channels):
-            with contextlib.suppress(*channel.connection_errors):
-                if greenlets.may_await():
-                    # kombu waits for Redis then, and the loop does not.
-                    greenlets.await_(asyncio.to_thread(channel.maybe_refresh_binding_expiry))
-                else:
-                    channel.maybe_refresh_binding_expiry()
-
-
 class Channel(CheckedChannel):
     """A channel that publishes endpoint calls through the ledger."""
 
@@ -86,6 +65,10 @@ class Channel(CheckedChannel):
 
     carried: Callable[[], int] = staticmethod(lambda: 0)
     """Number of tasks that run on messages of an earlier connection: they fill slots of this one."""
+
+    allowance: Callable[[int], tuple[int, int]] = staticmethod(lambda over: (0, 0))
+    """Messages that may be taken although no slot is free, and the priority step below which their lists are; asked
+    with the number of messages that are here without a slot."""
 
     acknowledged_late: Callable[[str, bool], None] = staticmethod(lambda tag, requeue: None)
     """Takes the tags (and whether to requeue) of messages that are done after this channel was closed."""
@@ -186,10 +169,10 @@ class Channel(CheckedChannel):
             self._hub = hub
             self._puller = Puller(
                 self._address(),
-                queues=self._queue_keys, free=self._free_slots, deliver=self._arrived,
+                queues=self._queue_keys, free=self._free_slots, allowance=self._allowed, deliver=self._arrived,
                 name=self.client_name or "dynamo-tasks:consumer",
             )  # fmt: skip
-        self._puller.wake()
+        self.proceed()
 
     async def takes(self, within: float) -> bool:
         """Wait for the connection on which messages come; returns whether it is there."""
@@ -222,6 +205,12 @@ class Channel(CheckedChannel):
             return 0
         return max(0, int(self.qos.can_consume_max_estimate() or 0) - self.carried())
 
+    def _allowed(self) -> tuple[int, int]:
+        qos = self.qos
+        if self.consumer_gate.paused or not qos.prefetch_count:
+            return 0, 0
+        return self.allowance(len(qos._delivered) - len(qos._dirty) + self.carried() - qos.prefetch_count)
+
     def interrupt(self) -> None:
         """Call a pop back that is in flight."""
         if self._puller is not None and self._puller.blocked_as is not None:
@@ -237,8 +226,11 @@ class Channel(CheckedChannel):
 
     def proceed(self) -> None:
         """Pop again, if slots are free."""
-        if self._puller is not None:
-            self._puller.wake()
+        if self._puller is None:
+            return
+        self._puller.wake()
+        if self._puller.is_outdated and (self._calling_back is None or self._calling_back.done()):
+            self.interrupt()
 
     async def _arrived(self, raws: list[bytes], key: str) -> None:
         """Take the messages of one pop, or put them back where their queue is not consumed any more."""

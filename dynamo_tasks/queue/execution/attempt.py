@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections.abc import Callable
 from contextlib import aclosing
 from typing import Any, NoReturn
 
@@ -30,17 +31,17 @@ from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.queue.execution.context import RequestCommand, WorkerContext
-from dynamo_tasks.queue.execution.forwarding import forward_request
+from dynamo_tasks.queue.execution.forwarding import forward_request, leave_dead_engine, preempt_request
 from dynamo_tasks.queue.execution.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.execution.outcome import Dropped, Reassigned, Revoked
 from dynamo_tasks.queue.execution.output import OutputCollector, encode_result
+from dynamo_tasks.queue.execution.preemption import Offer
 from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.sdk.endpoints.payloads import not_plain
 from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused, KeptResult, cancelled
-from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.redis.containment import MALFORMED, contained, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.streams.open_stream import OpenStream
@@ -60,7 +61,12 @@ class Execution:
         handler: The endpoint.
         call: Id, retry number, queue, message and headers of the request.
         payload: Its argument.
+
+    Attributes:
+        on_preempt: Called before it is released for others.
     """
+
+    on_preempt: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, worker: WorkerContext, handler: EndpointHandler, call: Any, payload: Any):
         self._worker = worker
@@ -74,6 +80,7 @@ class Execution:
         self._stop_asked = 0.0
         self._stream: OpenStream | None = None
         self._to_settle = self._only_completion = False
+        self._offer: Offer | None = None
         self.context = Context(call.id, self._telemetry.name, retries=call.retries, headers=call.headers)
 
     async def run(self) -> Any:
@@ -121,7 +128,9 @@ class Execution:
         """The job is over. The stream, which the writer keeps for a while, knows this object: no circle is left."""
         if self._stream is not None:
             self._worker.leave(self, self._stream)
-        self._stream = None
+        if self._offer is not None:
+            self._worker.preemption.left(self._offer)
+        self._stream = self._offer = None
         self.context.read_while(None)
         if self._only_completion:
             self._worker.leave_completion(self._call.id)
@@ -206,7 +215,7 @@ class Execution:
             )
             raise
         except EngineDeadError as exc:
-            await self._engine_died(exc, attempt, stream)
+            await leave_dead_engine(self._worker, stream, exc.message)
         except Exception as exc:
             if isinstance(exc, Reject) and exc.requeue:
                 await self._requeue(attempt, stream, front=False, counts=True)
@@ -226,6 +235,8 @@ class Execution:
     async def _drive(self, stream: OpenStream) -> None:
         """Run the endpoint to its end, appending what it yields."""
         self._check_stop()
+        if self.context.preemptible and self._handler.can_continue(self._payload):
+            self._offer = self._worker.preemption.offer(self.context, stream, self._preempt)
         self._body = Interruptible(self._consume(stream))
         try:
             await self._body.task
@@ -234,6 +245,10 @@ class Execution:
         finally:
             self._body = None
         self._check_stop("abort")
+
+    def _preempt(self) -> None:
+        self.on_preempt()
+        self.stop(Stop("preempt"))
 
     def _check_stop(self, reason: str | None = None) -> None:
         """Raise what has stopped the attempt, if anything did (for that reason)."""
@@ -284,6 +299,8 @@ class Execution:
                 timer.cancel()
 
     async def _stopped(self, stop: Stop, attempt: Attempt, stream: OpenStream) -> Any:
+        if stop.reason == "preempt":
+            return await self._preempted(stream)
         reason = str(stop) if stop.reason == "abort" else stop.reason
         asked = self._stop_asked or time.monotonic()  # 0 where the worker's end stopped it, not a command
         self._telemetry.stopped(attempt, reason, time.monotonic() - asked)
@@ -307,6 +324,12 @@ class Execution:
         await self._end(stream, End(State.FAILED, stop.reason, error=ErrorInfo.of(error)))
         raise error from None
 
+    async def _preempted(self, stream: OpenStream) -> Any:
+        if not await preempt_request(self._worker, stream, self._call.queue):
+            return await self._ended_elsewhere()
+        self._telemetry.preempted(stream.attempt)
+        raise Reassigned
+
     async def _ended_elsewhere(self) -> Any:
         """Take the outcome of a request that another process ended (at its deadline), for Celery's completion."""
         try:
@@ -319,15 +342,6 @@ class Execution:
         await self._worker.writer.written(stream)
         with contextlib.suppress(FencedError):
             await self._worker.ledger.release(attempt, retries=self._call.retries, front=front, counts=counts)
-        raise Reassigned
-
-    async def _engine_died(self, exc: EngineDeadError, attempt: Attempt, stream: OpenStream) -> NoReturn:
-        """Requeue the request after its engine died, as if this process had; another attempt may continue."""
-        self._worker.on_engine_died(exc.message)
-        await self._worker.writer.written(stream)
-        # Where Redis is away, its owner's death is noticed by others once it is back.
-        with contextlib.suppress(ServerUnavailableError):
-            await Recovery(self._worker.store).requeue(attempt.namespace, attempt.id, attempt.lease)
         raise Reassigned
 
     async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
@@ -357,6 +371,8 @@ class Execution:
         """Stop the endpoint; callable at any time, the first reason counts."""
         if self._stop is None:
             self._stop, self._stop_asked = stop, time.monotonic()
+            if self._offer is not None:
+                self._worker.preemption.withdraw(self._offer)
             self.context.stop()
             if self._body is not None:
                 self._body.interrupt(stop)

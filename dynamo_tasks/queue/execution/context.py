@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 from dynamo_tasks.errors import ProtocolError, ServerUnavailableError, UnknownEndpointError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import UNREADABLE
+from dynamo_tasks.queue.execution.preemption import Preemption
 from dynamo_tasks.queue.execution.unclaimed import UnclaimedMessages
 from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
@@ -62,6 +63,7 @@ class WorkerContext:
 
     Attributes:
         on_engine_died: Called when an endpoint found its engine dead; before its request is requeued.
+        preemption: The attempts that may be released for others.
     """
 
     def __init__(
@@ -74,6 +76,7 @@ class WorkerContext:
         self.ledger = Ledger(store)
         self.unclaimed = UnclaimedMessages(self.ledger)
         self.writer = Writer(store)
+        self.preemption = Preemption()
         self.tokens = 0
         self._in_flight = metrics.gauge("requests_in_flight", endpoint="all")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -147,6 +150,7 @@ class WorkerContext:
         self._in_flight.set(len(self._running))
         for command in self._early.pop(attempt.id, (0.0, []))[1]:
             self._apply(command)
+        self.preemption.arrived()
 
     def enter_completion(self, request_id: str) -> None:
         """Only Celery's completion of a request is run (again)."""

@@ -1,8 +1,9 @@
-"""Forwarding of a request to another endpoint, by the worker that runs it."""
+"""Ways in which a worker lets go of a running request: to another endpoint, or back to its queue."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
@@ -12,13 +13,15 @@ from dynamo_tasks.errors import ConfigError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.queue.broker.envelope import HEADER, persisted
+from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.execution.outcome import Reassigned
 from dynamo_tasks.sdk.context import ForwardRequested
-from dynamo_tasks.store.ledger.forwarding import forward
+from dynamo_tasks.store.ledger.forwarding import forward, preempt
+from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.open_stream import OpenStream
 
-__all__ = ["forward_request"]
+__all__ = ["forward_request", "leave_dead_engine", "preempt_request"]
 
 _RETRY = 0.2
 
@@ -59,6 +62,43 @@ async def forward_request(
         "request.forwarded", request_id=attempt.id, endpoint=str(wanted.endpoint),
         instance_id=f"{wanted.instance_id:x}", outcome=outcome.lower(),
     )  # fmt: skip
+    raise Reassigned
+
+
+async def preempt_request(worker: WorkerContext, stream: OpenStream, queue: str) -> bool:
+    """Queue a request again, whose endpoint was stopped for others' sake; asked again until Redis answers.
+
+    Args:
+        worker: What this process runs with.
+        stream: Of our attempt.
+        queue: That the request was sent to; one that was sent to an instance by name stays with it.
+
+    Returns:
+        Whether it waits now; ``False``: it is not ours any more.
+    """
+    await worker.writer.written(stream)
+    while True:
+        try:
+            outcome = await preempt(worker.store, stream.attempt, shared="." not in queue)
+        except ServerUnavailableError:
+            await asyncio.sleep(_RETRY)
+        else:
+            worker.preemption.total += outcome == "OK"
+            return outcome == "OK"
+
+
+async def leave_dead_engine(worker: WorkerContext, stream: OpenStream, reason: str) -> NoReturn:
+    """Requeue a request after its engine died, as if this process had; another attempt may continue.
+
+    Raises:
+        Reassigned: always.
+    """
+    worker.on_engine_died(reason)
+    await worker.writer.written(stream)
+    attempt = stream.attempt
+    # Where Redis is away, its owner's death is noticed by others once it is back.
+    with contextlib.suppress(ServerUnavailableError):
+        await Recovery(worker.store).requeue(attempt.namespace, attempt.id, attempt.lease)
     raise Reassigned
 
 

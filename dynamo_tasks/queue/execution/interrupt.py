@@ -19,7 +19,7 @@ class Stop(BaseException):
 
     Attributes:
         reason: ``abort`` (ended or fenced by others: write nothing), ``cancel`` (we end it), ``deadline``,
-            ``time_limit`` or ``requeue`` (the worker ends, or sleeps).
+            ``time_limit``, ``requeue`` (the worker ends, or sleeps), or ``preempt`` (released for others).
     """
 
     def __init__(self, reason: str, message: str = ""):

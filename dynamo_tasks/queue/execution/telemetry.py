@@ -144,6 +144,15 @@ class AttemptTelemetry:
             after_s=seconds,
         )  # fmt: skip
 
+    def preempted(self, attempt: Attempt) -> None:
+        """It was released for others."""
+        metrics.counter("requests_preempted_total", endpoint=self.name).inc()
+        if enabled("request.preempted"):
+            event(
+                "request.preempted", request_id=attempt.id, endpoint=self.name, epoch=attempt.epoch,
+                ran_s=time.monotonic() - self._started,
+            )  # fmt: skip
+
     def ended(self, attempt: Attempt, end: End) -> None:
         """The attempt has ended its request."""
         seconds = time.monotonic() - self._started

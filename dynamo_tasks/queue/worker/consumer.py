@@ -64,6 +64,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     connection: Any
     controller: Any
     initial_prefetch_count: int
+    pool: Any
     _loop: asyncio.AbstractEventLoop
 
     def __init__(self, *args: Any, app: Any, **kwargs: Any):
@@ -122,6 +123,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         channel.acknowledged_late = self._done_late
         channel.consumer_gate = self.app.consumer_gate
         self.app.consumer_gate.attach(channel)
+        self._connect_preemption(channel)
         carried = weakref.WeakSet(reserved_requests)
         if carried:
             channel.carried = lambda: sum(request in reserved_requests for request in carried)
@@ -131,6 +133,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._enter()
         self._ready_at = time.monotonic()
         super().on_ready()
+
+    def _connect_preemption(self, channel: Any) -> None:
+        """Take messages for the slots of requests that may be released, and release them."""
+        if getattr(self.controller, "host", None) is None:
+            return
+        preemption = self.pool.preemption = self.app.worker_context.preemption
+        preemption.on_arrival, preemption.on_change = self.pool.make_room, self.app.consumer_gate.look
+        channel.allowance = preemption.allowance
 
     def _enter(self) -> None:
         """Let the host register: from now on somebody takes what is sent to it."""

@@ -22,6 +22,7 @@ from celery.exceptions import WorkerLostError
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.execution.attempt import Execution
 from dynamo_tasks.queue.execution.interrupt import Stop, named
+from dynamo_tasks.queue.execution.preemption import Preemption
 from dynamo_tasks.queue.worker.foreign import is_foreign, threads
 
 __all__ = ["PoolJob", "TaskPool", "current_job"]
@@ -86,6 +87,7 @@ class PoolJob:
         task = self._pool.app._tasks.get(self._args[0])
         if not getattr(task, "runs_on_loop", False):
             self.threaded = True
+            self._pool.preemption.arrived()
             return await self._pool.run_in_thread(_run_guarded, self._target, *self._args)
         if not is_foreign(task, self._args[3][2]):
             return await greenlets.run(self._target, *self._args)
@@ -125,6 +127,7 @@ class PoolJob:
     def attach(self, execution: Execution) -> None:
         """The task has begun its attempt; what was asked of the job before is passed on."""
         self.execution = execution
+        execution.on_preempt = self.passes_on
         if self._asked is not None:
             execution.stop(self._asked)
 
@@ -168,6 +171,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self._jobs: set[PoolJob] = set()
         self._threads: ThreadPoolExecutor | None = None
         self.passing: dict[str, asyncio.Task[None]] = {}
+        self.preemption = Preemption()
+        """Of the worker context, once it consumes."""
         self.stuck = False
         """``True`` if threads still run plain tasks that were left behind."""
 
@@ -201,11 +206,19 @@ class TaskPool(BasePool):  # type: ignore[misc]
         job.task.add_done_callback(lambda task: self._done(job, task))
         return job
 
+    def make_room(self) -> None:
+        """Release running requests for those that are here without a slot, if there are such as may be released."""
+        over = len(self._jobs) - self.slots - self.preemption.leaving
+        while over > 0 and (offer := self.preemption.choose()) is not None:
+            offer.release()
+            over -= 1
+
     def _done(self, job: PoolJob, task: asyncio.Task[None]) -> None:
         self._jobs.discard(job)
         if self.passing.get(job._args[1]) is task:
             del self.passing[job._args[1]]
         job.release()
+        self.preemption.ended()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
         """Do nothing: every request has the pid of this process; :meth:`PoolJob.terminate` stops the one."""

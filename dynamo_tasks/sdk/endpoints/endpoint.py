@@ -60,6 +60,8 @@ class DynamoEndpoint(Declared):
         policy: ``continue``, ``replay``, ``restart`` or ``fail``.
         options: Celery task options.
         health_check_payload: A request that shows whether it works, sent when it has long been idle.
+        can_continue: Function of instance and request that says whether this one can be left after any of its values,
+            and gone on with elsewhere; ``None`` = all can, with policy ``continue``.
         service: The service it belongs to, once its class is decorated.
 
     Example:
@@ -75,6 +77,7 @@ class DynamoEndpoint(Declared):
         policy: str = "restart",
         options: Mapping[str, Any] | None = None,
         health_check_payload: Any = None,
+        can_continue: Callable[[Any, Any], bool] | None = None,
     ) -> None:
         """Declare ``func``.
 
@@ -88,6 +91,7 @@ class DynamoEndpoint(Declared):
         self.aggregate = _check_aggregate(aggregate)
         self.options = _check_options(options or {})
         self.health_check_payload = health_check_payload
+        self.can_continue = can_continue
         self.service: DynamoService[Any] | None = None
 
     def of(self, service: DynamoService[Any]) -> DynamoEndpoint:
@@ -204,7 +208,15 @@ def _check_aggregate(aggregate: Any) -> type | None:
 def _check_options(options: Mapping[str, Any]) -> dict[str, Any]:
     for name in options:
         if name not in CELERY_OPTIONS and name not in _OPTIONS:
-            known = {*CELERY_OPTIONS, *_OPTIONS, "name", "aggregate", "policy", "health_check_payload"}
+            known = {
+                *CELERY_OPTIONS,
+                *_OPTIONS,
+                "name",
+                "aggregate",
+                "policy",
+                "health_check_payload",
+                "can_continue",
+            }
             raise ConfigError(f"endpoint option {name!r}{suggest(name, known, label='allowed')}")
     return dict(options)
 
@@ -218,6 +230,7 @@ def dynamo_endpoint(
     aggregate: type | None = None,
     policy: str = "restart",
     health_check_payload: Any = None,
+    can_continue: Callable[[Any, Any], bool] | None = None,
     **celery_options: Any,
 ) -> Callable[[Callable[..., Any]], DynamoEndpoint]: ...
 def dynamo_endpoint(
@@ -226,6 +239,7 @@ def dynamo_endpoint(
     aggregate: type | None = None,
     policy: str = "restart",
     health_check_payload: Any = None,
+    can_continue: Callable[[Any, Any], bool] | None = None,
     **celery_options: Any,
 ) -> DynamoEndpoint | Callable[[Callable[..., Any]], DynamoEndpoint]:
     """Make a method an endpoint: an async generator, coroutine, plain function or plain generator.
@@ -239,6 +253,8 @@ def dynamo_endpoint(
             (only while nothing was streamed) or ``fail``.
         health_check_payload: A request that is run now and then while no other comes; where it fails, the
             instance takes no work until it succeeds.
+        can_continue: Function of ``self`` and the request: whether this one can be left after any of its values, as
+            policy ``continue`` says. Where not, its worker never releases it for others.
         **celery_options: Celery task options such as ``time_limit`` (seconds) or ``max_retries``; ``preemptible=True``
             makes its calls such that use spare capacity.
 
@@ -265,6 +281,7 @@ def dynamo_endpoint(
             policy=policy,
             options=celery_options,
             health_check_payload=health_check_payload,
+            can_continue=can_continue,
         )
 
     return decorate

@@ -58,6 +58,13 @@ class EndpointHandler:
         """A fresh aggregate for one request."""
         return new_aggregate(self._declared)
 
+    def can_continue(self, payload: Any) -> bool:
+        """Return whether a request can be left after any of its values, and gone on with elsewhere."""
+        declared = self._declared
+        if self.policy != "continue" or declared.kind != "async_gen":
+            return False
+        return declared.can_continue is None or bool(declared.can_continue(self._instance, payload))
+
     def run(self, payload: Any, logged: list[Any]) -> AsyncIterator[Any]:
         """Serve a request.
 

@@ -66,6 +66,8 @@ class Field(StrEnum):
     ATTEMPTS = "att"
     IDLE_ATTEMPTS = "bar"
     """Attempts that ended with their worker and added no token."""
+    PREEMPTIONS = "pc"
+    """How often it was released for others."""
     RETRIES = "ret"
     """Celery's retry number."""
     TRACEPARENT = "tp"

@@ -1,4 +1,5 @@
-"""Forwarding of a request to an instance of another endpoint; its id and stream stay."""
+"""Verbs by which an owner lets go of a running request: forward it to an instance of another endpoint, or release it
+for others. Its id and stream stay, and the attempt does not count."""
 
 from __future__ import annotations
 
@@ -7,7 +8,7 @@ from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["forward"]
+__all__ = ["forward", "preempt"]
 
 
 async def forward(
@@ -32,5 +33,24 @@ async def forward(
         store.commands, [keys.record(attempt.id), keys.log(attempt.id)], base=keys.base, id=attempt.id,
         lease=f"{attempt.lease:x}", epoch=attempt.epoch, endpoint=str(endpoint), shared=keys.prefix + endpoint.queue,
         own_queue=keys.prefix + endpoint.instance_queue(instance_id), registration=registration, message=message,
+    )  # fmt: skip
+    return str(reply.decode())
+
+
+async def preempt(store: Store, attempt: Attempt, *, shared: bool = True) -> str:
+    """Release a running request for others; it waits at the front of its own list.
+
+    Args:
+        store: Redis.
+        attempt: Ours; it does not count. Ask again with the same arguments where the reply was lost.
+        shared: Any instance of the component may go on with it; else the one in whose own queue it came.
+
+    Returns:
+        ``OK``; ``FENCED`` or ``GONE`` where the request is not ours any more.
+    """
+    keys = store.keys(attempt.namespace)
+    reply = await script("preempt").run(
+        store.commands, [keys.record(attempt.id), keys.log(attempt.id)], base=keys.base, id=attempt.id,
+        lease=f"{attempt.lease:x}", epoch=attempt.epoch, shared=int(shared),
     )  # fmt: skip
     return str(reply.decode())

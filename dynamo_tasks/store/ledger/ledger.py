@@ -25,7 +25,7 @@ from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.versions import PROTOCOL
-from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, Keys
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.notifications import notify_end
 from dynamo_tasks.store.ledger.record import Record, read_record
@@ -98,6 +98,16 @@ class Attempt:
     def weight(self) -> float:
         """The tenant's share."""
         return float(self._kept(Field.WEIGHT) or 1)
+
+    @property
+    def created(self) -> int:
+        """When it was submitted: milliseconds since 1970 by Redis's clock."""
+        return int(self._kept(Field.CREATED) or 0)
+
+    @property
+    def step(self) -> int:
+        """The priority step of its list."""
+        return int(self._kept(Field.SUFFIX).decode().rpartition(PRIORITY_SEPARATOR)[2] or 0)
 
     @property
     def preemptible(self) -> bool:

@@ -31,6 +31,8 @@ class Record:
     owner: int | None
     readers: list[str]
     background: bool
+    preemptible: bool
+    preemptions: int
     settled: bool
     ignore_result: bool
     owner_key: str
@@ -81,6 +83,8 @@ def _read(request_id: str, namespace: str, raw: dict[bytes, bytes]) -> Record:
         owner=int(text(Field.OWNER), 16) if value(Field.OWNER) else None,
         readers=text(Field.READERS).split(),
         background=flag(Field.BACKGROUND),
+        preemptible=flag(Field.PREEMPTIBLE),
+        preemptions=int(value(Field.PREEMPTIONS) or 0),
         settled=flag(Field.SETTLED),
         ignore_result=flag(Field.IGNORE_RESULT),
         owner_key=text(Field.OWNER_KEY),

@@ -10,7 +10,13 @@ import pytest
 from dynamo_tasks.engines.text.byte_level import ByteTokenizer
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.vllm.choice import Choice
-from dynamo_tasks.engines.vllm.params import ModelLimits, check_request, is_replayed, sampling_arguments
+from dynamo_tasks.engines.vllm.params import (
+    ModelLimits,
+    check_request,
+    is_replayed,
+    may_be_replayed,
+    sampling_arguments,
+)
 from dynamo_tasks.engines.vllm.stats import StatsCollector
 from dynamo_tasks.errors import EngineError, InvalidRequestError, NotResumableError
 
@@ -62,6 +68,34 @@ def test_the_models_own_defaults_hold_where_nothing_is_asked() -> None:
 def test_how_a_request_is_resumed(asked: dict[str, Any], replayed: bool, seeded: bool) -> None:
     given = sampling_arguments(request(**asked), LIMITS, 0)
     assert (is_replayed(given), "seed" in given) == (replayed, seeded)
+
+
+@pytest.mark.parametrize(
+    ("payload", "replayed"),
+    [
+        ({}, False),
+        ({"temperature": 0, "seed": 3}, False),
+        ({"temperature": 0.0, "n": 2, "logprobs": 2, "min_tokens": 3, "stop": ["x"]}, False),
+        (
+            {"seed": None, "presence_penalty": 0.0, "bad_words": [], "response_format": {"type": "text"}},
+            False,
+        ),
+        ({"seed": -1}, False),
+        ({"chat": {"tools": [], "tool_choice": "auto"}}, False),
+        ({"seed": 3}, True),
+        ({"seed": 3, "temperature": "hot"}, True),
+        ({"presence_penalty": 1}, True),
+        ({"frequency_penalty": -0.5, "temperature": 0}, True),
+        ({"bad_words": ["x"]}, True),
+        ({"response_format": {"type": "json_object"}}, True),
+        ({"structured_outputs": {"regex": "a"}}, True),
+        ({"guided_regex": "a+"}, True),
+        ({"chat": {"tool_choice": "required"}}, True),
+        ({"chat": {"tool_choice": {"type": "function", "function": {"name": "now"}}}}, True),
+    ],
+)
+def test_what_may_be_computed_again_is_known_of_the_payload(payload: dict[str, Any], replayed: bool) -> None:
+    assert may_be_replayed(payload, LIMITS) == replayed
 
 
 def test_seeds_differ_between_choices_and_are_the_same_again() -> None:
