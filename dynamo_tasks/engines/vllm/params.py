@@ -116,7 +116,7 @@ def is_replayed(arguments: Mapping[str, Any]) -> bool:
 def may_be_replayed(payload: Mapping[str, Any], limits: ModelLimits) -> bool:
     """Return whether :func:`is_replayed` may hold for a public payload, which was not checked yet."""
     given = {**limits.defaults, **{name: value for name, value in payload.items() if value is not None}}
-    if any(given.get(name) not in EXTRAS[name] for name in (*_COUNTING, *_CONSTRAINTS)):
+    if any(given.get(name) not in EXTRAS[name] for name in (*_COUNTING, *CONSTRAINTS)):
         return True
     chat = given.get("chat")
     if isinstance(chat, Mapping) and chat.get("tool_choice") not in (None, "none", "auto"):

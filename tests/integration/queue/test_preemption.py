@@ -17,7 +17,7 @@ from tests.support.server import RedisServer
 
 N = 40
 SLOW = {"n": N, "delay": 0.02}
-LONG = {"n": 500, "delay": 0.02}
+LONG = {"n": 200, "delay": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -70,15 +70,15 @@ def running(lab: Lab, *results: StreamResult) -> list[bool]:
 
 
 def test_one_that_comes_gets_the_slot_of_the_youngest_which_goes_on_later(lab: Lab) -> None:
-    with full(lab) as (older, younger):
+    with full(lab, payload=LONG) as (older, younger):
         for _ in range(3):
             lab.call("quick").get(timeout=30)
             assert running(lab, older) == [True]
             runs(lab, younger.id)
-        assert list(older) == list(younger) == list(range(N))
+        assert list(older) == list(younger) == list(range(LONG["n"]))
         assert preemptions(lab, older, younger) == [0, 3]
         assert [lab.record(result.id)["attempts"] for result in (older, younger)] == ["1", "1"]
-        assert younger.get(timeout=30) == list(range(N))
+        assert younger.get(timeout=30) == list(range(LONG["n"]))
 
 
 def test_as_many_leave_as_come_and_no_more(lab: Lab) -> None:
