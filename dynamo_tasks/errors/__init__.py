@@ -8,7 +8,8 @@
     ├── RequestError                   400  the caller can mend it
     │   ├── InvalidRequestError        400  invalid_request_error  names the field (`param`)
     │   │   ├── ContextLengthError     400  context_length_exceeded  more tokens than the model can hold
-    │   │   └── InvalidEventIdError    400  invalid_event_id       malformed, or beyond the top of the stream
+    │   │   ├── InvalidEventIdError    400  invalid_event_id       malformed, or beyond the top of the stream
+    │   │   └── PreviousResponseError  400  previous_response_not_found  what a response shall follow is not there
     │   ├── AuthenticationError        401  invalid_api_key
     │   ├── ForbiddenError             403  forbidden              from a web page, or under a name, that is not allowed
     │   ├── UnknownModelError          404  model_not_found
@@ -100,6 +101,7 @@ from dynamo_tasks.errors.refusals import (
     ObjectConflictError,
     ObjectNotFoundError,
     PayloadTooLargeError,
+    PreviousResponseError,
     QueueFullError,
     RateLimitError,
     RequestError,
@@ -118,7 +120,7 @@ __all__ = [
     "ForbiddenError", "IdempotencyConflictError", "InstanceDeadError", "InvalidEventIdError", "InvalidNameError",
     "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError", "NoInstancesError",
     "NotResumableError", "ObjectConflictError", "ObjectNotFoundError",
-    "PayloadTooLargeError", "ProtocolError", "QueueFullError", "RateLimitError",
+    "PayloadTooLargeError", "PreviousResponseError", "ProtocolError", "QueueFullError", "RateLimitError",
     "RequestCancelledError", "RequestError", "RequestExpiredError", "RequestFailedError", "RequestNotFoundError",
     "ServerFullError", "ServerRefusedError", "ServerUnavailableError", "ServiceCallError", "ServiceTimeoutError",
     "StorageUnavailableError",

@@ -16,6 +16,7 @@ __all__ = [
     "ObjectConflictError",
     "ObjectNotFoundError",
     "PayloadTooLargeError",
+    "PreviousResponseError",
     "QueueFullError",
     "RateLimitError",
     "RequestError",
@@ -52,6 +53,12 @@ class InvalidEventIdError(InvalidRequestError):
     """The event id is malformed or lies beyond the top of the stream."""
 
     code = "invalid_event_id"
+
+
+class PreviousResponseError(InvalidRequestError):
+    """The response that another one shall follow is not there, or has not ended."""
+
+    code = "previous_response_not_found"
 
 
 class AuthenticationError(RequestError):

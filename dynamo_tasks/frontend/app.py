@@ -1,6 +1,6 @@
 """The ASGI application.
 
-Three POST paths carry the tokens; they are looked up in a table and answered in raw ASGI. The rest goes
+Some POST paths carry the tokens; they are looked up in a table and answered in raw ASGI. The rest goes
 through Starlette's router. Whatever fails, on either way, becomes an answer in OpenAI's shape here.
 """
 
@@ -31,6 +31,8 @@ from dynamo_tasks.frontend.openai.tokens import TokensAPI
 from dynamo_tasks.frontend.openapi.document import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi.document import OpenApi
 from dynamo_tasks.frontend.requests_api import RequestsAPI
+from dynamo_tasks.frontend.responses.api import ResponsesApi
+from dynamo_tasks.frontend.responses.routes import ResponsesRoutes
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.spans import end_http_span, http_span
 from dynamo_tasks.observe import log
@@ -82,11 +84,12 @@ class FrontendApp:
             "/v1/chat/completions": ChatApi(),
             "/v1/completions": CompletionsApi(),
             "/v1/embeddings": EmbeddingsApi(),
+            "/v1/responses": ResponsesApi(gateway, settings),
         }
         apis = {api.name: api for api in self._hot.values()}
         health = HealthAPI(gateway)
         own = _routes(ModelsAPI(gateway), RequestsAPI(gateway, settings, apis), health)
-        own.extend(wings)
+        own += [*ResponsesRoutes(gateway, settings).routes(), *wings]
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive, gateway) for route in routes]

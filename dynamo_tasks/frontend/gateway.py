@@ -56,6 +56,7 @@ class Submission(Struct):
         owner_key: Hash of the API key; only the same key may read or cancel the request. Empty = anyone.
         headers: Of the trace that the HTTP request belongs to.
         size: Bytes of the body that it came in.
+        document: What the API keeps beside the record; empty = nothing.
     """
 
     endpoint: EndpointId
@@ -66,6 +67,7 @@ class Submission(Struct):
     owner_key: str = ""
     headers: dict[str, str] = {}
     size: int = 0
+    document: bytes = b""
 
 
 class RequestInfo(Struct):
@@ -82,6 +84,7 @@ class RequestInfo(Struct):
         finish_reason: Why the text ended.
         usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}``.
         render: See :class:`Submission`.
+        finished: When it ended, Unix seconds; 0 = it has not.
     """
 
     id: str
@@ -94,6 +97,7 @@ class RequestInfo(Struct):
     finish_reason: str | None = None
     usage: dict[str, int] | None = None
     render: bytes | None = None
+    finished: float = 0.0
 
 
 class EventStream(Protocol):
@@ -178,6 +182,18 @@ class Gateway(Protocol):
 
     async def status(self, request_id: str, owner_key: str) -> RequestInfo:
         """Report the status of a request; raises :class:`RequestNotFoundError`."""
+        ...
+
+    async def events(self, request_id: str, owner_key: str) -> list[Event]:
+        """Read a request's events, as they are now; raises :class:`RequestNotFoundError`."""
+        ...
+
+    async def document(self, request_id: str, owner_key: str) -> bytes:
+        """Read the bytes that an API keeps beside the record of a request, empty where nothing is kept.
+
+        Raises:
+            RequestNotFoundError: Unknown, or of another owner.
+        """
         ...
 
     async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:

@@ -8,18 +8,17 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from msgspec import Struct
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from dynamo_tasks.engines.text.threads import offload
-from dynamo_tasks.errors import InvalidRequestError, ServerUnavailableError
+from dynamo_tasks.errors import ContextLengthError, InvalidRequestError, ServerUnavailableError
 from dynamo_tasks.frontend.call import HttpCall, call_of, raw_body
-from dynamo_tasks.frontend.gateway import EventStream, Gateway, Submission
-from dynamo_tasks.frontend.http.errors import json_response
-from dynamo_tasks.frontend.openai.apis import Api
+from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission
+from dynamo_tasks.frontend.openai.apis import Api, ParsedBody
 from dynamo_tasks.frontend.openai.collect import CollectedResponse
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.settings import BOUNDED, FrontendSettings
@@ -91,19 +90,43 @@ class Generation:
         model = api.find_model(request.model, await self._gateway.models())
         if call.meter is not None:
             call.meter.model = request.model
-        payload = await offload(len(raw), self._gateway.prepare, api.base, parsed.body, model)
+        payload = await self._fitting(api, parsed, model, len(raw))
         render = api.render(parsed, payload, call.request_id)
         submission = Submission(
             endpoint=model.endpoints[api.operation],
             payload=payload,
             request_id=call.request_id,
-            options=self._options(request, call, headers),
+            options=self._options(request, call, headers, parsed.retention),
             render=None if render is None else render.encode(),
             owner_key=call.owner_key,
             headers={name: headers[name] for name in TRACE_HEADERS if name in headers},
             size=len(raw),
+            document=parsed.document,
         )
         return Prepared(api, request, submission, render)
+
+    async def _fitting(self, api: Api, parsed: ParsedBody, model: ServedModel, size: int) -> dict[str, Any]:
+        """The payload; where it is too long and may be shortened, with as little left out as need be."""
+        try:
+            return await offload(size, self._gateway.prepare, api.base, parsed.body, model)
+        except ContextLengthError:
+            if not parsed.cuts:
+                raise
+        return await offload(size, self._shortened, api, parsed, model)
+
+    def _shortened(self, api: Api, parsed: ParsedBody, model: ServedModel) -> dict[str, Any]:
+        """Search for the first cut that fits; each one leaves out more than the one before."""
+        assert parsed.cut is not None
+        low, high = 0, parsed.cuts - 1
+        payload = self._gateway.prepare(api.base, parsed.cut(high), model)
+        while low < high:
+            middle = (low + high) // 2
+            try:
+                payload = self._gateway.prepare(api.base, parsed.cut(middle), model)
+                high = middle
+            except ContextLengthError:
+                low = middle + 1
+        return payload
 
     async def submit(self, prepared: Prepared, call: HttpCall) -> EventStream:
         """Put it into its queue, and read it from its start. See :meth:`.Gateway.submit`."""
@@ -143,12 +166,12 @@ class Generation:
     def _response(self, prepared: Prepared, stream: EventStream, call: HttpCall) -> ASGIApp:
         api, asked, render = prepared.api, prepared.request, prepared.render
         streamed = isinstance(asked, GenerationRequest) and asked.stream
-        if isinstance(asked, GenerationRequest) and asked.background and not streamed:
-            stream.close()
-            return _accepted(stream.request_id)
         if stream.render is not None and stream.request_id != call.request_id:
             # An idempotent repetition: the first one's id and time.
             render = Render.decode(stream.render, stream.request_id)
+        if isinstance(asked, GenerationRequest) and asked.background and not streamed:
+            stream.close()
+            return api.accepted(render, stream.request_id)
         if not streamed or render is None:
             return CollectedResponse(stream, api.collector(render, asked), api=api.name, meter=call.meter)
         return EventStreamResponse(
@@ -160,11 +183,15 @@ class Generation:
             meter=call.meter,
         )
 
-    def _options(self, asked: OpenAIRequest, call: HttpCall, headers: Mapping[str, str]) -> RequestOptions:
+    def _options(
+        self, asked: OpenAIRequest, call: HttpCall, headers: Mapping[str, str], retention: float | None
+    ) -> RequestOptions:
         chosen = asked.options()
         if "timeout" not in chosen:
             chosen |= _timeout(headers)
         self._check_bounds(chosen)
+        if retention is not None:
+            chosen.setdefault("retention", retention)
         timeout = chosen.pop("timeout", None)
         return RequestOptions(
             deadline=time.time() + timeout if timeout else 0.0,
@@ -211,8 +238,3 @@ def _idempotency_key(headers: Mapping[str, str]) -> str:
             param=IDEMPOTENCY_HEADER,
         )
     return key
-
-
-def _accepted(request_id: str) -> Response:
-    location = {"location": f"/v1/requests/{request_id}"}
-    return json_response({"id": request_id, "status": "queued"}, 202, request_id, location)

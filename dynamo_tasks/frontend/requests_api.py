@@ -13,9 +13,10 @@ from starlette.types import ASGIApp
 from dynamo_tasks.errors import AuthenticationError, InvalidRequestError
 from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL, issue
 from dynamo_tasks.frontend.call import call_of
-from dynamo_tasks.frontend.gateway import EventStream, Gateway, RequestInfo
+from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, describe, json_response
 from dynamo_tasks.frontend.http.incoming import read_body
+from dynamo_tasks.frontend.http.query import flag
 from dynamo_tasks.frontend.openai.apis import Api
 from dynamo_tasks.frontend.openai.render import Render, Renderer, usage_of
 from dynamo_tasks.frontend.openai.values import ValueRenderer, parse_position
@@ -24,8 +25,6 @@ from dynamo_tasks.frontend.sse import EventStreamResponse, header_text
 from dynamo_tasks.protocol.http.bodies import decode_object
 
 __all__ = ["RequestsAPI"]
-
-_FLAGS = {"true": True, "1": True, "false": False, "0": False, "": False}
 
 
 class RequestsAPI:
@@ -47,7 +46,7 @@ class RequestsAPI:
 
     async def cancel(self, request: Request) -> Response:
         """``DELETE /v1/requests/{id}``; ``?purge=true`` erases payload and stream."""
-        purge = _flag(request, "purge")
+        purge = flag(request, "purge")
         owner = call_of(request).owner_key
         return json_response(_shown(await self._gateway.cancel(request.path_params["id"], owner, purge)))
 
@@ -80,15 +79,16 @@ class RequestsAPI:
         if stream.saw_end:
             stream.close()
             return Response(status_code=204, headers={REQUEST_ID: header_text(stream.request_id)})
-        renderer = self._renderer(stream) or ValueRenderer(position.skip)
+        render = None if stream.render is None else Render.decode(stream.render, stream.request_id)
+        known = None if render is None else self._apis.get(render.api)
+        if render is None or known is None:
+            renderer: Renderer = ValueRenderer(position.skip)
+        else:
+            renderer = known.renderer(render, position)
+            if known.needs_start and position.after is not None:
+                stream.close()
+                stream = await self._gateway.attach(stream.request_id, None, call.owner_key)
         return EventStreamResponse(stream, renderer, api="stream", keep_alive=self._settings.keep_alive)
-
-    def _renderer(self, stream: EventStream) -> Renderer | None:
-        """The renderer of the API that the request came by; ``None`` where it came by none that is known here."""
-        if stream.render is None:
-            return None
-        render = Render.decode(stream.render, stream.request_id)
-        return self._apis[render.api].renderer(render) if render.api in self._apis else None
 
 
 def _shown(info: RequestInfo) -> dict[str, Any]:
@@ -123,10 +123,3 @@ def _expires_in(body: dict[str, Any]) -> int:
             param="expires_in",
         )
     return seconds
-
-
-def _flag(request: Request, name: str) -> bool:
-    value = request.query_params.get(name, "").lower()
-    if value not in _FLAGS:
-        raise InvalidRequestError(f"{name}: {value!r} is not true or false", param=name)
-    return _FLAGS[value]

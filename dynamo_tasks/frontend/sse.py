@@ -185,6 +185,8 @@ class EventStreamResponse:
         """Send all batches but the last, whose bytes are returned."""
         renderer, meter, following = self._renderer, self._meter, self._stream.next
         try:
+            if opening := renderer.opening():
+                await send({"type": "http.response.body", "body": opening, "more_body": True})
             if not events:
                 events = await following()
             while events:

@@ -169,6 +169,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
         error: Set when the state is not SUCCEEDED.
         values: The return value of endpoints that are no generators, as a list of one.
         previous: Where somebody else than the owner ended it: id of the event that this one follows.
+        at: When its endpoint was done, Unix seconds by the clock of its owner; 0 = not said.
     """
 
     state: State
@@ -177,6 +178,7 @@ class End(msgspec.Struct, frozen=True, omit_defaults=True):
     error: ErrorInfo | None = None
     values: list[Any] | None = None
     previous: str | None = None
+    at: int = 0
 
     @classmethod
     def decode(cls, data: bytes) -> End:

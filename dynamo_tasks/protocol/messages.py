@@ -42,12 +42,15 @@ class MessageDelta(msgspec.Struct, omit_defaults=True):
     content: str = ""
     reasoning: str = ""
     tool_calls: list[ToolCallDelta] = []
+    refusal: str = ""
 
     def as_delta(self) -> dict[str, Any]:
         """The ``delta`` of a chunk of OpenAI's chat API; has only what there is."""
         out: dict[str, Any] = self._reasoning()
         if self.content:
             out["content"] = self.content
+        if self.refusal:
+            out["refusal"] = self.refusal
         if self.tool_calls:
             out["tool_calls"] = [call.as_delta() for call in self.tool_calls]
         return out
@@ -55,9 +58,9 @@ class MessageDelta(msgspec.Struct, omit_defaults=True):
     def as_message(self) -> dict[str, Any]:
         """The whole ``message`` of OpenAI's chat API."""
         # Models put line breaks between reasoning and call: nobody means them as an answer.
-        nothing_said = not self.content.strip() and (self.tool_calls or self.reasoning)
+        nothing_said = not self.content.strip() and (self.tool_calls or self.reasoning or self.refusal)
         out: dict[str, Any] = {
-            "role": "assistant", "content": None if nothing_said else self.content, "refusal": None
+            "role": "assistant", "content": None if nothing_said else self.content, "refusal": self.refusal or None
         }  # fmt: skip
         out |= self._reasoning()
         if self.tool_calls:
@@ -81,7 +84,12 @@ def merge_messages(first: MessageDelta | None, second: MessageDelta | None) -> M
             calls[-1] = _merged_call(calls[-1], call)
         else:
             calls.append(call)
-    return MessageDelta(first.content + second.content, first.reasoning + second.reasoning, calls)
+    return MessageDelta(
+        first.content + second.content,
+        first.reasoning + second.reasoning,
+        calls,
+        first.refusal + second.refusal,
+    )
 
 
 def _merged_call(first: ToolCallDelta, second: ToolCallDelta) -> ToolCallDelta:

@@ -40,6 +40,7 @@ class Frontend:
         max_retention: Most seconds of ``retention`` that a request may ask for.
         max_abandon_after: Most of ``abandon_after``.
         max_timeout: Most of ``timeout``.
+        response_retention: Seconds for which a stored response is kept after its end.
         cors_origins: Web pages that may use the server, ``https://app.example`` or ``*``; those of
             ``DYNAMO_CORS_ORIGINS`` by default.
         allowed_hosts: Names under which it is known, besides addresses and local names; those of
@@ -61,6 +62,7 @@ class Frontend:
     max_retention: float = 86400.0
     max_abandon_after: float = 3600.0
     max_timeout: float = 86400.0
+    response_retention: float = 86400.0
     cors_origins: ClassVar[list[str]] = []
     allowed_hosts: ClassVar[list[str]] = []
 
@@ -92,6 +94,7 @@ class Frontend:
             max_retention=float(cls.max_retention),
             max_abandon_after=float(cls.max_abandon_after),
             max_timeout=float(cls.max_timeout),
+            response_retention=float(cls.response_retention),
         )
 
     @async_on_start

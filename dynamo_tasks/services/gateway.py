@@ -16,7 +16,7 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.frontend.call import new_id
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
-from dynamo_tasks.protocol.events import End, EventId, Kind
+from dynamo_tasks.protocol.events import End, Event, EventId, Kind
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
@@ -29,7 +29,7 @@ from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.submission import NewRequest, report_rejected
 from dynamo_tasks.store.objects import Objects
 from dynamo_tasks.store.redis.connection import in_time
-from dynamo_tasks.store.streams.at_rest import decode_row
+from dynamo_tasks.store.streams.at_rest import decode_row, read_all
 from dynamo_tasks.store.streams.subscription import Subscription
 
 __all__ = ["RuntimeGateway"]
@@ -154,6 +154,7 @@ class RuntimeGateway:
             headers=submission.headers,
             render=submission.render or b"",
             owner_key=submission.owner_key,
+            document=submission.document,
             # Behind a Processor or Router of its own, the Worker's queue is what fills up.
             through=() if endpoint == submission.endpoint else (submission.endpoint.component,),
         )
@@ -185,8 +186,20 @@ class RuntimeGateway:
             id=record.id, state=record.state, endpoint=record.endpoint, created=record.created,
             attempts=record.attempts, last_event=str(last) if last else "0-0", error=record.error,
             finish_reason=record.finish_reason, usage=record.usage,
-            render=record.render or None,
+            render=record.render or None, finished=record.finished or 0.0,
         )  # fmt: skip
+
+    async def events(self, request_id: str, owner_key: str) -> list[Event]:
+        """Read a request's events, as they are now."""
+        async with in_time(_CONNECT_SECONDS):
+            record = await self._record(request_id, owner_key)
+            return await read_all(self._runtime.client.store, record.namespace, request_id)
+
+    async def document(self, request_id: str, owner_key: str) -> bytes:
+        """Read what an API keeps beside the record of a request."""
+        async with in_time(_CONNECT_SECONDS):
+            record = await self._record(request_id, owner_key)
+            return await self._runtime.client.ledger.document(record.namespace, request_id)
 
     async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
         """Stop a request; with ``purge`` erase payload and stream too."""

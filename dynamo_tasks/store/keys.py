@@ -9,6 +9,7 @@ key                            type    content
 ``dt:@namespaces``             set     names of all namespaces
 ``dt:<ns>:req:<id>``           hash    ledger record of a request (see ``store/ledger/ledger.py``)
 ``dt:<ns>:log:<id>``           stream  its events
+``dt:<ns>:doc:<id>``           hash    what an API keeps beside a record: ``given`` with it, ``made`` of it
 ``dt:<ns>:queued``             zset    ids of QUEUED requests by time of queueing, ms
 ``dt:<ns>:timers``             zset    what falls due: ``m:<id>`` message, ``a:<id>`` abandon, ``d:<id>`` deadline; ms
 ``dt:<ns>:owned:<lease>``      set     ids that an instance runs
@@ -174,6 +175,10 @@ class Keys:
     def log(self, request_id: str) -> str:
         """The stream of a request."""
         return f"{self.base}log:{request_id}"
+
+    def document(self, request_id: str) -> str:
+        """The bytes that an API keeps beside the record of a request."""
+        return f"{self.base}doc:{request_id}"
 
     @property
     def queued(self) -> str:

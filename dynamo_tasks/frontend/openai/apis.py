@@ -7,7 +7,7 @@ API key to the queue, is :mod:`dynamo_tasks.frontend.generation`.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from typing import Any
 
@@ -18,10 +18,11 @@ from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import DynamoError, InvalidRequestError
 from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.gateway import ServedModel, unknown_model
-from dynamo_tasks.frontend.http.errors import error_response
+from dynamo_tasks.frontend.http.errors import error_response, json_response
 from dynamo_tasks.frontend.openai.collect import Collector, CompletionCollector
 from dynamo_tasks.frontend.openai.embeddings import EmbeddingCollector
 from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render, Renderer
+from dynamo_tasks.frontend.openai.values import FROM_START, Position
 from dynamo_tasks.protocol.http.bodies import decode_object
 from dynamo_tasks.protocol.http.openai import (
     OPTIONS,
@@ -76,11 +77,19 @@ class ParsedBody(Struct):
         request: In the words of the API's :attr:`Api.base`.
         body: What the engine gets of it.
         extra: What the API needs to render the answer, encoded by itself; stored in :attr:`Render.extra`.
+        document: What the API keeps beside the record, for as long as that; empty = nothing.
+        retention: Seconds for which record and stream are kept, where the client does not say it.
+        cuts: How many ways there are to leave out more and more of a prompt that is too long; 0 = it is refused.
+        cut: Makes the body of one of them, counted from 0.
     """
 
     request: OpenAIRequest
     body: dict[str, Any]
     extra: bytes = b""
+    document: bytes = b""
+    retention: float | None = None
+    cuts: int = 0
+    cut: Callable[[int], dict[str, Any]] | None = None
 
 
 class Api:
@@ -90,11 +99,14 @@ class Api:
         name: In paths of the code, in metrics, logs and stored renders.
         base: The API whose bodies its own become: ``chat``, ``completions`` or ``embeddings``.
         operation: The endpoint of a Worker that runs it: ``generate`` or ``embed``.
+        needs_start: Whether an event is shown by what came before it: its streams are rendered from the start, whatever
+            a client has of them already.
     """
 
     name: str
     base: str
     operation = "generate"
+    needs_start = False
 
     async def read(self, raw: bytes, call: HttpCall) -> ParsedBody:
         """Read and check a body; a large one beside the loop.
@@ -148,14 +160,25 @@ class Api:
             request.tier,
         )
 
-    def renderer(self, render: Render) -> Renderer:
-        """Make what renders a stream, from its first event on."""
+    def renderer(self, render: Render, known: Position = FROM_START) -> Renderer:
+        """Make what renders a stream.
+
+        Args:
+            render: As it was stored.
+            known: What a client has of it already. Where an API :attr:`needs_start`, its renderer is given all events
+                and leaves out what shows those; else it is given what comes after them.
+        """
         return CompletionRenderer(render)
 
     def collector(self, render: Render | None, request: OpenAIRequest) -> Collector:
         """Make what puts a whole stream together as one JSON object."""
         assert render is not None
         return CompletionCollector(render)
+
+    def accepted(self, render: Render | None, request_id: str) -> Response:
+        """The answer to a request in the background, whose stream nobody has asked for."""
+        location = {"location": f"/v1/requests/{request_id}"}
+        return json_response({"id": request_id, "status": "queued"}, 202, request_id, location)
 
     def failure(self, error: DynamoError, request_id: str) -> Response:
         """The answer for an error, in the shape that the API's clients know."""

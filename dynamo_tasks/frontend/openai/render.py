@@ -123,6 +123,10 @@ class Renderer(Protocol):
     error: DynamoError | None
     usage: dict[str, int] | None
 
+    def opening(self) -> bytes:
+        """The SSE bytes that come before any event of the stream, at once; may be empty."""
+        ...
+
     def render(self, events: Sequence[Event]) -> bytes:
         """The SSE bytes of some events; may be empty."""
         ...
@@ -138,6 +142,10 @@ class Renderer(Protocol):
 
 class EndsWithDone:
     """Renderers of streams whose last line is ``[DONE]``."""
+
+    def opening(self) -> bytes:
+        """Nothing comes before the first event."""
+        return b""
 
     def close(self, error: DynamoError | None) -> bytes:
         """The error, if there is one, and the last line."""

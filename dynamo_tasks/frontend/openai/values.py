@@ -24,7 +24,7 @@ from dynamo_tasks.frontend.openai.render import (
 from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId, Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
 
-__all__ = ["Position", "ValueRenderer", "parse_position"]
+__all__ = ["FROM_START", "Position", "ValueRenderer", "parse_position"]
 
 _DIGITS = 10
 _json = msgspec.json.Encoder().encode
@@ -40,6 +40,10 @@ class Position(msgspec.Struct, frozen=True):
 
     after: EventId | None = None
     skip: int = 0
+
+
+FROM_START = Position()
+"""The position of a reader that has nothing."""
 
 
 def parse_position(text: str | None) -> Position:

@@ -17,6 +17,7 @@ from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL
 from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.openapi.files import FILES, FILES_SCHEMAS
+from dynamo_tasks.frontend.openapi.responses import RESPONSES, RESPONSES_SCHEMAS
 from dynamo_tasks.frontend.openapi.schemas import SCHEMAS
 from dynamo_tasks.frontend.openapi.tokens import TOKENS, TOKENS_SCHEMAS
 from dynamo_tasks.frontend.openapi.words import (
@@ -32,6 +33,7 @@ from dynamo_tasks.frontend.openapi.words import (
     ref,
 )
 from dynamo_tasks.protocol.http.openai import ChatRequest, CompletionRequest, EmbeddingRequest
+from dynamo_tasks.protocol.http.responses import ResponseRequest
 
 __all__ = ["PATH", "OpenApi", "document"]
 
@@ -116,6 +118,12 @@ def _paths() -> dict[str, Any]:
                 requestBody={"required": False, "content": json_of(object_of({}, expires_in=_SECONDS))},
             )
         },
+        "/v1/responses": {
+            "post": _post(
+                "responses", "A response.", "ResponseRequest", {200: {**json_of(ref("Response")), **_EVENTS}}
+            )
+        },
+        **RESPONSES,
         **FILES,
         **TOKENS,
         "/live": {"get": _open("live", "Whether the process answers.", {200: status})},
@@ -138,7 +146,7 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
         routes: ``@api`` methods that are served, too; their bodies are said to be any JSON.
     """
     _, bodies = msgspec.json.schema_components(
-        [ChatRequest, CompletionRequest, EmbeddingRequest], ref_template=REFS
+        [ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest], ref_template=REFS
     )
     paths = _paths()
     for route in routes:
@@ -162,7 +170,7 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
                 "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
                 "anthropic": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             },
-            "schemas": {**bodies, **SCHEMAS, **FILES_SCHEMAS, **TOKENS_SCHEMAS},
+            "schemas": {**bodies, **SCHEMAS, **RESPONSES_SCHEMAS, **FILES_SCHEMAS, **TOKENS_SCHEMAS},
         },
     }
 

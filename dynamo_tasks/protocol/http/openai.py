@@ -36,6 +36,7 @@ __all__ = [
     "OpenAIRequest",
     "StreamOptions",
     "known_fields",
+    "named_error",
     "parse_request",
 ]
 
@@ -257,7 +258,7 @@ def parse_request(kind: type[_Request], body: dict[str, Any]) -> _Request:
         request = msgspec.convert(body, kind)
     except msgspec.ValidationError as exc:
         _refuse_misspelt(kind, body)  # "max_token" explains a missing field better than the field does
-        raise _named(exc) from None
+        raise named_error(exc) from None
     _refuse_misspelt(kind, body)
     if isinstance(request, GenerationRequest):
         _check_generation(request)
@@ -311,8 +312,8 @@ def _refuse_misspelt(kind: type[OpenAIRequest], body: dict[str, Any]) -> None:
         raise InvalidRequestError(f"unknown field {name!r}; did you mean {meant!r}?", param=name)
 
 
-def _named(exc: msgspec.ValidationError) -> InvalidRequestError:
-    """``Expected `int` >= 1 - at `$.n``` → ``n: expected `int` >= 1`` with its ``param``."""
+def named_error(exc: msgspec.ValidationError) -> InvalidRequestError:
+    """Name the field of a message of msgspec: ``Expected `int` >= 1 - at `$.n``` → ``n: expected `int` >= 1``."""
     text, _, path = str(exc).partition(" - at `$")
     param = path.rstrip("`").removeprefix(".")
     if missing := _MISSING_FIELD.search(text):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
@@ -62,7 +63,8 @@ class OutputCollector:
 
     def end(self) -> End:
         """Make the end event of a request that has put out all."""
-        return End(State.SUCCEEDED, self._finish_reason, usage=self._usage, values=self._value)
+        at = int(time.time())
+        return End(State.SUCCEEDED, self._finish_reason, at=at, usage=self._usage, values=self._value)
 
     def result(self) -> Any:
         """Return the result for Celery; ``None`` where nobody wants it."""

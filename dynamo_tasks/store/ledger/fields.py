@@ -54,6 +54,8 @@ class Field(StrEnum):
     READ_RETENTION = "rs"
     """Of the log, after the last reader saw the end."""
     IGNORE_RESULT = "ig"
+    DOCUMENT = "doc"
+    """Whether it has a document of its own key."""
     DIGEST = "dg"
     """Of the payload, where it is the only one that the id stands for."""
     OWNER = "own"

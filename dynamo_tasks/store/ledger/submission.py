@@ -49,6 +49,8 @@ class NewRequest(Struct, kw_only=True, gc=False):
     """Components that it passes on later: their queues must not be full either."""
     digest: str = ""
     """Of the payload: that of the idempotency key; without one, the only payload that the id stands for."""
+    document: bytes = b""
+    """What an API keeps beside the record, as long as that; read by :meth:`.Ledger.document` alone."""
     needs: int = NEEDED
     """Protocol version that its worker must speak."""
 
@@ -98,6 +100,7 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
         "expires_in": left(options.expires), "reader": new.reader, "most_waiting": options.max_queue, "idem": idem,
         "digest": new.digest, "message": new.message, "through": " ".join((new.endpoint.component, *new.through)),
         "db": keys.db, "endpoint": str(new.endpoint), "tenant": options.tenant, "weight": options.weight,
+        "document": new.document,
     }  # fmt: skip
     return [keys.record(new.id), keys.log(new.id)], new.fields(), named
 

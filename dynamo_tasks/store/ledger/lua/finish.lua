@@ -10,7 +10,7 @@
 --   its key, result_ttl: seconds to keep it (0 = for ever), kept_result, channel: a further one that it goes to ('' =
 --   none)
 -- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
--- @include clock, components, numbers, push, records, settled, stream, summary, terminal, wait_queue
+-- @include clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
 
 -- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it, where somebody
 -- waits or a component has limits; else nobody asks.
@@ -25,7 +25,8 @@ end
 
 local is_over = is_settled == '1'
 local r = is_over and whole(KEYS[1])
-  or fields(KEYS[1], F.state, F.owner, F.epoch, F.readers, F.retention, F.end_id, F.endpoint, F.started)
+  or fields(KEYS[1], F.state, F.owner, F.epoch, F.readers, F.retention, F.end_id, F.endpoint, F.started,
+    F.document)
 if not r.state then return 'GONE' end
 if r.owner ~= lease or r.epoch ~= epoch then return 'FENCED' end
 if TERMINAL[r.state] then return r.end_id == event_id and 'OK' or 'FENCED' end
@@ -47,6 +48,7 @@ else
   if is_over then settled(KEYS[1]) end
 end
 redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
+document_ends(id, r, RECORD_TTL)
 if is_over then
   redis.call('SREM', base .. 'owned:' .. lease, id)
 end

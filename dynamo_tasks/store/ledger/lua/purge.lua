@@ -7,7 +7,7 @@
 -- KEYS   1 record, 2 stream
 -- @args base, id
 -- returns 'OK' | 'GONE' | 'ACTIVE' it has not ended
--- @include records, settled, terminal, wait_queue
+-- @include documents, records, settled, terminal, wait_queue
 
 local notes = base .. 'erase'
 local r = fields(KEYS[1], F.state, F.owner, F.settled, F.endpoint, F.queue, F.suffix, F.tenant, F.weight)
@@ -19,7 +19,8 @@ if r.queue then
   redis.call('PEXPIRE', notes, RECORD_TTL)
 end
 redis.call('DEL', KEYS[2])
-redis.call('HDEL', KEYS[1], F.message, F.dead_message, F.result, F.error, F.render)
+redis.call('DEL', document_of(id))
+redis.call('HDEL', KEYS[1], F.message, F.dead_message, F.result, F.error, F.render, F.document)
 redis.call('ZREM', base .. 'queued', id)
 redis.call('ZREM', base .. 'dead', id)
 redis.call('HSET', KEYS[1], F.purged, '1')

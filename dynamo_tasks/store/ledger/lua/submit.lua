@@ -3,12 +3,12 @@
 --
 -- KEYS   1 record, 2 stream
 -- @args base, namespaces, namespace, id, queue, suffix, starts_in, ends_in, reader, most_waiting, idem, digest,
---       message, through, expires_in, db, endpoint, tenant, weight, ...
+--       message, through, expires_in, db, endpoint, tenant, weight, document, ...
 --   namespaces: key of their set; queue: its key without priority, suffix: the priority's; starts_in: ms until
 --   not_before (0 = now), ends_in: until its deadline, expires_in: until it expires (0 = never); reader: channel (''
 --   = none); most_waiting: limit of what waits for the component, as the caller knows it (0 = none); idem:
 --   idempotency key ('' = none); digest: of the payload; through: components that it passes, separated by spaces;
---   weight: of the tenant;
+--   weight: of the tenant; document: kept beside the record for as long ('' = none);
 --   ...: field, value of the record
 -- returns {'OK', id}              queued
 --         {'EXISTS', id}          the id is known: a publish that was sent twice, or a child call of a re-run parent
@@ -16,7 +16,7 @@
 --         {'CONFLICT', id}        ..., another payload; or the caller has named an id that stands for another one
 --         {'FULL', length, component}  as many wait for the component as may
 --         {'LATE', wait ms, least ms of a run}  it would not be ready by its deadline, or not start before it expires
--- @include clock, components, messages, numbers, readers, terminal, wait_queue
+-- @include clock, components, documents, messages, numbers, readers, terminal, wait_queue
 
 local now = now_ms()
 
@@ -141,6 +141,10 @@ local function queue_it()
   redis.call('SADD', namespaces, namespace)
   redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.queue, queue, F.message, message, F.created, int(now),
     unpack(ARGV, REST))
+  if document ~= '' then
+    redis.call('HSET', KEYS[1], F.document, '1')
+    redis.call('HSET', document_of(id), 'given', document)
+  end
   if not_before > 0 then redis.call('HSET', KEYS[1], F.not_before, int(not_before)) end
   if deadline > 0 then redis.call('HSET', KEYS[1], F.deadline, int(deadline)) end
   if expires > 0 then redis.call('HSET', KEYS[1], F.expires, int(expires)) end

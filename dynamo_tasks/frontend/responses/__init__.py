@@ -1,0 +1,1 @@
+"""OpenAI's Responses API: each response is a request and its stream."""

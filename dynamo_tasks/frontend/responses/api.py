@@ -1,0 +1,107 @@
+"""The Responses API as a way into the queue: bodies become chats, streams become responses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from starlette.responses import Response
+
+from dynamo_tasks.engines.text.threads import offload
+from dynamo_tasks.errors import DynamoError, InvalidRequestError
+from dynamo_tasks.frontend.call import HttpCall
+from dynamo_tasks.frontend.gateway import Gateway
+from dynamo_tasks.frontend.http.errors import error_response, json_response
+from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, engine_body
+from dynamo_tasks.frontend.openai.render import Render
+from dynamo_tasks.frontend.openai.values import FROM_START, Position
+from dynamo_tasks.frontend.responses.chat import as_written, chat_body, cuts, messages_of
+from dynamo_tasks.frontend.responses.collect import ResponseCollector
+from dynamo_tasks.frontend.responses.context import Context
+from dynamo_tasks.frontend.responses.document import Document
+from dynamo_tasks.frontend.responses.echo import Echo, Outcome, response_object
+from dynamo_tasks.frontend.responses.render import ResponseRenderer
+from dynamo_tasks.frontend.responses.stored import API
+from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.protocol.http.bodies import decode_object
+from dynamo_tasks.protocol.http.openai import ChatRequest, OpenAIRequest, parse_request
+from dynamo_tasks.protocol.http.responses import ResponseRequest, parse_response
+
+__all__ = ["ResponsesApi"]
+
+
+class ResponsesApi(Api):
+    """``POST /v1/responses``.
+
+    Args:
+        gateway: To read what a response follows.
+        settings: How long responses are kept.
+    """
+
+    name = API
+    base = "chat"
+    needs_start = True
+
+    def __init__(self, gateway: Gateway, settings: FrontendSettings):
+        self._context = Context(gateway)
+        self._retention = settings.response_retention
+
+    async def read(self, raw: bytes, call: HttpCall) -> ParsedBody:
+        """Read and check a body, with the context that it names.
+
+        Raises:
+            InvalidRequestError: names the field, and what is allowed.
+        """
+        body, request = await offload(len(raw), _decoded, raw)
+        document = await self._context.of(request, call)
+        return await offload(len(raw), self._parsed, body, request, document)
+
+    def _parsed(self, body: dict[str, Any], request: ResponseRequest, document: Document) -> ParsedBody:
+        items = document.context + document.items
+        messages = messages_of(request.instructions, items)
+        chat = chat_body(request, body, messages)
+        try:
+            asked = parse_request(ChatRequest, chat)
+        except InvalidRequestError as error:
+            raise as_written(error) from None
+        parsed = ParsedBody(asked, engine_body(asked, chat), Echo.of(request).encode())
+        if request.stored:
+            parsed.document, parsed.retention = document.encode(), self._retention
+        if request.truncation == "auto":
+            _may_be_cut(parsed, messages, int(request.instructions is not None))
+        return parsed
+
+    def renderer(self, render: Render, known: Position = FROM_START) -> ResponseRenderer:
+        """Make what renders a stream, from its first event on."""
+        return ResponseRenderer(render, known)
+
+    def collector(self, render: Render | None, request: OpenAIRequest) -> ResponseCollector:
+        """Make what puts a whole stream together as one JSON object."""
+        assert render is not None
+        return ResponseCollector(render)
+
+    def accepted(self, render: Render | None, request_id: str) -> Response:
+        """The response as it is queued."""
+        assert render is not None
+        queued = response_object(render, Echo.decode(render.extra), Outcome("queued"), [], None)
+        return json_response(queued, request_id=request_id)
+
+    def failure(self, error: DynamoError, request_id: str) -> Response:
+        """The answer for an error, by the names of this API's fields."""
+        if isinstance(error, InvalidRequestError):
+            error = as_written(error)
+        return error_response(error, request_id)
+
+
+def _decoded(raw: bytes) -> tuple[dict[str, Any], ResponseRequest]:
+    body = decode_object(raw)
+    return body, parse_response(body)
+
+
+def _may_be_cut(parsed: ParsedBody, messages: list[dict[str, Any]], kept: int) -> None:
+    places = cuts(messages, kept)
+
+    def cut(place: int) -> dict[str, Any]:
+        rest = messages[:kept] + messages[kept + places[place] :]
+        return {**parsed.body, "messages": rest}
+
+    parsed.cuts, parsed.cut = len(places), cut

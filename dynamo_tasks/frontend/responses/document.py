@@ -1,0 +1,47 @@
+"""Items that are kept beside the record of a stored response: its input, and the context that came before it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from dynamo_tasks.errors import ProtocolError
+from dynamo_tasks.protocol.events import UNREADABLE
+
+__all__ = ["Document"]
+
+
+class Document(Struct, array_like=True):
+    """The items of a response's request, the oldest first; plain objects.
+
+    Attributes:
+        items: Those that it brought.
+        context: Those before: of the responses or the conversation that it follows. It is a copy: a response can be
+            followed when those before it are long deleted.
+    """
+
+    items: list[dict[str, Any]] = []
+    context: list[dict[str, Any]] = []
+
+    def encode(self) -> bytes:
+        """Encode as msgpack."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Document:
+        """Decode from msgpack; of nothing, an empty one.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        if not data:
+            return cls()
+        try:
+            return _decode(data)
+        except UNREADABLE as exc:
+            raise ProtocolError(f"what is kept of a response's request cannot be read: {exc}") from exc
+
+
+_decode = msgspec.msgpack.Decoder(Document).decode

@@ -1,0 +1,102 @@
+"""Responses by id: the object, the rest of its stream, its end, the items of its request."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.frontend.call import call_of
+from dynamo_tasks.frontend.gateway import Gateway
+from dynamo_tasks.frontend.http.errors import json_response
+from dynamo_tasks.frontend.http.query import flag, number, page_of, page_query
+from dynamo_tasks.frontend.openai.values import parse_position
+from dynamo_tasks.frontend.responses.render import ResponseRenderer
+from dynamo_tasks.frontend.responses.stored import StoredResponse, StoredResponses
+from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.sse import EventStreamResponse
+
+__all__ = ["ResponsesRoutes"]
+
+_MOST_EVENTS = 2**53
+
+
+class ResponsesRoutes:
+    """The handlers under ``/v1/responses/{id}``.
+
+    Args:
+        gateway: The way to Redis.
+        settings: Of the HTTP side.
+    """
+
+    def __init__(self, gateway: Gateway, settings: FrontendSettings):
+        self._gateway = gateway
+        self._settings = settings
+        self._stored = StoredResponses(gateway)
+
+    def routes(self) -> list[Route]:
+        """Its paths."""
+        path = "/v1/responses/{id}"
+        return [
+            Route(path, self.one, methods=["GET", "DELETE"], name="responses"),
+            Route(f"{path}/cancel", self.cancel, methods=["POST"], name="responses"),
+            Route(f"{path}/input_items", self.input_items, name="responses"),
+        ]
+
+    async def one(self, request: Request) -> ASGIApp:
+        """``GET`` and ``DELETE /v1/responses/{id}``."""
+        return await (self.delete(request) if request.method == "DELETE" else self.show(request))
+
+    async def show(self, request: Request) -> ASGIApp:
+        """``GET /v1/responses/{id}``; with ``?stream=true`` its events, also after ``starting_after``."""
+        stored = await self._find(request)
+        if flag(request, "stream"):
+            return await self._stream(stored, request)
+        if "starting_after" in request.query_params:
+            raise InvalidRequestError(
+                "starting_after: allowed only together with stream=true", param="starting_after"
+            )
+        return json_response(await self._stored.object_of(stored, call_of(request).owner_key))
+
+    async def _stream(self, stored: StoredResponse, request: Request) -> ASGIApp:
+        if not stored.echo.background:
+            raise InvalidRequestError(
+                "stream: only a response in the background (background: true) can be streamed again",
+                param="stream",
+            )
+        position = parse_position(request.headers.get("last-event-id"))
+        known = number(request, "starting_after", -1, 0, _MOST_EVENTS)
+        stream = await self._gateway.attach(stored.info.id, None, call_of(request).owner_key)
+        renderer = ResponseRenderer(stored.render, position, starting_after=known)
+        return EventStreamResponse(stream, renderer, api="responses", keep_alive=self._settings.keep_alive)
+
+    async def cancel(self, request: Request) -> Response:
+        """``POST /v1/responses/{id}/cancel``: of one in the background; again does nothing."""
+        stored = await self._find(request)
+        if not stored.echo.background:
+            raise InvalidRequestError(
+                "only a response in the background (background: true) can be cancelled", param="response_id"
+            )
+        owner = call_of(request).owner_key
+        if not stored.ended:
+            await self._gateway.cancel(stored.info.id, owner, False)
+            stored = await self._find(request)
+        return json_response(await self._stored.object_of(stored, owner))
+
+    async def delete(self, request: Request) -> Response:
+        """``DELETE /v1/responses/{id}``: nothing of it is left; one that runs is cancelled before."""
+        stored = await self._find(request)
+        await self._gateway.cancel(stored.info.id, call_of(request).owner_key, True)
+        return json_response({"id": stored.name, "object": "response.deleted", "deleted": True})
+
+    async def input_items(self, request: Request) -> Response:
+        """``GET /v1/responses/{id}/input_items``."""
+        asked = page_query(request)
+        stored = await self._find(request)
+        document = await self._stored.document(stored, call_of(request).owner_key)
+        return json_response(page_of(document.context + document.items, asked))
+
+    async def _find(self, request: Request) -> StoredResponse:
+        return await self._stored.find(request.path_params["id"], call_of(request).owner_key)
