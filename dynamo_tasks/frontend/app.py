@@ -30,6 +30,7 @@ from dynamo_tasks.frontend.openai.azure import AZURE, translate
 from dynamo_tasks.frontend.openai.tokens import TokensAPI
 from dynamo_tasks.frontend.openapi.document import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi.document import OpenApi
+from dynamo_tasks.frontend.openapi.page import docs_routes
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.responses.api import ResponsesApi
 from dynamo_tasks.frontend.responses.routes import ResponsesRoutes
@@ -94,7 +95,7 @@ class FrontendApp:
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive, gateway) for route in routes]
         if fallback is None:
-            extra += _yielding(TokensAPI(gateway), health)
+            extra += [*_yielding(TokensAPI(gateway), health), *docs_routes()]
         self._router = Router([*own, *extra], redirect_slashes=False, default=fallback and _as_sent(fallback))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

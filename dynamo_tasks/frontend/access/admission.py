@@ -30,8 +30,11 @@ from dynamo_tasks.protocol.http.limits import KeyLimits
 
 __all__ = ["OPEN_PATHS", "ApiKeys", "Origins", "key_id"]
 
-OPEN_PATHS = frozenset({"/health", "/live", "/metrics", "/ping", "/ready"})
-"""Paths that probes and scrapers read without a key."""
+_PAGE = ("page.css", "page.js", "swagger-ui-bundle.js", "swagger-ui.css")
+OPEN_PATHS = frozenset(
+    {"/docs", *(f"/docs/{name}" for name in _PAGE), "/health", "/live", "/metrics", "/ping", "/ready"}
+)
+"""Paths that probes and scrapers read without a key; and the page of the API, which asks for one."""
 _ID_LENGTH = 12
 _HEADERS = frozenset({b"authorization", b"api-key", b"x-api-key"})
 """``Authorization: Bearer``, and the headers of Azure's and Anthropic's clients."""

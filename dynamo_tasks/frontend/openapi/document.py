@@ -135,8 +135,17 @@ def _paths() -> dict[str, Any]:
         "/version": {"get": get("version", "The release.", {200: json_of(object_of({"version": TEXT}))})},
         "/ready": {"get": _open("ready", "Whether all instances are there.", {200: ready, 503: ready})},
         "/metrics": {"get": _open("metrics", "For Prometheus.", {200: {"text/plain": {"schema": TEXT}}})},
+        "/docs": {"get": _open("docs", "This API as a page.", {200: {"text/html": {"schema": TEXT}}})},
         PATH: {"get": get("openapi", "This document.", {200: json_of({"type": "object"})})},
     }
+
+
+def _tag(path: str) -> str:
+    """The group in which pages of the API show a path."""
+    name = path.removeprefix("/v1/").partition("/")[0]
+    if name in ("chat", "completions", "embeddings"):
+        return "Generation"
+    return name.capitalize() if path.startswith("/v1/") else "Tokens" if "tokenize" in path else "Server"
 
 
 def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
@@ -154,7 +163,11 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
         method = operation(route.name, f"The method {route.name}.", answers, (*ALWAYS, *POSTED))
         if route.method not in ("GET", "DELETE"):
             method["requestBody"] = {"content": json_of({})}
+        method["tags"] = ["Methods"]
         paths.setdefault(route.path, {})[route.method.lower()] = method
+    for path, methods in paths.items():
+        for method in methods.values():
+            method.setdefault("tags", [_tag(path)])
     return {
         "openapi": "3.1.0",
         "info": {

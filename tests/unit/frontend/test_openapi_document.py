@@ -26,4 +26,5 @@ def test_every_route_is_in_it() -> None:
     gateway = FakeGateway()
     app = create_app(gateway, wings=FilesAPI(files, gateway, 1).routes())
     routes = {route.path.replace(":path", "") for route in app._router.routes if isinstance(route, Route)}
+    routes = {path for path in routes if not path.startswith("/docs/")}
     assert routes | set(app._hot) == set(document()["paths"])
