@@ -8,7 +8,7 @@ from functools import cached_property
 from typing import Any
 
 import click
-from celery import Task
+from celery import Celery, Task
 from kombu import Queue
 from kombu.utils.imports import symbol_by_name
 
@@ -20,7 +20,6 @@ from dynamo_tasks.queue.broker.connection import BrokerConnection, limits
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.client.direct import CachedChannel, settings_are_plain
 from dynamo_tasks.queue.client.eager import HandlerFactory
-from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.flower import guard_flower
 from dynamo_tasks.queue.task_names import NamedApp, Routes
 from dynamo_tasks.queue.worker.beat import Beat
@@ -99,6 +98,10 @@ class DynamoApp(NamedApp):
     Args:
         server_url: URL of the Redis server, or a function that finds it when it is first needed.
         make_host: Makes the service host of a worker process.
+
+    Attributes:
+        worker_context: The :class:`~dynamo_tasks.queue.execution.context.WorkerContext` in which this process runs
+            requests; ``None`` where it is no worker.
     """
 
     amqp_cls = AMQP
@@ -118,7 +121,7 @@ class DynamoApp(NamedApp):
         The one list of it: for an application that is made, and for one of somebody else's that becomes one.
         """
         self.host_factory = make_host
-        self._worker_context: WorkerContext | None = None
+        self.worker_context: Any = None
         self.consumer_gate = ConsumerGate()
         self.ways: deque[CachedChannel] = deque()
         self.is_worker = False
@@ -195,10 +198,8 @@ class DynamoApp(NamedApp):
         """The prefix of all keys: kombu's ``global_keyprefix``."""
         return str(self.conf.broker_transport_options.get("global_keyprefix", ""))
 
-    @property
-    def endpoint_backend(self) -> Any:
-        """The result backend of endpoints."""
-        return self.backend
+    endpoint_backend = Celery.backend
+    """The result backend of endpoints: the application's own."""
 
     @cached_property
     def has_own_task_class(self) -> bool:
@@ -218,20 +219,9 @@ class DynamoApp(NamedApp):
         """Queues of plain tasks that every worker serves: those of ``task_queues``, or the default one."""
         return list(self.amqp.queues.consume_from)
 
-    @property
-    def worker_context(self) -> WorkerContext:
-        """The context in which this worker process runs requests."""
-        if self._worker_context is None:
-            raise RuntimeError("this process is no dynamo-tasks worker")
-        return self._worker_context
-
-    @worker_context.setter
-    def worker_context(self, worker_context: WorkerContext) -> None:
-        self._worker_context = worker_context
-
     def serves(self, name: str) -> bool:
         """Return whether this process is a worker that hosts an endpoint."""
-        return self._worker_context is not None and name in self._worker_context.handlers
+        return self.worker_context is not None and name in self.worker_context.handlers
 
     def make_host(self, **options: Any) -> Host | None:
         """The service host of a worker process."""

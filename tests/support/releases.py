@@ -36,7 +36,7 @@ _EDITS: list[tuple[str, str, str]] = [
         "    previous: str | None = None\n    news: int = 0",
     ),
     (
-        "queue/execution/output.py",
+        "queue/execution/call.py",
         "usage=self._usage, values=self._value)",
         "usage=self._usage, values=self._value, news=1)",
     ),

@@ -36,7 +36,7 @@ _SAID, _MOST_CALLS, _MOST_ECHOED = 12, 16, 512
 
 def is_composed(request: GenerateRequest) -> bool:
     """Return whether a request may have a reply; other ones get pseudo-text without end."""
-    return bool(request.extra) and not _STEERING.isdisjoint(request.extra)
+    return not _STEERING.isdisjoint(request.extra)
 
 
 def compose(request: GenerateRequest, key: bytes, tokenizer: Tokenizer, tool_calls: str) -> Reply | None:

@@ -177,7 +177,7 @@ class MockerEngine(Engine):
         keys = text_keys(prompt, seed, request.n)
         choices: list[tuple[Sequence, ChoiceOutput]] = []
         replies: list[Reply | None] = [None] * request.n
-        if is_composed(request):  # in a thread: a schema of a client may take a while
+        if request.extra and is_composed(request):  # in a thread: a schema of a client may take a while
             replies = await offload(INLINE + 1, self._composed, request, keys)
         for index, (key, reply) in enumerate(zip(keys, replies, strict=True)):
             limit = self._max_tokens(request, _DEFAULT_MAX_TOKENS if reply is None else len(reply.token_ids))

@@ -17,6 +17,7 @@ from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, Requ
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import LAST_PRIORITY, RequestOptions
+from dynamo_tasks.queue.broker.backend import ResultBackend
 from dynamo_tasks.queue.broker.envelope import (
     HEADER,
     INBOX,
@@ -28,14 +29,14 @@ from dynamo_tasks.queue.broker.envelope import (
 )
 from dynamo_tasks.queue.broker.greenlets import await_, may_await
 from dynamo_tasks.queue.broker.transport import submitted_as
-from dynamo_tasks.queue.client.call_info import CallInfo
 from dynamo_tasks.queue.client.direct import publish
 from dynamo_tasks.queue.client.eager import EagerStreamResult, as_sent, eager_values, run_eagerly, run_handler
 from dynamo_tasks.queue.client.elsewhere import warn_if_elsewhere
 from dynamo_tasks.queue.client.result import StreamResult
 from dynamo_tasks.queue.execution.attempt import Execution
+from dynamo_tasks.queue.execution.call import CallInfo
 from dynamo_tasks.queue.execution.outcome import Dropped, EndedRevoked, Reassigned, Revoked
-from dynamo_tasks.queue.worker.foreign import HOOKS, has_loader_hooks
+from dynamo_tasks.queue.worker.foreign import HOOKS, LINKS, SIGNALS, has_loader_hooks
 from dynamo_tasks.queue.worker.pool import current_job
 from dynamo_tasks.sdk.context import Context, RetryRequested, current_context
 from dynamo_tasks.sdk.endpoints.handler import payload_of, positional
@@ -88,6 +89,8 @@ class EndpointTask(Task):  # type: ignore[misc]
             return self._called(args, kwargs)
         request = self.request_stack.top
         worker_context = self.app.worker_context
+        if worker_context is None:
+            raise RuntimeError("this process is no dynamo-tasks worker")
         job = current_job.get()
         execution = Execution(
             worker_context,
@@ -130,6 +133,23 @@ class EndpointTask(Task):  # type: ignore[misc]
     def has_own_hooks(self) -> bool:
         """``True`` if Celery calls code of the application's own around its body."""
         return not all(map(self.leaves_alone, HOOKS)) or has_loader_hooks(self.app.loader)
+
+    def has_foreign_code(self, embed: Mapping[str, Any] | None = None) -> bool:
+        """Return whether there is code around a call that is neither Celery's nor ours, so that it runs in a thread.
+
+        See :mod:`dynamo_tasks.queue.worker.foreign`.
+
+        Args:
+            embed: Its links, as the message has them.
+        """
+        if [one for one in SIGNALS if one.receivers] or self.has_own_hooks:
+            return True
+        if embed and any(embed.get(name) for name in LINKS):
+            return True
+        backend = self.backend
+        return not (
+            backend.writes_on_loop if isinstance(backend, ResultBackend) else type(backend) is DisabledBackend
+        )
 
     @cached_property
     def is_sent_plainly(self) -> bool:

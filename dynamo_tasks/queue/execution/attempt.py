@@ -30,11 +30,11 @@ from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
 from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta
+from dynamo_tasks.queue.execution.call import CallInfo, OutputCollector, encode_result
 from dynamo_tasks.queue.execution.context import RequestCommand, WorkerContext
 from dynamo_tasks.queue.execution.forwarding import forward_request, leave_dead_engine, preempt_request
 from dynamo_tasks.queue.execution.interrupt import Interruptible, Stop
 from dynamo_tasks.queue.execution.outcome import Dropped, Reassigned, Revoked
-from dynamo_tasks.queue.execution.output import OutputCollector, encode_result
 from dynamo_tasks.queue.execution.preemption import Offer
 from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
@@ -68,7 +68,7 @@ class Execution:
 
     on_preempt: Callable[[], None] = staticmethod(lambda: None)
 
-    def __init__(self, worker: WorkerContext, handler: EndpointHandler, call: Any, payload: Any):
+    def __init__(self, worker: WorkerContext, handler: EndpointHandler, call: CallInfo, payload: Any):
         self._worker = worker
         self._handler = handler
         self._call = call

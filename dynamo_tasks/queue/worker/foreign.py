@@ -17,26 +17,24 @@ from functools import cache, partial
 from typing import Any, TypeVar
 
 from celery import signals
-from celery.backends.base import DisabledBackend
 from celery.loaders.base import BaseLoader
 from celery.utils.dispatch import Signal
 
-from dynamo_tasks.queue.broker.backend import ResultBackend
 from dynamo_tasks.queue.broker.greenlets import Aside, await_, may_await, run
 
-__all__ = ["HOOKS", "has_loader_hooks", "is_foreign", "run_foreign", "run_signals_aside", "threads"]
+__all__ = ["HOOKS", "LINKS", "SIGNALS", "has_loader_hooks", "run_foreign", "run_signals_aside", "threads"]
 
 T = TypeVar("T")
 _log = logging.getLogger("celery.utils.dispatch.signal")
 
 HOOKS = ("__call__", "before_start", "on_success", "on_failure", "on_retry", "after_return")
 """Methods of a task that Celery calls around its body."""
-_SIGNALS = (
+SIGNALS = (
     signals.task_prerun, signals.task_postrun, signals.task_success, signals.task_failure, signals.task_retry,
     signals.task_internal_error, signals.before_task_publish, signals.after_task_publish, signals.task_sent,
 )  # fmt: skip
 """Signals that Celery's tracer sends, and those of publishing inside of it."""
-_LINKS = ("callbacks", "errbacks", "chain", "chord")
+LINKS = ("callbacks", "errbacks", "chain", "chord")
 _LOADER_HOOKS = ("on_task_init", "on_process_cleanup")
 _MOST = 100_000
 """Threads; a worker's slots bound them."""
@@ -50,23 +48,6 @@ def threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_MOST, thread_name_prefix="dynamo-celery")
 
 
-def is_foreign(task: Any, embed: Any = None) -> bool:
-    """Return whether there is such code around a call of a task.
-
-    Args:
-        task: An endpoint's.
-        embed: Its links, as the message has them.
-    """
-    if [one for one in _SIGNALS if one.receivers] or task.has_own_hooks:
-        return True
-    if embed and any(embed.get(name) for name in _LINKS):
-        return True
-    backend = task.backend
-    return not (
-        backend.writes_on_loop if isinstance(backend, ResultBackend) else type(backend) is DisabledBackend
-    )
-
-
 def has_loader_hooks(loader: Any) -> bool:
     """Return whether a loader has code of its own around each task."""
     return any(getattr(type(loader), name) is not getattr(BaseLoader, name) for name in _LOADER_HOOKS)
@@ -74,7 +55,7 @@ def has_loader_hooks(loader: Any) -> bool:
 
 async def run_foreign(task: Any, function: Callable[..., T], *args: Any) -> T:
     """Run a part of Celery's code around a call of a task, wherever it belongs."""
-    if is_foreign(task):
+    if task.has_foreign_code():
         return await Aside(threads()).run(function, *args)
     return await run(function, *args)
 

@@ -23,7 +23,7 @@ from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.execution.attempt import Execution
 from dynamo_tasks.queue.execution.interrupt import Stop, named
 from dynamo_tasks.queue.execution.preemption import Preemption
-from dynamo_tasks.queue.worker.foreign import is_foreign, threads
+from dynamo_tasks.queue.worker.foreign import threads
 
 __all__ = ["PoolJob", "TaskPool", "current_job"]
 
@@ -89,7 +89,7 @@ class PoolJob:
             self.threaded = True
             self._pool.preemption.arrived()
             return await self._pool.run_in_thread(_run_guarded, self._target, *self._args)
-        if not is_foreign(task, self._args[3][2]):
+        if not task.has_foreign_code(self._args[3][2]):
             return await greenlets.run(self._target, *self._args)
         self.aside = greenlets.Aside(threads())
         return await self.aside.run(_run_guarded, self._target, *self._args)

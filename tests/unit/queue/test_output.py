@@ -13,8 +13,8 @@ from dynamo_tasks.errors import NotResumableError
 from dynamo_tasks.protocol.events import ZERO, EventId
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
-from dynamo_tasks.queue.execution import output as produced
-from dynamo_tasks.queue.execution.output import OutputCollector
+from dynamo_tasks.queue.execution import call as produced
+from dynamo_tasks.queue.execution.call import OutputCollector
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 0}
 FIRST, LAST = TokenDelta("a", [1]), TokenDelta("b", [2], finish_reason="stop", usage=USAGE)
