@@ -87,7 +87,7 @@ class Scheduler:
 
     @property
     def busy(self) -> bool:
-        """Whether there is anything to compute."""
+        """``True`` while there is anything to compute."""
         return bool(self._decode or self._prefill or self.waiting)
 
     @property
