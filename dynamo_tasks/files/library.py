@@ -2,7 +2,7 @@
 
 Invariants:
 
-1. The contents of a file are objects ``<namespace>/<id>/<number>``. Each is written once, as a whole.
+1. The contents of a file are objects ``<namespace>/<id>/<name>``. Each is written once, as a whole.
 2. Before the first of them is written, Redis knows when they are to be deleted. The record of the file takes that over
    in the same step in which it appears. So what has no record is deleted, whatever process died when.
 3. A file that has a record is whole, and never changes.
@@ -50,21 +50,21 @@ class Files:
         await self.reserve(file_id)
         return Upload(self, file_id, owner)
 
-    async def reserve(self, file_id: str, *, renew: bool = False) -> None:
-        """Keep what is written of a file for some minutes; it is deleted after that, unless a record appears.
+    async def reserve(self, file_id: str, seconds: float = _RESERVED, *, renew: bool = False) -> None:
+        """Keep what is written of a file for some time; it is deleted after that, unless a record appears.
 
         Raises:
             ObjectConflictError: It was to be renewed, and has been given up.
         """
-        await self._objects.reserve(FILE, file_id, _RESERVED, renew=renew)
+        await self._objects.reserve(FILE, file_id, seconds, renew=renew)
 
     async def drop(self, file_id: str) -> None:
         """Give up a file that has no record."""
         await self._objects.reserve(FILE, file_id, 0)
 
-    async def put(self, file_id: str, number: int, data: bytes) -> None:
+    async def put(self, file_id: str, name: str, data: bytes) -> None:
         """Write a part of a file that has no record yet."""
-        await self._storage.put(self._part(file_id, number), data)
+        await self._storage.put(self._part(file_id, name), data)
 
     async def finish(self, file_id: str, owner: str, data: FileData, ttl: float | None) -> FileRecord:
         """Make the record of a file whose parts are written.
@@ -94,10 +94,10 @@ class Files:
             StorageUnavailableError: It cannot be read, e.g. since it was deleted meanwhile.
         """
         at, end = 0, file.data.size if end is None else end
-        for number, size in enumerate(file.data.parts):
+        for name, size in file.data.parts:
             first, last = max(start - at, 0), min(end - at, size)
             if first < last:
-                async for piece in self._storage.read(self._part(file.id, number), first, last):
+                async for piece in self._storage.read(self._part(file.id, name), first, last):
                     yield piece
             at += size
 
@@ -114,8 +114,8 @@ class Files:
             await self._objects.sweep(FILE, swept, limit=0)
         return len(swept)
 
-    def _part(self, file_id: str, number: int) -> str:
-        return f"{self._namespace}/{file_id}/{number:05d}"
+    def _part(self, file_id: str, name: str) -> str:
+        return f"{self._namespace}/{file_id}/{name}"
 
 
 class Upload:
@@ -127,7 +127,7 @@ class Upload:
         self._owner = owner
         self._held: list[bytes] = []
         self._size = 0
-        self._parts: list[int] = []
+        self._parts: list[tuple[str, int]] = []
         self._renewed = time.monotonic()
         self._done = False
 
@@ -167,8 +167,9 @@ class Upload:
             raise PayloadTooLargeError(f"a file has at most {MOST_PARTS * PART} bytes")
         data = b"".join(held)
         held.clear()
-        await self._files.put(self.id, len(self._parts), data)
-        self._parts.append(len(data))
+        name = f"{len(self._parts):05d}"
+        await self._files.put(self.id, name, data)
+        self._parts.append((name, len(data)))
 
     async def __aenter__(self) -> Self:
         return self

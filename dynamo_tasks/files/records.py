@@ -23,17 +23,17 @@ class FileData(Struct, frozen=True):
     Attributes:
         filename: As its client named it, without folders and control characters.
         purpose: ``batch``, ``batch_output``, …
-        parts: Bytes of each of the objects that its contents are.
+        parts: Name and bytes of each of the objects that its contents are.
     """
 
     filename: str
     purpose: str
-    parts: list[int]
+    parts: list[tuple[str, int]]
 
     @property
     def size(self) -> int:
         """Bytes of the whole."""
-        return sum(self.parts)
+        return sum(size for _, size in self.parts)
 
 
 FileRecord = StoredObject[FileData]

@@ -7,7 +7,7 @@ through Starlette's router. Whatever fails, on either way, becomes an answer in 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote
 
 from starlette.exceptions import HTTPException
@@ -39,9 +39,32 @@ from dynamo_tasks.frontend.spans import end_http_span, http_span
 from dynamo_tasks.observe import log
 from dynamo_tasks.observe.tracing import OFF, tracing
 
-__all__ = ["FrontendApp", "create_app"]
+__all__ = ["FrontendApp", "Wing", "api_table", "create_app"]
 
 _HEADER = REQUEST_ID.encode()
+
+
+class Wing(Protocol):
+    """An API that needs more than the gateway."""
+
+    def routes(self) -> list[Route]:
+        """Its paths."""
+        ...
+
+
+def api_table(gateway: Gateway, settings: FrontendSettings) -> dict[str, Api]:
+    """The APIs that submit requests, by path.
+
+    Args:
+        gateway: The way to the queue.
+        settings: How the HTTP side behaves.
+    """
+    return {
+        "/v1/chat/completions": ChatApi(),
+        "/v1/completions": CompletionsApi(),
+        "/v1/embeddings": EmbeddingsApi(),
+        "/v1/responses": ResponsesApi(gateway, settings),
+    }
 
 
 def create_app(
@@ -49,7 +72,7 @@ def create_app(
     settings: FrontendSettings | None = None,
     routes: Sequence[ApiRoute] = (),
     fallback: ASGIApp | None = None,
-    wings: Sequence[Route] = (),
+    wings: Sequence[Wing] = (),
 ) -> FrontendApp:
     """Make the application.
 
@@ -58,7 +81,7 @@ def create_app(
         settings: How it behaves.
         routes: The ``@api`` methods that it serves, too.
         fallback: Another application, which answers what is at no path of ours.
-        wings: Routes of the APIs that need more than the gateway, such as files.
+        wings: APIs that need more than the gateway, such as files.
 
     Raises:
         ConfigError: Two routes have the same path and method.
@@ -75,22 +98,18 @@ class FrontendApp:
         settings: FrontendSettings,
         routes: Sequence[ApiRoute] = (),
         fallback: ASGIApp | None = None,
-        wings: Sequence[Route] = (),
+        wings: Sequence[Wing] = (),
     ):
         self._generation = Generation(gateway, settings)
         self._settings = settings
         self._keys = ApiKeys(settings.api_keys)
         self._origins = Origins(settings.cors_origins, settings.allowed_hosts, settings.host, not self._keys)
-        self._hot: dict[str, Api] = {
-            "/v1/chat/completions": ChatApi(),
-            "/v1/completions": CompletionsApi(),
-            "/v1/embeddings": EmbeddingsApi(),
-            "/v1/responses": ResponsesApi(gateway, settings),
-        }
+        self._hot = api_table(gateway, settings)
         apis = {api.name: api for api in self._hot.values()}
         health = HealthAPI(gateway)
         own = _routes(ModelsAPI(gateway), RequestsAPI(gateway, settings, apis), health)
-        own += [*ResponsesRoutes(gateway, settings).routes(), *wings]
+        own += ResponsesRoutes(gateway, settings).routes()
+        own.extend(route for wing in wings for route in wing.routes())
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
         extra = [make_route(route, settings.keep_alive, gateway) for route in routes]

@@ -166,6 +166,19 @@ class Gateway(Protocol):
         """
         ...
 
+    async def enqueue(self, submission: Submission) -> None:
+        """Put a request into its queue that nobody reads yet, whether somebody serves it by now or not. Safe to repeat.
+
+        Raises:
+            QueueFullError: The component takes no more; ``retry_after`` is set.
+            ServerUnavailableError: Redis cannot be reached.
+        """
+        ...
+
+    async def serves(self, endpoint: EndpointId) -> bool:
+        """Return whether an instance serves an endpoint now."""
+        ...
+
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request of an API key that is not submitted, such as one of an ``@api`` method."""
         ...

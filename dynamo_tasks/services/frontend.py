@@ -5,20 +5,19 @@ from __future__ import annotations
 import os
 from typing import Any, ClassVar
 
-from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.files.library import Files
 from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, keys_from, listed
 from dynamo_tasks.frontend.app import create_app
+from dynamo_tasks.frontend.batches.api import BatchesAPI
 from dynamo_tasks.frontend.files.api import FilesAPI
 from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.settings import FrontendSettings
-from dynamo_tasks.runtime.components.component import DistributedRuntime
-from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
+from dynamo_tasks.services.background import BATCH_ENDPOINTS, Background
 from dynamo_tasks.services.files import FilesSweeper, files_of
-from dynamo_tasks.services.gateway import RuntimeGateway
+from dynamo_tasks.services.gateway import RuntimeGateway, gateway_of
 from dynamo_tasks.services.http import api_routes, warn_if_open
 from dynamo_tasks.services.processor import Processor
-from dynamo_tasks.services.worker import Worker
 
 __all__ = ["Frontend"]
 
@@ -50,6 +49,7 @@ class Frontend:
     __serves_http__ = True  # nobody else listens for it
 
     processor = depends(Processor)
+    background = depends(Background)
 
     host: str = "127.0.0.1"
     port: int = 8000
@@ -102,42 +102,20 @@ class Frontend:
         """Listen."""
         settings = self._settings()
         warn_if_open(settings)
-        gateway = await self._gateway()
+        gateway = await gateway_of(get_resolver(), getattr(type(self), "router", None))
         files = files_of(gateway.objects)
-        wings = FilesAPI(files, gateway, settings.max_file_bytes).routes()
+        wings = FilesAPI(files, gateway, settings.max_file_bytes), self._batches(gateway, files)
         app = create_app(gateway, settings, api_routes(self), wings=wings)
         self._server = HttpServer(app, self.host, self.port, reuse_port=self.reuse_port)
         await self._server.start()
         self._sweeper = FilesSweeper(files)
         await self._sweeper.start()
 
-    async def _gateway(self) -> RuntimeGateway:
-        resolver = get_resolver()
-        if not isinstance(resolver, RuntimeResolver) or resolver.runtime is None:
-            raise ConfigError("the Frontend runs in a process of its own: `dynamo-tasks serve`")
-        worker: Any = Worker  # under @service: more than their classes
-        processor: Any = Processor
-        namespace = worker.namespace_name
-        await resolver.runtime.watch(namespace)
-        router = await self._router(resolver.runtime)
-        local: Any = resolver.local(processor)
-        if local is None:
-            await resolver.runtime.watch(processor.namespace_name)
-        return RuntimeGateway(
-            resolver.runtime,
-            namespace,
-            processor if local is None else local,
-            resolver.expected,
-            router=router,
-        )
-
-    async def _router(self, runtime: DistributedRuntime) -> Any:
-        """The service that chooses the Worker, where the graph has one."""
-        dependency = getattr(type(self), "router", None)
-        if dependency is None:
-            return None
-        await runtime.watch(dependency.service.namespace_name)
-        return dependency.service
+    def _batches(self, gateway: RuntimeGateway, files: Files) -> BatchesAPI:
+        background: Any = type(self).background.service
+        runner = background.endpoint_id("run_batch")
+        most = int(background.inner.max_input_bytes)
+        return BatchesAPI(gateway.objects, files, gateway, runner, BATCH_ENDPOINTS, most)
 
     @property
     def url(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import Any
 
@@ -9,7 +10,9 @@ import msgspec
 
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import (
+    ConfigError,
     EndpointError,
+    IdempotencyConflictError,
     NoInstancesError,
     RateLimitError,
     RequestNotFoundError,
@@ -23,7 +26,10 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
+from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService
+from dynamo_tasks.services.processor import Processor
+from dynamo_tasks.services.worker import Worker
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.submission import NewRequest, report_rejected
@@ -32,7 +38,7 @@ from dynamo_tasks.store.redis.connection import in_time
 from dynamo_tasks.store.streams.at_rest import decode_row, read_all
 from dynamo_tasks.store.streams.subscription import Subscription
 
-__all__ = ["RuntimeGateway"]
+__all__ = ["RuntimeGateway", "gateway_of"]
 
 _OPERATIONS = {"generate", "embed"}
 _CONNECT_SECONDS = 3.0
@@ -83,7 +89,7 @@ class RuntimeGateway:
 
     async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request for its API key."""
-        namespace = self._namespace_of(api)
+        namespace = self.namespace_of(api)
         async with in_time(_CONNECT_SECONDS):
             allowance = await self._quota.take(namespace, owner_key, limits, request_id)
         if allowance.reason:
@@ -100,9 +106,9 @@ class RuntimeGateway:
         """Give a request's place back."""
         if limits.concurrent_requests:
             async with in_time(_CONNECT_SECONDS):
-                await self._quota.release(self._namespace_of(api), owner_key, request_id)
+                await self._quota.release(self.namespace_of(api), owner_key, request_id)
 
-    def _namespace_of(self, api: str) -> str:
+    def namespace_of(self, api: str) -> str:
         """The namespace in which a request of this kind lives."""
         outer = self._processor if self._remote and api != "embeddings" else self._router
         return self._namespace if outer is None else str(outer.namespace_name)
@@ -116,6 +122,20 @@ class RuntimeGateway:
         except NoInstancesError as error:
             report_rejected(endpoint, error.code)
             raise
+
+    async def enqueue(self, submission: Submission) -> None:
+        """Put a request into its queue that nobody reads yet."""
+        served = submission.endpoint.name in _OPERATIONS
+        endpoint, payload = self._target(submission) if served else (submission.endpoint, submission.payload)
+        async with in_time(_CONNECT_SECONDS):
+            new = await offload(submission.size, self._new_request, submission, endpoint, payload)
+            # Its id is the caller's own: what has it already is this request.
+            with contextlib.suppress(IdempotencyConflictError):
+                await self._runtime.client.ledger.submit(new)
+
+    async def serves(self, endpoint: EndpointId) -> bool:
+        """Return whether an instance serves an endpoint now."""
+        return bool((await self._runtime.watch(endpoint.namespace)).of(endpoint))
 
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request that is not submitted."""
@@ -277,6 +297,35 @@ async def _end_of(stream: EventStream) -> End:
             if event.kind == Kind.END:
                 return await offload(len(event.data), End.decode_in_parts, event.data)
     raise EndpointError("the stream ended without an end event")
+
+
+async def gateway_of(resolver: Any, router: Any = None) -> RuntimeGateway:
+    """The gateway of a service that lives in a process of its own.
+
+    Args:
+        resolver: Of this process.
+        router: Its dependency on the service that chooses the Worker, where the graph has one.
+
+    Raises:
+        ConfigError: The process hosts no service.
+    """
+    if not isinstance(resolver, RuntimeResolver) or resolver.runtime is None:
+        raise ConfigError("this service runs in a process of its own: `dynamo-tasks serve`")
+    worker: Any = Worker  # under @service: more than their classes
+    processor: Any = Processor
+    await resolver.runtime.watch(worker.namespace_name)
+    if router is not None:
+        await resolver.runtime.watch(router.service.namespace_name)
+    local: Any = resolver.local(processor)
+    if local is None:
+        await resolver.runtime.watch(processor.namespace_name)
+    return RuntimeGateway(
+        resolver.runtime,
+        worker.namespace_name,
+        processor if local is None else local,
+        resolver.expected,
+        router=None if router is None else router.service,
+    )
 
 
 def _stream(sub: Subscription) -> EventStream:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dynamo_tasks.config import DefaultName
 from dynamo_tasks.sdk import depends, service
+from dynamo_tasks.services.background import Background as DirectBackground
 from dynamo_tasks.services.frontend import Frontend as DirectFrontend
 from dynamo_tasks.services.processor import Processor
 from dynamo_tasks.services.router import Router
 from dynamo_tasks.services.worker import Worker
 
-__all__ = ["Frontend", "Processor", "Router", "Worker"]
+__all__ = ["Background", "Frontend", "Processor", "Router", "Worker"]
+
+
+@service(dynamo={"namespace": DefaultName("dynamo")})
+class Background(DirectBackground):
+    """Runs batches as that of the default graph does, and sends their lines to the Router."""
+
+    router = depends(Router)
 
 
 @service()
@@ -16,3 +25,4 @@ class Frontend(DirectFrontend):
     """Serves HTTP as the Frontend of the default graph does, and sends what it gets to the Router."""
 
     router = depends(Router)
+    background = depends(Background)

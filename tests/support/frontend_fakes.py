@@ -135,6 +135,12 @@ class FakeGateway:
         self.submitted.set()
         return self._stream(submission.request_id, log)
 
+    async def enqueue(self, submission: Submission) -> None:
+        self.submissions.append(submission)
+
+    async def serves(self, endpoint: EndpointId) -> bool:
+        return True
+
     async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
         return self.allowance
 

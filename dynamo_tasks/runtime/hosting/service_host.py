@@ -100,11 +100,11 @@ class ServiceHost:
 
     @property
     def expected(self) -> dict[tuple[str, str], int]:
-        """Component address → number of instances that the graph is configured with."""
+        """Component address → number of instances that the graph is configured with, of those that requests need."""
         return {
             one.dynamo_address(): one.settings.workers
             for one in self.graph.components()
-            if one.get_dynamo_endpoints()
+            if one.get_dynamo_endpoints() and not getattr(one.inner, "__beside__", False)
         }
 
     @property

@@ -24,7 +24,7 @@ def test_the_committed_document_is_current() -> None:
 def test_every_route_is_in_it() -> None:
     files: Any = None
     gateway = FakeGateway()
-    app = create_app(gateway, wings=FilesAPI(files, gateway, 1).routes())
+    app = create_app(gateway, wings=[FilesAPI(files, gateway, 1)])
     routes = {route.path.replace(":path", "") for route in app._router.routes if isinstance(route, Route)}
     routes = {path for path in routes if not path.startswith("/docs/")}
     assert routes | set(app._hot) == set(document()["paths"])

@@ -1,0 +1,1 @@
+"""``/v1/batches``: what their clients ask for."""

@@ -1,0 +1,124 @@
+"""``Background``: work of HTTP's clients that outlives their connections: batches."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import AsyncIterator
+from typing import Any, ClassVar
+
+from msgspec import Struct
+
+from dynamo_tasks.config import DefaultName
+from dynamo_tasks.errors import ConfigError, ObjectNotFoundError
+from dynamo_tasks.frontend.app import api_table
+from dynamo_tasks.frontend.generation import Generation
+from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.runtime.supervision.actor import Actors
+from dynamo_tasks.sdk import async_on_start, depends, dynamo_endpoint, get_resolver, on_shutdown, service
+from dynamo_tasks.sdk.services.own_class import owner_of
+from dynamo_tasks.services.batches.run import BatchRun
+from dynamo_tasks.services.batches.shop import BatchShop
+from dynamo_tasks.services.batches.supervisor import BatchSupervisor
+from dynamo_tasks.services.batches.validation import BatchLimits
+from dynamo_tasks.services.files import FilesSweeper, files_of
+from dynamo_tasks.services.gateway import gateway_of
+from dynamo_tasks.services.processor import Processor
+
+__all__ = ["BATCH_ENDPOINTS", "Background", "RunBatch"]
+
+BATCH_ENDPOINTS = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings", "/v1/responses")
+"""APIs that batches can be for, where they are served."""
+_SLOTS = 256
+_SAY_EVERY = 5.0
+
+
+class RunBatch(Struct):
+    """What a run of a batch is asked.
+
+    Attributes:
+        batch: Its id.
+    """
+
+    batch: str
+
+
+@service(dynamo={"namespace": DefaultName("dynamo")})
+class Background:
+    """Runs batches. It needs no GPU: their lines are requests like others, behind all others.
+
+    Attributes:
+        max_lines: Lines of one batch.
+        max_input_bytes: Bytes of its input file.
+        in_flight: Lines of all batches of one process that wait or run at a time.
+    """
+
+    __beside__: ClassVar[bool] = True  # chats are served without it
+
+    processor = depends(Processor)
+
+    max_lines: int = 50_000
+    max_input_bytes: int = 200_000_000
+    in_flight: int = 512
+    config_extras = None  # a key that is not known is a mistake
+
+    def __init__(self) -> None:
+        self._actors = Actors()
+        self._shop: BatchShop | None = None
+
+    @classmethod
+    def check_settings(cls) -> None:
+        """Refuse limits that leave nothing.
+
+        Raises:
+            ConfigError: names the setting.
+        """
+        for name in ("max_lines", "max_input_bytes", "in_flight"):
+            if getattr(cls, name) < 1:
+                raise ConfigError(f"Background.{name} must be at least 1, not {getattr(cls, name)}")
+
+    @classmethod
+    def slots(cls) -> int:
+        """Batches that one process runs at a time."""
+        return _SLOTS
+
+    @async_on_start
+    async def begin(self) -> None:
+        """Look after batches, and after files that nobody needs any more."""
+        resolver: Any = get_resolver()
+        gateway = await gateway_of(resolver, getattr(type(self), "router", None))
+        settings = FrontendSettings()
+        apis = {path: api for path, api in api_table(gateway, settings).items() if path in BATCH_ENDPOINTS}
+        limits = BatchLimits(lines=self.max_lines, in_flight=self.in_flight)
+        files = files_of(gateway.objects)
+        shop = BatchShop(resolver.runtime.client, files, gateway, Generation(gateway, settings), apis, limits)
+        await self._actors.start(FilesSweeper(files), BatchSupervisor(shop, self._runner()))
+        self._shop = shop
+
+    def _runner(self) -> EndpointId:
+        own = owner_of(type(self))  # a subclass may be a service of its own
+        assert own is not None
+        return own.endpoint_id("run_batch")
+
+    @on_shutdown
+    async def end(self) -> None:
+        """Look after nothing any more."""
+        await self._actors.stop()
+
+    @dynamo_endpoint(policy="continue")
+    async def run_batch(self, request: RunBatch) -> AsyncIterator[dict[str, Any]]:
+        """Run a batch to its end; gives its progress."""
+        assert self._shop is not None
+        said, said_at = None, 0.0
+        try:
+            async for progress in BatchRun(self._shop, request.batch, secrets.token_hex(4)).run():
+                ended = progress.pop("ended", False)
+                if ended:
+                    event("batch.ended", batch=request.batch, **progress)
+                if progress != said and (ended or time.monotonic() - said_at > _SAY_EVERY):
+                    said, said_at = progress, time.monotonic()
+                    yield progress
+        except ObjectNotFoundError:
+            return  # it is so old that nobody knows it any more

@@ -1,0 +1,1 @@
+"""The runs of batches: durable, each line once, spare capacity alone."""

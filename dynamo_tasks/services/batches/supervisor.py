@@ -1,0 +1,110 @@
+"""Care for batches that have not ended: a run that ended without having ended its batch is followed by another."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from contextlib import suppress
+
+import msgspec
+
+from dynamo_tasks.errors import DynamoError, ObjectNotFoundError, RequestNotFoundError
+from dynamo_tasks.frontend.batches.api import submit_run
+from dynamo_tasks.frontend.batches.records import (
+    ENDED,
+    OPEN_BATCH,
+    SYSTEM,
+    BatchData,
+    BatchRecord,
+    OpenBatch,
+    run_id,
+)
+from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.http.batches import LineError
+from dynamo_tasks.protocol.jitter import jittered
+from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.states import TERMINAL
+from dynamo_tasks.runtime.supervision.actor import Actor
+from dynamo_tasks.services.batches.shop import BatchShop
+from dynamo_tasks.store.objects import StoredObject
+
+__all__ = ["BatchSupervisor"]
+
+_EVERY = 5.0
+_MOST_RUNS = 20
+_UNBORN = 60.0
+"""Seconds within which a batch follows its entry among the open ones."""
+
+
+class BatchSupervisor(Actor):
+    """Looks after all batches of a namespace; any number of them side by side do no harm.
+
+    Args:
+        shop: What runs work with.
+        runner: The endpoint that is a run.
+    """
+
+    name = "batch-supervisor"
+
+    def __init__(self, shop: BatchShop, runner: EndpointId):
+        self._shop = shop
+        self._runner = runner
+
+    async def _run(self) -> None:
+        while True:
+            await asyncio.sleep(jittered(_EVERY, 0.8, 1.2))
+            try:
+                await self._look()
+            except DynamoError as exc:
+                event("batch.supervision_failed", error=exc.message)
+
+    async def _look(self) -> None:
+        after, more = "", True
+        while more:
+            page = await self._shop.objects.page(OPEN_BATCH, SYSTEM, order="asc", after=after, limit=100)
+            for entry in page.objects:
+                await self._look_after(entry)
+                after = entry.id
+            more = page.more and bool(page.objects)
+
+    async def _look_after(self, entry: StoredObject[OpenBatch]) -> None:
+        try:
+            batch = await self._shop.get(entry.id)
+        except ObjectNotFoundError:
+            if time.time() - entry.created > _UNBORN:
+                await self.close(entry.id)
+            return
+        if batch.data.status in ENDED:
+            await self.close(entry.id)
+        elif await self._over(batch):
+            await self._again(batch)
+
+    async def close(self, batch_id: str) -> None:
+        """Look after a batch no longer."""
+        with suppress(ObjectNotFoundError):
+            await self._shop.objects.delete(OPEN_BATCH, batch_id, SYSTEM)
+
+    async def _over(self, batch: BatchRecord) -> bool:
+        """Return whether its run has ended. One that was never queued is queued."""
+        try:
+            record = await self._shop.client.ledger.get(
+                run_id(batch.id, batch.data.run), self._runner.namespace
+            )
+        except RequestNotFoundError:
+            await submit_run(self._shop.gateway, self._runner, batch.id, batch.data.run)
+            return False
+        return record.state in TERMINAL
+
+    async def _again(self, batch: BatchRecord) -> None:
+        before = batch.data.run
+
+        def following(data: BatchData) -> BatchData | None:
+            return msgspec.structs.replace(data, run=before + 1) if data.run == before else None
+
+        if before + 1 >= _MOST_RUNS:
+            mistake = LineError("internal_error", f"{_MOST_RUNS} runs of the batch have failed")
+            await self._shop.advance(batch.id, "failed", of=(batch.data.status,), mistakes=[mistake])
+            return
+        number = (await self._shop.change(batch.id, following)).data.run
+        event("batch.run_again", batch=batch.id, run=number)
+        await submit_run(self._shop.gateway, self._runner, batch.id, number)

@@ -1,0 +1,147 @@
+"""``/v1/batches`` with the real client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+
+from tests.support.batches import BatchPlace, batch_place, chat_line
+from tests.support.server import RedisServer
+
+
+@pytest.fixture(scope="module")
+def place(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BatchPlace]:
+    with batch_place(redis_server, tmp_path_factory.mktemp("files"), "batches") as made:
+        yield made
+
+
+def test_a_batch_of_chats(place: BatchPlace) -> None:
+    lines = [chat_line(f"q{i}", f"question {i}") for i in range(300)]
+    made = place.submit(lines, metadata={"why": "test"})
+    assert (made.status, made.object, made.metadata) == ("validating", "batch", {"why": "test"})
+    batch = place.ended(made.id)
+    assert batch.status == "completed"
+    counts = batch.request_counts
+    assert (counts.total, counts.completed, counts.failed) == (300, 300, 0)
+    assert batch.in_progress_at
+    assert batch.finalizing_at
+    assert batch.completed_at
+    assert batch.error_file_id is None
+    rows = place.rows(batch.output_file_id)
+    assert sorted(row["custom_id"] for row in rows) == sorted(line["custom_id"] for line in lines)
+    assert all(row["error"] is None and row["response"]["status_code"] == 200 for row in rows)
+    body = rows[7]["response"]["body"]
+    assert body["object"] == "chat.completion"
+    alone = place.client.chat.completions.create(**lines[7]["body"])
+    assert body["choices"] == alone.model_dump(exclude_unset=True)["choices"]
+    assert sum(row["response"]["body"]["usage"]["total_tokens"] for row in rows) == batch.usage.total_tokens
+    assert next(one.id for one in place.client.batches.list()) == made.id
+    file = place.client.files.retrieve(batch.output_file_id)
+    assert (file.purpose, file.filename) == ("batch_output", f"{made.id}_output.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("url", "body"),
+    [
+        ("/v1/completions", {"prompt": "hello", "max_tokens": 4}),
+        ("/v1/embeddings", {"input": ["hello", "world"]}),
+    ],
+)
+def test_other_apis(place: BatchPlace, url: str, body: dict[str, object]) -> None:
+    line = {"custom_id": "a", "method": "POST", "url": url, "body": {"model": "mocker", **body}}
+    batch = place.ended(place.submit([line], url).id)
+    [row] = place.rows(batch.output_file_id)
+    assert row["response"]["status_code"] == 200, row
+    assert row["response"]["body"]["model"] == "mocker"
+
+
+def test_what_is_wrong_with_one_line_is_in_the_error_file(place: BatchPlace) -> None:
+    lines = [chat_line("good", "hi"), chat_line("bad", "hi", temperature=99)]
+    batch = place.ended(place.submit(lines).id)
+    assert (batch.status, batch.request_counts.completed, batch.request_counts.failed) == ("completed", 1, 1)
+    [good], [bad] = place.rows(batch.output_file_id), place.rows(batch.error_file_id)
+    assert good["custom_id"] == "good"
+    assert (bad["custom_id"], bad["response"]["status_code"]) == ("bad", 400)
+    assert bad["response"]["body"]["error"]["param"] == "temperature"
+
+
+GOOD = chat_line("a", "hi")
+
+
+@pytest.mark.parametrize(
+    ("lines", "code", "line", "param"),
+    [
+        ([GOOD, "{nonsense"], "invalid_json_line", 2, None),
+        ([GOOD, "[1]"], "invalid_json_line", 2, None),
+        ([GOOD, GOOD], "duplicate_custom_id", 2, "custom_id"),
+        ([GOOD, {**GOOD, "custom_id": "b", "url": "/v1/embeddings"}], "mismatched_url", 2, "url"),
+        ([{**GOOD, "method": "GET"}], "invalid_method", 1, "method"),
+        ([{**GOOD, "nonsense": 1}], "invalid_json_line", 1, "nonsense"),
+        ([{**GOOD, "body": {"messages": []}}], "invalid_request", 1, "body"),
+        ([chat_line("a", "hi", stream=True)], "invalid_request", 1, "body.stream"),
+        ([GOOD, chat_line("b", "hi", model="other")], "mismatched_model", 2, "body.model"),
+        ([chat_line("a", "hi", model="nobody")], "model_not_found", 1, "body.model"),
+        (["\n \n"], "empty_file", None, None),
+    ],
+)
+def test_a_file_that_is_wrong_fails_its_batch(
+    place: BatchPlace, lines: list[object], code: str, line: int | None, param: str | None
+) -> None:
+    batch = place.ended(place.submit(lines).id)
+    assert (batch.status, batch.output_file_id, bool(batch.failed_at)) == ("failed", None, True)
+    [found] = batch.errors.data
+    assert (found.code, found.line, found.param) == (code, line, param), found.message
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"input_file_id": "file-" + "0" * 32}, "input_file_id"),
+        ({"endpoint": "/v1/magic"}, "endpoint"),
+        ({"completion_window": "soon"}, "completion_window"),
+        ({"completion_window": "99d"}, "completion_window"),
+        ({"metadata": {str(i): "x" for i in range(17)}}, "metadata"),
+        ({"metadata": {"a": 1}}, "metadata"),
+        ({"extra_body": {"nonsense": 1}}, "nonsense"),
+        (
+            {"extra_body": {"output_expires_after": {"anchor": "created_at", "seconds": 1}}},
+            "output_expires_after.seconds",
+        ),
+    ],
+)
+def test_a_body_that_is_wrong_is_refused(place: BatchPlace, fields: dict[str, object], param: str) -> None:
+    file = place.client.files.create(file=("in.jsonl", b"{}"), purpose="batch")
+    good = {"input_file_id": file.id, "endpoint": "/v1/chat/completions", "completion_window": "24h"}
+    with pytest.raises(openai.BadRequestError) as refused:
+        place.client.batches.create(**(good | fields))
+    assert (refused.value.param or "").startswith(param)
+
+
+def test_a_cancelled_batch_keeps_what_is_done(place: BatchPlace) -> None:
+    lines = [chat_line(f"q{i}", "hi", tokens=4 if i < 5 else 5000) for i in range(400)]
+    made = place.submit(lines)
+    from tests.support.processes import until
+
+    until(lambda: place.client.batches.retrieve(made.id).request_counts.completed == 5, 60)
+    assert place.client.batches.cancel(made.id).status == "cancelling"
+    batch = place.ended(made.id)
+    assert (batch.status, bool(batch.cancelling_at), bool(batch.cancelled_at)) == ("cancelled", True, True)
+    good, bad = place.rows(batch.output_file_id), place.rows(batch.error_file_id)
+    assert {row["custom_id"] for row in good} == {f"q{i}" for i in range(5)}
+    assert len(good) + len(bad) == 400
+    assert {row["error"]["code"] for row in bad} == {"batch_cancelled"}
+    with pytest.raises(openai.NotFoundError):
+        place.client.batches.cancel("batch_" + "0" * 32)
+    assert place.client.batches.cancel(made.id).status == "cancelled"
+
+
+def test_a_batch_expires_with_what_is_done(place: BatchPlace) -> None:
+    lines = [chat_line(f"q{i}", "hi", tokens=4 if i < 5 else 9000) for i in range(20)]
+    batch = place.ended(place.submit(lines, window="6s").id)
+    assert (batch.status, bool(batch.expired_at), batch.expires_at) == ("expired", True, batch.created_at + 6)
+    good, bad = place.rows(batch.output_file_id), place.rows(batch.error_file_id)
+    assert {row["custom_id"] for row in good} == {f"q{i}" for i in range(5)}
+    assert {row["error"]["code"] for row in bad} == {"batch_expired"}
+    assert len(bad) == 15
