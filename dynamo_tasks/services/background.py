@@ -36,7 +36,7 @@ _SAY_EVERY = 5.0
 
 
 class RunBatch(Struct):
-    """What a run of a batch is asked.
+    """The request of a run.
 
     Attributes:
         batch: Its id.

@@ -99,7 +99,7 @@ class BatchData(Struct, frozen=True):
 
 
 class OpenBatch(Struct, frozen=True):
-    """A batch that has not ended, so that it is found whoever owns it."""
+    """A batch that has not ended, so that it is found without its owner's key."""
 
 
 BatchRecord = StoredObject[BatchData]

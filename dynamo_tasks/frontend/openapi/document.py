@@ -16,6 +16,7 @@ from starlette.responses import Response
 from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL
 from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.http.errors import json_response
+from dynamo_tasks.frontend.openapi.batches import BATCHES, BATCHES_SCHEMAS
 from dynamo_tasks.frontend.openapi.files import FILES, FILES_SCHEMAS
 from dynamo_tasks.frontend.openapi.responses import RESPONSES, RESPONSES_SCHEMAS
 from dynamo_tasks.frontend.openapi.schemas import SCHEMAS
@@ -32,6 +33,7 @@ from dynamo_tasks.frontend.openapi.words import (
     operation,
     ref,
 )
+from dynamo_tasks.protocol.http.batches import BatchRequest
 from dynamo_tasks.protocol.http.openai import ChatRequest, CompletionRequest, EmbeddingRequest
 from dynamo_tasks.protocol.http.responses import ResponseRequest
 
@@ -126,6 +128,7 @@ def _paths() -> dict[str, Any]:
         **RESPONSES,
         **FILES,
         **TOKENS,
+        **BATCHES,
         "/live": {"get": _open("live", "Whether the process answers.", {200: status})},
         "/health": {"get": _open("health", "Whether an instance serves.", {200: status, 503: status})},
         "/ping": {
@@ -155,7 +158,7 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
         routes: ``@api`` methods that are served, too; their bodies are said to be any JSON.
     """
     _, bodies = msgspec.json.schema_components(
-        [ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest], ref_template=REFS
+        [ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest, BatchRequest], ref_template=REFS
     )
     paths = _paths()
     for route in routes:
@@ -183,7 +186,7 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
                 "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
                 "anthropic": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             },
-            "schemas": {**bodies, **SCHEMAS, **RESPONSES_SCHEMAS, **FILES_SCHEMAS, **TOKENS_SCHEMAS},
+            "schemas": {**bodies, **SCHEMAS, **RESPONSES_SCHEMAS, **FILES_SCHEMAS, **BATCHES_SCHEMAS, **TOKENS_SCHEMAS},
         },
     }
 

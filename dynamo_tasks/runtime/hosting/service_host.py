@@ -104,7 +104,7 @@ class ServiceHost:
         return {
             one.dynamo_address(): one.settings.workers
             for one in self.graph.components()
-            if one.get_dynamo_endpoints() and not getattr(one.inner, "__beside__", False)
+            if one.get_dynamo_endpoints() and not one.is_beside
         }
 
     @property

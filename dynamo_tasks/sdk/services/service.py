@@ -187,6 +187,11 @@ class DynamoService(ActsAsClass[T]):
         return self._dynamo_config.enabled
 
     @property
+    def is_beside(self) -> bool:
+        """``True`` if requests are served without it: its class says ``__beside__ = True``."""
+        return bool(getattr(self.inner, "__beside__", False))
+
+    @property
     def component_name(self) -> str:
         """Name of the component."""
         return self._settings.component

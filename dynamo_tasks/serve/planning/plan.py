@@ -114,6 +114,8 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     for service in chosen:
         if service.name in ports and service not in components:
             specs += _hosts(service, config, options, flags, ports[service.name])
+    # What requests are served without comes last, and takes no port from what was there before it.
+    specs.sort(key=lambda spec: graph[spec.service].is_beside)
     if not specs:
         names = ", ".join(service.name for service in chosen)
         raise ConfigError(f"nothing to start: {names} has no process of its own (it lives in its callers')")

@@ -2,7 +2,7 @@
 
 Invariants:
 
-1. A line is a request whose id follows from batch and number: whoever queues it once more finds it.
+1. A line is a request whose id follows from batch and number: a second attempt to queue it finds it.
 2. Results of a part are written under names of the run's own. Only what the record of the batch names is part of its
    output, and that changes by compare-and-set: a part that is noted stays as it is.
 3. Answers are erased after their part is noted. So until then each of them can be read again.

@@ -168,6 +168,6 @@ def _counts(data: BatchData) -> tuple[int, int]:
 
 
 def _progress(data: BatchData) -> dict[str, Any]:
-    """What the stream of a run says."""
+    """An event of the stream of a run."""
     shown = {"status": data.status, "total": data.total, "completed": data.completed, "failed": data.failed}
     return shown | {"ended": True} if data.status in ENDED else shown

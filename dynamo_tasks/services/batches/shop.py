@@ -1,4 +1,4 @@
-"""What all runs of batches of a process work with, and how they wait while Redis or the storage is away."""
+"""The means of all runs of batches in a process, and their patience while Redis or the storage is away."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _STORAGE_RETRY = 2.0
 
 
 class BatchShop:
-    """What runs of batches share.
+    """The means that runs of batches share.
 
     Args:
         client: Redis.

@@ -20,7 +20,7 @@ _MOST_MISTAKES = 100
 
 
 class BatchLimits(Struct, frozen=True, kw_only=True):
-    """What a batch may have.
+    """The limits of a batch.
 
     Attributes:
         lines: Requests.
@@ -34,7 +34,7 @@ class BatchLimits(Struct, frozen=True, kw_only=True):
 
 
 class Validation(Struct):
-    """What is found in an input file.
+    """The findings in an input file.
 
     Attributes:
         endpoint: That its lines are for.

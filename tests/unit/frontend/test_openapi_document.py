@@ -8,6 +8,7 @@ from typing import Any
 from starlette.routing import Route
 
 from dynamo_tasks.frontend.app import create_app
+from dynamo_tasks.frontend.batches.api import BatchesAPI
 from dynamo_tasks.frontend.files.api import FilesAPI
 from dynamo_tasks.frontend.openapi.document import document
 from tests.support.frontend_fakes import FakeGateway
@@ -22,9 +23,10 @@ def test_the_committed_document_is_current() -> None:
 
 
 def test_every_route_is_in_it() -> None:
-    files: Any = None
+    none: Any = None
     gateway = FakeGateway()
-    app = create_app(gateway, wings=[FilesAPI(files, gateway, 1)])
+    wings = [FilesAPI(none, gateway, 1), BatchesAPI(none, none, gateway, none, (), 1)]
+    app = create_app(gateway, wings=wings)
     routes = {route.path.replace(":path", "") for route in app._router.routes if isinstance(route, Route)}
     routes = {path for path in routes if not path.startswith("/docs/")}
     assert routes | set(app._hot) == set(document()["paths"])

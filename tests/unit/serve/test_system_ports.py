@@ -24,21 +24,31 @@ TWO = "--Worker.ServiceArgs.workers=2"
 
 
 def test_off_by_default() -> None:
-    assert ports(TWO) == {"Worker-0": None, "Worker-1": None, "Frontend": None}
+    assert ports(TWO) == {"Worker-0": None, "Worker-1": None, "Frontend": None, "Background-0": None}
 
 
 def test_processes_count_on_from_the_first() -> None:
-    assert ports(TWO, first=9100) == {"Worker-0": "9100", "Worker-1": "9101", "Frontend": "9102"}
+    assert ports(TWO, first=9100) == {
+        "Worker-0": "9100",
+        "Worker-1": "9101",
+        "Frontend": "9102",
+        "Background-0": "9103",
+    }
 
 
 def test_zero_is_a_free_port_for_each() -> None:
-    assert ports(TWO, first=0) == {"Worker-0": "0", "Worker-1": "0", "Frontend": "0"}
+    assert ports(TWO, first=0) == {"Worker-0": "0", "Worker-1": "0", "Frontend": "0", "Background-0": "0"}
 
 
 def test_a_service_may_have_ports_of_its_own() -> None:
     own = "--Worker.ServiceArgs.system_port=9500"
-    assert ports(TWO, own) == {"Worker-0": "9500", "Worker-1": "9501", "Frontend": None}
-    assert ports(TWO, own, first=9100) == {"Worker-0": "9500", "Worker-1": "9501", "Frontend": "9100"}
+    assert ports(TWO, own) == {"Worker-0": "9500", "Worker-1": "9501", "Frontend": None, "Background-0": None}
+    assert ports(TWO, own, first=9100) == {
+        "Worker-0": "9500",
+        "Worker-1": "9501",
+        "Frontend": "9100",
+        "Background-0": "9101",
+    }
 
 
 @pytest.mark.parametrize(
