@@ -186,7 +186,14 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
                 "azure": {"type": "apiKey", "in": "header", "name": "api-key"},
                 "anthropic": {"type": "apiKey", "in": "header", "name": "x-api-key"},
             },
-            "schemas": {**bodies, **SCHEMAS, **RESPONSES_SCHEMAS, **FILES_SCHEMAS, **BATCHES_SCHEMAS, **TOKENS_SCHEMAS},
+            "schemas": {
+                **bodies,
+                **SCHEMAS,
+                **RESPONSES_SCHEMAS,
+                **FILES_SCHEMAS,
+                **BATCHES_SCHEMAS,
+                **TOKENS_SCHEMAS,
+            },
         },
     }
 
