@@ -47,6 +47,7 @@ def test_a_batch_of_chats(place: BatchPlace) -> None:
     [
         ("/v1/completions", {"prompt": "hello", "max_tokens": 4}),
         ("/v1/embeddings", {"input": ["hello", "world"]}),
+        ("/v1/responses", {"input": "hello", "max_output_tokens": 16}),
     ],
 )
 def test_other_apis(place: BatchPlace, url: str, body: dict[str, object]) -> None:
