@@ -7,11 +7,11 @@ import json
 from typing import Any
 
 import pytest
-from dynamo_tasks.frontend.access.auth import ApiKey
 
 from dynamo_tasks.engines.text.payload import parse_generate
 from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.frontend.access.configured import ApiKey
 from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.openai.azure import translate
 from dynamo_tasks.frontend.settings import FrontendSettings
