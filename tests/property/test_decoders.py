@@ -18,7 +18,6 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
 from dynamo_tasks.frontend.openai.values import ValueRenderer, parse_position
 from dynamo_tasks.observe import mask_url
-from dynamo_tasks.protocol.cursor import Cursor
 from dynamo_tasks.protocol.events import Claim, End, Event, EventId, Kind, decode_pushed, decode_values
 from dynamo_tasks.protocol.http.bodies import decode_object
 from dynamo_tasks.protocol.http.openai import ChatRequest, CompletionRequest, EmbeddingRequest, parse_request
@@ -33,6 +32,7 @@ from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.record import read_record
 from dynamo_tasks.store.redis.wire import Address
 from dynamo_tasks.store.streams.at_rest import decode_row
+from dynamo_tasks.store.streams.subscription import Cursor
 
 EXAMPLES = int(os.environ.get("DECODER_EXAMPLES", 40))
 """Of each kind; more are a matter of minutes: `DECODER_EXAMPLES=5000`."""

@@ -12,11 +12,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from typing import Any
+
+from kombu.transport import redis as kombu_redis
 
 from dynamo_tasks.errors import DynamoError, ProtocolError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
@@ -24,7 +28,7 @@ from dynamo_tasks.store.redis.containment import is_wrong_type, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.redis.wire import Wire
 
-__all__ = ["Puller"]
+__all__ = ["Poller", "Puller"]
 
 BATCH = 8
 """Most messages of one pop: what gathered while the loop was busy comes at once, and no worker hoards."""
@@ -211,3 +215,25 @@ class Puller:
         await self.call_back(unblock)
         self._task.cancel()
         await self._link.close()
+
+
+class Poller(kombu_redis.MultiChannelPoller):  # type: ignore[misc]
+    """kombu's poller; on the event loop, queues are pulled and only pub/sub sockets are polled."""
+
+    hub: AsyncioHub | None = None
+
+    def _register_BRPOP(self, channel: Any) -> None:  # noqa: N802 - kombu's name
+        if self.hub is None or not greenlets.may_await():
+            super()._register_BRPOP(channel)
+        else:
+            channel.pull(self.hub)
+
+    def maybe_refresh_binding_expiry(self) -> None:
+        """kombu's timer; what Redis refuses is tried again a second later, without a traceback each time."""
+        for channel in list(self._channels):
+            with contextlib.suppress(*channel.connection_errors):
+                if greenlets.may_await():
+                    # kombu waits for Redis then, and the loop does not.
+                    greenlets.await_(asyncio.to_thread(channel.maybe_refresh_binding_expiry))
+                else:
+                    channel.maybe_refresh_binding_expiry()

@@ -34,8 +34,7 @@ from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.broker.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.message import BrokerMessage, MalformedMessageError, QoS, decode
-from dynamo_tasks.queue.broker.poller import Poller
-from dynamo_tasks.queue.broker.puller import Puller
+from dynamo_tasks.queue.broker.puller import Poller, Puller
 from dynamo_tasks.queue.sockets import yielding
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.ledger.sync import SyncLedger

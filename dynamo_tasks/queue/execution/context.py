@@ -150,7 +150,8 @@ class WorkerContext:
         self._in_flight.set(len(self._running))
         for command in self._early.pop(attempt.id, (0.0, []))[1]:
             self._apply(command)
-        self.preemption.arrived()
+        if self.preemption.offers:
+            self.preemption.arrived()
 
     def enter_completion(self, request_id: str) -> None:
         """Only Celery's completion of a request is run (again)."""

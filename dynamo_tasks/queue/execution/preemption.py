@@ -45,6 +45,7 @@ class Preemption:
     """The attempts of one worker process that may be released for others.
 
     Attributes:
+        offers: Those that may be released now. Where there are none, nobody needs to be told of anything.
         on_arrival: Called when an attempt begins, or a plain task, while some may be released.
         on_change: Called when there are more of them, or one less.
         total: Attempts that were released so far.
@@ -54,14 +55,14 @@ class Preemption:
         self.on_arrival: Callable[[], None] = _nothing
         self.on_change: Callable[[], None] = _nothing
         self.total = 0
-        self._ready: set[Offer] = set()
+        self.offers: set[Offer] = set()
         self._steps: Counter[int] = Counter()
         self._leaving: set[Offer] = set()
 
     @property
     def ready(self) -> int:
         """Attempts that may be released."""
-        return len(self._ready)
+        return len(self.offers)
 
     @property
     def leaving(self) -> int:
@@ -70,13 +71,11 @@ class Preemption:
 
     def arrived(self) -> None:
         """Something begins to run, which may have come for the slot of another."""
-        if self._ready:
-            self.on_arrival()
+        self.on_arrival()
 
     def ended(self) -> None:
         """Something has ended: others may be taken in its place."""
-        if self._ready:
-            self.on_change()
+        self.on_change()
 
     def offer(self, context: Context, stream: OpenStream, release: Callable[[], None]) -> Offer:
         """Offer an attempt from now on.
@@ -89,14 +88,14 @@ class Preemption:
         """
         offer = Offer(stream, release)
         context.on_call = partial(self.withdraw, offer)
-        self._ready.add(offer)
+        self.offers.add(offer)
         self._steps[offer.step] += 1
         self.on_change()
         return offer
 
     def withdraw(self, offer: Offer) -> None:
         """It may be released no more: it has ended, is stopped, or began what can't be left alone."""
-        if offer in self._ready:
+        if offer in self.offers:
             self._remove(offer)
             self.on_change()
 
@@ -105,7 +104,7 @@ class Preemption:
 
         One in the first list is never released: nobody is before it.
         """
-        chosen = max(self._ready, key=_cost, default=None)
+        chosen = max(self.offers, key=_cost, default=None)
         if chosen is None or not chosen.step:
             return None
         self._remove(chosen)
@@ -136,7 +135,7 @@ class Preemption:
         return 0, 0
 
     def _remove(self, offer: Offer) -> None:
-        self._ready.discard(offer)
+        self.offers.discard(offer)
         self._steps[offer.step] -= 1
         if not self._steps[offer.step]:
             del self._steps[offer.step]

@@ -87,7 +87,8 @@ class PoolJob:
         task = self._pool.app._tasks.get(self._args[0])
         if not getattr(task, "runs_on_loop", False):
             self.threaded = True
-            self._pool.preemption.arrived()
+            if self._pool.preemption.offers:
+                self._pool.preemption.arrived()
             return await self._pool.run_in_thread(_run_guarded, self._target, *self._args)
         if not task.has_foreign_code(self._args[3][2]):
             return await greenlets.run(self._target, *self._args)
@@ -218,7 +219,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
         if self.passing.get(job._args[1]) is task:
             del self.passing[job._args[1]]
         job.release()
-        self.preemption.ended()
+        if self.preemption.offers:
+            self.preemption.ended()
 
     def terminate_job(self, pid: int, signal: int | None = None) -> None:
         """Do nothing: every request has the pid of this process; :meth:`PoolJob.terminate` stops the one."""

@@ -145,6 +145,9 @@ class PlainEndpoint(DynamoEndpoint):
         """The parameter that takes the request."""
         return self._parameters[0] if self._parameters else None
 
+    def direct(self, instance: object) -> None:
+        """Nothing: the function may take the context, too."""
+
     def call(self, instance: object, payload: Any) -> Any:
         """Call the function with a validated request, and the context where it takes one."""
         return self._target(*(payload, current_context())[: len(self._parameters)])

@@ -134,10 +134,6 @@ class Declared:
             raise ConfigError(f"{self.func.__qualname__}: annotation {annotation!r}: {exc}") from exc
 
     @cached_property
-    def _takes_anything(self) -> bool:
-        return self.request_type in ANYTHING
-
-    @cached_property
     def _validator(self) -> Callable[[Any], Any]:
         return make_validator(self.request_type, self.argument.name if self.argument else "request")
 
@@ -147,15 +143,21 @@ class Declared:
         Raises:
             InvalidRequestError: its ``param`` is the path of the field at fault.
         """
-        if self._takes_anything or self._is_default(payload):
-            return payload
-        return self._validator(payload)
+        return payload if self._is_default(payload) else self._validator(payload)
 
     def _is_default(self, payload: Any) -> bool:
         """Return whether nothing was given for an argument that has a default."""
         return (
             payload is None and self.argument is not None and self.argument.default is not self.argument.empty
         )
+
+    def direct(self, instance: object) -> Callable[[Any], Any] | None:
+        """Its method of ``instance``, if it must be given a request and takes any as it comes; else ``None``."""
+        needed = self.argument is not None and self.argument.default is self.argument.empty
+        if not needed or self.request_type not in ANYTHING:
+            return None
+        method: Callable[[Any], Any] = self._method.__get__(instance, type(instance))
+        return method
 
     def call(self, instance: object, payload: Any) -> Any:
         """Call the method of ``instance`` with a validated request, or without one if it takes none."""

@@ -12,7 +12,6 @@ import pytest
 from dynamo_tasks.frontend.openai.collect import CompletionCollector, ValueCollector
 from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
 from dynamo_tasks.frontend.openai.values import ValueRenderer
-from dynamo_tasks.protocol.cursor import Cursor, Verdict
 from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.protocol.states import State
@@ -22,6 +21,7 @@ from dynamo_tasks.queue.client.result import values_of
 from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.record import read_record
+from dynamo_tasks.store.streams.subscription import Cursor, Verdict
 
 NEWS = Event(EventId(5, 2), "x", b"\xc1 no msgpack")
 TOKENS = Event(EventId(5, 1), "t", encode_deltas([TokenDelta("hi", [1])]))

@@ -108,7 +108,7 @@ def test_changes_are_told(running: Running) -> None:
     preemption.on_change = lambda: told.append(preemption.allowance(0))
     arrived: list[int] = []
     preemption.on_arrival = lambda: arrived.append(preemption.ready)
-    preemption.arrived()
+    assert not preemption.offers  # and nobody needs to tell it anything
     first = running.offer("a", step=3)
     running.offer("b")
     preemption.arrived()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from dynamo_tasks.protocol.cursor import Cursor, Verdict
 from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, EventId, Kind
 from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.streams.subscription import Cursor, Verdict
 
 APPLY, IGNORE, GAP, DIVERGED = Verdict.APPLY, Verdict.IGNORE, Verdict.GAP, Verdict.DIVERGED
 
