@@ -118,7 +118,7 @@ class EchoEngine(Engine):
         if choice.finish_reason is None:
             delta = choice.push(prompt[before : before + (1 if self._delay else _BURST)])
         else:  # an interrupted attempt had got to the end
-            delta = TokenDelta("", [], choice.index, choice.finish_reason)
+            delta = choice.ended()
         self._tokens += choice.count - before
         if delta.finish_reason == "length" and choice.count == len(prompt):
             delta.finish_reason = "stop"

@@ -19,11 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.access.admission import OPEN_PATHS, ApiKeys, Origins, key_id
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
-from dynamo_tasks.frontend.call import HttpCall, RequestMeter, count_request, new_id
+from dynamo_tasks.frontend.call import HttpCall, RequestMeter, call_of, count_request, new_id
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, error_payload, error_response, json_response
+from dynamo_tasks.frontend.messages.api import CountTokensApi, MessagesApi
 from dynamo_tasks.frontend.models import ModelsAPI
 from dynamo_tasks.frontend.openai.apis import Api, ChatApi, CompletionsApi, EmbeddingsApi
 from dynamo_tasks.frontend.openai.azure import AZURE, translate
@@ -42,6 +43,7 @@ from dynamo_tasks.observe.tracing import OFF, tracing
 __all__ = ["FrontendApp", "Wing", "api_table", "create_app"]
 
 _HEADER = REQUEST_ID.encode()
+_COUNT_TOKENS = CountTokensApi()
 
 
 class Wing(Protocol):
@@ -64,6 +66,7 @@ def api_table(gateway: Gateway, settings: FrontendSettings) -> dict[str, Api]:
         "/v1/completions": CompletionsApi(),
         "/v1/embeddings": EmbeddingsApi(),
         "/v1/responses": ResponsesApi(gateway, settings),
+        "/v1/messages": MessagesApi(),
     }
 
 
@@ -109,6 +112,9 @@ class FrontendApp:
         health = HealthAPI(gateway)
         own = _routes(ModelsAPI(gateway), RequestsAPI(gateway, settings, apis), health)
         own += ResponsesRoutes(gateway, settings).routes()
+        own.append(
+            Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"], name="count_tokens")
+        )
         own.extend(route for wing in wings for route in wing.routes())
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
@@ -129,9 +135,18 @@ class FrontendApp:
         call.browser = self._origins.headers(scope)
         hot = self._hot.get(scope["path"])
         if hot is not None:
+            call.request_header = hot.request_header
             await self._answer_hot(call, hot, scope, receive, send)
         else:
-            await self._answer_cold(call, scope, receive, send)
+            await self._answer_cold(call, self._api_above(scope["path"]), scope, receive, send)
+
+    async def _count_tokens(self, request: Request) -> Response:
+        tokens = await self._generation.count_tokens(_COUNT_TOKENS, request)
+        return json_response({"input_tokens": tokens}, request_id=call_of(request).request_id)
+
+    def _api_above(self, path: str) -> Api | None:
+        """The API whose clients ask for a path below its own: errors are in its shape."""
+        return next((api for above, api in self._hot.items() if path.startswith(f"{above}/")), None)
 
     async def _answer_hot(self, call: HttpCall, api: Api, scope: Scope, receive: Receive, send: Send) -> None:
         call.api = api.name
@@ -165,15 +180,18 @@ class FrontendApp:
                 duration_s=meter.seconds, key=key_id(call.owner_key),
             )  # fmt: skip
 
-    async def _answer_cold(self, call: HttpCall, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _answer_cold(
+        self, call: HttpCall, api: Api | None, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         start = _Start(send, call)
+        call.request_header = "" if api is None else api.request_header
         try:
             app = self._admit(call, scope) or self._router
             await app(scope, receive, start.send)
         except ClientDisconnect:
             start.status = 499
         except Exception as exc:  # as above
-            failure = _failure(exc, call, scope)
+            failure = _failure(exc, call, scope, api)
             if start.status:
                 raise
             await failure(scope, receive, start.send)
@@ -208,7 +226,7 @@ class _Start:
             headers = list(message.get("headers", ()))
             if all(name != _HEADER for name, _ in headers):
                 headers.append(self._header)
-            message = {**message, "headers": [*headers, *self._call.headers, *self._call.browser]}
+            message = {**message, "headers": [*headers, *self._call.added(headers)]}
         await self._send(message)
 
 
@@ -256,13 +274,13 @@ def _failure(exc: Exception, call: HttpCall, scope: Scope, api: Api | None = Non
     if isinstance(exc, DynamoError):
         return answer(exc, call.request_id)
     if isinstance(exc, HTTPException):
-        return _http_failure(exc, call, scope)
+        return _http_failure(exc, call, scope, api)
     log.event("http.error", exc=exc, request_id=call.request_id, api=call.api, error=str(exc))
     text = f"{type(exc).__name__}; the server's log has more about request {call.request_id}"
     return answer(EndpointError(text), call.request_id)
 
 
-def _http_failure(exc: HTTPException, call: HttpCall, scope: Scope) -> Any:
+def _http_failure(exc: HTTPException, call: HttpCall, scope: Scope, api: Api | None) -> Any:
     where = f"{scope['method']} {scope['path']}"
     headers = dict(exc.headers or {})
     if exc.status_code == 405 and scope["method"] == "OPTIONS":
@@ -273,9 +291,13 @@ def _http_failure(exc: HTTPException, call: HttpCall, scope: Scope) -> Any:
         text, code = f"there is nothing at {where}", "not_found"
     else:
         text, code = exc.detail, "http_error"
-    return json_response(
-        error_payload(exc.status_code, text, code), exc.status_code, call.request_id, headers
+    status = exc.status_code
+    body = (
+        error_payload(status, text, code)
+        if api is None
+        else api.error(status, text, code, request_id=call.request_id)
     )
+    return json_response(body, exc.status_code, call.request_id, headers)
 
 
 def _counts(response: Any) -> tuple[int, dict[str, int] | None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections.abc import Iterable
 from functools import cache
 from types import TracebackType
 
@@ -15,6 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.frontend.http.errors import REQUEST_ID
 from dynamo_tasks.frontend.http.incoming import read_body
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.http.limits import KeyLimits
@@ -32,6 +34,7 @@ __all__ = [
 ]
 
 _SCOPE_KEY = "dynamo_tasks.call"
+_REQUEST_ID = REQUEST_ID.encode()
 _SAMPLE = 16
 """One of so many deliveries of a stream is recorded: an observation costs more than a chunk."""
 
@@ -148,6 +151,7 @@ class HttpCall(Struct):
         token_expires: When its stream token ends, Unix seconds by the clock of Redis; 0 = it has none.
         deployment: The model that the path names, as Azure's do; it counts, whatever the body says. Empty = the body's.
         counted_at: When it was counted for its API key, monotonic seconds; 0 where that has no limits.
+        request_header: Another name under which answers say their request's id, if the API has one.
     """
 
     request_id: str
@@ -161,19 +165,26 @@ class HttpCall(Struct):
     token_expires: int = 0
     counted_at: float = 0.0
     deployment: str = ""
+    request_header: str = ""
 
     def answers(self, send: Send) -> Send:
-        """Wrap ``send``, so that the answer gets :attr:`headers` and :attr:`browser`."""
-        more = [*self.headers, *self.browser]
-        if not more:
+        """Wrap ``send``, so that the answer gets the headers that every answer to this request has."""
+        if not (self.headers or self.browser or self.request_header):
             return send
 
         async def start(message: Message) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message.get("headers", ()), *more]}
+                given = list(message.get("headers", ()))
+                message = {**message, "headers": [*given, *self.added(given)]}
             await send(message)
 
         return start
+
+    def added(self, given: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """The headers that an answer gets besides those that it has."""
+        name = self.request_header.encode()
+        again = [(name, value) for header, value in given if name and header == _REQUEST_ID]
+        return [*again, *self.headers, *self.browser]
 
     def attach(self, scope: Scope) -> None:
         """Make it known to the handlers of this request."""

@@ -36,6 +36,8 @@ TIMEOUT_HEADER = "x-request-timeout"
 """Seconds by which the request must have ended."""
 
 _IDEMPOTENCY_LIMIT = 255
+_PROMPT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
+"""What the tokens of a prompt are made of."""
 _LONGEST = 10**9
 _SURE = 5.0
 """Seconds for which a place that a request took is its own, whether it is submitted or not; the server waits for 10."""
@@ -128,6 +130,25 @@ class Generation:
                 low = middle + 1
         return payload
 
+    async def count_tokens(self, api: Api, request: Request) -> int:
+        """The number of tokens that the prompt of a request would have; nothing is submitted.
+
+        Raises:
+            InvalidRequestError: names the field.
+            RateLimitError: The API key is at its limit of requests per minute, towards which this one counts, too.
+        """
+        call = call_of(request)
+        if call.limits.requests_per_minute:
+            allowance = await self._gateway.count(call.owner_key, call.limits)
+            call.headers = allowance.headers()
+            allowance.check()
+        raw = await raw_body(request)
+        parsed = await api.read(raw, call)
+        model = api.find_model(parsed.request.model, await self._gateway.models())
+        prompt = {name: parsed.body[name] for name in _PROMPT if name in parsed.body}
+        found = await self._gateway.tokenize(prompt, model)
+        return int(found["count"])
+
     async def submit(self, prepared: Prepared, call: HttpCall) -> EventStream:
         """Put it into its queue, and read it from its start. See :meth:`.Gateway.submit`."""
         api = prepared.api
@@ -179,6 +200,7 @@ class Generation:
             api.renderer(render),
             api=api.name,
             keep_alive=self._settings.keep_alive,
+            silence=api.keep_alive,
             header_delay=self._settings.header_delay,
             meter=call.meter,
         )

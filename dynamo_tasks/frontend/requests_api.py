@@ -18,7 +18,7 @@ from dynamo_tasks.frontend.http.errors import REQUEST_ID, describe, json_respons
 from dynamo_tasks.frontend.http.incoming import read_body
 from dynamo_tasks.frontend.http.query import flag
 from dynamo_tasks.frontend.openai.apis import Api
-from dynamo_tasks.frontend.openai.render import Render, Renderer, usage_of
+from dynamo_tasks.frontend.openai.render import Render, usage_of
 from dynamo_tasks.frontend.openai.values import ValueRenderer, parse_position
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.sse import EventStreamResponse, header_text
@@ -80,15 +80,15 @@ class RequestsAPI:
             stream.close()
             return Response(status_code=204, headers={REQUEST_ID: header_text(stream.request_id)})
         render = None if stream.render is None else Render.decode(stream.render, stream.request_id)
-        known = None if render is None else self._apis.get(render.api)
-        if render is None or known is None:
-            renderer: Renderer = ValueRenderer(position.skip)
-        else:
-            renderer = known.renderer(render, position)
-            if known.needs_start and position.after is not None:
-                stream.close()
-                stream = await self._gateway.attach(stream.request_id, None, call.owner_key)
-        return EventStreamResponse(stream, renderer, api="stream", keep_alive=self._settings.keep_alive)
+        api = None if render is None else self._apis.get(render.api)
+        seconds = self._settings.keep_alive
+        if render is None or api is None:  # it came by no API, or by one of a newer release
+            return EventStreamResponse(stream, ValueRenderer(position.skip), api="stream", keep_alive=seconds)
+        if api.needs_start and position.after is not None:
+            stream.close()  # it has told that the event is one of the stream's
+            stream = await self._gateway.attach(stream.request_id, None, call.owner_key)
+        renderer = api.renderer(render, position)
+        return EventStreamResponse(stream, renderer, api="stream", keep_alive=seconds, silence=api.keep_alive)
 
 
 def _shown(info: RequestInfo) -> dict[str, Any]:

@@ -16,7 +16,12 @@ from dynamo_tasks.protocol.trace import TRACE_HEADERS
 __all__ = ["end_http_span", "http_span"]
 
 _CARRIED = {name.encode(): name for name in TRACE_HEADERS}
-_OPERATIONS = {"chat": "chat", "completions": "text_completion", "embeddings": "embeddings"}
+_OPERATIONS = {
+    "chat": "chat",
+    "messages": "chat",
+    "completions": "text_completion",
+    "embeddings": "embeddings",
+}
 _METHODS = frozenset(
     {"CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "QUERY", "TRACE"}
 )

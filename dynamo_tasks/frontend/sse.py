@@ -36,12 +36,13 @@ class KeepAlive:
     One timer that looks again when the silence could be long enough; on the token path only a time is noted.
     """
 
-    def __init__(self, send: Send, interval: float):
+    def __init__(self, send: Send, interval: float, body: bytes = KEEP_ALIVE):
         """Make it.
 
         Args:
             send: The ASGI channel.
             interval: Seconds of silence.
+            body: What is sent then.
         """
         self.busy = False
         """Set while the owner itself is sending: a slow reader is not silence."""
@@ -49,6 +50,7 @@ class KeepAlive:
         self._last = self._clock()
         self._send = send
         self._interval = interval
+        self._body = body
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -83,7 +85,7 @@ class KeepAlive:
         self._timer = asyncio.get_running_loop().call_at(self._last + self._interval, self._look)
 
     async def _comment(self) -> None:
-        await self._send({"type": "http.response.body", "body": KEEP_ALIVE, "more_body": True})
+        await self._send({"type": "http.response.body", "body": self._body, "more_body": True})
 
 
 class EventStreamResponse:
@@ -104,6 +106,7 @@ class EventStreamResponse:
         *,
         api: str,
         keep_alive: float = 15.0,
+        silence: bytes = KEEP_ALIVE,
         header_delay: float = 0.0,
         meter: RequestMeter | None = None,
     ):
@@ -113,7 +116,8 @@ class EventStreamResponse:
             stream: Of the request; closed here.
             renderer: Makes bytes of it.
             api: Its name in logs.
-            keep_alive: Seconds of silence after which a comment is sent.
+            keep_alive: Seconds of silence after which something is sent.
+            silence: What that is; readers skip it.
             header_delay: Seconds for which the headers wait for the first output; what fails within that
                 time is raised, and can be answered with a proper status.
             meter: Told about deliveries.
@@ -122,6 +126,7 @@ class EventStreamResponse:
         self._renderer = renderer
         self._api = api
         self._keep_alive = keep_alive
+        self._silence = silence
         self._header_delay = header_delay
         self._meter = meter
         self.started = False
@@ -170,7 +175,7 @@ class EventStreamResponse:
 
     async def _pump(self, events: list[Event], client: ClientWatch, scope: Scope, send: Send) -> None:
         await self._start(send)
-        keep_alive = KeepAlive(send, self._keep_alive)
+        keep_alive = KeepAlive(send, self._keep_alive, self._silence)
         keep_alive.start()
         scope[PROBE] = keep_alive.now
         try:

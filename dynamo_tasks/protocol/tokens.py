@@ -1,7 +1,7 @@
 """Token deltas: what an LLM endpoint yields, and its compact form on the wire.
 
 On the wire a delta is a msgpack array whose trailing defaults are left out:
-``[text, token_ids, index, finish_reason, logprobs, usage, message]``.
+``[text, token_ids, index, finish_reason, logprobs, usage, message, stop]``.
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ class TokenDelta(msgspec.Struct, array_like=True):
             "text_offset"}``, as in OpenAI's chat API, and where the token begins in the answer's text.
         usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}`` on the last delta of the request.
         message: What a parser read in the answer, this text included; ``None`` where none reads it.
+        stop: The stop string that ended the choice, on its last delta; ``None`` where something else did.
     """
 
     text: str = ""
@@ -49,10 +50,11 @@ class TokenDelta(msgspec.Struct, array_like=True):
     logprobs: list[Any] | None = None
     usage: dict[str, int] | None = None
     message: MessageDelta | None = None
+    stop: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """The chunk as application code sees it: ``{"text", "token_ids", "index", "finish_reason"}`` and,
-        where present, ``"logprobs"``, ``"usage"`` and ``"message"``."""
+        where present, ``"logprobs"``, ``"usage"``, ``"message"`` and ``"stop"``."""
         out: dict[str, Any] = {
             "text": self.text,
             "token_ids": self.token_ids,
@@ -65,6 +67,8 @@ class TokenDelta(msgspec.Struct, array_like=True):
             out["usage"] = self.usage
         if self.message is not None:
             out["message"] = msgspec.to_builtins(self.message)
+        if self.stop is not None:
+            out["stop"] = self.stop
         return out
 
     @classmethod
@@ -83,14 +87,17 @@ class _AsMap(msgspec.Struct):
     logprobs: list[Any] | None = None
     usage: dict[str, int] | None = None
     message: MessageDelta | None = None
+    stop: str | None = None
 
     def delta(self) -> TokenDelta:
         return TokenDelta(*msgspec.structs.astuple(self))
 
 
 def _row(delta: TokenDelta) -> list[Any]:
-    if delta.message is not None:
+    if delta.stop is not None:
         return list(msgspec.structs.astuple(delta))
+    if delta.message is not None:
+        return list(msgspec.structs.astuple(delta)[:-1])
     if delta.usage is not None or delta.logprobs is not None:
         return [delta.text, delta.token_ids, delta.index, delta.finish_reason, delta.logprobs, delta.usage]
     if delta.finish_reason is not None:
@@ -128,6 +135,7 @@ def merge_delta(pending: list[TokenDelta], delta: TokenDelta) -> None:
             last.text += delta.text
             last.token_ids = last.token_ids + delta.token_ids  # not +=: the list is also the first delta's
             last.finish_reason = delta.finish_reason or last.finish_reason
+            last.stop = delta.stop or last.stop
             last.usage = delta.usage or last.usage
             if delta.logprobs is not None:
                 last.logprobs = (last.logprobs or []) + delta.logprobs
@@ -137,7 +145,7 @@ def merge_delta(pending: list[TokenDelta], delta: TokenDelta) -> None:
     pending.append(
         TokenDelta(
             delta.text, delta.token_ids, delta.index, delta.finish_reason, delta.logprobs, delta.usage,
-            delta.message,
+            delta.message, delta.stop,
         )
     )  # fmt: skip
 

@@ -211,7 +211,7 @@ class MockerEngine(Engine):
             sequence.taken = produced
             return choice.push(sequence.text.ids(taken, produced))
         if choice.finish_reason is not None:  # an interrupted attempt had got to the end
-            return TokenDelta("", [], choice.index, choice.finish_reason)
+            return choice.ended()
         return None
 
     @staticmethod

@@ -32,7 +32,8 @@ class StopScanner:
         self._longest = max(map(len, stops))
         self._ends = frozenset(char for stop in stops for char in stop[:-1])
         self._held = ""
-        self.stopped = False
+        self.stopped: str | None = None
+        """The stop that was found."""
 
     def push(self, text: str, *, enabled: bool = True) -> str:
         """Take more text and give what is surely not part of a stop.
@@ -45,8 +46,8 @@ class StopScanner:
         text = self._held + text
         found = self._match(text, known) if enabled else None
         if found is not None:
-            self.stopped, self._held = True, ""
             end, start = found
+            self.stopped, self._held = text[start:end], ""
             return text[: end if self._include else start]
         cut = len(text) - self._open(text)
         self._held = text[cut:]
@@ -84,6 +85,7 @@ class ChoiceOutput:
         index: Which choice.
         count: Tokens so far, those of an interrupted attempt included.
         finish_reason: Set once the choice is over; later ids are ignored.
+        stop: The stop string that ended it.
     """
 
     __slots__ = (
@@ -96,6 +98,7 @@ class ChoiceOutput:
         "finish_reason",
         "index",
         "limit",
+        "stop",
     )
 
     def __init__(
@@ -120,6 +123,7 @@ class ChoiceOutput:
         self.limit = limit
         self.count = 0
         self.finish_reason: str | None = None
+        self.stop: str | None = None
         self._include_stop = bool(request.extra.get("include_stop_str_in_output"))
         self._stream = tokenizer.stream(skip_special_tokens=request.extra.get("skip_special_tokens", True))
         self._scanner = StopScanner(request.stop, include=self._include_stop) if request.stop else None
@@ -134,7 +138,11 @@ class ChoiceOutput:
         if self.finish_reason is None and self.count >= self.limit:
             self.finish_reason = "length"
             text += self._rest()
-        return TokenDelta(text, ids, self.index, self.finish_reason)
+        return TokenDelta(text, ids, self.index, self.finish_reason, stop=self.stop)
+
+    def ended(self) -> TokenDelta:
+        """The end again, of a choice that an interrupted attempt had brought to it."""
+        return TokenDelta("", [], self.index, self.finish_reason, stop=self.stop)
 
     def end(self, reason: str) -> TokenDelta:
         """The engine ended it for a reason of its own: give what is held back."""
@@ -174,8 +182,8 @@ class ChoiceOutput:
         if self._scanner is None:
             return text
         text = self._scanner.push(text, enabled=enabled)
-        if self._scanner.stopped:
-            self.finish_reason = "stop"
+        if self._scanner.stopped is not None:
+            self.finish_reason, self.stop = "stop", self._scanner.stopped
         return text
 
     def _rest(self) -> str:

@@ -150,7 +150,7 @@ def known_before(request: GenerateRequest, choices: list[Choice], echoed: str) -
     for choice in choices:
         index = choice.output.index
         if choice.finished:
-            yield TokenDelta("", [], index, choice.output.finish_reason)
+            yield choice.output.ended()
         elif echoed and index not in request.output_token_ids:
             yield TokenDelta(echoed, [], index)
 

@@ -73,10 +73,18 @@ def error_body(error: DynamoError) -> dict[str, Any]:
     return error_payload(error.http_status, error.message, error.code, error.param)
 
 
-def error_response(error: DynamoError, request_id: str | None = None) -> Response:
+def error_response(
+    error: DynamoError, request_id: str | None = None, body: dict[str, Any] | None = None
+) -> Response:
     """The HTTP answer for an error: its status, and whether and when a retry makes sense.
 
-    ``x-should-retry`` and ``retry-after-ms`` are what OpenAI's SDKs go by: they would send any 409 and 5xx again.
+    ``x-should-retry`` and ``retry-after-ms`` are what the SDKs of OpenAI and Anthropic go by: they would send any 409
+    and 5xx again.
+
+    Args:
+        error: What went wrong.
+        request_id: For ``x-request-id``.
+        body: The JSON object; in OpenAI's shape by default.
     """
     headers = {}
     if isinstance(error, _FINAL):
@@ -91,7 +99,7 @@ def error_response(error: DynamoError, request_id: str | None = None) -> Respons
         headers["accept-encoding"] = ENCODINGS
     if error.http_status in (413, 415):
         headers["connection"] = "close"  # what is left of the body must not be taken for the next request
-    return json_response(error_body(error), error.http_status, request_id, headers)
+    return json_response(body or error_body(error), error.http_status, request_id, headers)
 
 
 def json_response(

@@ -18,11 +18,12 @@ from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import DynamoError, InvalidRequestError
 from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.gateway import ServedModel, unknown_model
-from dynamo_tasks.frontend.http.errors import error_response, json_response
+from dynamo_tasks.frontend.http.errors import error_payload, error_response, json_response
 from dynamo_tasks.frontend.openai.collect import Collector, CompletionCollector
 from dynamo_tasks.frontend.openai.embeddings import EmbeddingCollector
 from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render, Renderer
 from dynamo_tasks.frontend.openai.values import FROM_START, Position
+from dynamo_tasks.frontend.sse import KEEP_ALIVE
 from dynamo_tasks.protocol.http.bodies import decode_object
 from dynamo_tasks.protocol.http.openai import (
     OPTIONS,
@@ -101,12 +102,16 @@ class Api:
         operation: The endpoint of a Worker that runs it: ``generate`` or ``embed``.
         needs_start: Whether an event is shown by what came before it: its streams are rendered from the start, whatever
             a client has of them already.
+        keep_alive: What a silent stream gets: something that readers skip.
+        request_header: The API's own name for ``x-request-id``, if it has one.
     """
 
     name: str
     base: str
     operation = "generate"
     needs_start = False
+    keep_alive = KEEP_ALIVE
+    request_header = ""
 
     async def read(self, raw: bytes, call: HttpCall) -> ParsedBody:
         """Read and check a body; a large one beside the loop.
@@ -180,9 +185,24 @@ class Api:
         location = {"location": f"/v1/requests/{request_id}"}
         return json_response({"id": request_id, "status": "queued"}, 202, request_id, location)
 
+    def error(
+        self, status: int, message: str, code: str, param: str | None = None, request_id: str | None = None
+    ) -> dict[str, Any]:
+        """The JSON object of an error, in the shape that the API's clients know.
+
+        Args:
+            status: Of HTTP.
+            message: For people.
+            code: For programs.
+            param: The field at fault.
+            request_id: Of the request.
+        """
+        return error_payload(status, message, code, param)
+
     def failure(self, error: DynamoError, request_id: str) -> Response:
-        """The answer for an error, in the shape that the API's clients know."""
-        return error_response(error, request_id)
+        """The answer for an error."""
+        body = self.error(error.http_status, error.message, error.code, error.param, request_id)
+        return error_response(error, request_id, body)
 
 
 class _Plain(Api):

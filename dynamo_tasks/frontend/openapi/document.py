@@ -18,12 +18,15 @@ from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.openapi.batches import BATCHES, BATCHES_SCHEMAS
 from dynamo_tasks.frontend.openapi.files import FILES, FILES_SCHEMAS
+from dynamo_tasks.frontend.openapi.messages import MESSAGES, MESSAGES_SCHEMAS
 from dynamo_tasks.frontend.openapi.responses import RESPONSES, RESPONSES_SCHEMAS
 from dynamo_tasks.frontend.openapi.schemas import SCHEMAS
 from dynamo_tasks.frontend.openapi.tokens import TOKENS, TOKENS_SCHEMAS
 from dynamo_tasks.frontend.openapi.words import (
     ALWAYS,
+    EVENTS,
     ID,
+    IDEMPOTENCY,
     POSTED,
     REFS,
     TEXT,
@@ -34,18 +37,14 @@ from dynamo_tasks.frontend.openapi.words import (
     ref,
 )
 from dynamo_tasks.protocol.http.batches import BatchRequest
-from dynamo_tasks.protocol.http.openai import ChatRequest, CompletionRequest, EmbeddingRequest
+from dynamo_tasks.protocol.http.messages import MessagesRequest
+from dynamo_tasks.protocol.http.openai import OPTIONS, ChatRequest, CompletionRequest, EmbeddingRequest
 from dynamo_tasks.protocol.http.responses import ResponseRequest
 
 __all__ = ["PATH", "OpenApi", "document"]
 
 PATH = "/openapi.json"
 _VERSION = "1"
-_IDEMPOTENCY = {
-    "name": "Idempotency-Key", "in": "header", "required": False,
-    "description": "The same key with the same body gives the same request, once.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
-}  # fmt: skip
 _EVENT_ID = {"type": "string", "pattern": r"^[0-9]{1,19}-[0-9]{1,19}(\.[0-9]{1,10})?$"}
 _AFTER = [
     {"name": "Last-Event-ID", "in": "header", "required": False, "schema": _EVENT_ID},
@@ -64,12 +63,9 @@ _TOKEN = {
 _SECONDS = {"type": "integer", "minimum": 1, "maximum": LONGEST, "default": USUAL}
 
 
-_EVENTS = {"text/event-stream": {"schema": TEXT}}
-
-
 def _post(name: str, summary: str, body: str, answers: dict[int, Any]) -> dict[str, Any]:
     return operation(
-        name, summary, answers, (*ALWAYS, *POSTED), parameters=[_IDEMPOTENCY],
+        name, summary, answers, (*ALWAYS, *POSTED), parameters=[IDEMPOTENCY],
         requestBody={"required": True, "content": json_of(ref(body))},
     )  # fmt: skip
 
@@ -81,8 +77,8 @@ def _open(name: str, summary: str, answers: dict[int, Any]) -> dict[str, Any]:
 
 def _paths() -> dict[str, Any]:
     accepted, request = {202: json_of(ref("Accepted"))}, {200: json_of(ref("Request"))}
-    chat = {200: {**json_of(ref("ChatCompletion")), **_EVENTS}} | accepted
-    texts = {200: {**json_of(ref("Completion")), **_EVENTS}} | accepted
+    chat = {200: {**json_of(ref("ChatCompletion")), **EVENTS}} | accepted
+    texts = {200: {**json_of(ref("Completion")), **EVENTS}} | accepted
     status, ready = json_of(ref("Status")), json_of(ref("Ready"))
     name = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}
     return {
@@ -103,7 +99,7 @@ def _paths() -> dict[str, Any]:
             "get": get(
                 "stream",
                 "The rest of a stream.",
-                {200: _EVENTS, 204: None},
+                {200: EVENTS, 204: None},
                 404,
                 410,
                 500,
@@ -122,10 +118,11 @@ def _paths() -> dict[str, Any]:
         },
         "/v1/responses": {
             "post": _post(
-                "responses", "A response.", "ResponseRequest", {200: {**json_of(ref("Response")), **_EVENTS}}
+                "responses", "A response.", "ResponseRequest", {200: {**json_of(ref("Response")), **EVENTS}}
             )
         },
         **RESPONSES,
+        **MESSAGES,
         **FILES,
         **TOKENS,
         **BATCHES,
@@ -158,11 +155,14 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
         routes: ``@api`` methods that are served, too; their bodies are said to be any JSON.
     """
     _, bodies = msgspec.json.schema_components(
-        [ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest, BatchRequest], ref_template=REFS
+        [ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest, BatchRequest, MessagesRequest],
+        ref_template=REFS,
     )
+    options = bodies["ChatRequest"]["properties"]
+    bodies["MessagesRequest"]["properties"] |= {name: options[name] for name in OPTIONS if name in options}
     paths = _paths()
     for route in routes:
-        answers = {200: {**json_of({}), **_EVENTS}}
+        answers = {200: {**json_of({}), **EVENTS}}
         method = operation(route.name, f"The method {route.name}.", answers, (*ALWAYS, *POSTED))
         if route.method not in ("GET", "DELETE"):
             method["requestBody"] = {"content": json_of({})}
@@ -190,6 +190,7 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
                 **bodies,
                 **SCHEMAS,
                 **RESPONSES_SCHEMAS,
+                **MESSAGES_SCHEMAS,
                 **FILES_SCHEMAS,
                 **BATCHES_SCHEMAS,
                 **TOKENS_SCHEMAS,

@@ -8,7 +8,9 @@ from typing import Any
 __all__ = [
     "ALWAYS",
     "COUNT",
+    "EVENTS",
     "ID",
+    "IDEMPOTENCY",
     "NUMBER",
     "POSTED",
     "REFS",
@@ -53,6 +55,13 @@ ID = {
 }
 
 
+IDEMPOTENCY = {
+    "name": "Idempotency-Key", "in": "header", "required": False,
+    "description": "The same key with the same body gives the same request, once.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+}  # fmt: skip
+
+
 def object_of(required: dict[str, Any], **optional: Any) -> dict[str, Any]:
     """An object with fields that it has, and such that it may have."""
     return {"type": "object", "properties": {**required, **optional}, "required": list(required)}
@@ -76,21 +85,29 @@ def list_of(item: dict[str, Any]) -> dict[str, Any]:
 TEXT, NUMBER, COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}
 
 
+EVENTS = {"text/event-stream": {"schema": TEXT}}
+
+
 def json_of(schema: dict[str, Any]) -> dict[str, Any]:
     """A body of JSON."""
     return {"application/json": {"schema": schema}}
 
 
 def operation(
-    name: str, summary: str, answers: dict[int, Any], failures: Sequence[int], **more: Any
+    name: str,
+    summary: str,
+    answers: dict[int, Any],
+    failures: Sequence[int],
+    error: str = "Error",
+    **more: Any,
 ) -> dict[str, Any]:
-    """An operation; ``answers`` has the content of each status, ``failures`` are errors in OpenAI's shape."""
+    """An operation; ``answers`` has the content of each status, ``failures`` are errors of the schema ``error``."""
     responses: dict[str, Any] = {
         str(status): {"description": "The answer.", **({"content": content} if content else {})}
         for status, content in answers.items()
     }
     for status in sorted(set(failures) - answers.keys()):
-        responses[str(status)] = {"description": _MEANINGS[status], "content": json_of(ref("Error"))}
+        responses[str(status)] = {"description": _MEANINGS[status], "content": json_of(ref(error))}
     return {"operationId": name, "summary": summary, "responses": responses, **more}
 
 

@@ -14,13 +14,14 @@ def request(**more: object) -> GenerateRequest:
     return GenerateRequest(request_id="r", prompt_token_ids=[1], **more)  # type: ignore[arg-type]
 
 
-def cut(text: str, stops: list[str]) -> tuple[str, bool]:
+def cut(text: str, stops: list[str]) -> tuple[str, str | None]:
     """The rule, said plainly: the first place where a stop is complete, the longest stop there."""
     for end in range(1, len(text) + 1):
         ends = [stop for stop in stops if text[:end].endswith(stop)]
         if ends:
-            return text[: end - max(map(len, ends))], True
-    return text, False
+            longest = max(ends, key=len)
+            return text[: end - len(longest)], longest
+    return text, None
 
 
 @settings(deadline=None)

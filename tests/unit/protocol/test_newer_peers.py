@@ -41,7 +41,7 @@ def test_unknown_fields_of_messages() -> None:
 
 
 def test_a_longer_delta() -> None:
-    row = ["hi", [1], 0, None, None, None, None, "news"]
+    row = ["hi", [1], 0, None, None, None, None, None, "news"]
     assert decode_deltas(msgspec.msgpack.encode([row])) == [TokenDelta("hi", [1])]
 
 
