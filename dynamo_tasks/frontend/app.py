@@ -32,6 +32,8 @@ from dynamo_tasks.frontend.openai.tokens import TokensAPI
 from dynamo_tasks.frontend.openapi.document import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi.document import OpenApi
 from dynamo_tasks.frontend.openapi.page import docs_routes
+from dynamo_tasks.frontend.page.assets import page_routes
+from dynamo_tasks.frontend.page.live import LiveAPI, Recent
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.responses.api import ResponsesApi
 from dynamo_tasks.frontend.responses.routes import ResponsesRoutes
@@ -105,6 +107,8 @@ class FrontendApp:
     ):
         self._generation = Generation(gateway, settings)
         self._settings = settings
+        self._recent = Recent()
+        self._open = OPEN_PATHS
         self._keys = ApiKeys(settings.api_keys)
         self._origins = Origins(settings.cors_origins, settings.allowed_hosts, settings.host, not self._keys)
         self._hot = api_table(gateway, settings)
@@ -121,6 +125,10 @@ class FrontendApp:
         extra = [make_route(route, settings.keep_alive, gateway) for route in routes]
         if fallback is None:
             extra += [*_yielding(TokensAPI(gateway), health), *docs_routes()]
+            taken = {route.path for route in routes}
+            pages = [route for route in page_routes() if route.path not in taken]
+            self._open |= {route.path for route in pages}
+            extra += [*pages, *LiveAPI(gateway, self._recent).routes()]
         self._router = Router([*own, *extra], redirect_slashes=False, default=fallback and _as_sent(fallback))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -175,6 +183,7 @@ class FrontendApp:
             meter.done(status, tokens, usage)
             if span is not OFF:
                 end_http_span(span, status, meter.model, usage)
+            self._recent.add(call, status, tokens)
             log.event(
                 "http.request", request_id=call.request_id, api=api.name, status=status, model=meter.model,
                 duration_s=meter.seconds, key=key_id(call.owner_key),
@@ -205,7 +214,7 @@ class FrontendApp:
             return preflight
         if scope["method"] == "OPTIONS" and scope["path"] == "*":
             return _allowed("DELETE, GET, HEAD, POST")
-        if scope["path"] not in OPEN_PATHS:
+        if scope["path"] not in self._open:
             call.owner_key, call.token_expires = self._keys.admit(scope)
             call.limits = self._keys.limits(call.owner_key)
         return None

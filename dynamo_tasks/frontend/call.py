@@ -167,6 +167,11 @@ class HttpCall(Struct):
     deployment: str = ""
     request_header: str = ""
 
+    @property
+    def viewer(self) -> str | None:
+        """Whose requests it may see and cancel: those of its key; ``None`` = all, of an admin's key."""
+        return None if self.limits.admin else self.owner_key
+
     def answers(self, send: Send) -> Send:
         """Wrap ``send``, so that the answer gets the headers that every answer to this request has."""
         if not (self.headers or self.browser or self.request_header):

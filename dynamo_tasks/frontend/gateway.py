@@ -133,7 +133,10 @@ class EventStream(Protocol):
 
 
 class Gateway(Protocol):
-    """The way from HTTP to the queue and back."""
+    """The way from HTTP to the queue and back.
+
+    ``owner_key`` is the hash of the API key that asks; where it may be ``None``, that is one who may see all.
+    """
 
     async def models(self) -> dict[str, ServedModel]:
         """The models served now, by name."""
@@ -183,7 +186,7 @@ class Gateway(Protocol):
         """Count a request of an API key that is not submitted, such as one of an ``@api`` method."""
         ...
 
-    async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
+    async def attach(self, request_id: str, after: EventId | None, owner_key: str | None) -> EventStream:
         """Read a request's stream, from its start or after an event.
 
         Raises:
@@ -193,7 +196,7 @@ class Gateway(Protocol):
         """
         ...
 
-    async def status(self, request_id: str, owner_key: str) -> RequestInfo:
+    async def status(self, request_id: str, owner_key: str | None) -> RequestInfo:
         """Report the status of a request; raises :class:`RequestNotFoundError`."""
         ...
 
@@ -209,12 +212,20 @@ class Gateway(Protocol):
         """
         ...
 
-    async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
+    async def cancel(self, request_id: str, owner_key: str | None, purge: bool) -> RequestInfo:
         """Stop a request; with ``purge`` erase payload and stream too. Raises :class:`RequestNotFoundError`."""
         ...
 
     async def time(self) -> float:
         """Unix seconds by the clock of the Redis server, which all processes share."""
+        ...
+
+    async def overview(self) -> dict[str, Any]:
+        """Everything that the live page shows: components, instances, queues, requests that have not ended.
+
+        Raises:
+            ServerUnavailableError: Redis cannot be reached.
+        """
         ...
 
     async def healthy(self) -> bool:

@@ -41,21 +41,21 @@ class RequestsAPI:
 
     async def status(self, request: Request) -> Response:
         """``GET /v1/requests/{id}``."""
-        info = await self._gateway.status(request.path_params["id"], call_of(request).owner_key)
+        info = await self._gateway.status(request.path_params["id"], call_of(request).viewer)
         return json_response(_shown(info))
 
     async def cancel(self, request: Request) -> Response:
         """``DELETE /v1/requests/{id}``; ``?purge=true`` erases payload and stream."""
         purge = flag(request, "purge")
-        owner = call_of(request).owner_key
-        return json_response(_shown(await self._gateway.cancel(request.path_params["id"], owner, purge)))
+        viewer = call_of(request).viewer
+        return json_response(_shown(await self._gateway.cancel(request.path_params["id"], viewer, purge)))
 
     async def token(self, request: Request) -> Response:
         """``POST /v1/requests/{id}/stream-token``: a URL of the stream for readers that can send no key."""
         call, request_id = call_of(request), request.path_params["id"]
         raw = await read_body(request.receive, request.scope["headers"], call.body_limit)
         seconds = _expires_in(decode_object(raw) if raw.strip() else {})
-        info = await self._gateway.status(request_id, call.owner_key)
+        info = await self._gateway.status(request_id, call.viewer)
         url = _stream_url(info.id)
         shown: dict[str, Any] = {"id": info.id, "object": "stream_token", "token": None, "expires_at": None}
         if call.owner_key:
@@ -75,7 +75,7 @@ class RequestsAPI:
         call = call_of(request)
         if call.token_expires and call.token_expires <= await self._gateway.time():
             raise AuthenticationError("the stream token has expired; ask for another one")
-        stream = await self._gateway.attach(request.path_params["id"], position.after, call.owner_key)
+        stream = await self._gateway.attach(request.path_params["id"], position.after, call.viewer)
         if stream.saw_end:
             stream.close()
             return Response(status_code=204, headers={REQUEST_ID: header_text(stream.request_id)})
@@ -86,7 +86,7 @@ class RequestsAPI:
             return EventStreamResponse(stream, ValueRenderer(position.skip), api="stream", keep_alive=seconds)
         if api.needs_start and position.after is not None:
             stream.close()  # it has told that the event is one of the stream's
-            stream = await self._gateway.attach(stream.request_id, None, call.owner_key)
+            stream = await self._gateway.attach(stream.request_id, None, call.viewer)
         renderer = api.renderer(render, position)
         return EventStreamResponse(stream, renderer, api="stream", keep_alive=seconds, silence=api.keep_alive)
 

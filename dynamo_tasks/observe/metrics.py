@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import Metric as Family
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from dynamo_tasks.observe.catalogue import METRICS
@@ -61,6 +62,10 @@ class Instruments:
     def render(self) -> bytes:
         """All metrics in Prometheus' text format (see :data:`CONTENT_TYPE`)."""
         return generate_latest(self.registry)
+
+    def family(self, name: str) -> Iterable[Family]:
+        """Read an instrument with all of its labels, as it is collected."""
+        return self._instruments[name].collect()
 
     def _make(self, metric: Metric) -> Counter | Gauge | Histogram:
         if metric.kind == "counter":

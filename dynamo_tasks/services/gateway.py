@@ -26,6 +26,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
+from dynamo_tasks.runtime.overview import overview
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.processor import Processor
@@ -179,20 +180,20 @@ class RuntimeGateway:
             through=() if endpoint == submission.endpoint else (submission.endpoint.component,),
         )
 
-    async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> EventStream:
+    async def attach(self, request_id: str, after: EventId | None, owner_key: str | None) -> EventStream:
         """Read a request's stream, from its start or after an event."""
         async with in_time(_CONNECT_SECONDS):
             return _stream(
                 await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
             )
 
-    async def _record(self, request_id: str, owner_key: str) -> Record:
+    async def _record(self, request_id: str, owner_key: str | None) -> Record:
         record = await self._runtime.client.ledger.get(request_id)
-        if record.owner_key and record.owner_key != owner_key:
+        if record.owner_key and owner_key not in (None, record.owner_key):
             raise RequestNotFoundError(f"no request {request_id!r} is known")
         return record
 
-    async def status(self, request_id: str, owner_key: str) -> RequestInfo:
+    async def status(self, request_id: str, owner_key: str | None) -> RequestInfo:
         """Report the status of a request."""
         async with in_time(_CONNECT_SECONDS):
             return await self._info(await self._record(request_id, owner_key))
@@ -221,7 +222,7 @@ class RuntimeGateway:
             record = await self._record(request_id, owner_key)
             return await self._runtime.client.ledger.document(record.namespace, request_id)
 
-    async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
+    async def cancel(self, request_id: str, owner_key: str | None, purge: bool) -> RequestInfo:
         """Stop a request; with ``purge`` erase payload and stream too."""
         ledger = self._runtime.client.ledger
         async with in_time(_CONNECT_SECONDS):
@@ -236,6 +237,11 @@ class RuntimeGateway:
         async with in_time(_CONNECT_SECONDS):
             seconds, micros = await self._runtime.client.store.commands.execute("TIME")
         return int(seconds) + int(micros) / 1e6
+
+    async def overview(self) -> dict[str, Any]:
+        """Everything that the live page shows."""
+        async with in_time(_CONNECT_SECONDS):
+            return await overview(self._runtime.client.store)
 
     async def healthy(self) -> bool:
         """Return whether Redis answers and an instance serves: a model, or what the service depends on."""

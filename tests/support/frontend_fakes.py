@@ -150,17 +150,17 @@ class FakeGateway:
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
         return self.allowance
 
-    async def attach(self, request_id: str, after: EventId | None, owner_key: str) -> ScriptedStream:
+    async def attach(self, request_id: str, after: EventId | None, owner_key: str | None) -> ScriptedStream:
         if self.refusal is not None:
             raise self.refusal
         return self._stream(request_id, self._log(request_id), after)
 
-    async def status(self, request_id: str, owner_key: str) -> RequestInfo:
+    async def status(self, request_id: str, owner_key: str | None) -> RequestInfo:
         log = self._log(request_id)
         last = str(log.events[-1].id) if log.events else "0-0"
         return RequestInfo(request_id, State.RUNNING, "generate", 1.5, 1, last, render=log.render)
 
-    async def cancel(self, request_id: str, owner_key: str, purge: bool) -> RequestInfo:
+    async def cancel(self, request_id: str, owner_key: str | None, purge: bool) -> RequestInfo:
         self.cancelled.append((request_id, owner_key, purge))
         info = await self.status(request_id, owner_key)
         info.state = State.CANCELLED

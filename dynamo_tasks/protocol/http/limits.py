@@ -16,11 +16,13 @@ class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         requests_per_minute: As many may come at once; then one is earned every ``60 / n`` s. 0 = no limit.
         concurrent_requests: That have not ended, waiting ones included. 0 = no limit.
         weight: Its share of a component that is not enough for all; 1 = as much as any other key.
+        admin: It sees the requests of all keys on the live page, and may cancel them.
     """
 
     requests_per_minute: int = 0
     concurrent_requests: int = 0
     weight: float = 1.0
+    admin: bool = False
 
     def __post_init__(self) -> None:
         for name in ("requests_per_minute", "concurrent_requests"):

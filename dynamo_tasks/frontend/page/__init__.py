@@ -1,0 +1,1 @@
+"""The live page at ``/``: what is served, what runs, and a playground."""

@@ -1,0 +1,136 @@
+"""``GET /page/live``: what the page shows, as server-sent events, once a second.
+
+One snapshot serves all who watch with the same rights; while nobody does, nothing is asked. Who reads slowly misses
+snapshots, and holds up nobody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator
+from typing import Any
+
+import msgspec
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+from starlette.routing import Route
+
+from dynamo_tasks.errors import QueueFullError, UnavailableError
+from dynamo_tasks.frontend.call import HttpCall, call_of
+from dynamo_tasks.frontend.gateway import Gateway
+from dynamo_tasks.frontend.openai.render import one_line
+from dynamo_tasks.frontend.sse import SSE_HEADERS
+from dynamo_tasks.observe.metrics import INSTRUMENTS
+
+__all__ = ["LiveAPI", "Recent"]
+
+_EVERY = 1.0
+"""Seconds between two snapshots."""
+_MOST_VIEWERS = 64
+_MOST_RECENT = 200
+_HISTOGRAMS = ("time_to_first_token_seconds", "inter_token_seconds")
+
+
+class Recent:
+    """The last requests that this process answered; no text of theirs."""
+
+    def __init__(self) -> None:
+        self._rows: deque[tuple[str, dict[str, Any]]] = deque(maxlen=_MOST_RECENT)
+
+    def add(self, call: HttpCall, status: int, tokens: int) -> None:
+        """Note an answer."""
+        meter = call.meter
+        row = {
+            "id": call.request_id, "at": time.time(), "api": call.api, "status": status, "tokens": tokens,
+            "model": meter.model if meter else "", "seconds": meter.seconds if meter else None,
+        }  # fmt: skip
+        self._rows.appendleft((call.owner_key, row))
+
+    def rows(self, owner: str | None) -> list[dict[str, Any]]:
+        """The rows of one owner, newest first; ``None`` = of all."""
+        return [row for whose, row in self._rows if owner is None or whose == owner]
+
+
+class LiveAPI:
+    """The stream behind the page.
+
+    Args:
+        gateway: Tells what is served.
+        recent: Of this process.
+    """
+
+    def __init__(self, gateway: Gateway, recent: Recent):
+        self._gateway = gateway
+        self._recent = recent
+        self._viewers = 0
+        self._overview: dict[str, Any] = {}
+        self._grown = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def routes(self) -> list[Route]:
+        """Its path."""
+        return [Route("/page/live", self.stream, name="live_page")]
+
+    async def stream(self, request: Request) -> Response:
+        """``GET /page/live``: one ``snapshot`` event a second; of a key that is no admin's, only its own requests."""
+        call = call_of(request)
+        if self._viewers >= _MOST_VIEWERS:
+            raise QueueFullError(f"{_MOST_VIEWERS} pages are open already", retry_after=5.0)
+        owner = call.viewer or None  # without keys, everything is everybody's
+        headers = {name.decode(): value.decode() for name, value in SSE_HEADERS}
+        return StreamingResponse(self._events(owner), headers=headers)
+
+    async def _events(self, owner: str | None) -> AsyncIterator[bytes]:
+        self._viewers += 1
+        if self._task is None:
+            self._task = asyncio.create_task(self._look())
+        try:
+            while True:
+                if self._overview:
+                    yield await self._event(owner)
+                await self._grown.wait()
+        finally:
+            self._viewers -= 1
+            if not self._viewers and self._task is not None:
+                self._task.cancel()
+                self._task, self._overview = None, {}
+
+    async def _event(self, owner: str | None) -> bytes:
+        shown = {**self._overview, "admin": owner is None, "recent": self._recent.rows(owner)}
+        shown["requests"] = [
+            {name: value for name, value in row.items() if name != "owner_key"}
+            for row in shown["requests"]
+            if owner is None or row["owner_key"] == owner
+        ]
+        return one_line(b"event: snapshot\ndata: %b\n\n" % msgspec.json.encode(shown))
+
+    async def _look(self) -> None:
+        while True:
+            try:
+                self._overview = {**await self._gateway.overview(), "latency": _latency(), "error": None}
+            except UnavailableError as error:
+                self._overview = {**_NOTHING, **self._overview, "error": error.message}
+            grown, self._grown = self._grown, asyncio.Event()
+            grown.set()
+            await asyncio.sleep(_EVERY)
+
+
+_NOTHING: dict[str, Any] = {
+    "time": 0, "memory": None, "components": [], "requests": [], "dead": 0, "latency": {}
+}  # fmt: skip
+
+
+def _latency() -> dict[str, Any]:
+    """Cumulative counts by upper bound in seconds, over all models; the page takes quantiles of their growth."""
+    found: dict[str, Any] = {}
+    for name in _HISTOGRAMS:
+        counts: dict[str, float] = {}
+        for family in INSTRUMENTS.family(name):
+            for sample in family.samples:
+                if sample.name.endswith("_bucket"):
+                    bound = sample.labels["le"]
+                    counts[bound] = counts.get(bound, 0) + sample.value
+        found[name] = counts
+    return found

@@ -1,0 +1,102 @@
+"""The snapshot of a Redis server behind the live page: components with instances and queues, requests at work."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from dynamo_tasks.runtime.inspect import gather
+from dynamo_tasks.store.ledger.record import Record, read_record
+from dynamo_tasks.store.redis.containment import contained
+from dynamo_tasks.store.redis.server import Store
+
+__all__ = ["overview"]
+
+_MOST = 100
+"""Requests that are shown of each component, running and waiting ones each."""
+
+
+async def overview(store: Store) -> dict[str, Any]:
+    """Take a snapshot.
+
+    Returns:
+        ``time``, ``memory``, ``components`` (``namespace``, ``name``, ``queued``, ``running``, ``instances``),
+        ``requests`` (with the ``owner_key`` of each, no text) and ``dead`` (how many used up their attempts).
+
+    Raises:
+        ServerUnavailableError: Redis cannot be reached.
+    """
+    shown = await gather(store)
+    names = dict.fromkeys(shown["queued"])
+    rows, counts = [], {}
+    for name in names:
+        namespace, _, component = name.partition(".")
+        keys = store.keys(namespace)
+        wire = await store.commands.wire()
+        running, ids = await wire.ask(
+            [["SCARD", keys.running(component)], ["SRANDMEMBER", keys.running(component), _MOST]]
+        )
+        counts[name] = int(running)
+        rows += await _records(store, namespace, [raw.decode() for raw in ids])
+    for namespace in shown["namespaces"]:
+        waiting = await store.commands.execute("ZRANGE", store.keys(namespace).queued, 0, _MOST - 1)
+        rows += await _records(store, namespace, [raw.decode() for raw in waiting])
+    unique = {row["id"]: row for row in rows}
+    return {
+        "time": time.time(),
+        "redis_url": shown["redis_url"],
+        "memory": shown["memory"],
+        "components": [_component(name, shown, counts.get(name, 0)) for name in names],
+        "requests": sorted(unique.values(), key=lambda row: row["created"], reverse=True),
+        "dead": await _dead(store, shown["namespaces"]),
+    }
+
+
+def _component(name: str, shown: dict[str, Any], running: int) -> dict[str, Any]:
+    namespace, _, component = name.partition(".")
+    mine = [
+        row for row in shown["instances"] if (row["namespace"], row["component"]) == (namespace, component)
+    ]
+    return {
+        "namespace": namespace,
+        "name": component,
+        "queued": shown["queued"][name],
+        "running": running,
+        "instances": mine,
+    }
+
+
+async def _records(store: Store, namespace: str, ids: list[str]) -> list[dict[str, Any]]:
+    if not ids:
+        return []
+    keys = store.keys(namespace)
+    wire = await store.commands.wire()
+    found = await wire.ask([["HGETALL", keys.record(one)] for one in ids])
+    rows = []
+    for request_id, raw in zip(ids, found, strict=True):
+        if raw:
+            with contained("ledger", request_id):
+                rows.append(
+                    _row(read_record(request_id, namespace, dict(zip(raw[::2], raw[1::2], strict=True))))
+                )
+    return rows
+
+
+def _row(record: Record) -> dict[str, Any]:
+    return {
+        "id": record.id,
+        "state": record.state.lower(),
+        "endpoint": record.endpoint,
+        "created": record.created,
+        "started": record.started,
+        "attempts": record.attempts,
+        "instance": f"{record.owner:x}" if record.owner else None,
+        "owner_key": record.owner_key,
+    }
+
+
+async def _dead(store: Store, namespaces: list[str]) -> int:
+    if not namespaces:
+        return 0
+    wire = await store.commands.wire()
+    return sum(map(int, await wire.ask([["ZCARD", store.keys(one).dead] for one in namespaces])))
