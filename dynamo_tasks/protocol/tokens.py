@@ -150,29 +150,29 @@ def merge_delta(pending: list[TokenDelta], delta: TokenDelta) -> None:
     )  # fmt: skip
 
 
-def emitted_ids(logged: Iterable[Any]) -> dict[int, list[int]]:
-    """Token ids per choice of what was logged; values of other kinds are passed over."""
+def emitted_ids(written: Iterable[Any]) -> dict[int, list[int]]:
+    """Token ids per choice of what was written; values of other kinds are passed over."""
     out: dict[int, list[int]] = {}
-    for delta in logged:
+    for delta in written:
         if isinstance(delta, TokenDelta):
             out.setdefault(delta.index, []).extend(delta.token_ids)
     return out
 
 
-def finished(logged: Iterable[Any]) -> set[int]:
-    """The choices whose finish reason was logged."""
+def finished(written: Iterable[Any]) -> set[int]:
+    """The choices whose finish reason was written."""
     return {
-        delta.index for delta in logged if isinstance(delta, TokenDelta) and delta.finish_reason is not None
+        delta.index for delta in written if isinstance(delta, TokenDelta) and delta.finish_reason is not None
     }
 
 
-def is_complete(payload: Any, logged: Iterable[Any]) -> bool:
+def is_complete(payload: Any, written: Iterable[Any]) -> bool:
     """Return whether the stream holds the end of every choice that a payload asks for."""
     choices = 1
     if isinstance(payload, dict):
         name = several_prompts(payload)
         choices = (payload.get("n") or 1) * (len(payload[name]) if name else 1)
-    return len(finished(logged)) >= choices
+    return len(finished(written)) >= choices
 
 
 def several_prompts(payload: Mapping[str, Any]) -> str | None:

@@ -70,7 +70,7 @@ class Context:
         preemptible: It uses spare capacity, and so do calls that it makes.
         headers: Headers of the message: ``traceparent``, ``tracestate``, ``baggage``, where they came with it.
         claim: Lease and epoch of the attempt, for scripts of the store that check who is the owner.
-        logged: Output of earlier attempts, after which an endpoint with policy ``continue`` goes on.
+        written: Output of earlier attempts, after which an endpoint with policy ``continue`` goes on.
 
     Example:
         >>> context = Context()
@@ -101,7 +101,7 @@ class Context:
         self.tenant = ""
         self.weight = 1.0
         self.preemptible = False
-        self.logged: list[Any] = []
+        self.written: list[Any] = []
         self.claim: tuple[int, int] = (0, 0)
         self._stopped = asyncio.Event()
         self._killed = False

@@ -200,7 +200,7 @@ class RuntimeGateway:
 
     async def _info(self, record: Record) -> RequestInfo:
         store = self._runtime.client.store
-        key = store.keys(record.namespace).log(record.id)
+        key = store.keys(record.namespace).stream(record.id)
         rows = await store.commands.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
         last = decode_row(rows[0]).id if rows else record.end
         return RequestInfo(

@@ -178,7 +178,7 @@ class Worker:
         """
         payload = as_payload(request)
         context = current_context() or Context("")
-        done = finished(context.logged)
+        done = finished(context.written)
         if (size := size_of(payload)) > INLINE:
             payload = await offload(size, tokenized, payload, self._engine.tokenizer, self._engine.card)
         payload, reader = self._reader(payload, context)
@@ -196,7 +196,7 @@ class Worker:
 
     def _source(self, payload: Any, context: Context) -> AsyncGenerator[TokenDelta, None]:
         """The engine's deltas, from where an earlier attempt ended."""
-        emitted = emitted_ids(context.logged)
+        emitted = emitted_ids(context.written)
 
         def generate(
             one: Any, place: int, known: dict[int, list[int]], name: str | None = None
@@ -214,7 +214,7 @@ class Worker:
         """Open the reader of tool calls and reasoning in the answer; ``None`` where it is not a chat."""
         if self._parsers is None or not isinstance(payload, dict) or payload.get("chat") is None:
             return payload, None
-        return self._parsers.open(payload, context.logged)
+        return self._parsers.open(payload, context.written)
 
     @dynamo_endpoint()
     async def embed(self, request: Any) -> dict[str, Any]:

@@ -172,7 +172,7 @@ class Keys:
         """The ledger record of a request."""
         return f"{self.base}req:{request_id}"
 
-    def log(self, request_id: str) -> str:
+    def stream(self, request_id: str) -> str:
         """The stream of a request."""
         return f"{self.base}log:{request_id}"
 

@@ -23,7 +23,7 @@ async def test_a_log_never_outlives_its_record(redis_server: RedisServer) -> Non
         cancelled = await place.submit(retention=1e9)
         await place.ledger.cancel(place.namespace, cancelled)
         for request_id in (log.attempt.id, cancelled):
-            logged = int(await place.do("PTTL", place.keys.log(request_id)))
+            logged = int(await place.do("PTTL", place.keys.stream(request_id)))
             assert 0 < logged <= int(await place.do("PTTL", place.keys.record(request_id))) + 1000
 
 

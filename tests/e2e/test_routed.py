@@ -62,7 +62,7 @@ def _ids(frontend: Frontend, count: int) -> list[str]:
 def _claims(server: RedisServer, request_id: str) -> list[str]:
     """Leases of the instances that claimed a request, as its log tells."""
     with redis.Redis(port=server.port) as client:
-        rows = client.xrange(Keys(NAMESPACE).log(request_id))
+        rows = client.xrange(Keys(NAMESPACE).stream(request_id))
     # An entry's field is its kind; a claim's value is `previous|attempt|lease`.
     return [row[b"k"].decode().split("|")[2] for _, row in rows if b"k" in row]
 

@@ -59,7 +59,7 @@ class Stack:
         return sum(row["in_flight"] for row in snapshot(self.server.url)["instances"]) == 0
 
     def log(self, reader: Reader) -> list[dict[bytes, bytes]]:
-        return [fields for _, fields in self.redis.xrange(self.keys.log(reader.request_id))]
+        return [fields for _, fields in self.redis.xrange(self.keys.stream(reader.request_id))]
 
     def state(self, reader: Reader) -> bytes | None:
         return self.redis.hget(self.keys.record(reader.request_id), Field.STATE)

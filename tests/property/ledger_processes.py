@@ -113,7 +113,7 @@ class Processes:
         before = await self._world.record(request_id)
         try:
             reply = await self._world.store.commands.execute(
-                "XADD", self._world.keys.log(request_id), "NOMKSTREAM", str(wanted), "c", str(held.values)
+                "XADD", self._world.keys.stream(request_id), "NOMKSTREAM", str(wanted), "c", str(held.values)
             )
         except ReplyError:
             reply = None

@@ -109,7 +109,7 @@ class World:
 
     def pair(self, request_id: str) -> list[str]:
         """Keys of a request."""
-        return [self.keys.record(request_id), self.keys.log(request_id)]
+        return [self.keys.record(request_id), self.keys.stream(request_id)]
 
     async def record(self, request_id: str) -> dict[str, str]:
         """The record, by the words of its fields."""
@@ -122,7 +122,7 @@ class World:
 
     async def log(self, request_id: str) -> list[tuple[str, str, bytes]]:
         """The raw log."""
-        rows = await self.store.commands.execute("XRANGE", self.keys.log(request_id), "-", "+")
+        rows = await self.store.commands.execute("XRANGE", self.keys.stream(request_id), "-", "+")
         return [(row[0].decode(), row[1][0].decode(), row[1][1]) for row in rows]
 
     def verify(self) -> Dump:

@@ -193,7 +193,7 @@ class RealServer:
         self._pubsub = pubsub
         self._keys = Keys(NAMESPACE)
         self._id = uuid.uuid4().hex
-        self._pair = [self._keys.record(self._id), self._keys.log(self._id)]
+        self._pair = [self._keys.record(self._id), self._keys.stream(self._id)]
         self._queues: dict[str, deque[Event]] = {}
         endpoint = EndpointId(NAMESPACE, "Worker", "generate")
         new = NewRequest(id=self._id, endpoint=endpoint, queue=endpoint.queue, message=b"m")

@@ -178,7 +178,7 @@ class WaitQueueMachine(RuleBasedStateMachine):
     def _orphan(self, request_id: str) -> None:
         if request_id in self.popped:
             return
-        keys = [self.place.keys.record(request_id), self.place.keys.log(request_id)]
+        keys = [self.place.keys.record(request_id), self.place.keys.stream(request_id)]
         run = script("lost_message").run(
             self.place.store.commands, keys, base=self.place.keys.base, id=request_id, republish=1
         )

@@ -84,7 +84,7 @@ class Lab:
 
     def events(self, request_id: str) -> list[Any]:
         """The raw log."""
-        return redis.Redis(port=self.server.port).xrange(self.keys.log(request_id))
+        return redis.Redis(port=self.server.port).xrange(self.keys.stream(request_id))
 
     def close(self) -> None:
         """Drop the connections."""

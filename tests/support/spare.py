@@ -31,7 +31,7 @@ class Spare:
         self._running += 1
         self._peak = max(self._peak, self._running)
         try:
-            for i in range(len(current_context().logged), request["n"]):
+            for i in range(len(current_context().written), request["n"]):
                 yield i
                 await asyncio.sleep(request.get("delay", 0.01))
         finally:
@@ -64,7 +64,7 @@ class Spare:
     @dynamo_endpoint(policy="continue")
     def threaded(self, request: dict) -> Iterator[int]:
         """Blocks a thread."""
-        for i in range(len(current_context().logged), request["n"]):
+        for i in range(len(current_context().written), request["n"]):
             yield i
             time.sleep(request.get("delay", 0.01))
 

@@ -246,7 +246,7 @@ class Place:
 
     async def snapshot(self, request_id: str) -> dict[str, Any]:
         """Record and log as they are now."""
-        keys = [self.keys.record(request_id), self.keys.log(request_id)]
+        keys = [self.keys.record(request_id), self.keys.stream(request_id)]
         return {key: await self.do("DUMP", key) for key in keys}
 
     async def forget(self, snapshot: dict[str, Any]) -> None:

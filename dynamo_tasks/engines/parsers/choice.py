@@ -2,7 +2,7 @@
 
 Many of these parsers take it that each call brings one token: given several at once they lose text, miss calls or show
 tags. Here tokens gather (while a stream rests, and in Redis), so what gathered is cut into tokens again before it is
-read. How tokens gather then changes nothing, and a parser that reads a logged answer once more ends in the state that
+read. How tokens gather then changes nothing, and a parser that reads a written answer once more ends in the state that
 it had.
 """
 

@@ -108,13 +108,13 @@ class Parsers:
         return cls(api, kind, tokenizer, card)
 
     def open(
-        self, payload: Mapping[str, Any], logged: Iterable[Any] = ()
+        self, payload: Mapping[str, Any], written: Iterable[Any] = ()
     ) -> tuple[dict[str, Any], AnswerReader]:
-        """Begin to read an answer, or go on after what was logged.
+        """Begin to read an answer, or go on after what was written.
 
         Args:
             payload: Of ``Worker.generate``, with token ids and ``chat``.
-            logged: What an interrupted attempt streamed.
+            written: What an interrupted attempt streamed.
 
         Returns:
             The payload for the engine (a required call becomes structured output), and the reader.
@@ -132,7 +132,7 @@ class Parsers:
         if "structured_outputs" in wanted and (given := [name for name in _CONSTRAINTS if name in rest]):
             raise InvalidRequestError(f"{given[0]} is not allowed together with these tools", param=given[0])
         reader = AnswerReader(self, request, payload | wanted)
-        reader.replay(logged)
+        reader.replay(written)
         return rest | wanted, reader
 
     def make(self, request: Any) -> Any:
@@ -176,9 +176,9 @@ class AnswerReader:
             skip_special_tokens=payload.get("skip_special_tokens") is not False,
         )  # fmt: skip
 
-    def replay(self, logged: Iterable[Any]) -> None:
+    def replay(self, written: Iterable[Any]) -> None:
         """Read once more what an interrupted attempt streamed: its parsers died with it."""
-        for delta in logged:
+        for delta in written:
             if isinstance(delta, TokenDelta) and delta.finish_reason is None:
                 self._choice(delta.index).read(delta)
 

@@ -30,11 +30,11 @@ from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
 from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.protocol.tokens import TokenDelta
-from dynamo_tasks.queue.execution.call import CallInfo, OutputCollector, encode_result
+from dynamo_tasks.queue.broker.greenlets import Interruptible
+from dynamo_tasks.queue.execution.call import CallInfo, OutputCollector, encode_result, fill_context
 from dynamo_tasks.queue.execution.context import RequestCommand, WorkerContext
 from dynamo_tasks.queue.execution.forwarding import forward_request, leave_dead_engine, preempt_request
-from dynamo_tasks.queue.execution.interrupt import Interruptible, Stop
-from dynamo_tasks.queue.execution.outcome import Dropped, Reassigned, Revoked
+from dynamo_tasks.queue.execution.outcome import Dropped, Reassigned, Revoked, Stop
 from dynamo_tasks.queue.execution.preemption import Offer
 from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
@@ -103,6 +103,7 @@ class Execution:
         stream = self._worker.writer.open(attempt, self._stream_died, cap=self._worker.stream_cap)
         self._stream = stream
         self._worker.enter(self, attempt, stream)
+        fill_context(self.context, attempt)
         self.context.read_while(stream.is_read)
         try:
             return await self._attempt(attempt, stream)

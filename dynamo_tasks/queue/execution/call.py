@@ -19,6 +19,7 @@ from dynamo_tasks.protocol.trace import TRACE_HEADERS
 from dynamo_tasks.queue.broker.backend import WRITTEN, ResultBackend
 from dynamo_tasks.queue.broker.envelope import HEADER
 from dynamo_tasks.queue.execution.context import WorkerContext
+from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.sdk.endpoints.payloads import not_plain
 from dynamo_tasks.store.ledger.ledger import Attempt, KeptResult
@@ -26,7 +27,7 @@ from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.at_rest import read_all
 from dynamo_tasks.store.streams.open_stream import ENTRY_BYTES, OpenStream
 
-__all__ = ["CallInfo", "OutputCollector", "encode_result", "skip", "written_values"]
+__all__ = ["CallInfo", "OutputCollector", "encode_result", "fill_context", "skip", "written_values"]
 
 _HOOKS_BEHIND = ("on_success", "after_return")
 _BEHIND = (signals.task_success, signals.task_postrun)
@@ -167,6 +168,14 @@ class OutputCollector:
         if policy == "replay":
             return skip(self._handler.run(payload, []), len(written))
         return None if is_complete(payload, written) else self._handler.run(payload, written)
+
+
+def fill_context(context: Context, attempt: Attempt) -> None:
+    """Let the context of a request know what the ledger said when it was claimed."""
+    context.attempt, context.deadline = attempt.number, attempt.deadline
+    context.tenant, context.weight = attempt.tenant, attempt.weight
+    context.preemptible = attempt.preemptible
+    context.claim = attempt.lease, attempt.epoch
 
 
 def encode_result(endpoint: str, end: End, result: Any) -> bytes:

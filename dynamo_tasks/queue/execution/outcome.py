@@ -1,10 +1,23 @@
-"""Outcomes of an attempt besides a value and an error of the endpoint."""
+"""Outcomes of an attempt besides a value and an error of the endpoint, and what stops one."""
 
 from __future__ import annotations
 
 from celery.exceptions import Ignore
 
-__all__ = ["Dropped", "EndedRevoked", "Reassigned", "Revoked"]
+__all__ = ["Dropped", "EndedRevoked", "Reassigned", "Revoked", "Stop"]
+
+
+class Stop(BaseException):
+    """Raised inside an endpoint to stop it; ``reason`` says why.
+
+    Attributes:
+        reason: ``abort`` (ended or fenced by others: write nothing), ``cancel`` (we end it), ``deadline``,
+            ``time_limit``, ``requeue`` (the worker ends, or sleeps), or ``preempt`` (released for others).
+    """
+
+    def __init__(self, reason: str, message: str = ""):
+        super().__init__(message or reason)
+        self.reason = reason
 
 
 class Dropped(Exception):  # noqa: N818 - an answer, not an error

@@ -104,11 +104,7 @@ class AttemptTelemetry:
             event("request.duplicate", request_id=request_id, endpoint=self.name, reason=reason.lower())
 
     async def claimed(self, attempt: Attempt, context: Context, ledger: Ledger) -> None:
-        """The attempt begins, and its context with it; what its endpoint calls belongs to its span."""
-        context.attempt, context.deadline = attempt.number, attempt.deadline
-        context.tenant, context.weight = attempt.tenant, attempt.weight
-        context.preemptible = attempt.preemptible
-        context.claim = attempt.lease, attempt.epoch
+        """The attempt begins; what its endpoint calls belongs to its span."""
         self._meters.started(attempt.number, attempt.waited)
         self._started = time.monotonic()
         if enabled("request.claimed"):

@@ -21,9 +21,10 @@ from celery.exceptions import WorkerLostError
 
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.execution.attempt import Execution
-from dynamo_tasks.queue.execution.interrupt import Stop, named
+from dynamo_tasks.queue.execution.outcome import Stop
 from dynamo_tasks.queue.execution.preemption import Preemption
 from dynamo_tasks.queue.worker.foreign import threads
+from dynamo_tasks.sdk.endpoints.handler import named
 
 __all__ = ["PoolJob", "TaskPool", "current_job"]
 

@@ -15,7 +15,7 @@ from dynamo_tasks.protocol.options import LAST_PRIORITY, RequestOptions
 from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.queue.client.result import values_of
-from dynamo_tasks.queue.execution.interrupt import Stop
+from dynamo_tasks.queue.execution.outcome import Stop
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.sdk.endpoints.handler import new_aggregate
 from dynamo_tasks.sdk.endpoints.payloads import plain_request

@@ -66,17 +66,17 @@ class EndpointHandler:
             return False
         return declared.can_continue is None or bool(declared.can_continue(self._instance, payload))
 
-    def run(self, payload: Any, logged: list[Any]) -> AsyncIterator[Any]:
+    def run(self, payload: Any, written: list[Any]) -> AsyncIterator[Any]:
         """Serve a request.
 
         Args:
             payload: The one argument, as it came.
-            logged: Values that an earlier attempt has logged; only with policy ``continue``.
+            written: Values of earlier attempts; only with policy ``continue``.
         """
         self.used_at = time.monotonic()
         context = current_context()
         if context is not None:
-            context.logged = logged
+            context.written = written
         return self._open(payload)
 
     @cached_property

@@ -83,7 +83,7 @@ class DeadList:
         keys = self._store.keys(namespace)
         reply = await script("revive").run(
             self._store.commands,
-            [keys.record(request_id), keys.log(request_id)],
+            [keys.record(request_id), keys.stream(request_id)],
             base=keys.base,
             id=request_id,
         )

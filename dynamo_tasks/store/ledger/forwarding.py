@@ -30,7 +30,7 @@ async def forward(
     keys = store.keys(endpoint.namespace)
     registration = keys.registration(f"{endpoint.component}:{endpoint.name}:{instance_id:x}")
     reply = await script("forward").run(
-        store.commands, [keys.record(attempt.id), keys.log(attempt.id)], base=keys.base, id=attempt.id,
+        store.commands, [keys.record(attempt.id), keys.stream(attempt.id)], base=keys.base, id=attempt.id,
         lease=f"{attempt.lease:x}", epoch=attempt.epoch, endpoint=str(endpoint), shared=keys.prefix + endpoint.queue,
         own_queue=keys.prefix + endpoint.instance_queue(instance_id), registration=registration, message=message,
     )  # fmt: skip
@@ -50,7 +50,7 @@ async def preempt(store: Store, attempt: Attempt, *, shared: bool = True) -> str
     """
     keys = store.keys(attempt.namespace)
     reply = await script("preempt").run(
-        store.commands, [keys.record(attempt.id), keys.log(attempt.id)], base=keys.base, id=attempt.id,
+        store.commands, [keys.record(attempt.id), keys.stream(attempt.id)], base=keys.base, id=attempt.id,
         lease=f"{attempt.lease:x}", epoch=attempt.epoch, shared=int(shared),
     )  # fmt: skip
     return str(reply.decode())

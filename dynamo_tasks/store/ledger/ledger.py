@@ -154,7 +154,7 @@ class Ledger:
 
     def _keys(self, namespace: str, request_id: str) -> list[str]:
         keys = self.store.keys(namespace)
-        return [keys.record(request_id), keys.log(request_id)]
+        return [keys.record(request_id), keys.stream(request_id)]
 
     async def submit(self, new: NewRequest) -> str:
         """Queue a request; returns the id of the request that stands for it.
@@ -375,7 +375,7 @@ def release_call(
         "base": keys.base, "id": request_id, "lease": f"{lease:x}", "epoch": epoch, "retry_number": retries,
         "wait": left(not_before), "new_message": message, "to_front": int(front), "uncounted": int(not counts),
     }  # fmt: skip
-    return [keys.record(request_id), keys.log(request_id)], named
+    return [keys.record(request_id), keys.stream(request_id)], named
 
 
 def cancelled(reason: str = "cancelled", message: str = "the request was cancelled") -> End:

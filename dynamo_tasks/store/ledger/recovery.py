@@ -122,7 +122,7 @@ class Recovery:
         """Requeue one request of a lost owner. Returns ``OK``, ``DEAD``, ``SETTLE`` or ``NOT``."""
         keys = self._store.keys(namespace)
         reply = await script("requeue").run(
-            self._store.commands, [keys.record(request_id), keys.log(request_id)], base=keys.base, id=request_id,
+            self._store.commands, [keys.record(request_id), keys.stream(request_id)], base=keys.base, id=request_id,
             lease=f"{lease:x}", db=self._store.address.db, most_idle=MAX_IDLE_ATTEMPTS, most_attempts=MAX_ATTEMPTS,
             **_lost("idle", MAX_IDLE_ATTEMPTS), **_lost("attempts", MAX_ATTEMPTS),
         )  # fmt: skip
@@ -199,7 +199,7 @@ class Recovery:
         for request_id in suspects | await self._waiting(keys, limit):
             with contained("recovery", request_id):
                 reply = await script("lost_message").run(
-                    self._store.commands, [keys.record(request_id), keys.log(request_id)], base=keys.base,
+                    self._store.commands, [keys.record(request_id), keys.stream(request_id)], base=keys.base,
                     id=request_id, republish=int(request_id in suspects),
                 )  # fmt: skip
                 sent += reply == b"OK"

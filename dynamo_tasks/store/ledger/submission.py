@@ -102,7 +102,7 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
         "db": keys.db, "endpoint": str(new.endpoint), "tenant": options.tenant, "weight": options.weight,
         "document": new.document,
     }  # fmt: skip
-    return [keys.record(new.id), keys.log(new.id)], new.fields(), named
+    return [keys.record(new.id), keys.stream(new.id)], new.fields(), named
 
 
 def submitted(new: NewRequest, reply: list[bytes]) -> str:

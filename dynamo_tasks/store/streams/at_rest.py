@@ -27,7 +27,7 @@ def decode_row(row: Reply) -> Event:
 
 async def read_all(store: Store, namespace: str, request_id: str, after: EventId = ZERO) -> list[Event]:
     """Read all events of a stream after the id ``after``, as they are now."""
-    key = store.keys(namespace).log(request_id)
+    key = store.keys(namespace).stream(request_id)
     events: list[Event] = []
     while True:
         page = await store.commands.execute("XRANGE", key, f"({after}", "+", "COUNT", PAGE)

@@ -64,7 +64,9 @@ class Pages:
         for sub, count in hungry:
             keys = self._store.keys(sub.namespace)
             commands.append(["HMGET", keys.record(sub.request_id), Field.STATE, Field.END_ID])
-            commands.append(["XRANGE", keys.log(sub.request_id), f"({sub.cursor.last}", "+", "COUNT", count])
+            commands.append(
+                ["XRANGE", keys.stream(sub.request_id), f"({sub.cursor.last}", "+", "COUNT", count]
+            )
         replies = await wire.pipeline(commands)
         again: list[tuple[Subscription, int]] = []
         for (sub, count), record, page in zip(hungry, replies[::2], replies[1::2], strict=True):

@@ -213,7 +213,7 @@ class StreamReader:
             "only_owner": int(owner_key is not None), "owner_key": owner_key or "", "after_epoch": wish.epoch,
             "after_seq": wish.seq,
         }  # fmt: skip
-        return [keys.record(sub.request_id), keys.log(sub.request_id)], named
+        return [keys.record(sub.request_id), keys.stream(sub.request_id)], named
 
     def _on_gap(self, sub: Subscription) -> None:
         if sub.lagging:
@@ -291,7 +291,7 @@ class StreamReader:
                 if sub.request_id in self._subs:
                     return
                 await script("detach").run(
-                    commands, [keys.record(sub.request_id), keys.log(sub.request_id)], base=keys.base,
+                    commands, [keys.record(sub.request_id), keys.stream(sub.request_id)], base=keys.base,
                     id=sub.request_id, db=self._store.address.db, reader=self.channel, saw_end=int(sub.saw_end),
                 )  # fmt: skip
                 return

@@ -202,7 +202,7 @@ class Writer:
         sent: list[int] = []
         for stream in batch:
             attempt, count = stream.attempt, 0
-            key = self._store.keys(attempt.namespace).log(attempt.id)
+            key = self._store.keys(attempt.namespace).stream(attempt.id)
             for entry in stream.frozen:
                 event_id = f"{attempt.epoch}-{entry.seq}"
                 packed.append(_pack(("XADD", key, "NOMKSTREAM", event_id, entry.kind, entry.data)))
@@ -220,7 +220,7 @@ class Writer:
         state, end, error, result, settled, kept, _ = stream.finish_request
         attempt, keys = stream.attempt, self._store.keys(stream.attempt.namespace)
         command = script("finish").command(
-            [keys.record(attempt.id), keys.log(attempt.id)], **finish_arguments(
+            [keys.record(attempt.id), keys.stream(attempt.id)], **finish_arguments(
                 keys.base, attempt, stream.top, stream.end_id, end, state, result=result, error=error,
                 settled=settled, kept=kept,
             ),
@@ -299,7 +299,7 @@ class Writer:
         )
         try:
             reply = await script("resync").run(
-                wire, [keys.record(attempt.id), keys.log(attempt.id)], *attempt.fields, Field.READERS,
+                wire, [keys.record(attempt.id), keys.stream(attempt.id)], *attempt.fields, Field.READERS,
                 " ".join(stream.readers), *message, base=keys.base, id=attempt.id, lease=f"{attempt.lease:x}",
                 claimed=attempt.epoch, nonce=attempt.nonce, attempt=attempt.number, previous=str(attempt.previous),
                 new_server=int(restore), namespaces=self._store.keys.namespaces, namespace=attempt.namespace,

@@ -40,11 +40,11 @@ pytestmark = pytest.mark.usefixtures("worker")
 
 def runs(lab: Lab, *ids: str) -> None:
     """Wait until they run, and put something out."""
-    before = {id: lab.redis.xlen(lab.keys.log(id)) for id in ids}
+    before = {id: lab.redis.xlen(lab.keys.stream(id)) for id in ids}
     for id, length in before.items():
         until(
             lambda id=id, most=length + 1: (
-                lab.state(id) == "RUNNING" and lab.redis.xlen(lab.keys.log(id)) > most
+                lab.state(id) == "RUNNING" and lab.redis.xlen(lab.keys.stream(id)) > most
             )
         )
 

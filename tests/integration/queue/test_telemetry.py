@@ -81,8 +81,8 @@ def test_a_fenced_attempt_is_counted_and_reported(lab: Lab, worker: Worker) -> N
     lab.reaches(result.id, "RUNNING")
     epoch = int(lab.record(result.id)["epoch"])
     # As a second owner does it: its claim, in the log and in the record.
-    top = lab.redis.xrevrange(lab.keys.log(result.id), count=1)[0][0]
-    lab.redis.xadd(lab.keys.log(result.id), {"k": f"{top}|2|1234"}, id=f"{epoch + 1}-0")
+    top = lab.redis.xrevrange(lab.keys.stream(result.id), count=1)[0][0]
+    lab.redis.xadd(lab.keys.stream(result.id), {"k": f"{top}|2|1234"}, id=f"{epoch + 1}-0")
     lab.redis.hset(
         lab.keys.record(result.id),
         mapping={Field.EPOCH: epoch + 1, Field.OWNER: "1234", Field.NONCE: "other"},

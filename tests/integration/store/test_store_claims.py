@@ -66,7 +66,7 @@ async def test_an_epoch_grows_even_if_the_clock_is_behind(redis_server: RedisSer
         owner, request_id = await place.owner(), await place.submit()
         ahead = 9_999_999_999_999
         await place.do("HSET", place.keys.record(request_id), Field.EPOCH, ahead)
-        await place.do("XADD", place.keys.log(request_id), f"{ahead + 5}-0", "k", "0-0|1|1")
+        await place.do("XADD", place.keys.stream(request_id), f"{ahead + 5}-0", "k", "0-0|1|1")
         assert (await owner.claim(request_id)).epoch == ahead + 6
 
 
@@ -169,10 +169,10 @@ async def test_a_claim_keeps_the_log_and_only_the_winner_of_finish_ends_it(redis
         one, two, request_id = await place.owner(), await place.owner(), await place.submit()
         old = await one.run(request_id)
         await one.write(old, 1, 2)
-        await place.do("PEXPIRE", place.keys.log(request_id), 60_000)
+        await place.do("PEXPIRE", place.keys.stream(request_id), 60_000)
         await one.die()
         new = await two.run(request_id)
-        assert await place.do("PTTL", place.keys.log(request_id)) == -1
+        assert await place.do("PTTL", place.keys.stream(request_id)) == -1
         assert (
             await one.ledger.finish(old.attempt, top=old.top, end=DONE, result=b"", settled=True) == "FENCED"
         )

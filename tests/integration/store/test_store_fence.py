@@ -73,12 +73,12 @@ async def test_a_log_that_is_gone_is_not_created_by_its_writer(redis_server: Red
     async with Place(redis_server.url) as place:
         owner, request_id = await place.owner(), await place.submit()
         log = await owner.run(request_id)
-        await place.do("DEL", place.keys.record(request_id), place.keys.log(request_id))
+        await place.do("DEL", place.keys.record(request_id), place.keys.stream(request_id))
         log.append("x")
         with pytest.raises(RequestNotFoundError):
             await owner.finish(log)
         assert [type(reason) for reason in owner.deaths] == [RequestNotFoundError]
-        assert await place.do("EXISTS", place.keys.record(request_id), place.keys.log(request_id)) == 0
+        assert await place.do("EXISTS", place.keys.record(request_id), place.keys.stream(request_id)) == 0
 
 
 @on_loop
@@ -87,7 +87,7 @@ async def test_a_nil_reply_is_resynced_where_the_record_still_grants_it(redis_se
         owner, request_id = await place.owner(), await place.submit()
         log = await owner.run(request_id)
         await owner.write(log, 1, 2)
-        await place.do("DEL", place.keys.log(request_id))
+        await place.do("DEL", place.keys.stream(request_id))
         await owner.write(log, 3)
         await owner.finish(log)
         events = await place.log(request_id)
@@ -105,7 +105,7 @@ async def test_what_is_older_than_what_is_kept_cannot_be_written_again(
         log = await owner.run(request_id)
         await owner.write(log, 1)
         await owner.write(log, 2)
-        await place.do("DEL", place.keys.log(request_id))
+        await place.do("DEL", place.keys.stream(request_id))
         log.append(3)
         await eventually(lambda: owner.deaths)
         assert type(owner.deaths[0]) is StreamDivergedError
@@ -315,7 +315,7 @@ async def test_an_epoch_above_mine_in_the_log_is_enough_to_fence(redis_server: R
     async with Place(redis_server.url) as place:
         owner, request_id = await place.owner(), await place.submit()
         log = await owner.run(request_id)
-        await place.do("XADD", place.keys.log(request_id), f"{log.attempt.epoch + 1}-0", "k", "0-0|2|1")
+        await place.do("XADD", place.keys.stream(request_id), f"{log.attempt.epoch + 1}-0", "k", "0-0|2|1")
         log.append("x")
         await eventually(lambda: owner.deaths)
         assert type(owner.deaths[0]) is FencedError

@@ -66,7 +66,7 @@ async def test_a_log_that_cannot_be_read_ends_its_own_stream_only(
         logs = [await owner.run(sub.request_id) for sub in (bad, good)]
         await owner.write(logs[0], 1)
         fields = [kind, bomb] if kind != "bad fields" else ["a", "1", "b", "2"]
-        await place.do("XADD", place.keys.log(bad.request_id), f"{logs[0].attempt.epoch + 1}-0", *fields)
+        await place.do("XADD", place.keys.stream(bad.request_id), f"{logs[0].attempt.epoch + 1}-0", *fields)
         with pytest.raises(ProtocolError):
             await read_to_end(bad)
         await owner.write(logs[1], 2)

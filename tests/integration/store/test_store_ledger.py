@@ -220,18 +220,18 @@ async def test_retention(redis_server: RedisServer) -> None:
             await owner.finish(log)
             assert 0 <= DAY_MS - await pttl(place, place.keys.record(request_id)) < 60_000
         # One hour as long as nobody saw the end; 60 s after the last reader did.
-        assert 3_590_000 < await pttl(place, place.keys.log(read.request_id)) <= 3_600_000
+        assert 3_590_000 < await pttl(place, place.keys.stream(read.request_id)) <= 3_600_000
         for sub in (read, own):
             await read_to_end(sub)
             sub.close()
         await eventually(lambda: _expires_within(place, read.request_id, 60_000))
-        assert await pttl(place, place.keys.log(read.request_id)) > 50_000
+        assert await pttl(place, place.keys.stream(read.request_id)) > 50_000
         await eventually(lambda: _expires_within(place, own.request_id, 5_000))
-        assert await pttl(place, place.keys.log(unread)) > 3_500_000
+        assert await pttl(place, place.keys.stream(unread)) > 3_500_000
 
 
 async def _expires_within(place: Place, request_id: str, ms: int) -> bool:
-    return 0 < await pttl(place, place.keys.log(request_id)) <= ms
+    return 0 < await pttl(place, place.keys.stream(request_id)) <= ms
 
 
 @on_loop
@@ -243,7 +243,7 @@ async def test_an_end_that_nobody_read_is_not_seen(redis_server: RedisServer) ->
         await eventually(lambda: sub.ended)
         sub.close()
         await eventually(lambda: _readers(place, sub.request_id, ""))
-        assert await pttl(place, place.keys.log(sub.request_id)) > 3_500_000
+        assert await pttl(place, place.keys.stream(sub.request_id)) > 3_500_000
 
 
 @on_loop
@@ -257,7 +257,7 @@ async def test_purge_erases_payload_and_log(redis_server: RedisServer) -> None:
         assert await place.ledger.purge(place.namespace, request_id) == "OK"
         record = await place.ledger.get(request_id)
         assert (record.purged, record.render, record.state) == (True, b"", State.SUCCEEDED)
-        assert await place.do("EXISTS", place.keys.log(request_id)) == 0
+        assert await place.do("EXISTS", place.keys.stream(request_id)) == 0
         assert await place.field(request_id, "message") is None
         assert await place.ledger.purge(place.namespace, "unknown") == "GONE"
 

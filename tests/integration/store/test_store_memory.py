@@ -57,7 +57,7 @@ async def test_a_request_that_succeeded(redis_server: RedisServer) -> None:
         assert before > 3000
         assert await _size(place, request_id) < KEEPS
         assert 0 < await place.do("PTTL", place.keys.record(request_id)) <= 24 * 3600 * 1000
-        await place.do("DEL", place.keys.log(request_id))
+        await place.do("DEL", place.keys.stream(request_id))
         record = await place.ledger.get(request_id, place.namespace)
         assert (record.state, record.finish_reason, record.usage) == (State.SUCCEEDED, "stop", USAGE)
         assert (record.attempts, record.end, record.owner_key) == (

@@ -303,7 +303,7 @@ async def test_who_may_join_and_from_where(redis_server: RedisServer) -> None:
         at_top = await client.join(request_id, log.top, owner_key="mine")
         await owner.finish(log)
         assert [event.kind for event in await read_to_end(at_top)] == [Kind.END]
-        await place.do("DEL", place.keys.log(request_id))
+        await place.do("DEL", place.keys.stream(request_id))
         with pytest.raises(StreamExpiredError):
             await client.join(request_id)
 

@@ -225,7 +225,7 @@ async def test_a_claim_that_is_restored_leaves_nothing_with_the_owner_before(
     async with Place(redis_server.url) as place:
         one, two, request_id = await place.owner(), await place.owner(), await place.submit()
         await one.claim(request_id)
-        keys = [place.keys.record(request_id), place.keys.log(request_id), place.keys.owned(one.lease)]
+        keys = [place.keys.record(request_id), place.keys.stream(request_id), place.keys.owned(one.lease)]
         forgotten = {key: await place.do("DUMP", key) for key in keys}
         recovery = Recovery(place.store)
         assert await recovery.requeue(place.namespace, request_id, one.lease) == "OK"

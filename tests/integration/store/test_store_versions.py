@@ -71,7 +71,7 @@ async def test_events_of_a_newer_release_are_no_gap(redis_server: RedisServer) -
         owner, client = await place.owner(), await place.client()
         sub = await client.submit()
         attempt = await owner.claim(sub.request_id)
-        key = place.keys.log(sub.request_id)
+        key = place.keys.stream(sub.request_id)
         await place.do("XADD", key, "NOMKSTREAM", f"{attempt.epoch}-1", "x", b"\xc1")
         outcome = await owner.ledger.finish(
             attempt, top=EventId(attempt.epoch, 1), end=ledger.End(ledger.State.SUCCEEDED), result=b"", settled=True

@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.queue.broker.greenlets import await_, may_await, run
-from dynamo_tasks.queue.execution.interrupt import Interruptible
+from dynamo_tasks.queue.broker.greenlets import Interruptible, await_, may_await, run
 
 
 def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:
