@@ -111,16 +111,19 @@ class Generation:
         """The payload; where it is too long and may be shortened, with as little left out as need be."""
         try:
             return await offload(size, self._gateway.prepare, api.base, parsed.body, model)
-        except ContextLengthError:
-            if not parsed.cuts:
-                raise
+        except InvalidRequestError as error:
+            if not (parsed.cuts and isinstance(error, ContextLengthError)):
+                raise api.reworded(error) from None
         return await offload(size, self._shortened, api, parsed, model)
 
     def _shortened(self, api: Api, parsed: ParsedBody, model: ServedModel) -> dict[str, Any]:
         """Search for the first cut that fits; each one leaves out more than the one before."""
         assert parsed.cut is not None
         low, high = 0, parsed.cuts - 1
-        payload = self._gateway.prepare(api.base, parsed.cut(high), model)
+        try:
+            payload = self._gateway.prepare(api.base, parsed.cut(high), model)
+        except InvalidRequestError as error:
+            raise api.reworded(error) from None
         while low < high:
             middle = (low + high) // 2
             try:

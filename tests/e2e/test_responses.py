@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from tests.e2e.conftest import Stack
-from tests.support.processes import until
+from tests.support.processes import Frontend, Worker, together, until
+from tests.support.server import RedisServer
 
 ASK = "tell me a story"
+
+
+@pytest.fixture(scope="module")
+def stack(redis_server: RedisServer) -> Iterator[Stack]:
+    url, name = redis_server.url, "test-responses"
+    env = {"DYNAMO_NAMESPACE": name}
+    settings = ("Worker.engine=mocker", "Worker.token_delay_ms=5", "Worker.max_model_len=4096")
+    with together(
+        Worker(url, settings=settings, env=env), Frontend(url, env=env), Frontend(url, env=env)
+    ) as (worker, one, two):
+        yield Stack(redis_server, name, worker, one, two)
 
 
 @pytest.fixture
@@ -92,7 +106,7 @@ def _ended(client: openai.OpenAI, name: str) -> Any:
 def test_one_in_the_background_is_cancelled_and_another_one_is_not(
     client: openai.OpenAI, other: openai.OpenAI
 ) -> None:
-    made = _ask(client, background=True, max_output_tokens=2000)
+    made = _ask(client, background=True, max_output_tokens=3000)
     assert other.responses.cancel(made.id).status == "cancelled"
     assert client.responses.cancel(made.id).status == "cancelled"
     assert client.responses.retrieve(made.id).status == "cancelled"
@@ -124,3 +138,135 @@ def test_what_is_not_stored_is_not_found(client: openai.OpenAI) -> None:
     assert made.output_text
     with pytest.raises(openai.NotFoundError):
         client.responses.retrieve(made.id)
+
+
+TOOL: Any = {
+    "type": "function", "name": "weather", "strict": True,
+    "parameters": {
+        "type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"],
+        "additionalProperties": False,
+    },
+}  # fmt: skip
+
+
+class Forecast(BaseModel):
+    city: str
+    kind: Literal["sun", "rain"]
+
+
+def test_a_loop_of_tools(client: openai.OpenAI) -> None:
+    ask = 'compare weather({"city": "Oslo"}) and weather({"city": "Rome"})'
+    with client.responses.stream(model="mocker", input=ask, tools=[TOOL]) as stream:
+        kinds = [event.type for event in stream]
+        called = stream.get_final_response()
+    assert kinds.count("response.function_call_arguments.done") == 2
+    calls = [item for item in called.output if item.type == "function_call"]
+    assert [json.loads(call.arguments) for call in calls] == [{"city": "Oslo"}, {"city": "Rome"}]
+    assert called.status == "completed"
+    assert called.completed_at >= called.created_at
+    results: list[Any] = [
+        {"type": "function_call_output", "call_id": call.call_id, "output": f"{degrees} degrees"}
+        for call, degrees in zip(calls, (9, 25), strict=True)
+    ]
+    done = client.responses.create(
+        model="mocker", input=results, tools=[TOOL], previous_response_id=called.id
+    )
+    assert done.output_text == "Result: 9 degrees\n25 degrees"
+    one = client.responses.create(
+        model="mocker", input=ask, tools=[TOOL], parallel_tool_calls=False,
+        tool_choice={"type": "allowed_tools", "mode": "required", "tools": [{"type": "function", "name": "weather"}]},
+    )  # fmt: skip
+    assert [item.type for item in one.output] == ["function_call"]
+
+
+def test_an_answer_by_a_schema(client: openai.OpenAI) -> None:
+    made = client.responses.parse(model="mocker", input="Oslo?", text_format=Forecast)
+    assert isinstance(made.output_parsed, Forecast)
+    assert made.text.format.type == "json_schema"
+
+
+def test_reasoning_comes_first_and_may_be_sent_back(client: openai.OpenAI) -> None:
+    made = _ask(
+        client, reasoning={"effort": "low"}, include=["reasoning.encrypted_content"], max_output_tokens=200
+    )
+    thought, answer = made.output
+    assert (thought.type, answer.type) == ("reasoning", "message")
+    assert thought.content[0].text
+    assert 0 < made.usage.output_tokens_details.reasoning_tokens < 200
+    again = _ask(client, input=[*made.output, {"role": "user", "content": "go on"}])
+    assert again.output_text
+    streamed = list(_ask(client, reasoning={"effort": "low"}, stream=True))
+    assert "response.reasoning_text.delta" in [event.type for event in streamed]
+
+
+def test_log_probabilities(client: openai.OpenAI) -> None:
+    made = _ask(client, include=["message.output_text.logprobs"], top_logprobs=2)
+    entries = made.output[0].content[0].logprobs
+    assert "".join(entry.token for entry in entries) == made.output_text
+    assert all(len(entry.top_logprobs) == 2 for entry in entries)
+    streamed = list(_ask(client, include=["message.output_text.logprobs"], top_logprobs=2, stream=True))
+    told = [
+        entry.token for event in streamed if event.type.endswith("text.delta") for entry in event.logprobs
+    ]
+    assert told == [entry.token for entry in entries]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": None}, "input"),
+        ({"input": [{"role": "user", "content": [{"type": "input_image"}]}]}, "input[0].content[0].type"),
+        ({"input": [{"type": "item_reference", "id": "msg_1"}]}, "input[0]"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [{"type": "custom", "name": "x"}]}, "tools[0].type"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"metadata": {"a" * 65: "b"}}, "metadata"),
+        ({"metadata": {str(n): "b" for n in range(17)}}, "metadata"),
+        ({"background": True, "store": False}, "background"),
+        ({"include": ["everything"]}, "include[0]"),
+        ({"truncation": "some"}, "truncation"),
+        ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"),
+        ({"max_output_tokens": 0}, "max_output_tokens"),
+        ({"max_output_tokens": 10**7}, "max_output_tokens"),
+        ({"max_tokens": 5}, "max_tokens"),
+        ({"messages": [{"role": "user", "content": "x"}]}, "messages"),
+        ({"instruction": "x"}, "instruction"),
+        ({"stop": ["x"] * 17}, "stop"),
+    ],
+)  # fmt: skip
+def test_what_is_refused_is_named(stack: Stack, body: dict[str, Any], param: str) -> None:
+    whole = {"model": "mocker", "input": "x"} | body
+    status, _, answer = stack.one.request("POST", "/v1/responses", whole)
+    assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
+    assert answer["error"]["param"].startswith(param), answer
+
+
+def test_the_oldest_items_are_left_out_where_it_is_too_long(client: openai.OpenAI) -> None:
+    def long(number: int) -> Any:
+        return {"role": "user", "content": f"{number} " + "word " * 200}
+
+    asked: list[Any] = [long(number) for number in range(8)]
+    with pytest.raises(openai.BadRequestError) as caught:
+        _ask(client, input=asked)
+    assert caught.value.code == "context_length_exceeded"
+    made = _ask(client, input=asked, truncation="auto")
+    one = _ask(client, input=asked[-1:])
+    assert one.usage.input_tokens < made.usage.input_tokens
+    more = _ask(client, input=[long(99), *asked], truncation="auto")
+    assert more.output_text == made.output_text
+
+
+def test_the_stream_of_its_request_is_the_same_one(stack: Stack, client: openai.OpenAI) -> None:
+    made = _ask(client, background=True)
+    until(lambda: _ended(client, made.id))
+    raw = made.id.removeprefix("resp_")
+    path = f"/v1/requests/{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}/stream"
+    whole = list(stack.one.events("GET", path))
+    seen = [event_id for event_id, _ in whole if event_id]
+    rest = list(stack.two.events("GET", path, headers={"last-event-id": seen[0]}))
+    assert [json.loads(data) for _, data in rest] == [json.loads(data) for _, data in whole][-len(rest) :]
+    assert json.loads(rest[-1][1])["type"] == "response.incomplete"
+    by_id = list(
+        stack.two.events("GET", f"/v1/responses/{made.id}?stream=true", headers={"last-event-id": seen[0]})
+    )
+    assert by_id == rest

@@ -143,6 +143,10 @@ class Api:
             raise InvalidRequestError(f"model {name!r} is for {model.card.kind}, not chat", param="model")
         return model
 
+    def reworded(self, error: InvalidRequestError) -> InvalidRequestError:
+        """An error about a body in the words of :attr:`base`, by the names of the fields that the client sent."""
+        return error
+
     def render(self, parsed: ParsedBody, payload: dict[str, Any], request_id: str) -> Render | None:
         """Describe, for the record, how any frontend can render the stream; ``None`` = values.
 

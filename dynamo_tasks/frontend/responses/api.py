@@ -7,10 +7,10 @@ from typing import Any
 from starlette.responses import Response
 
 from dynamo_tasks.engines.text.threads import offload
-from dynamo_tasks.errors import DynamoError, InvalidRequestError
+from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.gateway import Gateway
-from dynamo_tasks.frontend.http.errors import error_response, json_response
+from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, engine_body
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.openai.values import FROM_START, Position
@@ -85,11 +85,9 @@ class ResponsesApi(Api):
         queued = response_object(render, Echo.decode(render.extra), Outcome("queued"), [], None)
         return json_response(queued, request_id=request_id)
 
-    def failure(self, error: DynamoError, request_id: str) -> Response:
-        """The answer for an error, by the names of this API's fields."""
-        if isinstance(error, InvalidRequestError):
-            error = as_written(error)
-        return error_response(error, request_id)
+    def reworded(self, error: InvalidRequestError) -> InvalidRequestError:
+        """An error about the chat, by the names of this API's fields."""
+        return as_written(error)
 
 
 def _decoded(raw: bytes) -> tuple[dict[str, Any], ResponseRequest]:

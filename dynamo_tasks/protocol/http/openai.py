@@ -314,8 +314,8 @@ def _refuse_misspelt(kind: type[OpenAIRequest], body: dict[str, Any]) -> None:
 
 def named_error(exc: msgspec.ValidationError) -> InvalidRequestError:
     """Name the field of a message of msgspec: ``Expected `int` >= 1 - at `$.n``` → ``n: expected `int` >= 1``."""
-    text, _, path = str(exc).partition(" - at `$")
-    param = path.rstrip("`").removeprefix(".")
+    text, _, place = str(exc).partition(" - at `")
+    param = place.rpartition("$")[2].rstrip("`").removeprefix(".")  # or: key` in `$.metadata
     if missing := _MISSING_FIELD.search(text):
         param = f"{param}.{missing.group(1)}" if param else missing.group(1)
         return InvalidRequestError(f"{param}: this field is required", param=param)
