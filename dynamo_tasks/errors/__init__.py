@@ -22,6 +22,7 @@
     │   ├── NamespaceInUseError        409  namespace_in_use       instances are registered in it
     │   ├── IdempotencyConflictError   409  idempotency_conflict   same key, another payload
     │   ├── ObjectConflictError        409  conflict               it has changed meanwhile, or its state forbids that
+    │   ├── ConversationLockedError    409  conversation_locked    a response goes on in it
     │   ├── StreamExpiredError         410  stream_expired         the log is past its retention
     │   ├── PayloadTooLargeError       413  payload_too_large
     │   ├── UnsupportedEncodingError   415  unsupported_encoding   names those that are allowed
@@ -93,6 +94,7 @@ from dynamo_tasks.errors.refusals import (
     AlreadyRegisteredError,
     AuthenticationError,
     ContextLengthError,
+    ConversationLockedError,
     ForbiddenError,
     IdempotencyConflictError,
     InvalidEventIdError,
@@ -115,7 +117,8 @@ from dynamo_tasks.errors.refusals import (
 )
 
 __all__ = [
-    "AlreadyRegisteredError", "AuthenticationError", "ConfigError", "ContextLengthError", "DeadlineExceededError",
+    "AlreadyRegisteredError", "AuthenticationError", "ConfigError", "ContextLengthError",
+    "ConversationLockedError", "DeadlineExceededError",
     "DeadlineUnreachableError", "DynamoError", "EndpointError", "EngineDeadError", "EngineError", "FencedError",
     "ForbiddenError", "IdempotencyConflictError", "InstanceDeadError", "InvalidEventIdError", "InvalidNameError",
     "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError", "NoInstancesError",

@@ -8,6 +8,7 @@ __all__ = [
     "AlreadyRegisteredError",
     "AuthenticationError",
     "ContextLengthError",
+    "ConversationLockedError",
     "ForbiddenError",
     "IdempotencyConflictError",
     "InvalidEventIdError",
@@ -121,6 +122,13 @@ class ObjectConflictError(RequestError):
     """The object has changed meanwhile, or its state forbids what was asked for."""
 
     code = "conflict"
+    http_status = 409
+
+
+class ConversationLockedError(RequestError):
+    """A response goes on in this conversation, or its items have changed meanwhile; try again in a few seconds."""
+
+    code = "conversation_locked"
     http_status = 409
 
 

@@ -47,6 +47,10 @@ key                            type    content
 ``dt:<ns>:object-ends:…``      zset    the same by the end of their life, ms
 ``dt:<ns>:object-remains:<k>`` zset    ids whose contents elsewhere are to be deleted then, ms
 ``dt:<ns>:object-waste:<k>``   zset    ids whose contents are to be deleted, by the time of the next try, ms
+``dt:<ns>:conv:<id>``          hash    a conversation: the response that goes on in it, number of changes
+``dt:<ns>:conv-order:<id>``    zset    ids of its items
+``dt:<ns>:conv-items:<id>``    hash    its items by id, msgpack
+``dt:<ns>:conv-open``          zset    ``<conversation> <request>`` of responses that go on in one; ms
 =============================  ======  ==================================================================
 """
 
@@ -318,6 +322,23 @@ class Keys:
     def object(self, kind: str, object_id: str) -> str:
         """An object of an API."""
         return f"{self.base}object:{kind}:{object_id}"
+
+    def conversation(self, conversation_id: str) -> str:
+        """The state of a conversation's items."""
+        return f"{self.base}conv:{conversation_id}"
+
+    def conversation_order(self, conversation_id: str) -> str:
+        """Ids of a conversation's items, in order."""
+        return f"{self.base}conv-order:{conversation_id}"
+
+    def conversation_items(self, conversation_id: str) -> str:
+        """The items of a conversation."""
+        return f"{self.base}conv-items:{conversation_id}"
+
+    @property
+    def open_conversations(self) -> str:
+        """Responses that will add their items to conversations, by when somebody looked for their ends."""
+        return f"{self.base}conv-open"
 
     def job_channel(self, job_id: str) -> str:
         """The channel on which the tasks of a job wake each other up."""

@@ -8,7 +8,7 @@ from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import InvalidRequestError, PreviousResponseError, RequestNotFoundError
 from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.gateway import Gateway
-from dynamo_tasks.frontend.responses.document import Document
+from dynamo_tasks.frontend.responses.document import Document, usable
 from dynamo_tasks.frontend.responses.names import input_id, owner_of, response_id
 from dynamo_tasks.frontend.responses.stored import StoredResponses
 from dynamo_tasks.protocol.http.items import Item, ItemReference, parse_items, shown
@@ -65,7 +65,7 @@ class Context:
                 f"previous response with id {name!r:.100} not found", param="previous_response_id"
             ) from None
         document = await self._stored.document(stored, owner_key)
-        return document.context + document.items + _usable(whole["output"])
+        return document.context + document.items + usable(whole["output"])
 
     async def _resolved(
         self, items: list[Item], known: list[dict[str, Any]], call: HttpCall
@@ -98,8 +98,3 @@ class Context:
         if item_id not in found:
             raise InvalidRequestError(f"{at}: item with id {item_id!r:.100} not found", param=at)
         return found[item_id]
-
-
-def _usable(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Items of an answer without a call that was cut off: nobody can have answered it."""
-    return [item for item in output if item["type"] != "function_call" or item["status"] == "completed"]

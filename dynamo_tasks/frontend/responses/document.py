@@ -10,7 +10,7 @@ from msgspec import Struct
 from dynamo_tasks.errors import ProtocolError
 from dynamo_tasks.protocol.events import UNREADABLE
 
-__all__ = ["Document"]
+__all__ = ["Document", "usable"]
 
 
 class Document(Struct, array_like=True):
@@ -45,3 +45,8 @@ class Document(Struct, array_like=True):
 
 
 _decode = msgspec.msgpack.Decoder(Document).decode
+
+
+def usable(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Items of an answer without a call that was cut off: nobody can have answered it."""
+    return [item for item in output if item["type"] != "function_call" or item["status"] == "completed"]
