@@ -36,6 +36,7 @@ from dynamo_tasks.frontend.page.assets import page_routes
 from dynamo_tasks.frontend.page.live import LiveAPI, Recent
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.responses.api import ResponsesApi
+from dynamo_tasks.frontend.responses.conversation_routes import ConversationRoutes
 from dynamo_tasks.frontend.responses.routes import ResponsesRoutes
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.spans import end_http_span, http_span
@@ -115,10 +116,11 @@ class FrontendApp:
         apis = {api.name: api for api in self._hot.values()}
         health = HealthAPI(gateway)
         own = _routes(ModelsAPI(gateway), RequestsAPI(gateway, settings, apis), health)
-        own += ResponsesRoutes(gateway, settings).routes()
-        own.append(
-            Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"], name="count_tokens")
-        )
+        own += ResponsesRoutes(gateway, settings).routes() + ConversationRoutes(gateway, settings).routes()
+        own += [
+            Route("/v1/messages/count_tokens", self._count_tokens, methods=["POST"], name="count_tokens"),
+            Route("/v1/responses/input_tokens", self._input_tokens, methods=["POST"], name="input_tokens"),
+        ]
         own.extend(route for wing in wings for route in wing.routes())
         own.append(Route(OPENAPI_PATH, OpenApi(routes).show, name="openapi"))
         _check_paths(own, set(self._hot), routes)
@@ -151,6 +153,10 @@ class FrontendApp:
     async def _count_tokens(self, request: Request) -> Response:
         tokens = await self._generation.count_tokens(_COUNT_TOKENS, request)
         return json_response({"input_tokens": tokens}, request_id=call_of(request).request_id)
+
+    async def _input_tokens(self, request: Request) -> Response:
+        tokens = await self._generation.count_tokens(self._hot["/v1/responses"], request)
+        return json_response({"object": "response.input_tokens", "input_tokens": tokens})
 
     def _api_above(self, path: str) -> Api | None:
         """The API whose clients ask for a path below its own: errors are in its shape."""

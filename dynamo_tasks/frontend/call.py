@@ -207,14 +207,19 @@ def new_id() -> str:
     return str(uuid.uuid4())
 
 
-async def raw_body(request: Request) -> bytes:
+async def raw_body(request: Request, empty: bytes = b"") -> bytes:
     """A request's body, to be decoded with :func:`~dynamo_tasks.protocol.http.bodies.decode_object`.
+
+    Args:
+        request: Whose.
+        empty: Stands for an empty body, where that is allowed.
 
     Raises:
         InvalidRequestError: It is empty, or holds more than may be decoded.
         PayloadTooLargeError: See :func:`~dynamo_tasks.frontend.http.incoming.read_body`.
     """
     raw = await read_body(request.receive, request.scope["headers"], call_of(request).body_limit)
+    raw = raw or empty
     if not raw:
         raise InvalidRequestError("the body is empty; a JSON object is expected")
     await check_size(raw)

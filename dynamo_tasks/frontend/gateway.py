@@ -18,6 +18,7 @@ from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.conversations import Conversations
 
 __all__ = ["EventStream", "Gateway", "RequestInfo", "ServedModel", "Submission", "unknown_model"]
 
@@ -136,7 +137,12 @@ class Gateway(Protocol):
     """The way from HTTP to the queue and back.
 
     ``owner_key`` is the hash of the API key that asks; where it may be ``None``, that is one who may see all.
+
+    Attributes:
+        conversations: Those of the namespace.
     """
+
+    conversations: Conversations
 
     async def models(self) -> dict[str, ServedModel]:
         """The models served now, by name."""

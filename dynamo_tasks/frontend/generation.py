@@ -18,7 +18,7 @@ from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import ContextLengthError, InvalidRequestError, ServerUnavailableError
 from dynamo_tasks.frontend.call import HttpCall, call_of, raw_body
 from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission
-from dynamo_tasks.frontend.openai.apis import Api, ParsedBody
+from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, Turn
 from dynamo_tasks.frontend.openai.collect import CollectedResponse
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.settings import BOUNDED, FrontendSettings
@@ -51,12 +51,14 @@ class Prepared(Struct):
         request: Its checked body.
         submission: As it goes to the queue.
         render: How its stream is rendered; ``None`` where that is just values.
+        turn: See :class:`ParsedBody`.
     """
 
     api: Api
     request: OpenAIRequest
     submission: Submission
     render: Render | None
+    turn: Turn | None = None
 
 
 class Generation:
@@ -105,7 +107,7 @@ class Generation:
             size=len(raw),
             document=parsed.document,
         )
-        return Prepared(api, request, submission, render)
+        return Prepared(api, request, submission, render, parsed.turn)
 
     async def _fitting(self, api: Api, parsed: ParsedBody, model: ServedModel, size: int) -> dict[str, Any]:
         """The payload; where it is too long and may be shortened, with as little left out as need be."""
@@ -157,9 +159,26 @@ class Generation:
         api = prepared.api
         if call.counted_at and time.monotonic() - call.counted_at > _SURE:
             await self._count(api, call)  # its body took long: the place may be another's by now
-        stream = await self._gateway.submit(prepared.submission)
+        stream = await (
+            self._gateway.submit(prepared.submission) if prepared.turn is None else self._in_turn(prepared)
+        )
         if call.counted_at and stream.request_id != call.request_id:  # an idempotent repetition
             await self._gateway.withdraw(api.base, call.request_id, call.owner_key, call.limits)
+        return stream
+
+    async def _in_turn(self, prepared: Prepared) -> EventStream:
+        turn, submission = prepared.turn, prepared.submission
+        assert turn is not None
+        await turn.begin()
+        try:
+            stream = await self._gateway.submit(submission)
+        except ServerUnavailableError:
+            raise  # it may have been submitted
+        except BaseException:
+            await turn.give_up()
+            raise
+        if stream.request_id != submission.request_id:  # an idempotent repetition
+            await turn.give_up()
         return stream
 
     @contextlib.asynccontextmanager

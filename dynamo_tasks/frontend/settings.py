@@ -33,6 +33,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
         max_timeout: Most of ``timeout`` and ``X-Request-Timeout`` (a day).
         response_retention: Seconds for which a stored response is kept after its end (a day, as long as its record
             lives).
+        conversation_retention: Seconds for which a conversation is kept after it was used (30 days).
     """
 
     api_keys: tuple[ApiKey | str, ...] = ()
@@ -47,6 +48,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     max_abandon_after: float = 3600.0
     max_timeout: float = 86400.0
     response_retention: float = 86400.0
+    conversation_retention: float = 30 * 86400.0
 
     def __post_init__(self) -> None:
         for name in ("body_limit", "max_file_bytes"):
@@ -54,7 +56,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"{name} must be at least 1 byte, not {getattr(self, name)}")
         if not self.keep_alive > 0:
             raise ConfigError(f"keep_alive must be more than 0 seconds, not {self.keep_alive}")
-        for name in (*BOUNDED.values(), "response_retention"):
+        for name in (*BOUNDED.values(), "response_retention", "conversation_retention"):
             if not 0 < getattr(self, name) <= _LONGEST:
                 raise ConfigError(
                     f"{name} must be more than 0 seconds and at most a year, not {getattr(self, name)}"

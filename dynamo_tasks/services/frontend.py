@@ -11,9 +11,12 @@ from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.batches.api import BatchesAPI
 from dynamo_tasks.frontend.files.api import FilesAPI
 from dynamo_tasks.frontend.http.server import HttpServer
+from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.runtime.supervision.actor import Actors
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
 from dynamo_tasks.services.background import BATCH_ENDPOINTS, Background
+from dynamo_tasks.services.conversations import ConversationSweeper
 from dynamo_tasks.services.files import FilesSweeper, files_of
 from dynamo_tasks.services.gateway import RuntimeGateway, gateway_of
 from dynamo_tasks.services.http import api_routes, warn_if_open
@@ -40,6 +43,7 @@ class Frontend:
         max_abandon_after: Most of ``abandon_after``.
         max_timeout: Most of ``timeout``.
         response_retention: Seconds for which a stored response is kept after its end.
+        conversation_retention: Seconds for which a conversation is kept after it was used.
         cors_origins: Web pages that may use the server, ``https://app.example`` or ``*``; those of
             ``DYNAMO_CORS_ORIGINS`` by default.
         allowed_hosts: Names under which it is known, besides addresses and local names; those of
@@ -63,6 +67,7 @@ class Frontend:
     max_abandon_after: float = 3600.0
     max_timeout: float = 86400.0
     response_retention: float = 86400.0
+    conversation_retention: float = 30 * 86400.0
     cors_origins: ClassVar[list[str]] = []
     allowed_hosts: ClassVar[list[str]] = []
 
@@ -70,7 +75,7 @@ class Frontend:
 
     def __init__(self) -> None:
         self._server: HttpServer | None = None
-        self._sweeper: FilesSweeper | None = None
+        self._sweepers = Actors()
 
     @classmethod
     def check_settings(cls) -> None:
@@ -95,6 +100,7 @@ class Frontend:
             max_abandon_after=float(cls.max_abandon_after),
             max_timeout=float(cls.max_timeout),
             response_retention=float(cls.response_retention),
+            conversation_retention=float(cls.conversation_retention),
         )
 
     @async_on_start
@@ -108,8 +114,8 @@ class Frontend:
         app = create_app(gateway, settings, api_routes(self), wings=wings)
         self._server = HttpServer(app, self.host, self.port, reuse_port=self.reuse_port)
         await self._server.start()
-        self._sweeper = FilesSweeper(files)
-        await self._sweeper.start()
+        turns = Turns(gateway, settings.conversation_retention)
+        await self._sweepers.start(FilesSweeper(files), ConversationSweeper(turns))
 
     def _batches(self, gateway: RuntimeGateway, files: Files) -> BatchesAPI:
         background: Any = type(self).background.service
@@ -127,5 +133,4 @@ class Frontend:
         """Stop listening; open streams can be resumed elsewhere."""
         if self._server is not None:
             await self._server.stop()
-        if self._sweeper is not None:
-            await self._sweeper.stop()
+        await self._sweepers.stop()

@@ -31,6 +31,7 @@ from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.processor import Processor
 from dynamo_tasks.services.worker import Worker
+from dynamo_tasks.store.conversations import Conversations
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.submission import NewRequest, report_rejected
@@ -74,6 +75,7 @@ class RuntimeGateway:
         self._quota = Quota(runtime.client.store)
         self._namespace = namespace
         self.objects = Objects(runtime.client.store, namespace)
+        self.conversations = Conversations(runtime.client.store, namespace, self.objects)
         self._processor = processor
         self._remote = isinstance(processor, DynamoService)
         self._expected = expected

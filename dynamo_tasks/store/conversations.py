@@ -1,18 +1,25 @@
 """Conversations: an object each, and its items in the order in which they came.
 
 A response adds its items when it has ended. While it runs the conversation is *open* for it, and for no other one; the
-step that adds them also closes it. So they are added once, whoever finds that the response has ended: who waited for it,
-the next reader, or a sweep. One that never ends well adds none, and is closed.
+step that adds them also closes it. So they are added once, by any process that finds that the response has ended: for
+the next reader, or in a sweep. A response that does not end well adds none, and the conversation is closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from dynamo_tasks.errors import ConversationLockedError, InvalidRequestError, ObjectNotFoundError, ProtocolError
+from dynamo_tasks.errors import (
+    ConversationLockedError,
+    InvalidRequestError,
+    ObjectConflictError,
+    ObjectNotFoundError,
+    ProtocolError,
+)
 from dynamo_tasks.store.ledger.scripts import Argument, script
 from dynamo_tasks.store.objects import Kind, Objects, StoredObject
 from dynamo_tasks.store.redis.containment import MALFORMED
@@ -136,10 +143,11 @@ class Conversations:
     async def renewed(
         self, known: StoredObject[Conversation], retention: float
     ) -> StoredObject[Conversation]:
-        """Let a conversation that is used live for another while; one that others change at the moment lives on, too."""
+        """Let a conversation that is used live for another while; so does one that is changed at the moment."""
         left = (known.ends or 0) - await self.time()
         if known.ends is not None and left < _RENEWED_BELOW * retention:
-            return await self.objects.replace(CONVERSATION, known, known.data, ttl=retention)
+            with contextlib.suppress(ObjectConflictError):
+                return await self.objects.replace(CONVERSATION, known, known.data, ttl=retention)
         return known
 
     async def open(self, opened: Opened, owner: str, changes: str) -> None:
@@ -207,8 +215,8 @@ class Conversations:
             ObjectNotFoundError: There is no such conversation of the owner's, or no such item.
         """
         code = await script("conversation_remove").run(
-            self._store.commands, [self._object(conversation_id)], base=self._keys.base, id=conversation_id, owner=owner,
-            item=item_id,
+            self._store.commands, [self._object(conversation_id)], base=self._keys.base, id=conversation_id,
+            owner=owner, item=item_id,
         )  # fmt: skip
         if code == b"GONE":
             raise CONVERSATION.unknown(conversation_id)

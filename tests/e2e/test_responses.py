@@ -133,6 +133,16 @@ def test_one_that_follows_another_knows_it_also_when_that_is_gone(
     assert caught.value.code == "previous_response_not_found"
 
 
+def test_input_tokens_are_those_of_the_request(client: openai.OpenAI) -> None:
+    made = _ask(client, instructions="be brief", tools=[TOOL])
+    counted = client.responses.input_tokens.count(
+        model="mocker", input=ASK, instructions="be brief", tools=[TOOL]
+    )
+    assert (counted.object, counted.input_tokens) == ("response.input_tokens", made.usage.input_tokens)
+    following = client.responses.input_tokens.count(model="mocker", input="x", previous_response_id=made.id)
+    assert following.input_tokens > 0
+
+
 def test_what_is_not_stored_is_not_found(client: openai.OpenAI) -> None:
     made = _ask(client, store=False)
     assert made.output_text
@@ -270,3 +280,52 @@ def test_the_stream_of_its_request_is_the_same_one(stack: Stack, client: openai.
         stack.two.events("GET", f"/v1/responses/{made.id}?stream=true", headers={"last-event-id": seen[0]})
     )
     assert by_id == rest
+
+
+def test_a_conversation(client: openai.OpenAI, other: openai.OpenAI) -> None:
+    talk = client.conversations.create(
+        metadata={"topic": "a"}, items=[{"type": "message", "role": "user", "content": "I am Al"}]
+    )
+    first = _ask(client, input="who am I?", conversation=talk.id)
+    assert first.conversation.id == talk.id
+    second = _ask(other, input="are you sure?", conversation=talk.id, stream=True)
+    assert list(second)[-1].type == "response.incomplete"
+    items = list(client.conversations.items.list(talk.id, order="asc", limit=2))
+    texts = [item.content[0].text for item in items]
+    assert texts[:4] == ["I am Al", "who am I?", first.output_text, "are you sure?"]
+    assert len({item.id for item in items}) == len(texts) == 5
+    assert client.conversations.items.retrieve(items[1].id, conversation_id=talk.id).id == items[1].id
+    client.conversations.items.delete(items[0].id, conversation_id=talk.id)
+    added = client.conversations.items.create(
+        talk.id, items=[{"type": "message", "role": "assistant", "content": "quite"}]
+    )
+    assert added.data[0].content[0].type == "output_text"
+    assert len(list(other.conversations.items.list(talk.id))) == 5
+    assert client.conversations.update(talk.id, metadata={"topic": "b"}).metadata == {"topic": "b"}
+    assert other.conversations.retrieve(talk.id).metadata == {"topic": "b"}
+    assert other.conversations.delete(talk.id).deleted
+    for one in (client, other):
+        with pytest.raises(openai.NotFoundError):
+            one.conversations.retrieve(talk.id)
+    with pytest.raises(openai.NotFoundError):
+        _ask(client, conversation=talk.id)
+
+
+def test_one_response_at_a_time_in_a_conversation(client: openai.OpenAI, other: openai.OpenAI) -> None:
+    talk = client.conversations.create()
+    long = _ask(client, conversation=talk.id, background=True, max_output_tokens=3000)
+    with pytest.raises(openai.ConflictError) as caught:
+        _ask(other, conversation=talk.id)
+    assert caught.value.code == "conversation_locked"
+    client.responses.cancel(long.id)
+    done = _ask(other, conversation=talk.id)
+    assert len(list(client.conversations.items.list(talk.id))) == 2
+    client.responses.delete(done.id)
+    assert len(list(client.conversations.items.list(talk.id))) == 2
+
+
+def test_a_turn_that_nobody_reads_ends_all_the_same(stack: Stack, client: openai.OpenAI) -> None:
+    talk = client.conversations.create()
+    _ask(client, conversation=talk.id, background=True)
+    key = f"dt:{stack.namespace}:conv-items:{talk.id}"
+    until(lambda: stack.server.command("HLEN", key) == b":2\r\n")

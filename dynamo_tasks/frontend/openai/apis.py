@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
-from typing import Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 from starlette.responses import Response
@@ -36,7 +36,7 @@ from dynamo_tasks.protocol.http.openai import (
     parse_request,
 )
 
-__all__ = ["Api", "ChatApi", "CompletionsApi", "EmbeddingsApi", "ParsedBody", "engine_body"]
+__all__ = ["Api", "ChatApi", "CompletionsApi", "EmbeddingsApi", "ParsedBody", "Turn", "engine_body"]
 
 _TRANSPORT = {
     "stream",
@@ -71,6 +71,18 @@ _NEUTRAL: dict[str, Any] = {
 """Values that say what holds anyway: they ask nothing of an engine, and many SDKs always send them."""
 
 
+class Turn(Protocol):
+    """Something that a request takes before it is submitted, such as the turn of a conversation."""
+
+    async def begin(self) -> None:
+        """Take it."""
+        ...
+
+    async def give_up(self) -> None:
+        """Give it back: the request was not submitted."""
+        ...
+
+
 class ParsedBody(Struct):
     """A body that was read and checked.
 
@@ -82,6 +94,7 @@ class ParsedBody(Struct):
         retention: Seconds for which record and stream are kept, where the client does not say it.
         cuts: How many ways there are to leave out more and more of a prompt that is too long; 0 = it is refused.
         cut: Makes the body of one of them, counted from 0.
+        turn: To be begun before the request is submitted, and given up where it is not.
     """
 
     request: OpenAIRequest
@@ -91,6 +104,7 @@ class ParsedBody(Struct):
     retention: float | None = None
     cuts: int = 0
     cut: Callable[[int], dict[str, Any]] | None = None
+    turn: Turn | None = None
 
 
 class Api:

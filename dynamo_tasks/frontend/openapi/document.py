@@ -19,7 +19,7 @@ from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.openapi.batches import BATCHES, BATCHES_SCHEMAS
 from dynamo_tasks.frontend.openapi.files import FILES, FILES_SCHEMAS
 from dynamo_tasks.frontend.openapi.messages import MESSAGES, MESSAGES_SCHEMAS
-from dynamo_tasks.frontend.openapi.responses import RESPONSES, RESPONSES_SCHEMAS
+from dynamo_tasks.frontend.openapi.responses import RESPONSES, RESPONSES_BODIES, RESPONSES_SCHEMAS
 from dynamo_tasks.frontend.openapi.schemas import SCHEMAS
 from dynamo_tasks.frontend.openapi.tokens import TOKENS, TOKENS_SCHEMAS
 from dynamo_tasks.frontend.openapi.words import (
@@ -39,7 +39,6 @@ from dynamo_tasks.frontend.openapi.words import (
 from dynamo_tasks.protocol.http.batches import BatchRequest
 from dynamo_tasks.protocol.http.messages import MessagesRequest
 from dynamo_tasks.protocol.http.openai import OPTIONS, ChatRequest, CompletionRequest, EmbeddingRequest
-from dynamo_tasks.protocol.http.responses import ResponseRequest
 
 __all__ = ["PATH", "OpenApi", "document"]
 
@@ -155,7 +154,7 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
         routes: ``@api`` methods that are served, too; their bodies are said to be any JSON.
     """
     _, bodies = msgspec.json.schema_components(
-        [ChatRequest, CompletionRequest, EmbeddingRequest, ResponseRequest, BatchRequest, MessagesRequest],
+        [ChatRequest, CompletionRequest, EmbeddingRequest, BatchRequest, MessagesRequest, *RESPONSES_BODIES],
         ref_template=REFS,
     )
     options = bodies["ChatRequest"]["properties"]

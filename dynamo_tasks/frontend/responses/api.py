@@ -21,6 +21,7 @@ from dynamo_tasks.frontend.responses.document import Document
 from dynamo_tasks.frontend.responses.echo import Echo, Outcome, response_object
 from dynamo_tasks.frontend.responses.render import ResponseRenderer
 from dynamo_tasks.frontend.responses.stored import API
+from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.http.bodies import decode_object
 from dynamo_tasks.protocol.http.openai import ChatRequest, OpenAIRequest, parse_request
@@ -42,7 +43,7 @@ class ResponsesApi(Api):
     needs_start = True
 
     def __init__(self, gateway: Gateway, settings: FrontendSettings):
-        self._context = Context(gateway)
+        self._context = Context(gateway, Turns(gateway, settings.conversation_retention))
         self._retention = settings.response_retention
 
     async def read(self, raw: bytes, call: HttpCall) -> ParsedBody:
@@ -52,8 +53,10 @@ class ResponsesApi(Api):
             InvalidRequestError: names the field, and what is allowed.
         """
         body, request = await offload(len(raw), _decoded, raw)
-        document = await self._context.of(request, call)
-        return await offload(len(raw), self._parsed, body, request, document)
+        document, turn = await self._context.of(request, call)
+        parsed = await offload(len(raw), self._parsed, body, request, document)
+        parsed.turn = turn
+        return parsed
 
     def _parsed(self, body: dict[str, Any], request: ResponseRequest, document: Document) -> ParsedBody:
         items = document.context + document.items

@@ -11,6 +11,7 @@ from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.responses.document import Document, usable
 from dynamo_tasks.frontend.responses.names import input_id, owner_of, response_id
 from dynamo_tasks.frontend.responses.stored import StoredResponses
+from dynamo_tasks.frontend.responses.turns import Turn, Turns
 from dynamo_tasks.protocol.http.items import Item, ItemReference, parse_items, shown
 from dynamo_tasks.protocol.http.openai import MAX_MESSAGES
 from dynamo_tasks.protocol.http.responses import ResponseRequest
@@ -26,21 +27,29 @@ class Context:
 
     Args:
         gateway: The way to Redis.
+        turns: Of conversations.
     """
 
-    def __init__(self, gateway: Gateway):
+    def __init__(self, gateway: Gateway, turns: Turns):
         self._stored = StoredResponses(gateway)
+        self._turns = turns
 
-    async def of(self, request: ResponseRequest, call: HttpCall) -> Document:
-        """The document of a request.
+    async def of(self, request: ResponseRequest, call: HttpCall) -> tuple[Document, Turn | None]:
+        """The document of a request, and its turn in its conversation.
 
         Raises:
             InvalidRequestError: An item is not valid, or there are too many of them.
             PreviousResponseError: What it follows is not there, or has not ended.
+            ObjectNotFoundError: There is no such conversation of the API key's.
+            ConversationLockedError: Another response goes on in it.
         """
         given = request.input or []
         items = await offload(16 * len(given), parse_items, given)
-        known = await self._before(request.previous_response_id, call.owner_key)
+        turn = None
+        if request.conversation_id is not None:
+            known, turn = await self._turns.items(request.conversation_id, call.owner_key, call.request_id)
+        else:
+            known = await self._before(request.previous_response_id, call.owner_key)
         own = await self._resolved(items, known, call)
         total = len(known) + len(own)
         if total > MAX_MESSAGES:
@@ -48,7 +57,7 @@ class Context:
                 f"input: {total} items with what came before; at most {MAX_MESSAGES} are allowed",
                 param="input",
             )
-        return Document(own, known)
+        return Document(own, known), turn
 
     async def _before(self, name: str | None, owner_key: str) -> list[dict[str, Any]]:
         if name is None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.errors import InvalidRequestError, ObjectNotFoundError
 from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
@@ -15,6 +17,7 @@ from dynamo_tasks.frontend.http.query import flag, number, page_of, page_query
 from dynamo_tasks.frontend.openai.values import parse_position
 from dynamo_tasks.frontend.responses.render import ResponseRenderer
 from dynamo_tasks.frontend.responses.stored import StoredResponse, StoredResponses
+from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.sse import EventStreamResponse
 
@@ -35,6 +38,7 @@ class ResponsesRoutes:
         self._gateway = gateway
         self._settings = settings
         self._stored = StoredResponses(gateway)
+        self._turns = Turns(gateway, settings.conversation_retention)
 
     def routes(self) -> list[Route]:
         """Its paths."""
@@ -88,7 +92,11 @@ class ResponsesRoutes:
     async def delete(self, request: Request) -> Response:
         """``DELETE /v1/responses/{id}``: nothing of it is left; one that runs is cancelled before."""
         stored = await self._find(request)
-        await self._gateway.cancel(stored.info.id, call_of(request).owner_key, True)
+        owner = call_of(request).owner_key
+        if stored.echo.conversation and stored.ended:
+            with contextlib.suppress(ObjectNotFoundError):  # its items stay there
+                await self._turns.settle(await self._turns.find(stored.echo.conversation, owner))
+        await self._gateway.cancel(stored.info.id, owner, True)
         return json_response({"id": stored.name, "object": "response.deleted", "deleted": True})
 
     async def input_items(self, request: Request) -> Response:

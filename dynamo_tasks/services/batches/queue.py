@@ -13,6 +13,7 @@ from msgspec import Struct
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import (
     DynamoError,
+    InvalidRequestError,
     QueueFullError,
     RateLimitError,
     RequestFailedError,
@@ -101,6 +102,10 @@ class LineQueue:
         call = HttpCall(request_id, owner_key=self._owner)
         try:
             prepared = await self._generation.prepare(self._api, body, call, {})
+            if prepared.turn is not None:
+                raise InvalidRequestError(
+                    "conversation: lines of a batch take no turns in one", param="conversation"
+                )
         except LATER:
             raise
         except DynamoError as exc:

@@ -1,5 +1,5 @@
--- conversation_append: items are added to a conversation, all of them or none. Those of a response once, whoever adds
---   them; an item whose id is there already stays as it is.
+-- conversation_append: items are added to a conversation, all of them or none. Those of a response once, however
+--   many add them; an item whose id is there already stays as it is.
 --
 -- KEYS   1 object
 -- @args base, id, owner, request, most, ...
@@ -7,7 +7,7 @@
 --   may be, 0 = any number; ...: id, item
 -- returns 'OK' | 'GONE' there is none, or it is another owner's | 'DONE' the response has added them before
 --         | 'FULL' there would be more than may be
--- @include clock, conversations, numbers
+-- @include conversations, numbers
 
 local items, order, state = parts_of(id)
 local owned_by = redis.call('HGET', KEYS[1], 'owner')

@@ -4,7 +4,7 @@
 -- KEYS   1 object
 -- @args base, id, owner, item
 -- returns 'OK' | 'GONE' there is no conversation, or it is another owner's | 'UNKNOWN' it has no such item
--- @include clock, conversations, numbers
+-- @include conversations
 
 if redis.call('HGET', KEYS[1], 'owner') ~= owner then return 'GONE' end
 local items, order, state = parts_of(id)

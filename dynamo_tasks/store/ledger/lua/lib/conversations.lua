@@ -1,5 +1,5 @@
 -- Items of conversations. They live as long as the object that is the conversation.
--- @include clock, numbers
+-- @include numbers
 
 -- Items by id; their order; what is going on: `open` the response that will add its items, `since` when it began,
 -- `changes` how often the items have changed.
