@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from dynamo_tasks.serve.commands.batch import batch
 from dynamo_tasks.serve.commands.call import call
 from dynamo_tasks.serve.commands.common import OneLineGroup
 from dynamo_tasks.serve.commands.dead import dead
@@ -41,7 +42,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (serve, call, status, tail, dead, sleep, wake, purge, version):
+for _command in (serve, call, status, tail, batch, dead, sleep, wake, purge, version):
     cli.add_command(_command)
 
 

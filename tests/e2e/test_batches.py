@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import openai
 import pytest
 
 from tests.support.batches import BatchPlace, batch_place, chat_line
+from tests.support.processes import ROOT, environment, until
 from tests.support.server import RedisServer
 
 
@@ -123,8 +128,6 @@ def test_a_body_that_is_wrong_is_refused(place: BatchPlace, fields: dict[str, ob
 def test_a_cancelled_batch_keeps_what_is_done(place: BatchPlace) -> None:
     lines = [chat_line(f"q{i}", "hi", tokens=4 if i < 5 else 5000) for i in range(400)]
     made = place.submit(lines)
-    from tests.support.processes import until
-
     until(lambda: place.client.batches.retrieve(made.id).request_counts.completed == 5, 60)
     assert place.client.batches.cancel(made.id).status == "cancelling"
     batch = place.ended(made.id)
@@ -146,3 +149,36 @@ def test_a_batch_expires_with_what_is_done(place: BatchPlace) -> None:
     assert {row["custom_id"] for row in good} == {f"q{i}" for i in range(5)}
     assert {row["error"]["code"] for row in bad} == {"batch_expired"}
     assert len(bad) == 15
+
+
+def command(place: BatchPlace, *words: str) -> subprocess.CompletedProcess[str]:
+    env = environment(place.server.url, **place.env)
+    argv = [sys.executable, "-m", "dynamo_tasks", "batch", *words, "--url", place.frontend.base_url]
+    return subprocess.run(argv, env=env, cwd=ROOT, capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_from_the_terminal(place: BatchPlace, tmp_path: Path) -> None:
+    source, output = tmp_path / "in put.jsonl", tmp_path / "out.jsonl"
+    source.write_text("\n".join(json.dumps(chat_line(f"q{i}", "hi")) for i in range(5)))
+    done = command(place, "submit", str(source), "--metadata", "a=b", "--wait", "--output", str(output))
+    assert done.returncode == 0, done.stderr
+    batch_id = done.stdout.strip()
+    assert "completed" in done.stderr
+    assert [json.loads(row)["custom_id"] for row in output.read_text().splitlines()] == [
+        f"q{i}" for i in range(5)
+    ]
+    assert place.client.batches.retrieve(batch_id).metadata == {"a": "b"}
+    assert command(place, "results", batch_id).stdout == output.read_text()
+    assert command(place, "results", batch_id, "--errors").stdout == ""
+    found = json.loads(command(place, "status", batch_id, "--json").stdout)
+    assert found["request_counts"] == {"total": 5, "completed": 5, "failed": 0}
+    assert batch_id in command(place, "status").stdout
+    refused = command(place, "cancel", batch_id)
+    assert (refused.returncode, refused.stderr) == (
+        2,
+        "Error: a batch that is completed cannot be cancelled\n",
+    )
+    source.write_text(json.dumps(chat_line("a", "hi")) + "\n{nonsense")
+    failed = command(place, "submit", str(source), "--wait")
+    assert failed.returncode == 1
+    assert "line 2: " in failed.stderr

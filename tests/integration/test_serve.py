@@ -60,7 +60,8 @@ def test_status_shows_the_tree_and_json(served: Serve) -> None:
     assert re.match(r"redis://:\*\*\*@127\.0\.0\.1:\d+/0$", shown[0])
     assert re.match(r"memory \d+ of [\d,]+ MiB \(.*\): room for [\d,]+ tokens/s kept for 60 s$", shown[1])
     assert shown[2] == "└── dynamo"
-    assert re.search(r"Worker  embed, generate  2 instances, 0 queued", shown[3])
+    assert re.search(r"Worker  embed, generate  2 instances, 0 queued", "\n".join(shown))
+    assert re.search(r"Background  run_batch  1 instance, 0 queued", shown[3])
     one, two = served.instances()
     assert {one["namespace"], two["namespace"]} == {"dynamo"}
     assert one["host"] == os.uname().nodename
@@ -164,7 +165,8 @@ def test_ctrl_c_stops_all_within_five_seconds_with_streams_running(tmp_path: Pat
 
 def _interrupted_with_streams(home: Path) -> float:
     with Serve(home, *MOCKER) as serve:
-        assert len(processes_of(home)) == 5  # serve, its guard, the server, a worker, the frontend
+        # serve, its guard, the server, a worker, the frontend, Background
+        assert len(processes_of(home)) == 6
         answers = [
             serve.post(
                 "/v1/completions", {"model": "mocker", "prompt": "a", "max_tokens": 5000, "stream": True}
@@ -175,7 +177,7 @@ def _interrupted_with_streams(home: Path) -> float:
             answer.readline()
         took = serve.interrupt()
         until(lambda: not processes_of(home), 30, "no process left")
-        assert "stop       done" in serve.output
+        assert re.search("stop +done", serve.output)
     return took
 
 
@@ -183,7 +185,7 @@ def _interrupted_with_streams(home: Path) -> float:
 def test_nothing_outlives_a_killed_serve(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with Serve(home) as serve:
-        assert len(processes_of(home)) == 5
+        assert len(processes_of(home)) == 6
         serve.kill()
         until(lambda: not processes_of(home), 30, "no process left")
 

@@ -101,9 +101,10 @@ class Serve(Process):
         )
 
     def instances(self) -> list[dict[str, Any]]:
+        """Those that serve requests: without `Background`."""
         found = typed(self.home, "status", "--json")
         assert found.returncode == 0, found.stderr
-        return list(json.loads(found.stdout)["instances"])
+        return [one for one in json.loads(found.stdout)["instances"] if one["component"] != "Background"]
 
     def post(self, path: str, body: Any, **headers: str) -> http.client.HTTPResponse:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
