@@ -206,6 +206,8 @@ class Engine(ABC):
             raise EngineError(f"engine {self.name!r} is not started")
 
     def _check_features(self, request: GenerateRequest) -> None:
+        if request.images and not self.card.images:
+            raise InvalidRequestError(f"model {self.card.name!r} takes text alone", param="images")
         asked = [*request.extra] if request.logprobs is None else [*request.extra, "logprobs"]
         for name in asked:
             if name not in self.features and name not in _TEMPLATED:

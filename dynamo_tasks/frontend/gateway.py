@@ -242,6 +242,18 @@ class Gateway(Protocol):
         """Return whether every service has its instances, and the detail for people."""
         ...
 
+    async def fetch_images(self, body: dict[str, Any], model: ServedModel) -> dict[str, bytes]:
+        """Fetch images behind http(s) URLs, where they are fetched in this process: URL → bytes.
+
+        Args:
+            body: A chat with images.
+            model: The model that it names.
+
+        Raises:
+            InvalidRequestError: An image cannot be had.
+        """
+        ...
+
     def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
         """Make the endpoint's payload: chat template, tokens, limits. May be called in a thread.
 

@@ -10,14 +10,17 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
+from dynamo_tasks.engines.images.messages import image_places, with_fetched
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import ContextLengthError, InvalidRequestError, ServerUnavailableError
 from dynamo_tasks.frontend.call import HttpCall, call_of, raw_body
 from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission
+from dynamo_tasks.frontend.models import check_images
 from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, Turn
 from dynamo_tasks.frontend.openai.collect import CollectedResponse
 from dynamo_tasks.frontend.openai.render import Render
@@ -41,6 +44,9 @@ _PROMPT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
 _LONGEST = 10**9
 _SURE = 5.0
 """Seconds for which a place that a request took is its own, whether it is submitted or not; the server waits for 10."""
+
+_FETCHED = 1 << 20
+"""Size for which a body with images that were fetched is taken: what is done with it is done beside the loop."""
 
 
 class Prepared(Struct):
@@ -91,10 +97,16 @@ class Generation:
         """
         parsed = await api.read(raw, call)
         request = parsed.request
-        model = api.find_model(request.model, await self._gateway.models())
+        served = await self._gateway.models()
+        model = api.find_model(request.model, served)
         if call.meter is not None:
             call.meter.model = request.model
-        payload = await self._fitting(api, parsed, model, len(raw))
+        size = len(raw)
+        if api.base == "chat" and (images := image_places(parsed.body["messages"])):
+            check_images(images, model, served)
+            if fetched := await self._gateway.fetch_images(parsed.body, model):
+                parsed, size = _with_images(parsed, fetched), max(size, _FETCHED)
+        payload = await self._fitting(api, parsed, model, size)
         render = api.render(parsed, payload, call.request_id)
         submission = Submission(
             endpoint=model.endpoints[api.operation],
@@ -104,7 +116,7 @@ class Generation:
             render=None if render is None else render.encode(),
             owner_key=call.owner_key,
             headers={name: headers[name] for name in TRACE_HEADERS if name in headers},
-            size=len(raw),
+            size=size,
             document=parsed.document,
         )
         return Prepared(api, request, submission, render, parsed.turn)
@@ -253,6 +265,17 @@ class Generation:
                 raise InvalidRequestError(
                     f"{name} is {seconds:g} s; this server allows at most {most:g} s", param=name
                 )
+
+
+def _with_images(parsed: ParsedBody, fetched: Mapping[str, bytes]) -> ParsedBody:
+    """A chat with the images that were fetched, however it is cut."""
+    cut = parsed.cut
+
+    def filled(body: dict[str, Any]) -> dict[str, Any]:
+        return {**body, "messages": with_fetched(body["messages"], fetched)}
+
+    shorter = None if cut is None else lambda place: filled(cut(place))
+    return msgspec.structs.replace(parsed, body=filled(parsed.body), cut=shorter)
 
 
 def _timeout(headers: Mapping[str, str]) -> dict[str, float]:

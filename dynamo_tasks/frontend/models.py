@@ -7,10 +7,11 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
+from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.gateway import Gateway, ServedModel, unknown_model
 from dynamo_tasks.frontend.http.errors import json_response
 
-__all__ = ["ModelsAPI"]
+__all__ = ["ModelsAPI", "check_images"]
 
 
 class ModelsAPI:
@@ -35,8 +36,33 @@ class ModelsAPI:
         return json_response(_row(name, served[name]))
 
 
+def check_images(places: list[str], model: ServedModel, served: dict[str, ServedModel]) -> None:
+    """Refuse images that a model does not take.
+
+    Args:
+        places: Their parts: ``messages[0].content[1]``.
+        model: The model that was named.
+        served: All of them.
+
+    Raises:
+        InvalidRequestError: It takes none; names those that do. Or not so many.
+    """
+    name, most = model.card.name, model.card.images
+    if not most:
+        others = ", ".join(sorted(other for other, one in served.items() if one.card.images))
+        hint = f"models that take images: {others}" if others else "no model that is served takes images"
+        param = f"{places[0]}.type"
+        raise InvalidRequestError(f"{param}: model {name!r} takes text alone; {hint}", param=param)
+    if len(places) > most:
+        raise InvalidRequestError(
+            f"messages: {len(places)} images; model {name!r} takes at most {most}", param=places[most]
+        )
+
+
 def _row(name: str, model: ServedModel) -> dict[str, Any]:
     row = {"id": name, "object": "model", "created": model.created, "owned_by": "dynamo-tasks"}
     if model.card.max_model_len:
         row["max_model_len"] = model.card.max_model_len
+    if model.card.images:
+        row["input_modalities"] = ["text", "image"]
     return row

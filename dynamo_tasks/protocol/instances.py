@@ -30,6 +30,9 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
         tool_call_parser: What reads tool calls in its answers, if anything.
         reasoning_parser: What reads reasoning in its answers, if anything.
         heeds_tool_choice: Its engine does what ``tool_choice`` asks for by itself, without a parser.
+        images: Most images of one request; 0 = it takes text alone.
+        image_placeholder: What stands for an image where its chat template knows nothing of images; ``{n}`` in it is
+            which image of the request it is, from 1. ``None`` = the engine needs nothing there.
     """
 
     name: str
@@ -41,6 +44,8 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     tool_call_parser: str | None = None
     reasoning_parser: str | None = None
     heeds_tool_choice: bool = False
+    images: int = 0
+    image_placeholder: str | None = None
 
 
 class Load(msgspec.Struct, omit_defaults=True):

@@ -271,6 +271,13 @@ class RuntimeGateway:
         watcher = await self._runtime.watch(namespace)
         return len({info.lease_id for info in watcher.instances if info.component == component})
 
+    async def fetch_images(self, body: dict[str, Any], model: ServedModel) -> dict[str, bytes]:
+        """Fetch images behind http(s) URLs; a Processor of its own does that there."""
+        if self._remote:
+            return {}
+        fetched: dict[str, bytes] = await self._processor.fetch_images(body, model.card)
+        return fetched
+
     def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
         """Make the endpoint's payload."""
         if self._remote and api != "embeddings":

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from dynamo_tasks.engines.embedding import check_input
+from dynamo_tasks.engines.images.fetch import FetchSettings, ImageFetcher
+from dynamo_tasks.engines.images.hosts import allowed_hosts, networks
+from dynamo_tasks.engines.images.limits import MOST, TOTAL_BYTES, ImageLimits
+from dynamo_tasks.engines.images.messages import mark_images, remote_images, take_images, with_fetched
 from dynamo_tasks.engines.text.fields import token_ids
 from dynamo_tasks.engines.text.payload import parse_embed, prompt_ids
 from dynamo_tasks.engines.text.prompts import size_of, tokenized
 from dynamo_tasks.engines.text.template import allowed_tools, chat_of
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
-from dynamo_tasks.errors import InvalidRequestError, UnknownModelError
+from dynamo_tasks.errors import ConfigError, InvalidRequestError, UnknownModelError
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
 from dynamo_tasks.sdk import depends, dynamo_endpoint, get_resolver, service
@@ -32,13 +36,78 @@ class Processor:
 
     By default it lives in the Frontend's process and is called directly. With
     ``dynamo: {enabled: true}`` it is a component of its own, and its endpoints take the bodies of the OpenAI API.
+
+    Attributes:
+        max_images: Most images of one request.
+        max_image_bytes: Most bytes of each.
+        max_image_pixels: Most pixels of each: width × height.
+        image_hosts: From where images are fetched: ``images.example``, ``*.example``, ``*``, with a port or
+            ``http://`` if need be; none = images come in ``data:`` URLs alone.
+        image_networks: Private networks that these hosts may be in: ``10.0.0.0/8``.
+        image_timeout: Seconds that the images of one request may take.
     """
 
     worker = depends(Worker)
+    max_images: int = ImageLimits().count
+    max_image_bytes: int = ImageLimits().size
+    max_image_pixels: int = ImageLimits().pixels
+    image_hosts: ClassVar[list[str]] = []
+    image_networks: ClassVar[list[str]] = []
+    image_timeout: float = FetchSettings().timeout
     config_extras = None  # a key that is not known is a mistake
 
     def __init__(self) -> None:
         self._tokenizers: dict[str, Tokenizer] = {}
+        self._limits = self._image_limits()
+        self._fetcher = ImageFetcher(self._fetch_settings())
+
+    @classmethod
+    def check_settings(cls) -> None:
+        """Refuse what cannot be kept, before any process starts.
+
+        Raises:
+            ConfigError: says which setting.
+        """
+        cls._image_limits()
+        cls._fetch_settings()
+
+    @classmethod
+    def _image_limits(cls) -> ImageLimits:
+        limits = ImageLimits(count=cls.max_images, size=cls.max_image_bytes, pixels=cls.max_image_pixels)
+        names = {"max_images": "count", "max_image_bytes": "size", "max_image_pixels": "pixels"}
+        for setting, name in names.items():
+            given, most = getattr(limits, name), getattr(MOST, name)
+            if not 0 <= given <= most:
+                raise ConfigError(f"{setting} must be from 0 to {most}, not {given}", param=setting)
+        return limits
+
+    @classmethod
+    def _fetch_settings(cls) -> FetchSettings:
+        if not 0 < cls.image_timeout <= 600:
+            raise ConfigError(
+                f"image_timeout must be more than 0 and at most 600 seconds, not {cls.image_timeout}",
+                param="image_timeout",
+            )
+        return FetchSettings(
+            hosts=allowed_hosts(cls.image_hosts),
+            private=networks(cls.image_networks),
+            timeout=float(cls.image_timeout),
+        )
+
+    async def fetch_images(self, body: dict[str, Any], card: ModelCard) -> dict[str, bytes]:
+        """Fetch what is behind the http(s) URLs of a chat's images: URL → bytes.
+
+        Args:
+            body: Engine fields of the request.
+            card: The model that it names.
+
+        Raises:
+            InvalidRequestError: An image cannot be had; ``param`` is its field.
+        """
+        wanted = remote_images(body.get("messages")) if card.images else {}
+        if len(wanted) > min(self._limits.count, card.images):
+            return {}  # too many: refused where all are counted
+        return await self._fetcher.fetch(wanted, self._limits.size, TOTAL_BYTES) if wanted else {}
 
     def prepare(self, api: str, body: dict[str, Any], card: ModelCard) -> dict[str, Any]:
         """The payload of the Worker's endpoint.
@@ -58,6 +127,8 @@ class Processor:
             return body
         try:
             given = allowed_tools(body) if api == "chat" else body
+            if card.images and api == "chat":
+                given = take_images(given, self._limits)
             chat = chat_of(given, card) if api == "chat" else None
             payload = tokenized(given, tokenizer, card)
         except InvalidRequestError as error:
@@ -72,8 +143,8 @@ class Processor:
         """The tokens of a prompt or a chat, as vLLM's ``/tokenize`` gives them.
 
         Args:
-            body: ``{"prompt" | "messages", "add_special_tokens", "return_token_strs", …}``; or ``{"tokens"}``,
-                which become ``{"prompt"}``, as vLLM's ``/detokenize`` gives it.
+            body: ``{"prompt" | "messages", "add_special_tokens", "return_token_strs", …}``, where an image is its
+                placeholder; or ``{"tokens"}``, which become ``{"prompt"}``, as vLLM's ``/detokenize`` gives it.
             card: The model whose tokens they are.
 
         Raises:
@@ -82,7 +153,7 @@ class Processor:
         tokenizer = self._tokenizer(card.tokenizer)
         if "tokens" in body:
             return {"prompt": tokenizer.decode(token_ids(body["tokens"], "tokens", tokenizer.vocab_size))}
-        ids = prompt_ids(body, tokenizer, card)
+        ids = prompt_ids(mark_images(body) if card.images else body, tokenizer, card)
         names = tokenizer.names(ids) if body.get("return_token_strs") else None
         return {"count": len(ids), "max_model_len": card.max_model_len, "tokens": ids, "token_strs": names}
 
@@ -112,6 +183,8 @@ class Processor:
 
     async def _answer(self, api: str, body: dict[str, Any]) -> AsyncIterator[TokenDelta]:
         card = self._card(body.get("model"))
+        if fetched := await self.fetch_images(body, card):
+            body = {**body, "messages": with_fetched(body["messages"], fetched)}
         payload = await offload(size_of(body), self.prepare, api, body, card)
         async for chunk in self.worker.generate(payload):
             yield TokenDelta.from_dict(chunk)

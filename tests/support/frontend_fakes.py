@@ -176,6 +176,9 @@ class FakeGateway:
     async def ready(self) -> tuple[bool, dict[str, Any]]:
         return self.alive, {"services": {"Worker": {"ready": 1, "wanted": 1}}}
 
+    async def fetch_images(self, body: dict[str, Any], model: ServedModel) -> dict[str, bytes]:
+        return {}
+
     def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
         return {**body, "api": api}
 

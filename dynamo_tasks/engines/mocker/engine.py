@@ -11,10 +11,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 from typing import Annotated, Literal
 
+import msgspec
 from msgspec import Meta
 
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
 from dynamo_tasks.engines.embedding import embed_all
+from dynamo_tasks.engines.images.limits import MOST
+from dynamo_tasks.engines.images.stand_in import expand_images
 from dynamo_tasks.engines.mocker.compose import FEATURES, compose, is_composed
 from dynamo_tasks.engines.mocker.logprobs import Logprobs
 from dynamo_tasks.engines.mocker.reply import Reply, ReplyOutput
@@ -22,6 +25,7 @@ from dynamo_tasks.engines.mocker.scheduler import Scheduler, SchedulerArgs
 from dynamo_tasks.engines.mocker.sequence import Run, Sequence
 from dynamo_tasks.engines.mocker.text import pseudo_text, text_keys
 from dynamo_tasks.engines.text.output import UNSAMPLED, ChoiceOutput, echoed
+from dynamo_tasks.engines.text.payload import check_length
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import ConfigError, EngineDeadError, EngineError
@@ -32,6 +36,7 @@ from dynamo_tasks.protocol.tokens import TokenDelta
 __all__ = ["MockerArgs", "MockerEngine"]
 
 _DEFAULT_MAX_TOKENS = 128
+_PLACEHOLDER = "<image>"
 
 
 class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
@@ -44,11 +49,13 @@ class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
             chat template is used.
         tool_calls: When tools are called under ``tool_choice: auto``: where the user's last message names them,
             always, or never.
+        images: Whether it takes images. It looks at none: their tokens, and so the text, follow from their bytes.
     """
 
     tokenizer: str = "bytes"
     tool_calls: Literal["named", "always", "never"] = "named"
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
+    images: bool = False
 
 
 class MockerEngine(Engine):
@@ -68,6 +75,8 @@ class MockerEngine(Engine):
         card = ModelCard(
             name=args.name("mocker"), tokenizer=args.tokenizer, max_model_len=longest, heeds_tool_choice=True
         )
+        if args.images:
+            card = msgspec.structs.replace(card, images=MOST.count, image_placeholder=_PLACEHOLDER)
         super().__init__("mocker", card, args.max_num_seqs)
         self._args = args
         self._scheduler = Scheduler(args)
@@ -141,6 +150,8 @@ class MockerEngine(Engine):
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
         if self._asleep:
             raise EngineError("engine 'mocker' sleeps")
+        if request.images:
+            request = self._with_images(request)
         run, scheduler = Run(), self._scheduler
         choices = await self._choices(request, run)
         if prompt := await echoed(request, self.tokenizer):
@@ -170,6 +181,15 @@ class MockerEngine(Engine):
         finally:
             for sequence, _ in choices:
                 scheduler.abort(sequence)
+
+    def _with_images(self, request: GenerateRequest) -> GenerateRequest:
+        """A request whose prompt has the tokens of its images."""
+        mark = self.tokenizer.encode(_PLACEHOLDER, add_special_tokens=False)
+        ids = expand_images(request.prompt_token_ids, mark, request.images)
+        check_length(
+            len(ids), request.max_tokens, self.card.max_model_len, {"messages": ids, "max_tokens": 0}
+        )
+        return msgspec.structs.replace(request, prompt_token_ids=ids, images=[])
 
     async def _choices(self, request: GenerateRequest, run: Run) -> list[tuple[Sequence, ChoiceOutput]]:
         seed = self._args.seed if request.seed is None else request.seed

@@ -6,7 +6,9 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dynamo_tasks.engines.images.messages import take_images
 from dynamo_tasks.engines.text import fields
+from dynamo_tasks.engines.text.content import check_placeholders, place_images
 from dynamo_tasks.engines.text.fields import check_text, too_long
 from dynamo_tasks.engines.text.request import EmbedRequest, GenerateRequest
 from dynamo_tasks.engines.text.template import last_message, render_chat
@@ -16,7 +18,15 @@ from dynamo_tasks.protocol.http.bodies import resolve_aliases
 from dynamo_tasks.protocol.http.openai import OPTIONS
 from dynamo_tasks.protocol.instances import ModelCard
 
-__all__ = ["EXTRAS", "check_length", "parse_embed", "parse_generate", "prompt_ids", "with_last_message"]
+__all__ = [
+    "EXTRAS",
+    "check_length",
+    "images_taken",
+    "parse_embed",
+    "parse_generate",
+    "prompt_ids",
+    "with_last_message",
+]
 
 MAX_CHOICES = 128
 MAX_STOPS = 64
@@ -122,7 +132,7 @@ _SMALLEST_SHARE = 1e-6
 """The meaning of ``top_p: 0``: the likeliest token alone; engines want more than nothing."""
 _RESERVED = ("messages", "template", "chat_template", "conversation", "tokenize")
 _LIMITS = ("max_completion_tokens", "max_tokens")
-_KNOWN = frozenset({*_PROMPTS, *_READ, *_LIMITS, *EXTRAS, *_ELSEWHERE, "logprobs"})
+_KNOWN = frozenset({*_PROMPTS, *_READ, *_LIMITS, *EXTRAS, *_ELSEWHERE, "images", "logprobs"})
 
 
 def _share(value: Any, at: str) -> float:
@@ -141,7 +151,8 @@ def parse_generate(
 
     Args:
         payload: ``{"prompt" | "messages" | "prompt_token_ids", "model", "max_tokens", "stop", …}``.
-            A field that is ``None`` counts as absent.
+            A field that is ``None`` counts as absent. Images come in messages, or as ``images`` (bytes or base64)
+            beside a prompt that has their placeholders.
         tokenizer: Of the model.
         card: Of the model; its template renders ``messages``, its ``max_model_len`` bounds the length.
         request_id: Id of the request; a new one by default.
@@ -154,6 +165,7 @@ def parse_generate(
         raise InvalidRequestError(f"the payload must be an object, not {type(payload).__name__}")
     payload = resolve_aliases(payload)
     fields.refuse_misspelled(payload, _KNOWN)
+    payload = images_taken(payload, card)
     given: dict[str, Any] = {
         name: read(payload[name], name) for name, read in _READ.items() if payload.get(name) is not None
     }
@@ -163,6 +175,7 @@ def parse_generate(
         max_tokens=_max_tokens(payload),
         logprobs=_logprobs(payload),
         output_token_ids=_emitted(output_token_ids),
+        images=list(payload.get("images") or ()),
         extra=_extra(with_last_message(payload, card)),
         **given,
     )
@@ -173,6 +186,22 @@ def parse_generate(
             param="min_tokens",
         )
     return request
+
+
+def images_taken(payload: Mapping[str, Any], card: ModelCard) -> Mapping[str, Any]:
+    """A payload whose images are bytes in ``images``; where the model takes none, its parts are refused as such.
+
+    Raises:
+        InvalidRequestError: An image is not valid, or the model takes no images or not so many.
+    """
+    if not card.images and payload.get("images") is None:
+        return payload
+    payload = take_images(payload)
+    images = payload.get("images") or ()
+    if len(images) > card.images:
+        allowed = f"at most {card.images} are allowed" if card.images else "it takes text alone"
+        raise InvalidRequestError(f"images: {len(images)} for model {card.name!r}; {allowed}", param="images")
+    return payload
 
 
 def prompt_ids(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> list[int]:
@@ -192,6 +221,9 @@ def prompt_ids(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard
         text = _render(value, payload, tokenizer, card)
         check_text(text, tokenizer, card.max_model_len, name)
         ids = tokenizer.encode(text, add_special_tokens=_special(payload, usual=False))
+        if payload.get("images"):
+            template = _template(payload, tokenizer, card)
+            check_placeholders(ids, len(payload["images"]), template, card.image_placeholder, tokenizer)
     elif name == "prompt" and isinstance(value, str):
         check_text(value, tokenizer, card.max_model_len, name)
         ids = tokenizer.encode(value, add_special_tokens=_special(payload, usual=True))
@@ -217,7 +249,10 @@ def with_last_message(payload: Mapping[str, Any], card: ModelCard) -> Mapping[st
     """
     if not card.heeds_tool_choice or payload.get("messages") is None or _NEEDS_LAST.isdisjoint(payload):
         return payload
-    return {**payload, "last_message": last_message(payload["messages"])}
+    messages = payload["messages"]
+    if card.images:
+        messages = place_images(messages, None, card.image_placeholder)
+    return {**payload, "last_message": last_message(messages)}
 
 
 def _last_message(value: Any, at: str) -> None:
@@ -229,9 +264,9 @@ def _last_message(value: Any, at: str) -> None:
 
 
 def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> str:
-    template = card.chat_template
-    if template is None:
-        template = (tokenizer.tool_template if payload.get("tools") else None) or tokenizer.chat_template
+    template = _template(payload, tokenizer, card)
+    if card.images:
+        messages = place_images(messages, template, card.image_placeholder)
     more = payload.get("chat_template_kwargs") or {}
     if not isinstance(more, Mapping):
         raise InvalidRequestError("chat_template_kwargs must be an object", param="chat_template_kwargs")
@@ -251,6 +286,12 @@ def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, 
         **more,
     }
     return render_chat(messages, template, variables)
+
+
+def _template(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> str | None:
+    if card.chat_template is not None:
+        return card.chat_template
+    return (tokenizer.tool_template if payload.get("tools") else None) or tokenizer.chat_template
 
 
 def _max_tokens(payload: Mapping[str, Any]) -> int | None:

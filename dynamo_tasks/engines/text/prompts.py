@@ -10,7 +10,13 @@ from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any, TypeVar
 
-from dynamo_tasks.engines.text.payload import check_length, parse_generate, prompt_ids, with_last_message
+from dynamo_tasks.engines.text.payload import (
+    check_length,
+    images_taken,
+    parse_generate,
+    prompt_ids,
+    with_last_message,
+)
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.structure import MAX_VALUES
@@ -30,10 +36,14 @@ def single_payloads(payload: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def size_of(payload: Any) -> int:
     """About what reading a payload costs, in characters or tokens."""
-    if not isinstance(payload, Mapping) or payload.get("prompt_token_ids") is not None:
+    if not isinstance(payload, Mapping):
         return 0
+    images = payload.get("images")
+    size = 0 if images is None else _size(images)
+    if payload.get("prompt_token_ids") is not None:
+        return size
     prompt, messages = payload.get("prompt"), payload.get("messages")
-    return _size(prompt) + (_size(messages) if isinstance(messages, list) else 0)
+    return size + _size(prompt) + (_size(messages) if isinstance(messages, list) else 0)
 
 
 def _size(value: Any) -> int:
@@ -43,7 +53,7 @@ def _size(value: Any) -> int:
         sum(map(_size, value.values()))
         if isinstance(value, dict)
         else len(value)
-        if isinstance(value, str)
+        if isinstance(value, str | bytes)
         else 0
     )
 
@@ -59,7 +69,10 @@ def tokenized(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard)
     Raises:
         InvalidRequestError: a bad field, or prompts that are too long, each by itself or together.
     """
+    payload = images_taken(payload, card)
     singles = single_payloads(payload)
+    if len(singles) > 1 and payload.get("images"):
+        raise InvalidRequestError("images: not allowed together with several prompts", param="images")
     rest = {
         name: value
         for name, value in payload.items()

@@ -14,7 +14,8 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     Attributes:
         request_id: Id of the request; the engine's own records and logs use it.
-        prompt_token_ids: The prompt; at least one token.
+        prompt_token_ids: The prompt; at least one token. An image has its placeholder here, once.
+        images: Files of the images in the prompt, in order: PNG, JPEG, WebP or GIF, their sizes checked.
         max_tokens: Most tokens of a choice, those of ``output_token_ids`` included; 0 = only the prompt is
             wanted; ``None`` = the engine's default.
         stop: Strings that end a choice; the text is cut before them.
@@ -38,6 +39,7 @@ class GenerateRequest(msgspec.Struct, kw_only=True, omit_defaults=True):
 
     request_id: str
     prompt_token_ids: list[int]
+    images: list[bytes] = []
     max_tokens: int | None = None
     stop: list[str] = []
     stop_token_ids: list[int] = []

@@ -22,10 +22,12 @@ from dynamo_tasks.protocol.instances import ModelCard
 
 __all__ = [
     "DEFAULT_TEMPLATE",
+    "Parts",
     "allowed_tools",
     "chat_of",
     "check_kind",
     "check_messages",
+    "check_part",
     "checked_tools",
     "last_message",
     "render_chat",
@@ -180,6 +182,11 @@ DEFAULT_TEMPLATE = (
 )
 """One ``role: content`` line per message, then ``assistant:``."""
 
+
+class Parts(list[dict[str, str]]):
+    """Content as a list of checked parts, for a template that writes each of them by itself."""
+
+
 _ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 
@@ -194,7 +201,7 @@ def render_chat(
 
     Args:
         messages: A list of ``{"role", "content", …}``; content is a string or a list of
-            ``{"type": "text", "text": …}`` parts, which are joined by line breaks.
+            ``{"type": "text", "text": …}`` parts, which are joined by line breaks; or :class:`Parts`, left as they are.
         template: Jinja source; ``None`` = :data:`DEFAULT_TEMPLATE`.
         variables: For the template: ``add_generation_prompt`` (default true), ``tools``, ``bos_token``,
             ``eos_token``, …
@@ -243,7 +250,7 @@ def _as_system(message: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_messages(messages: object) -> list[dict[str, Any]]:
-    """Messages with their content as one string (``None`` where an assistant only called tools).
+    """Messages with their content as one string, or as :class:`Parts` (``None`` where an assistant only called tools).
 
     Raises:
         InvalidRequestError: ``param`` is, for example, ``messages[2].content[0].text``.
@@ -303,20 +310,25 @@ def _decoded(arguments: str, at: str) -> Any:
         _refuse(at, f"cannot be used: {error}".replace("the body", "it"))
 
 
-def _text(content: object, at: str) -> str:
-    if isinstance(content, str):
+def _text(content: object, at: str) -> str | Parts:
+    if isinstance(content, str | Parts):
         return content
     if not isinstance(content, list | tuple) or not content:
         _refuse(at, f"must be a string or a list of text parts, not {content!r:.40}")
-    return "\n".join([_part(part, f"{at}[{i}]") for i, part in enumerate(content)])
+    return "\n".join([check_part(part, f"{at}[{i}]") for i, part in enumerate(content)])
 
 
-def _part(part: object, at: str) -> str:
+def check_part(part: object, at: str) -> str:
+    """The text of a part.
+
+    Raises:
+        InvalidRequestError: It is a part of another kind.
+    """
     if not isinstance(part, Mapping):
         _refuse(at, f'must be {{"type": "text", "text": …}}, not {type(part).__name__}')
     kind = part.get("type")
     if kind not in ("text", "refusal"):
-        _refuse(f"{at}.type", f"must be 'text', not {kind!r:.60}; no other kind is supported")
+        _refuse(f"{at}.type", f"must be 'text', not {kind!r:.60}; no other kind is supported by this model")
     text = part.get(kind)
     if not isinstance(text, str):
         _refuse(f"{at}.{kind}", f"must be a string, not {type(text).__name__}")

@@ -6,13 +6,17 @@ The names below are the same in the supported releases. What differs between rel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from io import BytesIO
 from typing import Any
 
 from vllm import __version__ as version
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.exceptions import GenerationError, GracefulHTTPError, RetryableRequestError, VLLMClientError
 from vllm.lora.request import LoRARequest
+from vllm.model_executor.model_loader import get_model_cls
+from vllm.multimodal.image import convert_image_mode, normalize_image, open_image
 from vllm.pooling_params import PoolingParams
+from vllm.renderers.hf import HfRenderer, resolve_chat_template
 from vllm.sampling_params import RequestOutputKind, SamplingParams, StructuredOutputsParams
 from vllm.v1.engine.async_llm import AsyncLLM
 from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
@@ -34,11 +38,16 @@ __all__ = [
     "StructuredOutputsParams",
     "VLLMClientError",
     "adapter",
+    "chat_template",
+    "decode_image",
     "embedding_params",
     "end_ids",
+    "image_limit",
+    "image_placeholder",
     "make_engine",
     "makes_embeddings",
     "read_outputs",
+    "render_images",
     "sampling_params",
     "stop_outputs",
     "tokens_input",
@@ -95,6 +104,67 @@ def tokens_input(ids: list[int], cache_salt: str | None = None) -> dict[str, Any
     """A prompt that needs neither tokenizing nor a thread of its own; its blocks are shared under its salt alone."""
     salted = {} if cache_salt is None else {"cache_salt": cache_salt}
     return {"type": "token", "prompt_token_ids": ids, **salted}
+
+
+def image_limit(llm: AsyncLLM, model_config: Any) -> int:
+    """Most images of one request; 0 = the model takes none, or not as images of their own."""
+    if not model_config.supports_multimodal_inputs or model_config.runner_type == "pooling":
+        return 0
+    return int(llm.renderer.get_mm_processor().info.allowed_mm_limits.get("image") or 0)
+
+
+def image_placeholder(model_config: Any, number: int) -> str | None:
+    """The text that stands for an image; ``number``: which of the request, from 1. ``None`` = none is needed."""
+    found: str | None = get_model_cls(model_config).get_placeholder_str("image", number)
+    return found
+
+
+def chat_template(llm: AsyncLLM, model_config: Any) -> str | None:
+    """The template that vLLM takes for chats with images: often that of the processor, not of the tokenizer."""
+    if not isinstance(llm.renderer, HfRenderer):
+        return None
+    tokenizer = llm.renderer.get_tokenizer()
+    found: str | None = resolve_chat_template(tokenizer, None, None, model_config=model_config)
+    return found
+
+
+def decode_image(model_config: Any, data: bytes) -> Any:
+    """An image as vLLM takes it; heeds the engine's ``media_io_kwargs``. Blocks for as long as decoding takes.
+
+    Raises:
+        OSError: It is broken. Others may come from the decoder, too.
+    """
+    options = model_config.get_multimodal_config().media_io_kwargs.get("image", {})
+    image = open_image(BytesIO(data))
+    image.load()  # before vLLM turns it upright: that passes over errors, and what is broken would be black
+    image = normalize_image(image)
+    mode = options.get("image_mode", "RGB") or image.mode
+    return convert_image_mode(image, mode, tuple(options.get("rgba_background_color", (255, 255, 255))))
+
+
+async def render_images(llm: AsyncLLM, ids: list[int], images: list[Any], names: list[str]) -> dict[str, Any]:
+    """An input whose placeholders have become as many tokens as the images need.
+
+    What was prepared of an image is kept under its name, for the next request. It is sent to the engine core with
+    every request all the same: vLLM's other way, to send it once, fails where the two ends forget in another order.
+
+    Args:
+        llm: The engine.
+        ids: Of the prompt, a placeholder for each image among them.
+        images: See :func:`decode_image`.
+        names: One for each: what has the same name is the same to every cache.
+
+    Raises:
+        ValueError: The model cannot use an image.
+        RuntimeError: A placeholder is missing.
+    """
+    prompt = {
+        "prompt_token_ids": ids,
+        "multi_modal_data": {"image": images},
+        "multi_modal_uuids": {"image": names},
+    }
+    (rendered,) = await llm.renderer.render_cmpl_async([prompt], skip_mm_cache=True)
+    return dict(rendered)
 
 
 def sampling_params(arguments: Mapping[str, Any]) -> SamplingParams:

@@ -28,6 +28,7 @@ from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from dynamo_tasks.engines.vllm.choice import Choice, known_before, usage_of
 from dynamo_tasks.engines.vllm.failures import translated
+from dynamo_tasks.engines.vllm.images import ImageInputs, learn_images
 from dynamo_tasks.engines.vllm.install import check_installed
 from dynamo_tasks.engines.vllm.kv_events import KvEvents
 from dynamo_tasks.engines.vllm.params import FEATURES, ModelLimits, check_request, may_be_replayed
@@ -80,6 +81,7 @@ class VllmEngine(Engine):
         self._began = 0.0
         self._live = 0
         self._pace = CoalescingWindow()
+        self._images = ImageInputs()
         self._tokens = 0
         self._numbers = itertools.count()
 
@@ -140,6 +142,7 @@ class VllmEngine(Engine):
             kind="embeddings" if vllm.api.makes_embeddings(model) else "chat",
             tokenizer=str(vllm.tokenizer.absolute()),
             max_model_len=model.max_model_len,
+            **learn_images(vllm),
         )
         self.tokenizer = load_tokenizer(self.card.tokenizer)
         self._limits = ModelLimits(
@@ -244,6 +247,10 @@ class VllmEngine(Engine):
         check_request(request, self._limits)
 
     async def _generate(self, request: GenerateRequest) -> AsyncGenerator[TokenDelta, None]:
+        rendered = None
+        if request.images:
+            with translated(self._running().api, self._died):
+                request, rendered = await self._images.render(self._running(), request, self.card)
         choices = self._choices(request)
         live = [choice for choice in choices if not choice.finished]
         for delta in known_before(request, choices, await echoed(request, self.tokenizer)):
@@ -251,7 +258,7 @@ class VllmEngine(Engine):
                 delta.usage = usage_of(request, choices)
             yield delta
         left = len(live)
-        source = merged([self._run(request, choice) for choice in live])
+        source = merged([self._run(request, choice, rendered) for choice in live])
         try:
             async for delta in source:
                 left -= delta.finish_reason is not None
@@ -273,12 +280,14 @@ class VllmEngine(Engine):
             for index in range(request.n)
         ]  # fmt: skip
 
-    async def _run(self, request: GenerateRequest, choice: Choice) -> AsyncGenerator[TokenDelta, None]:
+    async def _run(
+        self, request: GenerateRequest, choice: Choice, rendered: dict[str, Any] | None
+    ) -> AsyncGenerator[TokenDelta, None]:
         vllm = self._running()
         with self._at_work(vllm):
             # Two attempts at one request may be here for a moment.
             name = f"{request.request_id}-{choice.output.index}-{next(self._numbers)}"
-            async with aclosing(self._ask(vllm, request, choice, name)) as source:
+            async with aclosing(self._ask(vllm, request, choice, name, rendered)) as source:
                 async for result in source:
                     delta = choice.take(result)
                     if delta is not None:
@@ -302,9 +311,17 @@ class VllmEngine(Engine):
         finally:
             self._live -= 1
 
-    def _ask(self, vllm: Started, request: GenerateRequest, choice: Choice, name: str) -> Any:
+    def _ask(
+        self,
+        vllm: Started,
+        request: GenerateRequest,
+        choice: Choice,
+        name: str,
+        rendered: dict[str, Any] | None,
+    ) -> Any:
+        tokens = vllm.api.tokens_input(choice.prompt, request.cache_salt)
         return vllm.llm.generate(
-            vllm.api.tokens_input(choice.prompt, request.cache_salt),
+            tokens if rendered is None else {**rendered, **tokens, "type": rendered["type"]},
             vllm.api.sampling_params(choice.arguments),
             name,
             priority=request.priority if self._limits.priorities else 0,

@@ -16,7 +16,7 @@ from dynamo_tasks.engines.parent_death_signal import end_children_with_parent
 from dynamo_tasks.engines.text.fields import nearest
 from dynamo_tasks.engines.vllm import progress as vllm_progress
 from dynamo_tasks.engines.vllm.install import argument_names, check_model
-from dynamo_tasks.engines.vllm.output_buffer import OutputBuffers
+from dynamo_tasks.engines.vllm.outputs import OutputBuffers
 from dynamo_tasks.engines.vllm.stats import StatsCollector
 from dynamo_tasks.errors import ConfigError, EngineError
 

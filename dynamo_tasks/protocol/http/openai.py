@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.bodies import PASSED, resolve_aliases, similar
+from dynamo_tasks.protocol.http.chat_messages import Message, check_message, refused
 from dynamo_tasks.protocol.options import LAST_PRIORITY, Priority, RequestOptions, Seconds
 
 __all__ = [
@@ -25,14 +26,11 @@ __all__ = [
     "MAX_MESSAGES",
     "MAX_STOPS",
     "OPTIONS",
-    "ROLES",
     "TIERS",
     "ChatRequest",
     "CompletionRequest",
-    "ContentPart",
     "EmbeddingRequest",
     "GenerationRequest",
-    "Message",
     "OpenAIRequest",
     "StreamOptions",
     "known_fields",
@@ -48,12 +46,8 @@ MAX_MESSAGES = 4096
 """Messages of one chat."""
 MAX_CHOICES = 1024
 """Choices of one completions request: prompts × ``n``."""
-ROLES = ("system", "developer", "user", "assistant", "tool", "function")
-"""Roles of chat messages."""
 TIERS = ("auto", "default", "flex", "priority", "scale")
 """Service tiers that may be asked for, as at OpenAI."""
-_MAY_BE_SILENT = ("assistant", "function")
-"""Roles whose messages may have no content."""
 
 _INT32 = 2**31 - 1
 _Count = Annotated[int, Meta(ge=1, le=_INT32)]
@@ -65,7 +59,6 @@ _Bias = Annotated[float, Meta(ge=-100, le=100)]
 # Of what is echoed in errors, compared, or kept as it is.
 _Name = Annotated[str, Meta(max_length=256)]
 _Stop = Annotated[str, Meta(max_length=1024)]
-_Role = Annotated[str, Meta(max_length=32, extra_json_schema={"enum": list(ROLES)})]
 _Format = Annotated[str, Meta(max_length=32, extra_json_schema={"enum": ["float", "base64"]})]
 _Tier = Annotated[str, Meta(max_length=32, extra_json_schema={"enum": list(TIERS)})]
 _Tokens = str | list[str | int | list[int]]
@@ -75,25 +68,6 @@ class StreamOptions(Struct):
     """``stream_options``: whether a last chunk has the usage."""
 
     include_usage: bool | None = None
-
-
-class ContentPart(Struct):
-    """A part of a message's content: a text, or what an assistant said when it refused."""
-
-    type: _Name
-    text: str | None = None
-    refusal: str | None = None
-
-
-class Message(Struct):
-    """A chat message; ``content`` may be missing only in those of an assistant, who may have called tools instead."""
-
-    role: _Role
-    content: str | Annotated[list[ContentPart], Meta(max_length=1024)] | None = None
-    refusal: str | None = None
-    name: _Name | None = None
-    tool_calls: Annotated[list[dict[str, Any]], Meta(max_length=512)] | None = None
-    tool_call_id: _Name | None = None
 
 
 class OpenAIRequest(Struct, kw_only=True):
@@ -269,7 +243,7 @@ def parse_request(kind: type[_Request], body: dict[str, Any]) -> _Request:
     elif isinstance(request, EmbeddingRequest):
         _check_embedding(request)
         if body.get("cache_salt"):
-            raise _refuse("cache_salt", "not supported for embeddings")
+            raise refused("cache_salt", "not supported for embeddings")
     return request
 
 
@@ -322,79 +296,62 @@ def named_error(exc: msgspec.ValidationError) -> InvalidRequestError:
     return InvalidRequestError(f"{param or 'body'}: {text[0].lower()}{text[1:]}", param=param or None)
 
 
-def _refuse(param: str, text: str) -> InvalidRequestError:
-    return InvalidRequestError(f"{param}: {text}", param=param)
-
-
 def _check_generation(request: GenerationRequest) -> None:
     if request.stream_options is not None and not request.stream:
-        raise _refuse("stream_options", "allowed only together with stream: true")
+        raise refused("stream_options", "allowed only together with stream: true")
     if request.service_tier is not None and request.service_tier not in TIERS:
-        raise _refuse("service_tier", f"{request.service_tier!r} is not one of {', '.join(TIERS)}")
+        raise refused("service_tier", f"{request.service_tier!r} is not one of {', '.join(TIERS)}")
     limit = request.limit
     if limit is not None and (request.min_tokens or 0) > limit:
-        raise _refuse("min_tokens", f"{request.min_tokens} is more than max_tokens ({limit})")
+        raise refused("min_tokens", f"{request.min_tokens} is more than max_tokens ({limit})")
     stops = [request.stop] if isinstance(request.stop, str) else request.stop or []
     if len(stops) > MAX_STOPS:
-        raise _refuse("stop", f"{len(stops)} stop strings; at most {MAX_STOPS} are allowed")
+        raise refused("stop", f"{len(stops)} stop strings; at most {MAX_STOPS} are allowed")
     if "" in stops:
-        raise _refuse("stop", "a stop string must not be empty")
+        raise refused("stop", "a stop string must not be empty")
     for token in request.logit_bias or ():
         if not (token.isascii() and token.isdigit()):
-            raise _refuse("logit_bias", f"{token!r} is not a token id; the keys are token ids in digits")
+            raise refused("logit_bias", f"{token!r} is not a token id; the keys are token ids in digits")
 
 
 def _check_chat(request: ChatRequest) -> None:
     for index, message in enumerate(request.messages):
-        _check_message(f"messages[{index}]", message)
+        check_message(f"messages[{index}]", message)
     if request.top_logprobs and not request.logprobs:
-        raise _refuse("top_logprobs", "allowed only together with logprobs: true")
+        raise refused("top_logprobs", "allowed only together with logprobs: true")
     if request.response_format is not None and request.response_format.get("type") not in _FORMATS:
-        raise _refuse("response_format.type", f"must be one of {', '.join(_FORMATS)}")
-
-
-def _check_message(where: str, message: Message) -> None:
-    if message.role not in ROLES:
-        raise _refuse(f"{where}.role", f"{message.role!r} is not one of {', '.join(ROLES)}")
-    if not message.content and not isinstance(message.content, str):
-        if message.role not in _MAY_BE_SILENT:
-            raise _refuse(f"{where}.content", "this field is required (a string or a list of parts)")
-    elif not isinstance(message.content, str):
-        for index, part in enumerate(message.content):
-            if part.type in ("text", "refusal") and getattr(part, part.type) is None:
-                kind = part.type
-                raise _refuse(f"{where}.content[{index}].{kind}", f"this field is required in a {kind} part")
+        raise refused("response_format.type", f"must be one of {', '.join(_FORMATS)}")
 
 
 def _check_prompt(request: CompletionRequest) -> None:
     _check_tokens("prompt", request.prompt)
     choices = request.prompts * (request.n or 1)
     if choices > MAX_CHOICES:
-        raise _refuse("prompt", f"{choices} choices (prompts × n); at most {MAX_CHOICES} are allowed")
+        raise refused("prompt", f"{choices} choices (prompts × n); at most {MAX_CHOICES} are allowed")
 
 
 def _check_embedding(request: EmbeddingRequest) -> None:
     _check_tokens("input", request.input)
     several = isinstance(request.input, list) and not isinstance(request.input[0], int)
     if several and len(request.input) > MAX_INPUTS:
-        raise _refuse("input", f"{len(request.input)} inputs; at most {MAX_INPUTS} are allowed")
+        raise refused("input", f"{len(request.input)} inputs; at most {MAX_INPUTS} are allowed")
     if request.encoding_format not in (None, "float", "base64"):
-        raise _refuse("encoding_format", f"{request.encoding_format!r} is not one of float, base64")
+        raise refused("encoding_format", f"{request.encoding_format!r} is not one of float, base64")
 
 
 def _check_tokens(param: str, value: str | list[Any]) -> None:
     """A text, token ids, several texts, or several lists of token ids; nothing empty, nothing mixed."""
     if not value:
-        raise _refuse(param, "must not be empty")
+        raise refused(param, "must not be empty")
     if isinstance(value, str):
         return
     if any(type(item) is not type(value[0]) for item in value):
-        raise _refuse(
+        raise refused(
             param, "must be a string, or a list of only strings, only token ids or only lists of them"
         )
     for index, item in enumerate(value):
         if item in ("", []):
-            raise _refuse(f"{param}[{index}]", "must not be empty")
+            raise refused(f"{param}[{index}]", "must not be empty")
         numbers = item if isinstance(item, list) else [item] if isinstance(item, int) else ()
         if any(not 0 <= number <= _INT32 for number in numbers):
-            raise _refuse(f"{param}[{index}]", "token ids are 0 or more")
+            raise refused(f"{param}[{index}]", "token ids are 0 or more")

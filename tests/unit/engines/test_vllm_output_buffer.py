@@ -10,7 +10,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_tasks.engines.vllm.output_buffer import OutputBuffer, OutputBuffers
+from dynamo_tasks.engines.vllm.outputs import OutputBuffer, OutputBuffers
 
 
 class Queue:

@@ -1,0 +1,1 @@
+"""Images in chats: read within bounds, and fetched where the operator allows that."""
