@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.access.admission import OPEN_PATHS, ApiKeys, Origins, key_id
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
-from dynamo_tasks.frontend.call import HttpCall, RequestMeter, call_of, count_request, new_id
+from dynamo_tasks.frontend.call import HttpCall, RecentCalls, RequestMeter, call_of, count_request, new_id
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.health import HealthAPI
@@ -33,7 +33,7 @@ from dynamo_tasks.frontend.openapi.document import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi.document import OpenApi
 from dynamo_tasks.frontend.openapi.page import docs_routes
 from dynamo_tasks.frontend.page.assets import page_routes
-from dynamo_tasks.frontend.page.live import LiveAPI, Recent
+from dynamo_tasks.frontend.page.live import LiveAPI
 from dynamo_tasks.frontend.requests_api import RequestsAPI
 from dynamo_tasks.frontend.responses.api import ResponsesApi
 from dynamo_tasks.frontend.responses.conversation_routes import ConversationRoutes
@@ -108,7 +108,7 @@ class FrontendApp:
     ):
         self._generation = Generation(gateway, settings)
         self._settings = settings
-        self._recent = Recent()
+        self._recent = RecentCalls()
         self._open = OPEN_PATHS
         self._keys = ApiKeys(settings.api_keys)
         self._origins = Origins(settings.cors_origins, settings.allowed_hosts, settings.host, not self._keys)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
+from collections import deque
 from collections.abc import Iterable
 from functools import cache
 from types import TracebackType
+from typing import Any
 
 from msgspec import Struct
 from prometheus_client import Counter, Gauge, Histogram
@@ -25,6 +27,7 @@ from dynamo_tasks.protocol.http.structure import check_structure
 __all__ = [
     "ClientWatch",
     "HttpCall",
+    "RecentCalls",
     "RequestMeter",
     "call_of",
     "check_size",
@@ -35,6 +38,7 @@ __all__ = [
 
 _SCOPE_KEY = "dynamo_tasks.call"
 _REQUEST_ID = REQUEST_ID.encode()
+_MOST_RECENT = 200
 _SAMPLE = 16
 """One of so many deliveries of a stream is recorded: an observation costs more than a chunk."""
 
@@ -194,6 +198,26 @@ class HttpCall(Struct):
     def attach(self, scope: Scope) -> None:
         """Make it known to the handlers of this request."""
         scope[_SCOPE_KEY] = self
+
+
+class RecentCalls:
+    """The last requests that this process answered; no text of theirs."""
+
+    def __init__(self) -> None:
+        self._rows: deque[tuple[str, dict[str, Any]]] = deque(maxlen=_MOST_RECENT)
+
+    def add(self, call: HttpCall, status: int, tokens: int) -> None:
+        """Note an answer."""
+        meter = call.meter
+        row = {
+            "id": call.request_id, "at": time.time(), "api": call.api, "status": status, "tokens": tokens,
+            "model": meter.model if meter else "", "seconds": meter.seconds if meter else None,
+        }  # fmt: skip
+        self._rows.appendleft((call.owner_key, row))
+
+    def rows(self, owner: str | None) -> list[dict[str, Any]]:
+        """The rows of one owner, newest first; ``None`` = of all."""
+        return [row for whose, row in self._rows if owner is None or whose == owner]
 
 
 def call_of(request: Request) -> HttpCall:

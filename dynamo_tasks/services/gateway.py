@@ -147,6 +147,7 @@ class RuntimeGateway:
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
         for needed in {submission.endpoint, endpoint}:
+            # A queue takes messages whether it is served or not: the request would wait until an instance comes.
             if needed not in self._watchers[needed.namespace].by_endpoint:
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:

@@ -117,7 +117,7 @@ class TimeoutProtocol(HttpToolsProtocol):
             self._close()
 
     def _body_late(self) -> None:
-        if self.flow.read_paused:  # it is not the client who is late
+        if self.flow.read_paused:  # we take no more for the moment: it is not the client who is late
             self._began = self.loop.time()
         due = self._limits.body_timeout + self._body_size / self._limits.min_rate
         left = self._began + due - self.loop.time()
@@ -162,6 +162,7 @@ class TimeoutProtocol(HttpToolsProtocol):
         self._timer.disarm()
         log.event("http.cut_off", reason=refusal.text, client=_peer(self.client))
         running, self._phase = self._answering, "refused"
+        # What comes in the middle of an answer would be taken for a part of it.
         if running is not None and running.response_started and not running.response_complete:
             self.transport.abort()
             return

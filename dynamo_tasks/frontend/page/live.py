@@ -7,8 +7,6 @@ snapshots, and holds up nobody.
 from __future__ import annotations
 
 import asyncio
-import time
-from collections import deque
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -18,39 +16,18 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from dynamo_tasks.errors import QueueFullError, UnavailableError
-from dynamo_tasks.frontend.call import HttpCall, call_of
+from dynamo_tasks.frontend.call import RecentCalls, call_of
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.openai.render import one_line
 from dynamo_tasks.frontend.sse import SSE_HEADERS
 from dynamo_tasks.observe.metrics import INSTRUMENTS
 
-__all__ = ["LiveAPI", "Recent"]
+__all__ = ["LiveAPI"]
 
 _EVERY = 1.0
 """Seconds between two snapshots."""
 _MOST_VIEWERS = 64
-_MOST_RECENT = 200
 _HISTOGRAMS = ("time_to_first_token_seconds", "inter_token_seconds")
-
-
-class Recent:
-    """The last requests that this process answered; no text of theirs."""
-
-    def __init__(self) -> None:
-        self._rows: deque[tuple[str, dict[str, Any]]] = deque(maxlen=_MOST_RECENT)
-
-    def add(self, call: HttpCall, status: int, tokens: int) -> None:
-        """Note an answer."""
-        meter = call.meter
-        row = {
-            "id": call.request_id, "at": time.time(), "api": call.api, "status": status, "tokens": tokens,
-            "model": meter.model if meter else "", "seconds": meter.seconds if meter else None,
-        }  # fmt: skip
-        self._rows.appendleft((call.owner_key, row))
-
-    def rows(self, owner: str | None) -> list[dict[str, Any]]:
-        """The rows of one owner, newest first; ``None`` = of all."""
-        return [row for whose, row in self._rows if owner is None or whose == owner]
 
 
 class LiveAPI:
@@ -61,7 +38,7 @@ class LiveAPI:
         recent: Of this process.
     """
 
-    def __init__(self, gateway: Gateway, recent: Recent):
+    def __init__(self, gateway: Gateway, recent: RecentCalls):
         self._gateway = gateway
         self._recent = recent
         self._viewers = 0

@@ -156,9 +156,10 @@ class Puller:
         if not keys:
             await asyncio.sleep(_RETRY)
             return
-        self.blocked_as = self._client_id
+        self.blocked_as = self._client_id  # Redis may not have read it yet: see call_back
         self._narrow = (count, below) if below < _ALL else None
         try:
+            # Redis answers an empty pop after _BLOCK: a server that does not is gone, whatever its socket says.
             async with asyncio.timeout(2 * _BLOCK):
                 reply = await wire.execute("BLMPOP", _BLOCK, len(keys), *keys, "RIGHT", "COUNT", count)
         except TimeoutError:

@@ -234,10 +234,12 @@ class Channel(CheckedChannel):
     async def _arrived(self, raws: list[bytes], key: str) -> None:
         """Take the messages of one pop, or put them back where their queue is not consumed any more."""
         queue = key[len(self.global_keyprefix) :]
+        # Who runs an endpoint's message, the ledger knows from its claim on; of other ones there is only kombu's note.
         untracked = [raw for raw in raws if _MARK not in raw]
         noted = []
         if untracked and self._takes(queue):
             noted = await greenlets.run_yielding(self._note, untracked)
+        # Asked again: the notes took a round trip, in which the queue may have been cancelled, or the channel closed.
         if self._takes(queue):
             for raw in raws:
                 self._take(raw, queue)
@@ -319,7 +321,7 @@ class Channel(CheckedChannel):
         """
         with self.conn_or_acquire() as client:
             tags = [bytes_to_str(tag) for tag in client.zrange(self.unacked_index_key, 0, -1)]
-        for tag in reversed(tags):
+        for tag in reversed(tags):  # each goes to the front: the oldest, as the last one, is taken first
             if tag not in keep and tag not in self.qos._delivered:
                 with contained("recovery", "a message that was fetched"):
                     self.qos.restore_by_tag(tag, leftmost=False)
@@ -341,6 +343,7 @@ class Channel(CheckedChannel):
     def close(self) -> None:
         """Close the channel; a pop that is in flight is called back first."""
         puller, self._puller = self._puller, None
+        # What it has popped is in no list and in no note: a pop that is dropped would lose messages.
         if puller is not None:
             stopping = puller.stop(self._unblock_quietly)
             if greenlets.may_await():

@@ -124,6 +124,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         channel.consumer_gate = self.app.consumer_gate
         self.app.consumer_gate.attach(channel)
         self._connect_preemption(channel)
+        # They run on messages of an earlier connection, which this channel does not count: their slots are taken, too.
         carried = weakref.WeakSet(reserved_requests)
         if carried:
             channel.carried = lambda: sum(request in reserved_requests for request in carried)

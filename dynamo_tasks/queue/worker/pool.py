@@ -64,6 +64,7 @@ class PoolJob:
             result = await self._run_target()
             if self.execution is not None:
                 await self.execution.settle()
+                # A thread that was left behind works on: it holds the slot until it has ended.
                 await self.execution.context.idle()
         except Exception as exc:  # noqa: BLE001 - passed to Celery, whatever it is
             await self._notify("error_callback", _exception_info(exc))
@@ -263,7 +264,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         for job in list(self._jobs):
             job.requeue()
         if all(job.in_thread for job in self._jobs):
-            timeout = min(timeout, 0.1)
+            timeout = min(timeout, 0.1)  # nothing can interrupt a thread: there is nothing to wait for
         if not await self.drain(timeout):
             self.stuck = any(job.in_thread for job in self._jobs)
             for job in list(self._jobs):

@@ -78,6 +78,7 @@ class Detector:
         for lease, seen in sightings.items():
             self._note(lease, seen, now)
         absent = [lease for lease, track in self._tracks.items() if track.absent]
+        # Many at once is Redis, or the network: its subscriptions are gone, and not those who held them.
         few = len(absent) == 1 or 2 * len(absent) <= len(self._tracks)
         dead = {}
         for lease, track in self._tracks.items():

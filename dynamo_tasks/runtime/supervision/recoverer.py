@@ -50,6 +50,7 @@ class Recoverer(Actor):
                 await self._poll(asyncio.get_running_loop().time())
             except DynamoError:
                 await asyncio.sleep(_EVERY)
+            # Jittered: every process looks, and those that a deployment started together would all ask at once.
             await asyncio.sleep(jittered(_EVERY, 0.8, 1.2))
 
     async def _poll(self, now: float) -> None:
@@ -107,7 +108,7 @@ class Recoverer(Actor):
         dead = detector.observe(sightings, now)
         for lease, by in dead.items():
             moved = await self._take_over(namespace, lease)
-            detector.forget(lease)
+            detector.forget(lease)  # if it lives, it is judged anew
             if moved is not None:
                 self._report(namespace, lease, by, moved)
 

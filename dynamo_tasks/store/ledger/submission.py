@@ -90,7 +90,11 @@ def left(moment: float) -> int:
 
 
 def submit_call(keys: Keys, new: NewRequest) -> Call:
-    """Keys and arguments of the ``submit`` script."""
+    """Keys and arguments of the ``submit`` script.
+
+    Moments go as the time that is left until them, to which the script adds Redis's clock: that of the caller's machine
+    may be another.
+    """
     options = new.options
     idem = keys.idempotency(options.tenant, options.idempotency_key) if options.idempotency_key else ""
     named: dict[str, Argument] = {

@@ -130,6 +130,7 @@ class OpenStream:
                 merge_delta(group, value)
                 pending.append((_TOKENS, group))
         else:
+            # At once: the endpoint may change it later, and what cannot be written is the fault of this yield.
             encoded = _encode(value)
             self._gathered += len(encoded)
             if pending and pending[-1][0] == _VALUES:
@@ -201,6 +202,7 @@ class OpenStream:
             Whether that is possible; not where it forgot more than is kept.
         """
         seq = top.seq if top.epoch == self.attempt.epoch else 0
+        # A server that was restarted may have forgotten what it had acknowledged: that is sent again.
         lost = [entry for _, entry in self._kept if entry.seq > seq]
         expected = lost[0].seq if lost else (self.frozen[0].seq if self.frozen else self._seq + 1)
         if seq + 1 < expected:

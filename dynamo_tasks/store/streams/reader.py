@@ -124,7 +124,7 @@ class StreamReader:
             IdempotencyConflictError, QueueFullError, ServerUnavailableError: see :meth:`Ledger.submit`.
         """
         namespace, new.reader = new.endpoint.namespace, self.channel
-        sub = self.expect(namespace, new.id)
+        sub = self.expect(namespace, new.id)  # before anybody can push: nothing of it is missed
         try:
             request_id = await self._ledger.submit(new)
         except BaseException:
@@ -288,6 +288,7 @@ class StreamReader:
         while not commands.closed:
             try:
                 await commands.wire()
+                # Asked after the wait, and nothing is awaited before the script is sent: it cannot undo a later join.
                 if sub.request_id in self._subs:
                     return
                 await script("detach").run(

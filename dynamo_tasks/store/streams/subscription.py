@@ -192,6 +192,7 @@ class Subscription:
 
     def _hold(self, event: Event) -> None:
         if self.lagging or len(self._held) >= HELD:
+            # The stream has it. But that an epoch has begun must be known: pushes of older ones count no more.
             self._overflow = True
             self.cursor.note(event)
         else:

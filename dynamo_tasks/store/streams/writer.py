@@ -124,6 +124,7 @@ class Writer:
                 self._dirty[stream] = None
                 self._wake.set()
             return
+        # Nobody waits for it: what gathers until the timer goes in one entry, which costs Redis a fraction.
         self._unread.add(stream)
         if self._unread_timer is None:
             self._unread_timer = self._loop.call_later(UNREAD_INTERVAL, self._flush_unread)
@@ -177,6 +178,7 @@ class Writer:
         try:
             replies = await wire.transaction(packed)
         except DynamoError:
+            # It may have run all the same. The entries keep their ids, and resync finds which of them are there.
             self._dirty.update(dict.fromkeys(batch))
             raise
         self._count(sum(sent), sum(map(len, packed)), self._loop.time() - began)
@@ -205,6 +207,7 @@ class Writer:
             key = self._store.keys(attempt.namespace).stream(attempt.id)
             for entry in stream.frozen:
                 event_id = f"{attempt.epoch}-{entry.seq}"
+                # NOMKSTREAM: the claim has made it; one that is gone (purged, forgotten) must not begin anew here.
                 packed.append(_pack(("XADD", key, "NOMKSTREAM", event_id, entry.kind, entry.data)))
                 count += 1
                 for reader in stream.readers:
@@ -234,6 +237,7 @@ class Writer:
         for stream, count in zip(batch, sent, strict=True):
             own = replies[at : at + count]
             at += count
+            # Ids only grow: behind an entry that is refused as too old, all are, so what was taken is a beginning.
             taken = next((i for i, reply in enumerate(own) if not isinstance(reply, bytes)), count)
             if stream.dead is not None:
                 continue
@@ -250,7 +254,7 @@ class Writer:
             return
         if reply == b"OK":
             stream.finished()
-            self._ended.append((self._loop.time(), stream))
+            self._ended.append((self._loop.time(), stream))  # a crash or a failover may yet forget it
         elif reply == b"FENCED":
             stream.die(FencedError())
         elif reply == b"GONE":

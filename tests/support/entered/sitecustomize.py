@@ -1,6 +1,7 @@
 """Loaded by a process at its start: notes the files of ours that it enters between two SIGRTMIN.
 
-After the second signal they are in ``$ENTERED_FILES/<pid>``, a path per line.
+After the second signal they are in ``$ENTERED_FILES/<pid>``, a path per line. What the actors of a process do by
+themselves, several times a second, is left out.
 """
 
 from __future__ import annotations
@@ -12,11 +13,22 @@ from pathlib import Path
 from typing import Any
 
 _entered: set[str] = set()
+_OURS = f"{os.sep}dynamo_tasks{os.sep}"
+_ACTORS = (f"runtime{os.sep}supervision", f"runtime{os.sep}hosting")
 
 
 def _note(frame: Any, event: str, arg: Any) -> None:
-    if event == "call":
-        _entered.add(frame.f_code.co_filename)
+    path = frame.f_code.co_filename
+    if event == "call" and path not in _entered and _OURS in path and not _by_an_actor(frame):
+        _entered.add(path)
+
+
+def _by_an_actor(frame: Any) -> bool:
+    while frame is not None:
+        if any(folder in frame.f_code.co_filename for folder in _ACTORS):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _toggle(number: int, frame: Any) -> None:
@@ -26,7 +38,7 @@ def _toggle(number: int, frame: Any) -> None:
         found = ["begun"]
     else:
         sys.setprofile(None)
-        found = sorted(path for path in _entered if f"{os.sep}dynamo_tasks{os.sep}" in path)
+        found = sorted(_entered)
     target = Path(os.environ["ENTERED_FILES"]) / str(os.getpid())
     target.with_suffix(".part").write_text("\n".join(found))
     target.with_suffix(".part").rename(target)
