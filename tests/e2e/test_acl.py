@@ -6,11 +6,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
+from tests.support.batches import BatchPlace, background_of, chat_line
 from tests.support.processes import ROOT, Flower, Frontend, Worker, environment, together, until
 from tests.support.server import RedisServer
 
@@ -212,3 +214,22 @@ def _refused(client: redis.Redis, words: list[str]) -> bool:
     except redis.exceptions.ResponseError as exc:
         return "ACL failure" in str(exc)  # from inside of a script
     return False
+
+
+@pytest.mark.slow
+def test_files_and_batches_under_least_privileges(server: RedisServer, tmp_path: Path) -> None:
+    before = refusals(server)
+    env = {"DYNAMO_FILES_URL": tmp_path.as_uri(), "DYNAMO_NAMESPACE": "acl-batches"}
+    with together(
+        Worker(url_of(server, "worker"), settings=PACED, env=env),
+        background_of(url_of(server, "worker"), env),
+        Frontend(url_of(server, "frontend"), env=env),
+    ) as (worker, background, frontend):
+        place = BatchPlace(server, tmp_path, env, frontend, worker, background)
+        batch = place.ended(place.submit([chat_line(f"q{i}", "hi") for i in range(20)]).id)
+        assert (batch.status, len(place.rows(batch.output_file_id))) == ("completed", 20)
+        for file in place.client.files.list():
+            place.client.files.delete(file.id)
+        until(lambda: not list((tmp_path / "acl-batches").glob("*")), 60)
+        assert place.client.batches.cancel(place.submit([chat_line("a", "hi", tokens=5000)]).id)
+    assert refusals(server) == before

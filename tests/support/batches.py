@@ -14,7 +14,7 @@ import openai
 from tests.support.processes import Frontend, Process, Worker, together, until
 from tests.support.server import RedisServer
 
-__all__ = ["BatchPlace", "batch_place", "chat_line"]
+__all__ = ["BatchPlace", "background_of", "batch_place", "chat_line"]
 
 SETTINGS = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=5")
 

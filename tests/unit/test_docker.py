@@ -36,7 +36,8 @@ def test_each_service_connects_as_its_own_user() -> None:
         name: service["environment"].get("DYNAMO_REDIS_URL") for name, service in COMPOSE["services"].items()
     }
     assert urls.pop("redis") is None
-    for name, url in urls.items():
+    for service, url in urls.items():
+        name = {"background": "worker"}.get(service, service)
         assert url.startswith(f"redis://{name}:${{{name.upper()}_PASSWORD:?}}@")
         assert f"\nuser {name} on " in USERS
 
