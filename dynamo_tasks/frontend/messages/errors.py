@@ -21,6 +21,8 @@ _TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
+_NO_THREADS = {"error_code": "thread_unsupported_request", "unsupported": ["thread"]}
+"""By this the client's loop of tools knows that it has to send whole conversations."""
 _TOO_LONG = "prompt is too long"
 """The words by which clients know that they have to shorten a conversation."""
 
@@ -40,7 +42,9 @@ def error_shape(
     kind = _TYPES.get(status) or ("invalid_request_error" if status < 500 else "api_error")
     if code == ContextLengthError.code:
         message = f"{_TOO_LONG}: {message}"
-    inner = {"type": kind, "message": message, "code": code, "param": param}
+    inner: dict[str, Any] = {"type": kind, "message": message, "code": code, "param": param}
+    if param == "thread":
+        inner["details"] = _NO_THREADS
     return {"type": "error", "error": inner, "request_id": request_id}
 
 

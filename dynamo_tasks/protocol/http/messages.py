@@ -179,13 +179,15 @@ class MessagesRequest(Struct, kw_only=True):
 
 
 _REFUSED = {
+    "compaction": "this server does not shorten conversations",
     "container": "this server has no containers in which code of the model runs",
     "mcp_servers": "this server calls no MCP servers; send their tools as tools, and their results as tool_result",
+    "thread": "this server keeps no conversations; send all messages",
 }
 _IGNORED = frozenset(
     {
-        "anthropic_beta", "betas", "cache_control", "context_management", "diagnostics", "fallbacks", "inference_geo",
-        "speed", "user_profile_id", "workspace_id",
+        "anthropic_beta", "betas", "billing_policy", "cache_control", "context_management", "diagnostics",
+        "fallback_credit_token", "fallbacks", "inference_geo", "speed", "user_profile_id", "workspace_id",
     }
 )  # fmt: skip
 _THINKING = ("enabled", "disabled", "adaptive", "between_tools")

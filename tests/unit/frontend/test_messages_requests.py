@@ -161,6 +161,7 @@ REFUSED = [
     ({"output_format": {"type": "xml", "schema": {}}}, "output_format.type"),
     ({"mcp_servers": [{"type": "url", "url": "http://x", "name": "x"}]}, "mcp_servers"),
     ({"container": "c1"}, "container"),
+    ({"thread": {"type": "create"}}, "thread"),
     ({"timeout": -1}, "timeout"),
     ({"metadata": {"user_id": 5}}, "metadata.user_id"),
 ]  # fmt: skip
