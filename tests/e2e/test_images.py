@@ -11,7 +11,7 @@ import openai
 import pytest
 
 from tests.support.image_server import ImageServer, image_server
-from tests.support.pictures import image_part, picture, png, text_part
+from tests.support.pictures import data_url, image_part, picture, png, text_part
 from tests.support.processes import Frontend, Worker, together
 from tests.support.server import RedisServer
 
@@ -110,6 +110,47 @@ def test_an_image_that_is_not_there(client: openai.OpenAI, seen: Seen) -> None:
     with pytest.raises(openai.BadRequestError, match="its server answers 404") as caught:
         _chat(client, ASKED, seen.link("/missing.png"))
     assert caught.value.param == "messages[0].content[1].image_url.url"
+
+
+def test_the_same_images_by_other_apis(client: openai.OpenAI, seen: Seen) -> None:
+    seen.images.pictures |= {"/blue.png": BLUE}
+    text = _chat(client, ASKED, image_part(RED), seen.link("/blue.png")).choices[0].message.content
+    url = f"{seen.images.base_url}/blue.png"
+    parts = [
+        {"type": "input_text", "text": "What is this?"},
+        {"type": "input_image", "image_url": data_url(RED), "detail": "low"},
+        {"type": "input_image", "image_url": url},
+    ]
+    asked: Any = [{"role": "user", "content": parts}]
+    response = client.responses.create(model="mocker", input=asked, max_output_tokens=8)
+    assert response.output_text == text
+    kept = client.responses.input_items.list(response.id).data[0]
+    assert kept.model_dump()["content"][1]["image_url"] == data_url(RED)
+    followed: Any = {"model": "mocker", "input": "And?", "max_output_tokens": 8}
+    after = client.responses.create(**followed, previous_response_id=response.id)
+    turns: Any = [
+        {"role": "user", "content": [ASKED, image_part(RED), seen.link("/blue.png")]},
+        {"role": "assistant", "content": text},
+        {"role": "user", "content": "And?"},
+    ]
+    chat = client.chat.completions.create(model="mocker", messages=turns, max_tokens=8)
+    assert after.output_text == chat.choices[0].message.content
+    source = {"type": "base64", "media_type": "image/png", "data": data_url(RED).partition(",")[2]}
+    blocks = [
+        ASKED,
+        {"type": "image", "source": source},
+        {"type": "image", "source": {"type": "url", "url": url}},
+    ]
+    body: Any = {"model": "mocker", "max_tokens": 8, "messages": [{"role": "user", "content": blocks}]}
+    _, _, message = seen.http.request("POST", "/v1/messages", body)
+    assert message["content"] == [{"type": "text", "text": text}]
+    counted = seen.http.request("POST", "/v1/messages/count_tokens", body)[2]["input_tokens"]
+    used = message["usage"]["input_tokens"] + message["usage"]["cache_read_input_tokens"]
+    assert counted - used == 2 * (len("<image>") - 1)  # each of them is one token, and its placeholder seven
+    source["data"] = "QUJD"
+    status, _, refused = seen.http.request("POST", "/v1/messages", body)
+    assert status == 400
+    assert "messages[0].content[1].source.data is no image" in refused["error"]["message"]
 
 
 def test_the_text_goes_on_after_a_kill(client: openai.OpenAI, seen: Seen) -> None:

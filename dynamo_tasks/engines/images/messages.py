@@ -23,6 +23,9 @@ __all__ = [
 
 IMAGE = "image"
 """Type of a part that stands for an image that was taken out."""
+WRITTEN = "written"
+"""Field of a part that another API's client has sent: its place there, and the field in it that has the image."""
+_LONGEST_PLACE = 64
 _FETCHED = "data"
 """Field of an ``image_url`` with the bytes that were fetched for it; JSON has no bytes, so it is never a client's."""
 
@@ -106,6 +109,14 @@ def _content_parts(messages: object) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     yield f"messages[{index}].content[{place}]", part
 
 
+def _written(part: Mapping[str, Any], at: str) -> tuple[str, str]:
+    """The place of an image, and its field there, as the client knows them."""
+    match part.get(WRITTEN):
+        case [str(place), str(field)] if len(place) + len(field) <= _LONGEST_PLACE:
+            return place, field
+    return at, f"{IMAGE_PART}.url"
+
+
 def _url_of(part: Mapping[str, Any]) -> tuple[str | None, bytes | None]:
     """The URL of an ``image_url`` part, and what was fetched for it."""
     value = part.get(IMAGE_PART)
@@ -120,7 +131,7 @@ def image_places(messages: Sequence[Mapping[str, Any]]) -> list[str]:
     """The places of images in the messages of a checked chat: ``messages[0].content[1]``."""
     if list not in {type(one.get("content")) for one in messages}:
         return []
-    return [at for at, part in _content_parts(messages) if part.get("type") == IMAGE_PART]
+    return [_written(part, at)[0] for at, part in _content_parts(messages) if part.get("type") == IMAGE_PART]
 
 
 def remote_images(messages: object) -> dict[str, str]:
@@ -129,7 +140,7 @@ def remote_images(messages: object) -> dict[str, str]:
     for at, part in _content_parts(messages):
         url, fetched = _url_of(part) if part.get("type") == IMAGE_PART else (None, None)
         if url and fetched is None and not is_data_url(url):
-            found.setdefault(url, f"{at}.{IMAGE_PART}.url")
+            found.setdefault(url, ".".join(_written(part, at)))
     return found
 
 
@@ -154,7 +165,7 @@ def _filled_part(part: Any, fetched: Mapping[str, bytes]) -> Any:
     url = _url_of(part)[0] if isinstance(part, Mapping) and part.get("type") == IMAGE_PART else None
     if url is None or url not in fetched:
         return part
-    return {"type": IMAGE_PART, IMAGE_PART: {"url": url, _FETCHED: fetched[url]}}
+    return {**part, IMAGE_PART: {"url": url, _FETCHED: fetched[url]}}
 
 
 def _image(part: Mapping[str, Any], at: str, total: ImageSum) -> bytes:
@@ -163,7 +174,7 @@ def _image(part: Mapping[str, Any], at: str, total: ImageSum) -> bytes:
             f"{at}.type: 'image' stands for one of the payload's images, of which there are none; send 'image_url'",
             param=f"{at}.type",
         )
-    return _read(f"{at}.{IMAGE_PART}.url", total, lambda most: _data(part, most))
+    return _read(".".join(_written(part, at)), total, lambda most: _data(part, most))
 
 
 def _data(part: Mapping[str, Any], most: int) -> bytes:

@@ -10,7 +10,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from dynamo_tasks.engines.images.messages import WRITTEN
+from dynamo_tasks.protocol.http.chat_messages import IMAGE_PART
 from dynamo_tasks.protocol.http.messages import (
+    ImageBlock,
     InputMessage,
     MessagesRequest,
     RedactedThinkingBlock,
@@ -119,8 +122,8 @@ def _messages(asked: MessagesRequest) -> list[dict[str, Any]]:
     if system := _joined(asked.system or ""):
         found.append({"role": "system", "content": system})
     names: dict[str, str] = {}
-    for message in asked.messages:
-        for made in _turn(message, names):
+    for place, message in enumerate(asked.messages):
+        for made in _turn(message, names, f"messages[{place}].content"):
             _add(found, made)
     return found
 
@@ -130,23 +133,50 @@ def _joined(content: str | Iterable[TextBlock], between: str = "\n") -> str:
     return between.join(text for text in texts if not text.startswith(_BILLING))
 
 
-def _turn(message: InputMessage, names: dict[str, str]) -> list[dict[str, Any]]:
-    """The messages of a turn; ``names`` are those of the tools, by the ids of the calls so far."""
+def _content(blocks: str | list[Any], at: str) -> str | list[dict[str, Any]]:
+    """A text, or parts of a chat's message where there are images; ``at``: the place of the blocks."""
+    if isinstance(blocks, str) or not any(isinstance(block, ImageBlock) for block in blocks):
+        return _joined(blocks)
+    return [
+        _image(block, f"{at}[{place}]")
+        if isinstance(block, ImageBlock)
+        else {"type": "text", "text": block.text}
+        for place, block in enumerate(blocks)
+    ]
+
+
+def _image(block: ImageBlock, at: str) -> dict[str, Any]:
+    source = block.source
+    field = "data" if source.type == "base64" else "url"
+    url = f"data:{source.media_type};base64,{source.data}" if field == "data" else source.url
+    return {"type": IMAGE_PART, IMAGE_PART: {"url": url}, WRITTEN: [at, f"source.{field}"]}
+
+
+def _turn(message: InputMessage, names: dict[str, str], at: str) -> list[dict[str, Any]]:
+    """The messages of a turn.
+
+    Args:
+        message: The turn.
+        names: Of the tools, by the ids of the calls so far.
+        at: The place of its content.
+    """
     if isinstance(message.content, str):
         return [{"role": message.role, "content": message.content}]
     if message.role == "assistant":
         return [_said(message.content, names)]
     found: list[dict[str, Any]] = []
-    for block in message.content:
+    for place, block in enumerate(message.content):
         if isinstance(block, ToolResultBlock):
             found.append(
                 {
                     "role": "tool", "tool_call_id": block.tool_use_id, "name": names.get(block.tool_use_id),
-                    "content": _joined(block.content or ""),
+                    "content": _content(block.content or "", f"{at}[{place}].content"),
                 }
             )  # fmt: skip
         elif isinstance(block, TextBlock):
             _add(found, {"role": message.role, "content": _joined([block])})
+        elif isinstance(block, ImageBlock):
+            _add(found, {"role": message.role, "content": [_image(block, f"{at}[{place}]")]})
     return found or [{"role": message.role, "content": ""}]
 
 
@@ -177,6 +207,18 @@ def _add(found: list[dict[str, Any]], made: dict[str, Any]) -> None:
     plain = {"role", "content"}
     if last is not None and last["role"] == made["role"] and last.keys() == made.keys() == plain:
         between = "" if made["role"] == "assistant" else "\n"
-        last["content"] += between + made["content"]
+        last["content"] = _merged(last["content"], made["content"], between)
     else:
         found.append(made)
+
+
+def _merged(first: Any, second: Any, between: str) -> Any:
+    if isinstance(first, str) and isinstance(second, str):
+        return first + between + second
+    return _parts(first) + _parts(second)
+
+
+def _parts(content: Any) -> list[dict[str, Any]]:
+    if not isinstance(content, str):
+        return list(content)
+    return [{"type": "text", "text": content}] if content else []

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.protocol.http.items import message_text
+from dynamo_tasks.protocol.http.items import message_content, message_text
 from dynamo_tasks.protocol.http.responses import PASSED_ON, ResponseRequest, unpack_choice, unpack_tool
 
 __all__ = ["as_written", "chat_body", "cuts", "messages_of"]
@@ -87,10 +87,10 @@ def messages_of(instructions: str | None, items: Iterable[dict[str, Any]]) -> li
 def _heard(item: dict[str, Any]) -> dict[str, Any]:
     if item["type"] == "function_call_output":
         output = item["output"]
-        text = output if isinstance(output, str) else message_text(output)
-        return {"role": "tool", "tool_call_id": item["call_id"], "content": text}
+        content = output if isinstance(output, str) else message_content(output)
+        return {"role": "tool", "tool_call_id": item["call_id"], "content": content}
     parts = item["content"]
-    return {"role": item["role"], "content": message_text(parts)}
+    return {"role": item["role"], "content": message_content(parts)}
 
 
 def _begins(turn: dict[str, Any], item: dict[str, Any]) -> bool:

@@ -13,17 +13,25 @@ import msgspec
 from msgspec import Meta, Struct
 
 from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.protocol.http.chat_messages import IMAGE_PART
 from dynamo_tasks.protocol.http.openai import MAX_MESSAGES, named_error
 
-__all__ = ["Item", "ItemReference", "message_text", "parse_items", "shown"]
+__all__ = ["Item", "ItemReference", "message_content", "message_text", "parse_items", "shown"]
 
 _Id = Annotated[str, Meta(min_length=1, max_length=256)]
+_Detail = Literal["auto", "low", "high", "original"]
 _Role = Literal["user", "assistant", "system", "developer"]
 _FROM_MODEL = "assistant"
 
 
 class _InputText(Struct, tag_field="type", tag="input_text"):
     text: str
+
+
+class _InputImage(Struct, tag_field="type", tag="input_image"):
+    detail: _Detail = "auto"
+    image_url: Annotated[str, Meta(min_length=1)] | None = None
+    file_id: _Id | None = None
 
 
 class _OutputText(Struct, tag_field="type", tag="output_text"):
@@ -42,7 +50,7 @@ class _SummaryText(Struct, tag_field="type", tag="summary_text"):
     text: str
 
 
-_Part = _InputText | _OutputText | _Refusal
+_Part = _InputText | _InputImage | _OutputText | _Refusal
 _Parts = Annotated[list[_Part], Meta(max_length=1024)]
 
 
@@ -62,7 +70,7 @@ class _FunctionCall(Struct, tag_field="type", tag="function_call"):
 
 class _FunctionOutput(Struct, tag_field="type", tag="function_call_output"):
     call_id: _Id
-    output: str | Annotated[list[_InputText], Meta(max_length=1024)]
+    output: str | Annotated[list[_InputText | _InputImage], Meta(max_length=1024)]
     id: _Id | None = None
 
 
@@ -85,7 +93,8 @@ class ItemReference(Struct, tag_field="type", tag="item_reference"):
 Item = _Message | _FunctionCall | _FunctionOutput | _Reasoning | ItemReference
 """A checked item; :func:`shown` makes the plain object of it."""
 _KINDS = ("message", "function_call", "function_call_output", "reasoning", "item_reference")
-_PARTS = ("input_text", "output_text", "refusal")
+_HEARD = ("input_text", "input_image")
+_SAID = ("input_text", "output_text", "refusal")
 
 
 def parse_items(value: str | Sequence[Any], at: str = "input") -> list[Item]:
@@ -119,14 +128,15 @@ def _typed(item: Any, at: str) -> Any:
     if kind not in _KINDS:
         raise _refuse(f"{at}.type", f"{kind!r:.60} is not supported; supported: {', '.join(_KINDS)}")
     if kind == "function_call_output":
-        _check_parts(item.get("output"), f"{at}.output", _PARTS[:1])
+        _check_parts(item.get("output"), f"{at}.output", _HEARD)
     elif kind == "message":
-        _check_parts(item.get("content"), f"{at}.content", _PARTS)
+        known = _SAID if item.get("role") == _FROM_MODEL else (*_HEARD, *_SAID[1:])
+        _check_parts(item.get("content"), f"{at}.content", known)
     return item if "type" in item else {"type": kind, **item}
 
 
 def _check_parts(content: Any, at: str, known: Iterable[str]) -> None:
-    """Name what is not supported (images, files, audio) better than a schema does."""
+    """Name what is not supported (files, audio) better than a schema does."""
     if not isinstance(content, list):
         return
     for place, part in enumerate(content):
@@ -134,6 +144,15 @@ def _check_parts(content: Any, at: str, known: Iterable[str]) -> None:
         if isinstance(kind, str) and kind not in known:
             where = f"{at}[{place}].type"
             raise _refuse(where, f"{kind!r:.60} is not supported; supported: {', '.join(known)}")
+        if kind == "input_image":
+            _check_image(part, f"{at}[{place}]")
+
+
+def _check_image(part: Any, at: str) -> None:
+    if part.get("file_id") is not None:
+        raise _refuse(f"{at}.file_id", "is not supported; send image_url")
+    if part.get("image_url") is None:
+        raise _refuse(f"{at}.image_url", "this field is required")
 
 
 def _refuse(param: str, text: str) -> InvalidRequestError:
@@ -185,6 +204,18 @@ def _shown_part(part: _Part) -> dict[str, Any]:
 def message_text(parts: Iterable[dict[str, Any]]) -> str:
     """The text of a plain message's parts, a line each."""
     return "\n".join([part[_WORDS[part["type"]]] for part in parts])
+
+
+def message_content(parts: Sequence[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    """The content of a chat's message: a text, or parts where there are images."""
+    if all(part["type"] != "input_image" for part in parts):
+        return message_text(parts)
+    return [
+        {"type": IMAGE_PART, IMAGE_PART: {"url": part["image_url"], "detail": part["detail"]}}
+        if part["type"] == "input_image"
+        else {"type": "text", "text": part[_WORDS[part["type"]]]}
+        for part in parts
+    ]
 
 
 _WORDS = {"input_text": "text", "output_text": "text", "refusal": "refusal"}

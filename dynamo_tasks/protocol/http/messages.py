@@ -19,6 +19,7 @@ from dynamo_tasks.protocol.http.openai import MAX_STOPS, OPTIONS
 
 __all__ = [
     "AssistantBlock",
+    "ImageBlock",
     "InputMessage",
     "MessagesRequest",
     "RedactedThinkingBlock",
@@ -52,6 +53,21 @@ class TextBlock(Struct, tag="text"):
     text: str
 
 
+class ImageSource(Struct):
+    """The image itself, or where it is."""
+
+    type: Annotated[str, Meta(max_length=32, extra_json_schema={"enum": ["base64", "url"]})]
+    media_type: Annotated[str, Meta(max_length=64)] | None = None
+    data: str | None = None
+    url: str | None = None
+
+
+class ImageBlock(Struct, tag="image"):
+    """An image."""
+
+    source: ImageSource
+
+
 class ThinkingBlock(Struct, tag="thinking"):
     """The thoughts of an assistant, as they were answered; the signature is not looked at."""
 
@@ -77,15 +93,15 @@ class ToolResultBlock(Struct, tag="tool_result"):
     """The result of a call."""
 
     tool_use_id: _Id
-    content: str | Annotated[list[TextBlock], Meta(max_length=MAX_BLOCKS)] | None = None
+    content: str | Annotated[list[TextBlock | ImageBlock], Meta(max_length=MAX_BLOCKS)] | None = None
     is_error: bool | None = None
 
 
-UserBlock = TextBlock | ToolResultBlock
+UserBlock = TextBlock | ImageBlock | ToolResultBlock
 """Blocks of a user's message."""
 AssistantBlock = TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock
 """Blocks of an assistant's message."""
-_Block = TextBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock
+_Block = TextBlock | ImageBlock | ThinkingBlock | RedactedThinkingBlock | ToolUseBlock | ToolResultBlock
 _Texts = str | Annotated[list[TextBlock], Meta(max_length=MAX_BLOCKS)]
 _ROLES: dict[str, Any] = {"user": UserBlock, "assistant": AssistantBlock, "system": TextBlock}
 
@@ -276,6 +292,7 @@ def _check_turns(messages: list[InputMessage]) -> None:
                 _refuse(
                     f"{at}.type", f"{kind!r} blocks are not allowed in messages of the role {message.role}"
                 )
+            _check_images(block, at)
             if isinstance(block, ToolUseBlock):
                 called.add(block.id)
             elif isinstance(block, ToolResultBlock) and block.tool_use_id not in called:
@@ -285,6 +302,20 @@ def _check_turns(messages: list[InputMessage]) -> None:
             f"messages[{len(messages) - 1}].role",
             "the last message must be a user's; an answer cannot be begun by the client (prefill)",
         )
+
+
+def _check_images(block: Any, at: str) -> None:
+    """Refuse images that are nowhere; what they are, is looked at later."""
+    if isinstance(block, ToolResultBlock):
+        for place, part in enumerate(() if isinstance(block.content, str | None) else block.content):
+            _check_images(part, f"{at}.content[{place}]")
+    if not isinstance(block, ImageBlock):
+        return
+    source = block.source
+    _one_of(f"{at}.source.type", source.type, ("base64", "url"))
+    for name in ("media_type", "data") if source.type == "base64" else ("url",):
+        if not getattr(source, name):
+            _refuse(f"{at}.source.{name}", "this field is required")
 
 
 def _check_tools(request: MessagesRequest) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from dynamo_tasks.engines.images.messages import image_places, take_images
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.messages.api import MessagesApi
 from dynamo_tasks.frontend.messages.chat import chat_body, chat_request
@@ -31,6 +32,40 @@ def turn(role: str, *blocks: Any) -> dict[str, Any]:
 
 def said(text: str) -> dict[str, Any]:
     return {"type": "text", "text": text}
+
+
+def image(**source: Any) -> dict[str, Any]:
+    return {"type": "image", "source": source}
+
+
+def test_images_become_parts_of_a_chat() -> None:
+    use = {"type": "tool_use", "id": "t1", "name": "f", "input": {}}
+    shot = image(type="base64", media_type="image/png", data="AAAA")
+    link = image(type="url", url="https://a.example/b.png")
+    messages = [
+        turn("user", said("a"), said("b"), link, said("c"), link),
+        turn("assistant", use),
+        turn("user", {"type": "tool_result", "tool_use_id": "t1", "content": [said("one"), shot]}, shot),
+    ]
+
+    def part(url: str, *written: str) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": url}, "written": list(written)}
+
+    data, url = "data:image/png;base64,AAAA", "https://a.example/b.png"
+    first, _, result, last = chat(messages=messages)["messages"]
+    assert first["content"] == [
+        said("a\nb"), part(url, "messages[0].content[2]", "source.url"), said("c"),
+        part(url, "messages[0].content[4]", "source.url"),
+    ]  # fmt: skip
+    assert result["role"] == "tool"
+    assert result["content"] == [said("one"), part(data, "messages[2].content[0].content[1]", "source.data")]
+    assert last == {"role": "user", "content": [part(data, "messages[2].content[1]", "source.data")]}
+    assert image_places([first, result]) == [
+        "messages[0].content[2]", "messages[0].content[4]", "messages[2].content[0].content[1]"
+    ]  # fmt: skip
+    with pytest.raises(InvalidRequestError) as caught:
+        take_images({"messages": [result]})
+    assert caught.value.param == "messages[2].content[0].content[1].source.data"
 
 
 def test_a_conversation_becomes_a_chat() -> None:
@@ -136,7 +171,11 @@ REFUSED = [
     ({"max_token": 5}, "max_token"),
     ({"messages": []}, "messages"),
     ({"messages": [{"role": "robot", "content": "hi"}]}, "messages[0].role"),
-    ({"messages": [turn("user", {"type": "image", "source": {"type": "url", "url": "http://x"}})]}, KIND),
+    ({"messages": [turn("user", image(type="file", file_id="f"))]}, "messages[0].content[0].source.type"),
+    ({"messages": [turn("user", image(type="url"))]}, "messages[0].content[0].source.url"),
+    ({"messages": [turn("user", image(type="base64", data="AA=="))]}, "messages[0].content[0].source.media_type"),
+    ({"messages": [turn("user", {"type": "image"})]}, "messages[0].content[0].source"),
+    ({"messages": [*HI, turn("assistant", image(type="url", url="x")), *HI]}, "messages[1].content[0].type"),
     ({"messages": [turn("user", {"type": "document"})]}, KIND),
     ({"messages": [turn("user", {"type": "text"})]}, "messages[0].content[0].text"),
     ({"messages": [turn("user", {"type": "tool_use", "id": "a", "name": "f", "input": {}})]}, KIND),
