@@ -210,12 +210,21 @@ class Gateway(Protocol):
         """Read a request's events, as they are now; raises :class:`RequestNotFoundError`."""
         ...
 
-    async def document(self, request_id: str, owner_key: str) -> bytes:
+    async def document(self, request_id: str, owner_key: str, part: str = "given") -> bytes:
         """Read the bytes that an API keeps beside the record of a request, empty where nothing is kept.
+
+        Args:
+            request_id: Its id.
+            owner_key: Who asks.
+            part: ``given`` with the request, or ``made`` of its stream.
 
         Raises:
             RequestNotFoundError: Unknown, or of another owner.
         """
+        ...
+
+    async def keep(self, request_id: str, made: bytes, retention: float) -> None:
+        """Keep what an API has made of a stream that has ended; the stream goes after so many seconds."""
         ...
 
     async def cancel(self, request_id: str, owner_key: str | None, purge: bool) -> RequestInfo:

@@ -32,6 +32,7 @@ from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.processor import Processor
 from dynamo_tasks.services.worker import Worker
 from dynamo_tasks.store.conversations import Conversations
+from dynamo_tasks.store.documents import Documents
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.submission import NewRequest, report_rejected
@@ -74,6 +75,7 @@ class RuntimeGateway:
         self._watchers = runtime.registry.watchers
         self._quota = Quota(runtime.client.store)
         self._namespace = namespace
+        self._documents = Documents(runtime.client.store)
         self.objects = Objects(runtime.client.store, namespace)
         self.conversations = Conversations(runtime.client.store, namespace, self.objects)
         self._processor = processor
@@ -219,11 +221,17 @@ class RuntimeGateway:
             record = await self._record(request_id, owner_key)
             return await read_all(self._runtime.client.store, record.namespace, request_id)
 
-    async def document(self, request_id: str, owner_key: str) -> bytes:
+    async def document(self, request_id: str, owner_key: str, part: str = "given") -> bytes:
         """Read what an API keeps beside the record of a request."""
         async with in_time(_CONNECT_SECONDS):
             record = await self._record(request_id, owner_key)
-            return await self._runtime.client.ledger.document(record.namespace, request_id)
+            return await self._documents.read(record.namespace, request_id, part)
+
+    async def keep(self, request_id: str, made: bytes, retention: float) -> None:
+        """Keep what an API has made of a stream that has ended."""
+        async with in_time(_CONNECT_SECONDS):
+            namespace = await self._runtime.client.store.find(request_id)
+            await self._documents.keep(namespace, request_id, made, retention)
 
     async def cancel(self, request_id: str, owner_key: str | None, purge: bool) -> RequestInfo:
         """Stop a request; with ``purge`` erase payload and stream too."""

@@ -143,6 +143,16 @@ def test_input_tokens_are_those_of_the_request(client: openai.OpenAI) -> None:
     assert following.input_tokens > 0
 
 
+def test_one_outlives_its_stream(stack: Stack, client: openai.OpenAI, other: openai.OpenAI) -> None:
+    made = _ask(client)
+    raw = made.id.removeprefix("resp_")
+    key = f"dt:{stack.namespace}:log:{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}"
+    until(lambda: 0 < int(stack.server.command("TTL", key)[1:]) <= 60)
+    assert stack.server.command("DEL", key) == b":1\r\n"
+    assert other.responses.retrieve(made.id).to_dict() == made.to_dict()
+    assert _ask(other, input="go on", previous_response_id=made.id).output_text
+
+
 def test_what_is_not_stored_is_not_found(client: openai.OpenAI) -> None:
     made = _ask(client, store=False)
     assert made.output_text

@@ -42,6 +42,7 @@ _KINDS = {
 }  # fmt: skip
 _KNOWN = frozenset(
     {
+        "doc",
         "lease",
         "leases",
         "dead",
@@ -261,8 +262,10 @@ def _check_history(dump: Dump, history: History, request_id: str, record: dict[s
 def _check_lifetime(dump: Dump, request_id: str, record: dict[str, str]) -> None:
     ended = record["state"] in TERMINAL
     for key, ttl in dump.ttls.items():
-        if key.endswith((f":req:{request_id}", f":log:{request_id}")):
+        if key.endswith((f":req:{request_id}", f":log:{request_id}", f":doc:{request_id}")):
             assert (ttl > 0) == ended, f"7: {key} of a request that is {record['state']} has the TTL {ttl}"
+    kept = any(key.endswith(f":doc:{request_id}") for key in dump.ttls)
+    assert kept == (record.get("document") == "1"), f"7: {request_id} has a document: {kept}"
 
 
 def _waits(record: dict[str, str]) -> bool:

@@ -15,6 +15,7 @@ import redis
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from dynamo_tasks.errors import DeadlineUnreachableError
+from dynamo_tasks.store.documents import Documents
 from dynamo_tasks.store.redis.server import Store
 from tests.property.ledger_invariants import check_rest
 from tests.property.ledger_observers import Observers
@@ -70,11 +71,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(
         n=REQUESTS, routed=st.booleans(), priority=st.sampled_from([0, 0, 5]), eta=st.sampled_from([0, 0, 5]),
         deadline=st.sampled_from([0, 0, 8]), expires=st.sampled_from([0, 0, 6]), background=st.booleans(),
-        ignore=st.booleans(), reader=st.sampled_from(["", "c1"]),
+        ignore=st.booleans(), reader=st.sampled_from(["", "c1"]), document=st.sampled_from([b"", b"d"]),
     )  # fmt: skip
     def submit(
         self, n: int, routed: bool, priority: int, eta: int, deadline: int, expires: int, background: bool,
-        ignore: bool, reader: str,
+        ignore: bool, reader: str, document: bytes,
     ) -> None:  # fmt: skip
         world = self.world
         now = world.now / 1000
@@ -83,7 +84,7 @@ class LedgerMachine(RuleBasedStateMachine):
             world.submit(
                 f"r{n}", endpoint, priority=priority, not_before=now + eta if eta else 0.0,
                 deadline=now + deadline if deadline else 0.0, expires=now + expires if expires else 0.0,
-                background=background, ignore_result=ignore, reader=reader,
+                background=background, ignore_result=ignore, reader=reader, document=document,
             )
         )  # fmt: skip
         assert stands == f"r{n}"
@@ -170,6 +171,11 @@ class LedgerMachine(RuleBasedStateMachine):
         before = self.run_(world.record(f"r{n}")).get("state")
         answer = self.run_(world.ledger.cancel(world.namespace, f"r{n}", guard="queued"))
         assert (answer == "OK") == (before == "QUEUED")
+
+    @rule(n=REQUESTS)
+    def keep(self, n: int) -> None:
+        """An API has made something of the stream, if it has ended."""
+        self.run_(Documents(self.world.store).keep(self.world.namespace, f"r{n}", b"made", 60))
 
     @rule(n=REQUESTS)
     def purge(self, n: int) -> None:

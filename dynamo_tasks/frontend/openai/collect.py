@@ -38,6 +38,9 @@ class Collector:
         """The answer's JSON object; may be called in a thread."""
         raise NotImplementedError
 
+    def finished(self) -> None:
+        """Do what is left once :meth:`body` was called; on the loop."""
+
     def size(self, end: End) -> int:
         """About how many tokens or numbers are in the answer."""
         return self.tokens
@@ -155,6 +158,7 @@ class CollectedResponse:
             return
         check_end(end)
         raw = await offload(self._collector.size(end), self._encoded, end)
+        self._collector.finished()
         response = json_bytes(raw, request_id=self._stream.request_id)
         self.started = True
         await response(scope, receive, send)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from starlette.responses import Response
@@ -18,9 +20,9 @@ from dynamo_tasks.frontend.responses.chat import as_written, chat_body, cuts, me
 from dynamo_tasks.frontend.responses.collect import ResponseCollector
 from dynamo_tasks.frontend.responses.context import Context
 from dynamo_tasks.frontend.responses.document import Document
-from dynamo_tasks.frontend.responses.echo import Echo, Outcome, response_object
+from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, response_object
 from dynamo_tasks.frontend.responses.render import ResponseRenderer
-from dynamo_tasks.frontend.responses.stored import API
+from dynamo_tasks.frontend.responses.stored import API, keep
 from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.http.bodies import decode_object
@@ -43,6 +45,8 @@ class ResponsesApi(Api):
     needs_start = True
 
     def __init__(self, gateway: Gateway, settings: FrontendSettings):
+        self._gateway = gateway
+        self._tasks: set[asyncio.Task[None]] = set()
         self._context = Context(gateway, Turns(gateway, settings.conversation_retention))
         self._retention = settings.response_retention
 
@@ -75,12 +79,25 @@ class ResponsesApi(Api):
 
     def renderer(self, render: Render, known: Position = FROM_START) -> ResponseRenderer:
         """Make what renders a stream, from its first event on."""
-        return ResponseRenderer(render, known)
+        return ResponseRenderer(render, known, on_made=self._keeper(render))
 
     def collector(self, render: Render | None, request: OpenAIRequest) -> ResponseCollector:
         """Make what puts a whole stream together as one JSON object."""
         assert render is not None
-        return ResponseCollector(render)
+        return ResponseCollector(render, self._keeper(render))
+
+    def _keeper(self, render: Render) -> Callable[[Made], None] | None:
+        """Make what keeps a stored response in its shortest form, once it has ended."""
+        echo = Echo.decode(render.extra)
+        if not echo.store:
+            return None
+
+        def keep_it(made: Made) -> None:
+            task = asyncio.create_task(keep(self._gateway, render.id, echo, made), name="keep-response")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+        return keep_it
 
     def accepted(self, render: Render | None, request_id: str) -> Response:
         """The response as it is queued."""

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from dynamo_tasks.frontend.openai.collect import Collector
 from dynamo_tasks.frontend.openai.render import Render, as_delta, values_of
-from dynamo_tasks.frontend.responses.echo import Echo, Outcome, response_object, usage_of
+from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, usage_of
 from dynamo_tasks.frontend.responses.output import Output
 from dynamo_tasks.protocol.events import End, Event, Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
@@ -20,23 +20,17 @@ class ResponseCollector(Collector):
 
     Args:
         render: As it is stored.
+        on_made: Told of the response once it has ended, on the loop.
     """
 
-    def __init__(self, render: Render):
+    def __init__(self, render: Render, on_made: Callable[[Made], None] | None = None):
         super().__init__()
         self._render = render
         self._echo = Echo.decode(render.extra)
         self._output = Output(render.id, logprobs=self._echo.logprobs)
-
-    @property
-    def items(self) -> list[dict[str, Any]]:
-        """Items that are done."""
-        return self._output.items
-
-    @property
-    def reasoning(self) -> int:
-        """Tokens in which the model was reasoning."""
-        return self._output.reasoning
+        self._on_made = on_made
+        self.made: Made | None = None
+        """The response, once it has ended."""
 
     def take(self, event: Event) -> None:
         """Take tokens, or values of an endpoint that yields something else."""
@@ -48,26 +42,26 @@ class ResponseCollector(Collector):
 
     def body(self, end: End) -> dict[str, Any]:
         """The whole response."""
-        outcome = self.finish(end)
-        usage = usage_of(self.usage, self.tokens, self.reasoning)
-        return response_object(self._render, self._echo, outcome, self.items, usage)
-
-    def finish(self, end: End) -> Outcome:
-        """Close what is open; says where the response stands."""
         for value in end.values or ():
             self._output.take(as_delta(value))
         self.usage = end.usage or self.usage
-        outcome = Outcome.of(end)
-        self._output.close("completed" if outcome.status == "completed" else "incomplete")
-        return outcome
+        outcome, output = Outcome.of(end), self._output
+        output.close("completed" if outcome.status == "completed" else "incomplete")
+        self.made = Made(outcome, output.items, usage_of(self.usage, output.tokens, output.reasoning))
+        return self.made.shown(self._render, self._echo)
+
+    def finished(self) -> None:
+        """Tell of the response."""
+        if self._on_made is not None and self.made is not None:
+            self._on_made(self.made)
 
 
-def collected(render: Render, events: Iterable[Event]) -> tuple[dict[str, Any], bool]:
-    """The response that some events make, and whether they have its end; may be called in a thread."""
+def collected(render: Render, events: Iterable[Event]) -> Made | None:
+    """The response that some events make, ``None`` without their end; may be called in a thread."""
     collector = ResponseCollector(render)
     for event in events:
         if event.kind == Kind.END:
-            return collector.body(End.decode_in_parts(event.data)), True
-        if event.kind != Kind.CLAIM:
+            collector.body(End.decode_in_parts(event.data))
+        elif event.kind != Kind.CLAIM:
             collector.take(event)
-    return {}, False
+    return collector.made

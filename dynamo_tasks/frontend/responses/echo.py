@@ -14,7 +14,7 @@ from dynamo_tasks.protocol.events import UNREADABLE, End
 from dynamo_tasks.protocol.http.responses import ResponseRequest
 from dynamo_tasks.protocol.states import State
 
-__all__ = ["Echo", "Outcome", "response_object", "usage_of"]
+__all__ = ["Echo", "Made", "Outcome", "response_object", "usage_of"]
 
 
 class Echo(Struct, array_like=True, omit_defaults=True):
@@ -101,6 +101,41 @@ class Outcome(Struct):
         return cls("completed", completed_at=end.at or None)
 
 
+class Made(Struct):
+    """A response that has ended, without what it shows of its request.
+
+    Attributes:
+        outcome: Where it stands.
+        output: Its items.
+        usage: See :func:`usage_of`.
+    """
+
+    outcome: Outcome
+    output: list[dict[str, Any]]
+    usage: dict[str, Any]
+
+    def encode(self) -> bytes:
+        """Encode as msgpack."""
+        return msgspec.msgpack.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Made:
+        """Decode from msgpack.
+
+        Raises:
+            ProtocolError: it is something else.
+        """
+        try:
+            return _decode_made(data)
+        except UNREADABLE as exc:
+            raise ProtocolError(f"what is kept of a response cannot be read: {exc}") from exc
+
+    def shown(self, render: Render, echo: Echo) -> dict[str, Any]:
+        """The ``response`` object."""
+        return response_object(render, echo, self.outcome, self.output, self.usage)
+
+
+_decode_made = msgspec.msgpack.Decoder(Made).decode
 _INCOMPLETE = {"length": "max_output_tokens", "content_filter": "content_filter"}
 """Finish reason → the reason why a response is incomplete."""
 

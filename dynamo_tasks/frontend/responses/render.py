@@ -7,7 +7,7 @@ last one has its id.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.frontend.openai.render import Render, as_delta, attempt_comment, one_line, values_of
 from dynamo_tasks.frontend.openai.values import FROM_START, Position
-from dynamo_tasks.frontend.responses.echo import Echo, Outcome, response_object, usage_of
+from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, response_object, usage_of
 from dynamo_tasks.frontend.responses.output import Output
 from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
@@ -34,9 +34,17 @@ class ResponseRenderer:
         render: As it is stored.
         known: What the client has of the stream.
         starting_after: Last ``sequence_number`` that it has.
+        on_made: Told of the response once it has ended.
     """
 
-    def __init__(self, render: Render, known: Position = FROM_START, *, starting_after: int = -1):
+    def __init__(
+        self,
+        render: Render,
+        known: Position = FROM_START,
+        *,
+        starting_after: int = -1,
+        on_made: Callable[[Made], None] | None = None,
+    ):
         self._render = render
         self._echo = Echo.decode(render.extra)
         self._after = known.after or ZERO
@@ -49,11 +57,7 @@ class ResponseRenderer:
         self.ended = False
         self.error: DynamoError | None = None
         self.usage: dict[str, int] | None = None
-
-    @property
-    def items(self) -> list[dict[str, Any]]:
-        """Items that are done."""
-        return self._output.items
+        self._on_made = on_made
 
     def opening(self) -> bytes:
         """The SSE bytes that come before any event of the stream."""
@@ -111,13 +115,15 @@ class ResponseRenderer:
         self.ended, self.error = True, end.failure()
         self.usage = end.usage or self.usage
         outcome = Outcome.of(end)
-        self._output.close("completed" if outcome.status == "completed" else "incomplete")
-        self._tell(f"response.{outcome.status}", {"response": self._object(outcome, ended=True)})
+        output = self._output
+        output.close("completed" if outcome.status == "completed" else "incomplete")
+        made = Made(outcome, output.items, usage_of(self.usage, output.tokens, output.reasoning))
+        self._tell(f"response.{outcome.status}", {"response": made.shown(self._render, self._echo)})
+        if self._on_made is not None:
+            self._on_made(made)
 
-    def _object(self, outcome: Outcome, *, ended: bool = False) -> dict[str, Any]:
-        made = self._output
-        usage = usage_of(self.usage, made.tokens, made.reasoning) if ended else None
-        return response_object(self._render, self._echo, outcome, made.items, usage)
+    def _object(self, outcome: Outcome) -> dict[str, Any]:
+        return response_object(self._render, self._echo, outcome, [], None)
 
     def _tell(self, kind: str, fields: dict[str, Any]) -> None:
         number, self._number = self._number, self._number + 1

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from msgspec import Struct
 
 from dynamo_tasks.engines.text.threads import offload
-from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.errors import RequestNotFoundError, UnavailableError
 from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.responses.collect import collected
 from dynamo_tasks.frontend.responses.document import Document
-from dynamo_tasks.frontend.responses.echo import Echo, Outcome, response_object
+from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, response_object
 from dynamo_tasks.frontend.responses.names import request_id_of
 from dynamo_tasks.protocol.states import TERMINAL, State
 
-__all__ = ["API", "StoredResponse", "StoredResponses"]
+__all__ = ["API", "StoredResponse", "StoredResponses", "keep", "unknown"]
 
+_STREAMED, _STREAMED_AGAIN = 60.0, 3600.0
+"""Seconds for which the stream of a response is kept once that was made of it: as of chats; in the background."""
 API = "responses"
 """The name of this API in stored renders."""
 
@@ -84,18 +87,30 @@ class StoredResponses:
         """The ``response`` object of a stored response, as it is now."""
         if not stored.ended:
             return stored.unfinished()
+        kept = await self._gateway.document(stored.info.id, owner_key, "made")
+        if kept:
+            return (await offload(len(kept), Made.decode, kept)).shown(stored.render, stored.echo)
         events = await self._gateway.events(stored.info.id, owner_key)
-        whole, ended = await offload(
-            sum(len(event.data) for event in events), collected, stored.render, events
-        )
-        if not ended:
+        made = await offload(sum(len(event.data) for event in events), collected, stored.render, events)
+        if made is None:
             raise unknown(stored.name)  # its stream is past its retention
-        return whole
+        await keep(self._gateway, stored.info.id, stored.echo, made)
+        return made.shown(stored.render, stored.echo)
 
     async def document(self, stored: StoredResponse, owner_key: str) -> Document:
         """The items of its request."""
         raw = await self._gateway.document(stored.info.id, owner_key)
         return await offload(len(raw), Document.decode, raw)
+
+
+async def keep(gateway: Gateway, request_id: str, echo: Echo, made: Made) -> None:
+    """Keep a response that has ended in its shortest form; its stream goes earlier then.
+
+    A stream takes several times as much memory as the text that it makes. As long as nobody has made it, it stays.
+    """
+    with contextlib.suppress(UnavailableError, RequestNotFoundError):
+        seconds = _STREAMED_AGAIN if echo.background else _STREAMED
+        await gateway.keep(request_id, await offload(len(made.output), made.encode), seconds)
 
 
 def unknown(name: str) -> RequestNotFoundError:

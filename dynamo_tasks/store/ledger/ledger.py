@@ -334,11 +334,6 @@ class Ledger:
             removed += int(found)
         return removed
 
-    async def document(self, namespace: str, request_id: str) -> bytes:
-        """Read the bytes that an API keeps beside a record; empty where nothing is kept (any more)."""
-        key = self.store.keys(namespace).document(request_id)
-        return await self.store.commands.execute("HGET", key, "given") or b""
-
     async def get(self, request_id: str, namespace: str | None = None) -> Record:
         """The record of a request.
 

@@ -50,7 +50,7 @@ class NewRequest(Struct, kw_only=True, gc=False):
     digest: str = ""
     """Of the payload: that of the idempotency key; without one, the only payload that the id stands for."""
     document: bytes = b""
-    """What an API keeps beside the record, as long as that; read by :meth:`.Ledger.document` alone."""
+    """What an API keeps beside the record, as long as that; see :mod:`dynamo_tasks.store.documents`."""
     needs: int = NEEDED
     """Protocol version that its worker must speak."""
 

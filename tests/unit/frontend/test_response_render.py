@@ -13,7 +13,7 @@ from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.openai.values import FROM_START, Position
 from dynamo_tasks.frontend.responses.collect import collected
-from dynamo_tasks.frontend.responses.echo import Echo
+from dynamo_tasks.frontend.responses.echo import Echo, Made
 from dynamo_tasks.frontend.responses.render import ResponseRenderer
 from dynamo_tasks.protocol.events import Event, EventId
 from dynamo_tasks.protocol.messages import MessageDelta, ToolCallDelta
@@ -257,9 +257,11 @@ def test_a_client_gets_what_it_has_not() -> None:
 
 
 def test_the_object_is_the_one_that_the_stream_ends_with() -> None:
-    whole, ended = collected(render_of(), hello())
-    assert ended
-    assert whole == shown(hello())[-1][1]["response"]
+    made = collected(render_of(), hello())
+    assert made is not None
+    assert made.shown(render_of(), Echo()) == shown(hello())[-1][1]["response"]
+    assert Made.decode(made.encode()) == made
+    assert collected(render_of(), hello()[:-1]) is None
 
 
 def test_a_stream_that_cannot_be_read_ends_with_an_error() -> None:
