@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +15,7 @@ import pytest
 
 from tests.support.image_server import ImageServer, image_server
 from tests.support.pictures import data_url, image_part, picture, png, text_part
-from tests.support.processes import Frontend, Worker, together
+from tests.support.processes import Frontend, Worker, environment, together
 from tests.support.server import RedisServer
 
 NAMESPACE = "images"
@@ -151,6 +154,24 @@ def test_the_same_images_by_other_apis(client: openai.OpenAI, seen: Seen) -> Non
     status, _, refused = seen.http.request("POST", "/v1/messages", body)
     assert status == 400
     assert "messages[0].content[1].source.data is no image" in refused["error"]["message"]
+
+
+def test_a_call_without_http(client: openai.OpenAI, seen: Seen) -> None:
+    text = _chat(client, image_part(RED), ASKED).choices[0].message.content
+    prompt = "user: <image>\nWhat is this?\nassistant:"
+    given = {"prompt": prompt, "images": [data_url(RED).partition(",")[2]], "max_tokens": 8}
+    command = [
+        sys.executable,
+        "-m",
+        "dynamo_tasks",
+        "call",
+        f"{NAMESPACE}.Worker.generate",
+        json.dumps(given),
+    ]
+    called = subprocess.run(
+        command, env=environment(seen.server.url), capture_output=True, text=True, check=True, timeout=60
+    )
+    assert text in called.stdout
 
 
 def test_the_text_goes_on_after_a_kill(client: openai.OpenAI, seen: Seen) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.image_server import ImageServer, image_server
+from tests.support.pictures import image_part, picture, text_part
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
@@ -19,11 +21,18 @@ CHAT = "/v1/chat/completions"
 
 
 @pytest.fixture(scope="module")
-def far(redis_server: RedisServer) -> Iterator[Frontend]:
+def pictures() -> Iterator[ImageServer]:
+    with image_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def far(redis_server: RedisServer, pictures: ImageServer) -> Iterator[Frontend]:
     slow = (
         "Worker.engine=mocker",
         "Worker.engine_args.token_delay_ms=5",
         "Worker.engine_args.max_model_len=500",
+        "Worker.engine_args.images=true",
     )
     url = redis_server.url
     with together(
@@ -33,7 +42,12 @@ def far(redis_server: RedisServer) -> Iterator[Frontend]:
         until(lambda: http.get("/v1/models")[1]["data"], 30, "the model is listed")
         status, _, body = http.request("POST", CHAT, _ask())
         assert (status, body["error"]["code"]) == (503, "no_instances")
-        with Worker(url, service="workers.agg:Processor", env=ENV, settings=FAR, name="processor"):
+        fetches = (
+            f"Processor.image_hosts=[{pictures.base_url}]",
+            "Processor.image_networks=[127.0.0.0/8]",
+        )
+        processor = "workers.agg:Processor"
+        with Worker(url, service=processor, env=ENV, settings=(*FAR, *fetches), name="processor"):
             until(lambda: http.get("/ready")[0] == 200, 30, "ready")
             yield http
 
@@ -92,3 +106,21 @@ def test_the_processor_tokenizes(far: Frontend) -> None:
     assert far.request("POST", "/detokenize", {"tokens": body["tokens"]})[2] == {"prompt": "hé"}
     status, _, body = far.request("POST", "/tokenize", {"prompt": "long " * 2000})
     assert (status, body["error"]["code"]) == (400, "context_length_exceeded")
+
+
+def test_images_are_read_and_fetched_by_the_processor(far: Frontend, pictures: ImageServer) -> None:
+    pictures.pictures["/a.png"] = picture(7)
+    url = {"type": "image_url", "image_url": {"url": f"{pictures.base_url}/a.png"}}
+
+    def asked(*parts: Any) -> tuple[int, Any]:
+        messages = [{"role": "user", "content": [text_part("?"), *parts]}]
+        status, _, body = far.request("POST", CHAT, _ask(messages=messages))
+        return status, body
+
+    answers = [asked(image_part(picture(7)))[1], asked(url)[1], asked(image_part(picture(8)))[1]]
+    texts = [answer["choices"][0]["message"]["content"] for answer in answers]
+    assert texts[0] == texts[1] != texts[2]
+    assert pictures.asked == ["/a.png"]
+    status, body = asked({"type": "image_url", "image_url": {"url": "https://example.com/a.png"}})
+    assert (status, body["error"]["param"]) == (400, "messages[0].content[1].image_url.url")
+    assert "fetches no images from example.com" in body["error"]["message"]

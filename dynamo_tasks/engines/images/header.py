@@ -15,7 +15,7 @@ __all__ = ["MEDIA_TYPES", "ImageHeader", "read_header"]
 
 MEDIA_TYPES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 """Kinds of images that are taken."""
-_MOST_BLOCKS = 16384
+_MOST_BLOCKS = 2048
 """Blocks of a file before that which has the size; photographs have some dozens."""
 _SIZED = frozenset({*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC})
 """Markers of JPEG frames: they have the size."""

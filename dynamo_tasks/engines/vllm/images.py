@@ -15,7 +15,7 @@ import msgspec
 
 from dynamo_tasks.engines.text.payload import check_length
 from dynamo_tasks.engines.text.request import GenerateRequest
-from dynamo_tasks.engines.text.threads import offload
+from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.engines.vllm.start import Started
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
@@ -64,8 +64,8 @@ class ImageInputs:
             InvalidRequestError: An image cannot be decoded, the model cannot use it, or the prompt is too long.
         """
         async with self._turns:
-            images = [await self._decoded(vllm, request, place) for place in range(len(request.images))]
-            names = [_name(data, request.cache_salt) for data in request.images]
+            read = [await self._read(vllm, request, place) for place in range(len(request.images))]
+            images, names = [image for image, _ in read], [name for _, name in read]
             try:
                 rendered = await vllm.api.render_images(vllm.llm, request.prompt_token_ids, images, names)
             except Exception as error:  # the processors of models raise anything over what they cannot use
@@ -74,10 +74,15 @@ class ImageInputs:
         check_length(len(ids), request.max_tokens, card.max_model_len, {"messages": ids, "max_tokens": 0})
         return msgspec.structs.replace(request, prompt_token_ids=ids, images=[]), rendered
 
-    async def _decoded(self, vllm: Started, request: GenerateRequest, place: int) -> Any:
+    async def _read(self, vllm: Started, request: GenerateRequest, place: int) -> tuple[Any, str]:
+        """Decode an image and name it, in a thread."""
         data = request.images[place]
+
+        def read() -> tuple[Any, str]:
+            return vllm.api.decode_image(vllm.config.model_config, data), _name(data, request.cache_salt)
+
         try:
-            return await offload(len(data), vllm.api.decode_image, vllm.config.model_config, data)
+            return await offload(INLINE + 1, read)
         except Exception as error:  # decoders raise anything over a file that is broken
             raise _refused(f"image {place + 1} cannot be decoded: {error}") from error
 
