@@ -45,7 +45,7 @@ async def _load(llm: Any, model: str, *, concurrency: int, **load: Any) -> dict[
 def token_prompts(model: str, **load: Any) -> Iterator[tuple[list[int], int]]:
     """The requests of a load: each prompt's token ids, and how many tokens it asks for."""
     from benchmarks.load import Load, Requests
-    from dynamo_tasks.engines.text.payload import prompt_ids
+    from dynamo_tasks.engines.text.prompts import prompt_ids
     from dynamo_tasks.engines.text.tokenizer import load_tokenizer
     from dynamo_tasks.protocol.instances import ModelCard
 

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Self
 import msgspec
 
 from dynamo_tasks.engines.args import EngineArgs, read_args
-from dynamo_tasks.engines.text.fields import too_long
 from dynamo_tasks.engines.text.output import only_prompt, usage
 from dynamo_tasks.engines.text.payload import parse_embed, parse_generate
+from dynamo_tasks.engines.text.prompts import too_long
 from dynamo_tasks.engines.text.request import EmbedRequest, GenerateRequest
 from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
 from dynamo_tasks.errors import EngineError, InvalidRequestError

@@ -12,7 +12,8 @@ from array import array
 from zlib import crc32
 
 from dynamo_tasks.engines.base import EmbeddingResult
-from dynamo_tasks.engines.text.fields import check_text, integer, token_ids, too_long
+from dynamo_tasks.engines.text.fields import integer, token_ids
+from dynamo_tasks.engines.text.prompts import check_text, too_long
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError

@@ -14,7 +14,9 @@ import msgspec
 from dynamo_tasks.config import DefaultName
 from dynamo_tasks.engines import Engine, EngineStats, check_engine, create_engine
 from dynamo_tasks.engines.parsers.tool_parsers import AnswerReader, Parsers, check_parsers
-from dynamo_tasks.engines.text.prompts import generate_several, single_payloads, size_of, tokenized
+from dynamo_tasks.engines.text.payload import tokenized
+from dynamo_tasks.engines.text.prompts import single_payloads, size_of
+from dynamo_tasks.engines.text.several import generate_several
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe.tracing import OFF, Span, span

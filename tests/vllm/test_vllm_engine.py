@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.engines import Engine
-from dynamo_tasks.engines.text.payload import prompt_ids
+from dynamo_tasks.engines.text.prompts import prompt_ids
 from dynamo_tasks.errors import DynamoError, InvalidRequestError, UnknownModelError
 from tests.support.promises import in_time
 from tests.vllm.conftest import Bench

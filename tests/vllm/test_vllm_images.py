@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.tiny_vision_model import make_tiny_vision_model
 from dynamo_tasks.engines import create_engine
-from dynamo_tasks.engines.text.prompts import tokenized
+from dynamo_tasks.engines.text.payload import tokenized
 from dynamo_tasks.errors import ContextLengthError, InvalidRequestError
 from dynamo_tasks.runtime.inspect import snapshot
 from tests.support.pictures import data_url, image_part, picture, png, text_part

@@ -25,7 +25,7 @@ from dynamo_tasks.engines.mocker.scheduler import Scheduler, SchedulerArgs
 from dynamo_tasks.engines.mocker.sequence import Run, Sequence
 from dynamo_tasks.engines.mocker.text import pseudo_text, text_keys
 from dynamo_tasks.engines.text.output import UNSAMPLED, ChoiceOutput, echoed
-from dynamo_tasks.engines.text.payload import check_length
+from dynamo_tasks.engines.text.prompts import check_length
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import ConfigError, EngineDeadError, EngineError

@@ -1,4 +1,4 @@
-"""Checks of single fields of a payload and of its length, each with one clear error that names the field."""
+"""Checks of single fields of a payload, each with one clear error that names the field."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import difflib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from dynamo_tasks.engines.text.threads import INLINE
-from dynamo_tasks.engines.text.tokenizer import Tokenizer
-from dynamo_tasks.errors import ContextLengthError, InvalidRequestError
+from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.bodies import similar
 
 __all__ = [
-    "check_text",
     "integer",
     "nearest",
     "number",
@@ -21,7 +18,6 @@ __all__ = [
     "string_list",
     "switch",
     "token_ids",
-    "too_long",
 ]
 
 
@@ -116,45 +112,3 @@ def token_ids(value: object, param: str, vocab_size: int | None = None) -> list[
         if type(item) is not int or not 0 <= item <= top:
             raise _wrong(f"{param}[{i}]", item, f"a token id from 0 to {top}")
     return list(value)
-
-
-def check_text(text: str, tokenizer: Tokenizer, longest: int, param: str) -> None:
-    """Refuse a long text that surely has too many tokens; tokenizing it would take seconds.
-
-    Args:
-        text: To be tokenized.
-        tokenizer: Of the model.
-        longest: The model's context length; 0 = no limit.
-        param: The field that it came in.
-
-    Raises:
-        ContextLengthError: It has.
-    """
-    if not longest or len(text) <= INLINE:
-        return
-    least = tokenizer.least_tokens(text)
-    if least > longest:
-        raise too_long(longest, least, param=param, at_least=True)
-
-
-def too_long(
-    longest: int, prompt: int, answer: int = 0, *, param: str, at_least: bool = False
-) -> ContextLengthError:
-    """The error, in the words by which clients of OpenAI's API know it.
-
-    Args:
-        longest: The model's context length.
-        prompt: Tokens of the prompt.
-        answer: Tokens that the answer may have.
-        param: The field at fault.
-        at_least: The prompt has that many or more.
-    """
-    where = "at least " if at_least else ""
-    asked = f"your request has {where}{prompt} tokens"
-    if answer:
-        asked = f"you requested {prompt + answer} tokens ({prompt} in the prompt, {answer} in the completion)"
-    return ContextLengthError(
-        f"This model's maximum context length is {longest} tokens. However, {asked}. "
-        "Please reduce the length of the prompt or of the completion.",
-        param=param,
-    )

@@ -6,34 +6,31 @@ import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from dynamo_tasks.engines.images.messages import take_images
 from dynamo_tasks.engines.text import fields
-from dynamo_tasks.engines.text.content import check_placeholders, place_images
-from dynamo_tasks.engines.text.fields import check_text, too_long
+from dynamo_tasks.engines.text.prompts import (
+    LIMITS,
+    PROMPTS,
+    check_length,
+    images_taken,
+    prompt_ids,
+    single_payloads,
+    with_last_message,
+)
 from dynamo_tasks.engines.text.request import EmbedRequest, GenerateRequest
-from dynamo_tasks.engines.text.template import last_message, render_chat
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.bodies import resolve_aliases
 from dynamo_tasks.protocol.http.openai import OPTIONS
+from dynamo_tasks.protocol.http.structure import MAX_VALUES
 from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.tokens import several_prompts
 
-__all__ = [
-    "EXTRAS",
-    "check_length",
-    "images_taken",
-    "parse_embed",
-    "parse_generate",
-    "prompt_ids",
-    "with_last_message",
-]
+__all__ = ["EXTRAS", "parse_embed", "parse_generate", "tokenized"]
 
 MAX_CHOICES = 128
 MAX_STOPS = 64
 MAX_INPUTS = 2048
 _SEEDS = 1 << 64
-
-_PROMPTS = ("prompt", "messages", "prompt_token_ids")
 
 EXTRAS: dict[str, tuple[Any, ...]] = {
     "allowed_token_ids": (None, []),
@@ -127,12 +124,9 @@ _READ_EXTRA: dict[str, Callable[[Any, str], Any]] = {
     "presence_penalty": lambda value, at: fields.number(value, at, -2, 2),
     "top_k": lambda value, at: fields.integer(value, at, -1),
 }
-_NEEDS_LAST = frozenset({"reasoning_effort", "tools"})
 _SMALLEST_SHARE = 1e-6
 """The meaning of ``top_p: 0``: the likeliest token alone; engines want more than nothing."""
-_RESERVED = ("messages", "template", "chat_template", "conversation", "tokenize")
-_LIMITS = ("max_completion_tokens", "max_tokens")
-_KNOWN = frozenset({*_PROMPTS, *_READ, *_LIMITS, *EXTRAS, *_ELSEWHERE, "images", "logprobs"})
+_KNOWN = frozenset({*PROMPTS, *_READ, *LIMITS, *EXTRAS, *_ELSEWHERE, "images", "logprobs"})
 
 
 def _share(value: Any, at: str) -> float:
@@ -164,95 +158,41 @@ def parse_generate(
     if not isinstance(payload, Mapping):
         raise InvalidRequestError(f"the payload must be an object, not {type(payload).__name__}")
     payload = resolve_aliases(payload)
-    fields.refuse_misspelled(payload, _KNOWN)
+    asked = _read_fields(payload)
     payload = images_taken(payload, card)
-    given: dict[str, Any] = {
-        name: read(payload[name], name) for name, read in _READ.items() if payload.get(name) is not None
-    }
     request = GenerateRequest(
         request_id=request_id or uuid.uuid4().hex,
         prompt_token_ids=prompt_ids(payload, tokenizer, card),
-        max_tokens=_max_tokens(payload),
-        logprobs=_logprobs(payload),
         output_token_ids=_emitted(output_token_ids),
         images=list(payload.get("images") or ()),
         extra=_extra(with_last_message(payload, card)),
-        **given,
+        **asked,
     )
     check_length(len(request.prompt_token_ids), request.max_tokens, card.max_model_len, payload)
-    if request.max_tokens is not None and request.min_tokens > request.max_tokens:
-        raise InvalidRequestError(
-            f"min_tokens ({request.min_tokens}) is above max_tokens ({request.max_tokens})",
-            param="min_tokens",
-        )
     return request
 
 
-def images_taken(payload: Mapping[str, Any], card: ModelCard) -> Mapping[str, Any]:
-    """A payload whose images are bytes in ``images``; where the model takes none, its parts are refused as such.
+def _read_fields(payload: Mapping[str, Any]) -> dict[str, Any]:
+    """Read what a payload asks for besides its prompt, and check the rest of it.
+
+    Args:
+        payload: See :func:`parse_generate`; under the names that are used here.
+
+    Returns:
+        Fields of a :class:`GenerateRequest`, ``max_tokens`` among them.
 
     Raises:
-        InvalidRequestError: An image is not valid, or the model takes no images or not so many.
+        InvalidRequestError: ``param`` names the field.
     """
-    if not card.images and payload.get("images") is None:
-        return payload
-    payload = take_images(payload)
-    images = payload.get("images") or ()
-    if len(images) > card.images:
-        allowed = f"at most {card.images} are allowed" if card.images else "it takes text alone"
-        raise InvalidRequestError(f"images: {len(images)} for model {card.name!r}; {allowed}", param="images")
-    return payload
-
-
-def prompt_ids(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> list[int]:
-    """The prompt of a payload as token ids.
-
-    Raises:
-        InvalidRequestError: none or several prompts, an empty one, or bad messages.
-    """
-    given = [name for name in _PROMPTS if payload.get(name) is not None]
-    if len(given) != 1:
-        problem = f"both {' and '.join(given)} are given" if given else "none is given"
-        param = given[-1] if given else "prompt"
-        raise InvalidRequestError(f"one of {', '.join(_PROMPTS)} is needed; {problem}", param=param)
-    name = given[0]
-    value = payload[name]
-    if name == "messages":
-        text = _render(value, payload, tokenizer, card)
-        check_text(text, tokenizer, card.max_model_len, name)
-        ids = tokenizer.encode(text, add_special_tokens=_special(payload, usual=False))
-        if payload.get("images"):
-            template = _template(payload, tokenizer, card)
-            check_placeholders(ids, len(payload["images"]), template, card.image_placeholder, tokenizer)
-    elif name == "prompt" and isinstance(value, str):
-        check_text(value, tokenizer, card.max_model_len, name)
-        ids = tokenizer.encode(value, add_special_tokens=_special(payload, usual=True))
-    else:
-        if isinstance(value, list | tuple) and len(value) > (card.max_model_len or len(value)):
-            raise too_long(card.max_model_len, len(value), param=name)
-        ids = fields.token_ids(value, name, tokenizer.vocab_size)
-    if not ids:
-        raise InvalidRequestError(f"{name} is empty; at least one token is needed", param=name)
-    return ids
-
-
-def _special(payload: Mapping[str, Any], *, usual: bool) -> bool:
-    """Return whether the tokenizer puts a BOS or the like in front: a chat's template has done that."""
-    given = payload.get("add_special_tokens")
-    return usual if given is None else fields.switch(given, "add_special_tokens")
-
-
-def with_last_message(payload: Mapping[str, Any], card: ModelCard) -> Mapping[str, Any]:
-    """A payload that was checked, with what was said last in its chat, if the engine wants to know that.
-
-    An engine that does by itself what tools and reasoning ask for cannot well find it in the prompt's tokens.
-    """
-    if not card.heeds_tool_choice or payload.get("messages") is None or _NEEDS_LAST.isdisjoint(payload):
-        return payload
-    messages = payload["messages"]
-    if card.images:
-        messages = place_images(messages, None, card.image_placeholder)
-    return {**payload, "last_message": last_message(messages)}
+    fields.refuse_misspelled(payload, _KNOWN)
+    given: dict[str, Any] = {
+        name: read(payload[name], name) for name, read in _READ.items() if payload.get(name) is not None
+    }
+    least, most = given.get("min_tokens", 0), _max_tokens(payload)
+    if most is not None and least > most:
+        raise InvalidRequestError(f"min_tokens ({least}) is above max_tokens ({most})", param="min_tokens")
+    _extra(payload)
+    return {**given, "max_tokens": most, "logprobs": _logprobs(payload)}
 
 
 def _last_message(value: Any, at: str) -> None:
@@ -263,39 +203,8 @@ def _last_message(value: Any, at: str) -> None:
             raise InvalidRequestError(f"{at}.{name} must be a string", param=f"{at}.{name}")
 
 
-def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> str:
-    template = _template(payload, tokenizer, card)
-    if card.images:
-        messages = place_images(messages, template, card.image_placeholder)
-    more = payload.get("chat_template_kwargs") or {}
-    if not isinstance(more, Mapping):
-        raise InvalidRequestError("chat_template_kwargs must be an object", param="chat_template_kwargs")
-    if reserved := [name for name in _RESERVED if name in more]:
-        at = f"chat_template_kwargs.{reserved[0]}"
-        raise InvalidRequestError(f"{at} is not a variable of the template", param=at)
-    variables = {
-        **tokenizer.special_tokens,
-        "add_generation_prompt": payload.get("add_generation_prompt", True),
-        "tools": payload.get("tools") or None,
-        "documents": payload.get("documents"),
-        **(
-            {}
-            if payload.get("reasoning_effort") is None
-            else {"reasoning_effort": payload["reasoning_effort"]}
-        ),
-        **more,
-    }
-    return render_chat(messages, template, variables)
-
-
-def _template(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> str | None:
-    if card.chat_template is not None:
-        return card.chat_template
-    return (tokenizer.tool_template if payload.get("tools") else None) or tokenizer.chat_template
-
-
 def _max_tokens(payload: Mapping[str, Any]) -> int | None:
-    for name in _LIMITS:
+    for name in LIMITS:
         if (value := payload.get(name)) is not None:
             return fields.integer(value, name, 0)
     return None
@@ -325,21 +234,47 @@ def _emitted(given: Mapping[int, list[int]] | list[int] | None) -> dict[int, lis
     return {int(index): list(ids) for index, ids in by_choice.items()}
 
 
-def check_length(prompt: int, limit: int | None, longest: int, payload: Mapping[str, Any]) -> None:
-    """Refuse what the model cannot hold.
+def tokenized(payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> dict[str, Any]:
+    """A payload whose prompts are token ids, checked.
 
     Args:
-        prompt: Tokens of the prompt.
-        limit: Tokens that the answer may have; ``None`` = as many as there is room for.
-        longest: The model's context length; 0 = no limit.
-        payload: Names the field at fault.
+        payload: As of ``Worker.generate``.
+        tokenizer: Of the model.
+        card: Of the model.
+
+    Raises:
+        InvalidRequestError: a bad field, or prompts that are too long, each by itself or together.
     """
-    answer = 1 if limit is None else limit
-    if not longest or prompt + answer <= longest:
-        return
-    at_fault = _LIMITS if prompt < longest else _PROMPTS
-    param = next(name for name in at_fault if payload.get(name) is not None)
-    raise too_long(longest, prompt, limit or 0, param=param)
+    payload = resolve_aliases(payload)
+    most = _read_fields(payload)["max_tokens"]
+    payload = images_taken(payload, card)
+    singles = single_payloads(payload)
+    if len(singles) > 1 and payload.get("images"):
+        raise InvalidRequestError("images: not allowed together with several prompts", param="images")
+    rest = {name: value for name, value in payload.items() if name not in PROMPTS}
+    ids: list[list[int]] = []
+    for place, single in enumerate(singles):
+        try:
+            ids.append(prompt_ids(single, tokenizer, card))
+            check_length(len(ids[-1]), most, card.max_model_len, single)
+        except InvalidRequestError as error:
+            if len(singles) > 1:
+                error.param = _at(error.param, place)
+            raise
+    total = sum(map(len, ids))
+    if total > MAX_VALUES and len(ids) > 1:
+        raise InvalidRequestError(
+            f"prompt: {total} tokens in {len(ids)} prompts; at most {MAX_VALUES} are allowed in one request",
+            param="prompt",
+        )
+    last = with_last_message(payload, card).get("last_message")
+    heard = {} if last is None else {"last_message": last}
+    return {**rest, **heard, "prompt_token_ids": ids if several_prompts(payload) else ids[0]}
+
+
+def _at(param: str | None, place: int) -> str | None:
+    name = next((name for name in ("prompt_token_ids", "prompt") if (param or "").startswith(name)), None)
+    return param if name is None or param is None else f"{name}[{place}]{param[len(name) :]}"
 
 
 def parse_embed(payload: Mapping[str, Any]) -> EmbedRequest:

@@ -23,8 +23,8 @@ from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats
 from dynamo_tasks.engines.coalescing import CoalescingWindow, gap
 from dynamo_tasks.engines.embedding import encode_inputs
 from dynamo_tasks.engines.text.output import echoed
-from dynamo_tasks.engines.text.prompts import merged
 from dynamo_tasks.engines.text.request import GenerateRequest
+from dynamo_tasks.engines.text.several import merged
 from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from dynamo_tasks.engines.vllm.choice import Choice, known_before, usage_of
 from dynamo_tasks.engines.vllm.failures import translated

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.engines.text.payload import check_length
+from dynamo_tasks.engines.text.prompts import check_length
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.engines.vllm.start import Started

@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from dynamo_tasks.engines.text.prompts import merged
+from dynamo_tasks.engines.text.several import merged
 
 
 async def _count(name: str, n: int, closed: list[str]) -> AsyncGenerator[str, None]:

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dynamo_tasks.engines.text.payload import prompt_ids
+from dynamo_tasks.engines.text.prompts import prompt_ids
 from dynamo_tasks.engines.text.tokenizer import FileTokenizer, load_tokenizer
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.instances import ModelCard
