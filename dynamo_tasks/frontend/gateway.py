@@ -184,6 +184,10 @@ class Gateway(Protocol):
         """
         ...
 
+    async def announce(self, request_id: str) -> None:
+        """See that the end of a request, which is about to be submitted, is told to webhooks."""
+        ...
+
     async def serves(self, endpoint: EndpointId) -> bool:
         """Return whether an instance serves an endpoint now."""
         ...

@@ -79,6 +79,8 @@ class Generation:
         call = call_of(request)
         async with self._counted(api, call):
             prepared = await self.prepare(api, await raw_body(request), call, request.headers)
+            if self._settings.announces and api.announced and prepared.submission.options.background:
+                await self._gateway.announce(call.request_id)  # before it is there: so none is forgotten
             stream = await self.submit(prepared, call)
         return self._response(prepared, stream, call)
 

@@ -34,6 +34,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
         response_retention: Seconds for which a stored response is kept after its end (a day, as long as its record
             lives).
         conversation_retention: Seconds for which a conversation is kept after it was used (30 days).
+        announces: Whether a webhook wants to know of the ends of responses.
     """
 
     api_keys: tuple[ApiKey | str, ...] = ()
@@ -49,6 +50,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     max_timeout: float = 86400.0
     response_retention: float = 86400.0
     conversation_retention: float = 30 * 86400.0
+    announces: bool = False
 
     def __post_init__(self) -> None:
         for name in ("body_limit", "max_file_bytes"):

@@ -1,4 +1,4 @@
-"""``Background``: work of HTTP's clients that outlives their connections: batches."""
+"""``Background``: work of HTTP's clients that outlives their connections: batches, and the news of ends."""
 
 from __future__ import annotations
 
@@ -26,6 +26,9 @@ from dynamo_tasks.services.batches.validation import BatchLimits
 from dynamo_tasks.services.files import FilesSweeper, files_of
 from dynamo_tasks.services.gateway import gateway_of
 from dynamo_tasks.services.processor import Processor
+from dynamo_tasks.services.webhooks.announcer import Announcer
+from dynamo_tasks.services.webhooks.delivery import Delivery, send
+from dynamo_tasks.services.webhooks.targets import WebhookTarget, targets_from
 
 __all__ = ["BATCH_ENDPOINTS", "Background", "RunBatch"]
 
@@ -47,12 +50,14 @@ class RunBatch(Struct):
 
 @service(dynamo={"namespace": DefaultName("dynamo")})
 class Background:
-    """Runs batches. It needs no GPU: their lines are requests like others, behind all others.
+    """Runs batches, and tells about their ends. It needs no GPU: lines are requests like others, behind all others.
 
     Attributes:
         max_lines: Lines of one batch.
         max_input_bytes: Bytes of its input file.
         in_flight: Lines of all batches of one process that wait or run at a time.
+        webhooks: Addresses that are told about ends, ``{url, secret, events}`` each; and that of
+            ``DYNAMO_WEBHOOK_URL``, with ``DYNAMO_WEBHOOK_SECRET``.
     """
 
     __beside__: ClassVar[bool] = True  # chats are served without it
@@ -62,11 +67,13 @@ class Background:
     max_lines: int = 50_000
     max_input_bytes: int = 200_000_000
     in_flight: int = 512
+    webhooks: ClassVar[list[dict[str, Any]]] = []
     config_extras = None  # a key that is not known is a mistake
 
     def __init__(self) -> None:
         self._actors = Actors()
         self._shop: BatchShop | None = None
+        self._announcer: Announcer | None = None
 
     @classmethod
     def check_settings(cls) -> None:
@@ -78,6 +85,16 @@ class Background:
         for name in ("max_lines", "max_input_bytes", "in_flight"):
             if getattr(cls, name) < 1:
                 raise ConfigError(f"Background.{name} must be at least 1, not {getattr(cls, name)}")
+        cls.targets()
+
+    @classmethod
+    def targets(cls) -> tuple[WebhookTarget, ...]:
+        """The addresses that are told about ends.
+
+        Raises:
+            ConfigError: one of them is not valid.
+        """
+        return targets_from(cls.webhooks)
 
     @classmethod
     def slots(cls) -> int:
@@ -94,13 +111,16 @@ class Background:
         limits = BatchLimits(lines=self.max_lines, in_flight=self.in_flight)
         files = files_of(gateway.objects)
         shop = BatchShop(resolver.runtime.client, files, gateway, Generation(gateway, settings), apis, limits)
-        await self._actors.start(FilesSweeper(files), BatchSupervisor(shop, self._runner()))
-        self._shop = shop
+        client, deliver = resolver.runtime.client, self._endpoint("deliver")
+        announcer = Announcer(client, gateway.objects, gateway, deliver, self.targets())
+        supervisor = BatchSupervisor(shop, self._endpoint("run_batch"), announcer)
+        await self._actors.start(FilesSweeper(files), supervisor, announcer)
+        self._shop, self._supervisor, self._announcer = shop, supervisor, announcer
 
-    def _runner(self) -> EndpointId:
+    def _endpoint(self, name: str) -> EndpointId:
         own = owner_of(type(self))  # a subclass may be a service of its own
         assert own is not None
-        return own.endpoint_id("run_batch")
+        return own.endpoint_id(name)
 
     @on_shutdown
     async def end(self) -> None:
@@ -120,5 +140,26 @@ class Background:
                 if progress != said and (ended or time.monotonic() - said_at > _SAY_EVERY):
                     said, said_at = progress, time.monotonic()
                     yield progress
+            await self._supervisor.look_after(request.batch)
         except ObjectNotFoundError:
             return  # it is so old that nobody knows it any more
+
+    @dynamo_endpoint()
+    async def deliver(self, request: Delivery) -> dict[str, Any]:
+        """Tell one address about one event; where it does not take it, another try is queued for later."""
+        assert self._announcer is not None
+        target = self._announcer.target(request.url)
+        if target is None:
+            return {"delivered": False, "why": "the address is not configured any more"}
+        why = await send(target, request)
+        if why and not await self._announcer.again(request):
+            event("webhook.given_up", host=target.host, event=request.event_id, error=why)
+        elif why:
+            event(
+                "webhook.refused",
+                host=target.host,
+                event=request.event_id,
+                tries=request.number + 1,
+                error=why,
+            )
+        return {"delivered": not why, "why": why}

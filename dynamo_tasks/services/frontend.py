@@ -99,9 +99,16 @@ class Frontend:
             max_retention=float(cls.max_retention),
             max_abandon_after=float(cls.max_abandon_after),
             max_timeout=float(cls.max_timeout),
+            announces=cls._announces(),
             response_retention=float(cls.response_retention),
             conversation_retention=float(cls.conversation_retention),
         )
+
+    @classmethod
+    def _announces(cls) -> bool:
+        background: Any = cls.background.service
+        wanted = {event for target in background.inner.targets() for event in target.events}
+        return any(event.startswith("response.") for event in wanted)
 
     @async_on_start
     async def serve(self) -> None:

@@ -17,6 +17,7 @@ from dynamo_tasks.errors import (
     RateLimitError,
     RequestNotFoundError,
 )
+from dynamo_tasks.frontend.batches.records import SYSTEM
 from dynamo_tasks.frontend.call import new_id
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind
@@ -30,6 +31,7 @@ from dynamo_tasks.runtime.overview import overview
 from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.processor import Processor
+from dynamo_tasks.services.webhooks.announcer import WATCHED, WATCHED_FOR, Watched
 from dynamo_tasks.services.worker import Worker
 from dynamo_tasks.store.conversations import Conversations
 from dynamo_tasks.store.documents import Documents
@@ -137,6 +139,11 @@ class RuntimeGateway:
             # Its id is the caller's own: what has it already is this request.
             with contextlib.suppress(IdempotencyConflictError):
                 await self._runtime.client.ledger.submit(new)
+
+    async def announce(self, request_id: str) -> None:
+        """See that the end of a request is told to webhooks."""
+        async with in_time(_CONNECT_SECONDS):
+            await self.objects.create(WATCHED, request_id, SYSTEM, Watched(), ttl=WATCHED_FOR)
 
     async def serves(self, endpoint: EndpointId) -> bool:
         """Return whether an instance serves an endpoint now."""

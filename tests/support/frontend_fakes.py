@@ -138,6 +138,9 @@ class FakeGateway:
     async def enqueue(self, submission: Submission) -> None:
         self.submissions.append(submission)
 
+    async def announce(self, request_id: str) -> None:
+        pass
+
     async def serves(self, endpoint: EndpointId) -> bool:
         return True
 

@@ -48,10 +48,12 @@ _FORMS: dict[str, tuple[Callable[[str], Any], str]] = {
         _form(r"file:///.+|memory:///?|(s3a?|gs|az|azure|abfss?|adl)://[^/:\s]+(/[!-~]*)?"),
         "be file:///folder, s3://bucket/prefix, gs://bucket/prefix, az://account/container/prefix or memory:///",
     ),
+    "DYNAMO_WEBHOOK_URL": (_form(r"https?://[^@\s]+"), "be an http or https URL without a password"),
+    "DYNAMO_WEBHOOK_SECRET": (_form(r"whsec_[A-Za-z0-9+/=_-]{16,}"), "be whsec_ and random bytes in base64"),
     "DYNAMO_KEY_PREFIX": (_form(r"[!-~]{1,100}"), "be up to 100 printable ASCII characters without blanks"),
 }
 """Variable → check of its value, where it has one, and the words for the error."""
-_SECRET = {"DYNAMO_SIGNING_KEY"}
+_SECRET = {"DYNAMO_SIGNING_KEY", "DYNAMO_WEBHOOK_SECRET"}
 _Value = TypeVar("_Value")
 
 

@@ -118,6 +118,7 @@ class Api:
             a client has of them already.
         keep_alive: What a silent stream gets: something that readers skip.
         request_header: The API's own name for ``x-request-id``, if it has one.
+        announced: Whether the ends of its background requests are told to webhooks.
     """
 
     name: str
@@ -126,6 +127,7 @@ class Api:
     needs_start = False
     keep_alive = KEEP_ALIVE
     request_header = ""
+    announced = False
 
     async def read(self, raw: bytes, call: HttpCall) -> ParsedBody:
         """Read and check a body; a large one beside the loop.

@@ -43,6 +43,7 @@ class ResponsesApi(Api):
     name = API
     base = "chat"
     needs_start = True
+    announced = True
 
     def __init__(self, gateway: Gateway, settings: FrontendSettings):
         self._gateway = gateway

@@ -26,6 +26,7 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL
 from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.services.batches.shop import BatchShop
+from dynamo_tasks.services.webhooks.announcer import Announcer
 from dynamo_tasks.store.objects import StoredObject
 
 __all__ = ["BatchSupervisor"]
@@ -42,12 +43,14 @@ class BatchSupervisor(Actor):
     Args:
         shop: What runs work with.
         runner: The endpoint that is a run.
+        announcer: Tells about ends.
     """
 
     name = "batch-supervisor"
 
-    def __init__(self, shop: BatchShop, runner: EndpointId):
+    def __init__(self, shop: BatchShop, runner: EndpointId, announcer: Announcer):
         self._shop = shop
+        self._announcer = announcer
         self._runner = runner
 
     async def _run(self) -> None:
@@ -63,24 +66,31 @@ class BatchSupervisor(Actor):
         while more:
             page = await self._shop.objects.page(OPEN_BATCH, SYSTEM, order="asc", after=after, limit=100)
             for entry in page.objects:
-                await self._look_after(entry)
+                await self._look_at(entry)
                 after = entry.id
             more = page.more and bool(page.objects)
 
-    async def _look_after(self, entry: StoredObject[OpenBatch]) -> None:
+    async def _look_at(self, entry: StoredObject[OpenBatch]) -> None:
         try:
-            batch = await self._shop.get(entry.id)
+            await self.look_after(entry.id)
         except ObjectNotFoundError:
             if time.time() - entry.created > _UNBORN:
-                await self.close(entry.id)
-            return
+                await self._close(entry.id)
+
+    async def look_after(self, batch_id: str) -> None:
+        """See that a batch is run, or, once it has ended, that this is told.
+
+        Raises:
+            ObjectNotFoundError: Nobody knows it.
+        """
+        batch = await self._shop.get(batch_id)
         if batch.data.status in ENDED:
-            await self.close(entry.id)
+            await self._announcer.batch_ended(batch)
+            await self._close(batch_id)
         elif await self._over(batch):
             await self._again(batch)
 
-    async def close(self, batch_id: str) -> None:
-        """Look after a batch no longer."""
+    async def _close(self, batch_id: str) -> None:
         with suppress(ObjectNotFoundError):
             await self._shop.objects.delete(OPEN_BATCH, batch_id, SYSTEM)
 
