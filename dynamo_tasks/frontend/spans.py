@@ -16,7 +16,7 @@ from dynamo_tasks.protocol.trace import TRACE_HEADERS
 __all__ = ["end_http_span", "http_span"]
 
 _CARRIED = {name.encode(): name for name in TRACE_HEADERS}
-_OPERATIONS = {
+_GEN_AI_OPERATIONS = {
     "chat": "chat",
     "messages": "chat",
     "completions": "text_completion",
@@ -39,8 +39,11 @@ def http_span(call: HttpCall, scope: Scope) -> Span:
 
 def _known(call: HttpCall) -> dict[str, Attribute]:
     found: dict[str, Attribute] = {"dynamo.request_id": call.request_id}
-    if call.api in _OPERATIONS:
-        found |= {"gen_ai.operation.name": _OPERATIONS[call.api], "gen_ai.provider.name": "dynamo-tasks"}
+    if call.api in _GEN_AI_OPERATIONS:
+        found |= {
+            "gen_ai.operation.name": _GEN_AI_OPERATIONS[call.api],
+            "gen_ai.provider.name": "dynamo-tasks",
+        }
     return found
 
 

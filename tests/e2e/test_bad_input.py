@@ -81,7 +81,7 @@ def test_fields_are_named(stack: Stack, path: str, fields: dict[str, Any], param
 @pytest.mark.parametrize(
     ("method", "path", "status"),
     [
-        ("GET", CHAT, 405), ("PUT", "/v1/models", 405), ("GET", "/v1/nothing", 404), ("GET", "/", 404),
+        ("GET", CHAT, 405), ("PUT", "/v1/models", 405), ("GET", "/v1/nothing", 404), ("GET", "/nothing", 404),
         ("GET", "/v1/models/gpt-17", 404), ("POST", "/v1/chat/completions/", 400), ("GET", "/v1/requests/%00", 404),
         ("GET", "/v1/requests/" + "x" * 5000, 404),
     ],
