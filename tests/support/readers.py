@@ -21,8 +21,9 @@ PACED = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=20")
 class Reader(threading.Thread):
     """Reads one streaming completion and notes when what came; goes on at the next frontend if one dies."""
 
-    def __init__(self, frontends: Callable[[], Sequence[Frontend]], prompt: str, tokens: int):
+    def __init__(self, frontends: Callable[[], Sequence[Frontend]], prompt: str, tokens: int, **more: object):
         super().__init__(daemon=True)
+        self._more = more
         self._frontends = frontends
         self.prompt = prompt
         self.tokens = tokens
@@ -45,7 +46,7 @@ class Reader(threading.Thread):
     def _read(self) -> None:
         body = {
             "model": MODEL, "prompt": self.prompt, "max_tokens": self.tokens, "stream": True,
-            "stream_options": {"include_usage": True},
+            "stream_options": {"include_usage": True}, **self._more,
         }  # fmt: skip
         first = self._frontends()[0]
         try:

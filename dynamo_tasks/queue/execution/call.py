@@ -23,6 +23,7 @@ from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.sdk.endpoints.payloads import not_plain
 from dynamo_tasks.store.ledger.ledger import Attempt, KeptResult
+from dynamo_tasks.store.redis.retry import retry_until_up
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.at_rest import read_all
 from dynamo_tasks.store.streams.open_stream import ENTRY_BYTES, OpenStream
@@ -155,7 +156,8 @@ class OutputCollector:
         """
         if stream.attempt.previous == ZERO:
             return self._handler.run(payload, [])
-        written, size = await written_values(self._worker.store, stream.attempt)
+        store = self._worker.store
+        written, size = await retry_until_up(store.commands, lambda: written_values(store, stream.attempt))
         stream.count_earlier(size)
         policy = self._handler.policy
         if written and policy not in ("continue", "replay"):

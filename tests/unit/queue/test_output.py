@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.errors import NotResumableError
+from dynamo_tasks.errors import NotResumableError, ServerUnavailableError
 from dynamo_tasks.protocol.events import ZERO, EventId
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.tokens import CompletionAggregate, TokenDelta
@@ -46,7 +46,7 @@ def _rest(
         return logged, 10
 
     monkeypatch.setattr(produced, "written_values", read)
-    worker: Any = SimpleNamespace(tokens=100, store=None)
+    worker: Any = SimpleNamespace(tokens=100, store=SimpleNamespace(commands=None))
     log: Any = SimpleNamespace(
         attempt=SimpleNamespace(previous=EventId(5, 1)), count_earlier=lambda size: None
     )
@@ -98,3 +98,30 @@ def test_the_first_attempt_reads_no_log() -> None:
     made = OutputCollector(SimpleNamespace(tokens=0), _Handler("fail"), keeps_result=True)  # type: ignore[arg-type]
     log: Any = SimpleNamespace(attempt=SimpleNamespace(previous=ZERO))
     assert asyncio.run(made.rest(log, {})) is not None
+
+
+def test_what_was_written_is_read_again_while_redis_is_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A request that is continued must not end because Redis restarts just then."""
+    asked: list[str] = []
+
+    async def read_all(store: Any, namespace: str, request_id: str) -> list[Any]:
+        asked.append(request_id)
+        if len(asked) < 3:
+            raise ServerUnavailableError("connection lost")
+        return []
+
+    monkeypatch.setattr(produced, "read_all", read_all)
+    worker: Any = SimpleNamespace(tokens=0, store=SimpleNamespace(commands=SimpleNamespace(closed=False)))
+    stream: Any = SimpleNamespace(
+        attempt=SimpleNamespace(previous=EventId(5, 1), namespace="ns", id="r"),
+        count_earlier=lambda size: None,
+    )
+    made = OutputCollector(worker, _Handler("continue"), keeps_result=True)  # type: ignore[arg-type]
+
+    async def main() -> list[Any]:
+        values = await made.rest(stream, {})
+        assert values is not None
+        return [value async for value in values]
+
+    assert asyncio.run(main()) == [FIRST, LAST]
+    assert asked == ["r"] * 3
