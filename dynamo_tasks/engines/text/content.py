@@ -18,7 +18,7 @@ from dynamo_tasks.engines.text.template import DEFAULT_TEMPLATE, Parts, check_pa
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 
-__all__ = ["check_placeholders", "place_images"]
+__all__ = ["check_placeholders", "place_images", "written_for_images"]
 
 _MARK = "probe0of0a0text"
 _NUMBER = "{n}"
@@ -106,8 +106,7 @@ def check_placeholders(
     Raises:
         InvalidRequestError: It has more of them, or fewer.
     """
-    form = _form(template or DEFAULT_TEMPLATE)
-    written = form.placeholder if form.parts else placeholder or ""
+    written = written_for_images(template, placeholder)
     for token, times in _special(written, tokenizer).items():
         found = ids.count(token)
         if found != times * images:
@@ -118,6 +117,12 @@ def check_placeholders(
                 else "the chat template leaves images out where they stand"
             )
             raise InvalidRequestError(f"messages: {why}", param="messages")
+
+
+def written_for_images(template: str | None, placeholder: str | None = None) -> str:
+    """The text that stands for an image in a prompt; ``placeholder``: that of the model's card."""
+    form = _form(template or DEFAULT_TEMPLATE)
+    return form.placeholder if form.parts else placeholder or ""
 
 
 def _special(written: str, tokenizer: Tokenizer) -> Counter[int]:
@@ -134,8 +139,15 @@ def _form(template: str) -> _Form:
     # One that knows no parts writes the list as Python shows it, or takes no notice of the image.
     if _MARK not in both or "'type'" in both or '"type"' in both or both == bare:
         return _Form(texts=True, parts=False)
-    start = next(i for i in range(len(both)) if both[: i + 1] != bare[: i + 1])
-    return _Form(texts=_MARK in plain, parts=True, placeholder=both[start : start + len(both) - len(bare)])
+    start = _alike(bare, both)
+    rest = _alike(bare[start:][::-1], both[start:][::-1])
+    return _Form(texts=_MARK in plain, parts=True, placeholder=both[start : len(both) - rest])
+
+
+def _alike(one: str, other: str) -> int:
+    """Characters that two texts begin with."""
+    pairs = zip(one, other, strict=False)
+    return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
 def _tried(template: str, content: str | Parts) -> str:

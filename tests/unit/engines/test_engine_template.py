@@ -32,6 +32,13 @@ def test_variables_and_helpers() -> None:
     assert render_chat(HI * 3, loop) == "user"
 
 
+def test_what_a_training_looks_at_is_shown() -> None:
+    """``transformers`` knows the tag, and templates of LLaVA and others have it."""
+    inside = "{% generation %}{% set x = 'in' %}{{ m.content }}{% endgeneration %}"
+    template = f"{{% for m in messages %}}{{{{ m.role }}}}:{inside}{{{{ x }}}};{{% endfor %}}"
+    assert render_chat(HI, template, {"x": "out"}) == "user:hiout;"
+
+
 def test_last_user_message() -> None:
     messages = [*HI, {"role": "assistant", "content": "a"}, {"role": "user", "content": "x\n"}]
     assert render_chat(messages, LAST_USER_MESSAGE) == "x\n"

@@ -10,7 +10,7 @@ import pytest
 from benchmarks.tiny_model import CHAT_TEMPLATE, SPECIAL_TOKENS, write_tokenizer
 from benchmarks.tiny_vision_model import IMAGE_TOKENS, VISION_TEMPLATE
 from dynamo_tasks.engines.images.stand_in import expand_images, image_tokens
-from dynamo_tasks.engines.text.content import place_images
+from dynamo_tasks.engines.text.content import place_images, written_for_images
 from dynamo_tasks.engines.text.payload import parse_generate
 from dynamo_tasks.engines.text.template import render_chat
 from dynamo_tasks.engines.text.tokenizer import FileTokenizer
@@ -27,6 +27,26 @@ NUMBERED = (
     "{% set n = namespace(i=0) %}{% for m in messages %}{{ m.role }}: {% if m.content is string %}{{ m.content }}"
     "{% else %}{% for p in m.content %}{% if p.type == 'image' or 'image' in p %}{% set n.i = n.i + 1 %}Picture "
     "{{ n.i }}: <|pad|>{% else %}{{ p.text }}{% endif %}{% endfor %}{% endif %};{% endfor %}"
+)
+LLAVA = (  # as llava-hf has it
+    "{% for message in messages %}{{ message['role'].upper() + ': '}}{% for content in message['content'] | "
+    "selectattr('type', 'equalto', 'image') %}{{ '<image>\n' }}{% endfor %}{% for content in message['content'] | "
+    "selectattr('type', 'equalto', 'text') %}{% generation %}{{ content['text'] + ' '}}{% endgeneration %}{% endfor %}"
+    "{% endfor %}{{ 'ASSISTANT:' }}"
+)
+SMOL = (  # as SmolVLM has it: the text in front of an image differs, too
+    "<|im_start|>{% for message in messages %}{{message['role'] | capitalize}}{% if message['content'][0]['type'] == "
+    "'image' %}{{':'}}{% else %}{{': '}}{% endif %}{% for line in message['content'] %}{% if line['type'] == 'text' %}"
+    "{{line['text']}}{% elif line['type'] == 'image' %}{{ '<image>' }}{% endif %}{% endfor %}<end_of_utterance>;"
+    "{% endfor %}{{ 'Assistant:' }}"
+)
+QWEN = (  # as Qwen2-VL has it
+    "{% set image_count = namespace(value=0) %}{% for message in messages %}<|im_start|>{{ message['role'] }};"
+    "{% if message['content'] is string %}{{ message['content'] }}<|im_end|>{% else %}{% for content in message"
+    "['content'] %}{% if content['type'] == 'image' or 'image' in content or 'image_url' in content %}{% set "
+    "image_count.value = image_count.value + 1 %}<|vision_start|><|image_pad|><|vision_end|>{% elif 'text' in content"
+    " %}"
+    "{{ content['text'] }}{% endif %}{% endfor %}<|im_end|>{% endif %}{% endfor %}"
 )
 TEXT_ONLY = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
 STRICT = "{% for m in messages %}{{ m.role + ': ' + m.content }}\n{% endfor %}"
@@ -45,6 +65,28 @@ def test_a_template_that_knows_parts_gets_them() -> None:
 def test_a_template_that_knows_parts_alone_gets_every_content_so() -> None:
     found = rendered(PARTS_ONLY, "plain", [text_part("a"), text_part("b")], [IMAGE, text_part("c")])
     assert found == "user: plain;user: a b;user:<img> c;"
+
+
+@pytest.mark.parametrize(
+    ("template", "placeholder", "expected"),
+    [
+        (LLAVA, "<image>", "USER: <image>\na b USER: plain ASSISTANT:"),
+        (
+            SMOL,
+            "<image>",
+            "<|im_start|>User: a<image>b<end_of_utterance>;User: plain<end_of_utterance>;Assistant:",
+        ),
+        (
+            QWEN,
+            "<|vision_start|><|image_pad|><|vision_end|>",
+            "<|im_start|>user;a<|vision_start|><|image_pad|><|vision_end|>b<|im_end|><|im_start|>user;plain<|im_end|>",
+        ),
+    ],
+    ids=["llava", "smolvlm", "qwen2-vl"],
+)
+def test_templates_of_models(template: str, placeholder: str, expected: str) -> None:
+    assert written_for_images(template).strip() == placeholder
+    assert rendered(template, [text_part("a"), IMAGE, text_part("b")], "plain") == expected
 
 
 @pytest.mark.parametrize("template", [TEXT_ONLY, STRICT, CHAT_TEMPLATE])

@@ -7,6 +7,8 @@ import time
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dynamo_tasks.engines.images.data_url import decode_base64, decode_data_url
 from dynamo_tasks.engines.images.header import ImageHeader, read_header
@@ -59,6 +61,28 @@ def test_no_prefix_of_an_image_raises_something_else() -> None:
                 read_header(whole[:size])
             except ValueError:
                 continue
+
+
+MAGIC = [b"\x89PNG\r\n\x1a\n", b"\xff\xd8", b"GIF89a", b"RIFF\0\0\0\0WEBPVP8 ", b"RIFF\0\0\0\0WEBPVP8L", b""]
+
+
+@given(st.sampled_from(MAGIC), st.binary(max_size=400))
+def test_any_bytes_are_an_image_or_a_value_error(magic: bytes, rest: bytes) -> None:
+    try:
+        header = read_header(magic + rest)
+    except ValueError:
+        return
+    assert header.width > 0
+    assert header.height > 0
+
+
+@given(st.text(max_size=200))
+def test_any_text_is_a_data_url_or_a_value_error(text: str) -> None:
+    for url in (text, f"data:image/png;base64,{text}"):
+        try:
+            assert decode_data_url(url, 100)
+        except ValueError:
+            continue
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 100, 3 << 18, (3 << 18) + 1, (2 << 20) + 5])
