@@ -104,11 +104,14 @@ class Generation:
         if call.meter is not None:
             call.meter.model = request.model
         size = len(raw)
-        if api.base == "chat" and (images := image_places(parsed.body["messages"])):
-            check_images(images, model, served)
-            if fetched := await self._gateway.fetch_images(parsed.body, model):
-                parsed, size = _with_images(parsed, fetched), max(size, _FETCHED)
-        payload = await self._fitting(api, parsed, model, size)
+        try:
+            if api.base == "chat" and (images := image_places(parsed.body["messages"])):
+                check_images(images, model, served)
+                if fetched := await self._gateway.fetch_images(parsed.body, model):
+                    parsed, size = _with_images(parsed, fetched), max(size, _FETCHED)
+            payload = await self._fitting(api, parsed, model, size)
+        except InvalidRequestError as error:
+            raise api.reworded(error) from None
         render = api.render(parsed, payload, call.request_id)
         submission = Submission(
             endpoint=model.endpoints[api.operation],
@@ -127,19 +130,16 @@ class Generation:
         """The payload; where it is too long and may be shortened, with as little left out as need be."""
         try:
             return await offload(size, self._gateway.prepare, api.base, parsed.body, model)
-        except InvalidRequestError as error:
-            if not (parsed.cuts and isinstance(error, ContextLengthError)):
-                raise api.reworded(error) from None
+        except ContextLengthError:
+            if not parsed.cuts:
+                raise
         return await offload(size, self._shortened, api, parsed, model)
 
     def _shortened(self, api: Api, parsed: ParsedBody, model: ServedModel) -> dict[str, Any]:
         """Search for the first cut that fits; each one leaves out more than the one before."""
         assert parsed.cut is not None
         low, high = 0, parsed.cuts - 1
-        try:
-            payload = self._gateway.prepare(api.base, parsed.cut(high), model)
-        except InvalidRequestError as error:
-            raise api.reworded(error) from None
+        payload = self._gateway.prepare(api.base, parsed.cut(high), model)
         while low < high:
             middle = (low + high) // 2
             try:

@@ -11,7 +11,7 @@ from dynamo_tasks.errors import DynamoError, ProtocolError
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.responses.names import response_id
 from dynamo_tasks.protocol.events import UNREADABLE, End
-from dynamo_tasks.protocol.http.responses import ResponseRequest
+from dynamo_tasks.protocol.http.responses import ResponseRequest, TextOptions
 from dynamo_tasks.protocol.states import State
 
 __all__ = ["Echo", "Made", "Outcome", "response_object", "usage_of"]
@@ -38,6 +38,10 @@ class Echo(Struct, array_like=True, omit_defaults=True):
     def of(cls, request: ResponseRequest) -> Echo:
         """The fields of a request."""
         given = {name: msgspec.to_builtins(getattr(request, name)) for name in _SHOWN}
+        if request.tools:
+            given["tools"] = [{**_TOOL, **tool} for tool in request.tools]
+        if request.text is not None:
+            given["text"] = _shown_text(request.text)
         return cls(
             request.stored,
             bool(request.background),
@@ -72,6 +76,15 @@ _DEFAULTS: dict[str, Any] = {
     "top_p": 1.0, "truncation": "disabled", "user": None,
 }  # fmt: skip
 _SHOWN = _DEFAULTS.keys()
+_TOOL = {"description": None, "parameters": None, "strict": None}
+"""Fields of a tool that are shown, also where they were not given."""
+
+
+def _shown_text(text: TextOptions) -> dict[str, Any]:
+    shown = {"format": text.format or {"type": "text"}}
+    if shown["format"].get("type") == "json_schema":
+        shown["format"] = {"description": None, "strict": None, **shown["format"]}
+    return shown if text.verbosity is None else {**shown, "verbosity": text.verbosity}
 
 
 class Outcome(Struct):
