@@ -25,8 +25,10 @@ from dynamo_tasks.store.objects import Kind, Objects, StoredObject
 from dynamo_tasks.store.redis.containment import MALFORMED
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["CONVERSATION", "Conversation", "Conversations", "Opened", "Snapshot"]
+__all__ = ["CONVERSATION", "MOST_BYTES", "Conversation", "Conversations", "Opened", "Snapshot"]
 
+MOST_BYTES = 16 << 20
+"""Of the items of a conversation to which more can be added; what is added last may go beyond."""
 _RENEWED_BELOW = 0.9
 """Share of its time to live below which a conversation in use gets all of it again."""
 _encode = msgspec.msgpack.Encoder().encode
@@ -66,12 +68,14 @@ class Snapshot(NamedTuple):
         changes: How often they have changed; see :meth:`Conversations.open`.
         opened: The response that will add its items; empty = none.
         since: When that began, Unix seconds.
+        bytes: That they take.
     """
 
     items: list[dict[str, Any]]
     changes: str
     opened: str
     since: float
+    bytes: int = 0
 
 
 class Conversations:
@@ -95,15 +99,15 @@ class Conversations:
         # Items that change in between do not fit `changes`, and are noticed when it is opened.
         state, order, items = await wire.ask(
             [
-                ("HMGET", keys.conversation(conversation_id), "changes", "open", "since"),
+                ("HMGET", keys.conversation(conversation_id), "changes", "open", "since", "bytes"),
                 ("ZRANGE", keys.conversation_order(conversation_id), 0, -1),
                 ("HGETALL", keys.conversation_items(conversation_id)),
             ]
         )
         found = dict(zip(items[::2], items[1::2], strict=True))
-        changes, opened, since = (value.decode() if value else "" for value in state)
+        changes, opened, since, size = (value.decode() if value else "" for value in state)
         known = [_item(found[name]) for name in order if name in found]
-        return Snapshot(known, changes or "0", opened, int(since or 0) / 1000)
+        return Snapshot(known, changes or "0", opened, int(since or 0) / 1000, int(size or 0))
 
     async def page(
         self, conversation_id: str, *, order: str, after: str, limit: int
@@ -188,24 +192,28 @@ class Conversations:
             owner: Whose it must be; empty = anybody's.
             items: Plain items with an ``id``.
             request: The id of the request of the response that they are of; empty = of none.
-            most: Items that there may be; 0 = any number.
+            most: Items that there may be, of :data:`MOST_BYTES`; 0 = any number.
 
         Returns:
             ``False`` where the response has added them before.
 
         Raises:
             ObjectNotFoundError: There is none, or it is another owner's.
-            InvalidRequestError: There would be too many.
+            InvalidRequestError: There would be too many, or one of them has the id of another one that is there.
         """
         rows: list[Argument] = [part for item in items for part in (item["id"], _encode(item))]
         code = await script("conversation_append").run(
             self._store.commands, [self._object(conversation_id)], *rows, base=self._keys.base, id=conversation_id,
-            owner=owner, request=request, most=most,
+            owner=owner, request=request, most=most, most_bytes=MOST_BYTES,
         )  # fmt: skip
         if code == b"GONE":
             raise CONVERSATION.unknown(conversation_id)
         if code == b"FULL":
-            raise InvalidRequestError(f"items: a conversation has at most {most}", param="items")
+            raise InvalidRequestError(
+                f"items: a conversation has at most {most}, of {MOST_BYTES} bytes", param="items"
+            )
+        if code == b"TWICE":
+            raise InvalidRequestError("items: the conversation has an item with such an id", param="items")
         return bool(code == b"OK")
 
     async def remove(self, conversation_id: str, owner: str, item_id: str) -> None:

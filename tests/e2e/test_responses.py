@@ -345,3 +345,42 @@ def test_a_turn_that_nobody_reads_ends_all_the_same(stack: Stack, client: openai
     _ask(client, conversation=talk.id, background=True)
     key = f"dt:{stack.namespace}:conv-items:{talk.id}"
     until(lambda: stack.server.command("HLEN", key) == b":2\r\n")
+
+
+def test_an_id_stands_for_one_item_of_a_conversation(client: openai.OpenAI) -> None:
+    """Before, the second one was lost without a word."""
+
+    def said(text: str) -> dict[str, Any]:
+        return {"type": "message", "role": "user", "content": text, "id": "msg_mine"}
+
+    with pytest.raises(openai.BadRequestError, match=r"items\[1\].id"):
+        client.conversations.create(items=[said("one"), said("two")])  # type: ignore[list-item]
+    talk = client.conversations.create(items=[said("one")])  # type: ignore[list-item]
+    with pytest.raises(openai.BadRequestError, match="has an item with such an id"):
+        client.conversations.items.create(talk.id, items=[said("two")])  # type: ignore[list-item]
+    with pytest.raises(openai.BadRequestError, match=r"input\[0\].id"):
+        _ask(client, conversation=talk.id, input=[said("two")])
+    _ask(client, conversation=talk.id, input=[{"type": "item_reference", "id": "msg_mine"}])
+    texts = [item.content[0].text for item in client.conversations.items.list(talk.id, order="asc")]
+    assert texts[0] == "one"
+    assert len(texts) == 2
+
+
+def test_a_response_that_is_deleted_while_it_runs_frees_its_conversation(client: openai.OpenAI) -> None:
+    talk = client.conversations.create()
+    long = _ask(client, conversation=talk.id, background=True, max_output_tokens=3000)
+    client.responses.delete(long.id)
+    _ask(client, conversation=talk.id)
+    assert len(list(client.conversations.items.list(talk.id))) == 2
+
+
+def test_a_conversation_has_a_bound(client: openai.OpenAI) -> None:
+    talk = client.conversations.create()
+    large = [{"type": "message", "role": "user", "content": "x" * 400_000} for _ in range(20)]
+    for _ in range(2):
+        client.conversations.items.create(talk.id, items=large)  # type: ignore[arg-type]
+    with pytest.raises(openai.BadRequestError, match="bytes"):
+        client.conversations.items.create(talk.id, items=large)  # type: ignore[arg-type]
+    first = next(iter(client.conversations.items.list(talk.id, limit=1)))
+    client.conversations.items.delete(first.id, conversation_id=talk.id)
+    client.conversations.items.create(talk.id, items=large[:1])  # type: ignore[arg-type]

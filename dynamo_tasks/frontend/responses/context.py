@@ -12,7 +12,7 @@ from dynamo_tasks.frontend.responses.document import Document, usable
 from dynamo_tasks.frontend.responses.names import input_id, owner_of, response_id
 from dynamo_tasks.frontend.responses.stored import StoredResponses
 from dynamo_tasks.frontend.responses.turns import Turn, Turns
-from dynamo_tasks.protocol.http.items import Item, ItemReference, parse_items, shown
+from dynamo_tasks.protocol.http.items import Item, ItemReference, check_ids, parse_items, shown
 from dynamo_tasks.protocol.http.openai import MAX_MESSAGES
 from dynamo_tasks.protocol.http.responses import ResponseRequest
 
@@ -48,6 +48,7 @@ class Context:
         turn = None
         if request.conversation_id is not None:
             known, turn = await self._turns.items(request.conversation_id, call.owner_key, call.request_id)
+            check_ids(items, (item["id"] for item in known))
         else:
             known = await self._before(request.previous_response_id, call.owner_key)
         own = await self._resolved(items, known, call)

@@ -24,7 +24,7 @@ from dynamo_tasks.protocol.http.conversations import (
     ItemsRequest,
     parse_body,
 )
-from dynamo_tasks.protocol.http.items import ItemReference, parse_items, shown
+from dynamo_tasks.protocol.http.items import ItemReference, check_ids, parse_items, shown
 from dynamo_tasks.protocol.http.openai import MAX_MESSAGES
 from dynamo_tasks.store.conversations import CONVERSATION, Conversation
 from dynamo_tasks.store.objects import StoredObject
@@ -122,7 +122,9 @@ class ConversationRoutes:
 
 def _plain(given: list[Any]) -> list[dict[str, Any]]:
     made = []
-    for place, item in enumerate(parse_items(given, "items")):
+    items = parse_items(given, "items")
+    check_ids(items, (), "items")
+    for place, item in enumerate(items):
         if isinstance(item, ItemReference):
             where = f"items[{place}].type"
             raise InvalidRequestError(f"{where}: a conversation holds items, not references", param=where)

@@ -93,8 +93,11 @@ class ResponsesRoutes:
         """``DELETE /v1/responses/{id}``: nothing of it is left; one that runs is cancelled before."""
         stored = await self._find(request)
         owner = call_of(request).owner_key
-        if stored.echo.conversation and stored.ended:
-            with contextlib.suppress(ObjectNotFoundError):  # its items stay there
+        if stored.echo.conversation:
+            if not stored.ended:
+                await self._gateway.cancel(stored.info.id, owner, False)
+            # Its items stay there; and the conversation is free for the next one at once.
+            with contextlib.suppress(ObjectNotFoundError):
                 await self._turns.settle(await self._turns.find(stored.echo.conversation, owner))
         await self._gateway.cancel(stored.info.id, owner, True)
         return json_response({"id": stored.name, "object": "response.deleted", "deleted": True})

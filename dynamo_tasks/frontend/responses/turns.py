@@ -8,12 +8,24 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_tasks.errors import ConversationLockedError, ObjectNotFoundError, RequestNotFoundError
+from dynamo_tasks.errors import (
+    ConversationLockedError,
+    InvalidRequestError,
+    ObjectNotFoundError,
+    RequestNotFoundError,
+)
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.responses.document import usable
 from dynamo_tasks.frontend.responses.names import response_id
 from dynamo_tasks.frontend.responses.stored import StoredResponses
-from dynamo_tasks.store.conversations import CONVERSATION, Conversation, Conversations, Opened, Snapshot
+from dynamo_tasks.store.conversations import (
+    CONVERSATION,
+    MOST_BYTES,
+    Conversation,
+    Conversations,
+    Opened,
+    Snapshot,
+)
 from dynamo_tasks.store.objects import ANYBODY, StoredObject
 from dynamo_tasks.store.redis.connection import in_time
 
@@ -78,6 +90,7 @@ class Turns:
         Raises:
             ObjectNotFoundError: There is no such conversation of the owner's.
             ConversationLockedError: Another response goes on in it.
+            InvalidRequestError: Its items are too large.
         """
         async with in_time(_CONNECT_SECONDS):
             known = await self.find(conversation_id, owner)
@@ -85,6 +98,11 @@ class Turns:
             found = await self._settled(known)
         if found.opened:
             raise ConversationLockedError(retry_after=1.0)
+        if found.bytes > MOST_BYTES:
+            raise InvalidRequestError(
+                f"conversation: its items have {found.bytes} bytes, at most {MOST_BYTES} are taken; delete some",
+                param="conversation",
+            )
         opened = Opened(conversation_id, request_id)
         return found.items, Turn(self._gateway.conversations, opened, owner, found.changes)
 

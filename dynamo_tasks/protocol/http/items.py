@@ -16,7 +16,7 @@ from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.chat_messages import IMAGE_PART
 from dynamo_tasks.protocol.http.openai import MAX_MESSAGES, named_error
 
-__all__ = ["Item", "ItemReference", "message_content", "message_text", "parse_items", "shown"]
+__all__ = ["Item", "ItemReference", "check_ids", "message_content", "message_text", "parse_items", "shown"]
 
 _Id = Annotated[str, Meta(min_length=1, max_length=256)]
 _Detail = Literal["auto", "low", "high", "original"]
@@ -118,6 +118,27 @@ def parse_items(value: str | Sequence[Any], at: str = "input") -> list[Item]:
         error = named_error(exc)
         where = at + (error.param or "")
         raise _refuse(where, error.message.partition(": ")[2]) from None
+
+
+def check_ids(items: Iterable[Item], known: Iterable[str], at: str = "input") -> None:
+    """Refuse items that a conversation cannot keep beside each other: an id stands for one item.
+
+    Args:
+        items: That are to be added.
+        known: Ids that are there.
+        at: The field that they stand in, for messages.
+
+    Raises:
+        InvalidRequestError: An id stands twice.
+    """
+    seen = set(known)
+    for place, item in enumerate(items):
+        if item.id is None or isinstance(item, ItemReference):
+            continue
+        if item.id in seen:
+            where = f"{at}[{place}].id"
+            raise _refuse(where, f"another item has the id {item.id!r:.100} in this conversation")
+        seen.add(item.id)
 
 
 def _typed(item: Any, at: str) -> Any:

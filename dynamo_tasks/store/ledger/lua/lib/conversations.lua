@@ -2,7 +2,7 @@
 -- @include numbers
 
 -- Items by id; their order; what is going on: `open` the response that will add its items, `since` when it began,
--- `changes` how often the items have changed.
+-- `changes` how often the items have changed, `bytes` of all items.
 local function parts_of(id) return base .. 'conv-items:' .. id, base .. 'conv-order:' .. id, base .. 'conv:' .. id end
 
 -- They outlive the object by a little, so that nobody finds it without them.
