@@ -26,6 +26,7 @@ from dynamo_tasks.frontend.openai.collect import CollectedResponse
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.settings import BOUNDED, FrontendSettings
 from dynamo_tasks.frontend.sse import EventStreamResponse
+from dynamo_tasks.protocol.http.chat_messages import has_parts
 from dynamo_tasks.protocol.http.openai import GenerationRequest, OpenAIRequest
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
@@ -104,8 +105,9 @@ class Generation:
         if call.meter is not None:
             call.meter.model = request.model
         size = len(raw)
+        may_have = api.base == "chat" and has_parts(parsed.body["messages"])
         try:
-            if api.base == "chat" and (images := image_places(parsed.body["messages"])):
+            if may_have and (images := image_places(parsed.body["messages"])):
                 check_images(images, model, served)
                 if fetched := await self._gateway.fetch_images(parsed.body, model):
                     parsed, size = _with_images(parsed, fetched), max(size, _FETCHED)

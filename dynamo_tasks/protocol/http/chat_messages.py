@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from dynamo_tasks.errors import InvalidRequestError
 
-__all__ = ["DETAILS", "IMAGE_PART", "ROLES", "ContentPart", "ImageUrl", "Message", "check_message", "refused"]
+__all__ = [
+    "DETAILS",
+    "IMAGE_PART",
+    "ROLES",
+    "ContentPart",
+    "ImageUrl",
+    "Message",
+    "check_message",
+    "has_parts",
+    "refused",
+]
 
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 """Roles of chat messages."""
@@ -72,6 +83,11 @@ def check_message(where: str, message: Message) -> None:
     elif not isinstance(message.content, str):
         for index, part in enumerate(message.content):
             _check_part(f"{where}.content[{index}]", part)
+
+
+def has_parts(messages: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether the content of any message of a checked chat is in parts; only these may hold more than text."""
+    return list in {type(one.get("content")) for one in messages}
 
 
 def _check_part(where: str, part: ContentPart) -> None:
