@@ -61,6 +61,8 @@ class Load(msgspec.Struct, omit_defaults=True):
         prefix_hits: Share of prompt tokens that the prefix cache had, 0..1.
         tokens_per_s: Over the last second or so.
         state: Of the instance, see ``runtime/hosting/lifecycle.py``.
+        preemptible: Requests among them that it would release for others.
+        preemptions: Requests that it has released so far.
     """
 
     in_flight: int = 0
@@ -72,6 +74,8 @@ class Load(msgspec.Struct, omit_defaults=True):
     state: str = "Running"
     running: int = 0
     prefix_hits: float = 0.0
+    preemptible: int = 0
+    preemptions: int = 0
 
     @classmethod
     def decode(cls, data: bytes | str) -> Load:

@@ -102,7 +102,8 @@ def _row(infos: list[InstanceInfo], load: Load, ttl_ms: int) -> dict[str, Any]:
         "load": {
             "capacity": load.capacity or first.capacity, "tokens": load.tokens, "running": load.running,
             "waiting": load.waiting, "kv_usage": round(load.kv_usage, 4),
-            "prefix_hits": round(load.prefix_hits, 4),
+            "prefix_hits": round(load.prefix_hits, 4), "preemptible": load.preemptible,
+            "preemptions": load.preemptions,
         },
         "lease": max(0, ttl_ms) / 1000,
         "tokens_per_s": round(load.tokens_per_s, 1),

@@ -67,6 +67,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("preempt", "redis.call('ZADD', base .. 'queued', tonumber(r.created) or now, id)\n", ""),
     ("preempt", "redis.call('RPUSH', queue .. (r.suffix or ''), r.message)\n", ""),
     ("preempt", "F.nonce, F.expires)", "F.nonce)"),
+    ("release", "F.nonce, F.expires)", "F.nonce)"),
     ("preempt", "if r.state == 'QUEUED' and r.epoch == epoch then return 'OK' end", ""),
     ("preempt", " or r.owner ~= lease or r.epoch ~= epoch then", " then"),
     ("forward", "redis.call('SREM', running_of(component_of(r.endpoint)), id)\n", ""),

@@ -250,10 +250,12 @@ class InstanceHost:
 
     def _load(self) -> Load:
         now, total = time.monotonic(), self.worker_context.tokens
+        preemption = self.worker_context.preemption
         before, at = self._tokens
         self._tokens = (total, now)
         load = self._last_load = Load(
-            in_flight=self.worker_context.in_flight, capacity=self.capacity, tokens=total, state=self.lifecycle.state
+            in_flight=self.worker_context.in_flight, capacity=self.capacity, tokens=total, state=self.lifecycle.state,
+            preemptible=preemption.ready, preemptions=preemption.total,
         )  # fmt: skip
         if at:
             load.tokens_per_s = (total - before) / (now - at)

@@ -124,9 +124,16 @@ def _components(shown: Mapping[str, Any], namespace: str) -> list[str]:
 def _component(name: str, instances: list[Mapping[str, Any]], queued: int) -> RenderableType:
     rate = sum(_rate(item) for item in instances)
     head = Text.assemble((name, "bold"), f"  {_endpoints(instances)}")
-    facts = f"  {_count(len(instances), 'instance')}, {queued} queued, {rate:.0f} tokens/s"
+    facts = f"  {_count(len(instances), 'instance')}, {queued} queued, {rate:.0f} tokens/s{_spare(instances)}"
     head.append(facts, "dim" if instances else "yellow")
     return Group(head, _table(instances)) if instances else head
+
+
+def _spare(instances: Iterable[Mapping[str, Any]]) -> str:
+    """Say how many requests use spare capacity, and how many left it to others; nothing where none ever did."""
+    loads = [item.get("load") or {} for item in instances]
+    running, left = (sum(int(load.get(name, 0)) for load in loads) for name in ("preemptible", "preemptions"))
+    return f", {running} on spare capacity, {left} preempted so far" if running or left else ""
 
 
 def _endpoints(instances: Iterable[Mapping[str, Any]]) -> str:

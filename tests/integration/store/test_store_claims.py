@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 import pytest
 
 from dynamo_tasks.errors import RequestCancelledError
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId, Kind
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.ledger.fields import Field
+from dynamo_tasks.store.ledger.forwarding import preempt
 from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
@@ -161,6 +165,23 @@ async def test_a_message_before_its_time_waits_and_one_past_its_deadline_expires
         assert (await refusal(owner, late)).reason == "EXPIRED"
         assert await place.ledger.expire(place.namespace, late, "too late") == "OK"
         assert await place.ledger.expire(place.namespace, late, "too late") == "ENDED"
+
+
+@pytest.mark.parametrize("by", ["preempt", "release"])
+@on_loop
+async def test_what_was_started_in_time_does_not_expire_when_its_worker_lets_go_of_it(
+    redis_server: RedisServer, by: str
+) -> None:
+    async with Place(redis_server.url) as place:
+        owner = await place.owner()
+        request_id = await place.submit(expires=time.time() + 0.3)
+        attempt = await owner.claim(request_id)
+        if by == "preempt":
+            assert await preempt(place.store, attempt) == "OK"
+        else:  # as a worker does that ends
+            await place.ledger.release(attempt, retries=0, front=True, counts=False)
+        await asyncio.sleep(0.4)  # that is what passes
+        assert (await owner.claim(request_id)).number == 1
 
 
 @on_loop

@@ -122,3 +122,10 @@ def test_output_has_colours_on_a_terminal() -> None:
     output.names(["Worker-0"])
     output.log(ProcessSpec(name="Worker-0", argv=("x",), service="Worker"), "line")
     assert "\x1b[36mWorker-0 | \x1b[0mline" in file.getvalue()
+
+
+def test_status_shows_what_uses_spare_capacity() -> None:
+    load = {"capacity": 8, "preemptible": 5, "preemptions": 12}
+    shown = {**SHOWN, "instances": [instance("Worker", 1, load=load), instance("Worker", 2, load=load)]}
+    (line,) = [line for line in text(shown) if "Worker" in line]
+    assert line.endswith("tokens/s, 10 on spare capacity, 24 preempted so far")

@@ -21,7 +21,8 @@ local not_before = wait == '0' and 0 or now + tonumber(wait)
 local attempts = uncounted == '1' and int(tonumber(r.attempts) - 1) or r.attempts
 redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.retries, retry, F.not_before, int(not_before), F.message, message,
   F.attempts, attempts)
-redis.call('HDEL', KEYS[1], F.owner, F.nonce)
+-- It was started in time.
+redis.call('HDEL', KEYS[1], F.owner, F.nonce, F.expires)
 redis.call('SREM', base .. 'owned:' .. lease, id)
 redis.call('SREM', running_of(component_of(r.endpoint)), id)
 redis.call('ZADD', base .. 'queued', now, id)
