@@ -58,6 +58,7 @@ class Submission(Struct):
         headers: Of the trace that the HTTP request belongs to.
         size: Bytes of the body that it came in.
         document: What the API keeps beside the record; empty = nothing.
+        digest: Of what the idempotency key stands for; empty = the payload.
     """
 
     endpoint: EndpointId
@@ -69,6 +70,7 @@ class Submission(Struct):
     headers: dict[str, str] = {}
     size: int = 0
     document: bytes = b""
+    digest: str = ""
 
 
 class RequestInfo(Struct):
@@ -173,6 +175,10 @@ class Gateway(Protocol):
             IdempotencyConflictError: The key was used with another payload.
             ServerUnavailableError: Redis cannot be reached.
         """
+        ...
+
+    async def first_use(self, api: str, owner_key: str, key: str) -> tuple[str, str] | None:
+        """The request that an idempotency key stands for, and the digest that it was first used with."""
         ...
 
     async def enqueue(self, submission: Submission) -> None:

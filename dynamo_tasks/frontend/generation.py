@@ -6,6 +6,7 @@ What differs between APIs is an :class:`~dynamo_tasks.frontend.openai.apis.Api`;
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
@@ -17,7 +18,12 @@ from starlette.types import ASGIApp
 
 from dynamo_tasks.engines.images.messages import image_places, with_fetched
 from dynamo_tasks.engines.text.threads import offload
-from dynamo_tasks.errors import ContextLengthError, InvalidRequestError, ServerUnavailableError
+from dynamo_tasks.errors import (
+    ContextLengthError,
+    IdempotencyConflictError,
+    InvalidRequestError,
+    ServerUnavailableError,
+)
 from dynamo_tasks.frontend.call import HttpCall, call_of, raw_body
 from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission
 from dynamo_tasks.frontend.models import check_images
@@ -79,11 +85,29 @@ class Generation:
         """Answer an HTTP request with what becomes of it."""
         call = call_of(request)
         async with self._counted(api, call):
-            prepared = await self.prepare(api, await raw_body(request), call, request.headers)
+            raw = await raw_body(request)
+            if api.follows and (key := _idempotency_key(request.headers)):
+                first = await self._first_use(api, raw, call, key)
+                if first is not None:
+                    return self._response(api, await offload(len(raw), api.asked, raw), None, first, call)
+            prepared = await self.prepare(api, raw, call, request.headers)
             if self._settings.announces and api.announced and prepared.submission.options.background:
                 await self._gateway.announce(call.request_id)  # before it is there: so none is forgotten
             stream = await self.submit(prepared, call)
-        return self._response(prepared, stream, call)
+        return self._response(api, prepared.request, prepared.render, stream, call)
+
+    async def _first_use(self, api: Api, raw: bytes, call: HttpCall, key: str) -> EventStream | None:
+        """The stream of the request that an idempotency key stands for already."""
+        known = await self._gateway.first_use(api.base, call.owner_key, key)
+        if known is None:
+            return None
+        request_id, digest = known
+        if digest != await offload(len(raw), _digest, api, raw):
+            raise IdempotencyConflictError(f"idempotency key {key!r} was used with another payload")
+        stream = await self._gateway.attach(request_id, None, call.owner_key)
+        if call.counted_at:
+            await self._gateway.withdraw(api.base, call.request_id, call.owner_key, call.limits)
+        return stream
 
     async def prepare(self, api: Api, raw: bytes, call: HttpCall, headers: Mapping[str, str]) -> Prepared:
         """Read and check a body, and prepare it for the queue; a large one beside the loop.
@@ -126,6 +150,8 @@ class Generation:
             size=size,
             document=parsed.document,
         )
+        if api.follows and submission.options.idempotency_key:
+            submission.digest = await offload(len(raw), _digest, api, raw)
         return Prepared(api, request, submission, render, parsed.turn)
 
     async def _fitting(self, api: Api, parsed: ParsedBody, model: ServedModel, size: int) -> dict[str, Any]:
@@ -222,8 +248,9 @@ class Generation:
         call.headers = allowance.headers()
         allowance.check()
 
-    def _response(self, prepared: Prepared, stream: EventStream, call: HttpCall) -> ASGIApp:
-        api, asked, render = prepared.api, prepared.request, prepared.render
+    def _response(
+        self, api: Api, asked: OpenAIRequest, render: Render | None, stream: EventStream, call: HttpCall
+    ) -> ASGIApp:
         streamed = isinstance(asked, GenerationRequest) and asked.stream
         if stream.render is not None and stream.request_id != call.request_id:
             # An idempotent repetition: the first one's id and time.
@@ -280,6 +307,10 @@ def _with_images(parsed: ParsedBody, fetched: Mapping[str, bytes]) -> ParsedBody
 
     shorter = None if cut is None else lambda place: filled(cut(place))
     return msgspec.structs.replace(parsed, body=filled(parsed.body), cut=shorter)
+
+
+def _digest(api: Api, raw: bytes) -> str:
+    return hashlib.blake2b(f"{api.name} ".encode() + raw, digest_size=16).hexdigest()
 
 
 def _timeout(headers: Mapping[str, str]) -> dict[str, float]:

@@ -130,6 +130,17 @@ class RuntimeGateway:
             report_rejected(endpoint, error.code)
             raise
 
+    async def first_use(self, api: str, owner_key: str, key: str) -> tuple[str, str] | None:
+        """The request that an idempotency key stands for, and the digest that it was first used with."""
+        store = self._runtime.client.store
+        name = store.keys(self.namespace_of(api)).idempotency(owner_key, key)
+        async with in_time(_CONNECT_SECONDS):
+            found = await store.commands.execute("GET", name)
+        if found is None:
+            return None
+        request_id, _, digest = found.decode().partition(" ")
+        return request_id, digest
+
     async def enqueue(self, submission: Submission) -> None:
         """Put a request into its queue that nobody reads yet."""
         served = submission.endpoint.name in _OPERATIONS
@@ -177,7 +188,7 @@ class RuntimeGateway:
         return submission.endpoint, submission.payload
 
     def _new_request(self, submission: Submission, endpoint: EndpointId, payload: Any) -> NewRequest:
-        return build_request(
+        new = build_request(
             endpoint,
             submission.request_id,
             payload,
@@ -191,6 +202,8 @@ class RuntimeGateway:
             # Behind a Processor or Router of its own, the Worker's queue is what fills up.
             through=() if endpoint == submission.endpoint else (submission.endpoint.component,),
         )
+        new.digest = submission.digest or new.digest
+        return new
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str | None) -> EventStream:
         """Read a request's stream, from its start or after an event."""

@@ -384,3 +384,21 @@ def test_a_conversation_has_a_bound(client: openai.OpenAI) -> None:
     first = next(iter(client.conversations.items.list(talk.id, limit=1)))
     client.conversations.items.delete(first.id, conversation_id=talk.id)
     client.conversations.items.create(talk.id, items=large[:1])  # type: ignore[arg-type]
+
+
+def test_an_idempotency_key_holds_while_its_conversation_grows(
+    client: openai.OpenAI, other: openai.OpenAI
+) -> None:
+    """The same body becomes another prompt by then; and while the first response runs, the conversation is its own."""
+    talk, key = client.conversations.create(), {"Idempotency-Key": "once"}
+    ask = {"conversation": talk.id, "background": True, "max_output_tokens": 300, "extra_headers": key}
+    first = _ask(client, **ask)
+    assert _ask(other, **ask).id == first.id
+    until(lambda: client.responses.retrieve(first.id).status == "incomplete", what="its end")
+    assert _ask(other, **ask).id == first.id
+    assert len(list(client.conversations.items.list(talk.id))) == 2
+    with pytest.raises(openai.ConflictError) as caught:
+        _ask(other, **ask, temperature=0.5)
+    assert caught.value.code == "idempotency_conflict"
+    whole = {"conversation": talk.id, "extra_headers": {"Idempotency-Key": "whole"}}
+    assert _ask(client, **whole).to_dict() == _ask(other, **whole).to_dict()

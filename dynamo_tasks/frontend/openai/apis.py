@@ -116,6 +116,8 @@ class Api:
         operation: The endpoint of a Worker that runs it: ``generate`` or ``embed``.
         needs_start: Whether an event is shown by what came before it: its streams are rendered from the start, whatever
             a client has of them already.
+        follows: Whether a body becomes another request by what is stored meanwhile. Then an idempotency key stands for
+            the body as it was sent, see :meth:`asked`.
         keep_alive: What a silent stream gets: something that readers skip.
         request_header: The API's own name for ``x-request-id``, if it has one.
         announced: Whether the ends of its background requests are told to webhooks.
@@ -125,6 +127,7 @@ class Api:
     base: str
     operation = "generate"
     needs_start = False
+    follows = False
     keep_alive = KEEP_ALIVE
     request_header = ""
     announced = False
@@ -139,6 +142,10 @@ class Api:
 
     def parse(self, raw: bytes) -> ParsedBody:
         """Read and check a body; may be called in a thread. See :meth:`read`."""
+        raise NotImplementedError
+
+    def asked(self, raw: bytes) -> OpenAIRequest:
+        """How a body wants to be answered, without what it follows. See :attr:`follows`."""
         raise NotImplementedError
 
     def find_model(self, name: str, served: Mapping[str, ServedModel]) -> ServedModel:

@@ -43,6 +43,7 @@ class ResponsesApi(Api):
     name = API
     base = "chat"
     needs_start = True
+    follows = True
     announced = True
 
     def __init__(self, gateway: Gateway, settings: FrontendSettings):
@@ -62,6 +63,13 @@ class ResponsesApi(Api):
         parsed = await offload(len(raw), self._parsed, body, request, document)
         parsed.turn = turn
         return parsed
+
+    def asked(self, raw: bytes) -> ChatRequest:
+        """How a body wants to be answered: streamed, whole, in the background."""
+        _, request = _decoded(raw)
+        return ChatRequest(
+            model=request.model, messages=[], stream=bool(request.stream), background=bool(request.background)
+        )
 
     def _parsed(self, body: dict[str, Any], request: ResponseRequest, document: Document) -> ParsedBody:
         items = document.context + document.items
