@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
+from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import (
     ConversationLockedError,
     InvalidRequestError,
@@ -106,7 +107,8 @@ class Conversations:
         )
         found = dict(zip(items[::2], items[1::2], strict=True))
         changes, opened, since, size = (value.decode() if value else "" for value in state)
-        known = [_item(found[name]) for name in order if name in found]
+        rows = [found[name] for name in order if name in found]
+        known = await offload(sum(map(len, rows)), _items, rows)
         return Snapshot(known, changes or "0", opened, int(since or 0) / 1000, int(size or 0))
 
     async def page(
@@ -129,7 +131,8 @@ class Conversations:
         if not names:
             return [], False
         rows = await commands.execute("HMGET", self._keys.conversation_items(conversation_id), *names[:limit])
-        return [_item(row) for row in rows if row is not None], len(names) > limit
+        there = [row for row in rows if row is not None]
+        return await offload(sum(map(len, there)), _items, there), len(names) > limit
 
     async def item(self, conversation_id: str, item_id: str) -> dict[str, Any]:
         """Read an item. Whose the conversation is was asked before.
@@ -268,6 +271,10 @@ class Conversations:
 
     def _object(self, conversation_id: str) -> str:
         return self._keys.object(CONVERSATION.name, conversation_id)
+
+
+def _items(rows: Sequence[bytes]) -> list[dict[str, Any]]:
+    return [_item(row) for row in rows]
 
 
 def _item(row: bytes) -> dict[str, Any]:

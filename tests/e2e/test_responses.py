@@ -15,6 +15,7 @@ from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 ASK = "tell me a story"
+HEAD = {"authorization": "Bearer mine"}
 
 
 @pytest.fixture(scope="module")
@@ -22,8 +23,9 @@ def stack(redis_server: RedisServer) -> Iterator[Stack]:
     url, name = redis_server.url, "test-responses"
     env = {"DYNAMO_NAMESPACE": name}
     settings = ("Worker.engine=mocker", "Worker.token_delay_ms=5", "Worker.max_model_len=4096")
+    keys = {**env, "DYNAMO_API_KEYS": "mine,another"}
     with together(
-        Worker(url, settings=settings, env=env), Frontend(url, env=env), Frontend(url, env=env)
+        Worker(url, settings=settings, env=env), Frontend(url, env=keys), Frontend(url, env=keys)
     ) as (worker, one, two):
         yield Stack(redis_server, name, worker, one, two)
 
@@ -41,8 +43,8 @@ def other(stack: Stack) -> Iterator[openai.OpenAI]:
         yield made
 
 
-def _client(url: str) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0)
+def _client(url: str, key: str = "mine") -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0)
 
 
 def _ask(client: openai.OpenAI, **more: Any) -> Any:
@@ -258,11 +260,12 @@ def test_log_probabilities(client: openai.OpenAI) -> None:
         ({"messages": [{"role": "user", "content": "x"}]}, "messages"),
         ({"instruction": "x"}, "instruction"),
         ({"stop": ["x"] * 17}, "stop"),
+        ({"instructions": "x" * (1 << 20)}, "instructions"),
     ],
 )  # fmt: skip
 def test_what_is_refused_is_named(stack: Stack, body: dict[str, Any], param: str) -> None:
     whole = {"model": "mocker", "input": "x"} | body
-    status, _, answer = stack.one.request("POST", "/v1/responses", whole)
+    status, _, answer = stack.one.request("POST", "/v1/responses", whole, HEAD)
     assert (status, answer["error"]["type"]) == (400, "invalid_request_error")
     assert answer["error"]["param"].startswith(param), answer
 
@@ -287,15 +290,38 @@ def test_the_stream_of_its_request_is_the_same_one(stack: Stack, client: openai.
     until(lambda: _ended(client, made.id))
     raw = made.id.removeprefix("resp_")
     path = f"/v1/requests/{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}/stream"
-    whole = list(stack.one.events("GET", path))
+    whole = list(stack.one.events("GET", path, headers=HEAD))
     seen = [event_id for event_id, _ in whole if event_id]
-    rest = list(stack.two.events("GET", path, headers={"last-event-id": seen[0]}))
+    rest = list(stack.two.events("GET", path, headers={**HEAD, "last-event-id": seen[0]}))
     assert [json.loads(data) for _, data in rest] == [json.loads(data) for _, data in whole][-len(rest) :]
     assert json.loads(rest[-1][1])["type"] == "response.incomplete"
     by_id = list(
-        stack.two.events("GET", f"/v1/responses/{made.id}?stream=true", headers={"last-event-id": seen[0]})
+        stack.two.events(
+            "GET", f"/v1/responses/{made.id}?stream=true", headers={**HEAD, "last-event-id": seen[0]}
+        )
     )
     assert by_id == rest
+
+
+def test_a_key_sees_its_own_alone(stack: Stack, client: openai.OpenAI) -> None:
+    made, talk = _ask(client, background=True), client.conversations.create()
+    with _client(stack.two.base_url, "another") as stranger:
+        for action in (
+            lambda: stranger.responses.retrieve(made.id),
+            lambda: list(stranger.responses.retrieve(made.id, stream=True)),
+            lambda: stranger.responses.cancel(made.id),
+            lambda: stranger.responses.delete(made.id),
+            lambda: stranger.responses.input_items.list(made.id),
+            lambda: stranger.conversations.retrieve(talk.id),
+            lambda: stranger.conversations.delete(talk.id),
+            lambda: stranger.conversations.items.list(talk.id),
+            lambda: _ask(stranger, conversation=talk.id),
+        ):
+            with pytest.raises(openai.NotFoundError):
+                action()
+        with pytest.raises(openai.BadRequestError, match="not found"):
+            _ask(stranger, previous_response_id=made.id)
+    assert client.responses.retrieve(made.id).status != "cancelled"
 
 
 def test_a_conversation(client: openai.OpenAI, other: openai.OpenAI) -> None:

@@ -31,6 +31,11 @@ from dynamo_tasks.protocol.http.responses import ResponseRequest, parse_response
 
 __all__ = ["ResponsesApi"]
 
+_MOST_SHOWN = 1 << 20
+"""Bytes of what each of the first and last events of a stream shows of the request."""
+_MOST_KEPT = 16 << 20
+"""Bytes of a document."""
+
 
 class ResponsesApi(Api):
     """``POST /v1/responses``.
@@ -80,8 +85,13 @@ class ResponsesApi(Api):
         except InvalidRequestError as error:
             raise as_written(error) from None
         parsed = ParsedBody(asked, engine_body(asked, chat), Echo.of(request).encode())
+        if len(parsed.extra) > _MOST_SHOWN:
+            raise InvalidRequestError(
+                f"instructions: what a response shows of its request (instructions, tools, text.format) takes "
+                f"{len(parsed.extra)} bytes; at most {_MOST_SHOWN} are allowed", param="instructions",
+            )  # fmt: skip
         if request.stored:
-            parsed.document, parsed.retention = document.encode(), self._retention
+            parsed.document, parsed.retention = _bounded(document.encode()), self._retention
         if request.truncation == "auto":
             _may_be_cut(parsed, messages, int(request.instructions is not None))
         return parsed
@@ -117,6 +127,16 @@ class ResponsesApi(Api):
     def reworded(self, error: InvalidRequestError) -> InvalidRequestError:
         """An error about the chat, by the names of this API's fields."""
         return as_written(error)
+
+
+def _bounded(document: bytes) -> bytes:
+    """A document, if it is not too large: each response has a copy of all that came before it."""
+    if len(document) > _MOST_KEPT:
+        raise InvalidRequestError(
+            f"input: it takes {len(document)} bytes with what came before; at most {_MOST_KEPT} are kept "
+            "(store: false keeps none)", param="input",
+        )  # fmt: skip
+    return document
 
 
 def _decoded(raw: bytes) -> tuple[dict[str, Any], ResponseRequest]:

@@ -15,6 +15,7 @@ from dynamo_tasks.frontend.call import call_of, raw_body
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import listed, page_query
+from dynamo_tasks.frontend.responses.stored import large
 from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.http.bodies import decode_object
@@ -96,7 +97,7 @@ class ConversationRoutes:
         found, more = await self._gateway.conversations.page(
             known.id, order=asked.order, after=asked.after, limit=asked.limit
         )
-        return json_response(listed(found, more=more))
+        return await large(listed(found, more=more))
 
     async def _add(self, request: Request) -> Response:
         raw = await raw_body(request)
@@ -104,7 +105,7 @@ class ConversationRoutes:
         items = await offload(len(raw), _plain, body.items)
         known = await self._settled(request)
         await self._gateway.conversations.append(known.id, known.owner, items, most=MAX_MESSAGES)
-        return json_response(listed(items, more=False))
+        return await large(listed(items, more=False))
 
     async def item(self, request: Request) -> Response:
         """``GET`` and ``DELETE /v1/conversations/{id}/items/{item}``."""
@@ -112,7 +113,7 @@ class ConversationRoutes:
         if request.method == "DELETE":
             await self._gateway.conversations.remove(known.id, known.owner, item_id)
             return json_response(_shown(known))
-        return json_response(await self._gateway.conversations.item(known.id, item_id))
+        return await large(await self._gateway.conversations.item(known.id, item_id))
 
     async def _settled(self, request: Request) -> StoredObject[Conversation]:
         known = await self._turns.find(request.path_params["id"], call_of(request).owner_key)

@@ -16,7 +16,7 @@ from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import flag, number, page_of, page_query
 from dynamo_tasks.frontend.openai.values import parse_position
 from dynamo_tasks.frontend.responses.render import ResponseRenderer
-from dynamo_tasks.frontend.responses.stored import StoredResponse, StoredResponses
+from dynamo_tasks.frontend.responses.stored import StoredResponse, StoredResponses, large
 from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.frontend.sse import EventStreamResponse
@@ -62,7 +62,7 @@ class ResponsesRoutes:
             raise InvalidRequestError(
                 "starting_after: allowed only together with stream=true", param="starting_after"
             )
-        return json_response(await self._stored.object_of(stored, call_of(request).owner_key))
+        return await large(await self._stored.object_of(stored, call_of(request).owner_key))
 
     async def _stream(self, stored: StoredResponse, request: Request) -> ASGIApp:
         if not stored.echo.background:
@@ -87,7 +87,7 @@ class ResponsesRoutes:
         if not stored.ended:
             await self._gateway.cancel(stored.info.id, owner, False)
             stored = await self._find(request)
-        return json_response(await self._stored.object_of(stored, owner))
+        return await large(await self._stored.object_of(stored, owner))
 
     async def delete(self, request: Request) -> Response:
         """``DELETE /v1/responses/{id}``: nothing of it is left; one that runs is cancelled before."""
@@ -107,7 +107,7 @@ class ResponsesRoutes:
         asked = page_query(request)
         stored = await self._find(request)
         document = await self._stored.document(stored, call_of(request).owner_key)
-        return json_response(page_of(document.context + document.items, asked))
+        return await large(page_of(document.context + document.items, asked))
 
     async def _find(self, request: Request) -> StoredResponse:
         return await self._stored.find(request.path_params["id"], call_of(request).owner_key)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
+import msgspec
 from msgspec import Struct
+from starlette.responses import Response
 
-from dynamo_tasks.engines.text.threads import offload
+from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import RequestNotFoundError, UnavailableError
 from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
+from dynamo_tasks.frontend.http.errors import json_bytes
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.responses.collect import collected
 from dynamo_tasks.frontend.responses.document import Document
@@ -17,8 +20,9 @@ from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, response_o
 from dynamo_tasks.frontend.responses.names import request_id_of
 from dynamo_tasks.protocol.states import TERMINAL, State
 
-__all__ = ["API", "StoredResponse", "StoredResponses", "keep", "unknown"]
+__all__ = ["API", "StoredResponse", "StoredResponses", "keep", "large", "unknown"]
 
+_BYTES_OF_TOKEN = 4
 _STREAMED, _STREAMED_AGAIN = 60.0, 3600.0
 """Seconds for which the stream of a response is kept once that was made of it: as of chats; in the background."""
 API = "responses"
@@ -103,6 +107,11 @@ class StoredResponses:
         return await offload(len(raw), Document.decode, raw)
 
 
+async def large(value: dict[str, Any]) -> Response:
+    """A JSON answer that may be large: encoded beside the loop."""
+    return json_bytes(await offload(INLINE + 1, msgspec.json.encode, value))
+
+
 async def keep(gateway: Gateway, request_id: str, echo: Echo, made: Made) -> None:
     """Keep a response that has ended in its shortest form; its stream goes earlier then.
 
@@ -110,7 +119,9 @@ async def keep(gateway: Gateway, request_id: str, echo: Echo, made: Made) -> Non
     """
     with contextlib.suppress(UnavailableError, RequestNotFoundError):
         seconds = _STREAMED_AGAIN if echo.background else _STREAMED
-        await gateway.keep(request_id, await offload(len(made.output), made.encode), seconds)
+        await gateway.keep(
+            request_id, await offload(_BYTES_OF_TOKEN * made.usage["output_tokens"], made.encode), seconds
+        )
 
 
 def unknown(name: str) -> RequestNotFoundError:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import ConversationLockedError, InvalidRequestError, ObjectNotFoundError
-from dynamo_tasks.store.conversations import CONVERSATION, Conversation, Conversations, Opened
+from dynamo_tasks.store.conversations import CONVERSATION, MOST_BYTES, Conversation, Conversations, Opened
 from dynamo_tasks.store.objects import Objects
 from dynamo_tasks.store.redis.server import Store
 from tests.support.server import RedisServer
@@ -109,6 +109,16 @@ async def test_pages(known: Conversations) -> None:
         await known.page(NAME, order="asc", after="x", limit=5)
     with pytest.raises(InvalidRequestError):
         await known.append(NAME, "me", items("d"), most=3)
+
+
+@on_server
+async def test_bytes_are_counted_as_they_come_and_go(known: Conversations) -> None:
+    large = {"id": "a", "text": "x" * (MOST_BYTES - 100)}
+    await known.append(NAME, "me", [large], most=10)
+    with pytest.raises(InvalidRequestError):
+        await known.append(NAME, "me", [{"id": "b", "text": "y" * 200}], most=10)
+    await known.remove(NAME, "me", "a")
+    await known.append(NAME, "me", [{"id": "b", "text": "y" * 200}], most=10)
 
 
 @on_server
