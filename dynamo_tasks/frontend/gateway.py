@@ -147,7 +147,11 @@ class Gateway(Protocol):
     conversations: Conversations
 
     async def models(self) -> dict[str, ServedModel]:
-        """The models served now, by name."""
+        """The models that can be asked for now, by name: those that are served, and other names of them."""
+        ...
+
+    async def real_models(self) -> dict[str, ServedModel]:
+        """The models served now, by the name under which they are served."""
         ...
 
     async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -20,35 +21,34 @@ from dynamo_tasks.engines.images.messages import image_places, with_fetched
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import (
     ContextLengthError,
+    DeadlineUnreachableError,
+    DynamoError,
     IdempotencyConflictError,
     InvalidRequestError,
+    NoInstancesError,
+    QueueFullError,
     ServerUnavailableError,
 )
 from dynamo_tasks.frontend.call import HttpCall, call_of, raw_body
-from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission
+from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission, unknown_model
 from dynamo_tasks.frontend.models import check_images
 from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, Turn
 from dynamo_tasks.frontend.openai.collect import CollectedResponse
 from dynamo_tasks.frontend.openai.render import Render
-from dynamo_tasks.frontend.settings import BOUNDED, FrontendSettings
-from dynamo_tasks.frontend.sse import EventStreamResponse
+from dynamo_tasks.frontend.settings import FrontendSettings, idempotency_key
+from dynamo_tasks.frontend.sse import EventStreamResponse, header_text
 from dynamo_tasks.protocol.http.chat_messages import has_parts
 from dynamo_tasks.protocol.http.openai import GenerationRequest, OpenAIRequest
-from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 
-__all__ = ["IDEMPOTENCY_HEADER", "TIMEOUT_HEADER", "Generation", "Prepared"]
+__all__ = ["Generation", "Prepared"]
 
-IDEMPOTENCY_HEADER = "idempotency-key"
-"""The same key with the same body gives the same request, once."""
-
-TIMEOUT_HEADER = "x-request-timeout"
-"""Seconds by which the request must have ended."""
-
-_IDEMPOTENCY_LIMIT = 255
+_MODEL_HEADER = b"x-dynamo-model"
+"""Of answers: the served model, where the name that was asked for may stand for several."""
+_UNTAKEN = (DeadlineUnreachableError, NoInstancesError, QueueFullError)
+"""Errors of a model that cannot take a request now."""
 _PROMPT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
 """What the tokens of a prompt are made of."""
-_LONGEST = 10**9
 _SURE = 5.0
 """Seconds for which a place that a request took is its own, whether it is submitted or not; the server waits for 10."""
 
@@ -65,13 +65,21 @@ class Prepared(Struct):
         submission: As it goes to the queue.
         render: How its stream is rendered; ``None`` where that is just values.
         turn: See :class:`ParsedBody`.
+        model: Name of the served model that it goes to.
+        others: Models to try where that one cannot take it, in this order.
+        skipped: A model before it that nobody serves; empty = there is none.
+        again: Prepares it for the first of some models; ``None`` where the name stands for itself alone.
     """
 
     api: Api
     request: OpenAIRequest
     submission: Submission
     render: Render | None
-    turn: Turn | None = None
+    turn: Turn | None
+    model: str
+    others: list[str] = []
+    skipped: str = ""
+    again: Callable[[list[str]], Awaitable[Prepared]] | None = None
 
 
 class Generation:
@@ -86,7 +94,7 @@ class Generation:
         call = call_of(request)
         async with self._counted(api, call):
             raw = await raw_body(request)
-            if api.follows and (key := _idempotency_key(request.headers)):
+            if api.follows and (key := idempotency_key(request.headers)):
                 first = await self._first_use(api, raw, call, key)
                 if first is not None:
                     return self._response(api, await offload(len(raw), api.asked, raw), None, first, call)
@@ -123,19 +131,44 @@ class Generation:
             UnknownModelError: Nobody serves the model.
         """
         parsed = await api.read(raw, call)
-        request = parsed.request
-        served = await self._gateway.models()
-        model = api.find_model(request.model, served)
+        asked = parsed.request.model
+        known, served = self._settings.names, await self._gateway.models()
+        if asked not in known.aliases and asked not in known.fallbacks:
+            return await self._prepared(asked, served, api, parsed, raw, call, headers)
+
+        async def first(names: list[str]) -> Prepared:
+            served = await self._gateway.real_models()
+            there = [name for name in names if name in served]
+            if not there:
+                raise unknown_model(asked, await self._gateway.models())
+            prepared = await self._prepared(there[0], served, api, parsed, raw, call, headers)
+            prepared.others, prepared.again = there[1:], first
+            prepared.skipped = "" if there[0] == names[0] else names[0]
+            return prepared
+
+        return await first(known.candidates(asked, idempotency_key(headers) or call.request_id))
+
+    async def _prepared(
+        self,
+        name: str,
+        served: dict[str, ServedModel],
+        api: Api,
+        parsed: ParsedBody,
+        raw: bytes,
+        call: HttpCall,
+        headers: Mapping[str, str],
+    ) -> Prepared:
+        request, size = parsed.request, len(raw)
+        model = api.find_model(name, served)
         if call.meter is not None:
-            call.meter.model = request.model
-        size = len(raw)
+            call.meter.model = name
         may_have = api.base == "chat" and has_parts(parsed.body["messages"])
         try:
             if may_have and (images := image_places(parsed.body["messages"])):
                 check_images(images, model, served)
                 if fetched := await self._gateway.fetch_images(parsed.body, model):
                     parsed, size = _with_images(parsed, fetched), max(size, _FETCHED)
-            payload = await self._fitting(api, parsed, model, size)
+            payload = await self._fitting(api, parsed, name, model, size)
         except InvalidRequestError as error:
             raise api.reworded(error) from None
         render = api.render(parsed, payload, call.request_id)
@@ -143,7 +176,7 @@ class Generation:
             endpoint=model.endpoints[api.operation],
             payload=payload,
             request_id=call.request_id,
-            options=self._options(request, call, headers, parsed.retention),
+            options=self._settings.options(request, headers, call.owner_key, call.limits, parsed.retention),
             render=None if render is None else render.encode(),
             owner_key=call.owner_key,
             headers={name: headers[name] for name in TRACE_HEADERS if name in headers},
@@ -152,30 +185,24 @@ class Generation:
         )
         if api.follows and submission.options.idempotency_key:
             submission.digest = await offload(len(raw), _digest, api, raw)
-        return Prepared(api, request, submission, render, parsed.turn)
+        return Prepared(api, request, submission, render, parsed.turn, name)
 
-    async def _fitting(self, api: Api, parsed: ParsedBody, model: ServedModel, size: int) -> dict[str, Any]:
+    async def _fitting(
+        self, api: Api, parsed: ParsedBody, name: str, model: ServedModel, size: int
+    ) -> dict[str, Any]:
         """The payload; where it is too long and may be shortened, with as little left out as need be."""
+        prepare = partial(self._payload, api, name, model)
         try:
-            return await offload(size, self._gateway.prepare, api.base, parsed.body, model)
+            return await offload(size, prepare, parsed.body)
         except ContextLengthError:
             if not parsed.cuts:
                 raise
-        return await offload(size, self._shortened, api, parsed, model)
+        return await offload(size, _shortened, parsed, prepare)
 
-    def _shortened(self, api: Api, parsed: ParsedBody, model: ServedModel) -> dict[str, Any]:
-        """Search for the first cut that fits; each one leaves out more than the one before."""
-        assert parsed.cut is not None
-        low, high = 0, parsed.cuts - 1
-        payload = self._gateway.prepare(api.base, parsed.cut(high), model)
-        while low < high:
-            middle = (low + high) // 2
-            try:
-                payload = self._gateway.prepare(api.base, parsed.cut(middle), model)
-                high = middle
-            except ContextLengthError:
-                low = middle + 1
-        return payload
+    def _payload(self, api: Api, name: str, model: ServedModel, body: dict[str, Any]) -> dict[str, Any]:
+        if body.get("model") != name:  # an alias: engines know their own names alone
+            body = {**body, "model": name}
+        return self._gateway.prepare(api.base, body, model)
 
     async def count_tokens(self, api: Api, request: Request) -> int:
         """The number of tokens that the prompt of a request would have; nothing is submitted.
@@ -201,16 +228,43 @@ class Generation:
         api = prepared.api
         if call.counted_at and time.monotonic() - call.counted_at > _SURE:
             await self._count(api, call)  # its body took long: the place may be another's by now
-        stream = await (
-            self._gateway.submit(prepared.submission) if prepared.turn is None else self._in_turn(prepared)
-        )
+        stream = await self._first(prepared, call)
         if call.counted_at and stream.request_id != call.request_id:  # an idempotent repetition
             await self._gateway.withdraw(api.base, call.request_id, call.owner_key, call.limits)
         return stream
 
-    async def _in_turn(self, prepared: Prepared) -> EventStream:
-        turn, submission = prepared.turn, prepared.submission
-        assert turn is not None
+    async def _first(self, prepared: Prepared, call: HttpCall) -> EventStream:
+        """Submit it to the first of its models that takes it.
+
+        The repetition of a request that a fallback took conflicts with what its first model would get: then the
+        fallback is asked, too. Where one of them is away, that is told: only then the same may succeed later.
+        """
+        refusal: DynamoError | None = None
+        try:
+            while True:
+                try:
+                    stream = await (
+                        self._gateway.submit(prepared.submission)
+                        if prepared.turn is None
+                        else self._in_turn(prepared.turn, prepared.submission)
+                    )
+                    break
+                except _UNTAKEN as error:
+                    refusal = error
+                except IdempotencyConflictError as error:
+                    refusal = refusal or _away(prepared) or error
+                if prepared.again is None or not prepared.others:
+                    raise refusal
+                other = await prepared.again(prepared.others)
+                for field in ("submission", "render", "model", "others", "skipped"):
+                    setattr(prepared, field, getattr(other, field))
+        finally:
+            refusal = None  # its traceback has this frame: a circle that would keep the whole connection
+        if prepared.again is not None:
+            call.headers = [*call.headers, (_MODEL_HEADER, header_text(prepared.model).encode())]
+        return stream
+
+    async def _in_turn(self, turn: Turn, submission: Submission) -> EventStream:
         await turn.begin()
         try:
             stream = await self._gateway.submit(submission)
@@ -270,33 +324,6 @@ class Generation:
             meter=call.meter,
         )
 
-    def _options(
-        self, asked: OpenAIRequest, call: HttpCall, headers: Mapping[str, str], retention: float | None
-    ) -> RequestOptions:
-        chosen = asked.options()
-        if "timeout" not in chosen:
-            chosen |= _timeout(headers)
-        self._check_bounds(chosen)
-        if retention is not None:
-            chosen.setdefault("retention", retention)
-        timeout = chosen.pop("timeout", None)
-        return RequestOptions(
-            deadline=time.time() + timeout if timeout else 0.0,
-            ignore_result=True,
-            idempotency_key=_idempotency_key(headers),
-            tenant=call.owner_key,
-            weight=call.limits.weight,
-            **chosen,
-        )
-
-    def _check_bounds(self, asked: Mapping[str, float]) -> None:
-        """Refuse options that ask for a longer time than the operator allows."""
-        for name, seconds in asked.items():
-            if name in BOUNDED and seconds > (most := getattr(self._settings, BOUNDED[name])):
-                raise InvalidRequestError(
-                    f"{name} is {seconds:g} s; this server allows at most {most:g} s", param=name
-                )
-
 
 def _with_images(parsed: ParsedBody, fetched: Mapping[str, bytes]) -> ParsedBody:
     """A chat with the images that were fetched, however it is cut."""
@@ -313,30 +340,23 @@ def _digest(api: Api, raw: bytes) -> str:
     return hashlib.blake2b(f"{api.name} ".encode() + raw, digest_size=16).hexdigest()
 
 
-def _timeout(headers: Mapping[str, str]) -> dict[str, float]:
-    """The header of clients that can't put ``timeout`` into the body, as if they had."""
-    text = headers.get(TIMEOUT_HEADER)
-    if text is None:
-        return {}
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds <= _LONGEST:
-        raise InvalidRequestError(
-            f"the header X-Request-Timeout must be a number of seconds above 0, not {text!r:.60}",
-            param=TIMEOUT_HEADER,
-        )
-    return {"timeout": seconds}
+def _shortened(parsed: ParsedBody, prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    """Search for the first cut that fits; each one leaves out more than the one before."""
+    assert parsed.cut is not None
+    low, high = 0, parsed.cuts - 1
+    payload = prepare(parsed.cut(high))
+    while low < high:
+        middle = (low + high) // 2
+        try:
+            payload = prepare(parsed.cut(middle))
+            high = middle
+        except ContextLengthError:
+            low = middle + 1
+    return payload
 
 
-def _idempotency_key(headers: Mapping[str, str]) -> str:
-    key = headers.get(IDEMPOTENCY_HEADER)
-    if key is None:
-        return ""
-    if not 0 < len(key) <= _IDEMPOTENCY_LIMIT:
-        raise InvalidRequestError(
-            f"the header Idempotency-Key must have 1 to {_IDEMPOTENCY_LIMIT} characters, not {len(key)}",
-            param=IDEMPOTENCY_HEADER,
-        )
-    return key
+def _away(prepared: Prepared) -> NoInstancesError | None:
+    """The error over a model that was passed over."""
+    if not prepared.skipped:
+        return None
+    return NoInstancesError(f"no instance serves {prepared.skipped!r} now", retry_after=1.0)

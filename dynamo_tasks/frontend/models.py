@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.gateway import Gateway, ServedModel, unknown_model
 from dynamo_tasks.frontend.http.errors import json_response
+from dynamo_tasks.protocol.instances import InstanceInfo
 
-__all__ = ["ModelsAPI", "check_images"]
+__all__ = ["OPERATIONS", "ModelsAPI", "check_images", "served_models"]
+
+OPERATIONS = frozenset({"generate", "embed"})
+"""Endpoints that serve a model."""
 
 
 class ModelsAPI:
@@ -66,3 +71,16 @@ def _row(name: str, model: ServedModel) -> dict[str, Any]:
     if model.card.images:
         row["input_modalities"] = ["text", "image"]
     return row
+
+
+def served_models(instances: list[InstanceInfo]) -> dict[str, ServedModel]:
+    """Every name that an instance's model card offers, adapters included."""
+    found: dict[str, ServedModel] = {}
+    for info in instances:
+        if info.model is None or info.endpoint not in OPERATIONS:
+            continue
+        for name in (info.model.name, *info.model.adapters):
+            card = info.model if name == info.model.name else msgspec.structs.replace(info.model, name=name)
+            model = found.setdefault(name, ServedModel(card, int(info.started), {}))
+            model.endpoints.setdefault(info.endpoint, info.id)
+    return found

@@ -1,13 +1,27 @@
-"""Settings of the HTTP side."""
+"""Settings of the HTTP side, and what they allow a request to ask for."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
+
 from msgspec import Struct
 
-from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.errors import ConfigError, InvalidRequestError
 from dynamo_tasks.frontend.access.configured import ApiKey
+from dynamo_tasks.frontend.model_names import ModelNames
+from dynamo_tasks.protocol.http.limits import KeyLimits
+from dynamo_tasks.protocol.http.openai import OpenAIRequest
+from dynamo_tasks.protocol.options import RequestOptions
 
-__all__ = ["BOUNDED", "FrontendSettings"]
+__all__ = ["BOUNDED", "IDEMPOTENCY_HEADER", "TIMEOUT_HEADER", "FrontendSettings", "idempotency_key"]
+
+IDEMPOTENCY_HEADER = "idempotency-key"
+"""The same key with the same body gives the same request, once."""
+TIMEOUT_HEADER = "x-request-timeout"
+"""Seconds by which the request must have ended."""
+_IDEMPOTENCY_LIMIT = 255
+_LONGEST_TIMEOUT = 10**9
 
 _MIB = 1 << 20
 _LONGEST = 366 * 86400.0
@@ -35,6 +49,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
             lives).
         conversation_retention: Seconds for which a conversation is kept after it was used (30 days).
         announces: Whether a webhook wants to know of the ends of responses.
+        names: Aliases and fallbacks of models.
     """
 
     api_keys: tuple[ApiKey | str, ...] = ()
@@ -51,6 +66,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     response_retention: float = 86400.0
     conversation_retention: float = 30 * 86400.0
     announces: bool = False
+    names: ModelNames = ModelNames()
 
     def __post_init__(self) -> None:
         for name in ("body_limit", "max_file_bytes"):
@@ -66,8 +82,85 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
         if not self.header_delay >= 0:
             raise ConfigError(f"header_delay must be 0 or more seconds, not {self.header_delay}")
 
+    def options(
+        self,
+        asked: OpenAIRequest,
+        headers: Mapping[str, str],
+        owner_key: str,
+        limits: KeyLimits,
+        kept: float | None,
+    ) -> RequestOptions:
+        """The options of a request.
+
+        Args:
+            asked: Its checked body.
+            headers: Of the HTTP request: its time limit and idempotency key.
+            owner_key: Hash of the API key.
+            limits: Of that.
+            kept: Seconds of retention, where the body does not say.
+
+        Raises:
+            InvalidRequestError: it asks for a longer time than the operator allows, or a header is not valid.
+        """
+        chosen = asked.options()
+        if "timeout" not in chosen:
+            chosen |= _timeout(headers)
+        self._check_bounds(chosen)
+        if kept is not None:
+            chosen.setdefault("retention", kept)
+        timeout = chosen.pop("timeout", None)
+        return RequestOptions(
+            deadline=time.time() + timeout if timeout else 0.0,
+            ignore_result=True,
+            idempotency_key=idempotency_key(headers),
+            tenant=owner_key,
+            weight=limits.weight,
+            **chosen,
+        )
+
+    def _check_bounds(self, asked: Mapping[str, float]) -> None:
+        for name, seconds in asked.items():
+            if name in BOUNDED and seconds > (most := getattr(self, BOUNDED[name])):
+                raise InvalidRequestError(
+                    f"{name} is {seconds:g} s; this server allows at most {most:g} s", param=name
+                )
+
     def __repr__(self) -> str:
         keys = f"<{len(self.api_keys)} keys>"
         return (
             f"FrontendSettings(api_keys={keys}, body_limit={self.body_limit}, keep_alive={self.keep_alive})"
         )
+
+
+def _timeout(headers: Mapping[str, str]) -> dict[str, float]:
+    """The header of clients that can't put ``timeout`` into the body, as if they had."""
+    text = headers.get(TIMEOUT_HEADER)
+    if text is None:
+        return {}
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= _LONGEST_TIMEOUT:
+        raise InvalidRequestError(
+            f"the header X-Request-Timeout must be a number of seconds above 0, not {text!r:.60}",
+            param=TIMEOUT_HEADER,
+        )
+    return {"timeout": seconds}
+
+
+def idempotency_key(headers: Mapping[str, str]) -> str:
+    """The idempotency key of an HTTP request; empty where it has none.
+
+    Raises:
+        InvalidRequestError: It is too long, or empty.
+    """
+    key = headers.get(IDEMPOTENCY_HEADER)
+    if key is None:
+        return ""
+    if not 0 < len(key) <= _IDEMPOTENCY_LIMIT:
+        raise InvalidRequestError(
+            f"the header Idempotency-Key must have 1 to {_IDEMPOTENCY_LIMIT} characters, not {len(key)}",
+            param=IDEMPOTENCY_HEADER,
+        )
+    return key

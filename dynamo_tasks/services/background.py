@@ -13,11 +13,20 @@ from dynamo_tasks.config import DefaultName
 from dynamo_tasks.errors import ConfigError, ObjectNotFoundError
 from dynamo_tasks.frontend.app import api_table
 from dynamo_tasks.frontend.generation import Generation
+from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.runtime.supervision.actor import Actors
-from dynamo_tasks.sdk import async_on_start, depends, dynamo_endpoint, get_resolver, on_shutdown, service
+from dynamo_tasks.sdk import (
+    ServiceConfig,
+    async_on_start,
+    depends,
+    dynamo_endpoint,
+    get_resolver,
+    on_shutdown,
+    service,
+)
 from dynamo_tasks.sdk.services.own_class import owner_of
 from dynamo_tasks.services.batches.run import BatchRun
 from dynamo_tasks.services.batches.shop import BatchShop
@@ -105,8 +114,9 @@ class Background:
     async def begin(self) -> None:
         """Look after batches, and after files that nobody needs any more."""
         resolver: Any = get_resolver()
-        gateway = await gateway_of(resolver, getattr(type(self), "router", None))
-        settings = FrontendSettings()
+        names = _names()
+        gateway = await gateway_of(resolver, getattr(type(self), "router", None), names)
+        settings = FrontendSettings(names=names)
         apis = {path: api for path, api in api_table(gateway, settings).items() if path in BATCH_ENDPOINTS}
         limits = BatchLimits(lines=self.max_lines, in_flight=self.in_flight)
         files = files_of(gateway.objects)
@@ -163,3 +173,9 @@ class Background:
                 error=why,
             )
         return {"delivered": not why, "why": why}
+
+
+def _names() -> ModelNames:
+    """The names of models that the Frontend has: lines of batches may use them, too."""
+    section = ServiceConfig.get_instance().get("Frontend", {})
+    return ModelNames.read(section.get("models"), section.get("fallbacks"))

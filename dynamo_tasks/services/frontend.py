@@ -11,6 +11,7 @@ from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.batches.api import BatchesAPI
 from dynamo_tasks.frontend.files.api import FilesAPI
 from dynamo_tasks.frontend.http.server import HttpServer
+from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.runtime.supervision.actor import Actors
@@ -36,6 +37,8 @@ class Frontend:
         api_keys: Accepted keys; those of ``DYNAMO_API_KEYS`` by default; none = open to everybody. One
             with limits of its own is ``{key, requests_per_minute, concurrent_requests, weight}``.
         key_limits: The same limits, for keys that do not name theirs.
+        models: Other names of models: ``{gpt-4o: llama}``, or ``{gpt-4o: [{name: llama, weight: 90}, …]}``.
+        fallbacks: Models to try where one cannot take a request: ``{llama: [qwen]}``.
         body_limit: Bytes of the largest request body.
         max_file_bytes: Bytes of the largest file that may be uploaded.
         keep_alive: Seconds of silence on a stream after which a comment is sent.
@@ -60,6 +63,8 @@ class Frontend:
     reuse_port: bool = False
     api_keys: ClassVar[list[str | dict[str, Any]]] = []
     key_limits: ClassVar[dict[str, Any]] = {}
+    models: ClassVar[dict[str, Any]] = {}
+    fallbacks: ClassVar[dict[str, Any]] = {}
     body_limit: int = 10 << 20
     max_file_bytes: int = 512 << 20
     keep_alive: float = 15.0
@@ -102,6 +107,7 @@ class Frontend:
             announces=cls._announces(),
             response_retention=float(cls.response_retention),
             conversation_retention=float(cls.conversation_retention),
+            names=ModelNames.read(cls.models, cls.fallbacks),
         )
 
     @classmethod
@@ -115,7 +121,7 @@ class Frontend:
         """Listen."""
         settings = self._settings()
         warn_if_open(settings)
-        gateway = await gateway_of(get_resolver(), getattr(type(self), "router", None))
+        gateway = await gateway_of(get_resolver(), getattr(type(self), "router", None), settings.names)
         files = files_of(gateway.objects)
         wings = FilesAPI(files, gateway, settings.max_file_bytes), self._batches(gateway, files)
         app = create_app(gateway, settings, api_routes(self), wings=wings)

@@ -6,8 +6,6 @@ import contextlib
 import time
 from typing import Any
 
-import msgspec
-
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import (
     ConfigError,
@@ -20,6 +18,8 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.frontend.batches.records import SYSTEM
 from dynamo_tasks.frontend.call import new_id
 from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
+from dynamo_tasks.frontend.model_names import ModelNames
+from dynamo_tasks.frontend.models import OPERATIONS, served_models
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import InstanceInfo
@@ -45,7 +45,6 @@ from dynamo_tasks.store.streams.subscription import Subscription
 
 __all__ = ["RuntimeGateway", "gateway_of"]
 
-_OPERATIONS = {"generate", "embed"}
 _CONNECT_SECONDS = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
 
@@ -62,6 +61,7 @@ class RuntimeGateway:
         processor: The Processor: its instance in this process, or its service where it is a component.
         expected: Component address → number of instances that the graph is configured with.
         router: The service that chooses the Worker, if one stands in between; it has the Worker's endpoints.
+        names: Other names of models.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class RuntimeGateway:
         expected: dict[tuple[str, str], int],
         *,
         router: DynamoService[Any] | None = None,
+        names: ModelNames | None = None,
     ):
         self._runtime = runtime
         self._watchers = runtime.registry.watchers
@@ -84,15 +85,26 @@ class RuntimeGateway:
         self._remote = isinstance(processor, DynamoService)
         self._expected = expected
         self._router = router
+        self._names = names or ModelNames()
         self._models: dict[str, ServedModel] = {}
+        self._shown: dict[str, ServedModel] = {}
         self._models_of: list[InstanceInfo] | None = None
 
     async def models(self) -> dict[str, ServedModel]:
-        """The models served now, by name."""
+        """The models that can be asked for now, other names of them included."""
+        self._look()
+        return self._shown
+
+    async def real_models(self) -> dict[str, ServedModel]:
+        """The models served now."""
+        self._look()
+        return self._models
+
+    def _look(self) -> None:
         instances = self._watchers[self._namespace].instances
         if instances is not self._models_of:
-            self._models, self._models_of = _models(instances), instances
-        return self._models
+            self._models, self._models_of = served_models(instances), instances
+            self._shown = self._names.shown(self._models)
 
     async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request for its API key."""
@@ -143,7 +155,7 @@ class RuntimeGateway:
 
     async def enqueue(self, submission: Submission) -> None:
         """Put a request into its queue that nobody reads yet."""
-        served = submission.endpoint.name in _OPERATIONS
+        served = submission.endpoint.name in OPERATIONS
         endpoint, payload = self._target(submission) if served else (submission.endpoint, submission.payload)
         async with in_time(_CONNECT_SECONDS):
             new = await offload(submission.size, self._new_request, submission, endpoint, payload)
@@ -343,12 +355,13 @@ async def _end_of(stream: EventStream) -> End:
     raise EndpointError("the stream ended without an end event")
 
 
-async def gateway_of(resolver: Any, router: Any = None) -> RuntimeGateway:
+async def gateway_of(resolver: Any, router: Any = None, names: ModelNames | None = None) -> RuntimeGateway:
     """The gateway of a service that lives in a process of its own.
 
     Args:
         resolver: Of this process.
         router: Its dependency on the service that chooses the Worker, where the graph has one.
+        names: Other names of models.
 
     Raises:
         ConfigError: The process hosts no service.
@@ -369,6 +382,7 @@ async def gateway_of(resolver: Any, router: Any = None) -> RuntimeGateway:
         processor if local is None else local,
         resolver.expected,
         router=None if router is None else router.service,
+        names=names,
     )
 
 
@@ -377,16 +391,3 @@ def _stream(sub: Subscription) -> EventStream:
     if not sub.render:  # empty = none was stored
         stream.render = None
     return stream  # type: ignore[no-any-return]
-
-
-def _models(instances: list[InstanceInfo]) -> dict[str, ServedModel]:
-    """Every name that an instance's model card offers, adapters included."""
-    found: dict[str, ServedModel] = {}
-    for info in instances:
-        if info.model is None or info.endpoint not in _OPERATIONS:
-            continue
-        for name in (info.model.name, *info.model.adapters):
-            card = info.model if name == info.model.name else msgspec.structs.replace(info.model, name=name)
-            model = found.setdefault(name, ServedModel(card, int(info.started), {}))
-            model.endpoints.setdefault(info.endpoint, info.id)
-    return found

@@ -17,6 +17,7 @@ from dynamo_tasks.frontend.app import FrontendApp, create_app
 from dynamo_tasks.frontend.gateway import RequestInfo, ServedModel, Submission
 from dynamo_tasks.frontend.http.connection import ConnectionLimits
 from dynamo_tasks.frontend.http.server import HttpServer
+from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.events import ZERO, Claim, End, ErrorInfo, Event, EventId, Kind
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
@@ -111,6 +112,8 @@ class FakeGateway:
         self.streams: list[ScriptedStream] = []
         self.submitted = asyncio.Event()
         self.refusal: DynamoError | None = None
+        self.refusals: dict[str, DynamoError] = {}
+        self.names = ModelNames()
         self.allowance = Allowance(limit=0)
         self.withdrawn: list[str] = []
         self.alive = True
@@ -124,11 +127,16 @@ class FakeGateway:
         }
 
     async def models(self) -> dict[str, ServedModel]:
+        return self.names.shown(self.served)
+
+    async def real_models(self) -> dict[str, ServedModel]:
         return self.served
 
     async def submit(self, submission: Submission) -> ScriptedStream:
         if self.refusal is not None:
             raise self.refusal
+        if (refusal := self.refusals.get(submission.payload["model"])) is not None:
+            raise refusal
         self.submissions.append(submission)
         log = self.logs[submission.request_id] = Log(submission.render)
         log.add(*self.script(submission))
