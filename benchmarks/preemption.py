@@ -130,6 +130,8 @@ def _table(rounds: Sequence[Round]) -> str:
         ("interactive requests per round", lambda r: len(r.both.interactive)),
         ("TTFT p50, idle fleet, ms", lambda r: r.idle.first(50)),
         ("TTFT p50, full of flex, ms", lambda r: r.both.first(50)),
+        ("TTFT p90, idle fleet, ms", lambda r: r.idle.first(90)),
+        ("TTFT p90, full of flex, ms", lambda r: r.both.first(90)),
         ("TTFT p99, idle fleet, ms", lambda r: r.idle.first(99)),
         ("TTFT p99, full of flex, ms", lambda r: r.both.first(99)),
         ("TTFT p99, full of idle, %", lambda r: 100 * r.both.first(99) / r.idle.first(99)),

@@ -129,3 +129,29 @@ def test_others_do_not_wait_for_a_slot(stack: Stack) -> None:
     assert {stack.http.request("GET", f"/v1/requests/{other.request_id}")[2]["attempts"]} == {1}
     check(flex, 120)
     check([other])
+
+
+@pytest.mark.parametrize("graph", ["a Router in front", "a Processor of its own"])
+def test_on_other_ways_to_the_worker(own_server: RedisServer, tmp_path: Path, graph: str) -> None:
+    url, far = own_server.url, ("Processor.dynamo.enabled=true",)
+    with ExitStack() as entered:
+        workers = [
+            entered.enter_context(Worker(url, settings=SETTINGS, name=name, wait=False)) for name in "ab"
+        ]
+        if graph == "a Router in front":
+            entered.enter_context(Worker(url, service="workers.routed:Router", name="router"))
+            http = Frontend(
+                url, service="workers.routed:Frontend", settings=("Worker.ServiceArgs.workers=2",)
+            )
+        else:
+            entered.enter_context(Worker(url, service="workers.agg:Processor", settings=far, name="far"))
+            http = Frontend(url, settings=(*far, "Worker.ServiceArgs.workers=2"))
+        stack = Stack(own_server, url, workers, entered.enter_context(http))
+        flex = [stack.reader(FLEX_TOKENS, service_tier="flex") for _ in range(3 * SLOTS)]
+        until(lambda: sum(bool(reader.times) for reader in flex) >= 2 * SLOTS - 1, what="slots are taken")
+        others = [stack.reader(TOKENS) for _ in range(4)]
+        answered(others)
+        assert not any(reader.done for reader in flex), "one had ended before"
+        check(others)
+        check(flex, 120)
+        assert stack.preemptions() >= 2

@@ -160,6 +160,18 @@ def test_a_call_uses_spare_capacity_as_the_request_that_makes_it(lab: Lab) -> No
     parent.cancel()
 
 
+def test_a_request_that_was_sent_to_an_instance_goes_on_there(lab: Lab) -> None:
+    (lease,) = lab.redis.smembers(lab.keys.leases)
+    own = EndpointId(lab.namespace, "Lab", "go").instance_queue(int(lease, 16))
+    with full(lab, queue=own) as spare, not_consuming(lab):
+        urgent = lab.call(
+            "quick", queue=EndpointId(lab.namespace, "Lab", "quick").instance_queue(int(lease, 16))
+        )
+        urgent.get(timeout=30)
+        until(lambda: sum(preemptions(lab, *spare)) == 1, what="one was released")
+        assert [list(result) for result in spare] == [list(range(N))] * 2
+
+
 def test_an_endpoint_may_say_that_its_calls_use_spare_capacity(lab: Lab) -> None:
     task = make_task(lab.app, EndpointId(lab.namespace, "Lab", "always"), preemptible=True)
     with not_consuming(lab):
