@@ -270,3 +270,32 @@ def test_release_and_ping(served: Serve) -> None:
     assert ask(served.port, "GET", "/version", headers={"x-api-key": "secret"})[2] == {"version": "0.1.0"}
     for method in ("GET", "POST"):
         assert ask(served.port, method, "/ping")[::2] == (200, {"status": "healthy"})
+
+
+def test_completions_of_several_prompts(client: openai.OpenAI) -> None:
+    prompts, asked = ["once upon", "a time", "x"], {"model": MODEL, "max_tokens": 6, "n": 2, "logprobs": 2}
+    whole: Any = client.completions.create(prompt=prompts, **asked)
+    alone = [client.completions.create(prompt=prompt, **asked).choices for prompt in prompts]
+    assert [choice.text for choice in whole.choices] == [choice.text for two in alone for choice in two]
+    assert [choice.index for choice in whole.choices] == list(range(6))
+    counts = (whole.usage.prompt_tokens, whole.usage.completion_tokens, whole.usage.total_tokens)
+    assert counts == (16, 36, 52)
+    texts, ends, usage = [""] * 6, [""] * 6, None
+    names: list[list[str]] = [[] for _ in range(6)]
+    more = {"stream": True, "stream_options": {"include_usage": True}}
+    for chunk in client.completions.create(prompt=prompts, **asked | more):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.text
+            names[choice.index] += choice.logprobs.tokens if choice.logprobs else []
+            ends[choice.index] += choice.finish_reason or ""
+    assert texts == [choice.text for choice in whole.choices]
+    assert names == [choice.logprobs.tokens for choice in whole.choices]
+    assert (ends, usage) == (["length"] * 6, whole.usage)
+    echoed = client.completions.create(model=MODEL, prompt=prompts, echo=True, max_tokens=3)
+    assert [choice.text for choice in echoed.choices] == [
+        prompt + choice.text[:3] for prompt, choice in zip(prompts, whole.choices[::2], strict=True)
+    ]
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model=MODEL, prompt="x", echo=True, logprobs=1)
+    assert caught.value.param == "echo"

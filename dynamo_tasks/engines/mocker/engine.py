@@ -28,7 +28,7 @@ from dynamo_tasks.engines.text.output import UNSAMPLED, ChoiceOutput, echoed
 from dynamo_tasks.engines.text.prompts import check_length
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.threads import INLINE, offload
-from dynamo_tasks.errors import ConfigError, EngineDeadError, EngineError
+from dynamo_tasks.errors import ConfigError, EngineDeadError, EngineError, InvalidRequestError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.tokens import TokenDelta
@@ -130,6 +130,11 @@ class MockerEngine(Engine):
         if self._death is not None:
             raise self._death
         super().check_health()
+
+    def _check_features(self, request: GenerateRequest) -> None:
+        super()._check_features(request)
+        if request.logprobs is not None and request.extra.get("echo"):
+            raise InvalidRequestError("echo: not allowed together with logprobs", param="echo")
 
     def stats(self) -> EngineStats:
         """Report the load."""

@@ -286,6 +286,7 @@ def test_max_tokens_cuts_a_reply() -> None:
         (chat(guided_json="{"), "guided_json"),
         (chat(structured_outputs={"regex": "a"}), "regex"),
         (chat(structured_outputs={"choice": [1]}), "choice"),
+        ({"prompt": "x", "echo": True, "logprobs": 1}, "echo"),
         ({"prompt": "x", "last_message": {"role": "user"}}, "last_message"),
         ({"prompt": "x", "last_message": {"role": "user", "content": 3}}, "last_message.content"),
     ],
