@@ -34,7 +34,8 @@ __all__ = ["LinesRun"]
 
 _MOST_PARTS = 64
 """Parts under way: what one slow line holds back."""
-_BESIDE = 32
+_MOST_WRITES = 4
+_BESIDE = 64
 _LOOK, _LOOK_MANY, _LOOK_MOST = 0.05, 0.25, 1.0
 _MANY = 64
 _RECORD_EVERY = 1.0
@@ -78,6 +79,7 @@ class LinesRun:
         self._later: list[Line] = []
         self._later_at = 0.0
         self._more = True
+        self._writing: set[asyncio.Task[None]] = set()
         self._succeeded: set[int] = set()
         self._failed: set[int] = set()
         self._looked = -_RECORD_EVERY
@@ -88,19 +90,37 @@ class LinesRun:
         """Run all lines; gives the record of the batch as it changes."""
         read = self._read()
         wait = _LOOK
-        while self._more or self._parts:
-            if time.monotonic() - self._looked > _RECORD_EVERY:
-                yield await self._note_counts()
-            moved = await self._fill(read)
-            moved |= await self._look()
-            for number in [part.number for part in self._parts.values() if part.ended]:
-                await self._write(self._parts.pop(number))
-                moved = True
-            least = _LOOK if len(self._flying) < _MANY else _LOOK_MANY
-            wait = least if moved else min(wait * 1.5, _LOOK_MOST)
-            if self._more or self._parts:
-                await asyncio.sleep(wait)
+        try:
+            while self._more or self._parts or self._writing:
+                if time.monotonic() - self._looked > _RECORD_EVERY:
+                    yield await self._note_counts()
+                moved = await self._fill(read)
+                moved |= await self._look()
+                moved |= self._write_ended()
+                least = _LOOK if len(self._flying) < _MANY else _LOOK_MANY
+                wait = least if moved else min(wait * 1.5, _LOOK_MOST)
+                if self._more or self._parts or self._writing:
+                    await asyncio.sleep(wait)
+        finally:
+            for task in self._writing:
+                task.cancel()
         yield self._data
+
+    def _write_ended(self) -> bool:
+        """Write parts whose lines have ended, beside what goes on; returns whether one was begun or is done.
+
+        Raises:
+            DynamoError: One could not be written.
+        """
+        done = {task for task in self._writing if task.done()}
+        self._writing -= done
+        for task in done:
+            task.result()
+        ended = [part.number for part in self._parts.values() if part.ended]
+        begun = ended[: _MOST_WRITES - len(self._writing)]
+        for number in begun:
+            self._writing.add(asyncio.create_task(self._write(self._parts.pop(number))))
+        return bool(done or begun)
 
     # -- into the queue -----------------------------------------------------------------------------
 
@@ -149,7 +169,7 @@ class LinesRun:
 
     def _room(self, held: int) -> bool:
         if self.stopped:
-            return len(self._parts) < 2 and held < PART_LINES
+            return len(self._parts) < _MOST_WRITES and held < PART_LINES
         return (
             not self._later
             and held + len(self._flying) < self._shop.share

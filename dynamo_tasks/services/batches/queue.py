@@ -42,7 +42,7 @@ LATER = (UnavailableError, QueueFullError, RateLimitError, UnknownModelError)
 """Errors after which a line waits for its turn: its batch has named a model that was served."""
 _RETENTION = 6 * 3600.0
 """Seconds for which an answer is kept that nobody has gathered; once gathered, it is erased."""
-_BESIDE = 16
+_BESIDE = 128
 _NOBODY = OpenAIRequest(model="")
 """Where a render says all, the body is not read again."""
 
