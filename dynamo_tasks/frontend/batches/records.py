@@ -76,6 +76,7 @@ class BatchData(Struct, frozen=True):
         completed: Lines that have succeeded so far.
         failed: Lines that have failed so far.
         parts: Those that are written, by number.
+        unerased: Numbers of parts whose answers may still be in the queue's streams.
         why: What ended it early: ``expired`` or ``cancelled``.
         mistakes: In its input.
         output_file: Id of the file of results, once that is there.
@@ -92,6 +93,7 @@ class BatchData(Struct, frozen=True):
     completed: int = 0
     failed: int = 0
     parts: dict[int, BatchPart] = field(default_factory=dict)
+    unerased: list[int] = field(default_factory=list)
     why: str = ""
     mistakes: list[LineError] = field(default_factory=list)
     output_file: str | None = None

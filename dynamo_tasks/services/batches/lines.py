@@ -5,7 +5,8 @@ Invariants:
 1. A line is a request whose id follows from batch and number: a second attempt to queue it finds it.
 2. Results of a part are written under names of the run's own. Only what the record of the batch names is part of its
    output, and that changes by compare-and-set: a part that is noted stays as it is.
-3. Answers are erased after their part is noted. So until then each of them can be read again.
+3. Answers are erased after their part is noted. So until then each of them can be read again. What a run that died has
+   not erased of a part that it had noted is erased at the end of the batch.
 4. A run begins after the first parts that are noted, and passes over others that are.
 
 So each line is in the output once, at whatever step a process dies, and if two of them believe that they run a batch.
@@ -24,7 +25,7 @@ from dynamo_tasks.files.records import FileRecord
 from dynamo_tasks.frontend.batches.records import BatchData, BatchPart, BatchRecord
 from dynamo_tasks.protocol.http.batches import LineError, parse_line
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.services.batches.queue import LATER, LineAnswer, LineQueue, line_id
+from dynamo_tasks.services.batches.queue import LATER, LineAnswer, line_id
 from dynamo_tasks.services.batches.results import PartWriter, row_of, unmade_row
 from dynamo_tasks.services.batches.shop import BatchShop
 from dynamo_tasks.services.batches.source import SourceLine, source_lines
@@ -67,19 +68,14 @@ class LinesRun:
         self._source = source
         self._file_ids = files
         self._tag = tag
-        self._queue = LineQueue(
-            shop.client,
-            shop.gateway,
-            shop.generation,
-            shop.apis[batch.data.request["endpoint"]],
-            batch.owner,
-        )
+        self._queue = shop.queue(batch)
         self._parts: dict[int, Part] = {}
         self._flying: dict[str, Line] = {}
         self._later: list[Line] = []
         self._later_at = 0.0
         self._more = True
         self._writing: set[asyncio.Task[None]] = set()
+        self._erased: set[int] = set()
         self._succeeded: set[int] = set()
         self._failed: set[int] = set()
         self._looked = -_RECORD_EVERY
@@ -223,9 +219,10 @@ class LinesRun:
 
         def counted(data: BatchData) -> BatchData | None:
             more = max(completed, data.completed), max(failed, data.failed)
-            if more == (data.completed, data.failed) or sum(more) > data.total:
+            left = [number for number in data.unerased if number not in self._erased]
+            if sum(more) > data.total or (*more, left) == (data.completed, data.failed, data.unerased):
                 return None
-            return msgspec.structs.replace(data, completed=more[0], failed=more[1])
+            return msgspec.structs.replace(data, completed=more[0], failed=more[1], unerased=left)
 
         self._data = (await self._shop.change(self._id, counted)).data
         if self._data.status == "cancelling":
@@ -274,6 +271,7 @@ class LinesRun:
         )  # fmt: skip
         await self._note(part, written)
         await self._shop.ask(lambda: self._queue.purge([line.request_id for line in part.lines]))
+        self._erased.add(part.number)
 
     async def _answer(self, line: Line) -> LineAnswer | None:
         while line.answer is None and not line.unmade:
@@ -310,7 +308,8 @@ class LinesRun:
         def noted(data: BatchData) -> BatchData | None:
             if part.number in data.parts:
                 return None
-            return msgspec.structs.replace(data, parts={**data.parts, part.number: written})
+            parts, unerased = {**data.parts, part.number: written}, [*data.unerased, part.number]
+            return msgspec.structs.replace(data, parts=parts, unerased=unerased)
 
         self._data = (await self._shop.change(self._id, noted)).data
         for line in part.lines:

@@ -18,8 +18,10 @@ from dynamo_tasks.files.records import FileData, FileRecord
 from dynamo_tasks.frontend.batches.records import ENDED, KEPT, BatchData, BatchRecord
 from dynamo_tasks.protocol.http.batches import LineError
 from dynamo_tasks.services.batches.lines import LinesRun
+from dynamo_tasks.services.batches.queue import line_id
 from dynamo_tasks.services.batches.shop import BatchShop
 from dynamo_tasks.services.batches.validation import Validation
+from dynamo_tasks.services.batches.window import PART_LINES
 from dynamo_tasks.store.objects import ANYBODY
 
 __all__ = ["BatchRun", "output_ids"]
@@ -136,6 +138,8 @@ class BatchRun:
     async def _finish(self, batch: BatchRecord) -> BatchRecord:
         """Make the files of its results, then its end."""
         data, ids = batch.data, output_ids(self._id)
+        for number in data.unerased:
+            await self._erase(batch, number)
         parts = [data.parts[number] for number in sorted(data.parts)]
         contents = (
             [one for part in parts for one in part.output],
@@ -152,8 +156,14 @@ class BatchRun:
                 await self._drop(file_id)
         status = data.why or "completed"
         return await self._shop.advance(
-            self._id, status, of=("finalizing",), output_file=made[0], error_file=made[1]
+            self._id, status, of=("finalizing",), output_file=made[0], error_file=made[1], unerased=[]
         )
+
+    async def _erase(self, batch: BatchRecord, number: int) -> None:
+        """Erase the answers of a part: who noted it may have died before it did so."""
+        first, last = number * PART_LINES + 1, min((number + 1) * PART_LINES, batch.data.total)
+        ids = [line_id(self._id, line) for line in range(first, last + 1)]
+        await self._shop.ask(lambda: self._shop.queue(batch).purge(ids))
 
     async def _file(self, batch: BatchRecord, file_id: str, data: FileData) -> None:
         lifetime = batch.data.request.get("output_expires_after")

@@ -14,6 +14,7 @@ from dynamo_tasks.files.library import Files
 from dynamo_tasks.frontend.batches.records import BATCH, BatchData, BatchRecord
 from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.openai.apis import Api
+from dynamo_tasks.services.batches.queue import LineQueue
 from dynamo_tasks.services.batches.validation import BatchLimits
 from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.store.client import StoreClient
@@ -57,6 +58,11 @@ class BatchShop:
         self.limits = limits
         self.runs = 0
         """Runs that have lines in flight now: they share :attr:`BatchLimits.in_flight`."""
+
+    def queue(self, batch: BatchRecord) -> LineQueue:
+        """The lines of a batch in the queue."""
+        api = self.apis[batch.data.request["endpoint"]]
+        return LineQueue(self.client, self.gateway, self.generation, api, batch.owner)
 
     @property
     def share(self) -> int:
