@@ -158,9 +158,9 @@ def idempotency_key(headers: Mapping[str, str]) -> str:
     key = headers.get(IDEMPOTENCY_HEADER)
     if key is None:
         return ""
-    if not 0 < len(key) <= _IDEMPOTENCY_LIMIT:
+    if not (0 < len(key) <= _IDEMPOTENCY_LIMIT and key.isascii() and key.isprintable()):
         raise InvalidRequestError(
-            f"the header Idempotency-Key must have 1 to {_IDEMPOTENCY_LIMIT} characters, not {len(key)}",
+            f"the header Idempotency-Key must have 1 to {_IDEMPOTENCY_LIMIT} printable characters of ASCII",
             param=IDEMPOTENCY_HEADER,
         )
     return key

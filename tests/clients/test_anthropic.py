@@ -125,6 +125,13 @@ def test_a_conversation_that_is_too_long_is_told_in_the_words_that_clients_know(
         client.messages.create(model="mocker", max_tokens=4, messages=long)
 
 
+def test_more_tokens_than_the_model_has_room_for(client: Any) -> None:
+    said = client.messages.create(model="mocker", max_tokens=20_000, messages=HI)
+    assert said.stop_reason == "model_context_window_exceeded"
+    with client.messages.stream(model="mocker", max_tokens=20_000, messages=HI) as stream:
+        assert stream.get_final_message().stop_reason == "model_context_window_exceeded"
+
+
 def test_a_limit_of_the_key(served: Served) -> None:
     client = anthropic.Anthropic(base_url=served.url, api_key=RATED, max_retries=0)
     client.messages.create(model="mocker", max_tokens=1, messages=HI)
@@ -254,7 +261,7 @@ def test_an_answer_of_a_schema(client: Any) -> None:
 
 
 def test_what_claude_code_sends(served: Served) -> None:
-    body = claude_code("mocker") | {"max_tokens": 4000}
+    body = claude_code("mocker")
     betas = "claude-code-20250219,interleaved-thinking-2025-05-14,context-management-2025-06-27"
     headers = {
         "anthropic-version": "2023-06-01",

@@ -44,7 +44,8 @@ _LOCAL = (".localhost", ".local", ".internal")
 """Top-level names that nobody can register."""
 _METHODS = b"GET, POST, DELETE, HEAD, OPTIONS"
 _EXPOSED = (
-    b"x-request-id, x-dynamo-model, retry-after, retry-after-ms, x-should-retry, location, x-ratelimit-limit-requests, "
+    b"x-request-id, request-id, x-dynamo-model, retry-after, retry-after-ms, x-should-retry, location, "
+    b"x-ratelimit-limit-requests, "
     b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests"
 )
 _MAX_AGE = b"600"

@@ -35,12 +35,16 @@ class MessagesApi(Api):
         body = decode_object(raw)
         asked = parse_messages(body, counting=self.counting)
         request = chat_request(asked, body)
-        return ParsedBody(request, engine_body(request, chat_body(asked)), _shown(asked.thinking).encode())
+        made = engine_body(request, chat_body(asked))
+        roomy = {name: value for name, value in made.items() if name != "max_tokens"}
+        # A limit beyond the context is no error in this API: clients give one size for all models.
+        return ParsedBody(request, made, _shown(asked.thinking).encode(), cuts=1, cut=lambda _: roomy)
 
     def render(self, parsed: ParsedBody, payload: dict[str, Any], request_id: str) -> Render | None:
         """As every API, with the number of the prompt's tokens, which the stream begins with."""
         shown = Shown.decode(parsed.extra)
         shown.input_tokens = len(payload.get("prompt_token_ids") or ())
+        shown.clipped = "prompt_token_ids" in payload and "max_tokens" not in payload
         parsed.extra = shown.encode()
         return super().render(parsed, payload, request_id)
 

@@ -29,10 +29,12 @@ class Shown(Struct, array_like=True):
     Attributes:
         input_tokens: Of the prompt; 0 where the frontend does not make the tokens.
         thinking: 0 = thoughts are shown, 1 = that there were some (``display: omitted``), 2 = they are left out.
+        clipped: Whether the model has less room than ``max_tokens``: then the context ends the answer.
     """
 
     input_tokens: int = 0
     thinking: int = _WHOLE
+    clipped: bool = False
 
     def encode(self) -> bytes:
         """Encode as msgpack."""
@@ -208,7 +210,7 @@ class Content:
         finish = self._finish or reason
         called = any(block.kind == "tool_use" for block in self.blocks)
         if finish == "length":
-            return Stop("max_tokens")
+            return Stop("model_context_window_exceeded" if self._shown.clipped else "max_tokens")
         if finish != "tool_calls" and self._stop is not None:
             return Stop("stop_sequence", self._stop)
         return Stop("tool_use" if called else "end_turn")

@@ -25,9 +25,11 @@ _LIMITED = object_of({"max_tokens": {"type": "integer"}})
 """What a message needs besides; its tokens can be counted without."""
 
 
-def _post(name: str, summary: str, body: dict[str, Any], answers: dict[int, Any]) -> dict[str, Any]:
+def _post(
+    name: str, summary: str, body: dict[str, Any], answers: dict[int, Any], *parameters: dict[str, Any]
+) -> dict[str, Any]:
     return operation(
-        name, summary, answers, (*ALWAYS, *POSTED), error="MessagesError", parameters=[IDEMPOTENCY],
+        name, summary, answers, (*ALWAYS, *POSTED), error="MessagesError", parameters=list(parameters),
         requestBody={"required": True, "content": json_of(body)},
     )  # fmt: skip
 
@@ -37,6 +39,7 @@ MESSAGES: dict[str, Any] = {
         "post": _post(
             "messages", "A message.", {"allOf": [ref("MessagesRequest"), _LIMITED]},
             {200: {**json_of(ref("AssistantMessage")), **EVENTS}, 202: json_of(ref("Accepted"))},
+            IDEMPOTENCY,
         )
     },
     "/v1/messages/count_tokens": {
@@ -63,7 +66,15 @@ MESSAGES_SCHEMAS: dict[str, Any] = {
             "role": {"const": "assistant"},
             "model": TEXT,
             "content": list_of(object_of({"type": {"enum": ["text", "thinking", "tool_use"]}})),
-            "stop_reason": {"enum": ["end_turn", "max_tokens", "stop_sequence", "tool_use"]},
+            "stop_reason": {
+                "enum": [
+                    "end_turn",
+                    "max_tokens",
+                    "model_context_window_exceeded",
+                    "stop_sequence",
+                    "tool_use",
+                ]
+            },
             "stop_sequence": or_null("string"),
             "usage": object_of(
                 {

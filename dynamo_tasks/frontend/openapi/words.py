@@ -58,7 +58,7 @@ ID = {
 IDEMPOTENCY = {
     "name": "Idempotency-Key", "in": "header", "required": False,
     "description": "The same key with the same body gives the same request, once.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]+$"},
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": "^[!-~]([ -~]*[!-~])?$"},
 }  # fmt: skip
 
 

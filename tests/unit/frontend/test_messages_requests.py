@@ -11,6 +11,7 @@ from dynamo_tasks.engines.images.messages import image_places, take_images
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.messages.api import MessagesApi
 from dynamo_tasks.frontend.messages.chat import chat_body, chat_request
+from dynamo_tasks.frontend.messages.content import Shown
 from dynamo_tasks.protocol.http.messages import parse_messages
 from tests.support.bodies import CLAUDE_CODE
 
@@ -229,3 +230,13 @@ def test_a_request_of_claude_code() -> None:
     assert len(made["tools"]) == 2
     assert made["max_tokens"] == 32000
     assert parsed.request.user is None
+
+
+def test_a_limit_beyond_the_context_is_left_to_the_model() -> None:
+    parsed = MessagesApi().parse(json.dumps(body(max_tokens=32_000)).encode())
+    assert parsed.cut is not None
+    assert parsed.body["max_tokens"] == 32_000
+    assert "max_tokens" not in parsed.cut(0)
+    render = MessagesApi().render(parsed, {"prompt_token_ids": [1, 2]}, "r")
+    assert render is not None
+    assert Shown.decode(render.extra) == Shown(input_tokens=2, clipped=True)
