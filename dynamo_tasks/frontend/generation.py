@@ -158,7 +158,7 @@ class Generation:
         call: HttpCall,
         headers: Mapping[str, str],
     ) -> Prepared:
-        request, size = parsed.request, len(raw)
+        request, size = parsed.request, parsed.size or len(raw)
         model = api.find_model(name, served)
         if call.meter is not None:
             call.meter.model = name

@@ -47,6 +47,17 @@ def test_a_batch_of_chats(place: BatchPlace) -> None:
     assert (file.purpose, file.filename) == ("batch_output", f"{made.id}_output.jsonl")
 
 
+def test_an_idempotency_key_stands_for_one_batch(place: BatchPlace) -> None:
+    lines = [chat_line("a", "hello")]
+    key = {"Idempotency-Key": "batch-once"}
+    made = place.ended(place.submit(lines, extra_headers=key).id)
+    ask = {"endpoint": made.endpoint, "completion_window": "24h", "extra_headers": key}
+    again = place.client.batches.create(input_file_id=made.input_file_id, **ask)
+    assert again.to_dict() == made.to_dict()
+    with pytest.raises(openai.ConflictError):
+        place.client.batches.create(input_file_id=made.input_file_id, metadata={"a": "b"}, **ask)
+
+
 @pytest.mark.parametrize(
     ("url", "body"),
     [

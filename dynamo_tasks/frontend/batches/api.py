@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection
+from contextlib import suppress
 
 import msgspec
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from dynamo_tasks.errors import (
+    IdempotencyConflictError,
     InvalidRequestError,
     NoInstancesError,
     ObjectConflictError,
@@ -33,7 +35,8 @@ from dynamo_tasks.frontend.call import call_of, raw_body
 from dynamo_tasks.frontend.gateway import Gateway, Submission
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import page_query
-from dynamo_tasks.protocol.http.batches import parse_batch
+from dynamo_tasks.frontend.settings import idempotency_key
+from dynamo_tasks.protocol.http.batches import BatchRequest, parse_batch
 from dynamo_tasks.protocol.http.bodies import decode_object
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
@@ -103,17 +106,29 @@ class BatchesAPI:
             call.headers = allowance.headers()
             allowance.check()
         asked = parse_batch(decode_object(await raw_body(request)), self._endpoints)
+        batch_id = new_batch_id(call.owner_key, idempotency_key(request.headers))
+        with suppress(ObjectNotFoundError):
+            return await self._repeated(batch_id, call.owner_key, asked)
         await self._check_input(asked.input_file_id, call.owner_key)
         if not await self._gateway.serves(self._runner):
             raise NoInstancesError(
                 f"nobody runs batches now: no instance serves {self._runner}", retry_after=1.0
             )
-        batch_id = new_batch_id()
         # Before the batch: so one that is known is always run.
         await self._objects.create(OPEN_BATCH, batch_id, SYSTEM, OpenBatch(), ttl=KEPT)
         data = BatchData(msgspec.to_builtins(asked), asked.window)
-        batch = await self._objects.create(BATCH, batch_id, call.owner_key, data, ttl=KEPT)
+        try:
+            batch = await self._objects.create(BATCH, batch_id, call.owner_key, data, ttl=KEPT)
+        except ObjectConflictError:  # the same at the same time
+            return await self._repeated(batch_id, call.owner_key, asked)
         await submit_run(self._gateway, self._runner, batch_id, 0)
+        return json_response(shown_batch(batch))
+
+    async def _repeated(self, batch_id: str, owner: str, asked: BatchRequest) -> Response:
+        """The batch that an idempotency key stands for already."""
+        batch = await self._objects.get(BATCH, batch_id, owner)
+        if batch.data.request != msgspec.to_builtins(asked):
+            raise IdempotencyConflictError("the idempotency key was used with another payload")
         return json_response(shown_batch(batch))
 
     async def _check_input(self, file_id: str, owner: str) -> None:

@@ -31,6 +31,7 @@ KEPT = 30 * 86400.0
 """Seconds for which a batch is known, from its creation."""
 SYSTEM = "@system"
 """The owner of what no API key may see."""
+_NAMED = uuid.UUID("7c1d6b0e-5a43-4f0c-9d4e-2f1c8a3b6e57")
 _TIMES = (
     "in_progress_at",
     "finalizing_at",
@@ -111,9 +112,10 @@ OPEN_BATCH: Kind[OpenBatch] = Kind("open-batch", OpenBatch, noun="batch", most=1
 """One for each batch that has not ended; there before the batch is, and gone after its end is told."""
 
 
-def new_batch_id() -> str:
-    """A fresh id."""
-    return f"batch_{uuid.uuid4().hex}"
+def new_batch_id(owner: str, idempotency_key: str) -> str:
+    """The id of a batch: with an idempotency key always the same, else a fresh one."""
+    named = uuid.uuid5(_NAMED, f"{owner} {idempotency_key}") if idempotency_key else uuid.uuid4()
+    return f"batch_{named.hex}"
 
 
 def run_id(batch_id: str, number: int) -> str:

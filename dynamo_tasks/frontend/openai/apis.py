@@ -95,6 +95,7 @@ class ParsedBody(Struct):
         cuts: How many ways there are to leave out more and more of a prompt that is too long; 0 = it is refused.
         cut: Makes the body of one of them, counted from 0.
         turn: To be begun before the request is submitted, and given up where it is not.
+        size: Bytes of the body with what it follows; 0 = of the body alone.
     """
 
     request: OpenAIRequest
@@ -105,6 +106,7 @@ class ParsedBody(Struct):
     cuts: int = 0
     cut: Callable[[int], dict[str, Any]] | None = None
     turn: Turn | None = None
+    size: int = 0
 
 
 class Api:
@@ -145,7 +147,7 @@ class Api:
         raise NotImplementedError
 
     def asked(self, raw: bytes) -> OpenAIRequest:
-        """How a body wants to be answered, without what it follows. See :attr:`follows`."""
+        """Read how a body wants to be answered, without what it follows. See :attr:`follows`."""
         raise NotImplementedError
 
     def find_model(self, name: str, served: Mapping[str, ServedModel]) -> ServedModel:

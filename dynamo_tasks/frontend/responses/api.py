@@ -19,7 +19,7 @@ from dynamo_tasks.frontend.openai.values import FROM_START, Position
 from dynamo_tasks.frontend.responses.chat import as_written, chat_body, cuts, messages_of
 from dynamo_tasks.frontend.responses.collect import ResponseCollector
 from dynamo_tasks.frontend.responses.context import Context
-from dynamo_tasks.frontend.responses.document import Document
+from dynamo_tasks.frontend.responses.document import MOST_BYTES, Document, size_of
 from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, response_object
 from dynamo_tasks.frontend.responses.render import ResponseRenderer
 from dynamo_tasks.frontend.responses.stored import API, keep
@@ -33,8 +33,6 @@ __all__ = ["ResponsesApi"]
 
 _MOST_SHOWN = 1 << 20
 """Bytes of what each of the first and last events of a stream shows of the request."""
-_MOST_KEPT = 16 << 20
-"""Bytes of a document."""
 
 
 class ResponsesApi(Api):
@@ -65,12 +63,13 @@ class ResponsesApi(Api):
         """
         body, request = await offload(len(raw), _decoded, raw)
         document, turn = await self._context.of(request, call)
-        parsed = await offload(len(raw), self._parsed, body, request, document)
-        parsed.turn = turn
+        size = len(raw) + size_of(document.context + document.items)
+        parsed = await offload(size, self._parsed, body, request, document)
+        parsed.turn, parsed.size = turn, size
         return parsed
 
     def asked(self, raw: bytes) -> ChatRequest:
-        """How a body wants to be answered: streamed, whole, in the background."""
+        """Read how a body wants to be answered: streamed, whole, in the background."""
         _, request = _decoded(raw)
         return ChatRequest(
             model=request.model, messages=[], stream=bool(request.stream), background=bool(request.background)
@@ -131,9 +130,9 @@ class ResponsesApi(Api):
 
 def _bounded(document: bytes) -> bytes:
     """A document, if it is not too large: each response has a copy of all that came before it."""
-    if len(document) > _MOST_KEPT:
+    if len(document) > MOST_BYTES:
         raise InvalidRequestError(
-            f"input: it takes {len(document)} bytes with what came before; at most {_MOST_KEPT} are kept "
+            f"input: it takes {len(document)} bytes with what came before; at most {MOST_BYTES} are kept "
             "(store: false keeps none)", param="input",
         )  # fmt: skip
     return document

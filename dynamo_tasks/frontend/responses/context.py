@@ -8,7 +8,7 @@ from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import InvalidRequestError, PreviousResponseError, RequestNotFoundError
 from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.gateway import Gateway
-from dynamo_tasks.frontend.responses.document import Document, usable
+from dynamo_tasks.frontend.responses.document import MOST_BYTES, Document, size_of, usable
 from dynamo_tasks.frontend.responses.names import input_id, owner_of, response_id
 from dynamo_tasks.frontend.responses.stored import StoredResponses
 from dynamo_tasks.frontend.responses.turns import Turn, Turns
@@ -87,10 +87,15 @@ class Context:
                 f"input: {references} references; at most {_MOST_REFERENCES} are allowed", param="input"
             )
         found = {item["id"]: item for item in known} if references else {}
-        made = []
+        made, size = [], 0
         for place, item in enumerate(items):
             if isinstance(item, ItemReference):
                 made.append(await self._referred(item.id, found, call, f"input[{place}]"))
+                size += size_of(made[-1:])
+                if size > MOST_BYTES:
+                    raise InvalidRequestError(
+                        f"input: its references stand for more than {MOST_BYTES} bytes", param="input"
+                    )
             else:
                 made.append(shown(item, item.id or input_id(call.request_id, place)))
         return made

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -10,7 +11,10 @@ from msgspec import Struct
 from dynamo_tasks.errors import ProtocolError
 from dynamo_tasks.protocol.events import UNREADABLE
 
-__all__ = ["Document", "usable"]
+__all__ = ["MOST_BYTES", "Document", "size_of", "usable"]
+
+MOST_BYTES = 16 << 20
+"""Of all that is kept of one: each response keeps a copy of what came before it."""
 
 
 class Document(Struct, array_like=True):
@@ -45,6 +49,18 @@ class Document(Struct, array_like=True):
 
 
 _decode = msgspec.msgpack.Decoder(Document).decode
+
+
+def size_of(items: Iterable[dict[str, Any]]) -> int:
+    """Count the characters of the texts of items."""
+    found = 0
+    for item in items:
+        for value in item.values():
+            if isinstance(value, str):
+                found += len(value)
+            elif isinstance(value, list):
+                found += sum(len(text) for part in value for text in part.values() if isinstance(text, str))
+    return found
 
 
 def usable(output: list[dict[str, Any]]) -> list[dict[str, Any]]:
