@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import AsyncIterator
 
 from msgspec import Struct
@@ -14,6 +15,9 @@ from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import InvalidRequestError, PayloadTooLargeError
 
 __all__ = ["Form", "PartBegin", "PartData", "PartEnd", "boundary_of", "read_form"]
+
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
+# It warns of forms that are none: any client could fill the log. The client is told.
 
 _MOST_PARTS = 16
 _MOST_HEADERS, _MOST_HEADER = 8, 4096
