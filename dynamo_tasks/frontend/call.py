@@ -173,7 +173,7 @@ class HttpCall(Struct):
 
     @property
     def viewer(self) -> str | None:
-        """Whose requests it may see and cancel: those of its key; ``None`` = all, of an admin's key."""
+        """The key whose requests it may see and cancel: its own; ``None`` = all keys, for an admin's."""
         return None if self.limits.admin else self.owner_key
 
     def answers(self, send: Send) -> Send:

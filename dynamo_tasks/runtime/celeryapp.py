@@ -126,6 +126,7 @@ def _http_server(host: ServiceHost, address: str) -> Any:
 
 def _only_component(graph: Graph) -> Graph:
     found = [service for service in graph.components() if service.get_dynamo_endpoints()]
+    found = [service for service in found if not service.is_beside] or found
     if len(found) == 1:
         return Graph(found[0], graph.services)
     names = ", ".join(service.name for service in found) or "none"
