@@ -7,7 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import http.client
+import socket
+import threading
 import uuid
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime
 from urllib.parse import urlsplit
 
@@ -21,6 +25,8 @@ __all__ = ["Delivery", "delivery_id", "next_delay", "send"]
 _TIMEOUT = 15.0
 _DELAYS = (5, 30, 120, 600, 1800, 3600, 7200, 14_400)
 """Seconds before each further try; the last one again and again."""
+_POSTS = ThreadPoolExecutor(64, thread_name_prefix="webhooks")
+# Threads of their own: addresses that do not answer hold up nothing else that is done in threads.
 _LONGEST = 72 * 3600.0
 _SPACE = uuid.UUID("5f0c5a5e-6a0e-4f0c-9c1f-3f6d3b7c9a51")
 
@@ -64,14 +70,19 @@ async def send(target: WebhookTarget, delivery: Delivery) -> str:
         "webhook-timestamp": str(int(moment.timestamp())),
         "webhook-signature": Webhook(target.secret).sign(delivery.event_id, moment, delivery.body),
     }
-    return await asyncio.to_thread(_post, target.url, headers, delivery.body.encode())
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_POSTS, _post, target.url, headers, delivery.body.encode(), _TIMEOUT)
 
 
-def _post(url: str, headers: dict[str, str], body: bytes) -> str:
-    """POST; a redirect is followed nowhere: it would lead to an address that nobody has configured."""
+def _post(url: str, headers: dict[str, str], body: bytes, seconds: float) -> str:
+    """POST, within some seconds; a redirect is not followed: it would lead to an address that nobody has configured."""
     parts = urlsplit(url)
     kind = http.client.HTTPSConnection if parts.scheme == "https" else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=_TIMEOUT)
+    connection = kind(parts.hostname or "", parts.port, timeout=seconds)
+    # The connection's own timeout begins anew with each byte of an answer.
+    end = threading.Timer(seconds, _cut, [connection])
+    end.daemon = True
+    end.start()
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("POST", path, body, headers)
@@ -79,5 +90,12 @@ def _post(url: str, headers: dict[str, str], body: bytes) -> str:
     except (OSError, http.client.HTTPException) as exc:
         return f"{type(exc).__name__}: {exc}"[:200]
     finally:
+        end.cancel()
         connection.close()
     return "" if 200 <= status < 300 else f"HTTP {status}"
+
+
+def _cut(connection: http.client.HTTPConnection) -> None:
+    if connection.sock is not None:
+        with suppress(OSError):
+            connection.sock.shutdown(socket.SHUT_RDWR)
