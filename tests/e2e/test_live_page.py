@@ -81,6 +81,8 @@ def test_a_snapshot_has_what_is_served(port: int) -> None:
     assert found["memory"]["used"] > 0
     assert found["error"] is None
     assert "owner_key" not in json.dumps(found)
+    assert found["redis_url"] is None
+    assert snapshot(port, ADMIN)["redis_url"].startswith("redis://")
 
 
 def test_a_key_sees_its_own_requests_and_an_admin_all(port: int) -> None:

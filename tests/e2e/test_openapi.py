@@ -49,6 +49,11 @@ def test_a_live_server_keeps_to_it(frontend: Frontend, case: schemathesis.Case) 
         for name in ("max_tokens", "max_completion_tokens"):
             if type(body.get(name, 1)) is int and 0 < body.get(name, 1) < 2**31:
                 body[name] = 4
-    answer = case.call_and_validate(base_url=frontend.base_url, checks=KEPT, timeout=30)
+    answer = case.call(base_url=frontend.base_url, timeout=30)
+    # Data may be too much before it is looked at.
+    checks = (
+        KEPT if answer.status_code != 413 else [check for check in KEPT if "negative" not in check.__name__]
+    )
+    case.validate_response(answer, checks=checks)
     # A deadline of no time at all is a 504, and rightly so; an error of our own never is right.
     assert answer.status_code not in (500, 502), answer.text

@@ -61,7 +61,7 @@ def test_status_shows_the_tree_and_json(served: Serve) -> None:
     assert re.match(r"memory \d+ of [\d,]+ MiB \(.*\): room for [\d,]+ tokens/s kept for 60 s$", shown[1])
     assert shown[2] == "└── dynamo"
     assert re.search(r"Worker  embed, generate  2 instances, 0 queued", "\n".join(shown))
-    assert re.search(r"Background  run_batch  1 instance, 0 queued", shown[3])
+    assert re.search(r"Background  deliver, run_batch  1 instance, 0 queued", shown[3])
     one, two = served.instances()
     assert {one["namespace"], two["namespace"]} == {"dynamo"}
     assert one["host"] == os.uname().nodename

@@ -43,14 +43,14 @@ def page_query(request: Request, *, usual: int = 20, most: int = 100) -> PageQue
         InvalidRequestError: names the parameter, and what is allowed.
     """
     query = request.query_params
-    limit, order, after = query.get("limit", ""), query.get("order", "desc"), query.get("after", "")
-    if limit and not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= most):
+    limit, order, after = query.get("limit"), query.get("order", "desc"), query.get("after", "")
+    if limit is not None and not (limit.isascii() and limit.isdecimal() and 1 <= int(limit[:9]) <= most):
         raise InvalidRequestError(f"limit must be a number of 1 to {most}, not {limit!r:.60}", param="limit")
     if order not in ("asc", "desc"):
         raise InvalidRequestError(f"order must be asc or desc, not {order!r:.60}", param="order")
     if len(after) > _LONGEST:
         raise InvalidRequestError(f"after must be an id, not {len(after)} characters", param="after")
-    return PageQuery(int(limit) if limit else usual, order, after)
+    return PageQuery(usual if limit is None else int(limit), order, after)
 
 
 def flag(request: Request, name: str) -> bool:

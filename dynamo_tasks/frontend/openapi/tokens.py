@@ -19,7 +19,7 @@ __all__ = ["TOKENS", "TOKENS_SCHEMAS"]
 
 _FLAG = {"type": ["boolean", "null"]}
 _MODEL = {
-    "type": "string",
+    "type": ["string", "null"],
     "minLength": 1,
     "maxLength": 256,
     "description": "May be missing where one is served.",

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from dynamo_tasks.errors import QueueFullError, UnavailableError
+from dynamo_tasks.errors import DynamoError, QueueFullError
 from dynamo_tasks.frontend.call import RecentCalls, call_of
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.openai.render import one_line
@@ -76,6 +76,8 @@ class LiveAPI:
 
     async def _event(self, owner: str | None) -> bytes:
         shown = {**self._overview, "admin": owner is None, "recent": self._recent.rows(owner)}
+        if owner is not None:
+            shown["redis_url"] = None  # where Redis is, is nobody's affair but the operator's
         shown["requests"] = [
             {name: value for name, value in row.items() if name != "owner_key"}
             for row in shown["requests"]
@@ -87,7 +89,7 @@ class LiveAPI:
         while True:
             try:
                 self._overview = {**await self._gateway.overview(), "latency": _latency(), "error": None}
-            except UnavailableError as error:
+            except DynamoError as error:  # Redis is away, or full, or answers with what nobody understands
                 self._overview = {**_NOTHING, **self._overview, "error": error.message}
             grown, self._grown = self._grown, asyncio.Event()
             grown.set()

@@ -231,6 +231,7 @@ def parse_messages(body: dict[str, Any], *, counting: bool = False) -> MessagesR
         if body[name]:
             _refuse(name, _REFUSED[name])
     _refuse_tools_of_a_server(body.get("tools"))
+    _check_system(body.get("system"))
     try:
         request = msgspec.convert(body, MessagesRequest)
     except msgspec.ValidationError as exc:
@@ -243,6 +244,13 @@ def parse_messages(body: dict[str, Any], *, counting: bool = False) -> MessagesR
     _check_tools(request)
     _check_choices(request)
     return request
+
+
+def _check_system(system: Any) -> None:
+    """Refuse a block without its type; msgspec passes it over, where there is one type alone."""
+    for place, block in enumerate(system if isinstance(system, list) else ()):
+        if isinstance(block, dict) and "type" not in block:
+            _refuse(f"system[{place}].type", "this field is required")
 
 
 def _refuse(param: str, text: str) -> NoReturn:

@@ -60,7 +60,7 @@ def _body(raw: bytes, only: str, known: frozenset[str]) -> dict[str, Any]:
     body = decode_object(raw)
     if found := similar(body, known):
         raise InvalidRequestError(f"unknown field {found[0]!r}; did you mean {found[1]!r}?", param=found[0])
-    model = body.get("model") or only
+    model = only if body.get("model") is None else body["model"]
     if not isinstance(model, str) or not model:
         raise _refuse("model", "this field is required" if model == "" else "must be a text")
     return {**body, "model": model}

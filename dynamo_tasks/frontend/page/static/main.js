@@ -31,7 +31,7 @@ export function problem(text) {
 }
 
 function take(snapshot) {
-  state(snapshot.error ? "down" : "up", snapshot.error ? "Redis is away" : `live · ${snapshot.redis_url}`);
+  state(snapshot.error ? "down" : "up", snapshot.error ? "Redis is away" : ["live", snapshot.redis_url].filter(Boolean).join(" · "));
   problem(snapshot.error || "");
   for (const view of Object.values(VIEWS)) view.take?.(snapshot);
 }
