@@ -67,7 +67,7 @@ def test_a_killed_worker_starts_on_a_server_that_refuses(
         serve.port, "POST", "/v1/completions", {**ASK, "prompt": prompt, "max_tokens": TOKENS, "stream": True}
     )
     got = [next(stream)]
-    [worker] = snapshot(server.url)["instances"]
+    [worker] = [row for row in snapshot(server.url)["instances"] if row["component"] == "Worker"]
     seen = len(serve.output)
     with REFUSALS[kind](server):
         os.kill(worker["pid"], signal.SIGKILL)
