@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import anthropic
 import httpx
 import openai
 import pytest
@@ -24,6 +23,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore"),
 ]  # its own, and pydantic's
 litellm = pytest.importorskip("litellm")
+anthropic = pytest.importorskip("anthropic")
 
 HI: list[Any] = [{"role": "user", "content": "hi"}]
 ASKED: list[Any] = [{"role": "user", "content": 'ask weather({"city": "Oslo"}), please'}]

@@ -23,7 +23,8 @@ SECRET_KEY = "x"
 USE_TZ = True
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_celery_results", "llm"]
 DATABASES = {"default": {
-    "ENGINE": "django.db.backends.sqlite3", "NAME": Path(__file__).parent / "db.sqlite3", "OPTIONS": {"timeout": 60},
+    "ENGINE": "django.db.backends.sqlite3", "NAME": Path(__file__).parent / "db.sqlite3",
+    "OPTIONS": {"timeout": 60, "transaction_mode": "IMMEDIATE"},
 }}
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 CELERY_BROKER_URL = os.environ["BROKER"]

@@ -22,7 +22,8 @@ SECRET_KEY = "x"
 USE_TZ = True
 INSTALLED_APPS = ["django.contrib.contenttypes", "django.contrib.auth", "django_celery_beat"]
 DATABASES = {"default": {
-    "ENGINE": "django.db.backends.sqlite3", "NAME": Path(__file__).parent / "db.sqlite3", "OPTIONS": {"timeout": 60},
+    "ENGINE": "django.db.backends.sqlite3", "NAME": Path(__file__).parent / "db.sqlite3",
+    "OPTIONS": {"timeout": 60, "transaction_mode": "IMMEDIATE"},
 }}
 DEFAULT_AUTO_FIELD = "django.db.models.AutoField"
 CELERY_BROKER_URL = CELERY_RESULT_BACKEND = os.environ["BROKER"]
