@@ -92,6 +92,7 @@ class History:
     keeps: dict[str, bool] = field(default_factory=dict)
     read: set[str] = field(default_factory=set)
     started: set[str] = field(default_factory=set)
+    deadlines: dict[str, int] = field(default_factory=dict)
     epochs: dict[str, int] = field(default_factory=dict)
     ends: dict[str, tuple[str, str]] = field(default_factory=dict)
     idem: dict[str, str] = field(default_factory=dict)
@@ -249,9 +250,11 @@ def _check_history(dump: Dump, history: History, request_id: str, record: dict[s
     if record["state"] in TERMINAL:
         end = (record["state"], record["end_id"])
         assert history.ends.setdefault(request_id, end) == end, f"4: {request_id} ends again: {end}"
-        late = record["state"] == "EXPIRED" and request_id in history.started
+        overdue = 0 < history.deadlines.get(request_id, 0) <= int(record["finished"])
+        late = record["state"] == "EXPIRED" and request_id in history.started and not overdue
         assert not late, f"9: {request_id} was started in time, and has expired"
     else:
+        history.deadlines[request_id] = int(record.get("deadline") or 0)
         assert request_id not in history.ends, f"4: {request_id} lives on after its end"
     if record.get("purged") != "1":
         values = sum(kind == "c" for _, kind, _ in dump.logs.get(request_id, ()))

@@ -62,6 +62,39 @@ def test_a_dead_request_that_was_settled_and_purged_keeps_nothing() -> None:
         state.teardown()
 
 
+@pytest.mark.usefixtures("connected")
+def test_what_a_zombie_settles_after_its_message_was_sent_again_is_purged() -> None:
+    """Found by a long run."""
+    with simulated_clock(NAMES):
+        state = LedgerMachine()
+        state.begin()
+        state.cancel(n=0)
+        state.serve(n=1, own=False, append=False)
+        state.lapse(n=1)
+        state.take_the_living_for_dead(n=1)
+        state.settle(n=1)
+        state.purge(n=0)
+        state.holds()
+        state.teardown()
+
+
+@pytest.mark.usefixtures("connected")
+def test_a_deadline_passes_behind_the_death_of_whoever_had_started_the_request() -> None:
+    """Found by a long run: it expires in the queue, although it was started in time."""
+    with simulated_clock(NAMES):
+        state = LedgerMachine()
+        state.begin()
+        state.submit(2, False, 0, 0, 8, 0, False, False, "", b"")
+        for _ in range(3):
+            state.serve(n=1, own=False, append=False)
+        state.fail_over(n=1)
+        state.holds()
+        state.time_passes(10_000)
+        state.sweep()
+        state.holds()
+        state.teardown()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.usefixtures("connected")

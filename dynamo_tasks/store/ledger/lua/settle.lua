@@ -10,7 +10,8 @@
 local r = fields(KEYS[1], F.state, F.owner)
 if not TERMINAL[r.state] then return 0 end
 redis.call('HSET', KEYS[1], F.settled, '1')
-redis.call('ZREM', base .. 'queued', id)
-settled(KEYS[1])
+-- Its owner was taken for dead meanwhile, and its message sent again: it lies in a queue yet.
+local lies = redis.call('ZREM', base .. 'queued', id) == 1
+settled(KEYS[1], lies)
 if r.owner then redis.call('SREM', base .. 'owned:' .. r.owner, id) end
 return 1
