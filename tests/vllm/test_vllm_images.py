@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,12 +13,15 @@ from typing import Any
 
 import openai
 import pytest
+import redis
 
 from benchmarks.tiny_vision_model import make_tiny_vision_model
 from dynamo_tasks.engines import create_engine
 from dynamo_tasks.engines.text.payload import tokenized
 from dynamo_tasks.errors import ContextLengthError, InvalidRequestError
 from dynamo_tasks.runtime.inspect import snapshot
+from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.ledger.fields import Field
 from tests.support.pictures import data_url, image_part, picture, png, text_part
 from tests.support.processes import Frontend, Worker, until
 from tests.support.server import RedisServer
@@ -212,8 +216,7 @@ def test_over_http_and_after_a_kill(seeing: tuple[str, list[Worker], Frontend]) 
             for chunk in stream:
                 got += (chunk.choices[0].delta.content or "") if chunk.choices else ""
                 if owner is None and got:
-                    owner = _owner(url, workers)
-                    owner.kill()
+                    owner = _kill_owner(url, workers, stream.response.headers["x-request-id"])
         assert got == whole.choices[0].message.content
         status = http.get(f"/v1/requests/{stream.response.headers['x-request-id']}")[1]
         assert (status["status"], status["attempts"]) == ("succeeded", 2)
@@ -222,12 +225,16 @@ def test_over_http_and_after_a_kill(seeing: tuple[str, list[Worker], Frontend]) 
         assert caught.value.param == "messages"
 
 
-def _owner(url: str, workers: list[Worker]) -> Worker:
-    """The worker that runs the one request."""
-
-    def found() -> Worker | None:
-        busy = {row["pid"] for row in snapshot(url)["instances"] if row["in_flight"]}
-        return next((worker for worker in workers if worker.pid in busy), None)
-
-    owner: Worker = until(found, 20, "a worker runs it")
+def _kill_owner(url: str, workers: list[Worker], request_id: str) -> Worker:
+    """``kill -9`` of the worker that runs a request: nobody goes on while it is looked for."""
+    for worker in workers:
+        worker.signal(signal.SIGSTOP)
+    with redis.Redis.from_url(url, decode_responses=True) as client:
+        lease = client.hget(Keys("dynamo").record(request_id), Field.OWNER)
+    pids = {row["instance_id"]: row["pid"] for row in snapshot(url)["instances"]}
+    owner = next(worker for worker in workers if worker.pid == pids[lease])
+    owner.kill()
+    for worker in workers:
+        if worker is not owner:
+            worker.signal(signal.SIGCONT)
     return owner

@@ -162,7 +162,7 @@ def test_models_chat_and_completions(fleet: Fleet) -> None:
         (
             {"prompt": "x " * 700},
             "prompt",
-            "context length is 1024 tokens. However, your request has 1401 tokens",
+            "context length is 1024 tokens. However, you requested 1417 tokens (1401 in the prompt",
         ),
         ({"prompt": "x", "max_tokens": 5000}, "max_tokens", "context length is 1024 tokens"),
         ({"prompt": "x", "best_of": 2}, "best_of", "does not support best_of"),
