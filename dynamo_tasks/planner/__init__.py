@@ -1,0 +1,20 @@
+"""The planner: how many workers a component needs, by pure rules over observations.
+
+``serve`` looks at a component, asks :meth:`Policy.wanted`, and starts or drains workers until there are so many.
+"""
+
+from dynamo_tasks.planner.observation import ForwardPass, Latency, Observation, WorkerLoad
+from dynamo_tasks.planner.policies import POLICIES, make_policy
+from dynamo_tasks.planner.policy import Policy
+from dynamo_tasks.planner.settings import PlannerSettings
+
+__all__ = [
+    "POLICIES",
+    "ForwardPass",
+    "Latency",
+    "Observation",
+    "PlannerSettings",
+    "Policy",
+    "WorkerLoad",
+    "make_policy",
+]
