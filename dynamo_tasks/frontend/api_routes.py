@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.frontend.arguments import Arguments
-from dynamo_tasks.frontend.call import ClientWatch, call_of, check_size
+from dynamo_tasks.frontend.call import ClientWatch, call_of, check_size, count_call
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.incoming import read_body
 from dynamo_tasks.frontend.http.timeouts import PROBE
@@ -87,10 +87,7 @@ def make_route(route: ApiRoute, keep_alive: float, gateway: Gateway) -> Route:
 
     async def endpoint(request: Request) -> ASGIApp:
         call = call_of(request)
-        if call.limits.requests_per_minute:
-            allowance = await gateway.count(call.owner_key, call.limits)
-            call.headers = allowance.headers()
-            allowance.check()
+        await count_call(gateway, call)
         if kind in _STREAMS and request.headers.get("last-event-id") == _END_ID:
             return Response(status_code=204)
         found = arguments.bind(await _input(request), text=request.method in _QUERY)

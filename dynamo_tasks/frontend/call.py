@@ -18,6 +18,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import REQUEST_ID
 from dynamo_tasks.frontend.http.incoming import read_body
 from dynamo_tasks.observe import metrics
@@ -31,6 +32,7 @@ __all__ = [
     "RequestMeter",
     "call_of",
     "check_size",
+    "count_call",
     "count_request",
     "new_id",
     "raw_body",
@@ -254,6 +256,21 @@ async def check_size(raw: bytes) -> None:
     """Refuse a body whose decoding would hold up everybody else, without holding them up."""
     if len(raw) > INLINE:
         await offload(len(raw), check_structure, raw)
+
+
+async def count_call(gateway: Gateway, call: HttpCall) -> None:
+    """Count a request that is not submitted, towards its key's requests per minute; the answer tells what is left.
+
+    What makes or computes something counts. What reads, ends or deletes does not: who is at its limit can still see
+    what it has asked for, and stop it. The table is in docs/overload.md.
+
+    Raises:
+        RateLimitError: The API key is at its limit.
+    """
+    if call.limits.requests_per_minute:
+        allowance = await gateway.count(call.owner_key, call.limits)
+        call.headers = allowance.headers()
+        allowance.check()
 
 
 class ClientWatch:

@@ -29,7 +29,7 @@ from dynamo_tasks.errors import (
     QueueFullError,
     ServerUnavailableError,
 )
-from dynamo_tasks.frontend.call import HttpCall, call_of, raw_body
+from dynamo_tasks.frontend.call import HttpCall, call_of, count_call, raw_body
 from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission, unknown_model
 from dynamo_tasks.frontend.models import check_images
 from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, Turn
@@ -212,10 +212,7 @@ class Generation:
             RateLimitError: The API key is at its limit of requests per minute, towards which this one counts, too.
         """
         call = call_of(request)
-        if call.limits.requests_per_minute:
-            allowance = await self._gateway.count(call.owner_key, call.limits)
-            call.headers = allowance.headers()
-            allowance.check()
+        await count_call(self._gateway, call)
         raw = await raw_body(request)
         parsed = await api.read(raw, call)
         model = api.find_model(parsed.request.model, await self._gateway.models())

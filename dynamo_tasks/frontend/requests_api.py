@@ -14,14 +14,15 @@ from dynamo_tasks.errors import AuthenticationError, InvalidRequestError
 from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL, issue
 from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
-from dynamo_tasks.frontend.http.errors import REQUEST_ID, describe, json_response
+from dynamo_tasks.frontend.http.errors import describe, json_response
 from dynamo_tasks.frontend.http.incoming import read_body
 from dynamo_tasks.frontend.http.query import flag
 from dynamo_tasks.frontend.openai.apis import Api
 from dynamo_tasks.frontend.openai.render import Render, usage_of
+from dynamo_tasks.frontend.openai.resume import attach_at
 from dynamo_tasks.frontend.openai.values import ValueRenderer, parse_position
 from dynamo_tasks.frontend.settings import FrontendSettings
-from dynamo_tasks.frontend.sse import EventStreamResponse, header_text
+from dynamo_tasks.frontend.sse import EventStreamResponse, nothing_left
 from dynamo_tasks.protocol.http.bodies import decode_object
 
 __all__ = ["RequestsAPI"]
@@ -75,10 +76,9 @@ class RequestsAPI:
         call = call_of(request)
         if call.token_expires and call.token_expires <= await self._gateway.time():
             raise AuthenticationError("the stream token has expired; ask for another one")
-        stream = await self._gateway.attach(request.path_params["id"], position.after, call.viewer)
+        stream = await attach_at(self._gateway, request.path_params["id"], position, call.viewer, whole=False)
         if stream.saw_end:
-            stream.close()
-            return Response(status_code=204, headers={REQUEST_ID: header_text(stream.request_id)})
+            return nothing_left(stream)
         render = None if stream.render is None else Render.decode(stream.render, stream.request_id)
         api = None if render is None else self._apis.get(render.api)
         seconds = self._settings.keep_alive

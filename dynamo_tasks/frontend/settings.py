@@ -25,6 +25,8 @@ _LONGEST_TIMEOUT = 10**9
 
 _MIB = 1 << 20
 _LONGEST = 366 * 86400.0
+_RECORD = 86400.0
+"""Seconds for which a record is kept after its end, and with it all that belongs to it."""
 BOUNDED = {name: f"max_{name}" for name in ("retention", "abandon_after", "timeout")}
 """Option of a request → the setting that bounds it."""
 
@@ -74,6 +76,12 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
                 raise ConfigError(f"{name} must be at least 1 byte, not {getattr(self, name)}")
         if not self.keep_alive > 0:
             raise ConfigError(f"keep_alive must be more than 0 seconds, not {self.keep_alive}")
+        for name in ("max_retention", "response_retention"):
+            if getattr(self, name) > _RECORD:
+                raise ConfigError(
+                    f"{name} can be at most {_RECORD:g} seconds, as long as the record of a request is kept after its "
+                    f"end, not {getattr(self, name):g}", param=name,
+                )  # fmt: skip
         for name in (*BOUNDED.values(), "response_retention", "conversation_retention"):
             if not 0 < getattr(self, name) <= _LONGEST:
                 raise ConfigError(

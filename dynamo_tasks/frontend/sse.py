@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from urllib.parse import quote
 
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dynamo_tasks.errors import DynamoError
@@ -17,7 +18,7 @@ from dynamo_tasks.frontend.openai.render import Renderer
 from dynamo_tasks.observe import log
 from dynamo_tasks.protocol.events import End, Event, Kind
 
-__all__ = ["KEEP_ALIVE", "SSE_HEADERS", "EventStreamResponse", "KeepAlive", "header_text"]
+__all__ = ["KEEP_ALIVE", "SSE_HEADERS", "EventStreamResponse", "KeepAlive", "header_text", "nothing_left"]
 
 KEEP_ALIVE = b": keep-alive\n"
 """A comment: readers skip it, proxies see life. One line, no blank line: a blank line ends an event, and the ``openai``
@@ -228,6 +229,13 @@ def _raise_refusal(events: Sequence[Event]) -> None:
             check_end(End.decode(event.data))
         elif event.kind != Kind.CLAIM:
             return
+
+
+def nothing_left(stream: EventStream) -> Response:
+    """The answer to a reader that has seen the end: 204 is what stops an ``EventSource``, which else would come again
+    (https://html.spec.whatwg.org/multipage/server-sent-events.html#sse-processing-model)."""
+    stream.close()
+    return Response(status_code=204, headers={REQUEST_ID: header_text(stream.request_id)})
 
 
 def header_text(text: str) -> str:

@@ -80,6 +80,11 @@ CASES: dict[str, Case] = {
         {"DYNAMO_CORS_ORIGINS": "x"},
         "cors_origins",
     ),
+    "what is kept longer than its record": (
+        ["--Frontend.response_retention=90000"],
+        {},
+        "response_retention can be at most 86400",
+    ),
     "frontend's numbers": (["--Frontend.max_retention=-5"], {}, "max_retention"),
 }
 

@@ -303,6 +303,49 @@ def test_the_stream_of_its_request_is_the_same_one(stack: Stack, client: openai.
     assert by_id == rest
 
 
+def _events_path(name: str) -> str:
+    raw = name.removeprefix("resp_")
+    return f"/v1/requests/{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}/stream"
+
+
+def test_every_boundary_of_a_position(stack: Stack, client: openai.OpenAI) -> None:
+    """Before, what lies beyond the last event was a 200 without events: the client took it for the end."""
+    made = _ask(client, background=True)
+    until(lambda: _ended(client, made.id))
+    path = f"/v1/responses/{made.id}?stream=true"
+    whole = list(stack.one.events("GET", path, headers=HEAD))
+    numbers = [json.loads(data)["sequence_number"] for _, data in whole]
+    for after in (0, 1, numbers[-2], numbers[-1]):
+        rest = list(stack.two.events("GET", f"{path}&starting_after={after}", headers=HEAD))
+        assert rest == whole[after + 1 :]
+    for after in (numbers[-1] + 1, 10**6, 2**53):
+        status, _, body = stack.two.request("GET", f"{path}&starting_after={after}", headers=HEAD)
+        assert (status, body["error"]["param"]) == (400, "starting_after"), after
+    ids = [name for name, _ in whole if name]
+    epoch, _, top = ids[-1].partition("-")
+    for where in (path, _events_path(made.id)):
+        for known, expected in {
+            ids[0]: 200, ids[-2]: 200, ids[-1]: 204, f"{epoch}-{int(top) + 1}": 400, f"{int(epoch) + 1}-0": 400,
+            f"{int(epoch) - 1}-9": 500, f"{epoch}-{int(top) + 1}.1": 400, f"{epoch}-{int(top) + 2}.1": 400,
+            "0-0": 200, "nonsense": 400,
+        }.items():  # fmt: skip
+            status, _, body = stack.two.request("GET", where, headers={**HEAD, "last-event-id": known})
+            assert status == expected, (where, known, body)
+
+
+def test_a_position_beyond_what_there_is_yet(stack: Stack, client: openai.OpenAI) -> None:
+    made = _ask(client, background=True, max_output_tokens=3000)
+    path = f"/v1/responses/{made.id}?stream=true"
+    status, _, body = stack.two.request("GET", f"{path}&starting_after=100000", headers=HEAD)
+    assert (status, body["error"]["code"]) == (400, "invalid_event_id")
+    for event in client.responses.retrieve(made.id, stream=True):
+        if event.sequence_number == 20:
+            break
+    rest = client.responses.retrieve(made.id, stream=True, starting_after=20)
+    assert next(iter(rest)).sequence_number == 21
+    client.responses.cancel(made.id)
+
+
 def test_a_key_sees_its_own_alone(stack: Stack, client: openai.OpenAI) -> None:
     made, talk = _ask(client, background=True), client.conversations.create()
     with _client(stack.two.base_url, "another") as stranger:

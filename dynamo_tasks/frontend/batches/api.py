@@ -31,7 +31,7 @@ from dynamo_tasks.frontend.batches.records import (
     run_id,
     shown_batch,
 )
-from dynamo_tasks.frontend.call import call_of, raw_body
+from dynamo_tasks.frontend.call import call_of, count_call, raw_body
 from dynamo_tasks.frontend.gateway import Gateway, Submission
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import page_query
@@ -101,10 +101,7 @@ class BatchesAPI:
     async def create(self, request: Request) -> Response:
         """``POST /v1/batches``; its input is read later: what is wrong there makes it ``failed``."""
         call = call_of(request)
-        if call.limits.requests_per_minute:
-            allowance = await self._gateway.count(call.owner_key, call.limits)
-            call.headers = allowance.headers()
-            allowance.check()
+        await count_call(self._gateway, call)
         asked = parse_batch(decode_object(await raw_body(request)), self._endpoints)
         batch_id = new_batch_id(call.owner_key, idempotency_key(request.headers))
         with suppress(ObjectNotFoundError):

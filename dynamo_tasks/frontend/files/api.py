@@ -18,7 +18,7 @@ from starlette.routing import Route
 from dynamo_tasks.errors import InvalidRequestError, QueueFullError
 from dynamo_tasks.files.library import Files, Upload
 from dynamo_tasks.files.records import FileRecord, clean_filename
-from dynamo_tasks.frontend.call import call_of
+from dynamo_tasks.frontend.call import call_of, count_call
 from dynamo_tasks.frontend.files.multipart import PartBegin, PartData, read_form
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
@@ -72,10 +72,7 @@ class FilesAPI:
     async def create(self, request: Request) -> Response:
         """``POST /v1/files``: an upload."""
         call = call_of(request)
-        if call.limits.requests_per_minute:
-            allowance = await self._gateway.count(call.owner_key, call.limits)
-            call.headers = allowance.headers()
-            allowance.check()
+        await count_call(self._gateway, call)
         if self._uploads >= _MOST_UPLOADS:
             raise QueueFullError(f"{_MOST_UPLOADS} files are being uploaded already", retry_after=1.0)
         self._uploads += 1

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.errors import DynamoError, InvalidEventIdError
 from dynamo_tasks.frontend.messages.content import Content, Shown, message_id, usage_shown
 from dynamo_tasks.frontend.messages.errors import error_of
 from dynamo_tasks.frontend.openai.render import Render, as_delta, attempt_comment, one_line, values_of
@@ -105,6 +105,10 @@ class MessageRenderer:
         skip = 0
         if self._after is not None:
             skip, self._after = self._skip, None  # the first event that the client has not, or not all of
+            if skip and skip >= len(steps):
+                raise InvalidEventIdError(
+                    f"event id {event}.{skip} is unknown: {event} has {len(steps)} parts"
+                )
         out = []
         for number, step in enumerate(steps[skip:], skip + 1):
             sub = b"" if number == len(steps) else b".%d" % number

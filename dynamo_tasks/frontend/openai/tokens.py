@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dynamo_tasks.engines.text.threads import offload
-from dynamo_tasks.frontend.call import call_of, raw_body
+from dynamo_tasks.frontend.call import call_of, count_call, raw_body
 from dynamo_tasks.frontend.gateway import Gateway, ServedModel, unknown_model
 from dynamo_tasks.frontend.http.errors import encode_parts, json_bytes
 from dynamo_tasks.protocol.http.tokens import parse_detokenize, parse_tokenize
@@ -33,10 +33,7 @@ class TokensAPI:
 
     async def _answer(self, request: Request, parse: Any) -> Response:
         call = call_of(request)
-        if call.limits.requests_per_minute:
-            allowance = await self._gateway.count(call.owner_key, call.limits)
-            call.headers = allowance.headers()
-            allowance.check()
+        await count_call(self._gateway, call)
         raw = await raw_body(request)
         served = await self._gateway.models()
         if not served:

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.frontend.call import call_of, raw_body
+from dynamo_tasks.frontend.call import call_of, count_call, raw_body
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import listed, page_query
@@ -61,6 +61,7 @@ class ConversationRoutes:
     async def create(self, request: Request) -> Response:
         """``POST /v1/conversations``."""
         call = call_of(request)
+        await count_call(self._gateway, call)
         raw = await raw_body(request, empty=b"{}")
         body = parse_body(ConversationRequest, decode_object(raw))
         items = await offload(len(raw), _plain, body.items or [])
@@ -75,6 +76,8 @@ class ConversationRoutes:
     async def one(self, request: Request) -> Response:
         """``GET``, ``POST`` and ``DELETE /v1/conversations/{id}``."""
         name, owner = request.path_params["id"], call_of(request).owner_key
+        if request.method == "POST":
+            await count_call(self._gateway, call_of(request))
         conversations = self._gateway.conversations
         if request.method == "DELETE":
             await conversations.delete(name, owner)
@@ -100,6 +103,7 @@ class ConversationRoutes:
         return await large(listed(found, more=more))
 
     async def _add(self, request: Request) -> Response:
+        await count_call(self._gateway, call_of(request))
         raw = await raw_body(request)
         body = parse_body(ItemsRequest, decode_object(raw))
         items = await offload(len(raw), _plain, body.items)

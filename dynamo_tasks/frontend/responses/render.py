@@ -20,7 +20,7 @@ from dynamo_tasks.frontend.responses.output import Output
 from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
 
-__all__ = ["ResponseRenderer"]
+__all__ = ["ResponseRenderer", "last_number"]
 
 _json = msgspec.json.Encoder().encode
 _OPENING = {True: ("queued", "response.queued"), False: ("in_progress", "response.in_progress")}
@@ -80,6 +80,11 @@ class ResponseRenderer:
         self._tell("error", {"code": error.code, "message": error.message, "param": error.param})
         return one_line(self._taken())
 
+    @property
+    def last(self) -> int:
+        """The number of the last event so far."""
+        return self._number - 1
+
     def _one(self, event: Event) -> bytes:
         comment = self._apply(event)
         made, self._made = self._made, []
@@ -134,3 +139,10 @@ class ResponseRenderer:
     def _taken(self) -> bytes:
         made, self._made = self._made, []
         return b"".join(made)
+
+
+def last_number(render: Render, events: Sequence[Event]) -> int:
+    """The number of the last event that some events of a stream make; may be called in a thread."""
+    renderer = ResponseRenderer(render)
+    renderer.render(events)
+    return renderer.last

@@ -9,17 +9,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from dynamo_tasks.errors import InvalidRequestError, ObjectNotFoundError
+from dynamo_tasks.engines.text.threads import offload
+from dynamo_tasks.errors import InvalidEventIdError, InvalidRequestError, ObjectNotFoundError
 from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import flag, number, page_of, page_query
+from dynamo_tasks.frontend.openai.resume import attach_at
 from dynamo_tasks.frontend.openai.values import parse_position
-from dynamo_tasks.frontend.responses.render import ResponseRenderer
+from dynamo_tasks.frontend.responses.render import ResponseRenderer, last_number
 from dynamo_tasks.frontend.responses.stored import StoredResponse, StoredResponses, large
 from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
-from dynamo_tasks.frontend.sse import EventStreamResponse
+from dynamo_tasks.frontend.sse import EventStreamResponse, nothing_left
 
 __all__ = ["ResponsesRoutes"]
 
@@ -72,9 +74,29 @@ class ResponsesRoutes:
             )
         position = parse_position(request.headers.get("last-event-id"))
         known = number(request, "starting_after", -1, 0, _MOST_EVENTS)
-        stream = await self._gateway.attach(stored.info.id, None, call_of(request).owner_key)
+        owner = call_of(request).owner_key
+        stream = await attach_at(self._gateway, stored.info.id, position, owner, whole=True)
+        if stream.saw_end:
+            return nothing_left(stream)
+        try:
+            await self._check_number(stored, known, owner)
+        except BaseException:
+            stream.close()
+            raise
         renderer = ResponseRenderer(stored.render, position, starting_after=known)
         return EventStreamResponse(stream, renderer, api="responses", keep_alive=self._settings.keep_alive)
+
+    async def _check_number(self, stored: StoredResponse, known: int, owner: str) -> None:
+        """Refuse the number of an event that nobody has seen: what comes under it later would be left out."""
+        if known < 0:
+            return
+        events = await self._gateway.events(stored.info.id, owner)
+        size = sum(len(event.data) for event in events)
+        last = await offload(size, last_number, stored.render, events)
+        if known > last:
+            raise InvalidEventIdError(
+                f"starting_after: {known} is beyond the last event, {last}", param="starting_after"
+            )
 
     async def cancel(self, request: Request) -> Response:
         """``POST /v1/responses/{id}/cancel``: of one in the background; again does nothing."""

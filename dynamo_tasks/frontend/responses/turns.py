@@ -28,6 +28,7 @@ from dynamo_tasks.store.conversations import (
 )
 from dynamo_tasks.store.objects import ANYBODY, StoredObject
 from dynamo_tasks.store.redis.connection import in_time
+from dynamo_tasks.store.redis.containment import contained
 
 __all__ = ["Turn", "Turns"]
 
@@ -152,11 +153,15 @@ class Turns:
         """Look for ends of turns that nobody has seen; of those that somebody else has not just looked for."""
         conversations = self._gateway.conversations
         for opened in await conversations.opened(_LOOKED_AT, _LOOK_AGAIN):
-            try:
-                known = await conversations.objects.get(CONVERSATION, opened.conversation, ANYBODY)
-                found = await self._settled(known)
-                gone = found.opened != opened.request
-            except ObjectNotFoundError:
-                gone = True
-            if gone:
-                await conversations.close(opened)
+            with contained("objects", f"conversation {opened.conversation}"):
+                await self._look_at(opened)
+
+    async def _look_at(self, opened: Opened) -> None:
+        conversations = self._gateway.conversations
+        try:
+            known = await conversations.objects.get(CONVERSATION, opened.conversation, ANYBODY)
+            gone = (await self._settled(known)).opened != opened.request
+        except ObjectNotFoundError:
+            gone = True
+        if gone:
+            await conversations.close(opened)

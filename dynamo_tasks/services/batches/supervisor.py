@@ -28,6 +28,7 @@ from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.services.batches.shop import BatchShop
 from dynamo_tasks.services.webhooks.announcer import Announcer
 from dynamo_tasks.store.objects import StoredObject
+from dynamo_tasks.store.redis.containment import contained
 
 __all__ = ["BatchSupervisor"]
 
@@ -66,7 +67,8 @@ class BatchSupervisor(Actor):
         while more:
             page = await self._shop.objects.page(OPEN_BATCH, SYSTEM, order="asc", after=after, limit=100)
             for entry in page.objects:
-                await self._look_at(entry)
+                with contained("objects", f"batch {entry.id}"):
+                    await self._look_at(entry)
                 after = entry.id
             more = page.more and bool(page.objects)
 

@@ -31,6 +31,7 @@ from dynamo_tasks.services.webhooks.targets import WebhookTarget
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.objects import Kind, Objects
+from dynamo_tasks.store.redis.containment import contained
 
 __all__ = ["WATCHED", "WATCHED_FOR", "Announcer", "Watched"]
 
@@ -125,7 +126,8 @@ class Announcer(Actor):
         while more:
             page = await self._objects.page(WATCHED, SYSTEM, order="asc", after=after, limit=100)
             for note in page.objects:
-                await self._look_at(note.id, note.created)
+                with contained("objects", f"watched response {note.id}"):
+                    await self._look_at(note.id, note.created)
                 after = note.id
             more = page.more and bool(page.objects)
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.errors import ServerUnavailableError
+from dynamo_tasks.errors import InvalidEventIdError, ServerUnavailableError
 from dynamo_tasks.frontend.messages.collect import MessageCollector
 from dynamo_tasks.frontend.messages.content import Shown
 from dynamo_tasks.frontend.messages.render import MessageRenderer
@@ -53,6 +53,14 @@ def collected(events: list[Event], **more: int) -> dict[str, Any]:
     for event in events[1:-1]:
         collector.take(event)
     return collector.body(End.decode(events[-1].data))
+
+
+def test_a_part_that_an_event_has_not_is_told() -> None:
+    """Before, whatever came under that event was left out without a word."""
+    assert [one[0] for one in shown(hello(), f"{EPOCH}-5.2")] == [f"{EPOCH}-5"]
+    for part in (3, 99):
+        with pytest.raises(InvalidEventIdError, match="has 3 parts"):
+            shown(hello(), f"{EPOCH}-5.{part}")
 
 
 AGENT = [
