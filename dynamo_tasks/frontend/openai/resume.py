@@ -1,4 +1,4 @@
-"""Where a reader goes on: its position is one of the stream's, or it is told so."""
+"""Readers that go on: their position is one of the stream's, or they are told so."""
 
 from __future__ import annotations
 
