@@ -133,6 +133,14 @@ class FrontendApp:
             extra += [*pages, *LiveAPI(gateway, self._recent).routes()]
         self._router = Router([*own, *extra], redirect_slashes=False, default=fallback and _as_sent(fallback))
 
+    def paths(self) -> set[tuple[str, str]]:
+        """The methods and paths that want a key."""
+        found = {("POST", path) for path in self._hot}
+        for route in self._router.routes:
+            if isinstance(route, Route) and route.path not in self._open:
+                found |= {(method, route.path) for method in (route.methods or ()) if method != "HEAD"}
+        return found
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
         scope["app"] = self

@@ -58,11 +58,12 @@ class BatchSupervisor(Actor):
         while True:
             await asyncio.sleep(jittered(_EVERY, 0.8, 1.2))
             try:
-                await self._look()
+                await self.look()
             except DynamoError as exc:
                 event("batch.supervision_failed", error=exc.message)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Look after each of them once."""
         after, more = "", True
         while more:
             page = await self._shop.objects.page(OPEN_BATCH, SYSTEM, order="asc", after=after, limit=100)

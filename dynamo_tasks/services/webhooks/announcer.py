@@ -117,11 +117,12 @@ class Announcer(Actor):
         while True:
             await asyncio.sleep(jittered(_EVERY, 0.8, 1.2))
             try:
-                await self._look()
+                await self.look()
             except DynamoError as exc:
                 event("webhook.watch_failed", error=exc.message)
 
-    async def _look(self) -> None:
+    async def look(self) -> None:
+        """Look at each note once."""
         after, more = "", True
         while more:
             page = await self._objects.page(WATCHED, SYSTEM, order="asc", after=after, limit=100)

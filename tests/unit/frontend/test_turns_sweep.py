@@ -50,12 +50,12 @@ def turns(round_: Round) -> Any:
 def batches(round_: Round) -> Any:
     made = BatchSupervisor(SimpleNamespace(objects=round_), None, None)  # type: ignore[arg-type]
     made.look_after = round_.look_at  # type: ignore[method-assign]
-    return made._look()
+    return made.look()
 
 
 def notes(round_: Round) -> Any:
     client = SimpleNamespace(ledger=SimpleNamespace(get=round_.look_at))
-    return Announcer(client, round_, None, None, ())._look()  # type: ignore[arg-type]
+    return Announcer(client, round_, None, None, ()).look()  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
