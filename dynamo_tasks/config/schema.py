@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["COMMON", "FIXED", "RESERVED", "DefaultName", "ServiceSchema", "ServiceSettings"]
+__all__ = ["COMMON", "FIXED", "RESERVED", "SHORT", "DefaultName", "ServiceSchema", "ServiceSettings"]
 
 COMMON = "Common"
 """The section whose keys any service may take, by listing them under ``common-configs``."""
@@ -18,9 +18,20 @@ RESERVED = ("dynamo", "ServiceArgs", COMMON_CONFIGS)
 
 FIXED: dict[tuple[str, ...], tuple[str, ...]] = {
     ("dynamo",): ("namespace", "name", "enabled"),
-    ("ServiceArgs",): ("workers", "resources", "envs", "concurrency", "traffic", "http", "system_port"),
+    ("ServiceArgs",): (
+        "workers",
+        "resources",
+        "envs",
+        "concurrency",
+        "traffic",
+        "http",
+        "system_port",
+        "scale",
+        "planner",
+    ),
     ("ServiceArgs", "resources"): ("gpu", "gpu_type", "cpu", "memory"),
     ("ServiceArgs", "http"): ("port",),
+    ("ServiceArgs", "scale"): ("min", "max", "idle"),
     ("ServiceArgs", "traffic"): (
         "timeout",
         "concurrency",
@@ -31,6 +42,9 @@ FIXED: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
 }
 """Mappings with a closed set of keys."""
+
+SHORT = {"scale": ("ServiceArgs", "scale"), "planner": ("ServiceArgs", "planner")}
+"""Keys of a section that stand for longer ones, unless the class has an attribute of that name."""
 
 
 class DefaultName(str):
@@ -91,6 +105,8 @@ class ServiceSettings:
         traffic: ``timeout`` (seconds), ``concurrency`` and ``max_queue`` of the component as a whole,
             ``max_stream_bytes`` (what the stream of one request may hold), as far as given;
             ``max_concurrency`` and ``external_queue`` are for BentoML.
+        scale: ``min``, ``max`` (instances), ``idle`` (seconds), as far as given.
+        planner: Of the policy that says how many instances are wanted; ``None`` = there is none.
         system_port: Where each process serves its metrics and probes; 0 = any free port, ``None`` = not set here.
         http_port: Where a component that is not the graph's entry serves its HTTP methods; 0 = any free port.
         attributes: Class attribute → value; attributes without default or value are left out.
@@ -105,6 +121,8 @@ class ServiceSettings:
     envs: dict[str, str] = field(default_factory=dict)
     concurrency: int | None = None
     traffic: dict[str, Any] = field(default_factory=dict)
+    scale: dict[str, Any] = field(default_factory=dict)
+    planner: dict[str, Any] | None = None
     system_port: int | None = None
     http_port: int = 0
     attributes: dict[str, Any] = field(default_factory=dict)
@@ -113,6 +131,8 @@ class ServiceSettings:
         """The settings in the shape of a section of a file."""
         args: dict[str, Any] = {"workers": self.workers, "concurrency": self.concurrency}
         args |= {"resources": self.resources, "envs": self.envs, "traffic": self.traffic}
+        args |= {"scale": self.scale} if self.scale else {}
+        args |= {"planner": self.planner} if self.planner is not None else {}
         args |= {"system_port": self.system_port} if self.system_port is not None else {}
         args |= {"http": {"port": self.http_port}} if self.http_port else {}
         dynamo = {"namespace": self.namespace, "name": self.component, "enabled": self.enabled}

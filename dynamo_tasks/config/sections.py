@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from dynamo_tasks.config.layers import Layer, Origin, Path
-from dynamo_tasks.config.schema import COMMON_CONFIGS, FIXED, RESERVED, ServiceSchema
+from dynamo_tasks.config.schema import COMMON_CONFIGS, FIXED, RESERVED, SHORT, ServiceSchema
 from dynamo_tasks.config.suggest import is_slip, suggest
 from dynamo_tasks.config.tree import Leaf, Node, leaves_of, put
 from dynamo_tasks.errors import ConfigError
@@ -33,8 +33,11 @@ def _place(schema: ServiceSchema, path: Path, origin: Origin, *, loose: bool) ->
     Raises:
         ConfigError: the service has no such key; names the nearest.
     """
-    known = (*RESERVED, *schema.names)
+    short = [name for name in SHORT if name not in (*schema.names, *schema.taken)]
+    known = (*RESERVED, *schema.names, *short)
     first = _match(path[0], known, loose=loose)
+    if first in short:
+        return _place_fixed(schema.name, (*SHORT[str(first)], *path[1:]), origin, loose=loose)
     if first in RESERVED:
         return _place_fixed(schema.name, (first, *path[1:]), origin, loose=loose)
     if first is None and schema.is_open and (own := _new_name(schema, path[0], known, loose=loose)):
@@ -59,7 +62,7 @@ def _new_name(schema: ServiceSchema, key: Any, known: Iterable[str], *, loose: b
 
 
 def _place_fixed(service: str, path: Path, origin: Origin, *, loose: bool) -> Path:
-    """Check the keys of ``dynamo``, ``ServiceArgs``, ``resources`` and ``traffic``."""
+    """Check the keys of ``dynamo``, ``ServiceArgs``, and of the mappings in it."""
     done: Path = path[:1]
     for key in path[1:]:
         if done not in FIXED:

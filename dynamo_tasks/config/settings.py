@@ -58,6 +58,9 @@ _CHECKS: dict[Path, Check] = {
     ("ServiceArgs", "resources", "cpu"): as_string,
     ("ServiceArgs", "resources", "memory"): as_string,
     ("ServiceArgs", "http", "port"): as_port,
+    ("ServiceArgs", "scale", "min"): _size,
+    ("ServiceArgs", "scale", "max"): _count,
+    ("ServiceArgs", "scale", "idle"): _seconds,
     ("ServiceArgs", "traffic", "timeout"): _seconds,
     ("ServiceArgs", "traffic", "concurrency"): _count,
     ("ServiceArgs", "traffic", "max_queue"): _size,
@@ -90,6 +93,8 @@ def read_settings(schema: ServiceSchema, tree: Node) -> tuple[ServiceSettings, d
         concurrency=get("ServiceArgs", "concurrency"),
         resources=_group(schema.name, tree, ("ServiceArgs", "resources")),
         traffic=_group(schema.name, tree, ("ServiceArgs", "traffic")),
+        scale=_scale(schema.name, tree),
+        planner=_planner(schema.name, tree),
         system_port=get("ServiceArgs", "system_port"),
         http_port=get("ServiceArgs", "http", "port", default=0),
         envs=_envs(schema.name, tree),
@@ -127,6 +132,29 @@ def _group(service: str, tree: Node, path: tuple[str, ...]) -> dict[str, Any]:
     reader = _Reader(service, tree)
     found = {key: reader.get(*path, key) for key in node} if isinstance(node, dict) else {}
     return {key: value for key, value in found.items() if value is not None}
+
+
+def _scale(service: str, tree: Node) -> dict[str, Any]:
+    """``scale``, whose bounds must have room between them."""
+    found = _group(service, tree, ("ServiceArgs", "scale"))
+    if "max" in found and found["max"] < found.get("min", 0):
+        item = find(tree, "ServiceArgs", "scale", "max")
+        assert isinstance(item, Leaf)
+        raise ConfigError(
+            f"{item.origin.where}: {service}.scale.max must be at least scale.min ({found['min']}), not {found['max']}"
+        )
+    return found
+
+
+def _planner(service: str, tree: Node) -> dict[str, Any] | None:
+    """What stands under ``planner``; its policy knows what that means."""
+    node = find(tree, "ServiceArgs", "planner")
+    if node is None or (isinstance(node, Leaf) and node.value is None):
+        return None
+    given = plain(node)
+    if not isinstance(given, dict):
+        raise ConfigError(f"{_origin(node).where}: {service}.planner must be a mapping, not {given!r}")
+    return {str(key): value for key, value in given.items()}
 
 
 def _envs(service: str, tree: Node) -> dict[str, str]:

@@ -70,8 +70,10 @@ class Engine(ABC):
         features: Names of optional request fields (:data:`~dynamo_tasks.engines.text.payload.EXTRAS`
             and ``"logprobs"``) that it honours; others are refused.
         args_type: Declares its arguments; :meth:`from_args` calls the class with one.
+        knows_card: Whether ``card`` is whole before :meth:`start`: then a model can be listed that never ran.
     """
 
+    knows_card: ClassVar[bool] = False
     features: ClassVar[frozenset[str]] = frozenset()
     args_type: ClassVar[type[EngineArgs]] = EngineArgs
 

@@ -43,6 +43,7 @@ class EchoEngine(Engine):
     """Answers with the prompt; ends with ``stop`` at its end, or with ``length`` at ``max_tokens``."""
 
     args_type = EchoArgs
+    knows_card = True
     features = UNSAMPLED
 
     def __init__(self, args: EchoArgs | None = None) -> None:

@@ -63,6 +63,7 @@ class Load(msgspec.Struct, omit_defaults=True):
         state: Of the instance, see ``runtime/hosting/lifecycle.py``.
         preemptible: Requests among them that it would release for others.
         preemptions: Requests that it has released so far.
+        taken: Requests that it has begun since its start.
     """
 
     in_flight: int = 0
@@ -76,6 +77,7 @@ class Load(msgspec.Struct, omit_defaults=True):
     prefix_hits: float = 0.0
     preemptible: int = 0
     preemptions: int = 0
+    taken: int = 0
 
     @classmethod
     def decode(cls, data: bytes | str) -> Load:

@@ -34,7 +34,7 @@ _OPTIONS = frozenset(
         "threads",
         "timeout",
     }
-    | {"tracing"}
+    | {"planner", "scale", "tracing"}
 )
 """Other keywords of ``@service``: ours, and those of BentoML's that are passed on to it."""
 
@@ -65,7 +65,8 @@ def service(
         image: Container image, for deployment tools.
         envs: Environment variables, a mapping or ``[{"name": …, "value": …}]``.
         labels: Free labels.
-        **options: ``concurrency`` (slots per process), ``name``, and options that BentoML knows.
+        **options: ``concurrency`` (slots per process), ``scale`` (``{"min", "max", "idle"}``), ``planner``, ``name``,
+            and options that BentoML knows.
 
     Returns:
         A :class:`DynamoService`.

@@ -98,6 +98,14 @@ class Worker:
         check_parsers(tool_call_parser=cls.tool_call_parser, reasoning_parser=cls.reasoning_parser)
 
     @classmethod
+    def known_card(cls) -> ModelCard | None:
+        """Describe the model where that needs no engine that has loaded it; ``None`` where it does."""
+        engine = create_engine(cls._engine_name(), **cls._arguments())
+        if not engine.knows_card:
+            return None
+        return _with_parsers(cls, engine)
+
+    @classmethod
     def slots(cls) -> int:
         """Requests that one process takes at a time: as many as the engine batches."""
         return int(cls.engine_args.get("max_num_seqs") or _DEFAULT_SLOTS)
@@ -150,12 +158,7 @@ class Worker:
 
     def model_card(self) -> ModelCard:
         """Describe the model, as frontends must know it."""
-        return msgspec.structs.replace(
-            self._engine.card,
-            tool_call_parser=self.tool_call_parser,
-            reasoning_parser=self.reasoning_parser,
-            heeds_tool_choice="tool_choice" in self._engine.features,
-        )
+        return _with_parsers(type(self), self._engine)
 
     def engine_load(self) -> EngineStats:
         """The engine's own load."""
@@ -227,6 +230,15 @@ class Worker:
         wanted = parse_embed(request if isinstance(request, dict) else {"input": request})
         result = await self._engine.embed(wanted.inputs, wanted.dimensions)
         return {"embeddings": result.vectors, "prompt_tokens": result.prompt_tokens}
+
+
+def _with_parsers(settings: Any, engine: Engine) -> ModelCard:
+    return msgspec.structs.replace(
+        engine.card,
+        tool_call_parser=settings.tool_call_parser,
+        reasoning_parser=settings.reasoning_parser,
+        heeds_tool_choice="tool_choice" in engine.features,
+    )
 
 
 def as_payload(request: Any) -> Any:

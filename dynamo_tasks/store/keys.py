@@ -32,6 +32,8 @@ key                            type    content
 ``dt:<ns>:load:<lease>``       string  JSON of its load, with TTL
 ``dt:<ns>:instances``          set     ``<component>:<endpoint>:<lease>`` of all registrations
 ``dt:<ns>:inst:<c>:<e>:<l>``   string  JSON of a registration, with TTL
+``dt:<ns>:scale``              hash    ``<c>:wanted`` instances, by whom, bounds, fleets (see ``store/scales.py``)
+``dt:<ns>:cards``              hash    ``<c>:<e>`` of models that may have no instance: JSON of a registration
 ``dt:<ns>:reads:<client>``     set     ids that a client process reads
 ``dt:<ns>:clients``            set     channels of client processes
 ``dt:<ns>:events:<subject>``   stream  events of a component or namespace (see ``store/topics/topic.py``)
@@ -259,6 +261,16 @@ class Keys:
     def registration(self, member: str) -> str:
         """A registration; ``member`` as in the index."""
         return f"{self.base}inst:{member}"
+
+    @property
+    def scale(self) -> str:
+        """How many instances of components are wanted."""
+        return f"{self.base}scale"
+
+    @property
+    def cards(self) -> str:
+        """Models that stay while no instance serves them."""
+        return f"{self.base}cards"
 
     @property
     def clients(self) -> str:

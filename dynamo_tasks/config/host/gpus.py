@@ -206,12 +206,16 @@ class GpuClaims:
             write_json(self._path, [*others, *mine])
         return {name: ",".join(given) for name, given in found.items()}
 
-    def release(self) -> None:
-        """Release all that this process has; the file goes with the last claim."""
+    def release(self, name: str | None = None) -> None:
+        """Release what this process has under a name, or all of it; the file goes with the last claim."""
         if not self._path.exists():
             return
         with self._locked():
-            others = [entry for entry in self._alive() if entry["owner"] != _me()]
+            others = [
+                entry
+                for entry in self._alive()
+                if entry["owner"] != _me() or (name is not None and entry["name"] != name)
+            ]
             if others:
                 write_json(self._path, others)
             else:

@@ -50,18 +50,21 @@ class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
         tool_calls: When tools are called under ``tool_choice: auto``: where the user's last message names them,
             always, or never.
         images: Whether it takes images. It looks at none: their tokens, and so the text, follow from their bytes.
+        startup_s: Seconds that its start takes, as the loading of weights does.
     """
 
     tokenizer: str = "bytes"
     tool_calls: Literal["named", "always", "never"] = "named"
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
     images: bool = False
+    startup_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
 
 
 class MockerEngine(Engine):
     """Simulates vLLM; ends only at ``max_tokens`` (128 by default) or at a stop."""
 
     args_type = MockerArgs
+    knows_card = True
     features = UNSAMPLED | FEATURES
 
     def __init__(self, args: MockerArgs | None = None) -> None:
@@ -87,6 +90,7 @@ class MockerEngine(Engine):
     async def start(self) -> None:
         """Start the scheduler's task."""
         if self._task is None:
+            await asyncio.sleep(self._args.startup_s)
             self._death = None
             self._scheduler = Scheduler(self._args)
             self._task = asyncio.create_task(self._scheduler.run(), name="mocker-scheduler")

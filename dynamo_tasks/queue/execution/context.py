@@ -77,7 +77,7 @@ class WorkerContext:
         self.unclaimed = UnclaimedMessages(self.ledger)
         self.writer = Writer(store)
         self.preemption = Preemption()
-        self.tokens = 0
+        self.tokens = self.taken = 0
         self._in_flight = metrics.gauge("requests_in_flight", endpoint="all")
         self._loop: asyncio.AbstractEventLoop | None = None
         self.on_engine_died: Callable[[str], None] = lambda reason: None
@@ -147,6 +147,7 @@ class WorkerContext:
     def enter(self, execution: Running, attempt: Attempt, stream: OpenStream) -> None:
         """An attempt begins; commands that came before it are carried out."""
         self._running[attempt.id] = (execution, attempt, stream)
+        self.taken += 1
         self._in_flight.set(len(self._running))
         for command in self._early.pop(attempt.id, (0.0, []))[1]:
             self._apply(command)

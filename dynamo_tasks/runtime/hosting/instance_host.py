@@ -256,6 +256,7 @@ class InstanceHost:
         load = self._last_load = Load(
             in_flight=self.worker_context.in_flight, capacity=self.capacity, tokens=total, state=self.lifecycle.state,
             preemptible=preemption.ready, preemptions=preemption.total,
+            taken=self.worker_context.taken,
         )  # fmt: skip
         if at:
             load.tokens_per_s = (total - before) / (now - at)

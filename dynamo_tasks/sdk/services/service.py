@@ -34,7 +34,7 @@ __all__ = ["DynamoService"]
 T = TypeVar("T")
 
 
-_ARGS = ("workers", "resources", "envs", "concurrency", "traffic")
+_ARGS = ("workers", "resources", "envs", "concurrency", "traffic", "scale", "planner")
 
 
 class DynamoService(ActsAsClass[T]):

@@ -43,7 +43,10 @@ class GpuPins:
         devices = visible_gpus(self._environ)
         if not devices:
             return missing(wanted, mode)
-        allocate(wanted, devices, {})
+        elastic = {spec.name for spec in specs if spec.elastic}
+        allocate({name: need for name, need in wanted.items() if name not in elastic}, devices, {})
+        for name in elastic & wanted.keys():  # they may take turns: each must fit alone
+            allocate({name: wanted[name]}, devices, {})
         return ""
 
     def _asked(self, specs: Sequence[ProcessSpec]) -> tuple[str, dict[str, float]]:
@@ -52,7 +55,7 @@ class GpuPins:
         return mode, {spec.name: spec.gpus for spec in specs if spec.gpus and MASK not in spec.env}
 
     def claim(self, specs: Sequence[ProcessSpec]) -> str:
-        """Take GPUs for all processes that need some.
+        """Take GPUs for all processes of these that need some, beside those that others have.
 
         Returns:
             What to warn of; empty if all is well.
@@ -63,8 +66,14 @@ class GpuPins:
         mode, wanted = self._asked(specs)
         if mode == "off" or not wanted:
             return ""
-        self._devices = self._claims.claim(wanted, self._environ)
-        return "" if self._devices else missing(wanted, mode)
+        found = self._claims.claim(wanted, self._environ)
+        self._devices |= found
+        return "" if found else missing(wanted, mode)
+
+    def give_back(self, name: str) -> None:
+        """Give back the GPUs of one process, which has ended."""
+        if self._devices.pop(name, None) is not None:
+            self._claims.release(name)
 
     def environment(self, name: str) -> dict[str, str]:
         """Variables for a process."""

@@ -12,8 +12,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,8 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.runtime.supervision.system import HOST_VARIABLE
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
 from dynamo_tasks.sdk.services.own_class import import_path
-from dynamo_tasks.serve.planning.ports import http_ports, share_address, with_system_ports
+from dynamo_tasks.serve.planning.deployments import deployment
+from dynamo_tasks.serve.planning.ports import http_ports, share_address, with_system_port, with_system_ports
 from dynamo_tasks.serve.processes.spec import ProcessPlan, ProcessSpec
 from dynamo_tasks.services.http import http_settings, serves_http
 
@@ -106,11 +108,11 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     ports = http_ports(chosen, graph.entry, config, options.host, options.port)
     for service in chosen:
         _check(service, options.host if service.name in ports else None)
-    specs = [
-        spec
+    makers = {
+        service.name: partial(_worker, service, config, options, flags, ports.get(service.name))
         for service in components
-        for spec in _workers(service, config, options, flags, ports.get(service.name))
-    ]
+    }
+    specs = [make(index) for name, make in makers.items() for index in range(config[name].workers)]
     for service in chosen:
         if service.name in ports and service not in components:
             specs += _hosts(service, config, options, flags, ports[service.name])
@@ -119,15 +121,36 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
     if not specs:
         names = ", ".join(service.name for service in chosen)
         raise ConfigError(f"nothing to start: {names} has no process of its own (it lives in its callers')")
+    specs = with_system_ports(specs, config, options.system_port, _http(specs, options.host, environ))
     return ProcessPlan(
-        processes=tuple(
-            with_system_ports(specs, config, options.system_port, _http(specs, options.host, environ))
-        ),
+        processes=tuple(specs),
         config=config,
         http=graph.entry.name if graph.entry.name in ports else None,
         components=_expected(components, config),
         graph=options.graph,
+        deployments=tuple(
+            deployment(service, config[service.name], _numbered(specs, makers[service.name], config, options))
+            for service in components
+        ),
     )
+
+
+def _numbered(
+    specs: Sequence[ProcessSpec], make: Callable[[int], ProcessSpec], config: ResolvedConfig, options: PlanOptions
+) -> Callable[[int], ProcessSpec]:
+    """The n-th process of a service; one that was not planned serves its metrics on any free port."""
+    planned = {spec.name: spec for spec in specs}
+
+    def spec(index: int) -> ProcessSpec:
+        made = make(index)
+        known = planned.get(made.name)
+        if known is not None:
+            return known
+        first = config[made.service].system_port
+        wants = options.system_port if first is None else first
+        return made if wants is None else with_system_port(made, 0)
+
+    return spec
 
 
 def _check_http_settings(config: ResolvedConfig) -> None:
@@ -189,28 +212,31 @@ def _is_worker(service: Service, config: ResolvedConfig) -> bool:
     return config[service.name].enabled and bool(service.get_dynamo_endpoints())
 
 
-def _workers(
-    service: Service, config: ResolvedConfig, options: PlanOptions, flags: Sequence[str], port: int | None
-) -> list[ProcessSpec]:
+def _worker(
+    service: Service,
+    config: ResolvedConfig,
+    options: PlanOptions,
+    flags: Sequence[str],
+    port: int | None,
+    index: int,
+) -> ProcessSpec:
     settings = config[service.name]
     head = (sys.executable, "-m", "celery", "-A", "dynamo_tasks", "--quiet", "worker")
     http = {} if port is None else {"DYNAMO_HTTP": f"{options.host}:{port}"}
-    return [
-        ProcessSpec(
-            name=f"{service.name}-{index}",
-            service=service.name,
-            argv=(
-                *head,
-                *_service_arguments(service, options, flags),
-                *("-n", f"{service.name}-{index}{options.node_suffix}@%h"),
-                *("--loglevel", options.loglevel, "--without-gossip", "--without-mingle"),
-            ),
-            env={**settings.envs, **http, **_secrets(flags)},
-            gpus=settings.resources.get("gpu", 0),
-            port=port,
-        )
-        for index in range(settings.workers)
-    ]
+    return ProcessSpec(
+        name=f"{service.name}-{index}",
+        service=service.name,
+        argv=(
+            *head,
+            *_service_arguments(service, options, flags),
+            *("-n", f"{service.name}-{index}{options.node_suffix}@%h"),
+            *("--loglevel", options.loglevel, "--without-gossip", "--without-mingle"),
+        ),
+        env={**settings.envs, **http, **_secrets(flags)},
+        gpus=settings.resources.get("gpu", 0),
+        port=port,
+        elastic=bool(settings.scale),
+    )
 
 
 def _hosts(

@@ -25,7 +25,7 @@ from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.serve.processes.spec import ProcessSpec
 
-__all__ = ["check_port", "free_port", "http_ports", "share_address", "with_system_ports"]
+__all__ = ["check_port", "free_port", "http_ports", "share_address", "with_system_port", "with_system_ports"]
 
 
 def free_port(host: str, port: int = 0) -> int | None:
@@ -172,13 +172,14 @@ def with_system_ports(
         if port is not None and port > 65535:
             raise ConfigError(f"{_SYSTEM_PORT}: {name} would get port {port}; the highest is 65535")
     return [
-        dataclasses.replace(
-            spec, argv=(*spec.argv, "--set", f"{spec.service}.{_SYSTEM_PORT}={port}"), system_port=port
-        )
-        if (port := ports[spec.name]) is not None
-        else spec
-        for spec in specs
+        with_system_port(spec, port) if (port := ports[spec.name]) is not None else spec for spec in specs
     ]
+
+
+def with_system_port(spec: ProcessSpec, port: int) -> ProcessSpec:
+    """Tell a process its system port; 0 = any free one."""
+    argv = (*spec.argv, "--set", f"{spec.service}.{_SYSTEM_PORT}={port}")
+    return dataclasses.replace(spec, argv=argv, system_port=port)
 
 
 def _ports(specs: Sequence[ProcessSpec], config: ResolvedConfig, first: int | None) -> Iterator[int | None]:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 from dynamo_tasks.config import ResolvedConfig
+from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.jitter import jittered
+from dynamo_tasks.protocol.scale import Bounds
 
-__all__ = ["Notice", "NoticeKind", "ProcessPlan", "ProcessSpec", "RestartPolicy"]
+__all__ = ["Deployment", "Notice", "NoticeKind", "ProcessPlan", "ProcessSpec", "RestartPolicy"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,7 @@ class ProcessSpec:
         port: What it serves HTTP on; 0 = a free port that it finds itself, ``None`` = no HTTP.
         system_port: Where it serves metrics and probes; 0 = a free port, ``None`` = nowhere.
         registers: Whether it enters the registry once it serves.
+        elastic: Whether there may be none of its service: its end for good is told, and does not end all others.
         restart: When it is started again.
         ready: Asked about ten times a second after a start, until it says True. ``None``: a process is ready
             as soon as it runs.
@@ -65,6 +69,7 @@ class ProcessSpec:
     port: int | None = None
     system_port: int | None = None
     registers: bool = True
+    elastic: bool = False
     env: Mapping[str, str] = field(default_factory=dict)
     restart: RestartPolicy = RestartPolicy()
     ready: Callable[[], Awaitable[bool]] | None = None
@@ -99,6 +104,31 @@ class Notice:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Deployment:
+    """A component whose number of processes may change.
+
+    Attributes:
+        service: Its name in the graph.
+        namespace: Of the component.
+        component: Its name there.
+        bounds: What its ``scale`` says; ``None`` where it says nothing: somebody's hand may still change it.
+        workers: Processes that it has while nobody has said how many.
+        spec: Gives the n-th process, from 0.
+        cards: Registrations of its models, as far as they are known before its first start.
+        planner: Settings of the policy that says how many are wanted; ``None`` = there is none.
+    """
+
+    service: str
+    namespace: str
+    component: str
+    bounds: Bounds | None
+    workers: int
+    spec: Callable[[int], ProcessSpec]
+    cards: tuple[InstanceInfo, ...] = ()
+    planner: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProcessPlan:
     """The processes to run.
 
@@ -108,6 +138,7 @@ class ProcessPlan:
         http: Name of the service that serves HTTP; ``None`` when none is started.
         components: ``namespace.Component`` → number of instances to expect.
         graph: ``module:Class`` of the entry service.
+        deployments: Those of its components that have processes of their own.
     """
 
     processes: tuple[ProcessSpec, ...]
@@ -115,3 +146,4 @@ class ProcessPlan:
     http: str | None = None
     components: Mapping[str, int] = field(default_factory=dict)
     graph: str = ""
+    deployments: tuple[Deployment, ...] = ()

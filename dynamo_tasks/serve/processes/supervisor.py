@@ -8,6 +8,7 @@ their children (:mod:`dynamo_tasks.serve.processes.guard`).
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections.abc import Awaitable, Callable, Sequence
@@ -59,10 +60,9 @@ class Supervisor:
         names = [spec.name for spec in specs]
         if twice := {name for name in names if names.count(name) > 1}:
             raise ConfigError(f"two processes are named {min(twice)!r}")
-        self.processes = [
-            ManagedProcess(spec, on_line=on_line, on_notice=on_notice, watch=self._watch) for spec in specs
-        ]
-        self._tasks: list[asyncio.Task[None]] = []
+        self._on_line, self._on_notice = on_line, on_notice
+        self.processes = [self._managed(spec) for spec in specs]
+        self._tasks: dict[ManagedProcess, asyncio.Task[None]] = {}
         self._guard: Process | None = None
         self._last_will = tuple(last_will)
         self._failed = asyncio.Event()
@@ -77,10 +77,43 @@ class Supervisor:
             stderr=DEVNULL,
             start_new_session=True,
         )
-        self._tasks = [asyncio.create_task(self._keep(process)) for process in self.processes]
+        for process in self.processes:
+            self._tasks[process] = asyncio.create_task(self._keep(process))
+
+    def _managed(self, spec: ProcessSpec) -> ManagedProcess:
+        return ManagedProcess(spec, on_line=self._on_line, on_notice=self._on_notice, watch=self._watch)
+
+    def add(self, spec: ProcessSpec) -> ManagedProcess:
+        """Start one more process, whose end for good does not end all others.
+
+        Raises:
+            ConfigError: there is a process of this name.
+        """
+        if any(process.spec.name == spec.name for process in self.processes):
+            raise ConfigError(f"two processes are named {spec.name!r}")
+        process = self._managed(dataclasses.replace(spec, elastic=True))
+        self.processes.append(process)
+        self._tasks[process] = asyncio.create_task(self._keep(process))
+        return process
+
+    async def remove(self, process: ManagedProcess, within: float) -> None:
+        """Stop one process, and keep it no more; harmless where it has been given up.
+
+        Args:
+            process: One of ours.
+            within: Seconds between SIGTERM and SIGKILL.
+        """
+        process.stop()
+        task = self._tasks[process]
+        await asyncio.wait([task], timeout=within)
+        if not task.done():
+            process.kill()
+            await asyncio.wait([task])
+        del self._tasks[process]
+        self.processes.remove(process)
 
     async def wait_ready(self, and_then: Callable[[], Awaitable[None]] | None = None) -> None:
-        """Wait until every process has said that it is ready.
+        """Wait until every process that there must be has said that it is ready.
 
         From then on a process that ends is started again whatever its exit code.
 
@@ -102,11 +135,12 @@ class Supervisor:
         await ready
 
     async def _all_ready(self, and_then: Callable[[], Awaitable[None]] | None) -> None:
-        for process in self.processes:
+        needed = [process for process in self.processes if not process.spec.elastic]
+        for process in needed:
             await process.ready.wait()
         if and_then is not None:
             await and_then()
-        for process in self.processes:
+        for process in needed:
             process.proven = True
 
     async def wait_failed(self) -> str:
@@ -126,13 +160,14 @@ class Supervisor:
         """
         for process in self.processes:
             process.stop()
-        if self._tasks:
-            _, pending = await asyncio.wait(self._tasks, timeout=within)
+        tasks = [*self._tasks.values()]
+        if tasks:
+            _, pending = await asyncio.wait(tasks, timeout=within)
             if pending:
                 await self._kill(pending)
-        for task in self._tasks:
+        for task in tasks:
             task.result()
-        self._tasks = []
+        self._tasks = {}
         await self._dismiss_guard()
 
     async def _kill(self, pending: set[asyncio.Task[None]]) -> None:
@@ -142,6 +177,8 @@ class Supervisor:
 
     async def _keep(self, process: ManagedProcess) -> None:
         await process.run()
+        if process.spec.elastic:
+            return
         mates = [mate for mate in self.processes if mate.spec.service == process.spec.service]
         # At the start all that is configured must come up; later on the others of a service go on without one.
         if process.failure and (not process.proven or all(mate.failure for mate in mates)):

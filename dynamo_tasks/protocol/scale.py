@@ -1,0 +1,146 @@
+"""How many instances of a component are wanted, by whom, and what the processes that start them say of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+from dynamo_tasks.errors import ConfigError
+
+__all__ = ["Bounds", "Fleet", "Scale", "ScaledBy"]
+
+
+class ScaledBy(StrEnum):
+    """Who said how many instances are wanted."""
+
+    HAND = "hand"
+    """``dynamo-tasks scale COMPONENT N``: goes before all others, until ``scale COMPONENT auto``."""
+    PLANNER = "planner"
+    QUEUE = "queue"
+    """None ran, and a request came."""
+    IDLE = "idle"
+    """No request came for as long as ``scale.idle`` says."""
+    START = "start"
+    """It was deployed, and nobody has said anything since."""
+
+
+class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The bounds of a component, as its deployment gives them.
+
+    Attributes:
+        min: Fewest instances.
+        max: Most; 0 = no limit.
+        idle: Seconds without requests after which it goes to ``min``; 0 = it does not by itself.
+        workers: Instances to begin with, and to start when a request comes while none runs.
+        planned: Whether a planner says how many.
+    """
+
+    min: int = 0
+    max: int = 0
+    idle: float = 0.0
+    workers: int = 1
+    planned: bool = False
+
+    @property
+    def automatic(self) -> bool:
+        """``True`` if the number changes without anybody's hand."""
+        return self.planned or self.idle > 0 or self.min == 0
+
+    def clamp(self, wanted: int) -> int:
+        """The allowed number that is nearest."""
+        least = max(self.min, wanted)
+        return min(self.max, least) if self.max else least
+
+    def check(self, component: str, wanted: int) -> None:
+        """Refuse a number out of bounds.
+
+        Raises:
+            ConfigError: says what is allowed.
+        """
+        if wanted != self.clamp(wanted):
+            allowed = f"{self.min} to {self.max}" if self.max else f"{self.min} or more"
+            raise ConfigError(f"{component}: {wanted} instances are not allowed; its `scale` allows {allowed}")
+
+
+class Fleet(msgspec.Struct, omit_defaults=True):
+    """The processes that one ``serve`` has for a component.
+
+    Attributes:
+        running: Those that are registered.
+        starting: Those that are not, yet.
+        draining: Those that end what they run, and then themselves.
+        most: As many as it could have, by its devices; ``None`` = any number.
+        share: As many as it is to have.
+        note: Why it has not as many as it should; for people.
+        failed: Whether they were tried and do not start; tried again later.
+        startup: Seconds that the last start took; 0 = none was seen.
+        at: When this was said, Unix seconds by Redis's clock.
+    """
+
+    running: int = 0
+    starting: int = 0
+    draining: int = 0
+    most: int | None = None
+    share: int = 0
+    note: str = ""
+    failed: bool = False
+    startup: float = 0.0
+    at: float = 0.0
+
+    @property
+    def size(self) -> int:
+        """Processes that are to stay."""
+        return self.running + self.starting
+
+
+class Scale(msgspec.Struct):
+    """A component's number of instances.
+
+    Attributes:
+        component: Its name.
+        wanted: As many as are wanted; ``None`` where nobody has said: each ``serve`` has as many as it is
+            configured with.
+        by: Who said so.
+        since: When, Unix seconds; 0 = never.
+        bounds: Of its deployment; ``None`` where it has none.
+        fleets: What each ``serve`` has, by its name.
+    """
+
+    component: str
+    wanted: int | None = None
+    by: ScaledBy = ScaledBy.START
+    since: float = 0.0
+    bounds: Bounds | None = None
+    fleets: dict[str, Fleet] = {}
+
+    @property
+    def off(self) -> bool:
+        """``True`` while somebody has turned it off by hand: no request starts it."""
+        return self.wanted == 0 and self.by is ScaledBy.HAND
+
+    @property
+    def failed(self) -> str:
+        """Why it cannot be started anywhere; empty while it can, or nobody has tried."""
+        notes = [fleet.note for fleet in self.fleets.values() if fleet.failed]
+        return notes[0] if notes and len(notes) == len(self.fleets) else ""
+
+    @property
+    def note(self) -> str:
+        """What keeps it from what is wanted, if somebody knows."""
+        return next((fleet.note for fleet in self.fleets.values() if fleet.note), "")
+
+    @property
+    def starting(self) -> int:
+        """Processes that are not registered yet."""
+        return sum(fleet.starting for fleet in self.fleets.values())
+
+    @property
+    def draining(self) -> int:
+        """Processes that end."""
+        return sum(fleet.draining for fleet in self.fleets.values())
+
+    @property
+    def startup(self) -> float:
+        """Seconds that a start takes, as far as one was seen; else 0."""
+        return max((fleet.startup for fleet in self.fleets.values()), default=0.0)

@@ -1,0 +1,207 @@
+"""The numbers of instances that are wanted, per component; and the models that stay while no instance serves them.
+
+All of a namespace is one hash, so that one command reads it: ``<component>:wanted``, ``:by``, ``:since`` (ms), ``:bounds``
+(JSON) and ``:fleet:<serve>`` (JSON) of each component, and ``@lead``, the ``serve`` that decides for now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+import msgspec
+
+from dynamo_tasks.errors import ConfigError, ProtocolError
+from dynamo_tasks.protocol.events import UNREADABLE
+from dynamo_tasks.protocol.instances import InstanceInfo
+from dynamo_tasks.protocol.scale import Bounds, Fleet, Scale, ScaledBy
+from dynamo_tasks.store.ledger.scripts import script
+from dynamo_tasks.store.redis.containment import contained
+from dynamo_tasks.store.redis.server import Store
+
+__all__ = ["FLEET_TTL", "Scales", "read_cards", "read_scales"]
+
+FLEET_TTL = 6.0
+"""Seconds after which what a ``serve`` said of its processes is not believed any more."""
+_FORGOTTEN = 60.0
+_LEAD_MS = 3000
+
+T = TypeVar("T")
+
+
+def read_scales(pairs: list[bytes], now: float) -> dict[str, Scale]:
+    """Read the hash of a namespace.
+
+    Args:
+        pairs: Reply of ``HGETALL``.
+        now: Unix seconds by Redis's clock; fleets that were silent for long are left out.
+    """
+    found: dict[str, Scale] = {}
+    for raw, value in zip(pairs[::2], pairs[1::2], strict=True):
+        component, _, name = raw.decode(errors="replace").partition(":")
+        if name:
+            with contained("registry", f"scale of {component}"):
+                _put(found.setdefault(component, Scale(component, fleets={})), name, value, now)
+    return found
+
+
+def _put(scale: Scale, name: str, value: bytes, now: float) -> None:
+    if name == "wanted":
+        scale.wanted = int(value)
+    elif name == "by":
+        scale.by = ScaledBy(value.decode())
+    elif name == "since":
+        scale.since = int(value) / 1000
+    elif name == "bounds":
+        scale.bounds = _decode(value, Bounds)
+    elif name.startswith("fleet:"):
+        fleet = _decode(value, Fleet)
+        if now - fleet.at <= FLEET_TTL:
+            scale.fleets[name.removeprefix("fleet:")] = fleet
+
+
+def read_cards(values: Iterable[bytes]) -> list[InstanceInfo]:
+    """Read the models that stay; passes over what cannot be read."""
+    found = []
+    for value in values:
+        with contained("registry", "the card of a model"):
+            found.append(InstanceInfo.decode(value))
+    return found
+
+
+def _decode(value: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(value, type=kind)
+    except UNREADABLE as error:
+        raise ProtocolError(f"what is wanted of a component cannot be read: {error}") from error
+
+
+class Scales:
+    """The wanted numbers of one namespace.
+
+    Args:
+        store: Redis.
+        namespace: Its name.
+    """
+
+    def __init__(self, store: Store, namespace: str):
+        self._store = store
+        self._keys = store.keys(namespace)
+
+    async def read(self) -> tuple[dict[str, Scale], float]:
+        """What is wanted and there, by component; and the time by Redis's clock, Unix seconds.
+
+        Raises:
+            ServerUnavailableError: Redis cannot be reached.
+        """
+        wire = await self._store.commands.wire()
+        (seconds, micros), pairs = await wire.ask([["TIME"], ["HGETALL", self._keys.scale]])
+        now = int(seconds) + int(micros) / 1e6
+        return read_scales(pairs, now), now
+
+    async def want(self, component: str, wanted: int | None, by: ScaledBy, lead: str = "") -> bool:
+        """Say how many instances are wanted.
+
+        Args:
+            component: Its name.
+            wanted: A number; ``None`` = what is automatic decides again.
+            by: Who says so.
+            lead: Name of the ``serve`` that decides; empty = a person does.
+
+        Returns:
+            ``False`` where somebody's hand, or another ``serve``, goes before.
+
+        Raises:
+            ConfigError: its bounds do not allow that many.
+        """
+        reply = await script("scale").run(
+            self._store.commands, [self._keys.scale], component=component, wanted="" if wanted is None else wanted,
+            by=by, lead=lead, channel=self._keys.registry_channel,
+        )  # fmt: skip
+        if reply[0] == b"BOUNDS":
+            scales, _ = await self.read()
+            bounds = scales[component].bounds if component in scales else None
+            (bounds or Bounds()).check(component, wanted or 0)
+            raise ConfigError(f"{component}: {wanted} instances are not allowed by its `scale`")
+        return bool(reply[0] == b"OK")
+
+    async def lead(self, name: str) -> bool:
+        """Decide for the next moments, unless another ``serve`` does."""
+        return bool(await script("lead").run(self._store.commands, [self._keys.scale], name=name, ttl=_LEAD_MS))
+
+    async def deploy(self, component: str, bounds: Bounds | None) -> None:
+        """Note the bounds of a component; ``None`` = it has none any more."""
+        field = f"{component}:bounds"
+        if bounds is None:
+            await self._store.commands.execute("HDEL", self._keys.scale, field)
+        else:
+            await self._store.commands.execute("HSET", self._keys.scale, field, _encode(bounds))
+
+    async def report(self, name: str, fleets: dict[str, Fleet]) -> None:
+        """Say what a ``serve`` has: component → its processes."""
+        row = [part for one, fleet in fleets.items() for part in (f"{one}:fleet:{name}", _encode(fleet))]
+        if row:
+            await self._store.commands.execute("HSET", self._keys.scale, *row)
+
+    async def leave(self, name: str, components: Iterable[str]) -> None:
+        """A ``serve`` ends: it has nothing, and decides nothing any more."""
+        fields = [f"{one}:fleet:{name}" for one in components]
+        if fields:
+            await self._store.commands.execute("HDEL", self._keys.scale, *fields)
+        await script("lead").run(self._store.commands, [self._keys.scale], name=name, ttl=0)
+
+    async def tidy(self, now: float) -> None:
+        """Forget what was said by those who are long gone."""
+        pairs = await self._store.commands.execute("HGETALL", self._keys.scale)
+        old = []
+        for field, value in zip(pairs[::2], pairs[1::2], strict=True):
+            with contained("registry", "the processes of a serve"):
+                if b":fleet:" in field and now - _decode(value, Fleet).at > _FORGOTTEN:
+                    old.append(field)
+        if old:
+            await self._store.commands.execute("HDEL", self._keys.scale, *old)
+
+    async def keep_cards(self, component: str, infos: Iterable[InstanceInfo]) -> None:
+        """Let the models of a component stay while no instance serves them; none = none of them does."""
+        rows = {f"{component}:{info.endpoint}": _at_rest(info).encode() for info in infos}
+        known = [raw.decode() for raw in await self._store.commands.execute("HKEYS", self._keys.cards)]
+        gone = [field for field in known if field.partition(":")[0] == component and field not in rows]
+        if gone:
+            await self._store.commands.execute("HDEL", self._keys.cards, *gone)
+        if rows:
+            await self._store.commands.execute("HSET", self._keys.cards, *(part for row in rows.items() for part in row))
+        if gone or rows:
+            await self._store.commands.execute("PUBLISH", self._keys.registry_channel, f"={component}")
+
+    async def cards(self) -> list[InstanceInfo]:
+        """Registrations of models that stay."""
+        return read_cards((await self._store.commands.execute("HGETALL", self._keys.cards))[1::2])
+
+    async def forget(self, component: str) -> None:
+        """Forget a component: what is wanted of it, and its models."""
+        await self.keep_cards(component, [])
+        fields = [raw.decode() for raw in await self._store.commands.execute("HKEYS", self._keys.scale)]
+        mine = [field for field in fields if field.partition(":")[0] == component]
+        if mine:
+            await self._store.commands.execute("HDEL", self._keys.scale, *mine)
+
+    async def open(self, components: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Requests that wait for each of some components, and those that they run."""
+        names = list(components)
+        if not names:
+            return {}
+        wire = await self._store.commands.wire()
+        keys = self._keys
+        counts = await wire.ask(
+            [["SCARD", key] for name in names for key in (keys.waiting(name), keys.running(name))]
+        )
+        return {name: (int(counts[2 * n]), int(counts[2 * n + 1])) for n, name in enumerate(names)}
+
+
+def _at_rest(info: InstanceInfo) -> InstanceInfo:
+    """A registration of no process."""
+    return msgspec.structs.replace(info, lease_id=0, pid=0, host="", http=None, transport={})
+
+
+def _encode(value: Any) -> bytes:
+    return msgspec.json.encode(value)
