@@ -127,6 +127,11 @@ class ServiceSettings:
     http_port: int = 0
     attributes: dict[str, Any] = field(default_factory=dict)
 
+    @property
+    def needed(self) -> int:
+        """Instances that there must be at all times."""
+        return int(self.scale.get("min", 1)) if self.scale or self.planner is not None else self.workers
+
     def section(self) -> dict[str, Any]:
         """The settings in the shape of a section of a file."""
         args: dict[str, Any] = {"workers": self.workers, "concurrency": self.concurrency}

@@ -147,7 +147,7 @@ def _scale(service: str, tree: Node) -> dict[str, Any]:
 
 
 def _planner(service: str, tree: Node) -> dict[str, Any] | None:
-    """What stands under ``planner``; its policy knows what that means."""
+    """Settings under ``planner``; its policy knows what they mean."""
     node = find(tree, "ServiceArgs", "planner")
     if node is None or (isinstance(node, Leaf) and node.value is None):
         return None

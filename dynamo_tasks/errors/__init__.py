@@ -34,6 +34,7 @@
     │   │       └── ServerFullError    503  server_full            its memory is full: it takes no writes
     │   ├── StorageUnavailableError    503  storage_unavailable    files cannot be read or written
     │   ├── DeadlineUnreachableError   503  deadline_unreachable   it would wait past its deadline
+    │   ├── NotStartedError            503  not_started            no worker runs, and none can be started
     │   └── NoInstancesError           503  no_instances           nobody serves the endpoint
     ├── RequestFailedError             500  the request ended without success
     │   ├── EndpointError              500  endpoint_error         the endpoint raised
@@ -75,6 +76,7 @@ from dynamo_tasks.errors.failures import (
     JobFailedError,
     NoInstancesError,
     NotResumableError,
+    NotStartedError,
     RequestCancelledError,
     RequestExpiredError,
     RequestFailedError,
@@ -122,7 +124,7 @@ __all__ = [
     "DeadlineUnreachableError", "DynamoError", "EndpointError", "EngineDeadError", "EngineError", "FencedError",
     "ForbiddenError", "IdempotencyConflictError", "InstanceDeadError", "InvalidEventIdError", "InvalidNameError",
     "InvalidRequestError", "JobFailedError", "LeaseLostError", "NamespaceInUseError", "NoInstancesError",
-    "NotResumableError", "ObjectConflictError", "ObjectNotFoundError",
+    "NotResumableError", "NotStartedError", "ObjectConflictError", "ObjectNotFoundError",
     "PayloadTooLargeError", "PreviousResponseError", "ProtocolError", "QueueFullError", "RateLimitError",
     "RequestCancelledError", "RequestError", "RequestExpiredError", "RequestFailedError", "RequestNotFoundError",
     "ServerFullError", "ServerRefusedError", "ServerUnavailableError", "ServiceCallError", "ServiceTimeoutError",

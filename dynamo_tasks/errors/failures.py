@@ -13,6 +13,7 @@ __all__ = [
     "JobFailedError",
     "NoInstancesError",
     "NotResumableError",
+    "NotStartedError",
     "RequestCancelledError",
     "RequestExpiredError",
     "RequestFailedError",
@@ -71,6 +72,12 @@ class NoInstancesError(UnavailableError):
     """No live instance serves the endpoint."""
 
     code = "no_instances"
+
+
+class NotStartedError(UnavailableError):
+    """No worker runs, and none can be started."""
+
+    code = "not_started"
 
 
 class RequestFailedError(DynamoError):

@@ -288,6 +288,8 @@ _LOG_EVENTS = (
              ("namespace", "instance_id", "by")),
     LogEvent("instance.state", INFO, "An instance of this process went from one state to the next, and why.",
              ("component", "instance_id", "old", "new", "reason")),
+    LogEvent("scale.wanted", INFO, "Another number of instances is wanted; by is start, queue, idle or planner.",
+             ("component", "wanted", "before", "by", "waiting")),
     LogEvent("instance.unhealthy", WARNING, "An instance of this process takes no work until its checks pass.",
              ("component", "instance_id", "reason")),
     LogEvent("instance.dead", ERROR, "A liveness check failed twice: the process requeues what runs and ends.",

@@ -1,4 +1,4 @@
-"""How many instances of a component are wanted, by whom, and what the processes that start them say of it."""
+"""The number of instances of a component that is wanted, by whom, and what each ``serve`` has of them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["Bounds", "Fleet", "Scale", "ScaledBy"]
 
 
 class ScaledBy(StrEnum):
-    """Who said how many instances are wanted."""
+    """The source of a wanted number."""
 
     HAND = "hand"
     """``dynamo-tasks scale COMPONENT N``: goes before all others, until ``scale COMPONENT auto``."""
@@ -60,7 +60,9 @@ class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
         """
         if wanted != self.clamp(wanted):
             allowed = f"{self.min} to {self.max}" if self.max else f"{self.min} or more"
-            raise ConfigError(f"{component}: {wanted} instances are not allowed; its `scale` allows {allowed}")
+            raise ConfigError(
+                f"{component}: {wanted} instances are not allowed; its `scale` allows {allowed}"
+            )
 
 
 class Fleet(msgspec.Struct, omit_defaults=True):
@@ -127,7 +129,7 @@ class Scale(msgspec.Struct):
 
     @property
     def note(self) -> str:
-        """What keeps it from what is wanted, if somebody knows."""
+        """The reason why there are not as many as are wanted, if somebody knows."""
         return next((fleet.note for fleet in self.fleets.values() if fleet.note), "")
 
     @property

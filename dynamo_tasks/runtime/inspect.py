@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from dynamo_tasks.config.host.server import key_prefix
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.runtime.scales import scale_rows
 from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.memory import memory_of
@@ -69,6 +70,7 @@ async def gather(store: Store, namespace: str | None = None) -> dict[str, Any]:
         "namespaces": namespaces,
         "instances": instances,
         "queued": queued,
+        "scales": await scale_rows(store, namespace),
     }
 
 

@@ -20,14 +20,16 @@ async def overview(store: Store) -> dict[str, Any]:
     """Take a snapshot.
 
     Returns:
-        ``time``, ``memory``, ``components`` (``namespace``, ``name``, ``queued``, ``running``, ``instances``),
-        ``requests`` (with the ``owner_key`` of each, no text) and ``dead`` (how many used up their attempts).
+        ``time``, ``memory``, ``components`` (``namespace``, ``name``, ``queued``, ``running``, ``scale``,
+        ``instances``), ``requests`` (with the ``owner_key`` of each, no text) and ``dead`` (how many used up their
+        attempts).
 
     Raises:
         ServerUnavailableError: Redis cannot be reached.
     """
     shown = await gather(store)
-    names = dict.fromkeys(shown["queued"])
+    scales = {row["component"]: row for row in shown["scales"]}
+    names = dict.fromkeys([*shown["queued"], *scales])
     rows, counts = [], {}
     for name in names:
         namespace, _, component = name.partition(".")
@@ -46,13 +48,15 @@ async def overview(store: Store) -> dict[str, Any]:
         "time": time.time(),
         "redis_url": shown["redis_url"],
         "memory": shown["memory"],
-        "components": [_component(name, shown, counts.get(name, 0)) for name in names],
+        "components": [_component(name, shown, counts.get(name, 0), scales.get(name)) for name in names],
         "requests": sorted(unique.values(), key=lambda row: row["created"], reverse=True),
         "dead": await _dead(store, shown["namespaces"]),
     }
 
 
-def _component(name: str, shown: dict[str, Any], running: int) -> dict[str, Any]:
+def _component(
+    name: str, shown: dict[str, Any], running: int, scale: dict[str, Any] | None
+) -> dict[str, Any]:
     namespace, _, component = name.partition(".")
     mine = [
         row for row in shown["instances"] if (row["namespace"], row["component"]) == (namespace, component)
@@ -60,8 +64,9 @@ def _component(name: str, shown: dict[str, Any], running: int) -> dict[str, Any]
     return {
         "namespace": namespace,
         "name": component,
-        "queued": shown["queued"][name],
+        "queued": shown["queued"].get(name, 0),
         "running": running,
+        "scale": scale,
         "instances": mine,
     }
 

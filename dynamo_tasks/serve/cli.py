@@ -9,6 +9,7 @@ from dynamo_tasks.serve.commands.call import call
 from dynamo_tasks.serve.commands.common import OneLineGroup
 from dynamo_tasks.serve.commands.dead import dead
 from dynamo_tasks.serve.commands.purge import purge
+from dynamo_tasks.serve.commands.scale import scale
 from dynamo_tasks.serve.commands.serve import serve
 from dynamo_tasks.serve.commands.sleep import sleep, wake
 from dynamo_tasks.serve.commands.status import status
@@ -42,7 +43,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (serve, call, status, tail, batch, dead, sleep, wake, purge, version):
+for _command in (serve, call, status, tail, batch, dead, scale, sleep, wake, purge, version):
     cli.add_command(_command)
 
 

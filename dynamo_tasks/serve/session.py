@@ -26,6 +26,8 @@ from dynamo_tasks.serve.processes.process import ManagedProcess
 from dynamo_tasks.serve.processes.spec import Notice, ProcessPlan, ProcessSpec
 from dynamo_tasks.serve.processes.state import StateFile
 from dynamo_tasks.serve.processes.supervisor import Supervisor
+from dynamo_tasks.serve.scaling.fleet import ManagedFleet
+from dynamo_tasks.serve.scaling.follower import ScaleFollower
 from dynamo_tasks.serve.server import embedded as server
 from dynamo_tasks.serve.server.embedded import EmbeddedServer
 from dynamo_tasks.serve.server.resp import ping
@@ -36,6 +38,8 @@ __all__ = ["Session", "Snapshot"]
 _STOP_S = 3.0
 """Seconds between SIGTERM and SIGKILL, beside those of ``DYNAMO_GRACE_PERIOD``, where it is set. Few, since after
 Ctrl-C one wants the prompt back: a request that is cut off goes on in the next run."""
+_DRAIN_S, _DRAIN_MORE_S = 30.0, 12.0
+"""Seconds that a worker which is not wanted any more lets requests run on, and then has to requeue the rest."""
 _WATCH_S = 0.5
 _REGISTRY_S = 0.2
 _UP = ("PONG", "MISCONF")
@@ -92,6 +96,7 @@ class Session:
         self._asked_at = 0.0
         self._server: EmbeddedServer | None = None
         self._supervisor: Supervisor | None = None
+        self._follower: ScaleFollower | None = None
 
     async def run(self) -> int:
         """Serve.
@@ -116,7 +121,7 @@ class Session:
         try:
             # Before the server: a mistake in the graph or its settings must not start anything.
             plan = self._make("")
-            if problem := self._gpus.claim(plan.processes):
+            if problem := self._gpus.claim([spec for spec in plan.processes if not spec.elastic]):
                 self._output.say("gpu", problem, style="yellow")
             url = await self._connect()
             return 0 if self._stop.is_set() else await self._serve(plan, url, start)
@@ -167,8 +172,9 @@ class Session:
     async def _serve(self, plan: ProcessPlan, url: str, start: float) -> int:
         if self._server is not None and self._server.shared:
             plan = self._make(f"-{os.getpid()}")
-        specs = [self._complete(spec, url, spec.service == plan.http) for spec in plan.processes]
-        self._output.names([spec.name for spec in specs])
+        follower = self._follower = ScaleFollower(url, plan.deployments, partial(self._output.say, "scale"))
+        specs = self._first(plan, url, await follower.prepare())
+        self._output.names([spec.name for spec in plan.processes])
         supervisor = Supervisor(
             specs, on_line=self._output.log, on_notice=self._noticed, last_will=self._last_will()
         )
@@ -176,16 +182,46 @@ class Session:
         self._state = StateFile(self._home, plan, url, self._host, self._port)
         await supervisor.start()
         watch = asyncio.create_task(self._watch_server())
+        follow = asyncio.create_task(follower.run(self._fleets(plan, url, supervisor)))
         try:
             if await self._unless_stopped(self._ready(supervisor, plan, url, start)):
                 return 0
             reason = await self._until_end(supervisor)
         finally:
             watch.cancel()
+            follow.cancel()
         if reason is None:
             return 0
         self._output.say("failed", reason, style="bold red")
         return 1
+
+    def _first(self, plan: ProcessPlan, url: str, wanted: Mapping[str, int]) -> list[ProcessSpec]:
+        """The processes to begin with: without those that are not wanted now, or that may be missing."""
+        specs, counts = [], dict(wanted)
+        for spec in plan.processes:
+            left = counts.get(spec.service, 1)
+            if spec.elastic:
+                continue
+            if left > 0:
+                specs.append(self._complete(spec, url, spec.service == plan.http))
+            else:
+                self._gpus.release_one(spec.name)
+            if spec.service in counts:
+                counts[spec.service] = left - 1
+        return specs
+
+    def _fleets(self, plan: ProcessPlan, url: str, supervisor: Supervisor) -> list[ManagedFleet]:
+        def complete(spec: ProcessSpec) -> ProcessSpec:
+            return self._complete(spec, url, spec.service == plan.http)
+
+        return [
+            ManagedFleet(one, supervisor, self._gpus, complete, self._patience) for one in plan.deployments
+        ]
+
+    def _patience(self, spec: ProcessSpec) -> float:
+        """Seconds that a process has to end what it runs and then itself, while all others go on."""
+        given = grace_period({**self._environ, **spec.env})
+        return (_DRAIN_S if given is None else given) + _STOP_S + _DRAIN_MORE_S
 
     def _noticed(self, notice: Notice) -> None:
         self._output.notice(notice)
@@ -242,7 +278,8 @@ class Session:
         """Wait until the registry lists every process of ours that enters it."""
         while self._snapshot is not None:
             shown = await asyncio.to_thread(self._snapshot, url)
-            ours = {process.pid for process in supervisor.processes if process.spec.registers}
+            specs = ((process.pid, process.spec) for process in supervisor.processes)
+            ours = {pid for pid, spec in specs if spec.registers and not spec.elastic}
             if ours <= {item["pid"] for item in shown["instances"]}:
                 return
             await asyncio.sleep(_REGISTRY_S)
@@ -293,6 +330,8 @@ class Session:
 
     async def _down(self) -> None:
         start = time.monotonic()
+        if self._follower is not None:
+            await self._follower.close()
         if self._supervisor is not None:
             if self._stop.is_set():
                 self._output.say("stop", "stopping")

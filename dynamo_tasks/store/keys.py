@@ -264,7 +264,7 @@ class Keys:
 
     @property
     def scale(self) -> str:
-        """How many instances of components are wanted."""
+        """Numbers of instances that are wanted."""
         return f"{self.base}scale"
 
     @property

@@ -1,7 +1,7 @@
 """The numbers of instances that are wanted, per component; and the models that stay while no instance serves them.
 
-All of a namespace is one hash, so that one command reads it: ``<component>:wanted``, ``:by``, ``:since`` (ms), ``:bounds``
-(JSON) and ``:fleet:<serve>`` (JSON) of each component, and ``@lead``, the ``serve`` that decides for now.
+All of a namespace is one hash, so that one command reads it: ``<component>:wanted``, ``:by``, ``:since`` (ms),
+``:bounds`` (JSON) and ``:fleet:<serve>`` (JSON) of each component, and ``@lead``, the ``serve`` that decides for now.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ class Scales:
         self._keys = store.keys(namespace)
 
     async def read(self) -> tuple[dict[str, Scale], float]:
-        """What is wanted and there, by component; and the time by Redis's clock, Unix seconds.
+        """Read what is wanted and there, by component; and the time by Redis's clock, Unix seconds.
 
         Raises:
             ServerUnavailableError: Redis cannot be reached.
@@ -127,10 +127,13 @@ class Scales:
 
     async def lead(self, name: str) -> bool:
         """Decide for the next moments, unless another ``serve`` does."""
-        return bool(await script("lead").run(self._store.commands, [self._keys.scale], name=name, ttl=_LEAD_MS))
+        return bool(
+            await script("lead").run(self._store.commands, [self._keys.scale], name=name, ttl=_LEAD_MS)
+        )
 
     async def deploy(self, component: str, bounds: Bounds | None) -> None:
         """Note the bounds of a component; ``None`` = it has none any more."""
+        await self._store.commands.execute("SADD", self._store.keys.namespaces, self._keys.namespace)
         field = f"{component}:bounds"
         if bounds is None:
             await self._store.commands.execute("HDEL", self._keys.scale, field)
@@ -168,8 +171,9 @@ class Scales:
         gone = [field for field in known if field.partition(":")[0] == component and field not in rows]
         if gone:
             await self._store.commands.execute("HDEL", self._keys.cards, *gone)
-        if rows:
-            await self._store.commands.execute("HSET", self._keys.cards, *(part for row in rows.items() for part in row))
+        row = [part for pair in rows.items() for part in pair]
+        if row:
+            await self._store.commands.execute("HSET", self._keys.cards, *row)
         if gone or rows:
             await self._store.commands.execute("PUBLISH", self._keys.registry_channel, f"={component}")
 

@@ -29,8 +29,9 @@ from dynamo_tasks.runtime.supervision.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState
 from dynamo_tasks.sdk.hooks import Hook, probe
 from dynamo_tasks.store.ledger.memory import memory_of
-from dynamo_tasks.store.redis.retry import retry_at_start
+from dynamo_tasks.store.redis.retry import retry_at_start, retry_until_up
 from dynamo_tasks.store.registry import new_lease
+from dynamo_tasks.store.scales import Scales
 from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP
 
 __all__ = ["Listener", "ServiceHost"]
@@ -100,9 +101,9 @@ class ServiceHost:
 
     @property
     def expected(self) -> dict[tuple[str, str], int]:
-        """Component address → number of instances that the graph is configured with, of those that requests need."""
+        """Component address → number of instances that there must be by its settings, of those that requests need."""
         return {
-            one.dynamo_address(): one.settings.workers
+            one.dynamo_address(): one.settings.needed
             for one in self.graph.components()
             if one.get_dynamo_endpoints() and not one.is_beside
         }
@@ -235,6 +236,7 @@ class ServiceHost:
 
     async def enter(self) -> None:
         """Register, and look after what dead instances leave behind."""
+        await self._keep_cards()
         await self._connected.enter()
         self.service.advance(ServiceState.RUNNING)
         tune_collector()
@@ -242,6 +244,21 @@ class ServiceHost:
             "worker.start", component=self.service.component_name, instance_id=f"{self.lease:x}", pid=os.getpid(),
             capacity=self.capacity, queues=",".join(self.queues), gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         )  # fmt: skip
+
+    async def _keep_cards(self) -> None:
+        """Let its models be listed while none of its instances runs, where there need not be any."""
+        if not self.is_component or self.service.settings.needed:
+            return
+        hosted = [one.info(self.lease, self.capacity) for one in self._connected.hosted.values()]
+        scales = Scales(self.runtime.client.store, self.service.namespace_name)
+        await retry_until_up(
+            self.runtime.client.store.commands,
+            partial(
+                scales.keep_cards,
+                self.service.component_name,
+                [one for one in hosted if one.model is not None],
+            ),
+        )
 
     async def announce(self) -> None:
         """Announce what can be called now, since the consumed queues have changed."""

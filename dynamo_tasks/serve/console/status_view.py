@@ -70,6 +70,7 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
             (``namespace.Component`` → waiting requests) and ``instances``, each with ``namespace``,
             ``component``, ``endpoints``, ``instance_id``, ``host``, ``pid``, ``state``, ``in_flight``,
             ``load`` and, where known, ``lease`` (seconds left), ``tokens_per_s`` and ``http`` (an address);
+            ``scales``, as :func:`dynamo_tasks.runtime.scales.scale_rows` gives them;
             ``jobs`` of pipelines, as :class:`~dynamo_tasks.pipelines.graph.job.JobStatus`.
 
     Returns:
@@ -84,7 +85,8 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
         branch = tree.add(Text(namespace, "bold cyan"))
         for component in _components(shown, namespace):
             mine = [item for item in _instances(shown) if _address(item) == (namespace, component)]
-            branch.add(_component(component, mine, int(queued.get(f"{namespace}.{component}", 0))))
+            waiting = int(queued.get(f"{namespace}.{component}", 0))
+            branch.add(_component(component, mine, waiting, _scale(shown, f"{namespace}.{component}")))
         for job in shown.get("jobs") or ():
             if job["namespace"] == namespace:
                 branch.add(render_job(job))
@@ -114,17 +116,34 @@ def _namespaces(shown: Mapping[str, Any]) -> list[str]:
 
 
 def _components(shown: Mapping[str, Any], namespace: str) -> list[str]:
-    # Requests may wait for a component that has no instance at the moment.
+    # Requests may wait for a component that has no instance at the moment; or one is wanted, and starts.
+    scaled = [str(row["component"]).partition(".") for row in shown.get("scales") or ()]
     waiting = [name.partition(".") for name, count in (shown.get("queued") or {}).items() if count]
-    names = {component for space, _, component in waiting if space == namespace}
+    names = {component for space, _, component in (*waiting, *scaled) if space == namespace}
     alive = [address for address, _ in groupby(map(_address, _instances(shown)))]
     return sorted(names | {component for space, component in alive if space == namespace})
 
 
-def _component(name: str, instances: list[Mapping[str, Any]], queued: int) -> RenderableType:
+def _scale(shown: Mapping[str, Any], component: str) -> Mapping[str, Any] | None:
+    return next((row for row in shown.get("scales") or () if row["component"] == component), None)
+
+
+def _difference(scale: Mapping[str, Any] | None, there: int) -> str:
+    """Say what is wanted, where something else is there; and why, as far as somebody knows."""
+    if scale is None or (there == scale["wanted"] and not scale["draining"] and not scale["note"]):
+        return ""
+    facts = [f", {scale['wanted']} wanted ({scale['by']})"]
+    facts += [f", {scale[what]} {what}" for what in ("starting", "draining") if scale[what]]
+    return "".join(facts) + (f"; {scale['note']}" if scale["note"] else "")
+
+
+def _component(
+    name: str, instances: list[Mapping[str, Any]], queued: int, scale: Mapping[str, Any] | None
+) -> RenderableType:
     rate = sum(_rate(item) for item in instances)
     head = Text.assemble((name, "bold"), f"  {_endpoints(instances)}")
     facts = f"  {_count(len(instances), 'instance')}, {queued} queued, {rate:.0f} tokens/s{_spare(instances)}"
+    facts += _difference(scale, len(instances))
     head.append(facts, "dim" if instances else "yellow")
     return Group(head, _table(instances)) if instances else head
 

@@ -70,8 +70,8 @@ class GpuPins:
         self._devices |= found
         return "" if found else missing(wanted, mode)
 
-    def give_back(self, name: str) -> None:
-        """Give back the GPUs of one process, which has ended."""
+    def release_one(self, name: str) -> None:
+        """Release the GPUs of one process, which has ended."""
         if self._devices.pop(name, None) is not None:
             self._claims.release(name)
 

@@ -136,7 +136,10 @@ def make_plan(options: PlanOptions, environ: Mapping[str, str] | None = None) ->
 
 
 def _numbered(
-    specs: Sequence[ProcessSpec], make: Callable[[int], ProcessSpec], config: ResolvedConfig, options: PlanOptions
+    specs: Sequence[ProcessSpec],
+    make: Callable[[int], ProcessSpec],
+    config: ResolvedConfig,
+    options: PlanOptions,
 ) -> Callable[[int], ProcessSpec]:
     """The n-th process of a service; one that was not planned serves its metrics on any free port."""
     planned = {spec.name: spec for spec in specs}

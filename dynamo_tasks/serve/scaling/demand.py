@@ -1,4 +1,4 @@
-"""How many instances are wanted where neither a hand nor a planner says so: none while nobody asks, some once they do."""
+"""The number of instances that is wanted where no hand says so: none while nobody asks, some once they do."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Demand", "next_wanted"]
 
 @dataclass(frozen=True, kw_only=True)
 class Demand:
-    """What requests ask of a component.
+    """The demand that requests make on a component.
 
     Attributes:
         waiting: Those that wait for it.

@@ -74,16 +74,17 @@ class ManagedFleet:
         """
         self.share = share
         self._look(loads)
-        self._bury()
+        self._discard_failed()
         here = self.processes
         if len(here) > share:
             for process in sorted(here, key=lambda one: self._weight(one, loads))[: len(here) - share]:
                 self._draining[process] = asyncio.create_task(self._drain(process))
         elif len(here) < share and time.monotonic() >= self._again_at:
             self._start(share - len(here))
+        if len(here) >= share and time.monotonic() >= self._again_at:
+            self._lack = ""
         if not share:
-            self._failure = self._lack = ""
-            self._failures = 0
+            self._failure, self._failures, self._again_at = "", 0, 0.0
 
     def report(self, now: float) -> Fleet:
         """Tell what it has; ``now`` by Redis's clock."""
@@ -91,7 +92,9 @@ class ManagedFleet:
         running = len([one for one in here if one in self._registered])
         return Fleet(
             running=running, starting=len(here) - running, draining=len(self._draining), share=self.share,
-            most=len(here) if self._lack else None, note=self._failure or self._lack, failed=bool(self._failure),
+            # Once in a while it has room again, as far as it knows: else nobody would look for a device any more.
+            most=len(here) if self._lack and time.monotonic() < self._again_at else None,
+            note=self._failure or self._lack, failed=bool(self._failure),
             startup=round(self._startup, 3), at=now,
         )  # fmt: skip
 
@@ -116,7 +119,7 @@ class ManagedFleet:
                 process.proven = True
                 self._failures, self._failure, self._again_at = 0, "", 0.0
 
-    def _bury(self) -> None:
+    def _discard_failed(self) -> None:
         """Forget processes that were given up; try anew after a pause."""
         for process in self.processes:
             if process.failure is None or not process.spec.elastic:
@@ -128,13 +131,13 @@ class ManagedFleet:
             self._draining[process] = asyncio.create_task(self._drain(process))
 
     def _weight(self, process: ManagedProcess, loads: Mapping[int, Load]) -> tuple[bool, int, float]:
-        """What is drained first: what has not begun to serve, then what runs least, then the youngest."""
+        """Order of draining: what has not begun to serve, then what runs least, then the youngest."""
         load = loads.get(process.pid or 0)
         return load is not None, load.in_flight if load else 0, -self._begun.get(process, 0.0)
 
     async def _drain(self, process: ManagedProcess) -> None:
         await self._supervisor.remove(process, self._grace(process.spec))
-        self._gpus.give_back(process.spec.name)
+        self._gpus.release_one(process.spec.name)
         self._registered.discard(process)
         self._begun.pop(process, None)
         del self._draining[process]

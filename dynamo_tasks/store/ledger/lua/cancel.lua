@@ -7,6 +7,7 @@
 --   data: payload of the end event; error: JSON;
 --   guard: '' = always, 'unread' = only while nobody reads and it is not a background request,
 --     'due' = only once its deadline has passed, 'queued' = only while QUEUED,
+--     'awaited' = only while QUEUED, where somebody reads it and it is not a background request,
 --     'only <channel>' = only while no other client reads
 -- returns 'OK' | 'ENDED' it has ended before | 'GONE' | 'GUARDED'
 -- @include clock, records, terminal, unowned
@@ -28,6 +29,7 @@ if guard == 'due' then
 end
 local only = string.match(guard, '^only (.*)$')
 if only and r.readers and r.readers ~= '' and r.readers ~= only then return 'GUARDED' end
-if guard == 'queued' and r.state ~= 'QUEUED' then return 'GUARDED' end
+if (guard == 'queued' or guard == 'awaited') and r.state ~= 'QUEUED' then return 'GUARDED' end
+if guard == 'awaited' and (r.background == '1' or not r.readers or r.readers == '') then return 'GUARDED' end
 end_unowned(KEYS[1], KEYS[2], id, db, data, state, error)
 return 'OK'

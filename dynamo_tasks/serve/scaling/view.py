@@ -1,0 +1,82 @@
+"""A look at a namespace: what is wanted, which instances there are, what waits and runs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.protocol.scale import Scale
+from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.registry import Registry
+from dynamo_tasks.store.scales import Scales
+
+__all__ = ["ComponentView", "NamespaceView", "look"]
+
+
+@dataclass(frozen=True)
+class ComponentView:
+    """One component: its instances and requests.
+
+    Attributes:
+        instances: Its registrations.
+        loads: By their leases.
+        waiting: Requests that wait for it.
+        running: Requests that it runs.
+        known: Whether its models are listed while none of it runs.
+    """
+
+    instances: tuple[InstanceInfo, ...] = ()
+    loads: Mapping[int, Load] = field(default_factory=dict)
+    waiting: int = 0
+    running: int = 0
+    known: bool = False
+
+    def mine(self) -> dict[int, Load]:
+        """Loads of the instances on this machine, by their process ids."""
+        here = os.uname().nodename
+        return {one.pid: self.loads.get(one.lease_id, Load()) for one in self.instances if one.host == here}
+
+
+@dataclass(frozen=True)
+class NamespaceView:
+    """One namespace: what is wanted, and what there is.
+
+    Attributes:
+        now: Unix seconds by Redis's clock.
+        scales: What is wanted, by component.
+        components: What there is.
+    """
+
+    now: float
+    scales: Mapping[str, Scale]
+    components: Mapping[str, ComponentView]
+
+    def of(self, component: str) -> ComponentView:
+        """One component; empty where nothing is known of it."""
+        return self.components.get(component, ComponentView())
+
+
+async def look(store: Store, namespace: str, components: Iterable[str]) -> NamespaceView:
+    """Look at some components of a namespace.
+
+    Raises:
+        ServerUnavailableError: Redis cannot be reached.
+    """
+    names = list(dict.fromkeys(components))
+    wanted, registry = Scales(store, namespace), Registry(store)
+    scales, now = await wanted.read()
+    infos = [info for info in await registry.instances(namespace) if info.component in names]
+    loads = await registry.loads(namespace, {info.lease_id for info in infos})
+    counts = await wanted.open(names)
+    known = {info.component for info in await wanted.cards()}
+    found = {}
+    for name in names:
+        mine = tuple(info for info in infos if info.component == name)
+        leases = {info.lease_id for info in mine}
+        waiting, running = counts[name]
+        found[name] = ComponentView(
+            mine, {lease: loads.get(lease, Load()) for lease in leases}, waiting, running, name in known
+        )
+    return NamespaceView(now, scales, found)
