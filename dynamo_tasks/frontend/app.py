@@ -57,18 +57,19 @@ class Wing(Protocol):
         ...
 
 
-def api_table(gateway: Gateway, settings: FrontendSettings) -> dict[str, Api]:
+def api_table(gateway: Gateway, settings: FrontendSettings, *, stores: bool = True) -> dict[str, Api]:
     """The APIs that submit requests, by path.
 
     Args:
         gateway: The way to the queue.
         settings: How the HTTP side behaves.
+        stores: Whether responses can be got later.
     """
     return {
         "/v1/chat/completions": ChatApi(),
         "/v1/completions": CompletionsApi(),
         "/v1/embeddings": EmbeddingsApi(),
-        "/v1/responses": ResponsesApi(gateway, settings),
+        "/v1/responses": ResponsesApi(gateway, settings, stores=stores),
         "/v1/messages": MessagesApi(),
     }
 

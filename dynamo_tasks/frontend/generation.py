@@ -9,18 +9,16 @@ import contextlib
 import hashlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from functools import partial
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from dynamo_tasks.engines.images.messages import image_places, with_fetched
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import (
-    ContextLengthError,
     DeadlineUnreachableError,
     DynamoError,
     IdempotencyConflictError,
@@ -28,6 +26,7 @@ from dynamo_tasks.errors import (
     NoInstancesError,
     QueueFullError,
     ServerUnavailableError,
+    StreamExpiredError,
 )
 from dynamo_tasks.frontend.call import HttpCall, call_of, count_call, raw_body
 from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission, unknown_model
@@ -96,6 +95,8 @@ class Generation:
             raw = await raw_body(request)
             if api.follows and (key := idempotency_key(request.headers)):
                 first = await self._first_use(api, raw, call, key)
+                if isinstance(first, Response):
+                    return first
                 if first is not None:
                     return self._response(api, await offload(len(raw), api.asked, raw), None, first, call)
             prepared = await self.prepare(api, raw, call, request.headers)
@@ -104,18 +105,31 @@ class Generation:
             stream = await self.submit(prepared, call)
         return self._response(api, prepared.request, prepared.render, stream, call)
 
-    async def _first_use(self, api: Api, raw: bytes, call: HttpCall, key: str) -> EventStream | None:
-        """The stream of the request that an idempotency key stands for already."""
+    async def _first_use(
+        self, api: Api, raw: bytes, call: HttpCall, key: str
+    ) -> EventStream | Response | None:
+        """The stream of the request that an idempotency key stands for already, or what is kept of it."""
         known = await self._gateway.first_use(api.base, call.owner_key, key)
         if known is None:
             return None
         request_id, digest = known
         if digest != await offload(len(raw), _digest, api, raw):
             raise IdempotencyConflictError(f"idempotency key {key!r} was used with another payload")
-        stream = await self._gateway.attach(request_id, None, call.owner_key)
+        try:
+            found: EventStream | Response | None = await self._gateway.attach(
+                request_id, None, call.owner_key
+            )
+        except StreamExpiredError:
+            streamed = (await offload(len(raw), api.asked, raw)).stream
+            found = None if streamed else await api.repeated(request_id, call.owner_key)
+            if found is None:
+                raise StreamExpiredError(
+                    f"what the idempotency key {key!r} stands for was deleted, or its stream is past its retention; "
+                    "another key makes a new one"
+                ) from None
         if call.counted_at:
             await self._gateway.withdraw(api.base, call.request_id, call.owner_key, call.limits)
-        return stream
+        return found
 
     async def prepare(self, api: Api, raw: bytes, call: HttpCall, headers: Mapping[str, str]) -> Prepared:
         """Read and check a body, and prepare it for the queue; a large one beside the loop.
@@ -167,8 +181,9 @@ class Generation:
             if may_have and (images := image_places(parsed.body["messages"])):
                 check_images(images, model, served)
                 if fetched := await self._gateway.fetch_images(parsed.body, model):
-                    parsed, size = _with_images(parsed, fetched), max(size, _FETCHED)
-            payload = await self._fitting(api, parsed, name, model, size)
+                    messages = with_fetched(parsed.body["messages"], fetched)
+                    parsed.body, size = {**parsed.body, "messages": messages}, max(size, _FETCHED)
+            payload = await offload(size, self._payload, api, name, model, parsed.body)
         except InvalidRequestError as error:
             raise api.reworded(error) from None
         render = api.render(parsed, payload, call.request_id)
@@ -186,18 +201,6 @@ class Generation:
         if api.follows and submission.options.idempotency_key:
             submission.digest = await offload(len(raw), _digest, api, raw)
         return Prepared(api, request, submission, render, parsed.turn, name)
-
-    async def _fitting(
-        self, api: Api, parsed: ParsedBody, name: str, model: ServedModel, size: int
-    ) -> dict[str, Any]:
-        """The payload; where it is too long and may be shortened, with as little left out as need be."""
-        prepare = partial(self._payload, api, name, model)
-        try:
-            return await offload(size, prepare, parsed.body)
-        except ContextLengthError:
-            if not parsed.cuts:
-                raise
-        return await offload(size, _shortened, parsed, prepare)
 
     def _payload(self, api: Api, name: str, model: ServedModel, body: dict[str, Any]) -> dict[str, Any]:
         if body.get("model") != name:  # an alias: engines know their own names alone
@@ -322,34 +325,8 @@ class Generation:
         )
 
 
-def _with_images(parsed: ParsedBody, fetched: Mapping[str, bytes]) -> ParsedBody:
-    """A chat with the images that were fetched, however it is cut."""
-    cut = parsed.cut
-
-    def filled(body: dict[str, Any]) -> dict[str, Any]:
-        return {**body, "messages": with_fetched(body["messages"], fetched)}
-
-    shorter = None if cut is None else lambda place: filled(cut(place))
-    return msgspec.structs.replace(parsed, body=filled(parsed.body), cut=shorter)
-
-
 def _digest(api: Api, raw: bytes) -> str:
     return hashlib.blake2b(f"{api.name} ".encode() + raw, digest_size=16).hexdigest()
-
-
-def _shortened(parsed: ParsedBody, prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """Search for the first cut that fits; each one leaves out more than the one before."""
-    assert parsed.cut is not None
-    low, high = 0, parsed.cuts - 1
-    payload = prepare(parsed.cut(high))
-    while low < high:
-        middle = (low + high) // 2
-        try:
-            payload = prepare(parsed.cut(middle))
-            high = middle
-        except ContextLengthError:
-            low = middle + 1
-    return payload
 
 
 def _away(prepared: Prepared) -> NoInstancesError | None:

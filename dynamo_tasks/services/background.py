@@ -117,7 +117,8 @@ class Background:
         names = _names()
         gateway = await gateway_of(resolver, getattr(type(self), "router", None), names)
         settings = FrontendSettings(names=names)
-        apis = {path: api for path, api in api_table(gateway, settings).items() if path in BATCH_ENDPOINTS}
+        table = api_table(gateway, settings, stores=False)  # answers of lines are in the output alone
+        apis = {path: api for path, api in table.items() if path in BATCH_ENDPOINTS}
         limits = BatchLimits(lines=self.max_lines, in_flight=self.in_flight)
         files = files_of(gateway.objects)
         shop = BatchShop(resolver.runtime.client, files, gateway, Generation(gateway, settings), apis, limits)

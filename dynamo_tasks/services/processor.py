@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from functools import partial
 from typing import Any, ClassVar
 
 from dynamo_tasks.engines.embedding import check_input
@@ -13,6 +14,7 @@ from dynamo_tasks.engines.images.messages import mark_images, remote_images, tak
 from dynamo_tasks.engines.text.fields import token_ids
 from dynamo_tasks.engines.text.payload import parse_embed, tokenized
 from dynamo_tasks.engines.text.prompts import prompt_ids, size_of
+from dynamo_tasks.engines.text.shorten import fitting
 from dynamo_tasks.engines.text.template import allowed_tools, chat_of
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
@@ -120,6 +122,9 @@ class Processor:
         Raises:
             InvalidRequestError: a bad field, or a prompt that is too long; gives both lengths.
         """
+        return fitting(body, partial(self._prepared, api, card))
+
+    def _prepared(self, api: str, card: ModelCard, body: dict[str, Any]) -> dict[str, Any]:
         tokenizer = self._tokenizer(card.tokenizer)
         if api == "embeddings":
             for place, item in enumerate(parse_embed(body).inputs):

@@ -74,6 +74,34 @@ def test_other_apis(place: BatchPlace, url: str, body: dict[str, object]) -> Non
     assert row["response"]["body"]["model"] == "mocker"
 
 
+def test_what_was_gathered_leaves_nothing_for_long(place: BatchPlace) -> None:
+    """Before, a record of each line stayed for a day."""
+    batch = place.ended(place.submit([chat_line(f"q{i}", "hi", tokens=2) for i in range(300)]).id)
+    assert batch.status == "completed"
+    long = """local n = 0 for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+      if redis.call('PTTL', key) > 60000 then n = n + 1 end end return n"""
+
+    def kept() -> int:
+        names = ("dt:batches:req:*", "dt:batches:log:*", "dt:batches:doc:*")
+        return sum(int(place.server.command("EVAL", long, "0", name).strip(b":\r\n")) for name in names)
+
+    until(
+        lambda: kept() <= 20, 30, lambda: f"{kept()} keys"
+    )  # of other tests: runs, and what was asked directly
+
+
+def test_a_response_of_a_batch_is_in_its_output_alone(place: BatchPlace) -> None:
+    url, body = "/v1/responses", {"model": "mocker", "input": "hi", "max_output_tokens": 16, "store": True}
+    batch = place.ended(
+        place.submit([{"custom_id": "a", "method": "POST", "url": url, "body": body}], url).id
+    )
+    [row] = place.rows(batch.output_file_id)
+    made = row["response"]["body"]
+    assert (row["response"]["status_code"], made["store"], made["status"]) == (200, False, "incomplete")
+    with pytest.raises(openai.NotFoundError):
+        place.client.responses.retrieve(made["id"])
+
+
 def test_what_is_wrong_with_one_line_is_in_the_error_file(place: BatchPlace) -> None:
     lines = [chat_line("good", "hi"), chat_line("bad", "hi", temperature=99)]
     batch = place.ended(place.submit(lines).id)

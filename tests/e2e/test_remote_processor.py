@@ -70,6 +70,23 @@ def test_the_text_is_that_of_the_aggregated_graph(far: Frontend, redis_server: R
     assert text == expected["choices"][0]["message"]["content"]
 
 
+def test_what_may_be_shortened_is_shortened_there(far: Frontend, redis_server: RedisServer) -> None:
+    """Before, `truncation: auto` was refused as too long, and so was a message with a limit beyond the context."""
+    long = [{"role": "user", "content": f"{number} " + "word " * 20} for number in range(12)]
+    asked = {"model": "mocker", "input": long, "max_output_tokens": 16, "truncation": "auto", "store": False}
+    message = {"model": "mocker", "max_tokens": 9000, "messages": [{"role": "user", "content": "hi"}]}
+    with Frontend(redis_server.url, env=ENV) as near:
+        for path, body in (("/v1/responses", asked), ("/v1/messages", message)):
+            texts = []
+            for http in (near, far):
+                status, _, answer = http.request("POST", path, body)
+                assert status == 200, answer
+                texts.append(answer.get("content") or answer["output"][0]["content"])
+            assert texts[0] == texts[1]
+    refused = far.request("POST", "/v1/responses", {**asked, "truncation": "disabled"})
+    assert (refused[0], refused[2]["error"]["code"]) == (400, "context_length_exceeded")
+
+
 def test_the_request_id_is_the_processors(far: Frontend, redis_server: RedisServer) -> None:
     _, headers, _ = far.request("POST", CHAT, _ask())
     info = far.get(f"/v1/requests/{headers['x-request-id']}")[1]

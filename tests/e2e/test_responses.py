@@ -308,6 +308,23 @@ def _events_path(name: str) -> str:
     return f"/v1/requests/{raw[:8]}-{raw[8:12]}-{raw[12:16]}-{raw[16:20]}-{raw[20:]}/stream"
 
 
+def test_a_repetition_finds_what_is_kept_and_not_what_was_deleted(
+    stack: Stack, client: openai.OpenAI, other: openai.OpenAI
+) -> None:
+    """Before, it was a 410 as soon as the stream was gone, a minute after the end, though the response was kept."""
+    key = {"Idempotency-Key": "kept"}
+    made = _ask(client, extra_headers=key)
+    log = f"dt:{stack.namespace}:log:{_events_path(made.id).split('/')[3]}"
+    until(lambda: 0 < int(stack.server.command("TTL", log)[1:]) <= 60)
+    assert stack.server.command("DEL", log) == b":1\r\n"
+    assert _ask(other, extra_headers=key).to_dict() == made.to_dict()
+    client.responses.delete(made.id)
+    with pytest.raises(openai.APIStatusError, match="another key makes a new one") as caught:
+        _ask(other, extra_headers=key)
+    assert (caught.value.status_code, caught.value.code) == (410, "stream_expired")
+    assert _ask(other, extra_headers={"Idempotency-Key": "new"}).id != made.id
+
+
 def test_every_boundary_of_a_position(stack: Stack, client: openai.OpenAI) -> None:
     """Before, what lies beyond the last event was a 200 without events: the client took it for the end."""
     made = _ask(client, background=True)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
+
+from dynamo_tasks.engines.text.shorten import SHORTEN, Shorten
 from dynamo_tasks.frontend.messages.chat import chat_body, chat_request
 from dynamo_tasks.frontend.messages.collect import MessageCollector
 from dynamo_tasks.frontend.messages.content import Shown
@@ -36,9 +39,9 @@ class MessagesApi(Api):
         asked = parse_messages(body, counting=self.counting)
         request = chat_request(asked, body)
         made = engine_body(request, chat_body(asked))
-        roomy = {name: value for name, value in made.items() if name != "max_tokens"}
         # A limit beyond the context is no error in this API: clients give one size for all models.
-        return ParsedBody(request, made, _shown(asked.thinking).encode(), cuts=1, cut=lambda _: roomy)
+        made[SHORTEN] = msgspec.to_builtins(Shorten(limit=True))
+        return ParsedBody(request, made, _shown(asked.thinking).encode())
 
     def render(self, parsed: ParsedBody, payload: dict[str, Any], request_id: str) -> Render | None:
         """As every API, with the number of the prompt's tokens, which the stream begins with."""

@@ -7,7 +7,7 @@ API key to the queue, is :mod:`dynamo_tasks.frontend.generation`.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cache
 from typing import Any, Protocol
 
@@ -92,8 +92,6 @@ class ParsedBody(Struct):
         extra: What the API needs to render the answer, encoded by itself; stored in :attr:`Render.extra`.
         document: What the API keeps beside the record, for as long as that; empty = nothing.
         retention: Seconds for which record and stream are kept, where the client does not say it.
-        cuts: How many ways there are to leave out more and more of a prompt that is too long; 0 = it is refused.
-        cut: Makes the body of one of them, counted from 0.
         turn: To be begun before the request is submitted, and given up where it is not.
         size: Bytes of the body with what it follows; 0 = of the body alone.
     """
@@ -103,8 +101,6 @@ class ParsedBody(Struct):
     extra: bytes = b""
     document: bytes = b""
     retention: float | None = None
-    cuts: int = 0
-    cut: Callable[[int], dict[str, Any]] | None = None
     turn: Turn | None = None
     size: int = 0
 
@@ -146,9 +142,13 @@ class Api:
         """Read and check a body; may be called in a thread. See :meth:`read`."""
         raise NotImplementedError
 
-    def asked(self, raw: bytes) -> OpenAIRequest:
+    def asked(self, raw: bytes) -> GenerationRequest:
         """Read how a body wants to be answered, without what it follows. See :attr:`follows`."""
         raise NotImplementedError
+
+    async def repeated(self, request_id: str, owner_key: str) -> Response | None:
+        """The answer that is kept of a request, when its stream is gone; ``None`` where there is none."""
+        return None
 
     def find_model(self, name: str, served: Mapping[str, ServedModel]) -> ServedModel:
         """The model that a body names, if it serves the API.

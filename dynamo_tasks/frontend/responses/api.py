@@ -6,23 +6,26 @@ import asyncio
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
 from starlette.responses import Response
 
+from dynamo_tasks.engines.text.shorten import SHORTEN, Shorten
 from dynamo_tasks.engines.text.threads import offload
-from dynamo_tasks.errors import InvalidRequestError
+from dynamo_tasks.errors import InvalidRequestError, RequestNotFoundError
 from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, engine_body
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.openai.values import FROM_START, Position
-from dynamo_tasks.frontend.responses.chat import as_written, chat_body, cuts, messages_of
+from dynamo_tasks.frontend.responses.chat import as_written, chat_body, messages_of
 from dynamo_tasks.frontend.responses.collect import ResponseCollector
 from dynamo_tasks.frontend.responses.context import Context
 from dynamo_tasks.frontend.responses.document import MOST_BYTES, Document, size_of
 from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, response_object
+from dynamo_tasks.frontend.responses.names import response_id
 from dynamo_tasks.frontend.responses.render import ResponseRenderer
-from dynamo_tasks.frontend.responses.stored import API, keep
+from dynamo_tasks.frontend.responses.stored import API, StoredResponses, keep, large
 from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.protocol.http.bodies import decode_object
@@ -41,6 +44,7 @@ class ResponsesApi(Api):
     Args:
         gateway: To read what a response follows.
         settings: How long responses are kept.
+        stores: Whether they are; else each is as with ``store: false``.
     """
 
     name = API
@@ -49,8 +53,9 @@ class ResponsesApi(Api):
     follows = True
     announced = True
 
-    def __init__(self, gateway: Gateway, settings: FrontendSettings):
+    def __init__(self, gateway: Gateway, settings: FrontendSettings, *, stores: bool = True):
         self._gateway = gateway
+        self._stores = stores
         self._tasks: set[asyncio.Task[None]] = set()
         self._context = Context(gateway, Turns(gateway, settings.conversation_retention))
         self._retention = settings.response_retention
@@ -76,6 +81,8 @@ class ResponsesApi(Api):
         )
 
     def _parsed(self, body: dict[str, Any], request: ResponseRequest, document: Document) -> ParsedBody:
+        if not self._stores:
+            request = msgspec.structs.replace(request, store=False)
         items = document.context + document.items
         messages = messages_of(request.instructions, items)
         chat = chat_body(request, body, messages)
@@ -92,7 +99,8 @@ class ResponsesApi(Api):
         if request.stored:
             parsed.document, parsed.retention = _bounded(document.encode()), self._retention
         if request.truncation == "auto":
-            _may_be_cut(parsed, messages, int(request.instructions is not None))
+            kept = int(request.instructions is not None)
+            parsed.body[SHORTEN] = msgspec.to_builtins(Shorten(oldest=True, kept=kept))
         return parsed
 
     def renderer(self, render: Render, known: Position = FROM_START) -> ResponseRenderer:
@@ -103,6 +111,15 @@ class ResponsesApi(Api):
         """Make what puts a whole stream together as one JSON object."""
         assert render is not None
         return ResponseCollector(render, self._keeper(render))
+
+    async def repeated(self, request_id: str, owner_key: str) -> Response | None:
+        """The response as it is now, if it is stored."""
+        stored = StoredResponses(self._gateway)
+        try:
+            found = await stored.find(response_id(request_id), owner_key)
+            return await large(await stored.object_of(found, owner_key))
+        except RequestNotFoundError:
+            return None
 
     def _keeper(self, render: Render) -> Callable[[Made], None] | None:
         """Make what keeps a stored response in its shortest form, once it has ended."""
@@ -141,13 +158,3 @@ def _bounded(document: bytes) -> bytes:
 def _decoded(raw: bytes) -> tuple[dict[str, Any], ResponseRequest]:
     body = decode_object(raw)
     return body, parse_response(body)
-
-
-def _may_be_cut(parsed: ParsedBody, messages: list[dict[str, Any]], kept: int) -> None:
-    places = cuts(messages, kept)
-
-    def cut(place: int) -> dict[str, Any]:
-        rest = messages[:kept] + messages[kept + places[place] :]
-        return {**parsed.body, "messages": rest}
-
-    parsed.cuts, parsed.cut = len(places), cut

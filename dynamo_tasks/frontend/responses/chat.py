@@ -9,7 +9,7 @@ from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.items import message_content, message_text
 from dynamo_tasks.protocol.http.responses import PASSED_ON, ResponseRequest, unpack_choice, unpack_tool
 
-__all__ = ["as_written", "chat_body", "cuts", "messages_of"]
+__all__ = ["as_written", "chat_body", "messages_of"]
 
 _SAME = (
     "model", "stream", "background", "temperature", "top_p", "presence_penalty", "frequency_penalty",
@@ -111,15 +111,6 @@ def _said(turn: dict[str, Any], item: dict[str, Any]) -> None:
         parts = item.get("content") or item.get("summary") or ()
         text = "".join(part["text"] for part in parts)
         turn["reasoning_content"] = turn.get("reasoning_content", "") + text
-
-
-def cuts(messages: list[dict[str, Any]], kept: int) -> list[int]:
-    """Counts of messages that may be dropped behind the first ``kept`` ones, fewest first.
-
-    Never the last one, nor a call without the outputs that belong to it.
-    """
-    rest = messages[kept:]
-    return [count for count in range(1, len(rest)) if rest[count]["role"] != "tool"]
 
 
 def as_written(error: InvalidRequestError) -> InvalidRequestError:

@@ -198,11 +198,11 @@ class LinesRun:
         states = await self._shop.ask(lambda: self._queue.states(asked))
         for request_id, state in states.items():
             line = self._flying.pop(request_id)
-            if state is None and not self.stopped:
+            if state is None and not self.stopped and not await self._noted(line):
                 await self._put(line)  # Redis has forgotten it
             else:
-                if state in (None, State.CANCELLED) and self.stopped:
-                    line.unmade = self.stopped
+                if state is None or (state is State.CANCELLED and self.stopped):
+                    line.unmade = self.stopped or "batch_expired"
                 self._end(line, succeeded=state is State.SUCCEEDED)
         return bool(states)
 
@@ -280,10 +280,14 @@ class LinesRun:
                 await self._once_more(line)
         return line.answer
 
+    async def _noted(self, line: Line) -> bool:
+        """Whether another run has gathered its part."""
+        self._data = (await self._shop.get(self._id)).data
+        return (line.number - 1) // PART_LINES in self._data.parts
+
     async def _once_more(self, line: Line) -> None:
         """The answer is lost: nobody gathered it in time, or somebody erased it. It is run again, as a new request."""
-        self._data = (await self._shop.get(self._id)).data
-        if (line.number - 1) // PART_LINES in self._data.parts or self.stopped:
+        if await self._noted(line) or self.stopped:
             line.unmade = self.stopped or "batch_expired"
             return
         line.again += 1

@@ -42,6 +42,9 @@ LATER = (UnavailableError, QueueFullError, RateLimitError, UnknownModelError)
 """Errors after which a line waits for its turn: its batch has named a model that was served."""
 _RETENTION = 6 * 3600.0
 """Seconds for which an answer is kept that nobody has gathered; once gathered, it is erased."""
+_BARE = 60.0
+"""Seconds for which the bare record of a line that was gathered stays: another run, which does not know of that yet,
+finds it ended."""
 _BESIDE = 128
 _NOBODY = OpenAIRequest(model="")
 """Where a render says all, the body is not read again."""
@@ -177,7 +180,7 @@ class LineQueue:
 
         async def one(request_id: str) -> None:
             with contained("ledger", request_id):
-                await self._client.ledger.purge(self._namespace, request_id)
+                await self._client.ledger.purge(self._namespace, request_id, _BARE)
 
         await _beside(one, list(request_ids))
 

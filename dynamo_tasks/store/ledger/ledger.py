@@ -303,13 +303,19 @@ class Ledger:
         """Promote requests from the wait queues where there is room."""
         await script("admit").run(self.store.commands, [], base=self.store.keys(namespace).base)
 
-    async def purge(self, namespace: str, request_id: str) -> str:
+    async def purge(self, namespace: str, request_id: str, kept: float = 0.0) -> str:
         """Erase payload and stream of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``.
 
         A message of it that lies in a queue yet goes with the next :meth:`erase`, of any worker.
+
+        Args:
+            namespace: Where it lives.
+            request_id: Its id.
+            kept: Seconds for which its bare record stays; 0 = for as long as it would.
         """
         reply = await script("purge").run(
             self.store.commands, self._keys(namespace, request_id), base=self.store.keys(namespace).base, id=request_id,
+            kept=int(kept * 1000),
         )  # fmt: skip
         return str(reply.decode())
 

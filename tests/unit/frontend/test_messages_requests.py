@@ -234,9 +234,8 @@ def test_a_request_of_claude_code() -> None:
 
 def test_a_limit_beyond_the_context_is_left_to_the_model() -> None:
     parsed = MessagesApi().parse(json.dumps(body(max_tokens=32_000)).encode())
-    assert parsed.cut is not None
     assert parsed.body["max_tokens"] == 32_000
-    assert "max_tokens" not in parsed.cut(0)
+    assert parsed.body["shorten"] == {"limit": True}
     render = MessagesApi().render(parsed, {"prompt_token_ids": [1, 2]}, "r")
     assert render is not None
     assert Shown.decode(render.extra) == Shown(input_tokens=2, clipped=True)

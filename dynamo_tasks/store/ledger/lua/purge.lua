@@ -5,7 +5,8 @@
 -- Keeps 6 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 stream
--- @args base, id
+-- @args base, id, kept
+--   kept: ms for which the bare record stays; 0 = as long as it had
 -- returns 'OK' | 'GONE' | 'ACTIVE' it has not ended
 -- @include documents, records, settled, terminal, wait_queue
 
@@ -27,5 +28,7 @@ redis.call('HSET', KEYS[1], F.purged, '1')
 if not r.owner or r.settled == '1' then
   redis.call('HSET', KEYS[1], F.settled, '1')
   settled(KEYS[1])
+  local left = tonumber(kept)
+  if left > 0 and redis.call('PTTL', KEYS[1]) > left then redis.call('PEXPIRE', KEYS[1], left) end
 end
 return 'OK'
