@@ -50,6 +50,14 @@ _REQUESTS = (
         ("endpoint",),
     ),
     Metric(
+        "preemption_seconds",
+        "histogram",
+        "seconds",
+        "From the choice of a running request that leaves its slot to the moment at which that is free.",
+        (),
+        _ROUND_TRIPS,
+    ),
+    Metric(
         "requests_finished_total",
         "counter",
         "requests",

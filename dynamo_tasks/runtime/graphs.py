@@ -43,6 +43,7 @@ def configured_graph(
         *_shared_layers(config, os.environ if environ is None else environ),
     ]
     graph.configure(resolve(graph.schemas(), layers, allow_unknown_services=True))
+    ServiceConfig.note_others(layers, graph.schemas())
     return graph
 
 
@@ -63,7 +64,7 @@ def configure_alone(service: DynamoService[Any], environ: Mapping[str, str] | No
     layers = _shared_layers(variable("DYNAMO_CONFIG", environ), environ)
     resolved = resolve({service.name: service.schema()}, layers, allow_unknown_services=True)
     service.configure(resolved[service.name])
-    ServiceConfig.note(resolved, service.name, service.schema().extras)
+    ServiceConfig.note_alone(resolved, service.name, service.schema().extras)
 
 
 def _shared_layers(config: str | None, environ: Mapping[str, str]) -> list[Layer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import openai
 import pytest
 
+from tests.support.batches import background_of, chat_line
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.serve import typed
 from tests.support.server import RedisServer
@@ -35,6 +37,23 @@ class Fleet:
         answer: Any = raw.parse()
         return answer.model, raw.headers.get("x-dynamo-model", ""), answer.choices[0].message.content
 
+    def batch(self, model: str, count: int) -> list[dict[str, Any]]:
+        """The rows of a batch of chats that names a model."""
+        lines = [chat_line(str(n), f"hi {n}", 4, model=model) for n in range(count)]
+        raw = "\n".join(map(json.dumps, lines)).encode()
+        file = self.client.files.create(file=("in.jsonl", raw), purpose="batch")
+        made = self.client.batches.create(
+            input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
+        ends = ("completed", "failed", "expired")
+        done: Any = until(lambda: (b := self.client.batches.retrieve(made.id)).status in ends and b, 60)
+        assert (done.status, done.request_counts.completed) == ("completed", count), done.errors
+        return [json.loads(row) for row in self.client.files.content(done.output_file_id).text.splitlines()]
+
+    def message(self, model: str) -> Any:
+        body = {"model": model, "max_tokens": 4, "messages": [{"role": "user", "content": "hi"}]}
+        return self.http.request("POST", "/v1/messages", body)
+
     def served(self, model: str) -> str:
         """The model that serves now; empty where the one that was chosen has just died."""
         try:
@@ -51,9 +70,11 @@ def _worker(url: str, name: str, *more: str) -> Worker:
 
 
 @pytest.fixture(scope="module")
-def fleet(redis_server: RedisServer) -> Iterator[Fleet]:
+def fleet(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     url = redis_server.url
+    ENV["DYNAMO_FILES_URL"] = tmp_path_factory.mktemp("files").as_uri()
     with (
+        background_of(url, ENV, *SETTINGS),
         together(
             _worker(url, "llama", "Worker.engine_args.seed=1"),
             _worker(url, "qwen", "Worker.engine_args.seed=2"),
@@ -98,6 +119,24 @@ def test_embeddings_and_completions_have_names_too(fleet: Fleet) -> None:
     assert text.model == "small"
 
 
+def test_batches_have_names_too(fleet: Fleet) -> None:
+    rows = fleet.batch("gpt-4.1", 3)
+    assert {row["response"]["body"]["model"] for row in rows} == {"gpt-4.1"}
+    texts = {row["response"]["body"]["choices"][0]["message"]["content"] for row in fleet.batch("small", 1)}
+    said = [{"role": "user", "content": "hi 0"}]
+    assert texts == {fleet.ask("qwen", messages=said)[2]}
+    assert {row["response"]["body"]["model"] for row in fleet.batch("gpt-4o", 20)} == {"gpt-4o"}
+
+
+def test_messages_have_names_too(fleet: Fleet) -> None:
+    status, headers, message = fleet.message("gpt-4.1")
+    assert (status, headers["x-dynamo-model"], message["model"]) == (200, "llama", "gpt-4.1")
+    status, headers, message = fleet.message("small")
+    assert (status, headers["x-dynamo-model"], message["model"]) == (200, "qwen", "small")
+    asked = {"model": "small", "messages": [{"role": "user", "content": "hi"}]}
+    assert fleet.http.request("POST", "/v1/messages/count_tokens", asked)[2]["input_tokens"] > 0
+
+
 def test_what_is_wrong_is_told_before_anything_starts(tmp_path: Any) -> None:
     done = typed(tmp_path, "serve", "--dry-run", "--Frontend.models={a: b, b: a}")
     assert done.returncode == 2
@@ -114,6 +153,8 @@ def test_a_fallback_takes_what_a_dead_model_cannot(fleet: Fleet) -> None:
     assert fleet.ask("llama")[:2] == ("llama", "qwen")
     assert {fleet.ask("gpt-4o")[1] for _ in range(10)} == {"qwen"}
     assert "gpt-4o" in [model.id for model in fleet.client.models.list()]
+    assert fleet.message("gpt-4.1")[1]["x-dynamo-model"] == "qwen"
+    assert {row["response"]["body"]["model"] for row in fleet.batch("gpt-4.1", 5)} == {"gpt-4.1"}
     with pytest.raises(openai.InternalServerError) as caught:  # llama's answer is stored, and llama is away
         fleet.ask("gpt-4.1", **body)
     assert caught.value.code == "no_instances"

@@ -8,10 +8,12 @@ oldest request keeps its slot longest, and every one ends at last. The invariant
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable
 from functools import partial
 
+from dynamo_tasks.observe import metrics
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.streams.open_stream import OpenStream
 
@@ -25,14 +27,16 @@ class Offer:
         release: Stops it, and queues its request again.
         step: Priority step of its list.
         created: When its request was submitted, in ms.
+        chosen: When it was chosen to leave, monotonic seconds.
     """
 
-    __slots__ = ("_stream", "created", "release", "step")
+    __slots__ = ("_stream", "chosen", "created", "release", "step")
 
     def __init__(self, stream: OpenStream, release: Callable[[], None]):
         self.step = stream.attempt.step
         self.created = stream.attempt.created
         self.release = release
+        self.chosen = 0.0
         self._stream = stream
 
     @property
@@ -109,11 +113,14 @@ class Preemption:
             return None
         self._remove(chosen)
         self._leaving.add(chosen)
+        chosen.chosen = time.monotonic()
         return chosen
 
     def left(self, offer: Offer) -> None:
         """It is over."""
-        self._leaving.discard(offer)
+        if offer in self._leaving:
+            self._leaving.discard(offer)
+            metrics.histogram("preemption_seconds").observe(time.monotonic() - offer.chosen)
         self.withdraw(offer)
         offer.release = _nothing  # the attempt knows its offer, too: no circle is left
 

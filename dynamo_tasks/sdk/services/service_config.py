@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar, Self
 
 import msgspec
 
-from dynamo_tasks.config import ResolvedConfig, ServiceSchema, env_layer, load_yaml, resolve, suggest
+from dynamo_tasks.config import Layer, ResolvedConfig, ServiceSchema, env_layer, load_yaml, resolve, suggest
 from dynamo_tasks.config.host.given import variable
 from dynamo_tasks.config.schema import COMMON, RESERVED
 from dynamo_tasks.errors import ConfigError
@@ -31,6 +32,7 @@ class ServiceConfig(dict[str, dict[str, Any]]):
     """
 
     _instance: ClassVar[ServiceConfig | None] = None
+    _others: ClassVar[set[str]] = set()
 
     def __init__(self, sections: Mapping[str, dict[str, Any]] | None = None) -> None:
         """Take sections as they are; all of their keys count as written by somebody."""
@@ -113,6 +115,31 @@ class ServiceConfig(dict[str, dict[str, Any]]):
     def _from_environ(cls, environ: Mapping[str, str]) -> Self:
         path = variable("DYNAMO_CONFIG", environ)
         layers = [*([load_yaml(path)] if path else []), env_layer(environ)]
+        return cls(resolve(cls._free_schemas(layers), layers, allow_unknown_services=True).tree())
+
+    @classmethod
+    def note_others(cls, layers: Sequence[Layer], known: Collection[str]) -> None:
+        """Take over what is said of services that this process has not, as it is written: a service may read another's.
+
+        Args:
+            layers: Sources, highest priority first.
+            known: Services whose settings were noted.
+        """
+        for name, schema in cls._free_schemas(layers).items():
+            if name not in known:
+                with suppress(ConfigError):  # whose process that is says so
+                    cls.note(resolve({name: schema}, layers, allow_unknown_services=True), name, None)
+                    cls._others.add(name)
+
+    @classmethod
+    def note_alone(cls, resolved: ResolvedConfig, name: str, extras: str | None) -> None:
+        """Take over what was resolved for a service that no graph has configured, unless more is known of it."""
+        if name not in cls._others:
+            cls.note(resolved, name, extras)
+
+    @classmethod
+    def _free_schemas(cls, layers: Sequence[Layer]) -> dict[str, ServiceSchema]:
+        """Schemas of all sections, which take every key that is there."""
         sections = [(name, section) for layer in layers for name, section in layer.data.items()]
         keys: dict[str, dict[str, None]] = {}
         for name, section in sections:
@@ -120,8 +147,7 @@ class ServiceConfig(dict[str, dict[str, Any]]):
                 found = keys.setdefault(name, {})
                 found |= {str(key).replace("-", "_"): None for key in section}
                 found |= {key.replace("-", "_"): None for key in section.get("common-configs") or ()}
-        schemas = {name: ServiceSchema(name, annotations=found) for name, found in keys.items()}
-        return cls(resolve(schemas, layers, allow_unknown_services=True).tree())
+        return {name: ServiceSchema(name, annotations=found) for name, found in keys.items()}
 
 
 def _written(resolved: ResolvedConfig, name: str) -> set[str]:
