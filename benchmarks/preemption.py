@@ -9,8 +9,8 @@ A real stack (``dynamo-tasks serve`` with the mocker, which is paced like an eng
 and in an order that changes from round to round: interactive requests alone; ``service_tier: flex`` alone, twice as
 much as there are slots; both together. Interactive requests come at random (Poisson), at the same moments in both
 windows of a round. So a machine that is busy for a while spoils a round, and not the figure: that is the median over
-rounds, and the percentiles of all requests of all rounds together. Every text is compared with that of an engine that nobody
-disturbs. What is left for flex is its rate alone less the tokens of the interactive requests.
+rounds, and the percentiles of all requests of all rounds together. Every text is compared with that of an engine
+that nobody disturbs. What is left for flex is its rate alone less the tokens of the interactive requests.
 
 The exit status is 1 if a request was refused or failed, a token was lost or repeated, or the bar is not met: p99 of the
 time to the first token at most 115 % of that of an idle fleet, and at least 90 % of what is left for flex.
