@@ -34,7 +34,7 @@ class Shorten(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
     limit: bool = False
 
     def bodies(self, body: dict[str, Any]) -> list[Callable[[], dict[str, Any]]]:
-        """What makes the bodies to try, each one shorter than the one before."""
+        """Make the bodies to try when they are asked for, each one shorter than the one before."""
         if self.limit:
             return [lambda: {name: value for name, value in body.items() if name != "max_tokens"}]
         if not self.oldest:
@@ -48,7 +48,7 @@ class Shorten(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
 
 
 def fitting(body: dict[str, Any], prepare: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
-    """What is prepared of a body; where that is too long and may be shortened, of as much of it as fits.
+    """Prepare a body; where that is too long and may be shortened, as much of it as fits.
 
     Args:
         body: With its field :data:`SHORTEN`, if it has one.

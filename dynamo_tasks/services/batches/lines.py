@@ -281,7 +281,7 @@ class LinesRun:
         return line.answer
 
     async def _noted(self, line: Line) -> bool:
-        """Whether another run has gathered its part."""
+        """Return whether another run has gathered its part."""
         self._data = (await self._shop.get(self._id)).data
         return (line.number - 1) // PART_LINES in self._data.parts
 
