@@ -7,9 +7,15 @@ then chooses the request and the worker together.
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
 
 from benchmarks.virtual_fleet import Arrival, Dispatcher, Fleet, Worker
+from dynamo_tasks.router.costs import KvRouterConfig
+from dynamo_tasks.router.kv import KvPolicy
+from dynamo_tasks.router.predicted import WorkerLoad
 
 __all__ = ["POLICIES"]
 
@@ -67,11 +73,84 @@ class DynamoKv(_Early):
         return prefill / size + worker.blocks_with(arrival)
 
 
+class Report(NamedTuple):
+    """What a worker tells the routers: as a batch of ``kv_events`` does."""
+
+    due: float
+    worker: int
+    load: WorkerLoad
+    taken: list[str]
+    changes: list[dict[str, Any]]
+
+
 class Kv(_Early):
-    """What is left to compute before the first token, and how full the cache would be."""
+    """The product's own policy, in one or several routers that know what workers report, and when it has come.
+
+    Args:
+        fleet: The workers.
+        routers: How many; requests go to them in turn, and none knows what another has just sent.
+        delay: Seconds from a step's end, or a request's coming, to the moment at which routers know of it.
+        config: Parameters.
+        period: Workers report no events, and their load every so many seconds alone; 0 = they report all.
+    """
+
+    def __init__(
+        self, fleet: Fleet, *, routers: int = 1, delay: float = 0.025, config: KvRouterConfig | None = None,
+        period: float = 0.0,
+    ):  # fmt: skip
+        super().__init__(fleet)
+        size = fleet.args.block_size
+        self.routers = [
+            KvPolicy(config or KvRouterConfig(), size, random.Random(seed)) for seed in range(routers)
+        ]
+        self._delay, self._period = delay, period
+        self._reports: deque[Report] = deque()
+        self._next = 0.0
+        if not period:
+            for worker in fleet.workers:
+                worker.scheduler.cache.changes = []
 
     def choose(self, arrival: Arrival) -> Worker:
-        return min(self._fleet.workers, key=lambda worker: _cost(worker, arrival))
+        now, router = self._fleet.now, self.routers[arrival.number % len(self.routers)]
+        self._hear(now)
+        workers = [worker.number for worker in self._fleet.workers]
+        choice = router.choose(workers, arrival.request.prompt, arrival.hashes, now)
+        router.sent(choice, str(arrival.number), arrival.hashes, now, believe=self._period > 0)
+        return self._fleet.workers[choice.worker]
+
+    def arrived(self, arrival: Arrival, now: float) -> None:
+        super().arrived(arrival, now)
+        self._report(self._fleet.workers[arrival.worker], now)
+
+    def freed(self, worker: Worker, ended: list[Arrival], now: float) -> None:
+        self._report(worker, now)
+
+    def _report(self, worker: Worker, now: float) -> None:
+        if self._period:
+            if now < self._next:
+                return
+            self._next = now + self._period
+            for one in self._fleet.workers:
+                self._reports.append(Report(now + self._delay, one.number, one.load(), self._taken(one), []))
+            return
+        changes, worker.scheduler.cache.changes = worker.scheduler.cache.changes or [], []
+        self._reports.append(
+            Report(now + self._delay, worker.number, worker.load(), self._taken(worker), changes)
+        )
+
+    @staticmethod
+    def _taken(worker: Worker) -> list[str]:
+        taken, worker.taken = worker.taken, []
+        return taken
+
+    def _hear(self, now: float) -> None:
+        while self._reports and self._reports[0].due <= now:
+            report = self._reports.popleft()
+            for router in self.routers:
+                router.loads.report(report.worker, report.load, now, report.taken)
+                for change in report.changes:
+                    apply = router.index.store if change["type"] == "BlockStored" else router.index.remove
+                    apply(report.worker, change["block_hashes"])
 
 
 class Late:
@@ -133,5 +212,9 @@ POLICIES: dict[str, Callable[[Fleet], Dispatcher]] = {
     "round_robin": RoundRobin,
     "dynamo_kv": DynamoKv,
     "kv": Kv,
+    "kv_2_routers": partial(Kv, routers=2),
+    "kv_4_routers": partial(Kv, routers=4),
+    "kv_no_events": partial(Kv, period=1.0, config=KvRouterConfig(use_kv_events=False)),
+    "kv_dynamo_cost": partial(Kv, config=KvRouterConfig(cost="dynamo")),
     "late": Late,
 }

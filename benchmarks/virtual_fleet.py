@@ -7,18 +7,16 @@ the loads that instances report, and which blocks their caches hold.
 from __future__ import annotations
 
 import heapq
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple, Protocol
 
 from benchmarks.traces import TracedRequest
 from dynamo_tasks.engines.mocker.scheduler import Scheduler, SchedulerArgs
 from dynamo_tasks.engines.mocker.sequence import Run, Sequence, SequenceState
+from dynamo_tasks.router.demand import Demand
+from dynamo_tasks.router.predicted import WorkerLoad
 
 __all__ = ["Arrival", "Dispatcher", "Fleet", "FleetArgs", "Outcome", "polynomial"]
-
-_OUTPUT = 1 << 40
-"""Hashes of blocks with output begin here: nobody shares them."""
 
 Timing = Callable[[int, int, float], float]
 
@@ -70,7 +68,7 @@ class _VirtualSequence(Sequence):
         self.arrival = arrival
 
     def tokens(self, start: int, stop: int) -> list[int]:
-        return [_OUTPUT + self.arrival.number, start]
+        return [self.arrival.number, start]  # of output: nobody shares it
 
 
 class Arrival:
@@ -119,6 +117,7 @@ class Worker:
         number: Its place in the fleet.
         scheduler: The mocker's.
         live: Requests that it has, by their numbers.
+        taken: Ids of those that it got since it last reported.
     """
 
     def __init__(self, number: int, args: FleetArgs):
@@ -132,16 +131,21 @@ class Worker:
         self.live: dict[int, Arrival] = {}
         self.steps = False
         self._fresh: list[Arrival] = []
-        self._held: Counter[int] = Counter()
+        self._demand = Demand()
         self._args = args
+        self.taken: list[str] = []
 
     @property
     def backlog(self) -> int:
         """Tokens of prompts that it has yet to compute."""
-        return sum(one.context - one.computed for one in self._uncomputed())
+        return self.scheduler.prefill_tokens
 
-    def _uncomputed(self) -> list[Sequence]:
-        return [one.sequence for one in self._fresh if one.sequence is not None]
+    def load(self) -> WorkerLoad:
+        """Its load, as an instance of the product reports it."""
+        cache = self.scheduler.cache
+        blocks = max(self._demand.blocks, cache.used)
+        tokens = min(self.backlog, self._demand.prefill_tokens)
+        return WorkerLoad(tokens, blocks, len(self.live), cache.num_blocks)
 
     def has_room(self, tokens: int) -> bool:
         """Return whether it has at most so many tokens of prompts before it, and a place in the batch."""
@@ -154,8 +158,7 @@ class Worker:
 
     def blocks_with(self, arrival: Arrival) -> int:
         """Blocks that its requests need, and those of another one; what they share counts once."""
-        held = self._held
-        return len(held) + sum(hash_ not in held for hash_ in arrival.hashes) + self._written()
+        return self._demand.blocks_with(arrival.hashes) + self._written()
 
     def _written(self) -> int:
         size = self._args.block_size
@@ -164,7 +167,8 @@ class Worker:
     def take(self, arrival: Arrival, now: float) -> None:
         """Give it a request."""
         arrival.worker, arrival.sent, arrival.credit = self.number, now, self.overlap(arrival)
-        self._held.update(arrival.hashes)
+        self._demand.begin(str(arrival.number), arrival.request.prompt - arrival.credit, arrival.hashes)
+        self.taken.append(str(arrival.number))
         run = Run()
         arrival.sequence = _VirtualSequence(run, arrival)
         run.sequences.append(arrival.sequence)
@@ -188,20 +192,15 @@ class Worker:
             one.last = now
             one.cached = one.sequence.run.cached_tokens  # type: ignore[union-attr]
             one.sequence = None
-            self._let_go(one)
+            self._demand.end(str(one.number))
             del self.live[one.number]
         return ended
-
-    def _let_go(self, arrival: Arrival) -> None:
-        for hash_ in arrival.hashes:
-            self._held[hash_] -= 1
-            if not self._held[hash_]:
-                del self._held[hash_]
 
     def _note_first(self, now: float) -> None:
         for one in self._fresh:
             if one.sequence is not None and one.sequence.produced:
                 one.first = now
+                self._demand.prefilled(str(one.number))
         self._fresh = [one for one in self._fresh if one.first < 0]
 
 

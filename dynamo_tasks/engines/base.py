@@ -42,6 +42,9 @@ class EngineStats(msgspec.Struct, frozen=True):
         kv_usage: Used share of the KV cache, 0..1; blocks that only the prefix cache holds are free.
         prefix_hit_rate: Share of prompt tokens that the prefix cache had, 0..1, since the start.
         tokens: Tokens produced since the start.
+        prefill_tokens: Tokens of prompts that it has yet to compute; -1 = it does not know.
+        kv_active_blocks: KV blocks that its requests need; of an engine, those that they hold.
+        kv_total_blocks: KV blocks that it has; 0 = unknown.
     """
 
     running: int = 0
@@ -49,6 +52,9 @@ class EngineStats(msgspec.Struct, frozen=True):
     kv_usage: float = 0.0
     prefix_hit_rate: float = 0.0
     tokens: int = 0
+    prefill_tokens: int = -1
+    kv_active_blocks: int = 0
+    kv_total_blocks: int = 0
 
 
 class EmbeddingResult(msgspec.Struct, frozen=True):

@@ -37,7 +37,9 @@ from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.settings import FrontendSettings, idempotency_key
 from dynamo_tasks.frontend.sse import EventStreamResponse, header_text
 from dynamo_tasks.protocol.http.chat_messages import has_parts
+from dynamo_tasks.protocol.http.limits import OWN_CACHE
 from dynamo_tasks.protocol.http.openai import GenerationRequest, OpenAIRequest
+from dynamo_tasks.protocol.names import SESSION_HEADER, session_of
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 
 __all__ = ["Generation", "Prepared"]
@@ -53,6 +55,17 @@ _SURE = 5.0
 
 _FETCHED = 1 << 20
 """Size for which a body with images that were fetched is taken: what is done with it is done beside the loop."""
+
+
+def salt_of(call: HttpCall, given: Any) -> str:
+    """The salt of a request's blocks: the client's own within the namespace that its key imposes; empty = none."""
+    namespace = call.limits.cache_namespace
+    if namespace == OWN_CACHE:
+        namespace = call.owner_key
+    if not namespace:
+        return str(given or "")
+    # Of one length, so that no client's salt is another namespace.
+    return hashlib.blake2b(f"{namespace}\0{given or ''}".encode(), digest_size=16).hexdigest()
 
 
 class Prepared(Struct):
@@ -183,7 +196,8 @@ class Generation:
                 if fetched := await self._gateway.fetch_images(parsed.body, model):
                     messages = with_fetched(parsed.body["messages"], fetched)
                     parsed.body, size = {**parsed.body, "messages": messages}, max(size, _FETCHED)
-            payload = await offload(size, self._payload, api, name, model, parsed.body)
+            salt = salt_of(call, parsed.body.get("cache_salt")) if api.operation == "generate" else ""
+            payload = await offload(size, self._payload, api, name, model, salt, parsed.body)
         except InvalidRequestError as error:
             raise api.reworded(error) from None
         render = api.render(parsed, payload, call.request_id)
@@ -194,7 +208,7 @@ class Generation:
             options=self._settings.options(request, headers, call.owner_key, call.limits, parsed.retention),
             render=None if render is None else render.encode(),
             owner_key=call.owner_key,
-            headers={name: headers[name] for name in TRACE_HEADERS if name in headers},
+            headers=self._carried(raw, call, headers),
             size=size,
             document=parsed.document,
         )
@@ -202,9 +216,21 @@ class Generation:
             submission.digest = await offload(len(raw), _digest, api, raw)
         return Prepared(api, request, submission, render, parsed.turn, name)
 
-    def _payload(self, api: Api, name: str, model: ServedModel, body: dict[str, Any]) -> dict[str, Any]:
+    def _carried(self, raw: bytes, call: HttpCall, headers: Mapping[str, str]) -> dict[str, str]:
+        """The headers that go on with a request: of its trace, and its session."""
+        carried = {name: headers[name] for name in TRACE_HEADERS if name in headers}
+        name = headers.get(SESSION_HEADER) or self._settings.session_named(raw)
+        if name:
+            carried[SESSION_HEADER] = session_of(call.owner_key, name)
+        return carried
+
+    def _payload(
+        self, api: Api, name: str, model: ServedModel, salt: str, body: dict[str, Any]
+    ) -> dict[str, Any]:
         if body.get("model") != name:  # an alias: engines know their own names alone
             body = {**body, "model": name}
+        if salt:
+            body = {**body, "cache_salt": salt}
         return self._gateway.prepare(api.base, body, model)
 
     async def count_tokens(self, api: Api, request: Request) -> int:

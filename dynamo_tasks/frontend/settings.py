@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
 from dynamo_tasks.frontend.access.configured import ApiKey
 from dynamo_tasks.frontend.model_names import ModelNames
+from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.protocol.http.limits import KeyLimits
 from dynamo_tasks.protocol.http.openai import OpenAIRequest
 from dynamo_tasks.protocol.options import RequestOptions
@@ -29,6 +32,13 @@ _RECORD = 86400.0
 """Seconds for which a record is kept after its end, and with it all that belongs to it."""
 BOUNDED = {name: f"max_{name}" for name in ("retention", "abandon_after", "timeout")}
 """Option of a request → the setting that bounds it."""
+
+
+class _Named(Struct):
+    """The fields of a body that may name a session."""
+
+    prompt_cache_key: Any = None
+    user: Any = None
 
 
 class FrontendSettings(Struct, frozen=True, kw_only=True):
@@ -52,6 +62,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
         conversation_retention: Seconds for which a conversation is kept after it was used (30 days).
         announces: Whether a webhook wants to know of the ends of responses.
         names: Aliases and fallbacks of models.
+        session_fields: Fields of a body that name a session, where the header does not; the first that is there.
     """
 
     api_keys: tuple[ApiKey | str, ...] = ()
@@ -69,6 +80,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     conversation_retention: float = 30 * 86400.0
     announces: bool = False
     names: ModelNames = ModelNames()
+    session_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("body_limit", "max_file_bytes"):
@@ -125,6 +137,17 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
             weight=limits.weight,
             **chosen,
         )
+
+    def session_named(self, raw: bytes) -> str:
+        """The session that a body names in one of :attr:`session_fields`; empty = none."""
+        if not self.session_fields or not any(name.encode() in raw for name in self.session_fields):
+            return ""
+        try:
+            body = msgspec.json.decode(raw, type=_Named)
+        except UNREADABLE:
+            return ""
+        found = (getattr(body, name) for name in self.session_fields)
+        return next((name for name in found if isinstance(name, str) and name), "")
 
     def _check_bounds(self, asked: Mapping[str, float]) -> None:
         for name, seconds in asked.items():

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from logging import DEBUG, ERROR, INFO, WARNING
 
-from dynamo_tasks.observe.schema import LogEvent, Metric, SpanSpec
+from dynamo_tasks.observe.schema import LogEvent, Metric
+from dynamo_tasks.observe.span_catalogue import SPANS
 
 __all__ = ["LOG_EVENTS", "METRICS", "SPANS"]
 
@@ -207,6 +208,30 @@ _HTTP = (
            "Between two deliveries of tokens to one HTTP stream (sampled).", ("model",), _TOKEN_GAPS),
 )  # fmt: skip
 
+_SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
+_PROMPTS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
+
+# Dynamo's names where it has one.
+_ROUTING = (
+    Metric("router_requests_total", "counter", "requests", "Requests whose instance was chosen by `kv` here.",
+           ("component",)),
+    Metric("router_kv_hit_rate", "histogram", "ratio",
+           "Share of a prompt that the chosen worker was expected to have cached.", ("component",), _SHARES),
+    Metric("router_input_sequence_tokens", "histogram", "tokens", "Prompts of routed requests.", ("component",),
+           _PROMPTS),
+    Metric("router_kv_selected_cached_prefix_tokens_total", "counter", "tokens",
+           "Tokens of prompts that the chosen workers were expected to have cached; what they really had is "
+           "`tokens_total` of kind cached.", ("component",)),
+    Metric("router_kv_best_eligible_cached_prefix_tokens_total", "counter", "tokens",
+           "The same, had always the worker been chosen that has most.", ("component",)),
+    Metric("router_non_max_overlap_selections_total", "counter", "requests",
+           "Requests that went to a worker although another one had more of the prompt.", ("component",)),
+    Metric("router_kv_blocks", "gauge", "blocks", "Different blocks that are known to be cached somewhere.",
+           ("component",)),
+    Metric("router_kv_event_gaps_total", "counter", "batches", "Times that batches of KV events were missed.",
+           ("component",)),
+)  # fmt: skip
+
 _PIPELINES = (
     Metric("service_calls_total", "counter", "calls",
            "Calls that a service of a pipeline answered here; outcome is ok, error or expired.",
@@ -218,7 +243,9 @@ _PIPELINES = (
            ("pipeline", "operator", "outcome")),
 )  # fmt: skip
 
-METRICS: dict[str, Metric] = {m.name: m for m in (*_REQUESTS, *_STREAMS, *_FLEET, *_HTTP, *_PIPELINES)}
+METRICS: dict[str, Metric] = {
+    m.name: m for m in (*_REQUESTS, *_STREAMS, *_FLEET, *_HTTP, *_ROUTING, *_PIPELINES)
+}
 """All metrics by name."""
 
 # Whatever happens once per request is DEBUG: a busy worker ends hundreds per second.
@@ -304,7 +331,12 @@ _LOG_EVENTS = (
              ("component", "instance_id", "reason")),
     LogEvent("events.missed", WARNING, "A subscriber was too slow, or away too long: events behind `after` are gone.",
              ("subject", "after", "next")),
-    LogEvent("engine.kv_events_lost", WARNING, "A batch of KV events could not be published.",
+    LogEvent("router.chosen", DEBUG, "`kv` chose an instance, and why.",
+             ("request_id", "endpoint", "instance_id", "prompt_tokens", "overlap_tokens", "best_overlap_tokens",
+              "prefill_tokens", "active_blocks", "cost", "least_cost", "by_session")),
+    LogEvent("router.kv_events_missed", INFO, "Batches of a worker's KV events are missing; its snapshot is asked for.",
+             ("worker_id", "event_id")),
+    LogEvent("engine.kv_events_lost", WARNING, "A batch of KV events was lost; routers take a snapshot.",
              ("worker_id", "seq", "error")),
     LogEvent("engine.progress", INFO,
              "An engine gets ready; phase is import, configure, load, weights, profile, warmup or ready.",
@@ -363,27 +395,3 @@ _LOG_EVENTS = (
 
 LOG_EVENTS: dict[str, LogEvent] = {entry.name: entry for entry in _LOG_EVENTS}
 """All log events by name."""
-
-_SPANS = (
-    SpanSpec("dynamo.http", "frontend", "server", "From an HTTP request to the end of its answer.",
-         ("http.request.method", "http.request.method_original", "http.route", "http.response.status_code",
-          "error.type", "url.path", "url.scheme", "server.address", "server.port", "client.address",
-          "network.protocol.version", "user_agent.original", "gen_ai.operation.name", "gen_ai.provider.name",
-          "gen_ai.request.model", "gen_ai.response.model", "gen_ai.usage.input_tokens",
-          "gen_ai.usage.output_tokens", "gen_ai.usage.cache_read.input_tokens", "dynamo.request_id")),
-    SpanSpec("dynamo.submit", "client", "producer", "Ledger record and message are written.",
-         ("dynamo.request_id", "dynamo.endpoint", "messaging.system", "messaging.operation.name",
-          "messaging.operation.type", "messaging.destination.name", "messaging.message.id")),
-    SpanSpec("dynamo.run", "worker", "consumer", "One attempt, from claim to end; linked to its predecessor.",
-         ("dynamo.request_id", "dynamo.endpoint", "dynamo.attempt", "dynamo.epoch", "dynamo.state",
-          "messaging.system", "messaging.operation.name", "messaging.operation.type", "messaging.message.id")),
-    SpanSpec("dynamo.generate", "worker", "internal", "The engine's part of an attempt.",
-         ("gen_ai.operation.name", "gen_ai.provider.name", "gen_ai.request.model", "gen_ai.usage.input_tokens",
-          "gen_ai.usage.output_tokens", "gen_ai.usage.cache_read.input_tokens",
-          "gen_ai.response.finish_reasons")),
-    SpanSpec("dynamo.recover", "worker", "internal", "A sweep that requeues what a dead instance held.",
-         ("dynamo.lost_instance", "dynamo.moved")),
-)  # fmt: skip
-
-SPANS: dict[str, SpanSpec] = {span.name: span for span in _SPANS}
-"""All spans by name."""

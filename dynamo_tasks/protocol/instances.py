@@ -33,6 +33,8 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
         images: Most images of one request; 0 = it takes text alone.
         image_placeholder: What stands for an image where its chat template knows nothing of images; ``{n}`` in it is
             which image of the request it is, from 1. ``None`` = the engine needs nothing there.
+        kv_block_size: Tokens per block of its prefix cache; 0 = unknown, or it has none.
+        kv_events: Its workers publish what is in their caches.
     """
 
     name: str
@@ -46,6 +48,8 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     heeds_tool_choice: bool = False
     images: int = 0
     image_placeholder: str | None = None
+    kv_block_size: int = 0
+    kv_events: bool = False
 
 
 class Load(msgspec.Struct, omit_defaults=True):
@@ -64,6 +68,9 @@ class Load(msgspec.Struct, omit_defaults=True):
         preemptible: Requests among them that it would release for others.
         preemptions: Requests that it has released so far.
         taken: Requests that it has begun since its start.
+        prefill_tokens: Tokens of prompts that it has yet to compute.
+        kv_active_blocks: KV blocks that its requests need, those that wait included.
+        kv_total_blocks: KV blocks that it has.
     """
 
     in_flight: int = 0
@@ -78,6 +85,9 @@ class Load(msgspec.Struct, omit_defaults=True):
     preemptible: int = 0
     preemptions: int = 0
     taken: int = 0
+    prefill_tokens: int = 0
+    kv_active_blocks: int = 0
+    kv_total_blocks: int = 0
 
     @classmethod
     def decode(cls, data: bytes | str) -> Load:

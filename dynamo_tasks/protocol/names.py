@@ -6,6 +6,7 @@ endpoint ``chat/completions``; the same as ``dyn://dynamo.Processor.chat/complet
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import NamedTuple
 
@@ -14,6 +15,7 @@ from dynamo_tasks.errors import InvalidNameError
 __all__ = [
     "DEFAULT_NAMESPACE",
     "RUN",
+    "SESSION_HEADER",
     "EndpointId",
     "Subject",
     "check_component",
@@ -21,11 +23,14 @@ __all__ = [
     "check_group",
     "check_namespace",
     "check_topic",
+    "session_of",
 ]
 
 DEFAULT_NAMESPACE = "default"
 RUN = "--"
 """Stands between the name of a component and the number of the job that it lives for."""
+SESSION_HEADER = "x-dynamo-session-id"
+"""Header of HTTP requests in which clients name a session, and of messages, which carry :func:`session_of`."""
 _SCHEME = "dyn://"
 
 _NAMESPACE = re.compile(r"[^a-z0-9_-]")
@@ -163,3 +168,13 @@ class EndpointId(NamedTuple):
     def instance_queue(self, lease: int) -> str:
         """The queue of one instance, e.g. ``dynamo|Worker.generate-1a2b3c4d``."""
         return f"{self.queue}.{self.name}-{lease:x}"
+
+
+def session_of(owner: str, name: str) -> str:
+    """The name of a session inside: no client's own words, and none that two clients could share.
+
+    Args:
+        owner: Hash of the API key; empty = anybody.
+        name: The client's.
+    """
+    return hashlib.blake2b(f"{owner}\0{name}".encode(), digest_size=16).hexdigest()

@@ -33,7 +33,7 @@ from dynamo_tasks.services.batches.shop import BatchShop
 from dynamo_tasks.services.batches.supervisor import BatchSupervisor
 from dynamo_tasks.services.batches.validation import BatchLimits
 from dynamo_tasks.services.files import FilesSweeper, files_of
-from dynamo_tasks.services.gateway import gateway_of
+from dynamo_tasks.services.http import gateway_of
 from dynamo_tasks.services.processor import Processor
 from dynamo_tasks.services.webhooks.announcer import Announcer
 from dynamo_tasks.services.webhooks.delivery import Delivery, send

@@ -14,13 +14,14 @@ from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.runtime.routing.chooser import check_mode, kv_config
 from dynamo_tasks.runtime.supervision.actor import Actors
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
 from dynamo_tasks.services.background import BATCH_ENDPOINTS, Background
 from dynamo_tasks.services.conversations import ConversationSweeper
 from dynamo_tasks.services.files import FilesSweeper, files_of
-from dynamo_tasks.services.gateway import RuntimeGateway, gateway_of
-from dynamo_tasks.services.http import api_routes, warn_if_open
+from dynamo_tasks.services.gateway import RuntimeGateway
+from dynamo_tasks.services.http import api_routes, gateway_of, warn_if_open
 from dynamo_tasks.services.processor import Processor
 
 __all__ = ["Frontend"]
@@ -51,6 +52,9 @@ class Frontend:
             ``DYNAMO_CORS_ORIGINS`` by default.
         allowed_hosts: Names under which it is known, besides addresses and local names; those of
             ``DYNAMO_ALLOWED_HOSTS`` by default. Without keys, others are refused.
+        router_mode: How it chooses the Worker instance of a request where no Router stands in between: ``random``,
+            ``round_robin``, ``power_of_two``, ``least_loaded`` or ``kv``; by default idle ones take it.
+        kv_router: Parameters of ``kv``: see :class:`~dynamo_tasks.router.costs.KvRouterConfig`.
     """
 
     __serves_http__ = True  # nobody else listens for it
@@ -75,6 +79,8 @@ class Frontend:
     conversation_retention: float = 30 * 86400.0
     cors_origins: ClassVar[list[str]] = []
     allowed_hosts: ClassVar[list[str]] = []
+    router_mode: str | None = None
+    kv_router: ClassVar[dict[str, Any]] = {}
 
     config_extras = None  # a key that is not known is a mistake
 
@@ -90,6 +96,11 @@ class Frontend:
             ConfigError: says which setting, or which variable of the environment.
         """
         cls._settings()
+        cls._mode()
+
+    @classmethod
+    def _mode(cls) -> str:
+        return "" if cls.router_mode is None else check_mode(cls.router_mode, "Frontend.router_mode")
 
     @classmethod
     def _settings(cls) -> FrontendSettings:
@@ -108,6 +119,7 @@ class Frontend:
             response_retention=float(cls.response_retention),
             conversation_retention=float(cls.conversation_retention),
             names=ModelNames.read(cls.models, cls.fallbacks),
+            session_fields=kv_config(cls.kv_router, "Frontend.kv_router").router_session_affinity_fields,
         )
 
     @classmethod
@@ -121,7 +133,10 @@ class Frontend:
         """Listen."""
         settings = self._settings()
         warn_if_open(settings)
-        gateway = await gateway_of(get_resolver(), getattr(type(self), "router", None), settings.names)
+        gateway = await gateway_of(
+            get_resolver(), getattr(type(self), "router", None), settings.names, self._mode(),
+            kv_config(self.kv_router, "Frontend.kv_router"),
+        )  # fmt: skip
         files = files_of(gateway.objects)
         wings = FilesAPI(files, gateway, settings.max_file_bytes), self._batches(gateway, files)
         app = create_app(gateway, settings, api_routes(self), wings=wings)

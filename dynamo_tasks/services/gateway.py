@@ -8,7 +8,6 @@ from typing import Any
 
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import (
-    ConfigError,
     EndpointError,
     IdempotencyConflictError,
     NoInstancesError,
@@ -23,16 +22,14 @@ from dynamo_tasks.frontend.models import OPERATIONS, served_models
 from dynamo_tasks.protocol.events import End, Event, EventId, Kind
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import InstanceInfo
-from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.names import SESSION_HEADER, EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.overview import overview
-from dynamo_tasks.runtime.resolver import RuntimeResolver
+from dynamo_tasks.runtime.routing.chooser import Chooser
 from dynamo_tasks.sdk import DynamoService
-from dynamo_tasks.services.processor import Processor
 from dynamo_tasks.services.webhooks.announcer import WATCHED, WATCHED_FOR, Watched
-from dynamo_tasks.services.worker import Worker
 from dynamo_tasks.store.conversations import Conversations
 from dynamo_tasks.store.documents import Documents
 from dynamo_tasks.store.ledger.quota import Quota
@@ -43,7 +40,7 @@ from dynamo_tasks.store.redis.connection import in_time
 from dynamo_tasks.store.streams.at_rest import decode_row, read_all
 from dynamo_tasks.store.streams.subscription import Subscription
 
-__all__ = ["RuntimeGateway", "gateway_of"]
+__all__ = ["RuntimeGateway"]
 
 _CONNECT_SECONDS = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
@@ -62,6 +59,7 @@ class RuntimeGateway:
         expected: Component address → number of instances that the graph is configured with.
         router: The service that chooses the Worker, if one stands in between; it has the Worker's endpoints.
         names: Other names of models.
+        chooser: Chooses the Worker instance of each request, where no Router does; ``None`` = idle ones take it.
     """
 
     def __init__(
@@ -73,8 +71,10 @@ class RuntimeGateway:
         *,
         router: DynamoService[Any] | None = None,
         names: ModelNames | None = None,
+        chooser: Chooser | None = None,
     ):
         self._runtime = runtime
+        self._chooser = chooser
         self._watchers = runtime.registry.watchers
         self._quota = Quota(runtime.client.store)
         self._namespace = namespace
@@ -184,10 +184,20 @@ class RuntimeGateway:
                 raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
             submission.headers = span.carry(submission.headers)
-            new = await offload(submission.size, self._new_request, submission, endpoint, payload)
+            queue = await self._queue_of(submission, endpoint, payload)
+            new = await offload(submission.size, self._new_request, submission, endpoint, payload, queue)
             sub = await self._runtime.client.reader.submit(new)
         sub.render = sub.render or new.render
         return _stream(sub)
+
+    async def _queue_of(self, submission: Submission, endpoint: EndpointId, payload: Any) -> str:
+        """The queue of the chosen instance; that of all where nobody chooses, or only spare capacity is used."""
+        chooser = self._chooser
+        if chooser is None or endpoint != submission.endpoint or submission.options.preemptible:
+            return endpoint.queue
+        session = submission.headers.get(SESSION_HEADER, "")
+        chosen = await chooser.choose(endpoint, payload, submission.request_id, session)
+        return endpoint.instance_queue(chosen)
 
     def _target(self, submission: Submission) -> tuple[EndpointId, Any]:
         """The endpoint to call and its payload: the Worker's, or that of a Processor or Router before it."""
@@ -199,13 +209,15 @@ class RuntimeGateway:
             return self._router.endpoint_id(submission.endpoint.name), submission.payload
         return submission.endpoint, submission.payload
 
-    def _new_request(self, submission: Submission, endpoint: EndpointId, payload: Any) -> NewRequest:
+    def _new_request(
+        self, submission: Submission, endpoint: EndpointId, payload: Any, queue: str = ""
+    ) -> NewRequest:
         new = build_request(
             endpoint,
             submission.request_id,
             payload,
             submission.options,
-            queue=endpoint.queue,
+            queue=queue or endpoint.queue,
             prefix=self._runtime.client.store.prefix,
             headers=submission.headers,
             render=submission.render or b"",
@@ -353,37 +365,6 @@ async def _end_of(stream: EventStream) -> End:
             if event.kind == Kind.END:
                 return await offload(len(event.data), End.decode_in_parts, event.data)
     raise EndpointError("the stream ended without an end event")
-
-
-async def gateway_of(resolver: Any, router: Any = None, names: ModelNames | None = None) -> RuntimeGateway:
-    """The gateway of a service that lives in a process of its own.
-
-    Args:
-        resolver: Of this process.
-        router: Its dependency on the service that chooses the Worker, where the graph has one.
-        names: Other names of models.
-
-    Raises:
-        ConfigError: The process hosts no service.
-    """
-    if not isinstance(resolver, RuntimeResolver) or resolver.runtime is None:
-        raise ConfigError("this service runs in a process of its own: `dynamo-tasks serve`")
-    worker: Any = Worker  # under @service: more than their classes
-    processor: Any = Processor
-    await resolver.runtime.watch(worker.namespace_name)
-    if router is not None:
-        await resolver.runtime.watch(router.service.namespace_name)
-    local: Any = resolver.local(processor)
-    if local is None:
-        await resolver.runtime.watch(processor.namespace_name)
-    return RuntimeGateway(
-        resolver.runtime,
-        worker.namespace_name,
-        processor if local is None else local,
-        resolver.expected,
-        router=None if router is None else router.service,
-        names=names,
-    )
 
 
 def _stream(sub: Subscription) -> EventStream:

@@ -1,17 +1,24 @@
-"""HTTP for services: the routes of their ``@api`` methods."""
+"""HTTP for services: the routes of their ``@api`` methods, and their gateway to the queue."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, is_loopback, keys_from, listed
 from dynamo_tasks.frontend.api_routes import ApiRoute
+from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe import log
+from dynamo_tasks.router.costs import KvRouterConfig
+from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.sdk import ApiMethod
 from dynamo_tasks.sdk.endpoints.declared import collect
+from dynamo_tasks.services.gateway import RuntimeGateway
+from dynamo_tasks.services.processor import Processor
+from dynamo_tasks.services.worker import Worker
 
-__all__ = ["api_routes", "http_settings", "serves_http", "warn_if_open"]
+__all__ = ["api_routes", "gateway_of", "http_settings", "serves_http", "warn_if_open"]
 
 
 def api_routes(instance: Any) -> list[ApiRoute]:
@@ -58,3 +65,48 @@ def warn_if_open(settings: FrontendSettings) -> None:
             f"everybody who reaches {settings.host} is served, since there are no API keys (DYNAMO_API_KEYS)"
         )
         log.event("config.warning", key="host", problem=problem)
+
+
+async def gateway_of(
+    resolver: Any,
+    router: Any = None,
+    names: ModelNames | None = None,
+    mode: str = "",
+    config: KvRouterConfig | None = None,
+) -> RuntimeGateway:
+    """The gateway of a service that lives in a process of its own.
+
+    Args:
+        resolver: Of this process.
+        router: Its dependency on the service that chooses the Worker, where the graph has one.
+        names: Other names of models.
+        mode: How the Worker instance of a request is chosen here; empty = it is not.
+        config: Parameters of the mode ``kv``.
+
+    Raises:
+        ConfigError: The process hosts no service.
+    """
+    if not isinstance(resolver, RuntimeResolver) or resolver.runtime is None:
+        raise ConfigError("this service runs in a process of its own: `dynamo-tasks serve`")
+    worker: Any = Worker  # under @service: more than their classes
+    processor: Any = Processor
+    await resolver.runtime.watch(worker.namespace_name)
+    if router is not None:
+        await resolver.runtime.watch(router.service.namespace_name)
+    chooser = None
+    if mode and router is None:
+        shared = resolver.runtime.registry
+        namespace, component = worker.dynamo_address()
+        chooser = await shared.chooser(namespace, component, mode, config or KvRouterConfig())
+    local: Any = resolver.local(processor)
+    if local is None:
+        await resolver.runtime.watch(processor.namespace_name)
+    return RuntimeGateway(
+        resolver.runtime,
+        worker.namespace_name,
+        processor if local is None else local,
+        resolver.expected,
+        router=None if router is None else router.service,
+        names=names,
+        chooser=chooser,
+    )

@@ -31,7 +31,7 @@ from dynamo_tasks.protocol.tokens import (
 from dynamo_tasks.sdk import async_on_start, dynamo_endpoint, get_resolver, liveness, on_shutdown, service
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.sdk.services.own_class import owner_of
-from dynamo_tasks.services.kv_events import publish_kv_events
+from dynamo_tasks.services.kv_events import KvReporter
 
 __all__ = ["Worker", "traced"]
 
@@ -64,7 +64,7 @@ class Worker:
     def __init__(self) -> None:
         self._engine: Engine = create_engine(self._engine_name(), **self._arguments())
         self._parsers: Parsers | None = None
-        self._kv_task: asyncio.Task[None] | None = None
+        self._kv = KvReporter(self._engine)
 
     @classmethod
     def _engine_name(cls) -> str:
@@ -119,23 +119,21 @@ class Worker:
         await self._engine.start()
         if self.tool_call_parser or self.reasoning_parser:
             self._parsers = await asyncio.to_thread(Parsers.load, self.model_card())
-        self._publish_kv_events()
+        await self._report_cache()
 
-    def _publish_kv_events(self) -> None:
+    async def _report_cache(self) -> None:
         resolver: Any = get_resolver()
-        runtime, source = getattr(resolver, "runtime", None), self._engine.kv_events()
-        if runtime is not None and source is not None:
+        runtime = getattr(resolver, "runtime", None)
+        if runtime is not None:
             own = owner_of(type(self))  # a subclass may be a service of its own
             assert own is not None
             namespace, component = own.dynamo_address()
-            target = runtime.namespace(namespace).component(component)
-            self._kv_task = asyncio.create_task(publish_kv_events(source, target, resolver.instance_id))
+            await self._kv.start(runtime.namespace(namespace).component(component), resolver.instance_id)
 
     @on_shutdown
     async def stop_engine(self) -> None:
         """Free the engine."""
-        if self._kv_task is not None:
-            self._kv_task.cancel()
+        await self._kv.stop()
         await self._engine.stop()
 
     @liveness
@@ -162,7 +160,7 @@ class Worker:
 
     def engine_load(self) -> EngineStats:
         """The engine's own load."""
-        return self._engine.stats()
+        return self._kv.stats()
 
     def _continues(self, request: Any) -> bool:
         payload = as_payload(request)
@@ -187,17 +185,19 @@ class Worker:
         if (size := size_of(payload)) > INLINE:
             payload = await offload(size, tokenized, payload, self._engine.tokenizer, self._engine.card)
         payload, reader = self._reader(payload, context)
-        source = self._source(payload, context)
-        try:
-            async for delta in traced(source, self._engine.card.name, self._engine_name()):
-                if delta.index in done:
-                    # The engine repeats how a choice ended; only what it says of the whole request is new.
-                    if delta.usage is None:
-                        continue
-                    delta = TokenDelta("", [], delta.index, usage=delta.usage)
-                yield delta if reader is None else reader.read(delta)
-        finally:
-            await source.aclose()
+        with self._kv.request(context.id, payload) as tracked:
+            source = self._source(payload, context)
+            try:
+                async for delta in traced(source, self._engine.card.name, self._engine_name()):
+                    tracked.got_token()
+                    if delta.index in done:
+                        # The engine repeats how a choice ended; only what it says of the whole request is new.
+                        if delta.usage is None:
+                            continue
+                        delta = TokenDelta("", [], delta.index, usage=delta.usage)
+                    yield delta if reader is None else reader.read(delta)
+            finally:
+                await source.aclose()
 
     def _source(self, payload: Any, context: Context) -> AsyncGenerator[TokenDelta, None]:
         """The engine's deltas, from where an earlier attempt ended."""

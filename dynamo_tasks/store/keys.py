@@ -38,6 +38,7 @@ key                            type    content
 ``dt:<ns>:clients``            set     channels of client processes
 ``dt:<ns>:events:<subject>``   stream  events of a component or namespace (see ``store/topics/topic.py``)
 ``dt:<ns>:idem:<tenant>:<k>``  string  ``<id> <digest>`` of an idempotency key
+``dt:<ns>:session:<hash>``     string  lease of the instance that served a session's last request, with TTL
 ``dt:<ns>:jobs``               zset    ids of pipelines' jobs by start, ms
 ``dt:<ns>:job:<id>``           hash    a job (see ``store/jobs.py``)
 ``dt:<ns>:job:<id>:at:<task>`` hash    checkpoint and counters of a task of an operator
@@ -284,6 +285,10 @@ class Keys:
     def idempotency(self, tenant: str, key: str) -> str:
         """An idempotency key."""
         return f"{self.base}idem:{tenant}:{key}"
+
+    def session(self, session: str) -> str:
+        """The instance that served the last request of a session."""
+        return f"{self.base}session:{session}"
 
     def alive_channel(self, lease: int) -> str:
         """The channel to which an instance stays subscribed, as its presence; commands to it are sent there."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta
@@ -51,6 +51,7 @@ class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
             always, or never.
         images: Whether it takes images. It looks at none: their tokens, and so the text, follow from their bytes.
         startup_s: Seconds that its start takes, as the loading of weights does.
+        kv_events_config: ``{enable_kv_cache_events: true}``, as of vLLM: it reports what is in its prefix cache.
     """
 
     tokenizer: str = "bytes"
@@ -58,6 +59,12 @@ class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
     images: bool = False
     startup_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    kv_events_config: dict[str, Any] = msgspec.field(default_factory=dict)
+
+    @property
+    def publishes(self) -> bool:
+        """``True`` if it is to report the changes of its prefix cache."""
+        return bool(self.kv_events_config.get("enable_kv_cache_events")) and self.enable_prefix_caching
 
 
 class MockerEngine(Engine):
@@ -76,8 +83,9 @@ class MockerEngine(Engine):
         args = args or MockerArgs()
         longest = _max_model_len(args)
         card = ModelCard(
-            name=args.name("mocker"), tokenizer=args.tokenizer, max_model_len=longest, heeds_tool_choice=True
-        )
+            name=args.name("mocker"), tokenizer=args.tokenizer, max_model_len=longest, heeds_tool_choice=True,
+            kv_block_size=args.block_size if args.enable_prefix_caching else 0, kv_events=args.publishes,
+        )  # fmt: skip
         if args.images:
             card = msgspec.structs.replace(card, images=MOST.count, image_placeholder=_PLACEHOLDER)
         super().__init__("mocker", card, args.max_num_seqs)
@@ -93,6 +101,8 @@ class MockerEngine(Engine):
             await asyncio.sleep(self._args.startup_s)
             self._death = None
             self._scheduler = Scheduler(self._args)
+            if self._args.publishes:
+                self._scheduler.cache.changes = []
             self._task = asyncio.create_task(self._scheduler.run(), name="mocker-scheduler")
             self._task.add_done_callback(self._ended)
             event("engine.start", engine=self.name, model=self.card.name)
@@ -149,7 +159,14 @@ class MockerEngine(Engine):
             kv_usage=scheduler.cache.usage,
             prefix_hit_rate=scheduler.prefix_hit_rate,
             tokens=scheduler.tokens,
+            prefill_tokens=scheduler.prefill_tokens,
+            kv_active_blocks=scheduler.cache.used,
+            kv_total_blocks=scheduler.cache.num_blocks,
         )
+
+    def kv_events(self) -> AsyncGenerator[dict[str, Any], None] | None:
+        """With ``kv_events_config.enable_kv_cache_events``: in vLLM's words, but without the tokens."""
+        return self._scheduler.batches() if self._args.publishes else None
 
     async def embed(self, inputs: list[str | list[int]], dimensions: int | None = None) -> EmbeddingResult:
         """Hash embeddings."""

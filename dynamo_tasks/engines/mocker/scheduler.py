@@ -17,7 +17,11 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import itertools
 import math
+import time
+from collections.abc import AsyncGenerator
+from typing import Any
 
 from dynamo_tasks.engines.args import Count, EngineArgs, Milliseconds
 from dynamo_tasks.engines.mocker.sequence import KVCache, Sequence, SequenceState, chain_hash
@@ -25,6 +29,8 @@ from dynamo_tasks.errors import DynamoError
 
 __all__ = ["Scheduler", "SchedulerArgs"]
 
+_CHANGES_EVERY = 0.005
+"""Seconds between two batches of changes: steps without a cost are thousands a second."""
 _MOST_HASHED = 8192
 """Blocks that are hashed in one step: long prompts that are all in the cache would hold up the loop."""
 
@@ -56,13 +62,14 @@ class Scheduler:
         cache: The KV blocks.
         waiting: Number of sequences that wait.
         tokens: Tokens produced so far.
+        prefill_tokens: Tokens of prompts that have yet to be computed.
     """
 
     def __init__(self, args: SchedulerArgs) -> None:
         """Prepare; :meth:`run` does the work."""
         self.cache = KVCache(args.num_blocks, args.block_size)
         self.waiting = 0
-        self.tokens = 0
+        self.tokens = self.prefill_tokens = 0
         self._args = args
         self._queue: list[tuple[tuple[int, int], Sequence]] = []
         self._prefill: list[Sequence] = []
@@ -73,6 +80,7 @@ class Scheduler:
         self._error: DynamoError | None = None
         self._asked = self._hit = self._hashed = 0
         self._wake: asyncio.Future[None] | None = None
+        self._changed = asyncio.Event()
         self._due = -math.inf
 
     @property
@@ -115,6 +123,7 @@ class Scheduler:
         if sequence not in self._open:
             return
         state = sequence.state
+        self._forget_prefill(sequence)
         if state is SequenceState.WAITING:
             self.waiting -= 1  # its entry in the queue is skipped later
         else:
@@ -129,12 +138,35 @@ class Scheduler:
         # The step that failed may have left anything behind: begin anew instead of tidying up.
         self._open.clear()
         self._queue.clear()
-        self._prefill, self._decode, self._full, self.waiting = [], [], [], 0
+        self._prefill, self._decode, self._full, self.waiting, self.prefill_tokens = [], [], [], 0, 0
         self.forget()
 
     def forget(self) -> None:
         """Begin with an empty cache; nothing runs."""
+        changes = self.cache.changes
         self.cache = KVCache(self.cache.num_blocks, self.cache.block_size)
+        if changes is not None:
+            self.cache.changes = changes
+            changes.append({"type": "AllBlocksCleared"})
+            self._changed.set()
+
+    def _planned(self) -> int:
+        planned = self.plan()
+        self._tell()
+        return planned
+
+    def _tell(self) -> None:
+        if self.cache.changes:
+            self._changed.set()
+
+    async def batches(self) -> AsyncGenerator[dict[str, Any], None]:
+        """Yield what changed in the cache, as it changes; ``cache.changes`` must be a list."""
+        for seq in itertools.count():
+            await self._changed.wait()
+            self._changed.clear()
+            changes, self.cache.changes = self.cache.changes or [], []
+            yield {"seq": seq, "ts": time.time(), "dp_rank": None, "events": changes}
+            await asyncio.sleep(_CHANGES_EVERY)
 
     async def run(self) -> None:
         """Step for ever."""
@@ -142,12 +174,13 @@ class Scheduler:
         args = self._args
         while True:
             if not self.busy:
+                self._tell()
                 self._queue.clear()
                 self._wake = loop.create_future()
                 await self._wake
                 self._wake = None
                 self._due = -math.inf
-            cost = self.plan() * args.prefill_ms_per_1k_tokens / 1e6
+            cost = self._planned() * args.prefill_ms_per_1k_tokens / 1e6
             if self._decode:
                 cost += args.token_delay_ms / 1e3
             if cost:
@@ -203,13 +236,21 @@ class Scheduler:
         return calm
 
     def _preempt(self, sequence: Sequence) -> None:
+        self._forget_prefill(sequence)
         (self._decode if sequence.state is SequenceState.DECODE else self._prefill).remove(sequence)
         self._release(sequence)
         self._enqueue(sequence)
 
+    def _forget_prefill(self, sequence: Sequence) -> None:
+        """Count the rest of its prompt no more."""
+        if sequence.state is not SequenceState.DECODE:
+            self.prefill_tokens -= sequence.context - sequence.computed
+
     def _enqueue(self, sequence: Sequence) -> None:
         sequence.state = SequenceState.WAITING
         sequence.context = len(sequence.prompt) + sequence.produced
+        sequence.computed = 0
+        self.prefill_tokens += sequence.context
         self.waiting += 1
         heapq.heappush(self._queue, (sequence.rank, sequence))
 
@@ -229,6 +270,7 @@ class Scheduler:
         sequence.blocks = blocks
         sequence.published = len(shared)
         sequence.computed = len(shared) * size
+        self.prefill_tokens -= sequence.computed
         sequence.state = SequenceState.PREFILL
         self._prefill.append(sequence)
         self._count(sequence)
@@ -279,6 +321,7 @@ class Scheduler:
         ready: list[Sequence] = []
         for sequence in self._prefill:
             sequence.computed += sequence.chunk
+            self.prefill_tokens -= sequence.chunk
             if sequence.computed >= sequence.context:
                 ready.append(sequence)
         for sequence in ready:
@@ -328,7 +371,8 @@ class Scheduler:
             return
         self._hash(sequence, full)
         for place in range(sequence.published, full):
-            self.cache.publish(sequence.blocks[place], sequence.hashes[place])
+            parent = sequence.hashes[place - 1] if place else None
+            self.cache.publish(sequence.blocks[place], sequence.hashes[place], parent)
         sequence.published = full
 
     def _hash(self, sequence: Sequence, count: int) -> None:
@@ -339,7 +383,7 @@ class Scheduler:
         self._hashed += max(0, count - len(hashes))
         for place in range(len(hashes), count):
             tokens = sequence.tokens(place * size, (place + 1) * size)
-            hashes.append(chain_hash(hashes[-1] if hashes else sequence.root, tokens))
+            hashes.append(chain_hash(hashes[-1] if hashes else None, tokens, sequence.seed))
 
 
 def _rank(sequence: Sequence) -> tuple[int, int]:

@@ -12,9 +12,10 @@ import asyncio
 from collections import OrderedDict
 from collections.abc import Sequence as Tokens
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
 
 from dynamo_tasks.errors import DynamoError
+from dynamo_tasks.protocol.block_hashes import SEED, block_hash, chained, seed_of
 
 __all__ = ["KVCache", "Run", "Sequence", "SequenceState", "Text", "chain_hash"]
 
@@ -77,12 +78,12 @@ class Sequence:
         limit: The output ends at so many tokens.
         milestone: Value of ``produced`` at which the scheduler must look at the sequence: the limit,
             or the first token that has no room in its blocks.
-        root: What the hash of its first block begins with: only sequences of the same root share blocks.
+        seed: Of the hash of its first block: only sequences of the same seed share blocks.
     """
 
     __slots__ = (
         "blocks", "chunk", "computed", "context", "hashes", "limit", "milestone", "produced",
-        "prompt", "published", "rank", "root", "run", "state", "taken", "text",
+        "prompt", "published", "rank", "run", "seed", "state", "taken", "text",
     )  # fmt: skip
 
     def __init__(
@@ -105,7 +106,7 @@ class Sequence:
         self.state = SequenceState.NEW
         self.blocks: list[int] = []
         self.hashes: list[int] = []
-        self.root = 0 if salt is None else hash((salt,))
+        self.seed = seed_of(salt=salt or "")
         self.published = self.computed = self.context = self.chunk = self.milestone = 0
 
     def tokens(self, start: int, stop: int) -> list[int]:
@@ -116,9 +117,15 @@ class Sequence:
         return self.prompt[start:size] + self.text.ids(max(0, start - size), stop - size)
 
 
-def chain_hash(previous: int, tokens: Tokens[int]) -> int:
-    """Hash of a full block: of its tokens and, through ``previous``, of all before them."""
-    return hash((previous, *tokens))
+def chain_hash(previous: int | None, tokens: Tokens[int], seed: int = SEED) -> int:
+    """Hash of a full block: of its tokens and, through ``previous``, of all before them.
+
+    Args:
+        previous: Of the block before it; ``None`` = it is the first.
+        tokens: Its tokens.
+        seed: Of a first block.
+    """
+    return chained(previous, block_hash(tokens, seed if previous is None else SEED))
 
 
 class KVCache:
@@ -127,12 +134,15 @@ class KVCache:
     Attributes:
         num_blocks: Blocks in all.
         block_size: Tokens per block.
+        changes: What became findable and what no longer is, in order; the reader takes it away. ``None`` = nobody
+            reads.
     """
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         """Make a pool; all blocks are free."""
         self.num_blocks = num_blocks
         self.block_size = block_size
+        self.changes: list[dict[str, Any]] | None = None
         self._refs = [0] * num_blocks
         self._hashes: list[int | None] = [None] * num_blocks
         self._by_hash: dict[int, int] = {}
@@ -183,14 +193,43 @@ class KVCache:
         if forgotten is not None:
             del self._by_hash[forgotten]
             self._hashes[block] = None
+            if self.changes is not None:
+                self._note("BlockRemoved", forgotten)
         self._refs[block] = 1
         return block
 
-    def publish(self, block: int, value: int) -> None:
-        """Make a full block findable by its hash; the first block of a hash stays the one."""
+    def publish(self, block: int, value: int, parent: int | None = None) -> None:
+        """Make a full block findable by its hash; the first block of a hash stays the one.
+
+        Args:
+            block: Its number.
+            value: Its hash.
+            parent: That of the block before it.
+        """
         if value not in self._by_hash and self._hashes[block] is None:
             self._by_hash[value] = block
             self._hashes[block] = value
+            if self.changes is not None:
+                self._note("BlockStored", value, parent)
+
+    def _note(self, kind: str, value: int, parent: int | None = None) -> None:
+        """Note a change, in vLLM's words; a row of blocks in one."""
+        changes = self.changes
+        assert changes is not None
+        last: dict[str, Any] = changes[-1] if changes else {"type": ""}
+        if last["type"] == kind and (kind == "BlockRemoved" or last["block_hashes"][-1] == parent):
+            last["block_hashes"].append(value)
+        elif kind == "BlockRemoved":
+            changes.append({"type": kind, "block_hashes": [value]})
+        else:
+            changes.append(
+                {
+                    "type": kind,
+                    "block_hashes": [value],
+                    "parent_block_hash": parent,
+                    "block_size": self.block_size,
+                }
+            )
 
     def release(self, blocks: Tokens[int]) -> None:
         """Let go of a sequence's blocks; its last ones are reused first."""

@@ -30,7 +30,7 @@ from dynamo_tasks.engines.vllm.choice import Choice, known_before, usage_of
 from dynamo_tasks.engines.vllm.failures import translated
 from dynamo_tasks.engines.vllm.images import ImageInputs, learn_images
 from dynamo_tasks.engines.vllm.install import check_installed
-from dynamo_tasks.engines.vllm.kv_events import KvEvents
+from dynamo_tasks.engines.vllm.kv_events import KvEvents, cache_blocks, learn_cache
 from dynamo_tasks.engines.vllm.params import FEATURES, ModelLimits, check_request, may_be_replayed
 from dynamo_tasks.engines.vllm.progress import Progress
 from dynamo_tasks.engines.vllm.sleep import Sleep
@@ -73,6 +73,7 @@ class VllmEngine(Engine):
         self._arguments = named
         self._sleep = Sleep(named)
         self._kv_events: KvEvents | None = None
+        self._blocks = 0
         self._stats = StatsCollector()
         self._vllm: Started | None = None
         self._death: EngineDeadError | None = None
@@ -142,8 +143,11 @@ class VllmEngine(Engine):
             kind="embeddings" if vllm.api.makes_embeddings(model) else "chat",
             tokenizer=str(vllm.tokenizer.absolute()),
             max_model_len=model.max_model_len,
+            kv_events=self._kv_events is not None,
+            **learn_cache(vllm.config),
             **learn_images(vllm),
         )
+        self._blocks = cache_blocks(vllm.config)
         self.tokenizer = load_tokenizer(self.card.tokenizer)
         self._limits = ModelLimits(
             vocab_size=model.get_vocab_size(),
@@ -206,6 +210,8 @@ class VllmEngine(Engine):
             kv_usage=self._stats.kv_usage if self._live else 0.0,
             prefix_hit_rate=self._stats.prefix_hit_rate,
             tokens=self._tokens,
+            kv_active_blocks=round(self._blocks * self._stats.kv_usage) if self._live else 0,
+            kv_total_blocks=self._blocks,
         )
 
     async def embed(self, inputs: list[str | list[int]], dimensions: int | None = None) -> EmbeddingResult:

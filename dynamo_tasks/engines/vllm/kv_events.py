@@ -16,7 +16,7 @@ import msgspec
 
 from dynamo_tasks.errors import ConfigError
 
-__all__ = ["KvEvents", "read_batch"]
+__all__ = ["KvEvents", "cache_blocks", "learn_cache", "read_batch"]
 
 _NAME = "kv_events_config"
 _MOST_TOKENS = 32_768
@@ -89,6 +89,21 @@ class KvEvents:
         if self._folder is not None:
             shutil.rmtree(self._folder, ignore_errors=True)
             self._folder = None
+
+
+def learn_cache(config: Any) -> dict[str, Any]:
+    """Fields of the model's card: how its prefix cache is divided; none where there is no such cache.
+
+    Args:
+        config: vLLM's ``VllmConfig``, once the engine runs.
+    """
+    cache = config.cache_config
+    return {"kv_block_size": int(cache.block_size)} if cache.enable_prefix_caching else {}
+
+
+def cache_blocks(config: Any) -> int:
+    """The number of KV blocks of one engine process; 0 = it does not say."""
+    return int(config.cache_config.num_gpu_blocks or 0)
 
 
 def _addresses(endpoint: str, ranks: int) -> list[str]:

@@ -6,7 +6,10 @@ from msgspec import Struct
 
 from dynamo_tasks.errors import ConfigError, RateLimitError
 
-__all__ = ["Allowance", "KeyLimits"]
+__all__ = ["OWN_CACHE", "Allowance", "KeyLimits"]
+
+OWN_CACHE = "*"
+"""The cache namespace that is each key's own."""
 
 
 class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -16,12 +19,15 @@ class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         requests_per_minute: As many may come at once; then one is earned every ``60 / n`` s. 0 = no limit.
         concurrent_requests: That have not ended, waiting ones included. 0 = no limit.
         weight: Its share of a component that is not enough for all; 1 = as much as any other key.
+        cache_namespace: Its requests share cached prefixes with those of the same namespace alone; ``"*"`` = with its
+            own alone; empty = with all that impose none.
         admin: It sees the requests of all keys on the live page, and may cancel them.
     """
 
     requests_per_minute: int = 0
     concurrent_requests: int = 0
     weight: float = 1.0
+    cache_namespace: str = ""
     admin: bool = False
 
     def __post_init__(self) -> None:

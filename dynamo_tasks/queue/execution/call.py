@@ -12,6 +12,7 @@ from celery import signals
 
 from dynamo_tasks.errors import NotResumableError
 from dynamo_tasks.protocol.events import ZERO, End, Kind, decode_values
+from dynamo_tasks.protocol.names import SESSION_HEADER
 from dynamo_tasks.protocol.plain import NOT_PLAIN
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
@@ -30,6 +31,7 @@ from dynamo_tasks.store.streams.open_stream import ENTRY_BYTES, OpenStream
 
 __all__ = ["CallInfo", "OutputCollector", "encode_result", "fill_context", "skip", "written_values"]
 
+_CARRIED = (*TRACE_HEADERS, SESSION_HEADER)
 _HOOKS_BEHIND = ("on_success", "after_return")
 _BEHIND = (signals.task_success, signals.task_postrun)
 
@@ -40,7 +42,7 @@ class CallInfo:
     def __init__(self, request: Any, task: Any):
         self.id: str = request.id
         self.retries: int = request.retries or 0
-        self.headers: dict[str, Any] = {n: value for n in TRACE_HEADERS if (value := request.get(n))}
+        self.headers: dict[str, Any] = {n: value for n in _CARRIED if (value := request.get(n))}
         self.queue: str = (request.delivery_info or {}).get("routing_key") or ""
         self.tracked = bool(request.get(HEADER))
         links = request.callbacks or request.errbacks or request.chain or request.chord

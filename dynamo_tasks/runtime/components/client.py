@@ -8,9 +8,10 @@ from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import InvalidRequestError, UnknownEndpointError
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.protocol.instances import InstanceInfo
-from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.names import EndpointId, session_of
 from dynamo_tasks.router import RoutingPolicy, make_router
 from dynamo_tasks.runtime.components.remote_call import RemoteCall
+from dynamo_tasks.runtime.routing.chooser import kv_config
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.client import StoreClient
@@ -96,6 +97,30 @@ class Client:
     def least_loaded(self, request: Any = None, *, context: Context | None = None) -> RemoteCall:
         """Call the least loaded instance."""
         return self._routed("least_loaded", request, context)
+
+    def kv(
+        self, request: Any = None, *, session: str = "", context: Context | None = None, **parameters: Any
+    ) -> RemoteCall:
+        """Call the instance that answers soonest, by the cached beginning of the prompt and by load.
+
+        Args:
+            request: With a prompt: ``prompt_token_ids``, ``prompt`` or ``messages``.
+            session: Name of the session that it belongs to; with ``router_session_affinity_ttl_secs``.
+            context: What the call belongs to; by default the request that the caller serves.
+            **parameters: See :class:`~dynamo_tasks.router.costs.KvRouterConfig`.
+
+        Raises:
+            ConfigError: an unknown parameter, or a value that is not allowed.
+        """
+        config = kv_config(parameters, "kv")
+
+        async def choose(payload: Any, request_id: str) -> str:
+            shared = self._runtime.registry
+            chooser = await shared.chooser(self.id.namespace, self.id.component, "kv", config)
+            name = session_of("", session) if session else ""
+            return self.id.instance_queue(await chooser.choose(self.id, payload, request_id, name))
+
+        return RemoteCall(self, request, self.id.queue, streaming=True, context=context, choose=choose)
 
     def direct(self, request: Any, instance_id: int | str, *, context: Context | None = None) -> RemoteCall:
         """Call one instance; its id as a number or in hex.

@@ -19,6 +19,8 @@ from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import DynamoError, NoInstancesError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.router.costs import KvRouterConfig
+from dynamo_tasks.runtime.routing.chooser import Chooser
 from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.redis.pubsub import Channels
@@ -90,6 +92,7 @@ class SharedObjects:
         self.channels = Channels(client.store)
         self.events = Topic(client.store, self.channels)
         self.unserved = Unserved(client, self.watchers)
+        self._choosers: dict[tuple[str, str, str, KvRouterConfig], Chooser] = {}
 
     async def watch(self, namespace: str) -> Watcher:
         """The watcher of a namespace."""
@@ -105,9 +108,22 @@ class SharedObjects:
                 self.watchers[namespace] = watcher
             return watcher
 
+    async def chooser(self, namespace: str, component: str, mode: str, config: KvRouterConfig) -> Chooser:
+        """The chooser among the instances of a component; one per process, component, mode and parameters."""
+        watcher = await self.watch(namespace)
+        made = self._choosers.get((namespace, component, mode, config))
+        if made is None:
+            made = Chooser(self._client.store, self.events, watcher, component, mode, config)
+            self._choosers[namespace, component, mode, config] = made
+        async with self._starting:
+            await made.start()
+        return made
+
     async def close(self) -> None:
         """End all watchers and subscriptions."""
         await self.unserved.close()
+        for chooser in self._choosers.values():
+            await chooser.stop()
         for watcher in self.watchers.values():
             await watcher.stop()
         await self.channels.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import uuid
-from collections.abc import AsyncIterator, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,14 +75,18 @@ class RemoteCall:
 
     ``async for`` gives the values (items, for an annotated client). ``await`` of a streaming call gives the
     call itself, of any other one its result: the value, or for a generator the aggregate or list of values.
+
+    With ``choose``, a function of payload and id, its queue is chosen when it is sent.
     """
 
     def __init__(
-        self, client: Client, payload: Any, queue: str, *, streaming: bool, context: Context | None = None
-    ):
+        self, client: Client, payload: Any, queue: str, *, streaming: bool, context: Context | None = None,
+        choose: Callable[[Any, str], Awaitable[str]] | None = None,
+    ):  # fmt: skip
         self._client = client
         self._payload = payload
         self._queue = queue
+        self._choose = choose
         self._streaming = streaming
         self._context = context if context is not None else current_context()
         self._sub: Subscription | None = None
@@ -148,6 +152,8 @@ class RemoteCall:
         self.id = context.child_id() if context is not None else str(uuid.uuid4())
         endpoint = self._client.id
         headers = self._headers()
+        if self._choose is not None:
+            self._queue = await self._choose(self._payload, self.id)
         with submit_span(self.id, endpoint, self._queue, headers) as span:
             new = self._request(context, span.carry(headers))
             async with in_time(OPERATION_TIMEOUT if context is None else _CHILD_TIMEOUT):

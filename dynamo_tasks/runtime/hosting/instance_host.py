@@ -264,6 +264,8 @@ class InstanceHost:
         if stats is not None:
             load.running, load.waiting = stats.running, stats.waiting
             load.kv_usage, load.prefix_hits = stats.kv_usage, stats.prefix_hit_rate
+            load.prefill_tokens = max(0, stats.prefill_tokens)
+            load.kv_active_blocks, load.kv_total_blocks = stats.kv_active_blocks, stats.kv_total_blocks
             show_own(self.lifecycle.component, load)
         return load
 

@@ -115,6 +115,12 @@ class LocalEndpoint:
 
     random = round_robin = power_of_two = least_loaded = static = generate
 
+    def kv(
+        self, request: Any = None, *, session: str = "", context: Context | None = None, **parameters: Any
+    ) -> Call:
+        """Call it; there is nothing to choose."""
+        return self.generate(request, context=context)
+
     def direct(self, request: Any, instance_id: int | str, *, context: Context | None = None) -> Call:
         """Call it; ``instance_id`` can only mean this one."""
         return self.generate(request, context=context)

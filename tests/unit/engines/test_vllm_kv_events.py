@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
 from itertools import pairwise
 from typing import Any
 
@@ -11,8 +9,7 @@ import msgspec
 import pytest
 
 from dynamo_tasks.engines.vllm.kv_events import KvEvents, read_batch
-from dynamo_tasks.errors import ConfigError, ServerUnavailableError
-from dynamo_tasks.services.kv_events import publish_kv_events
+from dynamo_tasks.errors import ConfigError
 
 
 def _batch(*events: dict[str, Any]) -> bytes:
@@ -63,29 +60,3 @@ def test_where_to_listen() -> None:
 def test_an_endpoint_at_which_nobody_can_listen(endpoint: str) -> None:
     with pytest.raises(ConfigError, match=r"kv_events_config\.endpoint must be ipc://PATH or tcp://\*:PORT"):
         KvEvents({"endpoint": endpoint})
-
-
-class _Component:
-    """Its server is away for the second event."""
-
-    def __init__(self) -> None:
-        self.calls = 0
-        self.published: list[Any] = []
-
-    async def publish(self, topic: str, payload: Any) -> None:
-        self.calls += 1
-        if self.calls == 2:
-            raise ServerUnavailableError("away")
-        self.published.append((topic, payload))
-
-
-def test_what_cannot_be_published_is_left_out() -> None:
-    async def source() -> AsyncGenerator[dict[str, Any], None]:
-        for seq in range(3):
-            yield {"seq": seq, "events": []}
-
-    component: Any = _Component()
-    asyncio.run(publish_kv_events(source(), component, "1f"))
-    assert component.published == [
-        ("kv_events", {"worker_id": "1f", "seq": seq, "events": []}) for seq in (0, 2)
-    ]
