@@ -1,6 +1,6 @@
 """Index of cached blocks: which workers hold the beginning of a prompt, and how much of it.
 
-Flat: a block's hash names all tokens up to its end (:mod:`dynamo_tasks.protocol.block_hashes`), so no tree is needed
+Flat: a block's hash names all tokens up to its end (:mod:`dynamo_tasks.protocol.kv.block_hashes`), so no tree is needed
 to tell where a chain goes on. Each hash has a number whose bits are the workers that hold it; a look-up walks a
 prompt's hashes and keeps the workers that have had all of them so far.
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from dynamo_tasks.protocol.block_hashes import block_hash, chained, seed_of
+from dynamo_tasks.protocol.kv.block_hashes import block_hash, chained, seed_of
 
 __all__ = ["WorkerBlocks"]
 

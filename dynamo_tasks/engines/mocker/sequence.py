@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any, Protocol
 
 from dynamo_tasks.errors import DynamoError
-from dynamo_tasks.protocol.block_hashes import SEED, block_hash, chained, seed_of
+from dynamo_tasks.protocol.kv.block_hashes import SEED, block_hash, chained, seed_of
 
 __all__ = ["KVCache", "Run", "Sequence", "SequenceState", "Text", "chain_hash"]
 

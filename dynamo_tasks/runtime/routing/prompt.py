@@ -9,8 +9,8 @@ from dynamo_tasks.engines.text.prompts import prompt_ids, size_of
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.engines.text.tokenizer import load_tokenizer
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.protocol.block_hashes import sequence_hashes
 from dynamo_tasks.protocol.instances import ModelCard
+from dynamo_tasks.protocol.kv.block_hashes import sequence_hashes
 
 __all__ = ["Prompt", "read_prompt"]
 

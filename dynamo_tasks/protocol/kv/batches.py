@@ -6,7 +6,7 @@ A batch on the topic ``kv_events`` of the component::
      "load": {"prefill_tokens": ...}, "taken": [request ids], ...}
 
 ``event_id`` counts the batches of an instance, from 1: a number that is missing was lost. Events have vLLM's words and
-fields; ``sequence_hashes`` are those of :mod:`dynamo_tasks.protocol.block_hashes`. A snapshot is all that is cached
+fields; ``sequence_hashes`` are those of :mod:`dynamo_tasks.protocol.kv.block_hashes`. A snapshot is all that is cached
 at that point, in one or several batches; any router asks for it by ``{"worker_id"}`` on the topic
 ``kv_snapshot_requests``.
 """

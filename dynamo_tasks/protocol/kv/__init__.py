@@ -1,0 +1,1 @@
+"""KV caches between processes: names of their blocks, reports of their changes."""
