@@ -325,6 +325,34 @@ def test_a_repetition_finds_what_is_kept_and_not_what_was_deleted(
     assert _ask(other, extra_headers={"Idempotency-Key": "new"}).id != made.id
 
 
+@pytest.mark.slow
+def test_it_is_gone_when_its_retention_is_over(stack: Stack) -> None:
+    """Before, what a frontend had kept of it stayed for a day, whatever the setting said."""
+    env, url = {"DYNAMO_NAMESPACE": stack.namespace}, stack.server.url
+    with (
+        Frontend(url, env=env, settings=("Frontend.response_retention=2",)) as brief,
+        _client(brief.base_url) as client,
+    ):
+        talk = client.conversations.create()
+        in_turn, made = _ask(client, conversation=talk.id), _ask(client)
+        assert client.responses.retrieve(made.id).to_dict() == made.to_dict()
+        background = _ask(client, background=True)
+
+        def gone(name: str) -> bool:
+            status, _, _ = brief.request("GET", f"/v1/responses/{name}")
+            return status == 404
+
+        for name in (made.id, background.id):
+            until(lambda name=name: gone(name), 30, "it is gone")
+            assert brief.request("GET", f"/v1/responses/{name}/input_items")[0] == 404
+            with pytest.raises(openai.BadRequestError, match="not found"):
+                _ask(client, previous_response_id=name)
+        assert len(list(client.conversations.items.list(talk.id))) == 2  # none is lost by that
+        assert client.responses.retrieve(in_turn.id).to_dict() == in_turn.to_dict()
+        key = f"dt:{stack.namespace}:doc:{_events_path(made.id).split('/')[3]}"
+        assert stack.server.command("EXISTS", key) == b":0\r\n"
+
+
 def test_every_boundary_of_a_position(stack: Stack, client: openai.OpenAI) -> None:
     """Before, what lies beyond the last event was a 200 without events: the client took it for the end."""
     made = _ask(client, background=True)

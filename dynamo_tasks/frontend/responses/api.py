@@ -34,6 +34,8 @@ from dynamo_tasks.protocol.http.responses import ResponseRequest, parse_response
 
 __all__ = ["ResponsesApi"]
 
+_IN_TURN = 3600.0
+"""Least seconds for which a response of a conversation is kept: its turn is added by a frontend, when one is there."""
 _MOST_SHOWN = 1 << 20
 """Bytes of what each of the first and last events of a stream shows of the request."""
 
@@ -98,6 +100,9 @@ class ResponsesApi(Api):
             )  # fmt: skip
         if request.stored:
             parsed.document, parsed.retention = _bounded(document.encode()), self._retention
+        if request.conversation_id is not None:
+            parsed.retention = max(self._retention, _IN_TURN)
+            asked.retention = None if asked.retention is None else max(asked.retention, _IN_TURN)
         if request.truncation == "auto":
             kept = int(request.instructions is not None)
             parsed.body[SHORTEN] = msgspec.to_builtins(Shorten(oldest=True, kept=kept))

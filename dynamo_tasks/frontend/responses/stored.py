@@ -104,6 +104,8 @@ class StoredResponses:
     async def document(self, stored: StoredResponse, owner_key: str) -> Document:
         """The items of its request."""
         raw = await self._gateway.document(stored.info.id, owner_key)
+        if not raw and stored.ended:
+            await self.object_of(stored, owner_key)  # past its retention, it is unknown
         return await offload(len(raw), Document.decode, raw)
 
 

@@ -10,8 +10,11 @@
 local r = fields(KEYS[1], F.state, F.document)
 local left = redis.call('PTTL', KEYS[1])
 if not TERMINAL[r.state] or not r.document or left <= 0 then return 0 end
-redis.call('HSET', document_of(id), 'made', made)
-document_ends(id, r, left)
+-- Its time is that of the document, which may be over; one that Redis has lost begins anew.
+local document, given = document_of(id), redis.call('PTTL', document_of(id))
+if given == -2 and redis.call('EXISTS', KEYS[2]) == 0 then return 0 end
+redis.call('HSET', document, 'made', made)
+if given < 0 then redis.call('PEXPIRE', document, left) end
 -- A reader that leaves later must not prolong it.
 redis.call('HSET', KEYS[1], F.read_retention, retention)
 if redis.call('PTTL', KEYS[2]) > tonumber(retention) then redis.call('PEXPIRE', KEYS[2], retention) end
