@@ -11,8 +11,9 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from dynamo_tasks.errors import NoInstancesError, UnknownModelError
-from dynamo_tasks.protocol.events import ErrorInfo, Event, EventId
+from dynamo_tasks.engines.text.threads import offload
+from dynamo_tasks.errors import EndpointError, NoInstancesError, UnknownModelError
+from dynamo_tasks.protocol.events import End, ErrorInfo, Event, EventId, Kind
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import ModelCard
 from dynamo_tasks.protocol.names import EndpointId
@@ -20,21 +21,33 @@ from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.conversations import Conversations
 
-__all__ = ["EventStream", "Gateway", "RequestInfo", "ServedModel", "Submission", "unknown_model"]
+__all__ = [
+    "EventStream",
+    "Gateway",
+    "QueuePlace",
+    "RequestInfo",
+    "ServedModel",
+    "Submission",
+    "end_of",
+    "unknown_model",
+]
 
 
 class ServedModel(Struct):
-    """A model that at least one live instance serves.
+    """A model that live instances serve, or that one is started for.
 
     Attributes:
         card: What the instances report of it.
         created: Seconds since 1970.
         endpoints: The endpoint of each operation: ``generate``, ``embed``.
+        state: Of a model that may have no instance: ``ready``, ``starting``, ``idle`` (a request starts it), or
+            ``unavailable`` (it was tried, and does not start); else empty.
     """
 
     card: ModelCard
     created: int
     endpoints: dict[str, EndpointId]
+    state: str = ""
 
 
 def unknown_model(name: str, served: Mapping[str, ServedModel]) -> UnknownModelError | NoInstancesError:
@@ -73,6 +86,18 @@ class Submission(Struct):
     digest: str = ""
 
 
+class QueuePlace(Struct):
+    """Where a request stands that waits.
+
+    Attributes:
+        position: From 1, by the order in which workers take requests.
+        reason: Why it waits, for people.
+    """
+
+    position: int
+    reason: str
+
+
 class RequestInfo(Struct):
     """The ledger's view of a request.
 
@@ -88,6 +113,7 @@ class RequestInfo(Struct):
         usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}``.
         render: See :class:`Submission`.
         finished: When it ended, Unix seconds; 0 = it has not.
+        place: Where it stands, while it waits.
     """
 
     id: str
@@ -101,6 +127,7 @@ class RequestInfo(Struct):
     usage: dict[str, int] | None = None
     render: bytes | None = None
     finished: float = 0.0
+    place: QueuePlace | None = None
 
 
 class EventStream(Protocol):
@@ -133,6 +160,19 @@ class EventStream(Protocol):
     def close(self) -> None:
         """Leave the stream; may be called twice, and after the end."""
         ...
+
+
+async def end_of(stream: EventStream) -> End:
+    """Read a stream to its end.
+
+    Raises:
+        EndpointError: it has none.
+    """
+    while events := await stream.next():
+        for event in events:
+            if event.kind == Kind.END:
+                return await offload(len(event.data), End.decode_in_parts, event.data)
+    raise EndpointError("the stream ended without an end event")
 
 
 class Gateway(Protocol):
@@ -218,6 +258,10 @@ class Gateway(Protocol):
 
     async def status(self, request_id: str, owner_key: str | None) -> RequestInfo:
         """Report the status of a request; raises :class:`RequestNotFoundError`."""
+        ...
+
+    async def place(self, request_id: str) -> QueuePlace | None:
+        """Tell where a request stands that waits; ``None`` where it does not."""
         ...
 
     async def events(self, request_id: str, owner_key: str) -> list[Event]:

@@ -24,6 +24,7 @@ from dynamo_tasks.errors import (
     IdempotencyConflictError,
     InvalidRequestError,
     NoInstancesError,
+    NotStartedError,
     QueueFullError,
     ServerUnavailableError,
     StreamExpiredError,
@@ -46,7 +47,7 @@ __all__ = ["Generation", "Prepared"]
 
 _MODEL_HEADER = b"x-dynamo-model"
 """Of answers: the served model, where the name that was asked for may stand for several."""
-_UNTAKEN = (DeadlineUnreachableError, NoInstancesError, QueueFullError)
+_UNTAKEN = (DeadlineUnreachableError, NoInstancesError, NotStartedError, QueueFullError)
 """Errors of a model that cannot take a request now."""
 _PROMPT = ("messages", "tools", "chat_template_kwargs", "reasoning_effort")
 """What the tokens of a prompt are made of."""
@@ -347,6 +348,7 @@ class Generation:
             keep_alive=self._settings.keep_alive,
             silence=api.keep_alive,
             header_delay=self._settings.header_delay,
+            place=self._gateway.place,
             meter=call.meter,
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
@@ -70,17 +71,26 @@ def _row(name: str, model: ServedModel) -> dict[str, Any]:
         row["max_model_len"] = model.card.max_model_len
     if model.card.images:
         row["input_modalities"] = ["text", "image"]
+    if model.state:
+        row["state"] = model.state
     return row
 
 
-def served_models(instances: list[InstanceInfo]) -> dict[str, ServedModel]:
-    """Every name that an instance's model card offers, adapters included."""
+def served_models(
+    instances: list[InstanceInfo], state: Callable[[InstanceInfo], str] = lambda info: ""
+) -> dict[str, ServedModel]:
+    """Every name that an instance's model card offers, adapters included.
+
+    Args:
+        instances: Registrations.
+        state: Of the model of one.
+    """
     found: dict[str, ServedModel] = {}
     for info in instances:
         if info.model is None or info.endpoint not in OPERATIONS:
             continue
         for name in (info.model.name, *info.model.adapters):
             card = info.model if name == info.model.name else msgspec.structs.replace(info.model, name=name)
-            model = found.setdefault(name, ServedModel(card, int(info.started), {}))
+            model = found.setdefault(name, ServedModel(card, int(info.started), {}, state(info)))
             model.endpoints.setdefault(info.endpoint, info.id)
     return found

@@ -83,12 +83,25 @@ class RequestsAPI:
         api = None if render is None else self._apis.get(render.api)
         seconds = self._settings.keep_alive
         if render is None or api is None:  # it came by no API, or by one of a newer release
-            return EventStreamResponse(stream, ValueRenderer(position.skip), api="stream", keep_alive=seconds)
+            return EventStreamResponse(
+                stream,
+                ValueRenderer(position.skip),
+                api="stream",
+                keep_alive=seconds,
+                place=self._gateway.place,
+            )
         if api.needs_start and position.after is not None:
             stream.close()  # it has told that the event is one of the stream's
             stream = await self._gateway.attach(stream.request_id, None, call.viewer)
         renderer = api.renderer(render, position)
-        return EventStreamResponse(stream, renderer, api="stream", keep_alive=seconds, silence=api.keep_alive)
+        return EventStreamResponse(
+            stream,
+            renderer,
+            api="stream",
+            keep_alive=seconds,
+            silence=api.keep_alive,
+            place=self._gateway.place,
+        )
 
 
 def _shown(info: RequestInfo) -> dict[str, Any]:
@@ -101,6 +114,8 @@ def _shown(info: RequestInfo) -> dict[str, Any]:
         "model": render.model if render else None,
         "created": int(info.created),
         "attempts": info.attempts,
+        "position": info.place.position if info.place else None,
+        "reason": info.place.reason if info.place else None,
         "last_event": info.last_event,
         "finish_reason": info.finish_reason,
         "usage": usage_of(info.usage) if info.usage else None,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Awaitable, Callable, Sequence
 from urllib.parse import quote
 
 from starlette.responses import Response
@@ -11,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.frontend.call import ClientWatch, RequestMeter
-from dynamo_tasks.frontend.gateway import EventStream
+from dynamo_tasks.frontend.gateway import EventStream, QueuePlace
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, check_end
 from dynamo_tasks.frontend.http.timeouts import PROBE
 from dynamo_tasks.frontend.openai.render import Renderer
@@ -29,6 +30,10 @@ SSE_HEADERS = (
     (b"x-accel-buffering", b"no"),
 )
 """Headers of every event stream; the last one keeps nginx from buffering it."""
+
+
+_FIRST_PLACE, _PLACES = 1.0, 4.0
+"""Seconds until a request that waits is told its place, and the most between two times."""
 
 
 class KeepAlive:
@@ -64,10 +69,11 @@ class KeepAlive:
         self.busy = False
         self._last = self._clock()
 
-    def now(self) -> None:
+    def now(self, body: bytes | None = None) -> None:
         """Send a comment at once, unless something is on its way: it shows whether the client is still there."""
         if not self.busy and (self._task is None or self._task.done()):
-            self._task = asyncio.create_task(self._comment())
+            self._last = self._clock()
+            self._task = asyncio.create_task(self._comment(body))
 
     def stop(self) -> None:
         """Send no more, at once; may be called twice."""
@@ -85,8 +91,8 @@ class KeepAlive:
                 self._task = asyncio.create_task(self._comment())
         self._timer = asyncio.get_running_loop().call_at(self._last + self._interval, self._look)
 
-    async def _comment(self) -> None:
-        await self._send({"type": "http.response.body", "body": self._body, "more_body": True})
+    async def _comment(self, body: bytes | None = None) -> None:
+        await self._send({"type": "http.response.body", "body": body or self._body, "more_body": True})
 
 
 class EventStreamResponse:
@@ -110,6 +116,7 @@ class EventStreamResponse:
         silence: bytes = KEEP_ALIVE,
         header_delay: float = 0.0,
         meter: RequestMeter | None = None,
+        place: Callable[[str], Awaitable[QueuePlace | None]] | None = None,
     ):
         """Make the response.
 
@@ -122,6 +129,7 @@ class EventStreamResponse:
             header_delay: Seconds for which the headers wait for the first output; what fails within that
                 time is raised, and can be answered with a proper status.
             meter: Told about deliveries.
+            place: Asked where the request stands, as long as nobody has begun it; comments say so.
         """
         self._stream = stream
         self._renderer = renderer
@@ -130,6 +138,7 @@ class EventStreamResponse:
         self._silence = silence
         self._header_delay = header_delay
         self._meter = meter
+        self._place = place
         self.started = False
         self.status = 200
 
@@ -179,22 +188,46 @@ class EventStreamResponse:
         keep_alive = KeepAlive(send, self._keep_alive, self._silence)
         keep_alive.start()
         scope[PROBE] = keep_alive.now
+        places = None
+        if self._place is not None and not events:
+            places = asyncio.create_task(self._say_place(self._place, keep_alive))
         try:
-            last = await self._batches(events, keep_alive, send)
+            last = await self._batches(events, keep_alive, send, places)
         finally:
+            if places is not None:
+                places.cancel()
             del scope[PROBE]
             keep_alive.stop()
         client.disarm()
         await send({"type": "http.response.body", "body": last, "more_body": False})
 
-    async def _batches(self, events: list[Event], keep_alive: KeepAlive, send: Send) -> bytes:
-        """Send all batches but the last, whose bytes are returned."""
+    async def _say_place(
+        self, ask: Callable[[str], Awaitable[QueuePlace | None]], keep_alive: KeepAlive
+    ) -> None:
+        """Say in comments where the request stands, until it is begun: soon, then less and less often."""
+        pause = _FIRST_PLACE
+        with contextlib.suppress(DynamoError):  # Redis is away: what is read then says so
+            while True:
+                await asyncio.sleep(pause)
+                place = await ask(self._stream.request_id)
+                if place is not None:
+                    keep_alive.now(
+                        b": queued position=%d reason=%b\n" % (place.position, _one_line(place.reason))
+                    )
+                pause = min(2 * pause, _PLACES)
+
+    async def _batches(
+        self, events: list[Event], keep_alive: KeepAlive, send: Send, places: asyncio.Task[None] | None
+    ) -> bytes:
+        """Send all batches but the last, whose bytes are returned; ``places`` ends with the first of them."""
         renderer, meter, following = self._renderer, self._meter, self._stream.next
         try:
             if opening := renderer.opening():
                 await send({"type": "http.response.body", "body": opening, "more_body": True})
             if not events:
                 events = await following()
+            if places is not None:
+                places.cancel()
             while events:
                 body = renderer.render(events)
                 if meter is not None:
@@ -220,6 +253,10 @@ class EventStreamResponse:
         headers = [*SSE_HEADERS, (REQUEST_ID.encode(), header_text(self._stream.request_id).encode())]
         self.started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+def _one_line(text: str) -> bytes:
+    return " ".join(text.split()).encode()
 
 
 def _raise_refusal(events: Sequence[Event]) -> None:

@@ -122,6 +122,11 @@ class Scale(msgspec.Struct):
         return self.wanted == 0 and self.by is ScaledBy.HAND
 
     @property
+    def rests(self) -> bool:
+        """``True`` if requests are taken while no instance runs: one is started for them."""
+        return not self.off and self.bounds is not None and self.bounds.min == 0
+
+    @property
     def failed(self) -> str:
         """Why it cannot be started anywhere; empty while it can, or nobody has tried."""
         notes = [fleet.note for fleet in self.fleets.values() if fleet.failed]

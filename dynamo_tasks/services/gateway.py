@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import Any
 
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import (
-    EndpointError,
     IdempotencyConflictError,
     NoInstancesError,
     RateLimitError,
@@ -16,17 +16,20 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.frontend.batches.records import SYSTEM
 from dynamo_tasks.frontend.call import new_id
-from dynamo_tasks.frontend.gateway import EventStream, RequestInfo, ServedModel, Submission
+from dynamo_tasks.frontend.gateway import EventStream, QueuePlace, RequestInfo, ServedModel, Submission
+from dynamo_tasks.frontend.gateway import end_of as _end_of
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.models import OPERATIONS, served_models
-from dynamo_tasks.protocol.events import End, Event, EventId, Kind
+from dynamo_tasks.protocol.events import Event, EventId
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import SESSION_HEADER, EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
+from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.overview import overview
+from dynamo_tasks.runtime.resting import check_taken, model_state, needed, place_of
 from dynamo_tasks.runtime.routing.chooser import Chooser
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.webhooks.announcer import WATCHED, WATCHED_FOR, Watched
@@ -101,9 +104,10 @@ class RuntimeGateway:
         return self._models
 
     def _look(self) -> None:
-        instances = self._watchers[self._namespace].instances
-        if instances is not self._models_of:
-            self._models, self._models_of = served_models(instances), instances
+        watcher = self._watchers[self._namespace]
+        if (instances := watcher.instances) is not self._models_of:
+            served = served_models([*instances, *watcher.resting], partial(model_state, watcher))
+            self._models, self._models_of = served, instances
             self._shown = self._names.shown(self._models)
 
     async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
@@ -170,7 +174,7 @@ class RuntimeGateway:
 
     async def serves(self, endpoint: EndpointId) -> bool:
         """Return whether an instance serves an endpoint now."""
-        return bool((await self._runtime.watch(endpoint.namespace)).of(endpoint))
+        return (await self._runtime.watch(endpoint.namespace)).takes(endpoint)
 
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request that is not submitted."""
@@ -178,10 +182,8 @@ class RuntimeGateway:
             return await self._quota.take(self._namespace, owner_key, limits)
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
-        for needed in {submission.endpoint, endpoint}:
-            # A queue takes messages whether it is served or not: the request would wait until an instance comes.
-            if needed not in self._watchers[needed.namespace].by_endpoint:
-                raise NoInstancesError(f"no instance serves {needed}", retry_after=1.0)
+        for one in {submission.endpoint, endpoint}:
+            check_taken(self._watchers[one.namespace], one, submission.options.deadline)
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
             submission.headers = span.carry(submission.headers)
             queue = await self._queue_of(submission, endpoint, payload)
@@ -191,9 +193,11 @@ class RuntimeGateway:
         return _stream(sub)
 
     async def _queue_of(self, submission: Submission, endpoint: EndpointId, payload: Any) -> str:
-        """The queue of the chosen instance; that of all where nobody chooses, or only spare capacity is used."""
+        """The queue of the chosen instance; that of all where none runs, nobody chooses, or for spare capacity alone."""
         chooser = self._chooser
         if chooser is None or endpoint != submission.endpoint or submission.options.preemptible:
+            return endpoint.queue
+        if endpoint not in self._watchers[endpoint.namespace].by_endpoint:
             return endpoint.queue
         session = submission.headers.get(SESSION_HEADER, "")
         chosen = await chooser.choose(endpoint, payload, submission.request_id, session)
@@ -257,7 +261,19 @@ class RuntimeGateway:
             attempts=record.attempts, last_event=str(last) if last else "0-0", error=record.error,
             finish_reason=record.finish_reason, usage=record.usage,
             render=record.render or None, finished=record.finished or 0.0,
+            place=await self._place(record.namespace, record.id) if record.state is State.QUEUED else None,
         )  # fmt: skip
+
+    async def place(self, request_id: str) -> QueuePlace | None:
+        """Tell where it stands."""
+        async with in_time(_CONNECT_SECONDS):
+            return await self._place(await self._runtime.client.store.find(request_id), request_id)
+
+    async def _place(self, namespace: str, request_id: str) -> QueuePlace | None:
+        found = await place_of(
+            self._runtime.client.store, namespace, request_id, self._watchers.get(namespace)
+        )
+        return None if found is None else QueuePlace(*found)
 
     async def events(self, request_id: str, owner_key: str) -> list[Event]:
         """Read a request's events, as they are now."""
@@ -310,7 +326,8 @@ class RuntimeGateway:
     async def ready(self) -> tuple[bool, dict[str, Any]]:
         """Return whether every component has its configured instances."""
         detail: dict[str, Any] = {}
-        for (namespace, component), wanted in self._expected.items():
+        for (namespace, component), configured in self._expected.items():
+            wanted = needed(await self._runtime.watch(namespace), component, configured)
             detail[f"{namespace}.{component}"] = {
                 "instances": await self._count(namespace, component),
                 "expected": wanted,
@@ -357,14 +374,6 @@ class RuntimeGateway:
         end.raise_for_state()
         found = (end.values or [{}])[0]
         return found
-
-
-async def _end_of(stream: EventStream) -> End:
-    while events := await stream.next():
-        for event in events:
-            if event.kind == Kind.END:
-                return await offload(len(event.data), End.decode_in_parts, event.data)
-    raise EndpointError("the stream ended without an end event")
 
 
 def _stream(sub: Subscription) -> EventStream:

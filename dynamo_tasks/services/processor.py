@@ -200,7 +200,8 @@ class Processor:
         assert runtime is not None
         service: Any = Worker  # under @service: more than its class
         namespace, component = service.dynamo_address()
-        infos = [i for i in runtime.watcher(namespace).instances if i.component == component and i.model]
+        watcher = runtime.watcher(namespace)
+        infos = [i for i in (*watcher.instances, *watcher.resting) if i.component == component and i.model]
         cards = {info.model.name: info.model for info in infos}
         if model is None and len(cards) == 1:
             return next(iter(cards.values()))  # type: ignore[no-any-return]

@@ -16,6 +16,9 @@ from dynamo_tasks.services.worker import Worker
 
 __all__ = ["Router"]
 
+_ANY = 0
+"""No instance has this lease: any one takes the request."""
+
 
 @service(dynamo={"namespace": DefaultName("dynamo")})
 class Router:
@@ -88,7 +91,10 @@ class Router:
         context = current_context()
         if context is None:
             raise ConfigError("the Router forwards requests of the queue; call the Worker directly here")
-        await self._runtime().watcher(endpoint.namespace).wait_for(endpoint, 1, float(self.wait))
+        watcher = self._runtime().watcher(endpoint.namespace)
+        if not watcher.of(endpoint) and watcher.takes(endpoint):
+            context.forward(endpoint, _ANY)  # it waits in the queue of all, and one is started
+        await watcher.wait_for(endpoint, 1, float(self.wait))
         assert self._chooser is not None
         session = str(context.headers.get(SESSION_HEADER) or "")
         context.forward(endpoint, await self._chooser.choose(endpoint, request, context.id, session))

@@ -53,6 +53,7 @@ def test_a_number_is_followed_and_the_least_loaded_goes(served: Serve) -> None:
     assert (row(home)["wanted"], row(home)["by"]) == (1, "configuration")
 
 
+@pytest.mark.slow
 def test_one_that_dies_is_replaced(served: Serve) -> None:
     typed(served.home, "scale", "dynamo.Worker", "1")
     (one,) = served.instances()

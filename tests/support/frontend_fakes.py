@@ -14,7 +14,7 @@ import msgspec
 
 from dynamo_tasks.errors import DynamoError, RequestNotFoundError
 from dynamo_tasks.frontend.app import FrontendApp, create_app
-from dynamo_tasks.frontend.gateway import RequestInfo, ServedModel, Submission
+from dynamo_tasks.frontend.gateway import QueuePlace, RequestInfo, ServedModel, Submission
 from dynamo_tasks.frontend.http.connection import ConnectionLimits
 from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.model_names import ModelNames
@@ -116,6 +116,7 @@ class FakeGateway:
         self.names = ModelNames()
         self.allowance = Allowance(limit=0)
         self.withdrawn: list[str] = []
+        self.places: dict[str, QueuePlace] = {}
         self.alive = True
         self.cancelled: list[tuple[str, str, bool]] = []
         card = ModelCard("tiny")
@@ -142,6 +143,9 @@ class FakeGateway:
         log.add(*self.script(submission))
         self.submitted.set()
         return self._stream(submission.request_id, log)
+
+    async def place(self, request_id: str) -> QueuePlace | None:
+        return self.places.get(request_id)
 
     async def enqueue(self, submission: Submission) -> None:
         self.submissions.append(submission)

@@ -57,6 +57,7 @@ SCHEMAS: dict[str, Any] = {
     "Model": object_of(
         {"id": TEXT, "object": TEXT, "created": {"type": "integer"}, "owned_by": TEXT},
         max_model_len=COUNT,
+        state={"enum": ["ready", "starting", "idle", "unavailable"]},
     ),
     "Models": object_of({"object": TEXT, "data": list_of(ref("Model"))}),
     "Request": object_of(
@@ -68,6 +69,8 @@ SCHEMAS: dict[str, Any] = {
             "model": or_null("string"),
             "created": {"type": "integer"},
             "attempts": COUNT,
+            "position": or_null("integer"),
+            "reason": or_null("string"),
             "last_event": TEXT,
             "finish_reason": or_null("string"),
             "usage": {"anyOf": [ref("Usage"), {"type": "null"}]},

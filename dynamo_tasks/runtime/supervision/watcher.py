@@ -14,6 +14,7 @@ from dynamo_tasks.errors import DynamoError, NoInstancesError
 from dynamo_tasks.observe import enabled, event, metrics
 from dynamo_tasks.protocol.instances import ASLEEP, InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.protocol.scale import Scale
 from dynamo_tasks.router import Candidate
 from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.store.redis.connection import Link
@@ -21,6 +22,7 @@ from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.redis.wire import Wire
 from dynamo_tasks.store.registry import Registry
+from dynamo_tasks.store.scales import Scales
 
 __all__ = ["FleetGauges", "Watcher", "show_own"]
 
@@ -85,6 +87,11 @@ class Watcher(Actor):
         self.by_endpoint: dict[EndpointId, list[InstanceInfo]] = {}
         """The same by endpoint; none that nobody serves. Replaced as a whole, as :attr:`instances` is."""
         self.loads: dict[int, Load] = {}
+        self.scales: dict[str, Scale] = {}
+        """What is wanted, by component."""
+        self.resting: list[InstanceInfo] = []
+        """Registrations of models that no instance serves now, and one is started for as soon as a request comes."""
+        self._scales = Scales(store, namespace)
         self._relist_in = _RELIST
         self._gauges = FleetGauges()
 
@@ -124,9 +131,13 @@ class Watcher(Actor):
         left = await self._registry.time_left(self.namespace, leases)
         self._relist_in = min(_RELIST, left + _EXPIRED)
         self._report_new(instances)
+        scales, _ = await self._scales.read()
+        cards = await self._scales.cards()
         self.instances, self.by_endpoint = instances, {}
         for info in instances:
             self.by_endpoint.setdefault(info.id, []).append(info)
+        self.scales = scales
+        self.resting = [card for card in cards if card.id not in self.by_endpoint and not self._is_off(card)]
         self._gauges.update(instances, self.loads)
         self._changed.set()
         self._changed = asyncio.Event()
@@ -140,6 +151,17 @@ class Watcher(Actor):
                 event(
                     "instance.appeared", endpoint=str(info.id), instance_id=info.instance_id, host=info.host
                 )  # fmt: skip
+
+    def _is_off(self, card: InstanceInfo) -> bool:
+        scale = self.scales.get(card.component)
+        return scale is not None and scale.off
+
+    def takes(self, endpoint: EndpointId) -> bool:
+        """Return whether requests for an endpoint are served: by an instance, or by one that is started for them."""
+        if endpoint in self.by_endpoint or any(card.id == endpoint for card in self.resting):
+            return True
+        scale = self.scales.get(endpoint.component)
+        return scale is not None and scale.rests
 
     def of(self, endpoint: EndpointId) -> list[InstanceInfo]:
         """Live instances of an endpoint."""
