@@ -193,7 +193,7 @@ class RuntimeGateway:
         return _stream(sub)
 
     async def _queue_of(self, submission: Submission, endpoint: EndpointId, payload: Any) -> str:
-        """The queue of the chosen instance; that of all where none runs, nobody chooses, or for spare capacity alone."""
+        """The queue of the chosen instance; that of all where none runs, nobody chooses, or for spare capacity."""
         chooser = self._chooser
         if chooser is None or endpoint != submission.endpoint or submission.options.preemptible:
             return endpoint.queue
