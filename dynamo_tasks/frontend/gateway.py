@@ -87,7 +87,7 @@ class Submission(Struct):
 
 
 class QueuePlace(Struct):
-    """Where a request stands that waits.
+    """The place of a request that waits.
 
     Attributes:
         position: From 1, by the order in which workers take requests.
@@ -113,7 +113,7 @@ class RequestInfo(Struct):
         usage: ``{"prompt_tokens", "completion_tokens", "cached_tokens"}``.
         render: See :class:`Submission`.
         finished: When it ended, Unix seconds; 0 = it has not.
-        place: Where it stands, while it waits.
+        place: In the queue, while it waits.
     """
 
     id: str
