@@ -18,6 +18,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.access.admission import OPEN_PATHS, ApiKeys, Origins, key_id
+from dynamo_tasks.frontend.access.callers import Callers
+from dynamo_tasks.frontend.access.known_keys import KnownKeys
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
 from dynamo_tasks.frontend.call import HttpCall, RecentCalls, RequestMeter, call_of, count_request, new_id
 from dynamo_tasks.frontend.gateway import Gateway
@@ -80,6 +82,7 @@ def create_app(
     routes: Sequence[ApiRoute] = (),
     fallback: ASGIApp | None = None,
     wings: Sequence[Wing] = (),
+    known: KnownKeys | None = None,
 ) -> FrontendApp:
     """Make the application.
 
@@ -89,11 +92,12 @@ def create_app(
         routes: The ``@api`` methods that it serves, too.
         fallback: Another application, which answers what is at no path of ours.
         wings: APIs that need more than the gateway, such as files.
+        known: API keys that are made at run time; none by default.
 
     Raises:
         ConfigError: Two routes have the same path and method.
     """
-    return FrontendApp(gateway, settings or FrontendSettings(), routes, fallback, wings)
+    return FrontendApp(gateway, settings or FrontendSettings(), routes, fallback, wings, known)
 
 
 class FrontendApp:
@@ -106,13 +110,15 @@ class FrontendApp:
         routes: Sequence[ApiRoute] = (),
         fallback: ASGIApp | None = None,
         wings: Sequence[Wing] = (),
+        known: KnownKeys | None = None,
     ):
         self._generation = Generation(gateway, settings)
         self._settings = settings
         self._recent = RecentCalls()
         self._open = OPEN_PATHS
-        self._keys = ApiKeys(settings.api_keys)
-        self._origins = Origins(settings.cors_origins, settings.allowed_hosts, settings.host, not self._keys)
+        self._callers = Callers(ApiKeys(settings.api_keys), known, settings.require_api_keys)
+        is_open = not self._callers.required
+        self._origins = Origins(settings.cors_origins, settings.allowed_hosts, settings.host, is_open)
         self._hot = api_table(gateway, settings)
         apis = {api.name: api for api in self._hot.values()}
         health = HealthAPI(gateway)
@@ -178,7 +184,7 @@ class FrontendApp:
         status = 500
         span = http_span(call, scope) if tracing() else OFF
         try:
-            response = self._admit(call, scope)
+            response = await self._admit(call, scope)
             if response is None and scope["method"] != "POST":
                 raise HTTPException(405, headers={"Allow": "POST"})
             if response is None:
@@ -210,7 +216,7 @@ class FrontendApp:
         start = _Start(send, call)
         call.request_header = "" if api is None else api.request_header
         try:
-            app = self._admit(call, scope) or self._router
+            app = (await self._admit(call, scope)) or self._router
             await app(scope, receive, start.send)
         except ClientDisconnect:
             start.status = 499
@@ -222,7 +228,7 @@ class FrontendApp:
         finally:
             count_request(_route_name(scope), start.status or 500)
 
-    def _admit(self, call: HttpCall, scope: Scope) -> Response | None:
+    async def _admit(self, call: HttpCall, scope: Scope) -> Response | None:
         """Let a request in; returns the answer to what only asks whether it may."""
         preflight = self._origins.check(scope)
         if preflight is not None:
@@ -230,8 +236,7 @@ class FrontendApp:
         if scope["method"] == "OPTIONS" and scope["path"] == "*":
             return _allowed("DELETE, GET, HEAD, POST")
         if scope["path"] not in self._open:
-            call.owner_key, call.token_expires = self._keys.admit(scope)
-            call.limits = self._keys.limits(call.owner_key)
+            call.owner_key, call.limits, call.token_expires = await self._callers.admit(scope)
         return None
 
 

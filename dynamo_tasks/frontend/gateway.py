@@ -22,15 +22,9 @@ from dynamo_tasks.protocol.states import State
 from dynamo_tasks.store.conversations import Conversations
 
 __all__ = [
-    "EventStream",
-    "Gateway",
-    "QueuePlace",
-    "RequestInfo",
-    "ServedModel",
-    "Submission",
-    "end_of",
-    "unknown_model",
-]
+    "EventStream", "Gateway", "QueuePlace", "RequestInfo", "ServedModel", "Submission", "allowed", "check_allowed",
+    "end_of", "unknown_model",
+]  # fmt: skip
 
 
 class ServedModel(Struct):
@@ -56,6 +50,23 @@ def unknown_model(name: str, served: Mapping[str, ServedModel]) -> UnknownModelE
         return NoInstancesError("no model is served at the moment", retry_after=1)
     known = ", ".join(sorted(served))
     return UnknownModelError(f"model {name!r} is not served; served models: {known}", param="model")
+
+
+def allowed(limits: KeyLimits, served: dict[str, ServedModel]) -> dict[str, ServedModel]:
+    """The models that a key may ask for."""
+    return {name: served[name] for name in served if limits.allows(name)} if limits.models else served
+
+
+def check_allowed(limits: KeyLimits, served: dict[str, ServedModel], name: str) -> None:
+    """Refuse a model that a key may not ask for, as if nobody served it: what there is besides is not told.
+
+    Raises:
+        UnknownModelError: It may not.
+    """
+    if not limits.allows(name):
+        known = ", ".join(sorted(allowed(limits, served))) or "none"
+        text = f"model {name!r} does not exist, or this API key may not use it; it may use: {known}"
+        raise UnknownModelError(text, param="model")
 
 
 class Submission(Struct):

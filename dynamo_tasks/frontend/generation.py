@@ -30,7 +30,15 @@ from dynamo_tasks.errors import (
     StreamExpiredError,
 )
 from dynamo_tasks.frontend.call import HttpCall, call_of, count_call, raw_body
-from dynamo_tasks.frontend.gateway import EventStream, Gateway, ServedModel, Submission, unknown_model
+from dynamo_tasks.frontend.gateway import (
+    EventStream,
+    Gateway,
+    ServedModel,
+    Submission,
+    allowed,
+    check_allowed,
+    unknown_model,
+)
 from dynamo_tasks.frontend.models import check_images
 from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, Turn
 from dynamo_tasks.frontend.openai.collect import CollectedResponse
@@ -162,13 +170,14 @@ class Generation:
         asked = parsed.request.model
         known, served = self._settings.names, await self._gateway.models()
         if asked not in known.aliases and asked not in known.fallbacks:
+            check_allowed(call.limits, served, asked)
             return await self._prepared(asked, served, api, parsed, raw, call, headers)
 
         async def first(names: list[str]) -> Prepared:
             served = await self._gateway.real_models()
-            there = [name for name in names if name in served]
+            there = [name for name in names if name in served and call.limits.allows(asked, name)]
             if not there:
-                raise unknown_model(asked, await self._gateway.models())
+                raise unknown_model(asked, allowed(call.limits, await self._gateway.models()))
             prepared = await self._prepared(there[0], served, api, parsed, raw, call, headers)
             prepared.others, prepared.again = there[1:], first
             prepared.skipped = "" if there[0] == names[0] else names[0]
@@ -245,7 +254,9 @@ class Generation:
         await count_call(self._gateway, call)
         raw = await raw_body(request)
         parsed = await api.read(raw, call)
-        model = api.find_model(parsed.request.model, await self._gateway.models())
+        served = await self._gateway.models()
+        check_allowed(call.limits, served, parsed.request.model)
+        model = api.find_model(parsed.request.model, served)
         prompt = {name: parsed.body[name] for name in _PROMPT if name in parsed.body}
         found = await self._gateway.tokenize(prompt, model)
         return int(found["count"])

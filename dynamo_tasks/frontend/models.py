@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.frontend.gateway import Gateway, ServedModel, unknown_model
+from dynamo_tasks.frontend.call import call_of
+from dynamo_tasks.frontend.gateway import Gateway, ServedModel, allowed, unknown_model
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.protocol.instances import InstanceInfo
 
@@ -28,7 +29,7 @@ class ModelsAPI:
 
     async def all(self, request: Request) -> Response:
         """``GET /v1/models``."""
-        served = await self._gateway.models()
+        served = allowed(call_of(request).limits, await self._gateway.models())
         return json_response(
             {"object": "list", "data": [_row(name, served[name]) for name in sorted(served)]}
         )
@@ -36,7 +37,7 @@ class ModelsAPI:
     async def one(self, request: Request) -> Response:
         """``GET /v1/models/{name}``."""
         name = request.path_params["name"]
-        served = await self._gateway.models()
+        served = allowed(call_of(request).limits, await self._gateway.models())
         if name not in served:
             raise unknown_model(name, served)
         return json_response(_row(name, served[name]))

@@ -45,7 +45,8 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     """The settings of the HTTP side.
 
     Attributes:
-        api_keys: Accepted API keys; empty = open to everybody.
+        api_keys: Accepted API keys, besides those that are made at run time.
+        require_api_keys: Whether nobody is served without a key, also where ``api_keys`` is empty.
         body_limit: Bytes of the largest request body that is accepted (10 MiB).
         max_file_bytes: Bytes of the largest file that may be uploaded (512 MiB).
         keep_alive: Seconds of silence on a stream after which a comment is sent (15).
@@ -66,6 +67,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     """
 
     api_keys: tuple[ApiKey | str, ...] = ()
+    require_api_keys: bool = False
     body_limit: int = 10 * _MIB
     max_file_bytes: int = 512 * _MIB
     keep_alive: float = 15.0
@@ -133,7 +135,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
             deadline=time.time() + timeout if timeout else 0.0,
             ignore_result=True,
             idempotency_key=idempotency_key(headers),
-            tenant=owner_key,
+            tenant=limits.tenant or owner_key,
             weight=limits.weight,
             **chosen,
         )

@@ -8,6 +8,7 @@ from dynamo_tasks.serve.commands.batch import batch
 from dynamo_tasks.serve.commands.call import call
 from dynamo_tasks.serve.commands.common import OneLineGroup
 from dynamo_tasks.serve.commands.dead import dead
+from dynamo_tasks.serve.commands.keys import keys
 from dynamo_tasks.serve.commands.purge import purge
 from dynamo_tasks.serve.commands.scale import scale
 from dynamo_tasks.serve.commands.serve import serve
@@ -43,7 +44,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (serve, call, status, tail, batch, dead, scale, sleep, wake, purge, version):
+for _command in (serve, call, status, tail, batch, dead, keys, scale, sleep, wake, purge, version):
     cli.add_command(_command)
 
 

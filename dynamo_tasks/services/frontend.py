@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 from dynamo_tasks.files.library import Files
 from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, keys_from, listed
+from dynamo_tasks.frontend.access.known_keys import KnownKeys
 from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.batches.api import BatchesAPI
 from dynamo_tasks.frontend.files.api import FilesAPI
@@ -21,7 +22,7 @@ from dynamo_tasks.services.background import BATCH_ENDPOINTS, Background
 from dynamo_tasks.services.conversations import ConversationSweeper
 from dynamo_tasks.services.files import FilesSweeper, files_of
 from dynamo_tasks.services.gateway import RuntimeGateway
-from dynamo_tasks.services.http import api_routes, gateway_of, warn_if_open
+from dynamo_tasks.services.http import KeyFollower, api_routes, gateway_of, warn_if_open
 from dynamo_tasks.services.processor import Processor
 
 __all__ = ["Frontend"]
@@ -36,7 +37,9 @@ class Frontend:
         port: 0 = any free one.
         reuse_port: Share the port with other Frontend processes of this machine.
         api_keys: Accepted keys; those of ``DYNAMO_API_KEYS`` by default; none = open to everybody. One
-            with limits of its own is ``{key, requests_per_minute, concurrent_requests, weight}``.
+            with limits of its own is ``{key, requests_per_minute, tokens_per_day, models, …}``. Those that
+            ``dynamo-tasks keys`` makes are accepted besides.
+        require_api_keys: Serve nobody without a key, also while none is configured.
         key_limits: The same limits, for keys that do not name theirs.
         models: Other names of models: ``{gpt-4o: llama}``, or ``{gpt-4o: [{name: llama, weight: 90}, …]}``.
         fallbacks: Models to try where one cannot take a request: ``{llama: [qwen]}``.
@@ -66,6 +69,7 @@ class Frontend:
     port: int = 8000
     reuse_port: bool = False
     api_keys: ClassVar[list[str | dict[str, Any]]] = []
+    require_api_keys: bool = False
     key_limits: ClassVar[dict[str, Any]] = {}
     models: ClassVar[dict[str, Any]] = {}
     fallbacks: ClassVar[dict[str, Any]] = {}
@@ -106,6 +110,7 @@ class Frontend:
     def _settings(cls) -> FrontendSettings:
         return FrontendSettings(
             api_keys=keys_from(cls.api_keys or None, os.environ, cls.key_limits),
+            require_api_keys=bool(cls.require_api_keys),
             body_limit=cls.body_limit,
             max_file_bytes=cls.max_file_bytes,
             keep_alive=float(cls.keep_alive),
@@ -139,11 +144,12 @@ class Frontend:
         )  # fmt: skip
         files = files_of(gateway.objects)
         wings = FilesAPI(files, gateway, settings.max_file_bytes), self._batches(gateway, files)
-        app = create_app(gateway, settings, api_routes(self), wings=wings)
+        known = KnownKeys(gateway.api_keys)
+        app = create_app(gateway, settings, api_routes(self), wings=wings, known=known)
         self._server = HttpServer(app, self.host, self.port, reuse_port=self.reuse_port)
         await self._server.start()
         turns = Turns(gateway, settings.conversation_retention)
-        await self._sweepers.start(FilesSweeper(files), ConversationSweeper(turns))
+        await self._sweepers.start(FilesSweeper(files), ConversationSweeper(turns), KeyFollower(known))
 
     def _batches(self, gateway: RuntimeGateway, files: Files) -> BatchesAPI:
         background: Any = type(self).background.service

@@ -33,6 +33,7 @@ from dynamo_tasks.runtime.resting import check_taken, model_state, needed, place
 from dynamo_tasks.runtime.routing.chooser import Chooser
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.webhooks.announcer import WATCHED, WATCHED_FOR, Watched
+from dynamo_tasks.store.api_keys import StoredKeys
 from dynamo_tasks.store.conversations import Conversations
 from dynamo_tasks.store.documents import Documents
 from dynamo_tasks.store.ledger.quota import Quota
@@ -82,6 +83,7 @@ class RuntimeGateway:
         self._quota = Quota(runtime.client.store)
         self._namespace = namespace
         self._documents = Documents(runtime.client.store)
+        self.api_keys = StoredKeys(runtime.client.store, namespace)
         self.objects = Objects(runtime.client.store, namespace)
         self.conversations = Conversations(runtime.client.store, namespace, self.objects)
         self._processor = processor

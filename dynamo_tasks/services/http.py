@@ -1,24 +1,50 @@
-"""HTTP for services: the routes of their ``@api`` methods, and their gateway to the queue."""
+"""HTTP for services: routes of their ``@api`` methods, their gateway to the queue, and news of API keys."""
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import Any
 
-from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, is_loopback, keys_from, listed
+from dynamo_tasks.frontend.access.known_keys import KnownKeys
 from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe import log
+from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.router.costs import KvRouterConfig
 from dynamo_tasks.runtime.resolver import RuntimeResolver
+from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.sdk import ApiMethod
 from dynamo_tasks.sdk.endpoints.declared import collect
 from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.processor import Processor
 from dynamo_tasks.services.worker import Worker
 
-__all__ = ["api_routes", "gateway_of", "http_settings", "serves_http", "warn_if_open"]
+__all__ = ["KeyFollower", "api_routes", "gateway_of", "http_settings", "serves_http", "warn_if_open"]
+
+_EVERY = 0.5
+
+
+class KeyFollower(Actor):
+    """Looks twice a second whether any key was changed.
+
+    A question of one small field, rather than a subscription: what is lost with a connection is seen later all the
+    same.
+    """
+
+    name = "key-follower"
+
+    def __init__(self, known: KnownKeys):
+        self._known = known
+
+    async def _run(self) -> None:
+        while True:
+            with contextlib.suppress(DynamoError):  # Redis is away: what needs it says so
+                await self._known.follow()
+            await asyncio.sleep(jittered(_EVERY, 0.8, 1.0))
 
 
 def api_routes(instance: Any) -> list[ApiRoute]:
@@ -60,7 +86,7 @@ def http_settings(owner: Any, host: str) -> FrontendSettings:
 
 def warn_if_open(settings: FrontendSettings) -> None:
     """Say so where other machines are served without a key; a container behind a proxy is meant to."""
-    if not settings.api_keys and not is_loopback(settings.host):
+    if not (settings.api_keys or settings.require_api_keys) and not is_loopback(settings.host):
         problem = (
             f"everybody who reaches {settings.host} is served, since there are no API keys (DYNAMO_API_KEYS)"
         )

@@ -24,6 +24,7 @@ key                            type    content
 ``dt:<ns>:traffic``            hash    ``<c>:concurrency``, ``<c>:max_queue``: limits of components as a whole
 ``dt:<ns>:rate:<tenant>``      string  when a tenant's allowance of requests is whole again, ms
 ``dt:<ns>:open:<tenant>``      zset    ids of a tenant's requests that have not ended, as far as they are counted; ms
+``dt:<ns>:keys``               hash    API keys that were made at run time (see ``store/api_keys.py``)
 ``dt:<ns>:erase``              list    which purged request's message lies in which queue yet, msgpack
 ``dt:<ns>:erasing``            list    how far lists of messages were searched for these, msgpack
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
@@ -234,6 +235,11 @@ class Keys:
     def open(self, tenant: str) -> str:
         """Ids of a tenant's requests that have not ended."""
         return f"{self.base}open:{tenant}"
+
+    @property
+    def api_keys(self) -> str:
+        """API keys that were made at run time."""
+        return f"{self.base}keys"
 
     @property
     def dead(self) -> str:

@@ -26,16 +26,16 @@ from starlette.types import Scope
 from dynamo_tasks.errors import AuthenticationError, ForbiddenError
 from dynamo_tasks.frontend.access.configured import HOSTS, ApiKey, address_of, digest_of, stored_digest
 from dynamo_tasks.frontend.access.stream_tokens import owner_of, token_of
+from dynamo_tasks.protocol.http.keys import OWNER_PREFIX
 from dynamo_tasks.protocol.http.limits import KeyLimits
 
-__all__ = ["OPEN_PATHS", "ApiKeys", "Origins", "key_id"]
+__all__ = ["OPEN_PATHS", "ApiKeys", "Origins", "given_key", "key_id"]
 
 _PAGE = ("page.css", "page.js", "swagger-ui-bundle.js", "swagger-ui.css")
 OPEN_PATHS = frozenset(
     {"/docs", *(f"/docs/{name}" for name in _PAGE), "/health", "/live", "/metrics", "/ping", "/ready"}
 )
 """Paths that probes and scrapers read without a key; and the page of the API, which asks for one."""
-_ID_LENGTH = 12
 _HEADERS = frozenset({b"authorization", b"api-key", b"x-api-key"})
 """``Authorization: Bearer``, and the headers of Azure's and Anthropic's clients."""
 _TOKENS = re.compile(rb"[A-Za-z0-9!#$%&'*+.^_`|~, -]*")
@@ -46,7 +46,8 @@ _METHODS = b"GET, POST, DELETE, HEAD, OPTIONS"
 _EXPOSED = (
     b"x-request-id, request-id, x-dynamo-model, retry-after, retry-after-ms, x-should-retry, location, "
     b"x-ratelimit-limit-requests, "
-    b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests"
+    b"x-ratelimit-remaining-requests, x-ratelimit-reset-requests, x-ratelimit-limit-tokens, "
+    b"x-ratelimit-remaining-tokens, x-ratelimit-reset-tokens"
 )
 _MAX_AGE = b"600"
 _OWN = (b"", b"same-origin", b"none")
@@ -83,15 +84,15 @@ class ApiKeys:
         """
         if not self._digests:
             return "", 0
-        given = {_key_of(name, value) for name, value in scope["headers"] if name in _HEADERS}
-        if len(given) > 1:
-            # Another scheme of Authorization is a proxy's affair, where there is a key beside it.
-            given.discard(b"")
-        if len(given) > 1:
-            raise AuthenticationError("the headers of the request name different API keys; send one")
-        if not given and (token := token_of(scope)) is not None:
+        given = given_key(scope)
+        if given is None and (token := token_of(scope)) is not None:
             return owner_of(*token, self._digests)
-        return self.owner(next(iter(given), b"")), 0
+        return self.owner(given or b""), 0
+
+    @property
+    def digests(self) -> list[bytes]:
+        """The hashes of the keys."""
+        return self._digests
 
     def owner(self, key: bytes) -> str:
         """Find the owner of a key.
@@ -118,6 +119,21 @@ class ApiKeys:
         return digest.hex()
 
 
+def given_key(scope: Scope) -> bytes | None:
+    """The key in the headers of a request: empty where they have none that can be read; ``None`` = no such header.
+
+    Raises:
+        AuthenticationError: They name two different ones.
+    """
+    given = {_key_of(name, value) for name, value in scope["headers"] if name in _HEADERS}
+    if len(given) > 1:
+        # Another scheme of Authorization is a proxy's affair, where there is a key beside it.
+        given.discard(b"")
+    if len(given) > 1:
+        raise AuthenticationError("the headers of the request name different API keys; send one")
+    return next(iter(given), None)
+
+
 def _key_of(name: bytes, value: bytes) -> bytes:
     """The key in a header; empty where there is none."""
     if name != b"authorization":
@@ -131,7 +147,7 @@ _FREE = KeyLimits()
 
 def key_id(owner: str) -> str:
     """The name of a key in logs: the beginning of its hash."""
-    return owner[:_ID_LENGTH]
+    return owner[:OWNER_PREFIX]
 
 
 class _Asked(Struct):

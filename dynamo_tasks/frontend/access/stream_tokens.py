@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from dynamo_tasks.errors import AuthenticationError
 
-__all__ = ["LONGEST", "USUAL", "issue", "owner_of", "token_of"]
+__all__ = ["LONGEST", "USUAL", "beginning_of", "issue", "owner_of", "token_of"]
 
 USUAL, LONGEST = 300, 3600
 """Seconds for which a token is good: by default, and at most."""
@@ -60,6 +60,12 @@ def owner_of(token: str, request_id: str, digests: Iterable[bytes]) -> tuple[str
             if hmac.compare_digest(_mac(digest, request_id, expires), form[3]):
                 return digest.hex(), expires
     raise AuthenticationError("the stream token is not valid for this stream")
+
+
+def beginning_of(token: str) -> str:
+    """The beginning of the name of the owner that a token speaks for; empty where it has not the form of one."""
+    form = _FORM.fullmatch(token)
+    return form[2] if form is not None else ""
 
 
 def token_of(scope: Scope) -> tuple[str, str] | None:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.frontend.call import call_of, count_call, raw_body
-from dynamo_tasks.frontend.gateway import Gateway, ServedModel, unknown_model
+from dynamo_tasks.frontend.gateway import Gateway, ServedModel, allowed, unknown_model
 from dynamo_tasks.frontend.http.errors import encode_parts, json_bytes
 from dynamo_tasks.protocol.http.tokens import parse_detokenize, parse_tokenize
 
@@ -35,7 +35,7 @@ class TokensAPI:
         call = call_of(request)
         await count_call(self._gateway, call)
         raw = await raw_body(request)
-        served = await self._gateway.models()
+        served = allowed(call.limits, await self._gateway.models())
         if not served:
             raise unknown_model("", served)
         name, body = await offload(len(raw), parse, raw, _only(served))

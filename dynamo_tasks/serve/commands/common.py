@@ -1,15 +1,22 @@
-"""The end of a ``dynamo-tasks`` command when something is wrong: one line on stderr and exit code 2."""
+"""Parts of ``dynamo-tasks`` commands: their connection to Redis; when something is wrong, one line and exit code 2."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dynamo_tasks.config.host.server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import DynamoError
 
-__all__ = ["CliError", "OneLineGroup"]
+if TYPE_CHECKING:
+    from dynamo_tasks.store.redis.server import Store
 
+__all__ = ["CliError", "OneLineGroup", "with_store"]
+
+T = TypeVar("T")
 _INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 
@@ -63,3 +70,17 @@ class OneLineGroup(click.Group):
         except KeyboardInterrupt:
             # Not an error: nothing is said, but a script sees it.
             ctx.exit(_INTERRUPTED)
+
+
+def with_store(use: Callable[[Store], Awaitable[T]]) -> T:
+    """Use a connection to the Redis of this command."""
+    from dynamo_tasks.store.redis.server import Store
+
+    async def work() -> T:
+        store = await Store.connect(resolve_redis_url(), prefix=key_prefix())
+        try:
+            return await use(store)
+        finally:
+            await store.close()
+
+    return asyncio.run(work())

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dynamo_tasks.config import suggest
-from dynamo_tasks.config.host.server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError, InvalidNameError
 from dynamo_tasks.protocol.names import check_component
 from dynamo_tasks.protocol.scale import ScaledBy
+from dynamo_tasks.serve.commands.common import with_store
 from dynamo_tasks.serve.console.output import plain_console
 from dynamo_tasks.serve.console.scale_view import render_scales
 
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
 __all__ = ["scale"]
 
 _MOST = 10_000
-T = TypeVar("T")
 
 
 @click.command(short_help="Show, or set, how many instances of a component there shall be.")
@@ -40,7 +37,7 @@ def scale(component: str | None, number: str | None, as_json: bool) -> None:
     if component is not None and number is not None:
         _set(component, number)
         return
-    rows = _with_store(lambda store: _rows(store, component))
+    rows = with_store(lambda store: _rows(store, component))
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     else:
@@ -50,10 +47,10 @@ def scale(component: str | None, number: str | None, as_json: bool) -> None:
 def _set(component: str, number: str) -> None:
     namespace, name = _split(component)
     if number == "forget":
-        _with_store(lambda store: _forget(store, namespace, name))
+        with_store(lambda store: _forget(store, namespace, name))
         return
     wanted = None if number == "auto" else _count(number)
-    _with_store(lambda store: _want(store, namespace, name, wanted))
+    with_store(lambda store: _want(store, namespace, name, wanted))
     click.echo(f"{component}: {'as its settings say' if wanted is None else f'{wanted} wanted'}")
 
 
@@ -98,16 +95,3 @@ async def _rows(store: Store, component: str | None) -> list[dict[str, Any]]:
 
     rows = await scale_rows(store)
     return [row for row in rows if component in (None, row["component"])]
-
-
-def _with_store(use: Callable[[Store], Awaitable[T]]) -> T:
-    from dynamo_tasks.store.redis.server import Store
-
-    async def work() -> T:
-        store = await Store.connect(resolve_redis_url(), prefix=key_prefix())
-        try:
-            return await use(store)
-        finally:
-            await store.close()
-
-    return asyncio.run(work())

@@ -96,7 +96,9 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
     may be another.
     """
     options = new.options
-    idem = keys.idempotency(options.tenant, options.idempotency_key) if options.idempotency_key else ""
+    # An idempotency key belongs to the API key: others of its tenant have their own.
+    whose = new.owner_key or options.tenant
+    idem = keys.idempotency(whose, options.idempotency_key) if options.idempotency_key else ""
     named: dict[str, Argument] = {
         "base": keys.base, "namespaces": namespaces_key(keys.prefix), "namespace": new.endpoint.namespace,
         "id": new.id, "queue": new.queue, "suffix": priority_suffix(options.priority),
