@@ -153,6 +153,13 @@ _STREAMS = (
 _FLEET = (
     Metric("instances", "gauge", "instances", "Live instances known to this process.", ("endpoint",)),
     Metric(
+        "instances_wanted",
+        "gauge",
+        "instances",
+        "Instances that are wanted, by hand, planner or requests.",
+        ("component",),
+    ),
+    Metric(
         "reconnects_total",
         "counter",
         "connections",
@@ -323,6 +330,8 @@ _LOG_EVENTS = (
              ("namespace", "instance_id", "by")),
     LogEvent("instance.state", INFO, "An instance of this process went from one state to the next, and why.",
              ("component", "instance_id", "old", "new", "reason")),
+    LogEvent("planner.failed", ERROR, "A planner's policy raised; what is wanted stays as it is.",
+             ("component", "error")),
     LogEvent("scale.wanted", INFO, "Another number of instances is wanted; by is start, queue, idle or planner.",
              ("component", "wanted", "before", "by", "waiting")),
     LogEvent("instance.unhealthy", WARNING, "An instance of this process takes no work until its checks pass.",

@@ -7,7 +7,7 @@ import contextlib
 import json
 from typing import Any
 
-__all__ = ["base_url", "get", "local_host"]
+__all__ = ["base_url", "get", "get_bytes", "local_host"]
 
 _EVERY = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 
@@ -38,14 +38,25 @@ async def get(
     Returns:
         Status and parsed body (``None`` when it is no JSON); status 0 when nobody answers.
     """
+    status, body = await get_bytes(host, port, path, api_key=api_key, timeout=timeout)
+    try:
+        return status, json.loads(body)
+    except ValueError:
+        return status, None
+
+
+async def get_bytes(
+    host: str, port: int, path: str, *, api_key: str | None = None, timeout: float = 2.0
+) -> tuple[int, bytes]:
+    """GET anything; as :func:`get`."""
     try:
         async with asyncio.timeout(timeout):
             return await _get(local_host(host), port, path, api_key)
     except (OSError, TimeoutError, asyncio.IncompleteReadError):
-        return 0, None
+        return 0, b""
 
 
-async def _get(host: str, port: int, path: str, api_key: str | None) -> tuple[int, Any]:
+async def _get(host: str, port: int, path: str, api_key: str | None) -> tuple[int, bytes]:
     reader, writer = await asyncio.open_connection(host, port)
     try:
         head = [
@@ -64,8 +75,4 @@ async def _get(host: str, port: int, path: str, api_key: str | None) -> tuple[in
             await writer.wait_closed()
     top, _, body = answer.partition(b"\r\n\r\n")
     words = top.split(maxsplit=2)
-    status = int(words[1]) if len(words) > 1 and words[1].isdigit() else 0
-    try:
-        return status, json.loads(body)
-    except ValueError:
-        return status, None
+    return int(words[1]) if len(words) > 1 and words[1].isdigit() else 0, body

@@ -172,7 +172,9 @@ class Session:
     async def _serve(self, plan: ProcessPlan, url: str, start: float) -> int:
         if self._server is not None and self._server.shared:
             plan = self._make(f"-{os.getpid()}")
-        follower = self._follower = ScaleFollower(url, plan.deployments, partial(self._output.say, "scale"))
+        follower = self._follower = ScaleFollower(
+            url, plan.deployments, partial(self._output.say, "scale"), partial(self._scrape, plan)
+        )
         specs = self._first(plan, url, await follower.prepare())
         self._output.names([spec.name for spec in plan.processes])
         supervisor = Supervisor(
@@ -194,6 +196,13 @@ class Session:
             return 0
         self._output.say("failed", reason, style="bold red")
         return 1
+
+    async def _scrape(self, plan: ProcessPlan) -> str:
+        """The metrics of our frontend."""
+        if plan.http is None:
+            return ""
+        _, body = await http.get_bytes(self._host, self._port, "/metrics")
+        return body.decode(errors="replace")
 
     def _first(self, plan: ProcessPlan, url: str, wanted: Mapping[str, int]) -> list[ProcessSpec]:
         """The processes to begin with: without those that are not wanted now, or that may be missing."""

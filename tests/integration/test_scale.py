@@ -99,3 +99,42 @@ def test_a_worker_waits_for_a_device(tmp_path: Path) -> None:
         typed(tmp_path, "scale", "dynamo.Worker", "1")
         until(lambda: not row(tmp_path)["note"], 30, "nothing to wait for")
         assert settled(tmp_path, 1)
+
+
+PLANNED = """
+Worker:
+  engine: mocker
+  engine_args: {token_delay_ms: 20, max_num_seqs: 1}
+  scale: {min: 1, max: 2}
+  planner: {policy: load, interval: 0.5, queue_time: 0.5, cool_down: 2, start_up: 2}
+"""
+
+
+@pytest.mark.slow
+def test_a_planner_follows_the_load_and_a_hand_goes_before_it(tmp_path: Path) -> None:
+    (tmp_path / "planned.yaml").write_text(PLANNED)
+    with Serve(tmp_path / "home", "-f", str(tmp_path / "planned.yaml")) as serve:
+        home = serve.home
+        until(lambda: settled(home, 1), 30, "one worker")
+        body = {"model": "mocker", "prompt": "a", "max_tokens": 60, "stream": True}
+        answers = [serve.post("/v1/completions", body) for _ in range(12)]
+        until(lambda: (row(home)["wanted"], row(home)["by"]) == (2, "planner"), 30, "two are wanted")
+        assert all(answer.read().endswith(b"data: [DONE]\n\n") for answer in answers)
+        until(lambda: settled(home, 1), 60, "one worker again")
+
+        typed(home, "scale", "dynamo.Worker", "2")
+        until(lambda: settled(home, 2), 30, "two by hand")
+        assert row(home)["by"] == "hand"
+        typed(home, "scale", "dynamo.Worker", "auto")
+        until(lambda: settled(home, 1), 60, "one by the planner")
+
+
+def test_a_planner_is_checked_before_anything_starts(tmp_path: Path) -> None:
+    for setting, text in [
+        ("--Worker.planner.policy=lod", "no planner policy 'lod'; did you mean 'load'?"),
+        ("--Worker.planner.tft=1", "has no setting 'tft'"),
+        ("--Worker.scale.mn=1", "has no key 'mn'"),
+    ]:
+        done = typed(tmp_path, "serve", "--dry-run", setting)
+        assert done.returncode == 2
+        assert text in done.stderr

@@ -137,6 +137,9 @@ class Watcher(Actor):
         for info in instances:
             self.by_endpoint.setdefault(info.id, []).append(info)
         self.scales = scales
+        for name, scale in scales.items():
+            if scale.wanted is not None:
+                metrics.gauge("instances_wanted", component=f"{self.namespace}.{name}").set(scale.wanted)
         self.resting = [card for card in cards if card.id not in self.by_endpoint and not self._is_off(card)]
         self._gauges.update(instances, self.loads)
         self._changed.set()

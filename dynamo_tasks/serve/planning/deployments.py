@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from dynamo_tasks.config import ServiceSettings
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.planner import Policy, make_policy
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.scale import Bounds
 from dynamo_tasks.sdk import DynamoService
@@ -53,8 +55,22 @@ def deployment(
     return Deployment(
         service=service.name, namespace=settings.namespace, component=settings.component, bounds=bounds,
         workers=settings.workers if bounds is None else bounds.clamp(settings.workers), spec=spec,
-        cards=_cards(service) if bounds is not None and bounds.min == 0 else (), planner=settings.planner,
+        cards=_cards(service) if bounds is not None and bounds.min == 0 else (), policy=_policy(settings, bounds),
     )  # fmt: skip
+
+
+def _policy(settings: ServiceSettings, bounds: Bounds | None) -> Callable[[], Policy] | None:
+    """The policy of a service's ``planner``, within its ``scale``; the last worker is not its affair, but idling's.
+
+    Raises:
+        ConfigError: there is no policy or setting of that name.
+    """
+    if settings.planner is None or bounds is None:
+        return None
+    own = {"min": max(1, bounds.min), **({"max": bounds.max} if bounds.max else {})}
+    make = partial(make_policy, {**own, **settings.planner})
+    make()
+    return make
 
 
 def _cards(service: DynamoService[Any]) -> tuple[InstanceInfo, ...]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
 
 from dynamo_tasks.config import ResolvedConfig
+from dynamo_tasks.planner import Policy
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.protocol.scale import Bounds
@@ -115,7 +115,7 @@ class Deployment:
         workers: Processes that it has while nobody has said how many.
         spec: Gives the n-th process, from 0.
         cards: Registrations of its models, as far as they are known before its first start.
-        planner: Settings of the policy that says how many are wanted; ``None`` = there is none.
+        policy: Makes the policy that says how many are wanted; ``None`` = there is none.
     """
 
     service: str
@@ -125,7 +125,7 @@ class Deployment:
     workers: int
     spec: Callable[[int], ProcessSpec]
     cards: tuple[InstanceInfo, ...] = ()
-    planner: Mapping[str, Any] | None = None
+    policy: Callable[[], Policy] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

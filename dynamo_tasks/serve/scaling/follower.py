@@ -15,6 +15,7 @@ from dynamo_tasks.protocol.scale import Fleet, Scale
 from dynamo_tasks.serve.processes.spec import Deployment
 from dynamo_tasks.serve.scaling.fleet import ManagedFleet
 from dynamo_tasks.serve.scaling.leader import ScaleLeader
+from dynamo_tasks.serve.scaling.planner import Scrape
 from dynamo_tasks.serve.scaling.shares import share_out
 from dynamo_tasks.serve.scaling.view import NamespaceView, look
 from dynamo_tasks.store.redis.containment import contained
@@ -35,9 +36,12 @@ class ScaleFollower:
         url: Redis.
         deployments: The components.
         say: Tells people what has changed.
+        scrape: Gives what planners see of latencies.
     """
 
-    def __init__(self, url: str, deployments: Sequence[Deployment], say: Callable[[str], None]):
+    def __init__(
+        self, url: str, deployments: Sequence[Deployment], say: Callable[[str], None], scrape: Scrape
+    ):
         self._say = say
         self._said: dict[str, str] = {}
         self.name = f"{os.uname().nodename}:{os.getpid()}"
@@ -45,7 +49,7 @@ class ScaleFollower:
         ordered = sorted(deployments, key=lambda one: one.namespace)
         self._deployments = {space: [*of] for space, of in groupby(ordered, lambda one: one.namespace)}
         self._leaders = {
-            space: ScaleLeader(self._store, space, self.name, ones)
+            space: ScaleLeader(self._store, space, self.name, ones, scrape)
             for space, ones in self._deployments.items()
         }
         self._fleets: dict[str, ManagedFleet] = {}

@@ -12,6 +12,7 @@ from dynamo_tasks.protocol.scale import Scale
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.serve.processes.spec import Deployment
 from dynamo_tasks.serve.scaling.demand import Demand, next_wanted
+from dynamo_tasks.serve.scaling.planner import ComponentPlanner, Scrape
 from dynamo_tasks.serve.scaling.view import ComponentView, NamespaceView
 from dynamo_tasks.store.ledger.ledger import Ledger
 from dynamo_tasks.store.redis.server import Store
@@ -31,9 +32,12 @@ class ScaleLeader:
         namespace: Its name.
         name: Of this ``serve``.
         deployments: Those in this namespace.
+        scrape: Gives what planners see of latencies.
     """
 
-    def __init__(self, store: Store, namespace: str, name: str, deployments: Sequence[Deployment]):
+    def __init__(
+        self, store: Store, namespace: str, name: str, deployments: Sequence[Deployment], scrape: Scrape
+    ):
         self._scales = Scales(store, namespace)
         self._keys, self._commands = store.keys(namespace), store.commands
         self._ledger = Ledger(store)
@@ -41,6 +45,11 @@ class ScaleLeader:
         self._name = name
         self._deployments = deployments
         self._activity = {one.component: _Activity() for one in deployments}
+        self._planners = {
+            one.component: ComponentPlanner(one, one.policy(), scrape)
+            for one in deployments
+            if one.policy is not None
+        }
 
     async def decide(self, view: NamespaceView) -> dict[str, Scale]:
         """Write what is wanted from now on, unless another ``serve`` decides; returns what stands then."""
@@ -57,7 +66,11 @@ class ScaleLeader:
     async def _decide(self, one: Deployment, scale: Scale, seen: ComponentView) -> None:
         assert one.bounds is not None
         quiet = self._activity[one.component].quiet(seen)
-        demand = Demand(waiting=seen.waiting, running=seen.running, quiet=quiet, known=seen.known)
+        planner = self._planners.get(one.component)
+        planned = await planner.wanted(seen, scale) if planner is not None and scale.wanted else None
+        demand = Demand(
+            waiting=seen.waiting, running=seen.running, quiet=quiet, known=seen.known, planned=planned
+        )
         decided = next_wanted(scale, one.bounds, demand)
         if decided is not None and await self._scales.want(one.component, *decided, lead=self._name):
             event(

@@ -15,6 +15,10 @@ from dynamo_tasks.store.scales import Scales
 __all__ = ["ComponentView", "NamespaceView", "look"]
 
 
+_OLDEST = 50
+"""Requests of a namespace among which the oldest of each component is looked for."""
+
+
 @dataclass(frozen=True)
 class ComponentView:
     """One component: its instances and requests.
@@ -24,6 +28,7 @@ class ComponentView:
         loads: By their leases.
         waiting: Requests that wait for it.
         running: Requests that it runs.
+        oldest_wait: Seconds for which the oldest of those that wait has waited.
         known: Whether its models are listed while none of it runs.
     """
 
@@ -32,6 +37,7 @@ class ComponentView:
     waiting: int = 0
     running: int = 0
     known: bool = False
+    oldest_wait: float = 0.0
 
     def mine(self) -> dict[int, Load]:
         """Loads of the instances on this machine, by their process ids."""
@@ -71,12 +77,36 @@ async def look(store: Store, namespace: str, components: Iterable[str]) -> Names
     loads = await registry.loads(namespace, {info.lease_id for info in infos})
     counts = await wanted.open(names)
     known = {info.component for info in await wanted.cards()}
+    waits = await _oldest(store, namespace, [name for name in names if counts[name][0]], now)
     found = {}
     for name in names:
         mine = tuple(info for info in infos if info.component == name)
         leases = {info.lease_id for info in mine}
         waiting, running = counts[name]
         found[name] = ComponentView(
-            mine, {lease: loads.get(lease, Load()) for lease in leases}, waiting, running, name in known
+            mine,
+            {lease: loads.get(lease, Load()) for lease in leases},
+            waiting,
+            running,
+            name in known,
+            waits.get(name, 0.0),
         )
     return NamespaceView(now, scales, found)
+
+
+async def _oldest(store: Store, namespace: str, components: list[str], now: float) -> dict[str, float]:
+    """Seconds for which the oldest request has waited, of each component whose oldest is among the oldest of all."""
+    if not components:
+        return {}
+    keys = store.keys(namespace)
+    rows = await store.commands.execute("ZRANGE", keys.queued, 0, _OLDEST - 1, "WITHSCORES")
+    ids, since = rows[::2], [float(score) for score in rows[1::2]]
+    wire = await store.commands.wire()
+    asked = [["SISMEMBER", keys.waiting(name), one] for name in components for one in ids]
+    here = iter(await wire.ask(asked) if asked else [])
+    found = {}
+    for name in components:
+        moments = [moment for moment in since if next(here)]
+        if moments:
+            found[name] = max(0.0, now - min(moments) / 1000)
+    return found
