@@ -50,7 +50,7 @@ def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool 
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """Three processes for a plain ``pytest``, which mostly waits; none besides pytest's own for a part of the tests.
+    """Four processes for a plain ``pytest``, which mostly waits; none besides pytest's own for a part of the tests.
 
     The tests of a file stay together: they share servers and workers. Those of ``unit``, short ones, come last, so that
     no process is left alone with a long file.
@@ -60,7 +60,7 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
         return 0
     config.option.dist = "loadfile"
     config.option.loadscopereorder = False
-    return 3
+    return 4
 
 
 @pytest.fixture(scope="session")

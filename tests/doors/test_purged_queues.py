@@ -52,7 +52,9 @@ def _deleted(lab: Lab) -> int:
 
 
 @pytest.mark.parametrize(
-    "way", [_console, _control, _kombu, _deleted], ids=lambda way: way.__name__.strip("_")
+    "way",
+    [_console, *(pytest.param(way, marks=pytest.mark.slow) for way in (_control, _kombu, _deleted))],
+    ids=["console", "control", "kombu", "deleted"],
 )
 def test_what_is_purged_has_ended(lab: Lab, way: Callable[[Lab], int]) -> None:
     kept = [lab.call("echo", i) for i in range(30)]

@@ -164,6 +164,7 @@ def test_a_body_that_is_wrong_is_refused(place: BatchPlace, fields: dict[str, ob
     assert (refused.value.param or "").startswith(param)
 
 
+@pytest.mark.slow
 def test_a_cancelled_batch_keeps_what_is_done(place: BatchPlace) -> None:
     lines = [chat_line(f"q{i}", "hi", tokens=4 if i < 5 else 5000) for i in range(400)]
     made = place.submit(lines)
@@ -180,6 +181,7 @@ def test_a_cancelled_batch_keeps_what_is_done(place: BatchPlace) -> None:
     assert place.client.batches.cancel(made.id).status == "cancelled"
 
 
+@pytest.mark.slow
 def test_a_batch_expires_with_what_is_done(place: BatchPlace) -> None:
     lines = [chat_line(f"q{i}", "hi", tokens=4 if i < 5 else 9000) for i in range(20)]
     batch = place.ended(place.submit(lines, window="6s").id)

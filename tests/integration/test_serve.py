@@ -190,6 +190,7 @@ def test_nothing_outlives_a_killed_serve(tmp_path: Path) -> None:
         until(lambda: not processes_of(home), 30, "no process left")
 
 
+@pytest.mark.slow
 def test_services_apart_share_the_server_and_a_key_guards_http(tmp_path: Path) -> None:
     home = tmp_path / "home"
     with together(
@@ -217,6 +218,7 @@ def test_a_named_server_is_used_and_none_started(tmp_path: Path, redis_server: R
     assert redis_server.ping()
 
 
+@pytest.mark.slow
 def test_requests_run_on_for_the_grace_period(tmp_path: Path, redis_server: RedisServer) -> None:
     settings = ("--Worker.engine=mocker", "--Worker.engine_args.token_delay_ms=200")
     env = {"DYNAMO_REDIS_URL": redis_server.url, "DYNAMO_GRACE_PERIOD": "60"}

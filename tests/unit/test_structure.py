@@ -3,6 +3,7 @@
 import ast
 import re
 from collections import Counter, defaultdict
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
 from dynamo_tasks.protocol.options import RequestOptions
@@ -60,15 +61,13 @@ def arrows() -> dict[str, set[str]]:
     return found
 
 
-def circles(edges: dict[str, set[str]]) -> list[set[str]]:
-    """Groups of files that reach each other."""
-    reach = {name: set(targets) for name, targets in edges.items()}
-    for middle in MODULES:
-        for name in MODULES:
-            if middle in reach[name]:
-                reach[name] |= reach[middle]
-    groups = {frozenset(other for other in reach[name] if name in reach[other]) for name in MODULES}
-    return [set(group) for group in groups if group]
+def circle(edges: dict[str, set[str]]) -> list[str]:
+    """Files of which each reaches the next one, and the last one the first."""
+    try:
+        TopologicalSorter(edges).prepare()
+    except CycleError as error:
+        return list(error.args[1])
+    return []
 
 
 def test_no_folder_is_more_than_a_page() -> None:
@@ -77,7 +76,7 @@ def test_no_folder_is_more_than_a_page() -> None:
 
 
 def test_no_file_reaches_itself() -> None:
-    assert circles(arrows()) == []
+    assert circle(arrows()) == []
 
 
 def test_no_module_of_ours_is_imported_by_its_name() -> None:
