@@ -64,12 +64,22 @@ def done(place: BatchPlace, batch_id: str, at_least: int) -> None:
     until(lambda: place.client.batches.retrieve(batch_id).request_counts.completed >= at_least, 120)
 
 
-def again(place: BatchPlace, process: str) -> None:
+def again(place: BatchPlace, *names: str) -> None:
     """Start what was killed, as `serve` does."""
-    if process == "worker":
-        place.worker = Worker(place.server.url, settings=SLOW, env=place.env)
-    else:
-        place.background = background_of(place.server.url, place.env)
+    for name in names:
+        if name == "worker":
+            place.worker = Worker(place.server.url, settings=SLOW, env=place.env)
+        else:
+            place.background = background_of(place.server.url, place.env)
+
+
+def check_and_end(place: BatchPlace, batch_id: str, texts: dict[str, str], *names: str) -> None:
+    """As :func:`check`; then what was started again is ended."""
+    try:
+        check(place, batch_id, texts)
+    finally:
+        for name in names:
+            getattr(place, name).kill()
 
 
 def test_its_worker_is_killed(place: BatchPlace, texts: dict[str, str]) -> None:
@@ -78,10 +88,7 @@ def test_its_worker_is_killed(place: BatchPlace, texts: dict[str, str]) -> None:
         done(place, batch.id, part)
         place.worker.kill()
         again(place, "worker")
-    try:
-        check(place, batch.id, texts)
-    finally:
-        place.worker.kill()
+    check_and_end(place, batch.id, texts, "worker")
 
 
 def test_background_is_killed_again_and_again(place: BatchPlace, texts: dict[str, str]) -> None:
@@ -90,10 +97,7 @@ def test_background_is_killed_again_and_again(place: BatchPlace, texts: dict[str
         done(place, batch.id, part)
         place.background.kill()
         again(place, "background")
-    try:
-        check(place, batch.id, texts)
-    finally:
-        place.background.kill()
+    check_and_end(place, batch.id, texts, "background")
 
 
 @pytest.mark.parametrize("step", ["parts", "record", "finalizing"])
@@ -110,10 +114,7 @@ def test_background_is_killed_at_the_end(place: BatchPlace, texts: dict[str, str
     until(reached[step], 120)
     place.background.kill()
     again(place, "background")
-    try:
-        check(place, batch.id, texts)
-    finally:
-        place.background.kill()
+    check_and_end(place, batch.id, texts, "background")
 
 
 def test_two_believe_that_they_run_it(place: BatchPlace, texts: dict[str, str]) -> None:
@@ -159,12 +160,7 @@ def test_all_are_killed_at_once(place: BatchPlace, texts: dict[str, str]) -> Non
         process.kill()
     place.server.kill()
     place.server.start()
-    again(place, "worker")
-    again(place, "background")
-    try:
-        with Frontend(place.server.url, env=place.env) as other:
-            place.frontend = other
-            check(place, batch.id, texts)
-    finally:
-        place.worker.kill()
-        place.background.kill()
+    again(place, "worker", "background")
+    with Frontend(place.server.url, env=place.env) as other:
+        place.frontend = other
+        check_and_end(place, batch.id, texts, "worker", "background")

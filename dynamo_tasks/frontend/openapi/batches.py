@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_tasks.frontend.openapi.files import page_of, page_parameters
 from dynamo_tasks.frontend.openapi.words import (
     ALWAYS,
     COUNT,
@@ -16,6 +15,8 @@ from dynamo_tasks.frontend.openapi.words import (
     object_of,
     operation,
     or_null,
+    page_of,
+    page_parameters,
     ref,
 )
 

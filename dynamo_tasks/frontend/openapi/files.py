@@ -11,44 +11,16 @@ from dynamo_tasks.frontend.openapi.words import (
     TEXT,
     get,
     json_of,
-    list_of,
     object_of,
     operation,
     or_null,
+    page_of,
+    page_parameters,
     ref,
 )
 from dynamo_tasks.protocol.http.files import LONGEST, PURPOSES, SHORTEST
 
-__all__ = ["FILES", "FILES_SCHEMAS", "page_of", "page_parameters"]
-
-
-def page_parameters(most: int, *more: dict[str, Any]) -> list[dict[str, Any]]:
-    """Parameters of a list, with ``most`` rows on a page."""
-    return [
-        {
-            "name": "limit",
-            "in": "query",
-            "required": False,
-            "schema": {"type": "integer", "minimum": 1, "maximum": most},
-        },
-        {"name": "order", "in": "query", "required": False, "schema": {"enum": ["asc", "desc"]}},
-        {"name": "after", "in": "query", "required": False, "schema": {"type": "string", "maxLength": 150}},
-        *more,
-    ]
-
-
-def page_of(name: str) -> dict[str, Any]:
-    """A page of a list of objects."""
-    return object_of(
-        {
-            "object": {"const": "list"},
-            "data": list_of(ref(name)),
-            "first_id": or_null("string"),
-            "last_id": or_null("string"),
-            "has_more": {"type": "boolean"},
-        }
-    )
-
+__all__ = ["FILES", "FILES_SCHEMAS"]
 
 _PURPOSE = {"name": "purpose", "in": "query", "required": False, "schema": {"enum": list(PURPOSES)}}
 _RANGE = {

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_tasks.frontend.openapi.files import page_of, page_parameters
 from dynamo_tasks.frontend.openapi.words import (
     ALWAYS,
     COUNT,
@@ -16,6 +15,8 @@ from dynamo_tasks.frontend.openapi.words import (
     object_of,
     operation,
     or_null,
+    page_of,
+    page_parameters,
     ref,
 )
 from dynamo_tasks.protocol.http.conversations import ConversationChange, ConversationRequest, ItemsRequest
@@ -34,11 +35,11 @@ _STREAM = [
 ]  # fmt: skip
 _EVENTS = {"text/event-stream": {"schema": TEXT}}
 _ONE = {200: json_of(ref("Response"))}
-_ANY = {200: {**json_of(ref("Response")), **_EVENTS}}
+_ANY = {200: {**json_of(ref("Response")), **_EVENTS}, 204: None}
 _MISSED = (404, 410)
 _ITEMS = {200: json_of(ref("Items"))}
 _CONVERSATION = {200: json_of(ref("Conversation"))}
-_CHANGED = (*ALWAYS, 404, 409, 413, 415)
+_CHANGED = (*ALWAYS, 404, 409, 413, 415, 429)
 _ONE_ITEM = [ID, {**ID, "name": "item"}]
 _DELETED = {200: json_of(ref("Deleted"))}
 

@@ -21,6 +21,8 @@ __all__ = [
     "object_of",
     "operation",
     "or_null",
+    "page_of",
+    "page_parameters",
     "ref",
 ]
 
@@ -36,7 +38,7 @@ _MEANINGS = {
     413: "The body is too large.",
     414: "The URL is too long.",
     415: "The body is compressed in another way than gzip.",
-    429: "The queue is full; see Retry-After.",
+    429: "The queue is full, or the API key at its limit; see Retry-After.",
     431: "Too many headers, or too large ones.",
     499: "The request was cancelled.",
     500: "The endpoint or the engine failed.",
@@ -114,3 +116,31 @@ def operation(
 def get(name: str, summary: str, answers: dict[int, Any], *failures: int, **more: Any) -> dict[str, Any]:
     """An operation without a body."""
     return operation(name, summary, answers, (*ALWAYS, *failures), **more)
+
+
+def page_parameters(most: int, *more: dict[str, Any]) -> list[dict[str, Any]]:
+    """Parameters of a list, with ``most`` rows on a page."""
+    return [
+        {
+            "name": "limit",
+            "in": "query",
+            "required": False,
+            "schema": {"type": "integer", "minimum": 1, "maximum": most},
+        },
+        {"name": "order", "in": "query", "required": False, "schema": {"enum": ["asc", "desc"]}},
+        {"name": "after", "in": "query", "required": False, "schema": {"type": "string", "maxLength": 150}},
+        *more,
+    ]
+
+
+def page_of(name: str) -> dict[str, Any]:
+    """A page of a list of objects."""
+    return object_of(
+        {
+            "object": {"const": "list"},
+            "data": list_of(ref(name)),
+            "first_id": or_null("string"),
+            "last_id": or_null("string"),
+            "has_more": {"type": "boolean"},
+        }
+    )
