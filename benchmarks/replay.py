@@ -3,8 +3,10 @@
 ::
 
     python -m benchmarks.replay conversation_trace.jsonl.gz --workers 8 --blocks 16384 --speedup 1,4
+    python -m benchmarks.replay conversation_trace.jsonl.gz --planner load,dynamo-load,fixed:8 --hours 2
 
-A run of 12,000 requests takes half a minute. The scheduler is the mocker's; a step lasts as long as in NVIDIA
+The latter lets a planner decide how many workers there are. A run of 12,000 requests takes half a
+minute. The scheduler is the mocker's; a step lasts as long as in NVIDIA
 Dynamo's mocker, so that its simulator can be put beside this one.
 """
 
@@ -19,13 +21,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.replay_policies import POLICIES
-from benchmarks.traces import read_trace
+from benchmarks.planner_replay import Scenario, Targets, comparison
+from benchmarks.replay_policies import CHANGING, POLICIES
+from benchmarks.traces import day, read_trace
 from benchmarks.virtual_fleet import Fleet, FleetArgs, Outcome
 
 __all__ = ["main", "replay", "summary"]
 
 _COLUMNS = ("ttft_mean_ms", "ttft_p50_ms", "ttft_p99_ms", "longest_wait_s", "reuse", "seconds")
+_PLANNED = (
+    "attained", "worker_hours", "mean_workers", "most", "actions", "flaps", "ttft_met", "itl_met", "ttft_p50_ms",
+    "ttft_p99_ms",
+)  # fmt: skip
+_TOKENS = 1 << 20
+"""Tokens that the KV cache of a worker holds."""
 
 
 def replay(
@@ -58,11 +67,12 @@ def summary(outcome: Outcome) -> dict[str, float]:
     }
 
 
-def _table(rows: Sequence[dict[str, Any]]) -> str:
-    lines = [f"| policy | speed-up | {' | '.join(_COLUMNS)} |", "|---" * (2 + len(_COLUMNS)) + "|"]
+def _table(rows: Sequence[dict[str, Any]], columns: tuple[str, Sequence[str]]) -> str:
+    first, names = columns
+    lines = [f"| {first} | speed-up | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
     for row in rows:
-        figures = " | ".join(f"{row[name]:.3g}" if row[name] < 1 else f"{row[name]:.0f}" for name in _COLUMNS)
-        lines.append(f"| {row['policy']} | {row['speedup']:g} | {figures} |")
+        figures = " | ".join(f"{row[name]:.3g}" if row[name] < 10 else f"{row[name]:.0f}" for name in names)
+        lines.append(f"| {row[first]} | {row['speedup']:g} | {figures} |")
     return "\n".join(lines)
 
 
@@ -71,20 +81,47 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m benchmarks.replay", description=__doc__.partition("\n")[0]
     )
     parser.add_argument("trace", type=Path, help="a .jsonl or .jsonl.gz file in Mooncake's format")
-    parser.add_argument("--workers", type=int, default=8, help="instances (8)")
-    parser.add_argument("--blocks", type=int, default=16384, help="KV blocks of each (16384)")
-    parser.add_argument("--block-size", type=int, default=64, help="tokens per block (64)")
+    parser.add_argument("--workers", type=int, help="instances (8; with planners 4 at the begin)")
+    parser.add_argument("--blocks", type=int, help="KV blocks of each (1,048,576 tokens)")
+    parser.add_argument("--block-size", type=int, help="tokens per block (64; with planners 512)")
     parser.add_argument("--speedup", default="1", help="one or several factors, e.g. 1,4")
     parser.add_argument("--policy", action="append", choices=POLICIES, help="one or several; all by default")
     parser.add_argument("--requests", type=int, help="only the first so many")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
+    plan = parser.add_argument_group("planners")
+    plan.add_argument(
+        "--planner", help="one or several, with settings: load,dynamo-load,fixed:8,load:cool_down=30"
+    )
+    plan.add_argument(
+        "--ttft", type=float, default=0.5, help="target of the time to the first token, s (0.5)"
+    )
+    plan.add_argument("--itl", type=float, default=0.05, help="target of the time between tokens, s (0.05)")
+    plan.add_argument("--max", type=int, default=16, help="most workers (16)")
+    plan.add_argument(
+        "--start-up", type=float, default=60.0, help="seconds that a worker takes to start (60)"
+    )
+    plan.add_argument("--hours", type=float, help="re-time the trace to one day, of so many hours")
+    plan.add_argument("--swing", type=float, default=5.0, help="rate at noon over the rate at night (5)")
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the comparison; returns the exit status."""
-    given = _parser().parse_args(argv)
-    args = FleetArgs(workers=given.workers, blocks=given.blocks, block_size=given.block_size)
+def _plan(given: argparse.Namespace, args: FleetArgs) -> list[dict[str, Any]]:
+    """Compare planners; who gets which request is decided alike for all of them."""
+    rows: list[dict[str, Any]] = []
+    for speedup in map(float, given.speedup.split(",")):
+        requests = [*read_trace(given.trace, speedup, given.requests)]
+        scenario = Scenario(
+            [*day(requests, given.hours, given.swing)] if given.hours else requests,
+            args, CHANGING[given.routing], Targets(given.ttft, given.itl), given.max, given.start_up,
+        )  # fmt: skip
+        for row in comparison(scenario, given.planner.split(",")):
+            rows.append({"speedup": speedup, **row})
+            print(f"{row['planner']} at {speedup:g}: {row['took_s']:.0f} s", file=sys.stderr)
+    return rows
+
+
+def _route(given: argparse.Namespace, args: FleetArgs) -> list[dict[str, Any]]:
+    """Compare routing policies over a fleet of a fixed size."""
     rows: list[dict[str, Any]] = []
     for speedup in map(float, given.speedup.split(",")):
         for policy in given.policy or POLICIES:
@@ -92,7 +129,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             outcome = replay(given.trace, policy, args, speedup, given.requests)
             rows.append({"policy": policy, "speedup": speedup, **summary(outcome)})
             print(f"{policy} at {speedup:g}: {time.monotonic() - began:.0f} s", file=sys.stderr)
-    print(_table(rows))
+    return rows
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the comparison; returns the exit status."""
+    given = _parser().parse_args(argv)
+    size = given.block_size or (512 if given.planner else 64)
+    args = FleetArgs(
+        workers=given.workers or (4 if given.planner else 8), blocks=given.blocks or _TOKENS // size,
+        block_size=size,
+    )  # fmt: skip
+    rows = _plan(given, args) if given.planner else _route(given, args)
+    print(_table(rows, ("planner", _PLANNED) if given.planner else ("policy", _COLUMNS)))
     if given.out:
         given.out.write_text(json.dumps(rows, indent=1))
     return 0

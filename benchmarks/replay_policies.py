@@ -17,7 +17,7 @@ from dynamo_tasks.router.costs import KvRouterConfig
 from dynamo_tasks.router.kv import KvPolicy
 from dynamo_tasks.router.predicted import WorkerLoad
 
-__all__ = ["POLICIES"]
+__all__ = ["CHANGING", "POLICIES"]
 
 _PRESSURE = 8000
 """Tokens of prompt that a full KV cache is worth: steps become slower with it, and cached prefixes are lost sooner."""
@@ -40,7 +40,7 @@ class _Early:
         raise NotImplementedError
 
     def arrived(self, arrival: Arrival, now: float) -> None:
-        self._fleet.send(arrival, self.choose(arrival).number)
+        self._fleet.send(arrival, self.choose(arrival))
 
     def freed(self, worker: Worker, ended: list[Arrival], now: float) -> None:
         pass
@@ -153,6 +153,13 @@ class Kv(_Early):
                     apply(report.worker, change["block_hashes"])
 
 
+class Cheapest(_Early):
+    """What is left to compute before the first token, and how full the cache would be; for fleets that change."""
+
+    def choose(self, arrival: Arrival) -> Worker:
+        return min(self._fleet.workers, key=lambda worker: _cost(worker, arrival))
+
+
 class Late:
     """The queue waits for room; then the cheapest pair of request and worker is bound.
 
@@ -185,7 +192,7 @@ class Late:
             arrival, worker = pair
             self._queue.remove(arrival)
             self._sent += 1
-            self._fleet.send(arrival, worker.number)
+            self._fleet.send(arrival, worker)
 
     def _cheapest(self, free: list[Worker], now: float) -> tuple[Arrival, Worker] | None:
         oldest = self._queue[0]
@@ -193,8 +200,8 @@ class Late:
             return oldest, min(free, key=lambda worker: _cost(worker, oldest))
         best: tuple[float, Arrival, Worker] | None = None
         for arrival in self._queue[:_WINDOW]:
-            costs = [_cost(worker, arrival) for worker in self._fleet.workers]
-            least = min(costs)
+            costs = {worker.number: _cost(worker, arrival) for worker in self._fleet.workers}
+            least = min(costs.values())
             for worker in free:
                 cost = costs[worker.number]
                 if cost <= least and (best is None or cost < best[0]):
@@ -218,3 +225,10 @@ POLICIES: dict[str, Callable[[Fleet], Dispatcher]] = {
     "kv_dynamo_cost": partial(Kv, config=KvRouterConfig(cost="dynamo")),
     "late": Late,
 }
+
+CHANGING: dict[str, Callable[[Fleet], Dispatcher]] = {
+    "cheapest": Cheapest,
+    "dynamo_kv": DynamoKv,
+    "round_robin": RoundRobin,
+}
+"""Those that know nothing of a worker beforehand: for fleets whose workers come and go."""

@@ -80,6 +80,7 @@ class Arrival:
         hashes: Of the full blocks of its prompt.
         worker: Who has it; -1 = nobody yet.
         sent: When it was sent there, seconds.
+        begun: When the first step began that computed something of its prompt; -1 = not yet.
         first: When its first token was there; -1 = not yet.
         last: When its last token was there.
         cached: Tokens of its prompt that the worker's cache had.
@@ -87,6 +88,7 @@ class Arrival:
     """
 
     __slots__ = (
+        "begun",
         "cached",
         "credit",
         "first",
@@ -105,9 +107,17 @@ class Arrival:
         self.hashes = request.hashes(size)
         self.worker = -1
         self.sent = 0.0
-        self.first = self.last = -1.0
+        self.begun = self.first = self.last = -1.0
         self.cached = self.credit = 0
         self.sequence: Sequence | None = None
+
+
+class Step(NamedTuple):
+    """One forward pass: its seconds, tokens of prompts that it computes, sequences that get a token."""
+
+    seconds: float
+    prefill: int
+    decoding: int
 
 
 class Worker:
@@ -118,6 +128,10 @@ class Worker:
         scheduler: The mocker's.
         live: Requests that it has, by their numbers.
         taken: Ids of those that it got since it last reported.
+        args: What it has in common with others.
+        steps: A step goes on.
+        step: The latest one.
+        begun: Requests whose first token came with the last step that ended.
     """
 
     def __init__(self, number: int, args: FleetArgs):
@@ -130,9 +144,11 @@ class Worker:
         )  # fmt: skip
         self.live: dict[int, Arrival] = {}
         self.steps = False
+        self.step = Step(0.0, 0, 0)
+        self.begun: list[Arrival] = []
         self._fresh: list[Arrival] = []
         self._demand = Demand()
-        self._args = args
+        self.args = args
         self.taken: list[str] = []
 
     @property
@@ -150,18 +166,18 @@ class Worker:
     def has_room(self, tokens: int) -> bool:
         """Return whether it has at most so many tokens of prompts before it, and a place in the batch."""
         scheduler = self.scheduler
-        return not scheduler.waiting and len(self.live) < self._args.max_num_seqs and self.backlog <= tokens
+        return not scheduler.waiting and len(self.live) < self.args.max_num_seqs and self.backlog <= tokens
 
     def overlap(self, arrival: Arrival) -> int:
         """Tokens of a prompt that its cache has."""
-        return len(self.scheduler.cache.find(arrival.hashes)) * self._args.block_size
+        return len(self.scheduler.cache.find(arrival.hashes)) * self.args.block_size
 
     def blocks_with(self, arrival: Arrival) -> int:
         """Blocks that its requests need, and those of another one; what they share counts once."""
         return self._demand.blocks_with(arrival.hashes) + self._written()
 
     def _written(self) -> int:
-        size = self._args.block_size
+        size = self.args.block_size
         return sum(one.sequence.produced // size for one in self.live.values() if one.sequence is not None)
 
     def take(self, arrival: Arrival, now: float) -> None:
@@ -176,17 +192,21 @@ class Worker:
         self._fresh.append(arrival)
         self.scheduler.submit(arrival.sequence)
 
-    def begin(self) -> float:
+    def begin(self, now: float) -> float:
         """Plan a step; gives its seconds."""
         scheduler = self.scheduler
-        prefill = scheduler.plan()
-        return self._args.timing(prefill, scheduler.decoding, scheduler.cache.usage)
+        prefill, decoding = scheduler.plan(), scheduler.decoding
+        seconds = self.args.timing(prefill, decoding, scheduler.cache.usage)
+        self.step = Step(seconds, prefill, decoding)
+        for one in self._fresh:
+            if one.begun < 0 and one.sequence is not None and one.sequence.state is SequenceState.PREFILL:
+                one.begun = now
+        return seconds
 
     def end(self, now: float) -> list[Arrival]:
         """End the step; gives the requests that ended with it."""
         self.scheduler.advance()
-        if self._fresh:
-            self._note_first(now)
+        self.begun = self._note_first(now) if self._fresh else []
         ended = [one for one in self.live.values() if one.sequence.state is SequenceState.ENDED]  # type: ignore[union-attr]
         for one in ended:
             one.last = now
@@ -196,12 +216,14 @@ class Worker:
             del self.live[one.number]
         return ended
 
-    def _note_first(self, now: float) -> None:
-        for one in self._fresh:
-            if one.sequence is not None and one.sequence.produced:
-                one.first = now
-                self._demand.prefilled(str(one.number))
-        self._fresh = [one for one in self._fresh if one.first < 0]
+    def _note_first(self, now: float) -> list[Arrival]:
+        begun = [one for one in self._fresh if one.sequence is not None and one.sequence.produced]
+        for one in begun:
+            one.first = now
+            self._demand.prefilled(str(one.number))
+        if begun:
+            self._fresh = [one for one in self._fresh if one.first < 0]
+        return begun
 
 
 class Dispatcher(Protocol):
@@ -227,17 +249,22 @@ class Outcome(NamedTuple):
 
 
 class Fleet:
-    """The workers, and the clock that they share."""
+    """The workers, and the clock that they share.
+
+    Attributes:
+        args: What the workers have in common.
+        workers: Those that take requests.
+        now: Seconds since the begin of the trace.
+    """
 
     def __init__(self, args: FleetArgs):
         self.args = args
         self.workers = [Worker(number, args) for number in range(args.workers)]
         self.now = 0.0
-        self._events: list[tuple[float, int]] = []
+        self._events: list[tuple[float, int, Worker | None]] = []
 
-    def send(self, arrival: Arrival, number: int) -> None:
+    def send(self, arrival: Arrival, worker: Worker) -> None:
         """Give a request to a worker, now."""
-        worker = self.workers[number]
         worker.take(arrival, self.now)
         if not worker.steps:
             self._step(worker)
@@ -245,7 +272,7 @@ class Fleet:
     def _step(self, worker: Worker) -> None:
         worker.steps = worker.scheduler.busy
         if worker.steps:
-            heapq.heappush(self._events, (self.now + worker.begin(), worker.number))
+            heapq.heappush(self._events, (self.now + worker.begin(self.now), worker.number, worker))
 
     def run(self, trace: Iterable[TracedRequest], dispatcher: Dispatcher) -> Outcome:
         """Replay a trace to its end."""
@@ -261,10 +288,19 @@ class Fleet:
     def _until(self, limit: float, dispatcher: Dispatcher) -> None:
         events = self._events
         while events and events[0][0] <= limit:
-            self.now, number = heapq.heappop(events)
-            worker = self.workers[number]
-            ended = worker.end(self.now)
-            worker.steps = False
-            dispatcher.freed(worker, ended, self.now)
-            if not worker.steps:
-                self._step(worker)
+            self.now, _, worker = heapq.heappop(events)
+            if worker is None:
+                self._look()
+            else:
+                self._end_step(worker, dispatcher)
+
+    def _end_step(self, worker: Worker, dispatcher: Dispatcher) -> list[Arrival]:
+        ended = worker.end(self.now)
+        worker.steps = False
+        dispatcher.freed(worker, ended, self.now)
+        if not worker.steps:
+            self._step(worker)
+        return ended
+
+    def _look(self) -> None:
+        """Do what is due besides steps; a fleet of a fixed size has nothing to do."""

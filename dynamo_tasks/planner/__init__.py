@@ -3,12 +3,14 @@
 ``serve`` looks at a component, asks :meth:`Policy.wanted`, and starts or drains workers until there are so many.
 """
 
-from dynamo_tasks.planner.observation import ForwardPass, Latency, Observation, WorkerLoad
+from dynamo_tasks.planner.latency import BOUNDS, Latency
+from dynamo_tasks.planner.observation import ForwardPass, Observation, WorkerLoad
 from dynamo_tasks.planner.policies import POLICIES, make_policy
 from dynamo_tasks.planner.policy import Policy
 from dynamo_tasks.planner.settings import PlannerSettings
 
 __all__ = [
+    "BOUNDS",
     "POLICIES",
     "ForwardPass",
     "Latency",

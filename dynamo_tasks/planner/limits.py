@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 
 import msgspec
@@ -33,21 +34,24 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 class Patience:
     """Goes up at once, and down to what was the most within the cool-down.
 
-    So one look at a calm moment takes nobody away, and a load that wavers keeps the workers of its crests.
+    So one look at a calm moment takes nobody away, and a load that wavers keeps the workers of its crests. A need
+    between two whole numbers moves nobody: more only above ``UP`` of the next worker, less only below ``DOWN``.
     """
+
+    UP, DOWN = 0.4, -0.2
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._needs: deque[tuple[float, int]] = deque()
+        self._needs: deque[tuple[float, float]] = deque()
         self._began = float("-inf")
 
-    def decide(self, time: float, live: int, need: int) -> int:
+    def decide(self, time: float, live: int, need: float) -> int:
         """Return the number of workers.
 
         Args:
             time: Of this look.
             live: Workers that are ready or start.
-            need: Workers that the load needs.
+            need: Workers that the load needs, in parts of them.
         """
         limits, needs = self._limits, self._needs
         if not needs:
@@ -57,7 +61,9 @@ class Patience:
         needs.append((time, need))
         while needs[0][0] < time - limits.cool_down:
             needs.popleft()
-        if need < live:
-            seen_enough = time - self._began >= limits.cool_down
-            need = min(live, needs[0][1]) if seen_enough else live
-        return limits.bounded(need, live)
+        up, down = math.ceil(need - self.UP), math.ceil(needs[0][1] - self.DOWN)
+        if up > live:
+            return limits.bounded(up, live)
+        if down < live and time - self._began >= limits.cool_down:
+            return limits.bounded(down, live)
+        return limits.bounded(live, live)

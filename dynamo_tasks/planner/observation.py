@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
-__all__ = ["ForwardPass", "Latency", "Observation", "WorkerLoad"]
+from dynamo_tasks.planner.latency import Latency
+
+__all__ = ["ForwardPass", "Observation", "WorkerLoad"]
 
 
 class ForwardPass(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -43,20 +45,6 @@ class WorkerLoad(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     kv_tokens: int = 0
     queued_tokens: int = 0
     step: ForwardPass | None = None
-
-
-class Latency(msgspec.Struct, frozen=True, kw_only=True):
-    """A time that was measured on several requests.
-
-    Attributes:
-        count: Requests.
-        mean: Seconds.
-        p90: Seconds within which nine of ten of them were.
-    """
-
-    count: int
-    mean: float
-    p90: float
 
 
 class Observation(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

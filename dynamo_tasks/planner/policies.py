@@ -7,6 +7,7 @@ from typing import Any
 
 from dynamo_tasks.config import suggest
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.planner.dynamo import DynamoSettings, SlaPolicy, ThresholdPolicy
 from dynamo_tasks.planner.fixed import FixedPolicy
 from dynamo_tasks.planner.load import LoadPolicy
 from dynamo_tasks.planner.policy import Policy
@@ -14,9 +15,29 @@ from dynamo_tasks.planner.settings import FixedSettings, LoadSettings, read_sett
 
 __all__ = ["POLICIES", "make_policy"]
 
+
+def _thresholds(target: str) -> Callable[[Mapping[str, Any]], Policy]:
+    return lambda given: ThresholdPolicy(
+        read_settings(DynamoSettings, {**given, "optimization_target": target})
+    )
+
+
+def _sla(given: Mapping[str, Any]) -> Policy:
+    return SlaPolicy(read_settings(DynamoSettings, {**given, "optimization_target": "sla"}))
+
+
+def _sla_load(given: Mapping[str, Any]) -> Policy:
+    parts = {"enable_load_scaling": True, "enable_throughput_scaling": False}
+    return _sla({**parts, **given})
+
+
 POLICIES: dict[str, Callable[[Mapping[str, Any]], Policy]] = {
     "load": lambda given: LoadPolicy(read_settings(LoadSettings, given)),
     "fixed": lambda given: FixedPolicy(read_settings(FixedSettings, given)),
+    "dynamo-throughput": _thresholds("throughput"),
+    "dynamo-latency": _thresholds("latency"),
+    "dynamo-sla": _sla,
+    "dynamo-load": _sla_load,
 }
 """What makes a policy of its settings, by name."""
 

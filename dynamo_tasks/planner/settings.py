@@ -59,22 +59,24 @@ class LoadSettings(PlannerSettings, frozen=True, kw_only=True, forbid_unknown_fi
     Attributes:
         ttft: Target of the time to the first token, seconds.
         itl: Target of the mean time between tokens, seconds.
-        queue_time: Target of the time in the queue; ``None`` = half of ``ttft``.
+        goal: Share of the requests that shall keep each target, as far as more workers help them.
         kv_usage: Share of the KV caches that may be in use.
         step: Most workers that one decision adds or takes away.
         cool_down: Seconds for which fewer workers must have been enough before one goes.
         start_up: Seconds that a worker takes from its start to its first request.
+        busy: Share of the slots that may be in use; what holds where no times are measured.
     """
 
     policy = "load"
 
     ttft: Seconds = 0.5
     itl: Seconds = 0.05
-    queue_time: Seconds | None = None
+    goal: Annotated[float, Meta(ge=0.5, le=0.999)] = 0.95
     kv_usage: Share = 0.8
     step: Some = 2
-    cool_down: Pause = 60.0
+    cool_down: Pause = 120.0
     start_up: Pause = 60.0
+    busy: Share = 0.8
 
     @property
     def limits(self) -> Limits:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.planner import Latency, Observation, make_policy
+from dynamo_tasks.planner import Latency, Observation, WorkerLoad, make_policy
 
 
 def slow(seconds: float) -> Latency:
@@ -20,8 +20,10 @@ def test_fixed_says_its_number_within_the_bounds() -> None:
 @pytest.mark.parametrize("figure", ["ttft", "itl"])
 def test_a_target_that_is_missed_asks_for_more(figure: str) -> None:
     policy = make_policy({"ttft": 1.0, "itl": 0.05})
-    seen: dict[str, Any] = {figure: slow(1.5)}
-    assert policy.wanted(Observation(time=0.0, ready=2, **seen)) > 2
+    seen: dict[str, Any] = {figure: slow(1.5), "arrivals": 20, "workers": (WorkerLoad(running=9),) * 2}
+    for place in range(5):
+        wanted = policy.wanted(Observation(time=5.0 * place, ready=2, **seen))
+    assert wanted > 2
 
 
 def test_a_request_without_any_worker_asks_for_one() -> None:
