@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     plan = parser.add_argument_group("planners")
     plan.add_argument(
+        "--routing", default="cheapest", choices=CHANGING, help="who gets which request (cheapest)"
+    )
+    plan.add_argument(
         "--planner", help="one or several, with settings: load,dynamo-load,fixed:8,load:cool_down=30"
     )
     plan.add_argument(
