@@ -115,7 +115,7 @@ class LoadPolicy:
     def _for_prompts(self, seen: Observation, ahead: float) -> float:
         given = self._settings
         work = self._work(ahead, self._backlog(seen) / max(ahead, 30.0))
-        # A budget below a tenth of the target is no use: the prompts are too long for it, whoever waits or not.
+        # A budget below a tenth of the target is no use: the prompts are too long for it, with a queue or without.
         budget = max(given.ttft - (self._service.value or 0.0), given.ttft / 10)
         allowed, heard = 1 - given.goal, self._queued.count
         unheard = max(0.0, _PRIOR - heard)
