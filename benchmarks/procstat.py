@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Meter", "Usage", "descendants", "listeners", "read_usage"]
+__all__ = ["Meter", "Usage", "descendants", "idle_seconds", "listeners", "read_usage"]
 
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -93,6 +93,12 @@ def _open_files(folder: Path) -> set[str]:
             with suppress(*_GONE):
                 files.add(os.readlink(link))
     return files
+
+
+def idle_seconds() -> float:
+    """Seconds that all cores together have had nothing to do since the machine started (/proc/stat: idle, iowait)."""
+    fields = (_PROC / "stat").read_text().split("\n", 1)[0].split()
+    return (int(fields[4]) + int(fields[5])) / _TICKS_PER_S
 
 
 class Meter:
