@@ -91,19 +91,21 @@ class Kv(_Early):
         routers: How many; requests go to them in turn, and none knows what another has just sent.
         delay: Seconds from a step's end, or a request's coming, to the moment at which routers know of it.
         config: Parameters.
+        shared: Each choice is known to the other routers before the next one is made, as in the product; otherwise they
+            see it in the workers' reports.
         period: Workers report no events, and their load every so many seconds alone; 0 = they report all.
     """
 
     def __init__(
         self, fleet: Fleet, *, routers: int = 1, delay: float = 0.025, config: KvRouterConfig | None = None,
-        period: float = 0.0,
+        shared: bool = True, period: float = 0.0,
     ):  # fmt: skip
         super().__init__(fleet)
         size = fleet.args.block_size
         self.routers = [
             KvPolicy(config or KvRouterConfig(), size, random.Random(seed)) for seed in range(routers)
         ]
-        self._delay, self._period = delay, period
+        self._delay, self._period, self._shared = delay, period, shared
         self._reports: deque[Report] = deque()
         self._next = 0.0
         if not period:
@@ -116,6 +118,12 @@ class Kv(_Early):
         workers = [worker.number for worker in self._fleet.workers]
         choice = router.choose(workers, arrival.request.prompt, arrival.hashes, now)
         router.sent(choice, str(arrival.number), arrival.hashes, now, believe=self._period > 0)
+        if self._shared:
+            blocks = len(arrival.hashes) - choice.overlap // router.block_size
+            for other in self.routers:
+                if other is not router:
+                    uncached = choice.prompt - choice.overlap
+                    other.loads.sent(choice.worker, str(arrival.number), uncached, blocks, now)
         return self._fleet.workers[choice.worker]
 
     def arrived(self, arrival: Arrival, now: float) -> None:
@@ -221,6 +229,7 @@ POLICIES: dict[str, Callable[[Fleet], Dispatcher]] = {
     "kv": Kv,
     "kv_2_routers": partial(Kv, routers=2),
     "kv_4_routers": partial(Kv, routers=4),
+    "kv_4_unshared": partial(Kv, routers=4, shared=False),
     "kv_no_events": partial(Kv, period=1.0, config=KvRouterConfig(use_kv_events=False)),
     "kv_dynamo_cost": partial(Kv, config=KvRouterConfig(cost="dynamo")),
     "late": Late,

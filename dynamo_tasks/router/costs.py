@@ -40,8 +40,8 @@ class KvRouterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         router_ttl_secs: Without events: for so long.
         router_predicted_ttl_secs: With events: for so long the blocks of what this router sends are expected at their
             worker before it has reported them; 0 = they are not.
-        router_predicted_ttl_secs: Positive = 60.0
-    router_max_blocks: Most blocks of one worker that are believed or expected.
+        router_replica_sync: Share choices with the other routers of the component as they are made.
+        router_max_blocks: Most blocks of one worker that are believed or expected.
         router_session_affinity_ttl_secs: Seconds for which a session goes to the worker of its last request; 0 = off.
         router_session_affinity_mode: ``soft``: while that worker costs at most ``router_session_affinity_slack``
             tokens (or blocks) more than the cheapest; ``hard``: while it lives.
@@ -59,7 +59,8 @@ class KvRouterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     router_temperature: Positive = 0.0
     use_kv_events: bool = True
     router_ttl_secs: Annotated[float, Meta(gt=0)] = 120.0
-    router_predicted_ttl_secs: Positive = 0.0
+    router_predicted_ttl_secs: Positive = 60.0
+    router_replica_sync: bool = True
     router_max_blocks: Annotated[int, Meta(ge=1)] = 1 << 18
     router_session_affinity_ttl_secs: Positive = 0.0
     router_session_affinity_mode: Literal["soft", "hard"] = "soft"

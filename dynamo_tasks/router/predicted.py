@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -9,6 +10,10 @@ __all__ = ["TRUST", "PredictedLoads", "WorkerLoad"]
 
 TRUST = 5.0
 """Seconds for which a request counts that no report has named: it may wait in the worker's queue, or have gone."""
+
+
+_REMEMBERED = 4096
+"""Ids of requests that have reached a worker: a choice of another router may be heard of later than that."""
 
 
 class WorkerLoad(NamedTuple):
@@ -43,6 +48,7 @@ class PredictedLoads:
     def __init__(self) -> None:
         self._reported: dict[int, WorkerLoad] = {}
         self._sent: dict[int, dict[str, _Sent]] = {}
+        self._taken: OrderedDict[str, None] = OrderedDict()
 
     def report(
         self,
@@ -63,18 +69,20 @@ class PredictedLoads:
             older: The report names no requests: those that were sent before have reached it.
         """
         self._reported[worker] = load
-        sent = self._sent.get(worker)
-        if not sent:
-            return
+        sent = self._sent.setdefault(worker, {})
         for request_id in taken:
             sent.pop(request_id, None)
+            self._taken[request_id] = None
+        while len(self._taken) > _REMEMBERED:
+            self._taken.popitem(last=False)
         if older is not None:
             for request_id in [name for name, one in sent.items() if one.until - TRUST <= older]:
                 del sent[request_id]
 
     def sent(self, worker: int, request_id: str, uncached: int, blocks: int, now: float) -> None:
         """A request goes to a worker: ``uncached`` tokens to compute, ``blocks`` that nobody else there needs."""
-        self._sent.setdefault(worker, {})[request_id] = _Sent(uncached, blocks, now + TRUST)
+        if request_id not in self._taken:
+            self._sent.setdefault(worker, {})[request_id] = _Sent(uncached, blocks, now + TRUST)
 
     def drop(self, worker: int) -> None:
         """Know a worker no more."""

@@ -44,8 +44,7 @@ key                            type    content
 ``dt:<ns>:job:<id>``           hash    a job (see ``store/jobs.py``)
 ``dt:<ns>:job:<id>:at:<task>`` hash    checkpoint and counters of a task of an operator
 ``dt:<ns>:job:<id>:in:<task>`` stream  chunks of records that wait for it
-``dt:<ns>:job:<id>:results``   list    records that ``collect`` keeps, msgpack
-``dt:<ns>:job:<id>:dead``      list    its dead letters, msgpack
+``dt:<ns>:job:<id>:results``   list    records that ``collect`` keeps, msgpack; ``:dead``: its dead letters
 ``dt:<ns>:object:<kind>:<id>`` hash    an object of an API: a file, a batch … (see ``store/objects.py``)
 ``dt:<ns>:objects:<k>:<own>``  zset    ids of an owner's objects of a kind by creation, µs
 ``dt:<ns>:object-ends:…``      zset    the same by the end of their life, ms
