@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -18,10 +17,10 @@ from dynamo_tasks.router.costs import KvRouterConfig
 from dynamo_tasks.router.followed import FollowedWorkers
 from dynamo_tasks.router.kv import Choice, KvPolicy
 from dynamo_tasks.router.predicted import WorkerLoad
-from dynamo_tasks.runtime.routing.prompt import Prompt, read_prompt
+from dynamo_tasks.runtime.routing.agreement import Agreement
+from dynamo_tasks.runtime.routing.prompt import read_prompt
 from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.runtime.supervision.watcher import Watcher
-from dynamo_tasks.store.choices import Choices, SharedChoice
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.sessions import Sessions
@@ -32,8 +31,6 @@ __all__ = ["KvRouter"]
 _RETRY = 0.5
 _ASK_EVERY = 2.0
 """Seconds until a worker is asked for its snapshot again."""
-_TRIES = 4
-"""Choices among which the last one is made whatever others do at the same moment."""
 _STALE = 3.0
 """Seconds after a worker's last batch from which on the load of its lease is believed rather."""
 
@@ -63,8 +60,7 @@ class KvRouter(Actor):
         self._heard: dict[int, float] = {}
         self._asked: dict[int, float] = {}
         self._loads: Any = None
-        self._id = secrets.token_hex(8)
-        self._choices = Choices(store, watcher.namespace, component, self._id)
+        self._agreement = Agreement(store, watcher.namespace, component, self.policy)
 
     # -- follow -------------------------------------------------------------------------------------
 
@@ -154,10 +150,8 @@ class KvRouter(Actor):
             last = await self._last(session)
             self.policy.block_size = (infos[0].model.kv_block_size if infos[0].model else 0) or 1
             workers = {info.lease_id: info for info in infos}
-            choice = await self._agreed([*workers], prompt, request_id, last)
-            now = time.monotonic()
-            believe = not self._reports(workers[choice.worker])
-            self.policy.sent(choice, request_id, prompt.hashes, now, believe=believe)
+            silent = {worker for worker, info in workers.items() if not self._reports(info)}
+            choice = await self._agreement.choose([*workers], prompt, request_id, last, silent)
             if session and self._config.router_session_affinity_ttl_secs:
                 self._sessions.note(session, choice.worker, self._config.router_session_affinity_ttl_secs)
             facts = _facts(choice, request_id, endpoint)
@@ -165,27 +159,6 @@ class KvRouter(Actor):
                 for name, value in facts.items():
                     made.set(f"dynamo.{name}", value)
         self._count(choice, facts)
-        return choice
-
-    async def _agreed(self, workers: list[int], prompt: Prompt, request_id: str, last: int | None) -> Choice:
-        """Choose, and choose again for as long as other routers were first."""
-        for tries in range(_TRIES):
-            now = time.monotonic()
-            choice = self.policy.choose(workers, prompt.tokens, prompt.hashes, now, last)
-            if not self._config.router_replica_sync:
-                break
-            blocks = len(prompt.hashes) - choice.overlap // self.policy.block_size
-            own = SharedChoice(self._id, choice.worker, request_id, choice.prompt - choice.overlap, blocks)
-            try:
-                async with asyncio.timeout(1.0):
-                    others = await self._choices.note(own, force=tries == _TRIES - 1)
-            except (DynamoError, TimeoutError):  # Redis is away: the submit says so, or waits
-                break
-            if others is None:
-                break
-            for one in others:
-                if one.worker in workers:
-                    self.policy.loads.sent(one.worker, one.request_id, one.uncached, one.blocks, now)
         return choice
 
     async def _last(self, session: str) -> int | None:
