@@ -10,8 +10,8 @@ from collections.abc import Collection, Sequence
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.router.kv import Choice, KvPolicy
 from dynamo_tasks.runtime.routing.prompt import Prompt
-from dynamo_tasks.store.choices import Choices, SharedChoice
 from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.routing.choices import Choices, SharedChoice
 
 __all__ = ["Agreement"]
 

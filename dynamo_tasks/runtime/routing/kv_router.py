@@ -23,7 +23,7 @@ from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
-from dynamo_tasks.store.sessions import Sessions
+from dynamo_tasks.store.routing.sessions import Sessions
 from dynamo_tasks.store.topics.topic import Topic
 
 __all__ = ["KvRouter"]
