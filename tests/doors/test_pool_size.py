@@ -41,6 +41,16 @@ class Node:
         spans = [one.get(timeout=60) for one in calls]
         return max(sum(began <= at < ended for began, ended in spans) for at, _ in spans)
 
+    def fills(self, kind: str, slots: int) -> None:
+        """Twice as many calls as slots fill them all, and never more: on a busy machine, not each time."""
+
+        def full() -> bool:
+            most = self.at_once(kind, 2 * slots)
+            assert most <= slots
+            return most == slots
+
+        until(full, 60, what=f"{slots} run at once")
+
     def told(self, command: str, **arguments: Any) -> Any:
         """A command's reply."""
         answers = self.app.control.broadcast(
@@ -77,7 +87,7 @@ def test_a_pool_grows_and_shrinks(nodes: dict[str, Node], kind: str) -> None:
     assert "ok" in node.told("pool_grow", n=3)
     has(node, 4)
     assert node.told("stats")["pool"]["max-concurrency"] == 4
-    assert node.at_once(kind, 8) == 4
+    node.fills(kind, 4)
     running = [node.call(kind, 4 * NAP) for _ in range(4)]
     until(lambda: len(node.told("active")) == 4, what="four that run")
     assert "ok" in node.told("pool_shrink", n=2)
@@ -95,7 +105,7 @@ def test_autoscale_and_its_limits(nodes: dict[str, Node], kind: str) -> None:
     for most in (4, 6, 2):
         node.told("autoscale", max=most, min=1)
         has(node, most)
-        assert node.at_once(kind, 2 * most) == most
+        node.fills(kind, most)
         scaler = node.told("stats")["autoscaler"]
         assert (scaler["max"], scaler["min"]) == (most, 1)
         assert scaler["current"] <= most
