@@ -9,6 +9,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.store.ledger.scripts import script
+from dynamo_tasks.store.ledger.submission import report_rejected
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["check_taken", "model_state", "needed", "place_of"]
@@ -57,6 +58,7 @@ def check_taken(watcher: Watcher, endpoint: EndpointId, deadline: float) -> None
             retry_after=_TRY_AGAIN_S,
         )
     if deadline and not scale.starting and time.time() + scale.startup > deadline:
+        report_rejected(endpoint, DeadlineUnreachableError.code)
         raise DeadlineUnreachableError(
             f"no worker of {endpoint.component} runs, and a start takes {scale.startup:.1f} s, which is past the "
             "deadline of the request", retry_after=1.0,

@@ -11,6 +11,7 @@ from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import (
     IdempotencyConflictError,
     NoInstancesError,
+    NotStartedError,
     RateLimitError,
     RequestNotFoundError,
 )
@@ -144,7 +145,7 @@ class RuntimeGateway:
         try:
             async with in_time(_CONNECT_SECONDS):
                 return await self._submit(submission, endpoint, payload)
-        except NoInstancesError as error:
+        except (NoInstancesError, NotStartedError) as error:
             report_rejected(endpoint, error.code)
             raise
 

@@ -132,13 +132,24 @@ class Scales:
         )
 
     async def deploy(self, component: str, bounds: Bounds | None) -> None:
-        """Note the bounds of a component; ``None`` = it has none any more."""
+        """Note the bounds of a component; ``None`` = it has none any more.
+
+        A number that requests or a planner asked for goes where nothing decides any more; one by hand stays, in bounds.
+        """
         await self._store.commands.execute("SADD", self._store.keys.namespaces, self._keys.namespace)
         field = f"{component}:bounds"
         if bounds is None:
             await self._store.commands.execute("HDEL", self._keys.scale, field)
         else:
             await self._store.commands.execute("HSET", self._keys.scale, field, _encode(bounds))
+        scale = (await self.read())[0].get(component)
+        if scale is None or scale.wanted is None:
+            return
+        if scale.by is not ScaledBy.HAND:
+            if bounds is None or not bounds.automatic:
+                await self.want(component, None, scale.by)
+        elif bounds is not None and bounds.clamp(scale.wanted) != scale.wanted:
+            await self.want(component, bounds.clamp(scale.wanted), scale.by)
 
     async def report(self, name: str, fleets: dict[str, Fleet]) -> None:
         """Say what a ``serve`` has: component → its processes."""

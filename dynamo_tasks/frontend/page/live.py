@@ -78,6 +78,7 @@ class LiveAPI:
         shown = {**self._overview, "admin": owner is None, "recent": self._recent.rows(owner)}
         if owner is not None:
             shown["redis_url"] = None  # where Redis is, is nobody's affair but the operator's
+            shown["components"] = [*map(_without_note, shown["components"])]
         shown["requests"] = [
             {name: value for name, value in row.items() if name != "owner_key"}
             for row in shown["requests"]
@@ -99,6 +100,12 @@ class LiveAPI:
 _NOTHING: dict[str, Any] = {
     "time": 0, "memory": None, "components": [], "requests": [], "dead": 0, "latency": {}
 }  # fmt: skip
+
+
+def _without_note(component: dict[str, Any]) -> dict[str, Any]:
+    """A component without what its processes have printed, which is the operator's affair, too."""
+    scale = component.get("scale")
+    return component if scale is None else {**component, "scale": {**scale, "note": ""}}
 
 
 def _latency() -> dict[str, Any]:

@@ -88,13 +88,14 @@ class ManagedFleet:
 
     def report(self, now: float) -> Fleet:
         """Tell what it has; ``now`` by Redis's clock."""
-        here = self.processes
+        here = [one for one in self.processes if one.failure is None]
+        lost = [f"{one.spec.name} {one.failure}" for one in self.processes if one.failure is not None]
         running = len([one for one in here if one in self._registered])
         return Fleet(
             running=running, starting=len(here) - running, draining=len(self._draining), share=self.share,
             # Once in a while it has room again, as far as it knows: else nobody would look for a device any more.
             most=len(here) if self._lack and time.monotonic() < self._again_at else None,
-            note=self._failure or self._lack, failed=bool(self._failure),
+            note=self._failure or self._lack or "; ".join(lost), failed=bool(self._failure),
             startup=round(self._startup, 3), at=now,
         )  # fmt: skip
 

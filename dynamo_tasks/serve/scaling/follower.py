@@ -72,8 +72,11 @@ class ScaleFollower:
         while True:
             for namespace in self._deployments:
                 # What Redis cannot say now, it says at the next look; what runs, runs on.
-                with contextlib.suppress(DynamoError), contained("registry", f"scale of {namespace}"):
-                    await self._follow(namespace)
+                try:
+                    with contextlib.suppress(DynamoError), contained("registry", f"scale of {namespace}"):
+                        await self._follow(namespace)
+                except Exception as error:  # noqa: BLE001 - no mistake in here may leave what runs unattended
+                    self._complain(namespace, f"{type(error).__name__}: {error}")
             await asyncio.sleep(_EVERY_S)
 
     async def close(self) -> None:
@@ -126,6 +129,11 @@ class ScaleFollower:
         mine = fleet.report(view.now) if fleet is not None else Fleet(at=view.now)
         others = {name: other for name, other in scale.fleets.items() if not _is_gone(name)}
         return share_out(scale.wanted, {**others, self.name: mine})[self.name]
+
+    def _complain(self, namespace: str, problem: str) -> None:
+        if self._said.get(f"@{namespace}") != problem:
+            self._say(f"{namespace}: cannot be looked after now: {problem}")
+        self._said[f"@{namespace}"] = problem
 
     def _tell(self, name: str, scale: Scale | None) -> None:
         text = "" if scale is None or scale.wanted is None else f"{scale.wanted} wanted ({scale.by})"

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from dynamo_tasks.errors import DeadlineUnreachableError, QueueFullError
+from dynamo_tasks.runtime.resting import place_of
 from dynamo_tasks.store.ledger import recovery as recovery_module
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.ledger import ClaimRefused
@@ -350,3 +351,16 @@ async def test_who_is_purged_in_line_leaves_it_at_once(redis_server: RedisServer
         await place.ledger.purge(place.namespace, completed)
         assert await place.do("ZRANGE", standing, 0, -1) == [last.encode()]
         assert await line.length() == before - 1
+
+
+@on_loop
+async def test_a_place_is_the_order_in_which_workers_take(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        line = WaitQueue(place)
+        ids = [*await line.submit(count=WINDOW + 20, tenant="a"), *await line.submit(count=5, tenant="b")]
+        ids += await line.submit(count=3, priority=9)
+        store = place.store
+        places = {one: await place_of(store, place.namespace, one, None) for one in ids}
+        order = await line.serve(len(places), LEASE)
+        assert [place and place[0] for place in map(places.get, order)] == [*range(1, len(places) + 1)]
+        assert await place_of(store, place.namespace, order[0], None) is None, "it waits no more"

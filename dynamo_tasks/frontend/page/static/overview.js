@@ -60,13 +60,21 @@ const COLUMNS = [["instance"], ["state"], ["model"], ["process"], ["in flight", 
   ["prefix hits", "n"], ["lease", "n"]];
 
 function component(one) {
-  const facts = `${one.namespace} · ${counted(one.instances.length, "instance")} · ${one.running} running · ${one.queued} queued`;
+  const facts = `${one.namespace} · ${counted(one.instances.length, "instance")} · ${one.running} running · ${one.queued} queued`
+    + wanted(one.scale, one.instances.length);
   return el("div.component", {}, el("h3", {}, one.name, el("span", {}, facts)),
     table("instances", COLUMNS, one.instances.map((row) => [
       row.instance_id, stateOf(row), row.model || "–", `${row.pid}@${row.host}`,
       `${row.in_flight}/${row.load.capacity || "?"}`, number(row.tokens_per_s),
       meter(row.load.kv_usage, `KV cache in use`), `${Math.round(100 * row.load.prefix_hits)} %`, span(row.lease),
     ])));
+}
+
+/** What is wanted, where something else is there; and why, as far as somebody knows. */
+function wanted(scale, there) {
+  if (!scale || (scale.wanted === there && !scale.draining && !scale.note)) return "";
+  const states = ["starting", "draining"].filter((state) => scale[state]).map((state) => ` · ${scale[state]} ${state}`);
+  return ` · ${scale.wanted} wanted (${scale.by})${states.join("")}${scale.note ? ` · ${scale.note}` : ""}`;
 }
 
 const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;

@@ -1,0 +1,84 @@
+"""What is wanted of components, on a real server."""
+
+from __future__ import annotations
+
+import pytest
+
+from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.protocol.instances import InstanceInfo, ModelCard
+from dynamo_tasks.protocol.scale import Bounds, Fleet, Scale, ScaledBy
+from dynamo_tasks.store.scales import FLEET_TTL, Scales
+from tests.support.server import RedisServer
+from tests.support.streams import Place, on_loop
+
+BOUNDS = Bounds(min=0, max=2, idle=60.0)
+
+
+async def one(scales: Scales) -> Scale:
+    return (await scales.read())[0]["Worker"]
+
+
+@on_loop
+async def test_one_decides_and_a_hand_goes_before(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        scales = Scales(place.store, place.namespace)
+        await scales.deploy("Worker", BOUNDS)
+        assert not await scales.want("Worker", 1, ScaledBy.QUEUE, lead="a"), "nobody leads"
+        assert await scales.lead("a")
+        assert not await scales.lead("b")
+        assert await scales.want("Worker", 1, ScaledBy.QUEUE, lead="a")
+        assert not await scales.want("Worker", 2, ScaledBy.QUEUE, lead="b")
+        assert (await one(scales)).wanted == 1
+
+        await scales.want("Worker", 2, ScaledBy.HAND)
+        assert not await scales.want("Worker", 0, ScaledBy.IDLE, lead="a")
+        with pytest.raises(ConfigError, match="3 instances are not allowed; its `scale` allows 0 to 2"):
+            await scales.want("Worker", 3, ScaledBy.HAND)
+        await scales.want("Worker", None, ScaledBy.HAND)
+        assert (await one(scales)).wanted is None
+        await scales.leave("a", ["Worker"])
+        assert await scales.lead("b")
+
+
+@on_loop
+async def test_other_bounds_change_what_was_wanted(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        scales = Scales(place.store, place.namespace)
+        await scales.deploy("Worker", BOUNDS)
+        await scales.lead("a")
+        await scales.want("Worker", 0, ScaledBy.IDLE, lead="a")
+        await scales.deploy("Worker", None)
+        assert "Worker" not in (await scales.read())[0], "what idling wanted went with it"
+        await scales.want("Worker", 0, ScaledBy.HAND)
+        await scales.deploy("Worker", Bounds(min=1, max=4))
+        assert ((await one(scales)).wanted, (await one(scales)).by) == (1, ScaledBy.HAND)
+
+
+@on_loop
+async def test_what_was_said_long_ago_is_not_believed(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        scales = Scales(place.store, place.namespace)
+        _, now = await scales.read()
+        await scales.report("old", {"Worker": Fleet(running=1, at=now - FLEET_TTL - 1)})
+        await scales.report("new", {"Worker": Fleet(running=2, at=now)})
+        assert list((await one(scales)).fleets) == ["new"]
+        await scales.tidy(now + 90)
+        assert (await scales.read())[0] == {}
+
+
+@on_loop
+async def test_models_stay_until_they_are_forgotten(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        scales = Scales(place.store, place.namespace)
+        info = InstanceInfo(
+            component="Worker", endpoint="generate", namespace=place.namespace, lease_id=7, transport={"celery": "q"},
+            pid=1, model=ModelCard("tiny"),
+        )  # fmt: skip
+        await scales.keep_cards("Worker", [info])
+        await scales.keep_cards("Other", [])
+        (kept,) = await scales.cards()
+        assert (kept.model, kept.lease_id, kept.pid) == (info.model, 0, 0)
+        await place.do("HSET", place.store.keys(place.namespace).cards, "Worker:embed", "no json")
+        assert len(await scales.cards()) == 1, "what cannot be read hides nothing"
+        await scales.forget("Worker")
+        assert await scales.cards() == []
