@@ -119,7 +119,8 @@ def _plan(given: argparse.Namespace, args: FleetArgs) -> list[dict[str, Any]]:
         )  # fmt: skip
         for row in comparison(scenario, given.planner.split(",")):
             rows.append({"speedup": speedup, **row})
-            print(f"{row['planner']} at {speedup:g}: {row['took_s']:.0f} s", file=sys.stderr)
+            told = f"{row['attained']:.1%} kept the targets, {row['worker_hours']:.2f} worker-hours"
+            print(f"{row['planner']} at {speedup:g}: {told} ({row['took_s']:.0f} s)", file=sys.stderr)
     return rows
 
 

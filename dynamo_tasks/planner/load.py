@@ -10,10 +10,11 @@ Little's law, how many workers are busy with prompts, and ``β·√R`` the squar
 1981): a large fleet needs less slack than a small one.
 
 ``β`` and ``C`` are learned over ten minutes. If a share ``late`` of the requests waited for longer than ``ttft − S``
-with ``n`` workers, then ``β = (n − R)/√R + k·ln(late/(1 − goal))`` would have met the goal; ``k`` is ½ upwards and ¼
+with ``n`` workers, then ``β = (n − R)/√R + k·ln(late/(1 − goal))`` would have met the goal; ``k`` is ½ upwards and ⅓
 downwards, as one worker less is a guess. If, of the times between tokens, the quantile of the goal was ``itl`` with
 ``c`` requests per worker, then ``C = c · target/itl`` would have. Prompts that are too long for the target on an idle
-worker ask for nobody.
+worker ask for nobody. Where queue times are not known, the median TTFT stands for ``S``, and late is who missed the
+target.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from __future__ import annotations
 import math
 
 from dynamo_tasks.planner.forecast import Forecast, Smoothed
-from dynamo_tasks.planner.latency import LatencyWindow
+from dynamo_tasks.planner.latency import Latency, LatencyWindow
 from dynamo_tasks.planner.limits import Patience
 from dynamo_tasks.planner.observation import Observation
 from dynamo_tasks.planner.settings import LoadSettings
@@ -30,6 +31,8 @@ __all__ = ["LoadPolicy"]
 
 _LEVEL, _TREND = 60.0, 300.0
 """Seconds over which arrivals and their trend are smoothed."""
+_UP, _DOWN = 1 / 2, 1 / 3
+"""How much of a surprise is believed: fewer workers are tried with more care than more are."""
 _LEARNED = 600.0
 """Seconds over which slack, concurrency and the time of a prompt are learned."""
 _RECENT = 60.0
@@ -48,11 +51,12 @@ class LoadPolicy:
         self._patience = Patience(settings.limits)
         self._arrivals = Forecast(_LEVEL, _TREND)
         self._service, self._prompt = Smoothed(_LEARNED), Smoothed(_LEARNED)
-        self._slack, self._queued = Smoothed(_LEARNED), LatencyWindow(_LEARNED)
+        self._slack, self._waits = Smoothed(_LEARNED), LatencyWindow(_LEARNED)
         self._concurrency, self._itl = Smoothed(_LEARNED), LatencyWindow(_LEARNED)
         self._requests, self._rate = Smoothed(_LEARNED), Smoothed(_LEARNED)
         self._held = Smoothed(_RECENT)
         self._last: float | None = None
+        self._knows_waits = False
         self._slack.add(_SLACK, _PRIOR, 0.0)
 
     @property
@@ -80,12 +84,19 @@ class LoadPolicy:
         if seen.itl is not None:
             self._itl.add(seen.itl, passed)
             self._concurrency.add(seen.requests / seen.ready, seen.itl.count, passed)
-        if seen.ttft is not None and seen.queue_time is not None:
-            count, work = seen.ttft.count, self._work(0.0)
-            self._service.add(max(0.0, seen.ttft.mean - seen.queue_time.mean), count, passed)
-            self._queued.add(seen.queue_time, passed)
-            if work:
-                self._slack.add((seen.ready - work) / math.sqrt(work), count, passed)
+        if seen.ttft is not None:
+            self._learn_waits(seen.ttft, seen.queue_time, passed)
+            if work := self._work(0.0):
+                self._slack.add((seen.ready - work) / math.sqrt(work), seen.ttft.count, passed)
+
+    def _learn_waits(self, ttft: Latency, queue_time: Latency | None, passed: float) -> None:
+        if queue_time is not None:
+            self._service.add(max(0.0, ttft.mean - queue_time.mean), ttft.count, passed)
+            self._waits.add(queue_time, passed)
+        else:  # the median is hardly longer for the waits of few
+            self._waits.add(ttft, passed)
+            self._service.add(self._waits.quantile(0.5), ttft.count, passed)
+        self._knows_waits = queue_time is not None
 
     def _full(self, seen: Observation) -> float:
         """Workers that KV caches and slots need."""
@@ -108,20 +119,20 @@ class LoadPolicy:
         return max(prompts, self._for_tokens(ahead), self._held.value or 0.0)
 
     def _blindly(self, seen: Observation) -> float:
-        """One more where the target is missed, as far as anybody can tell without queue times."""
-        slowest = max(seen.oldest_wait, 0.0 if seen.ttft is None else seen.ttft.p90)
-        return seen.ready + 1.0 if slowest > self._settings.ttft else 0.0
+        """One more while somebody waits for too long: all that can be said before a first token was timed."""
+        return seen.ready + 1.0 if seen.oldest_wait > self._settings.ttft else 0.0
 
     def _for_prompts(self, seen: Observation, ahead: float) -> float:
         given = self._settings
         work = self._work(ahead, self._backlog(seen) / max(ahead, 30.0))
         # A budget below a tenth of the target is no use: the prompts are too long for it, with a queue or without.
-        budget = max(given.ttft - (self._service.value or 0.0), given.ttft / 10)
-        allowed, heard = 1 - given.goal, self._queued.count
+        own = (self._service.value or 0.0) if self._knows_waits else 0.0
+        budget = max(given.ttft - own, given.ttft / 10)
+        allowed, heard = 1 - given.goal, self._waits.count
         unheard = max(0.0, _PRIOR - heard)
-        late = (self._queued.over(budget) * heard + allowed * unheard) / (heard + unheard)
+        late = (self._waits.over(budget) * heard + allowed * unheard) / (heard + unheard)
         surprise = math.log(max(late / allowed, 0.02))
-        slack = (self._slack.value or 0.0) + surprise / (2 if surprise > 0 else 4)
+        slack = (self._slack.value or 0.0) + surprise * (_UP if surprise > 0 else _DOWN)
         return work + min(max(slack, -_LEAST_SLACK), _MOST_SLACK) * math.sqrt(work)
 
     def _for_tokens(self, ahead: float) -> float:

@@ -118,3 +118,10 @@ def test_a_noisy_constant_load_moves_nobody(seed: int) -> None:
     settled_down = counts[240:]
     changes = sum(one != two for one, two in itertools.pairwise(settled_down))
     assert changes <= 2
+
+
+def test_without_queue_times_the_median_stands_for_the_work() -> None:
+    calm = settled(make_policy(SETTINGS), 100, ready=4, queue_time=None, ttft=spread(0.3))[-1]
+    late = settled(make_policy(SETTINGS), 100, ready=4, queue_time=None, ttft=spread(1.2))[-1]
+    assert calm <= 5
+    assert late > calm + 2
