@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from dynamo_tasks.errors import DynamoError, NoInstancesError, ServerUnavailableError
+from dynamo_tasks.errors import DynamoError, NoInstancesError
 from dynamo_tasks.observe import event, metrics
 from dynamo_tasks.observe.tracing import OFF, span
 from dynamo_tasks.protocol.instances import InstanceInfo
@@ -95,7 +95,7 @@ class KvRouter(Actor):
         self._asked[worker] = now
         try:
             await self._topic.publish(self._requests, {"worker_id": f"{worker:x}"})
-        except ServerUnavailableError:
+        except DynamoError:  # Redis is away, or refuses for the moment
             self._asked[worker] = now - _ASK_EVERY + _RETRY
 
     async def _look(self, infos: Sequence[InstanceInfo]) -> None:

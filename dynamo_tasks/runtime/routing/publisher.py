@@ -15,10 +15,13 @@ from dynamo_tasks.observe import event
 from dynamo_tasks.protocol.kv.batches import KV_EVENTS, KV_SNAPSHOT_REQUESTS, KvLoad
 from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.router.worker_blocks import WorkerBlocks
+from dynamo_tasks.store.redis.retry import retry_until_up
 from dynamo_tasks.store.topics.topic import Topic
 
 __all__ = ["KvPublisher"]
 
+_KEPT = 1000
+"""Batches that Redis keeps: one may have 200 kB, and a router that is further behind takes a snapshot."""
 _SPACING = 0.02
 """Seconds between two rounds: a busy engine makes a batch per step, and its load changes with every request."""
 _RETRY = 0.2
@@ -44,7 +47,7 @@ class KvPublisher:
         self, topic: Topic, namespace: str, component: str, worker_id: str, blocks: WorkerBlocks,
         load: Callable[[], KvLoad],
     ):  # fmt: skip
-        self._topic = topic
+        self._topic = Topic(topic.store, topic.channels, kept=_KEPT)
         self._subject = Subject.of(namespace, component, KV_EVENTS)
         self._requests = Subject.of(namespace, component, KV_SNAPSHOT_REQUESTS)
         self._worker_id = worker_id
@@ -148,7 +151,9 @@ class KvPublisher:
 
     async def _listen(self) -> None:
         """Give a snapshot to any router that asks."""
-        async for asked in self._topic.subscribe(self._requests):
+        asks = self._topic.subscribe(self._requests)
+        await retry_until_up(self._topic.store.commands, asks.start)
+        async for asked in asks:
             payload = asked.payload
             if isinstance(payload, dict) and payload.get("worker_id") == self._worker_id:
                 self._snapshot = True

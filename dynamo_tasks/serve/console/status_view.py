@@ -57,7 +57,9 @@ def _service(row: Mapping[str, Any]) -> Text:
 
 
 _COLUMNS = ("instance", "lease", "process", "state", "in flight", "tokens/s", "http")
-_NUMBERS = {"lease", "in flight", "tokens/s"}
+_HITS = "cached"
+"""Column of the share of prompt tokens that the prefix cache had; shown where any had some."""
+_NUMBERS = {"lease", "in flight", "tokens/s", _HITS}
 _LOW_RATE = 1000
 _STATES = {"ready": "green", "running": "green", "draining": "yellow", "starting": "yellow", "lost": "red"}
 
@@ -163,7 +165,9 @@ def _table(instances: Iterable[Mapping[str, Any]]) -> Table:
     table = Table(box=None, pad_edge=False, header_style="dim")
     instances = list(instances)
     with_http = any(item.get("http") for item in instances)
-    for column in _COLUMNS if with_http else _COLUMNS[:-1]:
+    with_hits = any(_load(item).get("prefix_hits") for item in instances)
+    columns = [*_COLUMNS[:-1], *[_HITS] * with_hits, *_COLUMNS[-1:] * with_http]
+    for column in columns:
         table.add_column(column, justify="right" if column in _NUMBERS else "left", no_wrap=True)
     for item in instances:
         state = str(item["state"])
@@ -175,7 +179,8 @@ def _table(instances: Iterable[Mapping[str, Any]]) -> Table:
             f"{item['in_flight']}/{_load(item).get('capacity') or '?'}",
             f"{_rate(item):.0f}",
         ]
-        table.add_row(*cells, *[str(item.get("http") or "")] * with_http)
+        hits = f"{100 * float(_load(item).get('prefix_hits') or 0):.0f} %"
+        table.add_row(*cells, *[hits] * with_hits, *[str(item.get("http") or "")] * with_http)
     return table
 
 

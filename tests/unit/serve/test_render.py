@@ -129,3 +129,13 @@ def test_status_shows_what_uses_spare_capacity() -> None:
     shown = {**SHOWN, "instances": [instance("Worker", 1, load=load), instance("Worker", 2, load=load)]}
     (line,) = [line for line in text(shown) if "Worker" in line]
     assert line.endswith("tokens/s, 10 on spare capacity, 24 preempted so far")
+
+
+def test_status_shows_what_caches_had_where_they_had_any() -> None:
+    found = [
+        instance("Worker", number, load={"capacity": 256, "prefix_hits": 0.375 * number}) for number in (0, 1)
+    ]
+    rows = [
+        line for line in text({**SHOWN, "instances": found}) if "ready" in line or "instance  lease" in line
+    ]
+    assert [row.split()[-2:] for row in rows] == [["tokens/s", "cached"], ["0", "%"], ["38", "%"]]
