@@ -66,21 +66,10 @@ from functools import cached_property
 from dynamo_tasks.protocol.names import check_namespace
 
 __all__ = [
-    "PRIORITY_SEPARATOR",
-    "PRIORITY_STEPS",
-    "WAIT_QUEUE_STEP",
-    "Keys",
-    "Keyspace",
-    "client_channel",
-    "consumer_name",
-    "glob_escape",
-    "namespace_patterns",
-    "namespaces_key",
-    "priority_suffix",
-    "queue_keys",
-    "unacked_index_key",
-    "unacked_key",
-]
+    "PRIORITY_SEPARATOR", "PRIORITY_STEPS", "WAIT_QUEUE_STEP", "Keys", "Keyspace", "client_channel",
+    "consumer_name", "glob_escape", "namespace_patterns", "namespaces_key", "priority_suffix",
+    "queue_keys", "unacked_index_key", "unacked_key",
+]  # fmt: skip
 
 PRIORITY_SEPARATOR = "\x06\x16"
 """The separator that kombu puts between the name of a queue and its priority step."""
