@@ -11,6 +11,7 @@ __all__ = [
     "ConversationLockedError",
     "ForbiddenError",
     "IdempotencyConflictError",
+    "InsufficientQuotaError",
     "InvalidEventIdError",
     "InvalidRequestError",
     "NamespaceInUseError",
@@ -182,7 +183,13 @@ class QueueFullError(RequestError):
 
 
 class RateLimitError(RequestError):
-    """The API key is at its limit of requests."""
+    """The API key is at its limit of requests, or of tokens."""
 
     code = "rate_limit_exceeded"
     http_status = 429
+
+
+class InsufficientQuotaError(RateLimitError):
+    """The API key has used up its budget of the day."""
+
+    code = "insufficient_quota"

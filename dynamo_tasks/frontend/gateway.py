@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import EndpointError, NoInstancesError, UnknownModelError
+from dynamo_tasks.protocol.account import Account
 from dynamo_tasks.protocol.events import End, ErrorInfo, Event, EventId, Kind
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import ModelCard
@@ -83,6 +84,7 @@ class Submission(Struct):
         size: Bytes of the body that it came in.
         document: What the API keeps beside the record; empty = nothing.
         digest: Of what the idempotency key stands for; empty = the payload.
+        account: What it is charged to its API key; ``None`` = it counts for nobody.
     """
 
     endpoint: EndpointId
@@ -95,6 +97,7 @@ class Submission(Struct):
     size: int = 0
     document: bytes = b""
     digest: str = ""
+    account: Account | None = None
 
 
 class QueuePlace(Struct):

@@ -221,6 +221,7 @@ class Generation:
             headers=self._carried(raw, call, headers),
             size=size,
             document=parsed.document,
+            account=self._settings.accounts.of(call.owner_key, call.limits, name, payload, size),
         )
         if api.follows and submission.options.idempotency_key:
             submission.digest = await offload(len(raw), _digest, api, raw)
@@ -266,7 +267,12 @@ class Generation:
         api = prepared.api
         if call.counted_at and time.monotonic() - call.counted_at > _SURE:
             await self._count(api, call)  # its body took long: the place may be another's by now
-        stream = await self._first(prepared, call)
+        try:
+            stream = await self._first(prepared, call)
+        finally:
+            account = prepared.submission.account
+            if account is not None and account.left is not None:
+                call.headers = [*call.headers, *account.left.headers()]
         if call.counted_at and stream.request_id != call.request_id:  # an idempotent repetition
             await self._gateway.withdraw(api.base, call.request_id, call.owner_key, call.limits)
         return stream

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
+from dynamo_tasks.frontend.access.accounts import Accounts
 from dynamo_tasks.frontend.access.configured import ApiKey
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.protocol.events import UNREADABLE
@@ -63,6 +64,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
         conversation_retention: Seconds for which a conversation is kept after it was used (30 days).
         announces: Whether a webhook wants to know of the ends of responses.
         names: Aliases and fallbacks of models.
+        accounts: For how long usage is kept, and what models cost.
         session_fields: Fields of a body that name a session, where the header does not; the first that is there.
     """
 
@@ -82,6 +84,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     conversation_retention: float = 30 * 86400.0
     announces: bool = False
     names: ModelNames = ModelNames()
+    accounts: Accounts = Accounts()
     session_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -15,6 +15,7 @@ from dynamo_tasks.serve.commands.serve import serve
 from dynamo_tasks.serve.commands.sleep import sleep, wake
 from dynamo_tasks.serve.commands.status import status
 from dynamo_tasks.serve.commands.tail import tail
+from dynamo_tasks.serve.commands.usage import usage
 from dynamo_tasks.serve.commands.version import version
 
 __all__ = ["cli", "main"]
@@ -44,7 +45,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for _command in (serve, call, status, tail, batch, dead, keys, scale, sleep, wake, purge, version):
+for _command in (serve, call, status, tail, batch, dead, keys, usage, scale, sleep, wake, purge, version):
     cli.add_command(_command)
 
 

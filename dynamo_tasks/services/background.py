@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, ClassVar
 
 from msgspec import Struct
 
 from dynamo_tasks.config import DefaultName
 from dynamo_tasks.errors import ConfigError, ObjectNotFoundError
+from dynamo_tasks.frontend.access.accounts import Accounts
+from dynamo_tasks.frontend.access.admission import ApiKeys
+from dynamo_tasks.frontend.access.configured import keys_from
 from dynamo_tasks.frontend.app import api_table
 from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.http.limits import KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.runtime.supervision.actor import Actors
 from dynamo_tasks.sdk import (
@@ -33,6 +37,7 @@ from dynamo_tasks.services.batches.shop import BatchShop
 from dynamo_tasks.services.batches.supervisor import BatchSupervisor
 from dynamo_tasks.services.batches.validation import BatchLimits
 from dynamo_tasks.services.files import FilesSweeper, files_of
+from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.http import gateway_of
 from dynamo_tasks.services.processor import Processor
 from dynamo_tasks.services.webhooks.announcer import Announcer
@@ -114,14 +119,21 @@ class Background:
     async def begin(self) -> None:
         """Look after batches, and after files that nobody needs any more."""
         resolver: Any = get_resolver()
-        names = _names()
-        gateway = await gateway_of(resolver, getattr(type(self), "router", None), names)
-        settings = FrontendSettings(names=names)
+        settings = _settings()
+        gateway = await gateway_of(resolver, getattr(type(self), "router", None), settings.names)
         table = api_table(gateway, settings, stores=False)  # answers of lines are in the output alone
         apis = {path: api for path, api in table.items() if path in BATCH_ENDPOINTS}
         limits = BatchLimits(lines=self.max_lines, in_flight=self.in_flight)
         files = files_of(gateway.objects)
-        shop = BatchShop(resolver.runtime.client, files, gateway, Generation(gateway, settings), apis, limits)
+        shop = BatchShop(
+            resolver.runtime.client,
+            files,
+            gateway,
+            Generation(gateway, settings),
+            apis,
+            limits,
+            _limits_of(gateway, settings),
+        )
         client, deliver = resolver.runtime.client, self._endpoint("deliver")
         announcer = Announcer(client, gateway.objects, gateway, deliver, self.targets())
         supervisor = BatchSupervisor(shop, self._endpoint("run_batch"), announcer)
@@ -176,7 +188,23 @@ class Background:
         return {"delivered": not why, "why": why}
 
 
-def _names() -> ModelNames:
-    """The names of models that the Frontend has: lines of batches may use them, too."""
+def _settings() -> FrontendSettings:
+    """Settings that lines of batches have in common with the Frontend's requests: names of models, API keys, prices."""
     section = ServiceConfig.get_instance().get("Frontend", {})
-    return ModelNames.read(section.get("models"), section.get("fallbacks"))
+    usual = Accounts()
+    return FrontendSettings(
+        names=ModelNames.read(section.get("models"), section.get("fallbacks")),
+        api_keys=keys_from(section.get("api_keys") or None, defaults=section.get("key_limits")),
+        accounts=Accounts.read(section.get("usage_days", usual.days), section.get("prices")),
+    )
+
+
+def _limits_of(gateway: RuntimeGateway, settings: FrontendSettings) -> Callable[[str], Awaitable[KeyLimits]]:
+    """The limits of the key of a batch: lines are charged to it, and ask for its models alone."""
+    configured = ApiKeys(settings.api_keys)
+
+    async def limits_of(owner: str) -> KeyLimits:
+        key = await gateway.api_keys.by_owner(owner) if owner else None
+        return configured.limits(owner) if key is None or key.owner != owner else key.limits
+
+    return limits_of

@@ -6,8 +6,11 @@ import os
 from typing import Any, ClassVar
 
 from dynamo_tasks.files.library import Files
+from dynamo_tasks.frontend.access.accounts import Accounts
+from dynamo_tasks.frontend.access.admission import ApiKeys
 from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, keys_from, listed
 from dynamo_tasks.frontend.access.known_keys import KnownKeys
+from dynamo_tasks.frontend.access.usage_report import UsageReport
 from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.batches.api import BatchesAPI
 from dynamo_tasks.frontend.files.api import FilesAPI
@@ -15,6 +18,7 @@ from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.usage.api import UsageAPI
 from dynamo_tasks.runtime.routing.chooser import check_mode, kv_config
 from dynamo_tasks.runtime.supervision.actor import Actors
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
@@ -43,6 +47,8 @@ class Frontend:
         key_limits: The same limits, for keys that do not name theirs.
         models: Other names of models: ``{gpt-4o: llama}``, or ``{gpt-4o: [{name: llama, weight: 90}, …]}``.
         fallbacks: Models to try where one cannot take a request: ``{llama: [qwen]}``.
+        usage_days: Days for which the usage of API keys is kept; 0 = none is.
+        prices: Of models, for a million tokens: ``{llama: {input: 0.15, output: 0.6, cached: 0.05}}``; ``*`` = others.
         body_limit: Bytes of the largest request body.
         max_file_bytes: Bytes of the largest file that may be uploaded.
         keep_alive: Seconds of silence on a stream after which a comment is sent.
@@ -73,6 +79,8 @@ class Frontend:
     key_limits: ClassVar[dict[str, Any]] = {}
     models: ClassVar[dict[str, Any]] = {}
     fallbacks: ClassVar[dict[str, Any]] = {}
+    usage_days: int = 90
+    prices: ClassVar[dict[str, Any]] = {}
     body_limit: int = 10 << 20
     max_file_bytes: int = 512 << 20
     keep_alive: float = 15.0
@@ -124,6 +132,7 @@ class Frontend:
             response_retention=float(cls.response_retention),
             conversation_retention=float(cls.conversation_retention),
             names=ModelNames.read(cls.models, cls.fallbacks),
+            accounts=Accounts.read(cls.usage_days, cls.prices),
             session_fields=kv_config(cls.kv_router, "Frontend.kv_router").router_session_affinity_fields,
         )
 
@@ -143,7 +152,9 @@ class Frontend:
             kv_config(self.kv_router, "Frontend.kv_router"),
         )  # fmt: skip
         files = files_of(gateway.objects)
-        wings = FilesAPI(files, gateway, settings.max_file_bytes), self._batches(gateway, files)
+        report = UsageReport(gateway.usage, gateway.api_keys, ApiKeys(settings.api_keys))
+        files_api = FilesAPI(files, gateway, settings.max_file_bytes)
+        wings = files_api, self._batches(gateway, files), UsageAPI(report)
         known = KnownKeys(gateway.api_keys)
         app = create_app(gateway, settings, api_routes(self), wings=wings, known=known)
         self._server = HttpServer(app, self.host, self.port, reuse_port=self.reuse_port)

@@ -34,7 +34,8 @@ from dynamo_tasks.runtime.resting import check_taken, model_state, needed, place
 from dynamo_tasks.runtime.routing.chooser import Chooser
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.webhooks.announcer import WATCHED, WATCHED_FOR, Watched
-from dynamo_tasks.store.api_keys import StoredKeys
+from dynamo_tasks.store.accounts.api_keys import StoredKeys
+from dynamo_tasks.store.accounts.usage import Usage
 from dynamo_tasks.store.conversations import Conversations
 from dynamo_tasks.store.documents import Documents
 from dynamo_tasks.store.ledger.quota import Quota
@@ -95,6 +96,12 @@ class RuntimeGateway:
         self._models: dict[str, ServedModel] = {}
         self._shown: dict[str, ServedModel] = {}
         self._models_of: list[InstanceInfo] | None = None
+
+    @property
+    def usage(self) -> Usage:
+        """The usage of all that goes through here."""
+        store = self._runtime.client.store
+        return Usage(store, {self._namespace, *map(self.namespace_of, ("chat", "embeddings"))})
 
     async def models(self) -> dict[str, ServedModel]:
         """The models that can be asked for now, other names of them included."""
@@ -234,6 +241,7 @@ class RuntimeGateway:
             through=() if endpoint == submission.endpoint else (submission.endpoint.component,),
         )
         new.digest = submission.digest or new.digest
+        new.account = submission.account
         return new
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str | None) -> EventStream:

@@ -24,7 +24,11 @@ key                            type    content
 ``dt:<ns>:traffic``            hash    ``<c>:concurrency``, ``<c>:max_queue``: limits of components as a whole
 ``dt:<ns>:rate:<tenant>``      string  when a tenant's allowance of requests is whole again, ms
 ``dt:<ns>:open:<tenant>``      zset    ids of a tenant's requests that have not ended, as far as they are counted; ms
-``dt:<ns>:keys``               hash    API keys that were made at run time (see ``store/api_keys.py``)
+``dt:<ns>:tokens:<owner>``     string  when an API key's tokens of a minute are whole again, ms
+``dt:<ns>:held:<owner>``       hash    what is reserved for its requests: ``tokens``, ``cost``, ``n``
+``dt:<ns>:usage:<day>:<own>``  hash    model → what it used (see ``lua/lib/account.lua``)
+``dt:<ns>:usage:<day>``        set     owners who used something; days since 1970
+``dt:<ns>:keys``               hash    API keys that were made at run time (see ``store/accounts/api_keys.py``)
 ``dt:<ns>:erase``              list    which purged request's message lies in which queue yet, msgpack
 ``dt:<ns>:erasing``            list    how far lists of messages were searched for these, msgpack
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
@@ -223,6 +227,14 @@ class Keys:
     def open(self, tenant: str) -> str:
         """Ids of a tenant's requests that have not ended."""
         return f"{self.base}open:{tenant}"
+
+    def usage(self, day: int, owner: str) -> str:
+        """The usage of an owner in a day, counted from 1970."""
+        return f"{self.base}usage:{day}:{owner}"
+
+    def usage_owners(self, day: int) -> str:
+        """The owners who used something in a day."""
+        return f"{self.base}usage:{day}"
 
     @property
     def api_keys(self) -> str:

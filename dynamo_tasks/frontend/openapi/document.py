@@ -22,6 +22,7 @@ from dynamo_tasks.frontend.openapi.messages import MESSAGES, MESSAGES_SCHEMAS
 from dynamo_tasks.frontend.openapi.responses import RESPONSES, RESPONSES_BODIES, RESPONSES_SCHEMAS
 from dynamo_tasks.frontend.openapi.schemas import SCHEMAS
 from dynamo_tasks.frontend.openapi.tokens import TOKENS, TOKENS_SCHEMAS
+from dynamo_tasks.frontend.openapi.usage import USAGE, USAGE_SCHEMAS
 from dynamo_tasks.frontend.openapi.words import (
     ALWAYS,
     EVENTS,
@@ -123,6 +124,7 @@ def _paths() -> dict[str, Any]:
         **RESPONSES,
         **MESSAGES,
         **FILES,
+        **USAGE,
         **TOKENS,
         **BATCHES,
         "/live": {"get": _open("live", "Whether the process answers.", {200: status})},
@@ -191,6 +193,7 @@ def document(routes: Sequence[ApiRoute] = ()) -> dict[str, Any]:
                 **RESPONSES_SCHEMAS,
                 **MESSAGES_SCHEMAS,
                 **FILES_SCHEMAS,
+                **USAGE_SCHEMAS,
                 **BATCHES_SCHEMAS,
                 **TOKENS_SCHEMAS,
             },

@@ -8,7 +8,7 @@ from msgspec import Struct
 
 from dynamo_tasks.errors import ConfigError, RateLimitError
 
-__all__ = ["OWN_CACHE", "Allowance", "KeyLimits"]
+__all__ = ["OWN_CACHE", "Allowance", "KeyLimits", "duration"]
 
 OWN_CACHE = "*"
 """The cache namespace that is each key's own."""
@@ -103,11 +103,11 @@ class Allowance(Struct, frozen=True, kw_only=True):
         return [
             (b"x-ratelimit-limit-requests", b"%d" % self.limit),
             (b"x-ratelimit-remaining-requests", b"%d" % self.remaining),
-            (b"x-ratelimit-reset-requests", _duration(self.reset)),
+            (b"x-ratelimit-reset-requests", duration(self.reset)),
         ]
 
 
-def _duration(seconds: float) -> bytes:
+def duration(seconds: float) -> bytes:
     """``850ms``, ``1.5s``, ``1m2s``: how OpenAI writes it."""
     if seconds < 1:
         return b"%dms" % round(seconds * 1000)

@@ -21,7 +21,7 @@ from dynamo_tasks.serve.commands.common import OneLineGroup, with_store
 from dynamo_tasks.serve.console.keys_view import render_key, render_keys
 
 if TYPE_CHECKING:
-    from dynamo_tasks.store.api_keys import StoredKeys
+    from dynamo_tasks.store.accounts.api_keys import StoredKeys
     from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["keys", "namespace_option"]
@@ -200,7 +200,7 @@ def delete(key: str, namespace: str) -> None:
 
 def _with_keys(namespace: str, use: Callable[[StoredKeys], Any]) -> Any:
     async def work(store: Store) -> Any:
-        from dynamo_tasks.store.api_keys import StoredKeys
+        from dynamo_tasks.store.accounts.api_keys import StoredKeys
 
         return await use(StoredKeys(store, namespace))
 

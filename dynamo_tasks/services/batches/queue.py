@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -26,6 +26,7 @@ from dynamo_tasks.frontend.http.errors import encode_parts, error_body
 from dynamo_tasks.frontend.openai.apis import Api
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.protocol.events import End, Kind
+from dynamo_tasks.protocol.http.limits import KeyLimits
 from dynamo_tasks.protocol.http.openai import OpenAIRequest
 from dynamo_tasks.protocol.options import LAST_PRIORITY
 from dynamo_tasks.protocol.states import TERMINAL, State
@@ -84,11 +85,20 @@ class LineQueue:
         generation: The one way in.
         api: That the lines are for.
         owner: Hash of the API key whose batch it is.
+        limits_of: What the API key of an owner may.
     """
 
     def __init__(
-        self, client: StoreClient, gateway: RuntimeGateway, generation: Generation, api: Api, owner: str
+        self,
+        client: StoreClient,
+        gateway: RuntimeGateway,
+        generation: Generation,
+        api: Api,
+        owner: str,
+        limits_of: Callable[[str], Awaitable[KeyLimits]],
     ):
+        self._limits_of = limits_of
+        self._limits: KeyLimits | None = None
         self._client = client
         self._gateway = gateway
         self._generation = generation
@@ -102,7 +112,9 @@ class LineQueue:
         Raises:
             DynamoError: One of :data:`LATER`.
         """
-        call = HttpCall(request_id, owner_key=self._owner)
+        if self._limits is None:
+            self._limits = await self._limits_of(self._owner)
+        call = HttpCall(request_id, owner_key=self._owner, limits=self._limits)
         try:
             prepared = await self._generation.prepare(self._api, body, call, {})
             if prepared.turn is not None:

@@ -14,6 +14,7 @@ from dynamo_tasks.files.library import Files
 from dynamo_tasks.frontend.batches.records import BATCH, BatchData, BatchRecord
 from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.openai.apis import Api
+from dynamo_tasks.protocol.http.limits import KeyLimits
 from dynamo_tasks.services.batches.queue import LineQueue
 from dynamo_tasks.services.batches.validation import BatchLimits
 from dynamo_tasks.services.gateway import RuntimeGateway
@@ -38,6 +39,7 @@ class BatchShop:
         generation: The one way in.
         apis: That lines can be for, by path.
         limits: What a batch may have.
+        limits_of: What the API key of an owner may.
     """
 
     def __init__(
@@ -48,6 +50,7 @@ class BatchShop:
         generation: Generation,
         apis: Mapping[str, Api],
         limits: BatchLimits,
+        limits_of: Callable[[str], Awaitable[KeyLimits]],
     ):
         self.client = client
         self.objects: Objects = gateway.objects
@@ -56,13 +59,14 @@ class BatchShop:
         self.generation = generation
         self.apis = apis
         self.limits = limits
+        self._limits_of = limits_of
         self.runs = 0
         """Runs that have lines in flight now: they share :attr:`BatchLimits.in_flight`."""
 
     def queue(self, batch: BatchRecord) -> LineQueue:
         """The lines of a batch in the queue."""
         api = self.apis[batch.data.request["endpoint"]]
-        return LineQueue(self.client, self.gateway, self.generation, api, batch.owner)
+        return LineQueue(self.client, self.gateway, self.generation, api, batch.owner, self._limits_of)
 
     @property
     def share(self) -> int:

@@ -45,6 +45,8 @@ class Field(StrEnum):
     TENANT = "tn"
     WEIGHT = "tw"
     """Of the tenant."""
+    ACCOUNT = "ac"
+    """What it is charged to its API key, until its end; see ``lua/lib/account.lua``."""
     BACKGROUND = "bg"
     PREEMPTIBLE = "pe"
     """Its worker may release it for others."""

@@ -114,6 +114,11 @@ class Attempt:
         """``True`` if it may be released for others."""
         return self._kept(Field.PREEMPTIBLE) == b"1"
 
+    @property
+    def accounted(self) -> bool:
+        """``True`` if somebody is charged for it."""
+        return bool(self._kept(Field.ACCOUNT))
+
     def _kept(self, field: Field) -> bytes:
         return self._by_name.get(field.encode(), b"")
 
@@ -355,7 +360,7 @@ class Ledger:
 
 def finish_arguments(
     base: str, attempt: Attempt, top: EventId, event_id: EventId, data: bytes, state: str, *, result: bytes,
-    error: bytes, settled: bool, kept: KeptResult | None,
+    error: bytes, settled: bool, kept: KeptResult | None, used: str = "", ttft: int = -1,
 ) -> dict[str, Argument]:  # fmt: skip
     """Arguments of the ``finish`` script."""
     kept = kept or _NOT_KEPT
@@ -363,7 +368,7 @@ def finish_arguments(
         "base": base, "id": attempt.id, "lease": f"{attempt.lease:x}", "epoch": attempt.epoch, "expected": str(top),
         "event_id": str(event_id), "data": data, "state": state, "result": result, "error": error,
         "is_settled": int(settled), "result_key": kept.key, "result_ttl": kept.ttl, "kept_result": kept.value,
-        "channel": kept.inbox,
+        "channel": kept.inbox, "used": used, "ttft": ttft,
     }  # fmt: skip
 
 

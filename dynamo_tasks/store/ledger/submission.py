@@ -15,6 +15,7 @@ from dynamo_tasks.errors import (
     QueueFullError,
 )
 from dynamo_tasks.observe import enabled, event, metrics
+from dynamo_tasks.protocol.account import Account
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.versions import NEEDED
@@ -51,6 +52,8 @@ class NewRequest(Struct, kw_only=True, gc=False):
     """Of the payload: that of the idempotency key; without one, the only payload that the id stands for."""
     document: bytes = b""
     """What an API keeps beside the record, as long as that; see :mod:`dynamo_tasks.store.documents`."""
+    account: Account | None = None
+    """What it is charged to its API key; ``None`` = it counts for nobody."""
     needs: int = NEEDED
     """Protocol version that its worker must speak."""
 
@@ -65,6 +68,8 @@ class NewRequest(Struct, kw_only=True, gc=False):
         for name, value in texts:
             if value:
                 made += (name, value)
+        if self.account is not None:
+            made += (Field.ACCOUNT, self.account.kept())
         if self.digest and not options.idempotency_key:
             made += (Field.DIGEST, self.digest)
         for name, is_so in (
@@ -106,7 +111,8 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
         "expires_in": left(options.expires), "reader": new.reader, "most_waiting": options.max_queue, "idem": idem,
         "digest": new.digest, "message": new.message, "through": " ".join((new.endpoint.component, *new.through)),
         "db": keys.db, "endpoint": str(new.endpoint), "tenant": options.tenant, "weight": options.weight,
-        "document": new.document,
+        "document": new.document, "owner_key": new.owner_key,
+        "budget": "" if new.account is None else new.account.budget(),
     }  # fmt: skip
     return [keys.record(new.id), keys.stream(new.id)], new.fields(), named
 
@@ -118,6 +124,7 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
         IdempotencyConflictError: the key was used with another payload.
         QueueFullError: as many requests wait for the component as may.
         DeadlineUnreachableError: it would not be ready by its deadline.
+        RateLimitError: its API key has too few tokens left.
     """
     code, value, *more = reply
     try:
@@ -127,6 +134,8 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
         raise
     request_id = value.decode()
     if request_id == new.id:
+        if new.account is not None and len(more) == 2:
+            new.account.accepted(int(more[0]), int(more[1]))
         _report_submitted(new)
     return request_id
 
@@ -140,6 +149,8 @@ def _check(new: NewRequest, code: bytes, value: bytes, more: list[bytes]) -> Non
         raise QueueFullError(
             f"the queue of {more[0].decode()} holds {int(value)} requests, its limit", retry_after=1.0
         )
+    if code == b"BUDGET" and new.account is not None:
+        raise new.account.refusal(value.decode(), *map(int, more))
     if code == b"LATE":
         raise _late(new, int(value) / 1000, int(more[0]) / 1000)
 

@@ -15,6 +15,7 @@ Invariants:
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -22,7 +23,8 @@ from typing import Any, NamedTuple
 import msgspec
 
 from dynamo_tasks.errors import DynamoError, StreamTooLargeError
-from dynamo_tasks.protocol.events import End, EventId, Kind
+from dynamo_tasks.protocol.account import used_by
+from dynamo_tasks.protocol.events import ZERO, End, EventId, Kind
 from dynamo_tasks.protocol.tokens import TokenDelta, encode_deltas, merge_delta
 from dynamo_tasks.store.ledger.ledger import Attempt, KeptResult
 
@@ -60,6 +62,8 @@ class Finish(NamedTuple):
     result: bytes
     settled: bool
     kept: KeptResult | None
+    used: str
+    ttft: int
     done: asyncio.Future[str]
 
 
@@ -92,6 +96,7 @@ class OpenStream:
         """The end that was acknowledged; kept, since Redis may forget it in a crash or a failover."""
         self.run_id = ""
         """The server process that is known to have the claim."""
+        self._opened, self._first_at = time.monotonic(), 0.0
         self._changed = changed
         self._on_dead = on_dead
         self._cap = cap
@@ -118,6 +123,8 @@ class OpenStream:
         """
         if self.dead is not None:
             raise self.dead
+        if not self._first_at:
+            self._first_at = time.monotonic()
         if self._bytes + self._gathered > self._cap:
             raise StreamTooLargeError(f"the stream holds {self._bytes} bytes, its cap is {self._cap}")
         pending = self._pending
@@ -236,9 +243,18 @@ class OpenStream:
             done.set_exception(self.dead)
             return done
         error = msgspec.json.encode(end.error) if end.error else b""
-        self.finish_request = Finish(end.state.value, end.encode(), error, result, settled, kept, done)
+        used = used_by(end) if self.attempt.accounted else ""
+        self.finish_request = Finish(
+            end.state.value, end.encode(), error, result, settled, kept, used, self._ttft(), done
+        )
         self._changed(self)
         return done
+
+    def _ttft(self) -> int:
+        """Milliseconds from the request's submit to its first value; -1 where an earlier attempt may have had it."""
+        if not self._first_at or self.attempt.previous != ZERO:
+            return -1
+        return round((self.attempt.waited + self._first_at - self._opened) * 1000)
 
     def finished(self) -> None:
         """The end is in the stream."""

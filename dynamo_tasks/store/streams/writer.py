@@ -220,12 +220,12 @@ class Writer:
 
     def _pack_finish(self, stream: OpenStream) -> bytes:
         assert stream.finish_request is not None
-        state, end, error, result, settled, kept, _ = stream.finish_request
+        state, end, error, result, settled, kept, used, ttft, _ = stream.finish_request
         attempt, keys = stream.attempt, self._store.keys(stream.attempt.namespace)
         command = script("finish").command(
             [keys.record(attempt.id), keys.stream(attempt.id)], **finish_arguments(
                 keys.base, attempt, stream.top, stream.end_id, end, state, result=result, error=error,
-                settled=settled, kept=kept,
+                settled=settled, kept=kept, used=used, ttft=ttft,
             ),
         )  # fmt: skip
         return _pack(tuple(command))

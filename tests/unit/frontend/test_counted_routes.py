@@ -16,6 +16,7 @@ from dynamo_tasks.frontend.app import FrontendApp, create_app
 from dynamo_tasks.frontend.batches.api import BatchesAPI
 from dynamo_tasks.frontend.files.api import FilesAPI
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.usage.api import UsageAPI
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.names import EndpointId
 from tests.support.frontend_fakes import FakeGateway
@@ -47,7 +48,7 @@ def application(gateway: FakeGateway) -> FrontendApp:
     nothing: Any = SimpleNamespace()
     files = FilesAPI(nothing, gateway, 1)
     batches = BatchesAPI(nothing, nothing, gateway, EndpointId("a", "B", "c"), (), 1)
-    return create_app(gateway, FrontendSettings(api_keys=KEYS), wings=(files, batches))
+    return create_app(gateway, FrontendSettings(api_keys=KEYS), wings=(files, batches, UsageAPI(nothing)))
 
 
 def routes() -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.batches.api import BatchesAPI
 from dynamo_tasks.frontend.files.api import FilesAPI
 from dynamo_tasks.frontend.openapi.document import document
+from dynamo_tasks.frontend.usage.api import UsageAPI
 from tests.support.frontend_fakes import FakeGateway
 from tests.support.processes import ROOT
 
@@ -25,7 +26,7 @@ def test_the_committed_document_is_current() -> None:
 def test_every_route_is_in_it() -> None:
     none: Any = None
     gateway = FakeGateway()
-    wings = [FilesAPI(none, gateway, 1), BatchesAPI(none, none, gateway, none, (), 1)]
+    wings = [FilesAPI(none, gateway, 1), BatchesAPI(none, none, gateway, none, (), 1), UsageAPI(none)]
     app = create_app(gateway, wings=wings)
     routes = {route.path.replace(":path", "") for route in app._router.routes if isinstance(route, Route)}
     routes = {path for path in routes if not path.startswith(("/docs/", "/page/"))} - {"/"}

@@ -4,13 +4,14 @@
 --
 -- KEYS   1 record, 2 stream
 -- @args base, id, lease, epoch, expected, event_id, data, state, result, error, is_settled, result_key, result_ttl,
---       kept_result, channel
+--       kept_result, channel, used, ttft
 --   lease: hex; expected: id that must be on top of the stream; event_id, data: of the end event; result, error: JSON,
 --   '' = none; is_settled: '1' = nothing follows. Where Celery's result is all that follows, result_key ('' = else):
 --   its key, result_ttl: seconds to keep it (0 = for ever), kept_result, channel: a further one that it goes to ('' =
---   none)
+--   none); used: tokens of prompt, answer, of these cached and of reasoning ('' = not said), ttft: ms until the first
+--   one (-1 = not known), for the account of its API key
 -- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
--- @include clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
+-- @include account, clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
 
 -- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it, where somebody
 -- waits or a component has limits; else nobody asks.
@@ -26,7 +27,7 @@ end
 local is_over = is_settled == '1'
 local r = is_over and whole(KEYS[1])
   or fields(KEYS[1], F.state, F.owner, F.epoch, F.readers, F.retention, F.end_id, F.endpoint, F.started,
-    F.document)
+    F.document, F.account, F.owner_key, F.created)
 if not r.state then return 'GONE' end
 if r.owner ~= lease or r.epoch ~= epoch then return 'FENCED' end
 if TERMINAL[r.state] then return r.end_id == event_id and 'OK' or 'FENCED' end
@@ -39,6 +40,10 @@ local ended = {
   F.state, state, F.end_id, event_id, F.finished, int(now_ms()), F.settled, is_settled, F.result, result,
   F.error, error, unpack(summary(data)),
 }
+if r.account then
+  account_ends(KEYS[1], KEYS[2], r, state, used, tonumber(ttft))
+  r.account = nil
+end
 -- Until Celery's completion has run to its end, the message and the owner stay, so that somebody can run it again.
 if is_over and not r.dead_message then
   for i = 1, #ended, 2 do r[ended[i]] = ended[i + 1] end

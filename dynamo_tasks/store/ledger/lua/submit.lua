@@ -3,20 +3,23 @@
 --
 -- KEYS   1 record, 2 stream
 -- @args base, namespaces, namespace, id, queue, suffix, starts_in, ends_in, reader, most_waiting, idem, digest,
---       message, through, expires_in, db, endpoint, tenant, weight, document, ...
+--       message, through, expires_in, db, endpoint, tenant, weight, document, owner_key, budget, ...
 --   namespaces: key of their set; queue: its key without priority, suffix: the priority's; starts_in: ms until
 --   not_before (0 = now), ends_in: until its deadline, expires_in: until it expires (0 = never); reader: channel (''
 --   = none); most_waiting: limit of what waits for the component, as the caller knows it (0 = none); idem:
 --   idempotency key ('' = none); digest: of the payload; through: components that it passes, separated by spaces;
 --   weight: of the tenant; document: kept beside the record for as long ('' = none);
+--   owner_key, budget: whose it is, and what its API key may (see lib/account.lua; '' = no limits);
 --   ...: field, value of the record
--- returns {'OK', id}              queued
+-- returns {'OK', id, tokens left of its key's minute, ms until that is whole}  queued
 --         {'EXISTS', id}          the id is known: a publish that was sent twice, or a child call of a re-run parent
 --         {'JOINED', id}          the idempotency key belongs to this request, same payload
 --         {'CONFLICT', id}        ..., another payload; or the caller has named an id that stands for another one
 --         {'FULL', length, component}  as many wait for the component as may
 --         {'LATE', wait ms, least ms of a run}  it would not be ready by its deadline, or not start before it expires
--- @include clock, components, documents, messages, numbers, readers, terminal, wait_queue
+--         {'BUDGET', 'minute' | 'large' | 'tokens' | 'cost', ms, tokens left, ms until whole}  its API key has too
+--           little left; here, so that what is reserved is reserved once, for a record that is written
+-- @include account, clock, components, documents, messages, numbers, readers, terminal, wait_queue
 
 local now = now_ms()
 
@@ -137,6 +140,8 @@ end
 
 local limited = deadline > 0 or expires > 0 or tonumber(most_waiting) > 0 or not no_limits_active()
 
+local left_of_minute, whole_in = '0', '0'
+
 local function queue_it()
   redis.call('SADD', namespaces, namespace)
   redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.queue, queue, F.message, message, F.created, int(now),
@@ -161,7 +166,13 @@ local function queue_it()
   else
     enter(id, r)
   end
-  return { 'OK', id }
+  return { 'OK', id, left_of_minute, whole_in }
 end
 
-return known() or (limited and refusal()) or queue_it()
+local function over_budget()
+  local refused, left, full_in = reserve(owner_key, budget)
+  left_of_minute, whole_in = int(left or 0), int(full_in or 0)
+  return refused
+end
+
+return known() or (limited and refusal()) or (budget ~= '' and over_budget()) or queue_it()

@@ -1,4 +1,4 @@
--- @include alive, clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
+-- @include account, alive, clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
 
 -- The payload of an end event with the id that it follows: one field more in its msgpack map.
 local function naming(data, previous)
@@ -11,7 +11,8 @@ end
 -- any worker that receives the message (it is looked for as long as that has not happened).
 local function end_unowned(record, log, id, db, data, state, outcome_error)
   local r = fields(record, F.state, F.owner, F.epoch, F.readers, F.background, F.retention, F.ignore_result,
-    F.endpoint, F.queue, F.suffix, F.tenant, F.weight, F.document)
+    F.endpoint, F.queue, F.suffix, F.tenant, F.weight, F.document, F.account, F.owner_key,
+    F.created, F.started)
   local previous, top = top_of(log)
   data = naming(data, previous)
   local epoch = math.max(now_ms(), (tonumber(r.epoch) or 0) + 1, top + 1)
@@ -21,6 +22,7 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
   redis.call('HSET', record, F.state, state, F.epoch, int(epoch), F.end_id, event_id, F.error, outcome_error,
     F.finished, int(now_ms()), F.settled, r.ignore_result == '1' and '1' or '0', unpack(summary(data)))
   redis.call('HDEL', record, F.nonce)
+  if r.account then account_ends(record, log, r, state, '', -1) end
   redis.call('PEXPIRE', record, RECORD_TTL)
   document_ends(id, r, RECORD_TTL)
   if r.ignore_result == '1' then

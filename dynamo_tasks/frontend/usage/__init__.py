@@ -1,0 +1,1 @@
+"""``/v1/usage``: what API keys have used."""

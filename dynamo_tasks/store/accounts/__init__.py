@@ -1,0 +1,1 @@
+"""API keys that were made at run time, and what keys have used."""
