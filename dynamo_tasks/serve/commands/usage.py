@@ -48,18 +48,20 @@ _SHOWN = (
 @namespace_option
 def usage(days: int, key: str, tenant: str, model: str, as_csv: bool, as_json: bool, namespace: str) -> None:
     """Show what API keys have used, by day, key and model."""
-    from dynamo_tasks.frontend.access.usage_report import as_csv as table_of
+    from dynamo_tasks.frontend.access import usage_report
 
     if as_csv and as_json:
         raise ConfigError("--csv or --json, not both")
     check_namespace(namespace)
     end = datetime.now(UTC).date()
-    query = UsageQuery(end - timedelta(days=days - 1), end, key=key, tenant=tenant, model=model, limit=_MOST)
+    query = usage_report.UsageQuery(
+        end - timedelta(days=days - 1), end, key=key, tenant=tenant, model=model, limit=_MOST
+    )
     rows = with_store(lambda store: _rows(store, namespace, query))
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif as_csv:
-        click.echo(table_of(rows), nl=False)
+        click.echo(usage_report.as_csv(rows), nl=False)
     else:
         _print(rows)
 
