@@ -5,8 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from dynamo_tasks.frontend.access.usage_report import MOST_ROWS
-from dynamo_tasks.frontend.openapi.files import page_of, page_parameters
-from dynamo_tasks.frontend.openapi.words import COUNT, NUMBER, TEXT, get, json_of, object_of, ref
+from dynamo_tasks.frontend.openapi.words import (
+    COUNT,
+    NUMBER,
+    TEXT,
+    get,
+    json_of,
+    object_of,
+    page_of,
+    page_parameters,
+    ref,
+)
 
 __all__ = ["USAGE", "USAGE_SCHEMAS"]
 
