@@ -61,7 +61,8 @@ class Patience:
         needs.append((time, need))
         while needs[0][0] < time - limits.cool_down:
             needs.popleft()
-        up, down = math.ceil(need - self.UP), math.ceil(needs[0][1] - self.DOWN)
+        most = needs[0][1]
+        up, down = math.ceil(need - self.UP), math.ceil(most - self.DOWN) if most else 0
         if up > live:
             return limits.bounded(up, live)
         if down < live and time - self._began >= limits.cool_down:

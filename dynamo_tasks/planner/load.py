@@ -114,9 +114,12 @@ class LoadPolicy:
     def _need(self, seen: Observation) -> float:
         if not seen.ready:
             return max(seen.live, 1 if seen.waiting else 0)
+        if not (seen.requests or seen.arrivals):
+            return 0.0  # an idle look; only a whole cool-down of them counts
         ahead = self._settings.start_up + self.interval
         prompts = self._blindly(seen) if self._service.value is None else self._for_prompts(seen, ahead)
-        return max(prompts, self._for_tokens(ahead), self._held.value or 0.0)
+        held = min(self._held.value or 0.0, self._full(seen))
+        return max(prompts, self._for_tokens(ahead), held)
 
     def _blindly(self, seen: Observation) -> float:
         """One more while somebody waits for too long: all that can be said before a first token was timed."""

@@ -106,7 +106,7 @@ Worker:
   engine: mocker
   engine_args: {token_delay_ms: 20, max_num_seqs: 1}
   scale: {min: 1, max: 2}
-  planner: {policy: load, interval: 0.5, queue_time: 0.5, cool_down: 2, start_up: 2}
+  planner: {policy: load, interval: 0.5, ttft: 0.5, cool_down: 2, start_up: 2}
 """
 
 

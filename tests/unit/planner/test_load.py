@@ -125,3 +125,12 @@ def test_without_queue_times_the_median_stands_for_the_work() -> None:
     late = settled(make_policy(SETTINGS), 100, ready=4, queue_time=None, ttft=spread(1.2))[-1]
     assert calm <= 5
     assert late > calm + 2
+
+
+def test_a_component_that_has_been_idle_for_the_cool_down_shrinks() -> None:
+    policy = make_policy({**SETTINGS, "min": 0})
+    ready = settled(policy, 60, ready=4, waiting=50)[-1]
+    idle: dict[str, Any] = {"ttft": None, "queue_time": None, "itl": None, "arrivals": 0, "workers": ()}
+    answers = [policy.wanted(look(60 + place, ready, **idle)) for place in range(14)]
+    assert answers[5] == ready
+    assert answers[-1] == 0
