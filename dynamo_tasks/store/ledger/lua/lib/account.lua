@@ -6,7 +6,7 @@
 -- Keys: tokens:<owner> when its tokens of a minute are whole again, ms; held:<owner> what is reserved: tokens, cost, n;
 -- usage:<day>:<owner> model -> '<requests> <errors> <prompt> <answer> <cached> <reasoning> <ttft ms> <how many had one>
 -- <cost>'; usage:<day> the owners of a day. Days since 1970, UTC.
--- @include clock, numbers, records
+-- @include clock, numbers
 
 local DAY = 86400000
 -- Reservations of requests that Redis forgot are themselves forgotten once the key was idle for so long.
