@@ -109,7 +109,7 @@ def test_all_apis_count(stack: Stack) -> None:
     assert row["input_tokens"] >= 4
 
 
-def test_a_killed_worker_and_a_killed_frontend_count_each_request_once(stack: Stack) -> None:
+def test_a_killed_worker_counts_each_request_once(stack: Stack) -> None:
     made = stack.create("--tokens-per-day", "100000")
     requests = 6
     with Worker(stack.server.url, settings=WORKER, env=ENV) as third:
