@@ -69,6 +69,9 @@ class KvRouter(Actor):
         if self._task is None and self._config.use_kv_events:
             self._subscription = self._topic.subscribe(self._events)
             await self._subscription.start()
+            # Their snapshots are there before, or soon after, the first request comes.
+            own = [info for info in self._watcher.instances if info.component == self._component]
+            await self._look(own)
         await super().start()
 
     async def _run(self) -> None:

@@ -131,7 +131,6 @@ def test_a_router_that_starts_late_takes_a_snapshot_and_follows(redis_server: Re
         two.store(PROMPT[:8])
         await becomes(lambda: known(first) == {1: 10, 2: 2})
         late = await world.router()
-        assert known(late) == {}
         worker = (await world.choose(late)).worker
         await becomes(lambda: known(late) == {1: 10, 2: 2})
         world.engines[worker].publisher.changed("r0")  # it has the request, and is done with it
@@ -152,8 +151,8 @@ def test_what_was_lost_on_the_way_is_noticed(redis_server: RedisServer) -> None:
         one.store(PROMPT[:4])
         await becomes(lambda: known(router) == {1: 1})
         subject = Subject.of(world.namespace, "W", KV_EVENTS)
-        # Batch 3 of a worker of which 2 never came: nothing is applied, a snapshot is asked for.
-        await world.runtime.registry.events.publish(subject, {"worker_id": "1", "event_id": 3, "events": []})
+        # A batch whose predecessors never came: nothing is applied, a snapshot is asked for.
+        await world.runtime.registry.events.publish(subject, {"worker_id": "1", "event_id": 50, "events": []})
         one.store(PROMPT)
         await becomes(lambda: known(router) == {1: 10})
         # Those that the engine itself has left out may have been removals: nothing of before is believed.
