@@ -61,3 +61,28 @@ def test_entries_of_an_existing_application_stay(monkeypatch: pytest.MonkeyPatch
     app = SimpleNamespace(conf=SimpleNamespace(beat_schedule={"mine": {"task": "a.B.c", "schedule": 1.0}}))
     install(app)
     assert list(app.conf.beat_schedule) == ["mine", "ours"]
+
+
+@pytest.mark.slow
+def test_the_console_script_reads_the_schedule_of_its_folder(
+    redis_server: RedisServer, tmp_path: Path
+) -> None:
+    """As typed: the script's own folder comes first in its path, and not the working directory."""
+    (tmp_path / "beat").mkdir()
+    entry = {"task": "typed.Worker.generate", "schedule": 0.2, "args": [{"prompt": "hi"}]}
+    (tmp_path / "beat" / "schedule.py").write_text(
+        f"SCHEDULE = {{'often': {entry | {'options': {'queue': 'typed|Worker', 'expires': 3600}}!r}}}"
+    )
+    env = environment(redis_server.url)
+    del env["PYTHONPATH"]
+    argv = [
+        str(Path(sys.executable).parent / "celery"),
+        "-A",
+        "dynamo_tasks",
+        "beat",
+        "-s",
+        str(tmp_path / "schedule"),
+    ]
+    with Process(argv, env, name="beat", cwd=tmp_path) as process:
+        until(lambda: redis_server.command("LLEN", "typed|Worker") not in (b":0\r\n",), 60.0, "a message")
+        assert process.terminate() == 0, process.output
