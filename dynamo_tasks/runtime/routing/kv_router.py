@@ -87,6 +87,8 @@ class KvRouter(Actor):
         gaps = self._followed.gaps
         if not self._followed.apply(batch, now):
             await self._ask(batch.worker, now)
+        elif self._followed.is_known(batch.worker):
+            self._asked.pop(batch.worker, None)  # it has answered: the next gap is asked about at once
         if self._followed.gaps > gaps:
             metrics.counter("router_kv_event_gaps_total", component=self._component).inc()
             event("router.kv_events_missed", worker_id=batch.worker_id, event_id=batch.event_id)
