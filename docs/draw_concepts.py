@@ -47,7 +47,7 @@ LANES = ["Worker A", "Redis", "Worker B", "Reader"]
 SPANS = [
     ("Worker A", 0, 300, BLUE, "writes 7-1 … 7-41"),
     ("Redis", 0, 300, ORANGE, "RUNNING, owner A"),
-    ("Redis", 300, 480, ORANGE, "nobody holds A's channel"),
+    ("Redis", 300, 480, ORANGE, "no heartbeat"),
     ("Redis", 480, 600, ORANGE, "QUEUED"),
     ("Redis", 600, 900, ORANGE, "RUNNING, owner B"),
     ("Worker B", 600, 900, GREEN, "reads 7-1…41, writes 8-1 …"),
@@ -115,13 +115,13 @@ def states() -> str:
         if (start, end) == ("QUEUED", "CANCELLED"):
             path = f"M105 150 C 150 215, 500 200, {stop} {y2 + 26}"
             parts.append(f'<path d="{path}" fill="none" stroke="{INK}" marker-end="url(#head)"/>')
-            parts.append(label(300, 202, text, "small"))
+            parts.append(label(300, 218, text, "small"))
         elif end == "EXPIRED":
             parts.append(
                 f'<path d="M80 150 C 90 240, 200 250, {stop} {y2 + 20}" fill="none" '
                 f'stroke="{INK}" marker-end="url(#head)"/>'
             )
-            parts.append(label(190, 255, text, "small"))
+            parts.append(label(175, 262, text, "small"))
         else:
             parts.append(arrow(begin, ys, stop, ye))
             parts.append(
