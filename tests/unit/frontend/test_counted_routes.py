@@ -70,8 +70,13 @@ def test_it_counts_for_what_the_table_says(method: str, path: str) -> None:
         gateway = Counting()
         status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
 
+        body = iter([{"type": "http.request", "body": b"{}", "more_body": False}])
+
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": b"{}", "more_body": False}
+            for message in body:
+                return message
+            await asyncio.Event().wait()  # the client stays
+            raise AssertionError
 
         async def send(message: Any) -> None:
             if message["type"] == "http.response.start":
