@@ -211,6 +211,9 @@ class Generation:
         except InvalidRequestError as error:
             raise api.reworded(error) from None
         render = api.render(parsed, payload, call.request_id)
+        account = None
+        if call.owner_key:
+            account = self._settings.accounts.of(call.limits, name, payload, size)
         submission = Submission(
             endpoint=model.endpoints[api.operation],
             payload=payload,
@@ -221,7 +224,7 @@ class Generation:
             headers=self._carried(raw, call, headers),
             size=size,
             document=parsed.document,
-            account=self._settings.accounts.of(call.owner_key, call.limits, name, payload, size),
+            account=account,
         )
         if api.follows and submission.options.idempotency_key:
             submission.digest = await offload(len(raw), _digest, api, raw)

@@ -31,7 +31,7 @@ def model_state(watcher: Watcher, info: InstanceInfo) -> str:
 
 
 def check_taken(watcher: Watcher, endpoint: EndpointId, deadline: float) -> None:
-    """Refuse a request that nobody would serve, or not in time.
+    """Refuse a request that nobody would serve, or not in time; no instance of the endpoint is there.
 
     Args:
         watcher: Of the endpoint's namespace.
@@ -43,8 +43,6 @@ def check_taken(watcher: Watcher, endpoint: EndpointId, deadline: float) -> None
         NotStartedError: none can be started.
         DeadlineUnreachableError: a start takes longer.
     """
-    if endpoint in watcher.by_endpoint:
-        return
     scale = watcher.scales.get(endpoint.component)
     if not watcher.takes(endpoint):
         by_hand = " (`dynamo-tasks scale` has it at 0)" if scale is not None and scale.off else ""

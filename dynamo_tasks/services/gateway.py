@@ -193,7 +193,9 @@ class RuntimeGateway:
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
         for one in {submission.endpoint, endpoint}:
-            check_taken(self._watchers[one.namespace], one, submission.options.deadline)
+            watcher = self._watchers[one.namespace]
+            if one not in watcher.by_endpoint:
+                check_taken(watcher, one, submission.options.deadline)
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
             submission.headers = span.carry(submission.headers)
             queue = await self._queue_of(submission, endpoint, payload)

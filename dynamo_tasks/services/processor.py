@@ -14,7 +14,7 @@ from dynamo_tasks.engines.images.messages import mark_images, remote_images, tak
 from dynamo_tasks.engines.text.fields import token_ids
 from dynamo_tasks.engines.text.payload import parse_embed, tokenized
 from dynamo_tasks.engines.text.prompts import prompt_ids, size_of
-from dynamo_tasks.engines.text.shorten import fitting
+from dynamo_tasks.engines.text.shorten import SHORTEN, fitting
 from dynamo_tasks.engines.text.template import allowed_tools, chat_of
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
@@ -122,7 +122,8 @@ class Processor:
         Raises:
             InvalidRequestError: a bad field, or a prompt that is too long; gives both lengths.
         """
-        return fitting(body, partial(self._prepared, api, card))
+        prepared = partial(self._prepared, api, card)
+        return fitting(body, prepared) if SHORTEN in body else prepared(body)
 
     def _prepared(self, api: str, card: ModelCard, body: dict[str, Any]) -> dict[str, Any]:
         tokenizer = self._tokenizer(card.tokenizer)

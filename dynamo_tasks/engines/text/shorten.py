@@ -51,15 +51,13 @@ def fitting(body: dict[str, Any], prepare: Callable[[dict[str, Any]], dict[str, 
     """Prepare a body; where that is too long and may be shortened, as much of it as fits.
 
     Args:
-        body: With its field :data:`SHORTEN`, if it has one.
+        body: With its field :data:`SHORTEN`.
         prepare: Of a body without it; raises :class:`ContextLengthError`.
 
     Raises:
         ContextLengthError: However it is shortened, it is too long.
         InvalidRequestError: The field is not valid.
     """
-    if SHORTEN not in body:
-        return prepare(body)
     try:
         asked = msgspec.convert(body[SHORTEN], Shorten)
     except msgspec.ValidationError as exc:

@@ -52,17 +52,16 @@ class Accounts(Struct, frozen=True):
                 param="prices",
             ) from None
 
-    def of(self, owner: str, limits: KeyLimits, model: str, payload: Any, size: int) -> Account | None:
+    def of(self, limits: KeyLimits, model: str, payload: Any, size: int) -> Account | None:
         """The account of a request.
 
         Args:
-            owner: Whose it is; nobody's counts for nobody.
             limits: Of its key.
             model: The served model.
             payload: As it goes to the queue.
             size: Bytes of its body: an upper bound of a prompt that is not tokenized here.
         """
-        if not owner or not (self.days or limits.of_tokens):
+        if not (self.days or limits.of_tokens):
             return None
         price = self.prices.get(model) or self.prices.get(_ANY) or Price()
         body = payload.get("body", payload) if isinstance(payload, dict) else {}
