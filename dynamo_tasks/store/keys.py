@@ -22,15 +22,13 @@ key                            type    content
 ``dt:<ns>:tags:<c>:<list>``    hash    the virtual time that is now, and the last one of each tenant
 ``dt:<ns>:pace:<c>``           hash    ``mean`` and ``least`` ms of its runs
 ``dt:<ns>:traffic``            hash    ``<c>:concurrency``, ``<c>:max_queue``: limits of components as a whole
-``dt:<ns>:rate:<tenant>``      string  when a tenant's allowance of requests is whole again, ms
+``dt:<ns>:rate:<tenant>``      string  when a tenant's requests are whole again, ms; ``tokens``: those of a minute
 ``dt:<ns>:open:<tenant>``      zset    ids of a tenant's requests that have not ended, as far as they are counted; ms
-``dt:<ns>:tokens:<owner>``     string  when an API key's tokens of a minute are whole again, ms
 ``dt:<ns>:held:<owner>``       hash    what is reserved for its requests: ``tokens``, ``cost``, ``n``
-``dt:<ns>:usage:<day>:<own>``  hash    model → what it used (see ``lua/lib/account.lua``)
-``dt:<ns>:usage:<day>``        set     owners who used something; days since 1970
+``dt:<ns>:usage:<day>:<own>``  hash    model → what it used (``lua/lib/account.lua``); without ``<own>``: set of owners
 ``dt:<ns>:keys``               hash    API keys that were made at run time (see ``store/accounts/api_keys.py``)
-``dt:<ns>:erase``              list    which purged request's message lies in which queue yet, msgpack
-``dt:<ns>:erasing``            list    how far lists of messages were searched for these, msgpack
+``dt:<ns>:erase``              list    which purged request's message lies in which queue yet, msgpack; ``erasing``: how
+                                       far lists of messages were searched for these
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
 ``dt:<ns>:recover:<lease>``    string  who requeues what a dead instance held, for 5 s
 ``dt:<ns>:queues:<lease>``     set     ``<component>:<endpoint>`` of its own queues, as long as it may own requests
@@ -50,13 +48,10 @@ key                            type    content
 ``dt:<ns>:job:<id>:in:<task>`` stream  chunks of records that wait for it
 ``dt:<ns>:job:<id>:results``   list    records that ``collect`` keeps, msgpack; ``:dead``: its dead letters
 ``dt:<ns>:object:<kind>:<id>`` hash    an object of an API: a file, a batch … (see ``store/objects.py``)
-``dt:<ns>:objects:<k>:<own>``  zset    ids of an owner's objects of a kind by creation, µs
-``dt:<ns>:object-ends:…``      zset    the same by the end of their life, ms
-``dt:<ns>:object-remains:<k>`` zset    ids whose contents elsewhere are to be deleted then, ms
-``dt:<ns>:object-waste:<k>``   zset    ids whose contents are to be deleted, by the time of the next try, ms
-``dt:<ns>:conv:<id>``          hash    a conversation: the response that goes on in it, number of changes
-``dt:<ns>:conv-order:<id>``    zset    ids of its items
-``dt:<ns>:conv-items:<id>``    hash    its items by id, msgpack
+``dt:<ns>:objects:<k>:<own>``  zset    ids of an owner's objects of a kind by creation, µs; ``object-ends``: by their end
+``dt:<ns>:object-remains:<k>`` zset    ids whose contents elsewhere go then, ms; ``object-waste``: by the next try
+``dt:<ns>:conv:<id>``          hash    a conversation: the response that goes on in it, number of changes;
+                                       ``conv-order``: ids of its items (zset), ``conv-items``: the items (hash)
 ``dt:<ns>:conv-open``          zset    ``<conversation> <request>`` of responses that go on in one; ms
 =============================  ======  ==================================================================
 """
