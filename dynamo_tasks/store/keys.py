@@ -27,8 +27,7 @@ key                            type    content
 ``dt:<ns>:held:<owner>``       hash    what is reserved for its requests: ``tokens``, ``cost``, ``n``
 ``dt:<ns>:usage:<day>:<own>``  hash    model → what it used (``lua/lib/account.lua``); without ``<own>``: set of owners
 ``dt:<ns>:keys``               hash    API keys that were made at run time (see ``store/accounts/api_keys.py``)
-``dt:<ns>:erase``              list    which purged request's message lies in which queue yet, msgpack; ``erasing``: how
-                                       far lists of messages were searched for these
+``dt:<ns>:erase``              list    purged requests' messages that lie in queues yet; ``erasing``: how far it came
 ``dt:<ns>:dead``               zset    ids of requests that used up their attempts, by time, ms
 ``dt:<ns>:recover:<lease>``    string  who requeues what a dead instance held, for 5 s
 ``dt:<ns>:queues:<lease>``     set     ``<component>:<endpoint>`` of its own queues, as long as it may own requests
@@ -48,10 +47,9 @@ key                            type    content
 ``dt:<ns>:job:<id>:in:<task>`` stream  chunks of records that wait for it
 ``dt:<ns>:job:<id>:results``   list    records that ``collect`` keeps, msgpack; ``:dead``: its dead letters
 ``dt:<ns>:object:<kind>:<id>`` hash    an object of an API: a file, a batch … (see ``store/objects.py``)
-``dt:<ns>:objects:<k>:<own>``  zset    ids of an owner's objects of a kind by creation, µs; ``object-ends``: by their end
+``dt:<ns>:objects:<k>:<own>``  zset    ids of an owner's objects of a kind by creation, µs; ``object-ends``: by end
 ``dt:<ns>:object-remains:<k>`` zset    ids whose contents elsewhere go then, ms; ``object-waste``: by the next try
-``dt:<ns>:conv:<id>``          hash    a conversation: the response that goes on in it, number of changes;
-                                       ``conv-order``: ids of its items (zset), ``conv-items``: the items (hash)
+``dt:<ns>:conv:<id>``          hash    a conversation; ``conv-order``: ids of its items, ``conv-items``: the items
 ``dt:<ns>:conv-open``          zset    ``<conversation> <request>`` of responses that go on in one; ms
 =============================  ======  ==================================================================
 """

@@ -65,7 +65,8 @@ OTHER = {
     "ServiceArgs.http.port", "(topic, group=…)", "Common", "common-configs", 'backend="ray"', "*args, **kwargs",
     "@bentoml.api", "ctx: bentoml.Context",
     "config_extras", "process", "(address=None, **options of ray.init)", "retries=", "retry_on=", "max_restarts",
-    "dynamo.Processor.chat/completions", "router_mode: kv", "{component, endpoint, namespace, lease_id, transport: {nats_tcp}}",
+    "dynamo.Processor.chat/completions", "router_mode: kv",
+    "{component, endpoint, namespace, lease_id, transport: {nats_tcp}}",
 }  # fmt: skip
 """Keys, values and arguments: other tests read them."""
 
