@@ -3,7 +3,7 @@
 ``serve`` looks at a component, asks :meth:`Policy.wanted`, and starts or drains workers until there are so many.
 """
 
-from dynamo_tasks.planner.latency import BOUNDS, Latency
+from dynamo_tasks.planner.latency import BOUNDS, Latency, LatencyCounts, summed_up
 from dynamo_tasks.planner.observation import ForwardPass, Observation, WorkerLoad
 from dynamo_tasks.planner.policies import POLICIES, make_policy
 from dynamo_tasks.planner.policy import Policy
@@ -14,9 +14,11 @@ __all__ = [
     "POLICIES",
     "ForwardPass",
     "Latency",
+    "LatencyCounts",
     "Observation",
     "PlannerSettings",
     "Policy",
     "WorkerLoad",
     "make_policy",
+    "summed_up",
 ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
-__all__ = ["BOUNDS", "Latency", "LatencyWindow"]
+__all__ = ["BOUNDS", "Latency", "LatencyCounts", "LatencyWindow", "summed_up"]
 
 BOUNDS = tuple(0.001 * 2 ** (place / 2) for place in range(34))
 """Upper bounds of the buckets, seconds: 1 ms to 93 s, by the square root of 2. A last one has what is above."""
@@ -39,6 +39,60 @@ class Latency(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             buckets[bisect_left(BOUNDS, time)] += 1
         p90 = sorted(times)[int(0.9 * len(times))]
         return cls(count=len(times), mean=sum(times) / len(times), p90=p90, buckets=tuple(buckets))
+
+
+class LatencyCounts:
+    """Times that were measured since the start of a process.
+
+    Attributes:
+        seconds: All of them together.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._counts: list[int] = []
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many were in each bucket of :data:`BOUNDS`, without the empty ones at the end."""
+        return tuple(self._counts)
+
+    def add(self, time: float) -> None:
+        """Take a time in seconds; one that clocks make negative is 0."""
+        time = max(0.0, time)
+        place = bisect_left(BOUNDS, time)
+        self._counts += [0] * (place + 1 - len(self._counts))
+        self._counts[place] += 1
+        self.seconds += time
+
+
+def summed_up(counts: Iterable[int], seconds: float, later: float = 0.0) -> Latency | None:
+    """Sum up counts in buckets; ``None`` if there are none.
+
+    Args:
+        counts: By the buckets of :data:`BOUNDS`; empty ones at the end may be left out.
+        seconds: All times together.
+        later: What each of them was longer than measured.
+    """
+    buckets = [0] * (len(BOUNDS) + 1)
+    for place, held in enumerate(counts):
+        buckets[_moved(place, later)] += held
+    count = sum(buckets)
+    if not count:
+        return None
+    mean = max(0.0, seconds) / count + later
+    window = LatencyWindow(1.0)
+    found = Latency(count=count, mean=mean, p90=0.0, buckets=tuple(buckets))
+    window.add(found, 0.0)
+    return msgspec.structs.replace(found, p90=window.quantile(0.9))
+
+
+def _moved(place: int, later: float) -> int:
+    """The bucket of what is in the middle of a bucket, and so much later."""
+    if not later or place >= len(BOUNDS):
+        return min(place, len(BOUNDS))
+    low = BOUNDS[place - 1] if place else 0.0
+    return bisect_left(BOUNDS, (low + BOUNDS[place]) / 2 + later)
 
 
 class LatencyWindow:

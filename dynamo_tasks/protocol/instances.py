@@ -71,6 +71,10 @@ class Load(msgspec.Struct, omit_defaults=True):
         prefill_tokens: Tokens of prompts that it has yet to compute.
         kv_active_blocks: KV blocks that its requests need, those that wait included.
         kv_total_blocks: KV blocks that it has.
+        waits: Requests that it has begun, each at its first attempt, by their time in the queue: counts in the buckets
+            of the planner's ``BOUNDS``, without the empty ones at the end.
+        waited_s: Seconds that these requests waited in the queue, together.
+        engine_waited_s: Seconds that requests have waited inside of its engine, together, as far as that tells.
     """
 
     in_flight: int = 0
@@ -88,6 +92,9 @@ class Load(msgspec.Struct, omit_defaults=True):
     prefill_tokens: int = 0
     kv_active_blocks: int = 0
     kv_total_blocks: int = 0
+    waits: tuple[int, ...] = ()
+    waited_s: float = 0.0
+    engine_waited_s: float = 0.0
 
     @classmethod
     def decode(cls, data: bytes | str) -> Load:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dynamo_tasks.errors import ProtocolError, ServerUnavailableError, UnknownEndpointError
 from dynamo_tasks.observe import metrics
+from dynamo_tasks.planner import LatencyCounts
 from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.queue.execution.preemption import Preemption
 from dynamo_tasks.queue.execution.unclaimed import UnclaimedMessages
@@ -64,6 +65,9 @@ class WorkerContext:
     Attributes:
         on_engine_died: Called when an endpoint found its engine dead; before its request is requeued.
         preemption: The attempts that may be released for others.
+        tokens: Tokens that were produced here.
+        taken: Attempts that have begun here.
+        waits: Times in the queue of the requests that have begun here at their first attempt.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class WorkerContext:
         self.writer = Writer(store)
         self.preemption = Preemption()
         self.tokens = self.taken = 0
+        self.waits = LatencyCounts()
         self._in_flight = metrics.gauge("requests_in_flight", endpoint="all")
         self._loop: asyncio.AbstractEventLoop | None = None
         self.on_engine_died: Callable[[str], None] = lambda reason: None
@@ -148,6 +153,8 @@ class WorkerContext:
         """An attempt begins; commands that came before it are carried out."""
         self._running[attempt.id] = (execution, attempt, stream)
         self.taken += 1
+        if attempt.number == 1:
+            self.waits.add(attempt.waited)
         self._in_flight.set(len(self._running))
         for command in self._early.pop(attempt.id, (0.0, []))[1]:
             self._apply(command)

@@ -97,6 +97,7 @@ class InstanceHost:
         self._registrations: dict[str, Registration] = {}
         self._engine_load = engine_load
         self._tokens = (0, 0.0)
+        self._engine_waited = 0.0
         self._last_load = Load(state=self.lifecycle.state)
         self._changing = asyncio.Lock()
         self._entered = asyncio.Event()
@@ -256,7 +257,8 @@ class InstanceHost:
         load = self._last_load = Load(
             in_flight=self.worker_context.in_flight, capacity=self.capacity, tokens=total, state=self.lifecycle.state,
             preemptible=preemption.ready, preemptions=preemption.total,
-            taken=self.worker_context.taken,
+            taken=self.worker_context.taken, waits=self.worker_context.waits.counts,
+            waited_s=round(self.worker_context.waits.seconds, 3),
         )  # fmt: skip
         if at:
             load.tokens_per_s = (total - before) / (now - at)
@@ -266,6 +268,9 @@ class InstanceHost:
             load.kv_usage, load.prefix_hits = stats.kv_usage, stats.prefix_hit_rate
             load.prefill_tokens = max(0, stats.prefill_tokens)
             load.kv_active_blocks, load.kv_total_blocks = stats.kv_active_blocks, stats.kv_total_blocks
+            # So many waited all the time since the last report: divided by requests, the mean wait (Little's law).
+            self._engine_waited += stats.waiting * (now - at) if at else 0.0
+            load.engine_waited_s = round(self._engine_waited, 3)
             show_own(self.lifecycle.component, load)
         return load
 

@@ -1,13 +1,15 @@
-"""Times that a frontend has measured, out of what it shows Prometheus."""
+"""Times that a frontend has measured, out of what it shows Prometheus; and those that workers report."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from itertools import zip_longest
 
-from dynamo_tasks.planner import Latency
+from dynamo_tasks.planner import Latency, summed_up
+from dynamo_tasks.protocol.instances import Load
 
-__all__ = ["Histogram", "growth", "read_histogram"]
+__all__ = ["Histogram", "growth", "queue_times", "read_histogram"]
 
 _SAMPLE = re.compile(r"^(\w+)\{(.*)\} (\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -62,3 +64,23 @@ def _quantile(counts: Histogram, bounds: list[float], rank: float) -> float:
             return low + (bound - low) * (rank - before) / max(1e-9, counts[bound] - before)
         low, before = bound, counts[bound]
     return low
+
+
+def queue_times(new: Mapping[int, Load], old: Mapping[int, Load]) -> Latency | None:
+    """Return for how long requests that began between two looks had waited: in the queue, and inside of engines.
+
+    Engines tell how many wait inside of them, and not who: their share is the mean wait there, the same for all.
+
+    Args:
+        new: What instances report now, by their leases.
+        old: What they reported then; one that is new has counted from 0.
+    """
+    counts: list[int] = []
+    queued = engine = 0.0
+    for lease, load in new.items():
+        before = old.get(lease, Load())
+        grown = [now - then for now, then in zip_longest(load.waits, before.waits, fillvalue=0)]
+        counts = [one + more for one, more in zip_longest(counts, grown, fillvalue=0)]
+        queued += load.waited_s - before.waited_s
+        engine += load.engine_waited_s - before.engine_waited_s
+    return summed_up(counts, queued, engine / max(1, sum(counts)))

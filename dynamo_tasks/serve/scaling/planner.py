@@ -10,7 +10,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.planner import Latency, Observation, Policy, WorkerLoad
 from dynamo_tasks.protocol.scale import Scale
 from dynamo_tasks.serve.processes.spec import Deployment
-from dynamo_tasks.serve.scaling.latencies import Histogram, growth, read_histogram
+from dynamo_tasks.serve.scaling.latencies import Histogram, growth, queue_times, read_histogram
 from dynamo_tasks.serve.scaling.view import ComponentView
 
 __all__ = ["ComponentPlanner", "Scrape"]
@@ -69,6 +69,7 @@ class ComponentPlanner:
             arrivals=max(0, taken + seen.waiting - waited), output_tokens=tokens,
             prefix_hits=sum(load.prefix_hits for load in loads) / len(loads) if loads else None,
             ttft=times["ttft"], itl=times["itl"],
+            queue_time=queue_times(seen.loads, self._before.loads) if self._before is not None else None,
         )  # fmt: skip
 
     def _grown(self, seen: ComponentView, field: str) -> int:

@@ -1,0 +1,117 @@
+"""What a planner sees of workers under load: for how long their requests have waited."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from dynamo_tasks.planner import Observation
+from dynamo_tasks.protocol.scale import Scale
+from dynamo_tasks.serve.processes.spec import Deployment, ProcessSpec
+from dynamo_tasks.serve.scaling.planner import ComponentPlanner
+from dynamo_tasks.serve.scaling.view import ComponentView, look
+from dynamo_tasks.store.redis.server import Store
+from tests.support.processes import Frontend, Worker, together
+from tests.support.server import RedisServer
+
+NAMESPACE = "seen"
+ENV = {"DYNAMO_NAMESPACE": NAMESPACE}
+ONE_SLOT = (
+    "Worker.engine=mocker",
+    "Worker.engine_args.token_delay_ms=20",
+    "Worker.engine_args.max_num_seqs=1",
+)
+CHATS = "/v1/chat/completions"
+TOKENS, SERVICE_S = 20, 0.4
+CHAT = {
+    "model": "mocker",
+    "max_tokens": TOKENS,
+    "stream": True,
+    "messages": [{"role": "user", "content": "a"}],
+}
+
+
+class Recorder:
+    """A policy that keeps what it sees."""
+
+    interval = 0.0
+
+    def __init__(self) -> None:
+        self.seen: list[Observation] = []
+
+    def wanted(self, seen: Observation) -> int:
+        self.seen.append(seen)
+        return 1
+
+
+class Watch:
+    """A planner of one component, and the looks that it is given."""
+
+    def __init__(self, store: Store, frontend: Frontend):
+        self._store = store
+        self._frontend = frontend
+        self.policy = Recorder()
+        made = Deployment(
+            service="Worker",
+            namespace=NAMESPACE,
+            component="Worker",
+            bounds=None,
+            workers=1,
+            spec=_no_process,
+        )
+        self._planner = ComponentPlanner(made, self.policy, self._scrape)
+
+    async def _scrape(self) -> str:
+        return await asyncio.to_thread(lambda: str(self._frontend.get("/metrics")[1].decode()))
+
+    async def _look(self, taken: int) -> ComponentView:
+        """A look at which the worker has reported so many requests."""
+        while True:
+            seen = (await look(self._store, NAMESPACE, ["Worker"])).of("Worker")
+            if sum(load.taken for load in seen.loads.values()) >= taken:
+                return seen
+            await asyncio.sleep(0.1)
+
+    async def observe(self, taken: int) -> Observation:
+        async with asyncio.timeout(60):
+            await self._planner.wanted(await self._look(taken), Scale("Worker", fleets={}))
+        return self.policy.seen[-1]
+
+
+def _no_process(number: int) -> ProcessSpec:
+    raise AssertionError("nothing is started here")
+
+
+def answered(frontend: Frontend, count: int) -> None:
+    """So many requests at once, all of them read to the end."""
+    with ThreadPoolExecutor(count) as pool:
+        asked = [pool.submit(lambda: [*frontend.events("POST", CHATS, CHAT)]) for _ in range(count)]
+        assert all(one.result()[-1][1] == "[DONE]" for one in asked)
+
+
+async def two_looks(url: str, frontend: Frontend) -> tuple[Observation, Observation]:
+    """After a request that waited for nobody, and after four that came at once."""
+    store = await Store.connect(url)
+    watch = Watch(store, frontend)
+    await asyncio.to_thread(answered, frontend, 1)
+    first = await watch.observe(1)
+    await asyncio.to_thread(answered, frontend, 4)
+    second = await watch.observe(5)
+    await store.close()
+    return first, second
+
+
+@pytest.mark.slow
+def test_times_in_the_queue_arrive(redis_server: RedisServer) -> None:
+    url = redis_server.url
+    with together(Worker(url, env=ENV, settings=ONE_SLOT), Frontend(url, env=ENV)) as (_, frontend):
+        first, seen = asyncio.run(two_looks(url, frontend))
+    assert first.queue_time is None
+    assert seen.queue_time is not None
+    assert seen.ttft is not None
+    assert (seen.queue_time.count, seen.ttft.count, sum(seen.queue_time.buckets)) == (4, 4, 4)
+    assert seen.queue_time.mean >= SERVICE_S * (0 + 1 + 2 + 3) / 4 * 0.9
+    # What is left of the time to the first token is the work at it: of an idle worker, not of one that has four.
+    assert 0 <= seen.ttft.mean - seen.queue_time.mean < seen.ttft.mean / 2
