@@ -1,4 +1,4 @@
-"""What a planner sees of workers under load: for how long their requests have waited."""
+"""Planners under load: they see for how long requests have waited for their workers."""
 
 from __future__ import annotations
 
