@@ -54,7 +54,7 @@ class LatencyCounts:
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """How many were in each bucket of :data:`BOUNDS`, without the empty ones at the end."""
+        """Counts by the buckets of :data:`BOUNDS`, without the empty ones at the end."""
         return tuple(self._counts)
 
     def add(self, time: float) -> None:
