@@ -308,7 +308,7 @@ class Gateway(Protocol):
         ...
 
     async def overview(self) -> dict[str, Any]:
-        """Everything that the live page shows: components, instances, queues, requests that have not ended.
+        """Everything that the live page shows: components, instances, queues, requests that have not ended, batches.
 
         Raises:
             ServerUnavailableError: Redis cannot be reached.

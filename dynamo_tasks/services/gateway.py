@@ -33,6 +33,7 @@ from dynamo_tasks.runtime.overview import overview
 from dynamo_tasks.runtime.resting import check_taken, model_state, needed, place_of
 from dynamo_tasks.runtime.routing.chooser import Chooser
 from dynamo_tasks.sdk import DynamoService
+from dynamo_tasks.services.batches.board import BatchBoard
 from dynamo_tasks.services.webhooks.announcer import WATCHED, WATCHED_FOR, Watched
 from dynamo_tasks.store.accounts.api_keys import StoredKeys
 from dynamo_tasks.store.accounts.usage import Usage
@@ -87,6 +88,7 @@ class RuntimeGateway:
         self._documents = Documents(runtime.client.store)
         self.api_keys = StoredKeys(runtime.client.store, namespace)
         self.objects = Objects(runtime.client.store, namespace)
+        self._board = BatchBoard(self.objects)
         self.conversations = Conversations(runtime.client.store, namespace, self.objects)
         self._processor = processor
         self._remote = isinstance(processor, DynamoService)
@@ -325,7 +327,8 @@ class RuntimeGateway:
     async def overview(self) -> dict[str, Any]:
         """Everything that the live page shows."""
         async with in_time(_CONNECT_SECONDS):
-            return await overview(self._runtime.client.store)
+            shown = await overview(self._runtime.client.store)
+            return {**shown, "batches": await self._board.rows()}
 
     async def healthy(self) -> bool:
         """Return whether Redis answers and an instance serves: a model, or what the service depends on."""
@@ -341,10 +344,8 @@ class RuntimeGateway:
         detail: dict[str, Any] = {}
         for (namespace, component), configured in self._expected.items():
             wanted = needed(await self._runtime.watch(namespace), component, configured)
-            detail[f"{namespace}.{component}"] = {
-                "instances": await self._count(namespace, component),
-                "expected": wanted,
-            }
+            there = await self._count(namespace, component)
+            detail[f"{namespace}.{component}"] = {"instances": there, "expected": wanted}
         ready = all(row["instances"] >= row["expected"] for row in detail.values())
         models = sorted(await self.models())
         return ready and (bool(models) or self._processor is None), {"components": detail, "models": models}

@@ -11,8 +11,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 
+from tests.support.batches import chat_line
 from tests.support.processes import until
 from tests.support.serve import Serve
 from tests.support.web import ask, look
@@ -148,6 +150,28 @@ def test_a_request_can_be_watched_and_cancelled(page: Any, serve: Serve) -> None
     assert page.locator("#watch").is_hidden()
 
 
+def test_a_batch_is_followed_and_cancelled_by_keyboard(page: Any, serve: Serve) -> None:
+    client = openai.OpenAI(api_key="-", base_url=url_of(serve, "v1"))
+    lines = "\n".join(json.dumps(chat_line(f"q{i}", f"question {i}", 200)) for i in range(3000))
+    file = client.files.create(file=("in.jsonl", lines.encode()), purpose="batch")
+    made = client.batches.create(
+        input_file_id=file.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    page.goto(url_of(serve, "#batches"))
+    row = page.locator("#batch-rows tbody tr", has_text=made.id)
+    row.locator(".meter").wait_for()
+    assert "of 3,000" in row.inner_text()
+    cancel = page.get_by_role("button", name=f"Cancel batch {made.id}")
+    cancel.focus()
+    before = row.element_handle()
+    page.wait_for_function("(before) => !before.isConnected", arg=before)  # another snapshot is shown
+    assert page.evaluate("document.activeElement.ariaLabel") == f"Cancel batch {made.id}"
+    page.keyboard.press("Enter")
+    row.get_by_text("cancelled").wait_for()
+    assert cancel.count() == 0
+    assert client.batches.retrieve(made.id).status == "cancelled"
+
+
 def test_the_same_call_runs_as_it_is_shown(page: Any, serve: Serve, tmp_path: Path) -> None:
     page.goto(url_of(serve, "#playground"))
     page.wait_for_function("() => document.getElementById('model').value === 'mocker'")
@@ -167,7 +191,7 @@ def test_the_same_call_runs_as_it_is_shown(page: Any, serve: Serve, tmp_path: Pa
 def test_it_fits_a_phone_in_the_dark(chromium: Any, serve: Serve) -> None:
     context = chromium.new_context(viewport={"width": 390, "height": 800}, color_scheme="dark")
     page = context.new_page()
-    for view in ("", "#requests", "#playground"):
+    for view in ("", "#requests", "#batches", "#playground"):
         page.goto(url_of(serve, view))
         page.wait_for_function("() => document.getElementById('link').className.includes('up')")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, view
@@ -181,4 +205,4 @@ def test_everything_can_be_reached_by_keyboard(page: Any, serve: Serve) -> None:
     for _ in range(6):
         page.keyboard.press("Tab")
         reached.append(page.evaluate("document.activeElement.textContent"))
-    assert reached[:4] == ["Skip to content", "Overview", "Requests", "Playground"]
+    assert reached[:5] == ["Skip to content", "Overview", "Requests", "Batches", "Playground"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.batches import background_of, chat_line
 from tests.support.processes import Frontend, Worker, together
 from tests.support.server import RedisServer
 from tests.support.web import ask, events
@@ -17,13 +18,15 @@ ONE, OTHER, ADMIN = ({"Authorization": f"Bearer {name}"} for name in ("one-key",
 
 
 @pytest.fixture(scope="module")
-def port(redis_server: RedisServer) -> Iterator[int]:
-    env = {"DYNAMO_NAMESPACE": "paged"}
+def port(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    folder = tmp_path_factory.mktemp("files")
+    env = {"DYNAMO_NAMESPACE": "paged", "DYNAMO_FILES_URL": folder.as_uri()}
     keys = "Frontend.api_keys=[one-key, other-key, {key: admin-key, admin: true}]"
     with together(
         Worker(redis_server.url, env=env),
+        background_of(redis_server.url, env),
         Frontend(redis_server.url, settings=(keys,), env=env),
-    ) as (_, frontend):
+    ) as (_, _, frontend):
         yield frontend.port
 
 
@@ -66,7 +69,7 @@ def test_its_modules_import_only_each_other(port: int) -> None:
         seen.add(path)
         found = {f"/page/{name}" for name in re.findall(r'from "\./([^"]+)"', body.decode())}
         todo += found - seen
-    assert len(seen) == 7
+    assert len(seen) == 8
 
 
 def test_the_stream_wants_a_key(port: int) -> None:
@@ -75,8 +78,8 @@ def test_the_stream_wants_a_key(port: int) -> None:
 
 def test_a_snapshot_has_what_is_served(port: int) -> None:
     found = snapshot(port, ONE)
-    [component] = [one for one in found["components"] if one["namespace"] == "paged"]
-    assert component["name"] == "Worker"
+    found_at = {(one["namespace"], one["name"]): one for one in found["components"]}
+    component = found_at["paged", "Worker"]
     assert component["instances"][0]["model"] == "echo"
     assert found["memory"]["used"] > 0
     assert found["error"] is None
@@ -106,3 +109,55 @@ def test_an_admin_may_read_and_cancel_what_others_may_not_see(port: int) -> None
     assert ask(port, "GET", path, headers=ADMIN)[0] == 200
     assert list(events(port, "GET", f"{path}/stream", headers=ADMIN))
     assert ask(port, "DELETE", path, headers=ADMIN)[0] == 200
+
+
+def batch(port: int, headers: dict[str, str], *lines: dict[str, Any]) -> str:
+    raw = "\n".join(map(json.dumps, lines))
+    form = (
+        '--x\r\ncontent-disposition: form-data; name="purpose"\r\n\r\nbatch\r\n'
+        '--x\r\ncontent-disposition: form-data; name="file"; filename="in.jsonl"\r\n\r\n'
+        f"{raw}\r\n--x--\r\n"
+    )
+    sent = {**headers, "content-type": "multipart/form-data; boundary=x"}
+    status, _, file = ask(port, "POST", "/v1/files", form.encode(), sent)
+    assert status == 200, file
+    body = {
+        "input_file_id": file["id"], "endpoint": "/v1/chat/completions", "completion_window": "24h",
+        "metadata": {"note": "a secret of mine"},
+    }  # fmt: skip
+    status, _, made = ask(port, "POST", "/v1/batches", body, headers)
+    assert status == 200, made
+    return str(made["id"])
+
+
+def rows_until(port: int, headers: dict[str, str], batch_id: str, *states: str) -> dict[str, Any]:
+    """The row of a batch on the page, once it is in one of some states."""
+    for _, data in events(port, "GET", "/page/live", headers=headers):
+        for row in json.loads(data)["batches"]:
+            if row["id"] == batch_id and row["status"] in states:
+                assert "a secret" not in data
+                assert "owner_key" not in data
+                return dict(row)
+    raise AssertionError("the stream has ended")
+
+
+def test_a_key_sees_its_own_batches_and_an_admin_all(port: int) -> None:
+    lines = [chat_line(f"q{i}", "a secret of mine", model="echo") for i in range(5)]
+    mine = batch(port, ONE, *lines)
+    broken = batch(port, OTHER, {"custom_id": "a secret of mine"})
+    row = rows_until(port, ADMIN, mine, "completed")
+    wrong = rows_until(port, ADMIN, broken, "failed")
+    assert wrong["mistakes"][0]["line"] == 1
+    assert rows_until(port, ONE, mine, "completed") == row
+    assert (row["total"], row["completed"], row["failed"], row["mistakes"]) == (5, 5, 0, [])
+    assert row["ended"] >= int(row["created"])
+    assert broken not in {one["id"] for one in snapshot(port, ONE)["batches"]}
+
+
+def test_an_admin_may_cancel_the_batch_of_another_key(port: int) -> None:
+    path = (
+        f"/v1/batches/{batch(port, ONE, *[chat_line(f'q{i}', 'hello', model='echo') for i in range(2000)])}"
+    )
+    assert ask(port, "POST", f"{path}/cancel", headers=OTHER)[0] == 404
+    assert ask(port, "POST", f"{path}/cancel", headers=ADMIN)[2]["status"] in ("cancelling", "cancelled")
+    rows_until(port, ADMIN, path.rpartition("/")[2], "cancelled")

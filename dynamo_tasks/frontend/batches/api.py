@@ -161,8 +161,8 @@ class BatchesAPI:
 
     async def one(self, request: Request) -> Response:
         """``GET /v1/batches/{id}``."""
-        owner = call_of(request).owner_key
-        return json_response(shown_batch(await self._objects.get(BATCH, request.path_params["id"], owner)))
+        viewer = call_of(request).viewer
+        return json_response(shown_batch(await self._objects.get(BATCH, request.path_params["id"], viewer)))
 
     async def cancel(self, request: Request) -> Response:
         """``POST /v1/batches/{id}/cancel``: what is done by then stays in its output."""
@@ -175,6 +175,6 @@ class BatchesAPI:
             times = {**data.times, "cancelling_at": int(time.time())}
             return msgspec.structs.replace(data, status="cancelling", times=times)
 
-        owner = call_of(request).owner_key
-        batch = await self._objects.change(BATCH, request.path_params["id"], owner, cancelling)
+        viewer = call_of(request).viewer
+        batch = await self._objects.change(BATCH, request.path_params["id"], viewer, cancelling)
         return json_response(shown_batch(batch))

@@ -13,6 +13,7 @@ from dynamo_tasks.store.objects import Kind, StoredObject
 __all__ = [
     "BATCH",
     "ENDED",
+    "ENDED_BATCH",
     "KEPT",
     "OPEN_BATCH",
     "SYSTEM",
@@ -102,7 +103,7 @@ class BatchData(Struct, frozen=True):
 
 
 class OpenBatch(Struct, frozen=True):
-    """A batch that has not ended, so that it is found without its owner's key."""
+    """An entry of a batch, so that it is found without its owner's key."""
 
 
 BatchRecord = StoredObject[BatchData]
@@ -110,6 +111,8 @@ BATCH: Kind[BatchData] = Kind("batch", BatchData, most=10_000)
 """The objects in Redis."""
 OPEN_BATCH: Kind[OpenBatch] = Kind("open-batch", OpenBatch, noun="batch", most=100_000)
 """One for each batch that has not ended; there before the batch is, and gone after its end is told."""
+ENDED_BATCH: Kind[OpenBatch] = Kind("ended-batch", OpenBatch, noun="batch", most=10_000)
+"""One for each batch that has ended, by the time of its end, so that the live page finds those of all keys."""
 
 
 def new_batch_id(owner: str, idempotency_key: str) -> str:

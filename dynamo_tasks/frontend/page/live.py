@@ -27,6 +27,8 @@ __all__ = ["LiveAPI"]
 _EVERY = 1.0
 """Seconds between two snapshots."""
 _MOST_VIEWERS = 64
+_OWNED = ("requests", "batches")
+"""Rows of a snapshot that belong to a key."""
 _HISTOGRAMS = ("time_to_first_token_seconds", "inter_token_seconds")
 
 
@@ -51,7 +53,7 @@ class LiveAPI:
         return [Route("/page/live", self.stream, name="live_page")]
 
     async def stream(self, request: Request) -> Response:
-        """``GET /page/live``: one ``snapshot`` event a second; of a key that is no admin's, only its own requests."""
+        """``GET /page/live``: one ``snapshot`` event a second; of a key that is no admin's, only what is its own."""
         call = call_of(request)
         if self._viewers >= _MOST_VIEWERS:
             raise QueueFullError(f"{_MOST_VIEWERS} pages are open already", retry_after=5.0)
@@ -79,11 +81,8 @@ class LiveAPI:
         if owner is not None:
             shown["redis_url"] = None  # where Redis is, is nobody's affair but the operator's
             shown["components"] = [*map(_without_note, shown["components"])]
-        shown["requests"] = [
-            {name: value for name, value in row.items() if name != "owner_key"}
-            for row in shown["requests"]
-            if owner is None or row["owner_key"] == owner
-        ]
+        for name in _OWNED:
+            shown[name] = _of(owner, shown[name])
         return one_line(b"event: snapshot\ndata: %b\n\n" % msgspec.json.encode(shown))
 
     async def _look(self) -> None:
@@ -98,8 +97,17 @@ class LiveAPI:
 
 
 _NOTHING: dict[str, Any] = {
-    "time": 0, "memory": None, "components": [], "requests": [], "dead": 0, "latency": {}
+    "time": 0, "memory": None, "components": [], "requests": [], "batches": [], "dead": 0, "latency": {}
 }  # fmt: skip
+
+
+def _of(owner: str | None, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows that one may see, ``None`` = all; nobody sees the hashes of keys."""
+    return [
+        {name: value for name, value in row.items() if name != "owner_key"}
+        for row in rows
+        if owner is None or row["owner_key"] == owner
+    ]
 
 
 def _without_note(component: dict[str, Any]) -> dict[str, Any]:

@@ -8,10 +8,18 @@ from contextlib import suppress
 
 import msgspec
 
-from dynamo_tasks.errors import DynamoError, ObjectNotFoundError, RequestNotFoundError
+from dynamo_tasks.errors import (
+    DynamoError,
+    InvalidRequestError,
+    ObjectConflictError,
+    ObjectNotFoundError,
+    RequestNotFoundError,
+)
 from dynamo_tasks.frontend.batches.api import submit_run
 from dynamo_tasks.frontend.batches.records import (
     ENDED,
+    ENDED_BATCH,
+    KEPT,
     OPEN_BATCH,
     SYSTEM,
     BatchData,
@@ -89,9 +97,17 @@ class BatchSupervisor(Actor):
         batch = await self._shop.get(batch_id)
         if batch.data.status in ENDED:
             await self._announcer.batch_ended(batch)
+            await self._enter(batch)
             await self._close(batch_id)
         elif await self._over(batch):
             await self._again(batch)
+
+    async def _enter(self, batch: BatchRecord) -> None:
+        """Enter it among those that have ended, for as long as it is known."""
+        left = KEPT if batch.ends is None else max(1.0, batch.ends - time.time())
+        # It stands there already; or there are as many as may be: it is not shown then, and known all the same.
+        with suppress(ObjectConflictError, InvalidRequestError):
+            await self._shop.objects.create(ENDED_BATCH, batch.id, SYSTEM, OpenBatch(), ttl=left)
 
     async def _close(self, batch_id: str) -> None:
         with suppress(ObjectNotFoundError):

@@ -25,6 +25,19 @@ export function table(caption, columns, rows) {
       el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((value, place) => el(cell("td", place), {}, value)))))));
 }
 
+/** Put new content into a place that is refreshed all the time, so that nobody who uses it notices: what is pressed or
+ * marked stays; focus (by aria-label, else by text) and places of scrolling are kept. */
+export function refresh(place, ...content) {
+  const marked = getSelection();
+  if (place.matches(":active") || (!marked.isCollapsed && place.contains(marked.anchorNode))) return;
+  const name = (one) => one.ariaLabel || one.textContent;
+  const focused = place.contains(document.activeElement) ? name(document.activeElement) : null;
+  const scrolled = [...place.querySelectorAll(".scroll")].map((one) => one.scrollLeft);
+  place.replaceChildren(...content);
+  place.querySelectorAll(".scroll").forEach((one, index) => { if (scrolled[index]) one.scrollLeft = scrolled[index]; });
+  if (focused !== null) [...place.querySelectorAll("button, a")].find((one) => name(one) === focused)?.focus({ preventScroll: true });
+}
+
 export function meter(share, label) {
   const percent = Math.round(100 * Math.min(1, Math.max(0, share)));
   const fill = el("span");

@@ -1,12 +1,13 @@
 // Puts the page together: one stream of snapshots, three views.
 
+import * as batches from "./batches.js";
 import { $ } from "./dom.js";
 import { HttpError, call, events, key, pause } from "./http.js";
 import * as overview from "./overview.js";
 import * as playground from "./playground.js";
 import * as requests from "./requests.js";
 
-const VIEWS = { overview, requests, playground };
+const VIEWS = { overview, requests, batches, playground };
 
 function show() {
   const wanted = location.hash.slice(1).split("/")[0];
@@ -25,14 +26,23 @@ function state(kind, text) {
   $("link").textContent = text;
 }
 
-export function problem(text) {
+const TOLD = 8000; // milliseconds for which what went wrong with a click stays
+let toldUntil = 0;
+
+/** What went wrong with what somebody has clicked. */
+function tell(text) {
+  toldUntil = Date.now() + TOLD;
+  problem(text);
+}
+
+function problem(text) {
   $("problem").textContent = text;
   $("problem").hidden = !text;
 }
 
 function take(snapshot) {
   state(snapshot.error ? "down" : "up", snapshot.error ? "Redis is away" : ["live", snapshot.redis_url].filter(Boolean).join(" · "));
-  problem(snapshot.error || "");
+  if (snapshot.error || Date.now() > toldUntil) problem(snapshot.error || "");
   for (const view of Object.values(VIEWS)) view.take?.(snapshot);
 }
 
@@ -71,7 +81,8 @@ function ask() {
 
 $("key-button").addEventListener("click", ask);
 window.addEventListener("hashchange", show);
-requests.start(problem);
+requests.start(tell);
+batches.start(tell);
 playground.start();
 show();
 follow();

@@ -1,6 +1,6 @@
 // Tiles, plots, components with their instances, and what happened to them.
 
-import { $, clock, el, meter, number, span, table } from "./dom.js";
+import { $, clock, el, meter, number, refresh, span, table } from "./dom.js";
 import { Plot, quantile } from "./plots.js";
 
 const WINDOW = 30; // seconds over which latencies are taken
@@ -38,7 +38,7 @@ export function take(snapshot) {
     ["Tokens/s", number(rate)], ["First token p50", span(first[0])], ["Between tokens p50", span(gap[0])],
     ["Dead letters", number(snapshot.dead)], ["Redis memory", memory(snapshot.memory)],
   ]);
-  $("topology").replaceChildren(...snapshot.components.map(component), ...(snapshot.components.length ? [] : [
+  refresh($("topology"), ...snapshot.components.map(component), ...(snapshot.components.length ? [] : [
     el("p.empty", {}, "Nothing is served here yet.")]));
 }
 

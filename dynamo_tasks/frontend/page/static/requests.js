@@ -1,6 +1,6 @@
 // Requests at work and answered ones; one of them can be watched and cancelled.
 
-import { $, clock, el, number, span, table } from "./dom.js";
+import { $, clock, el, number, refresh, span, table } from "./dom.js";
 import { call, events } from "./http.js";
 
 let problem = () => {};
@@ -13,12 +13,12 @@ export function start(report) {
 }
 
 export function take(snapshot) {
-  if ($("requests").hidden || document.activeElement?.closest("#running, #recent")) return; // a button in use stays
-  $("running").replaceChildren(table("requests at work",
+  if ($("requests").hidden) return;
+  refresh($("running"), table("requests at work",
     [["id"], ["state"], ["endpoint"], ["attempt", "n"], ["instance"], ["since", "n"], [""]],
     snapshot.requests.map((row) => [link(row.id), row.state, row.endpoint, row.attempts, row.instance || "–",
-      span(snapshot.time - row.created), el("button", { type: "button", onclick: () => cancel(row.id) }, "Cancel")])));
-  $("recent").replaceChildren(table("answered requests",
+      span(snapshot.time - row.created), el("button", { type: "button", onclick: () => cancel(row.id), "aria-label": `Cancel request ${row.id}` }, "Cancel")])));
+  refresh($("recent"), table("answered requests",
     [["id"], ["at"], ["api"], ["model"], ["status", "n"], ["tokens", "n"], ["took", "n"]],
     snapshot.recent.map((row) => [link(row.id), clock(row.at), row.api, row.model || "–",
       el(row.status < 400 ? "span.good" : "span.bad", {}, row.status), number(row.tokens), span(row.seconds)])));
