@@ -315,6 +315,14 @@ class Gateway(Protocol):
         """
         ...
 
+    async def measure(self) -> None:
+        """Bring the metrics up to date that are asked for when somebody looks.
+
+        Raises:
+            ServerUnavailableError: Redis cannot be reached; they stay as they are.
+        """
+        ...
+
     async def healthy(self) -> bool:
         """Return whether at least one instance serves."""
         ...

@@ -153,6 +153,20 @@ _FLEET = (
         ("component",),
     ),
     Metric(
+        "requests_waiting",
+        "gauge",
+        "requests",
+        "Requests that wait for a component, of all priorities; at frontends alone, asked of Redis at each scrape.",
+        ("component",),
+    ),
+    Metric(
+        "requests_running",
+        "gauge",
+        "requests",
+        "Requests that all of its instances run; at frontends alone.",
+        ("component",),
+    ),
+    Metric(
         "reconnects_total",
         "counter",
         "connections",

@@ -52,6 +52,7 @@ __all__ = ["RuntimeGateway"]
 _CONNECT_SECONDS = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
 
+_MEASURE_SECONDS = 1.0  # a scraper does not wait longer than some seconds
 _TOKENIZE_SECONDS = 30.0
 """Seconds that a Processor of its own has to tokenize a text."""
 
@@ -330,6 +331,12 @@ class RuntimeGateway:
             shown = await overview(self._runtime.client.store)
             return {**shown, "batches": await self._board.rows()}
 
+    async def measure(self) -> None:
+        """Bring the gauges of requests that wait and run up to date."""
+        async with in_time(_MEASURE_SECONDS):
+            for watcher in [*self._watchers.values()]:
+                await watcher.show_requests()
+
     async def healthy(self) -> bool:
         """Return whether Redis answers and an instance serves: a model, or what the service depends on."""
         if not self._runtime.client.store.commands.connected:
@@ -357,10 +364,7 @@ class RuntimeGateway:
 
     async def fetch_images(self, body: dict[str, Any], model: ServedModel) -> dict[str, bytes]:
         """Fetch images behind http(s) URLs; a Processor of its own does that there."""
-        if self._remote:
-            return {}
-        fetched: dict[str, bytes] = await self._processor.fetch_images(body, model.card)
-        return fetched
+        return {} if self._remote else dict(await self._processor.fetch_images(body, model.card))
 
     def prepare(self, api: str, body: dict[str, Any], model: ServedModel) -> dict[str, Any]:
         """Make the endpoint's payload."""
@@ -386,8 +390,7 @@ class RuntimeGateway:
         finally:
             stream.close()
         end.raise_for_state()
-        found = (end.values or [{}])[0]
-        return found
+        return dict((end.values or [{}])[0])
 
 
 def _stream(sub: Subscription) -> EventStream:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 
+import httpx
 import pytest
 
 from dynamo_tasks.planner import Observation
@@ -13,7 +16,7 @@ from dynamo_tasks.serve.processes.spec import Deployment, ProcessSpec
 from dynamo_tasks.serve.scaling.planner import ComponentPlanner
 from dynamo_tasks.serve.scaling.view import ComponentView, look
 from dynamo_tasks.store.redis.server import Store
-from tests.support.processes import Frontend, Worker, together
+from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 NAMESPACE = "seen"
@@ -66,22 +69,26 @@ class Watch:
     async def _scrape(self) -> str:
         return await asyncio.to_thread(lambda: str(self._frontend.get("/metrics")[1].decode()))
 
-    async def _look(self, taken: int) -> ComponentView:
+    async def look(self, taken: int = 0) -> ComponentView:
         """A look at which the worker has reported so many requests."""
         while True:
             seen = (await look(self._store, NAMESPACE, ["Worker"])).of("Worker")
-            if sum(load.taken for load in seen.loads.values()) >= taken:
+            if taken_of(seen) >= taken:
                 return seen
             await asyncio.sleep(0.1)
 
     async def observe(self, taken: int) -> Observation:
         async with asyncio.timeout(60):
-            await self._planner.wanted(await self._look(taken), Scale("Worker", fleets={}))
+            await self._planner.wanted(await self.look(taken), Scale("Worker", fleets={}))
         return self.policy.seen[-1]
 
 
 def _no_process(number: int) -> ProcessSpec:
     raise AssertionError("nothing is started here")
+
+
+def taken_of(seen: ComponentView) -> int:
+    return sum(load.taken for load in seen.loads.values())
 
 
 def answered(frontend: Frontend, count: int) -> None:
@@ -95,19 +102,25 @@ async def two_looks(url: str, frontend: Frontend) -> tuple[Observation, Observat
     """After a request that waited for nobody, and after four that came at once."""
     store = await Store.connect(url)
     watch = Watch(store, frontend)
+    before = taken_of(await watch.look())
     await asyncio.to_thread(answered, frontend, 1)
-    first = await watch.observe(1)
+    first = await watch.observe(before + 1)
     await asyncio.to_thread(answered, frontend, 4)
-    second = await watch.observe(5)
+    second = await watch.observe(before + 5)
     await store.close()
     return first, second
 
 
-@pytest.mark.slow
-def test_times_in_the_queue_arrive(redis_server: RedisServer) -> None:
+@pytest.fixture(scope="module")
+def frontend(redis_server: RedisServer) -> Iterator[Frontend]:
     url = redis_server.url
-    with together(Worker(url, env=ENV, settings=ONE_SLOT), Frontend(url, env=ENV)) as (_, frontend):
-        first, seen = asyncio.run(two_looks(url, frontend))
+    with together(Worker(url, env=ENV, settings=ONE_SLOT), Frontend(url, env=ENV)) as (_, made):
+        yield made
+
+
+@pytest.mark.slow
+def test_times_in_the_queue_arrive(redis_server: RedisServer, frontend: Frontend) -> None:
+    first, seen = asyncio.run(two_looks(redis_server.url, frontend))
     assert first.queue_time is None
     assert seen.queue_time is not None
     assert seen.ttft is not None
@@ -115,3 +128,21 @@ def test_times_in_the_queue_arrive(redis_server: RedisServer) -> None:
     assert seen.queue_time.mean >= SERVICE_S * (0 + 1 + 2 + 3) / 4 * 0.9
     # What is left of the time to the first token is the work at it: of an idle worker, not of one that has four.
     assert 0 <= seen.ttft.mean - seen.queue_time.mean < seen.ttft.mean / 2
+
+
+def test_what_waits_and_runs_is_on_a_frontends_metrics(frontend: Frontend) -> None:
+    def counts() -> tuple[float, ...]:
+        text = frontend.get("/metrics")[1].decode()
+        names = (
+            f'dynamo_tasks_requests_{kind}{{component="{NAMESPACE}.Worker"}} '
+            for kind in ("waiting", "running")
+        )
+        return tuple(float(text.partition(name)[2].partition("\n")[0] or -1) for name in names)
+
+    until(lambda: counts() == (0, 0), what=lambda: str(counts()))
+    body = {**CHAT, "max_tokens": 1500, "abandon_after": 0}
+    with ExitStack() as entered:
+        for _ in range(4):
+            entered.enter_context(httpx.stream("POST", frontend.base_url + CHATS, json=body, timeout=60))
+        until(lambda: counts() == (3, 1), what=lambda: str(counts()))
+    until(lambda: counts() == (0, 0), what=lambda: str(counts()))

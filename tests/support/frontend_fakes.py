@@ -185,6 +185,9 @@ class FakeGateway:
     async def time(self) -> float:
         return time.time()
 
+    async def measure(self) -> None:
+        pass
+
     async def healthy(self) -> bool:
         return self.alive
 

@@ -94,6 +94,7 @@ class Watcher(Actor):
         self._scales = Scales(store, namespace)
         self._relist_in = _RELIST
         self._gauges = FleetGauges()
+        self._components: set[str] = set()
 
     async def _subscribe(self, wire: Wire) -> None:
         await wire.execute("SUBSCRIBE", self._channel)
@@ -141,9 +142,20 @@ class Watcher(Actor):
             if scale.wanted is not None:
                 metrics.gauge("instances_wanted", component=f"{self.namespace}.{name}").set(scale.wanted)
         self.resting = [card for card in cards if card.id not in self.by_endpoint and not self._is_off(card)]
+        self._components |= {*scales, *(info.component for info in (*instances, *cards))}
         self._gauges.update(instances, self.loads)
         self._changed.set()
         self._changed = asyncio.Event()
+
+    async def show_requests(self) -> None:
+        """Gauges of the requests that wait and run now, of each component that was ever seen here.
+
+        Raises:
+            ServerUnavailableError: Redis cannot be reached; they stay as they are.
+        """
+        for name, (waiting, running) in (await self._scales.open(self._components)).items():
+            metrics.gauge("requests_waiting", component=f"{self.namespace}.{name}").set(waiting)
+            metrics.gauge("requests_running", component=f"{self.namespace}.{name}").set(running)
 
     def _report_new(self, instances: list[InstanceInfo]) -> None:
         if not enabled("instance.appeared"):

@@ -437,6 +437,14 @@ def test_health_without_a_server_is_a_503() -> None:
     assert ask("GET", "/ready", Cut()).json() == {"ready": False, "reason": "no Redis"}
 
 
+def test_metrics_without_a_server_are_those_of_the_process() -> None:
+    class Cut(FakeGateway):
+        async def measure(self) -> None:
+            raise ServerUnavailableError("no Redis")
+
+    assert "dynamo_tasks_http_requests_total" in ask("GET", "/metrics", Cut()).text
+
+
 def test_metrics() -> None:
     async def work(client: httpx.AsyncClient) -> str:
         await client.post(CHAT, json=chat(stream=True))
