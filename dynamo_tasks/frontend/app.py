@@ -20,6 +20,7 @@ from dynamo_tasks.errors import ConfigError, DynamoError, EndpointError
 from dynamo_tasks.frontend.access.admission import OPEN_PATHS, ApiKeys, Origins, key_id
 from dynamo_tasks.frontend.access.callers import Callers
 from dynamo_tasks.frontend.access.known_keys import KnownKeys
+from dynamo_tasks.frontend.access.tenant_metrics import TenantMetrics
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
 from dynamo_tasks.frontend.call import HttpCall, RecentCalls, RequestMeter, call_of, count_request, new_id
 from dynamo_tasks.frontend.gateway import Gateway
@@ -115,6 +116,7 @@ class FrontendApp:
         self._generation = Generation(gateway, settings)
         self._settings = settings
         self._recent = RecentCalls()
+        self._tenants = TenantMetrics(settings.metric_tenants, settings.api_keys)
         self._open = OPEN_PATHS
         self._callers = Callers(ApiKeys(settings.api_keys), known, settings.require_api_keys)
         is_open = not self._callers.required
@@ -195,6 +197,7 @@ class FrontendApp:
             status = 499
         except Exception as exc:  # the outermost layer: whatever it is, the client gets an answer
             failure = _failure(exc, call, scope, api)
+            self._tenants.refused(call.owner_key, call.limits, exc)
             status = failure.status_code
             if getattr(response, "started", False):
                 raise
@@ -202,6 +205,7 @@ class FrontendApp:
         finally:
             tokens, usage = _counts(response)
             meter.done(status, tokens, usage)
+            self._tenants.answered(call.owner_key, call.limits, tokens, usage)
             if span is not OFF:
                 end_http_span(span, status, meter.model, usage)
             self._recent.add(call, status, tokens)
@@ -222,6 +226,7 @@ class FrontendApp:
             start.status = 499
         except Exception as exc:  # as above
             failure = _failure(exc, call, scope, api)
+            self._tenants.refused(call.owner_key, call.limits, exc)
             if start.status:
                 raise
             await failure(scope, receive, start.send)

@@ -29,6 +29,7 @@ _LONGEST_TIMEOUT = 10**9
 
 _MIB = 1 << 20
 _LONGEST = 366 * 86400.0
+_MOST_TENANTS = 1000
 _RECORD = 86400.0
 """Seconds for which a record is kept after its end, and with it all that belongs to it."""
 BOUNDED = {name: f"max_{name}" for name in ("retention", "abandon_after", "timeout")}
@@ -65,6 +66,7 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
         announces: Whether a webhook wants to know of the ends of responses.
         names: Aliases and fallbacks of models.
         accounts: For how long usage is kept, and what models cost.
+        metric_tenants: Tenants with a label of their own in metrics; 0 = none is counted.
         session_fields: Fields of a body that name a session, where the header does not; the first that is there.
     """
 
@@ -85,12 +87,15 @@ class FrontendSettings(Struct, frozen=True, kw_only=True):
     announces: bool = False
     names: ModelNames = ModelNames()
     accounts: Accounts = Accounts()
+    metric_tenants: int = 50
     session_fields: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name in ("body_limit", "max_file_bytes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1 byte, not {getattr(self, name)}")
+        if not 0 <= self.metric_tenants <= _MOST_TENANTS:
+            raise ConfigError(f"metric_tenants must be 0 to {_MOST_TENANTS}, not {self.metric_tenants}")
         if not self.keep_alive > 0:
             raise ConfigError(f"keep_alive must be more than 0 seconds, not {self.keep_alive}")
         for name in ("max_retention", "response_retention"):

@@ -222,6 +222,18 @@ _HTTP = (
            "Between two deliveries of tokens to one HTTP stream (sampled).", ("model",), _TOKEN_GAPS),
 )  # fmt: skip
 
+_TENANTS = (
+    Metric("tenant_requests_total", "counter", "requests",
+           "HTTP requests of keys to the APIs of models, by tenant, refused ones too; so many tenants have a label of "
+           "their own (`Frontend.metric_tenants`), all others are `other`.", ("tenant",)),
+    Metric("tenant_tokens_total", "counter", "tokens",
+           "Tokens of these; kind is prompt, cached or completion. The exact account is `/v1/usage`.",
+           ("tenant", "kind")),
+    Metric("tenant_refused_total", "counter", "requests",
+           "Requests refused by a limit of their key; code is rate_limit_exceeded or insufficient_quota.",
+           ("tenant", "code")),
+)  # fmt: skip
+
 _SHARES = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
 _PROMPTS = (16, 64, 256, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072)
 
@@ -258,6 +270,6 @@ _PIPELINES = (
 )  # fmt: skip
 
 METRICS: dict[str, Metric] = {
-    m.name: m for m in (*_REQUESTS, *_STREAMS, *_FLEET, *_HTTP, *_ROUTING, *_PIPELINES)
+    m.name: m for m in (*_REQUESTS, *_STREAMS, *_FLEET, *_HTTP, *_TENANTS, *_ROUTING, *_PIPELINES)
 }
 """All metrics by name."""

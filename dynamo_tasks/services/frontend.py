@@ -49,6 +49,8 @@ class Frontend:
         fallbacks: Models to try where one cannot take a request: ``{llama: [qwen]}``.
         usage_days: Days for which the usage of API keys is kept; 0 = none is.
         prices: Of models, for a million tokens: ``{llama: {input: 0.15, output: 0.6, cached: 0.05}}``; ``*`` = others.
+        metric_tenants: Tenants with a label of their own in metrics, the configured ones first; all others are
+            ``other``. 0 = none is counted.
         body_limit: Bytes of the largest request body.
         max_file_bytes: Bytes of the largest file that may be uploaded.
         keep_alive: Seconds of silence on a stream after which a comment is sent.
@@ -81,6 +83,7 @@ class Frontend:
     fallbacks: ClassVar[dict[str, Any]] = {}
     usage_days: int = 90
     prices: ClassVar[dict[str, Any]] = {}
+    metric_tenants: int = 50
     body_limit: int = 10 << 20
     max_file_bytes: int = 512 << 20
     keep_alive: float = 15.0
@@ -133,6 +136,7 @@ class Frontend:
             conversation_retention=float(cls.conversation_retention),
             names=ModelNames.read(cls.models, cls.fallbacks),
             accounts=Accounts.read(cls.usage_days, cls.prices),
+            metric_tenants=int(cls.metric_tenants),
             session_fields=kv_config(cls.kv_router, "Frontend.kv_router").router_session_affinity_fields,
         )
 

@@ -210,6 +210,25 @@ def test_a_key_sees_its_own_and_an_admin_all(stack: Stack) -> None:
     assert len(seen) == len(set(seen))
 
 
+def test_metrics_by_tenant(stack: Stack) -> None:
+    made = stack.create("--tenant", "measured", "--tokens-per-day", "100")
+    for tokens, code in ((5, 200), (500, 429)):
+        assert stack.one.request("POST", CHAT, ask(max_tokens=tokens), bearer(made["key"]))[0] == code
+
+    def shown() -> set[str]:
+        code, _, body = stack.one.request("GET", "/metrics")
+        text = body if isinstance(body, str) else body.decode()
+        assert code == 200
+        return {line for line in text.splitlines() if 'tenant="measured"' in line and "_total" in line}
+
+    wanted = {
+        'dynamo_tasks_tenant_requests_total{tenant="measured"} 2.0',
+        'dynamo_tasks_tenant_tokens_total{kind="completion",tenant="measured"} 5.0',
+        'dynamo_tasks_tenant_refused_total{code="insufficient_quota",tenant="measured"} 1.0',
+    }
+    until(lambda: wanted <= shown(), 5.0, lambda: str(shown()))
+
+
 def test_csv_and_the_command_have_the_same_rows(stack: Stack) -> None:
     made = stack.create("--name", "=1+1")
     admin = stack.create("--admin")["key"]

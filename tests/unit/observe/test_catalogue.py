@@ -21,6 +21,7 @@ LABELS_OF_FEW_VALUES = {"endpoint", "state", "code", "reason", "kind", "outcome"
     "pipeline",
     "operator",
     "component",
+    "tenant",
 }
 
 
