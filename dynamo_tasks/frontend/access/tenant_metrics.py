@@ -1,6 +1,6 @@
 """Metrics by tenant: what was asked for and answered, for so many tenants by name, for all others as ``other``.
 
-A label costs memory in each process and at Prometheus, for ever; whoever makes keys must not be able to make thousands.
+A label costs memory in each process and at Prometheus, for ever; so those who make keys cannot make thousands of them.
 """
 
 from __future__ import annotations
