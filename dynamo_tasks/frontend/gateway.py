@@ -323,6 +323,10 @@ class Gateway(Protocol):
         """
         ...
 
+    async def retry(self, request_id: str) -> None:
+        """Queue a dead letter again, from its beginning; raises :class:`RequestNotFoundError`."""
+        ...
+
     async def healthy(self) -> bool:
         """Return whether at least one instance serves."""
         ...

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from dynamo_tasks.runtime.inspect import gather
+from dynamo_tasks.store.ledger.dead import DeadList, DeadRequest
 from dynamo_tasks.store.ledger.record import Record, read_record
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
@@ -14,6 +15,8 @@ __all__ = ["overview"]
 
 _MOST = 100
 """Requests that are shown of each component, running and waiting ones each."""
+_MOST_DEAD = 50
+"""Dead letters that are shown of each namespace, the newest ones."""
 
 
 async def overview(store: Store) -> dict[str, Any]:
@@ -21,8 +24,8 @@ async def overview(store: Store) -> dict[str, Any]:
 
     Returns:
         ``time``, ``memory``, ``components`` (``namespace``, ``name``, ``queued``, ``running``, ``scale``,
-        ``instances``), ``requests`` (with the ``owner_key`` of each, no text) and ``dead`` (how many used up their
-        attempts).
+        ``instances``), ``requests`` (with the ``owner_key`` of each, no text), ``dead`` (how many used up their
+        attempts) and ``dead_requests`` (the newest of these, as the requests).
 
     Raises:
         ServerUnavailableError: Redis cannot be reached.
@@ -51,6 +54,7 @@ async def overview(store: Store) -> dict[str, Any]:
         "components": [_component(name, shown, counts.get(name, 0), scales.get(name)) for name in names],
         "requests": sorted(unique.values(), key=lambda row: row["created"], reverse=True),
         "dead": await _dead(store, shown["namespaces"]),
+        "dead_requests": await _dead_requests(store, shown["namespaces"]),
     }
 
 
@@ -105,3 +109,23 @@ async def _dead(store: Store, namespaces: list[str]) -> int:
         return 0
     wire = await store.commands.wire()
     return sum(map(int, await wire.ask([["ZCARD", store.keys(one).dead] for one in namespaces])))
+
+
+async def _dead_requests(store: Store, namespaces: list[str]) -> list[dict[str, Any]]:
+    dead = DeadList(store)
+    found = [one for name in namespaces for one in await dead.newest(name, _MOST_DEAD)]
+    return [_dead_row(one) for one in sorted(found, key=lambda one: one.died, reverse=True)]
+
+
+def _dead_row(one: DeadRequest) -> dict[str, Any]:
+    record = one.record
+    return {
+        "id": record.id,
+        "namespace": record.namespace,
+        "endpoint": record.endpoint,
+        "attempts": record.attempts,
+        "created": record.created,
+        "died": one.died,
+        "error": record.error.message if record.error else "",
+        "owner_key": record.owner_key,
+    }

@@ -39,6 +39,7 @@ from dynamo_tasks.store.accounts.api_keys import StoredKeys
 from dynamo_tasks.store.accounts.usage import Usage
 from dynamo_tasks.store.conversations import Conversations
 from dynamo_tasks.store.documents import Documents
+from dynamo_tasks.store.ledger.dead import DeadList
 from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.submission import NewRequest, report_rejected
@@ -51,7 +52,6 @@ __all__ = ["RuntimeGateway"]
 
 _CONNECT_SECONDS = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
-
 _MEASURE_SECONDS = 1.0  # a scraper does not wait longer than some seconds
 _TOKENIZE_SECONDS = 30.0
 """Seconds that a Processor of its own has to tokenize a text."""
@@ -252,9 +252,8 @@ class RuntimeGateway:
     async def attach(self, request_id: str, after: EventId | None, owner_key: str | None) -> EventStream:
         """Read a request's stream, from its start or after an event."""
         async with in_time(_CONNECT_SECONDS):
-            return _stream(
-                await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
-            )
+            sub = await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
+        return _stream(sub)
 
     async def _record(self, request_id: str, owner_key: str | None) -> Record:
         record = await self._runtime.client.ledger.get(request_id)
@@ -286,9 +285,8 @@ class RuntimeGateway:
             return await self._place(await self._runtime.client.store.find(request_id), request_id)
 
     async def _place(self, namespace: str, request_id: str) -> QueuePlace | None:
-        found = await place_of(
-            self._runtime.client.store, namespace, request_id, self._watchers.get(namespace)
-        )
+        store = self._runtime.client.store
+        found = await place_of(store, namespace, request_id, self._watchers.get(namespace))
         return None if found is None else QueuePlace(*found)
 
     async def events(self, request_id: str, owner_key: str) -> list[Event]:
@@ -328,14 +326,18 @@ class RuntimeGateway:
     async def overview(self) -> dict[str, Any]:
         """Everything that the live page shows."""
         async with in_time(_CONNECT_SECONDS):
-            shown = await overview(self._runtime.client.store)
-            return {**shown, "batches": await self._board.rows()}
+            return {**await overview(self._runtime.client.store), "batches": await self._board.rows()}
 
     async def measure(self) -> None:
         """Bring the gauges of requests that wait and run up to date."""
         async with in_time(_MEASURE_SECONDS):
             for watcher in [*self._watchers.values()]:
                 await watcher.show_requests()
+
+    async def retry(self, request_id: str) -> None:
+        """Queue a dead letter again."""
+        async with in_time(_CONNECT_SECONDS):
+            await DeadList(self._runtime.client.store).retry(request_id)
 
     async def healthy(self) -> bool:
         """Return whether Redis answers and an instance serves: a model, or what the service depends on."""
@@ -385,10 +387,8 @@ class RuntimeGateway:
         asked = Submission(endpoint, {**body, "model": model.card.name}, new_id(), options, size=INLINE + 1)
         async with in_time(_CONNECT_SECONDS):
             stream = await self._submit(asked, endpoint, asked.payload)
-        try:
+        with contextlib.closing(stream):
             end = await _end_of(stream)
-        finally:
-            stream.close()
         end.raise_for_state()
         return dict((end.values or [{}])[0])
 

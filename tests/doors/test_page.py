@@ -14,7 +14,10 @@ from typing import Any
 import openai
 import pytest
 
+from dynamo_tasks.config.host.home import Home
+from dynamo_tasks.config.host.server import running_url
 from tests.support.batches import chat_line
+from tests.support.dead import make_dead
 from tests.support.processes import until
 from tests.support.serve import Serve
 from tests.support.web import ask, look
@@ -143,7 +146,7 @@ def test_a_request_can_be_watched_and_cancelled(page: Any, serve: Serve) -> None
     page.goto(url_of(serve, "#requests"))
     page.get_by_role("button", name=f"Watch request {made['id']}").first.click()
     page.wait_for_function("() => document.querySelector('#watch .text').textContent.length > 40")
-    page.get_by_role("button", name="Cancel request").click()
+    page.get_by_role("button", name="Cancel request", exact=True).click()
     page.wait_for_function("() => /ended/.test(document.querySelector('#watch-body .dim').textContent)")
     assert look(port_of(serve), f"/v1/requests/{made['id']}")[1]["status"] == "cancelled"
     page.keyboard.press("Escape")
@@ -170,6 +173,20 @@ def test_a_batch_is_followed_and_cancelled_by_keyboard(page: Any, serve: Serve) 
     row.get_by_text("cancelled").wait_for()
     assert cancel.count() == 0
     assert client.batches.retrieve(made.id).status == "cancelled"
+
+
+def test_a_dead_letter_is_shown_and_tried_again(page: Any, serve: Serve) -> None:
+    url = running_url(Home.from_environ({"DYNAMO_HOME": str(serve.home)}))
+    assert url is not None
+    request_id = make_dead(url)
+    page.goto(url_of(serve))
+    page.get_by_role("definition").get_by_role("link", name="1").click()
+    row = page.locator("#dead tbody tr", has_text=request_id)
+    row.wait_for()
+    assert "lost its worker" in row.inner_text()
+    page.get_by_role("button", name=f"Retry request {request_id}").click()
+    row.wait_for(state="detached")
+    page.locator("#running tbody tr", has_text=request_id).wait_for()
 
 
 def test_the_same_call_runs_as_it_is_shown(page: Any, serve: Serve, tmp_path: Path) -> None:

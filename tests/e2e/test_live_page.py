@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.support.batches import background_of, chat_line
+from tests.support.dead import make_dead
 from tests.support.processes import Frontend, Worker, together
 from tests.support.server import RedisServer
 from tests.support.web import ask, events
@@ -161,3 +163,22 @@ def test_an_admin_may_cancel_the_batch_of_another_key(port: int) -> None:
     assert ask(port, "POST", f"{path}/cancel", headers=OTHER)[0] == 404
     assert ask(port, "POST", f"{path}/cancel", headers=ADMIN)[2]["status"] in ("cancelling", "cancelled")
     rows_until(port, ADMIN, path.rpartition("/")[2], "cancelled")
+
+
+def test_dead_letters_are_shown_to_their_key_and_tried_again_by_an_admin(
+    port: int, redis_server: RedisServer
+) -> None:
+    request_id = make_dead(redis_server.url, owner_key=hashlib.sha256(b"one-key").hexdigest())
+    [row] = [one for one in snapshot(port, ONE)["dead_requests"] if one["id"] == request_id]
+    assert row["attempts"] == 3
+    assert "lost its worker" in row["error"]
+    assert "owner_key" not in row
+    assert request_id not in {one["id"] for one in snapshot(port, OTHER)["dead_requests"]}
+    path = f"/page/dead/{request_id}/retry"
+    assert ask(port, "POST", path)[0] == 401
+    assert ask(port, "POST", path, headers=ONE)[0] == 403
+    assert ask(port, "POST", path, headers=ADMIN)[0] == 204
+    seen = snapshot(port, ADMIN)
+    assert request_id not in {one["id"] for one in seen["dead_requests"]}
+    assert request_id in {one["id"] for one in seen["requests"]}
+    assert ask(port, "POST", path, headers=ADMIN)[0] == 404

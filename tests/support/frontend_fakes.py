@@ -147,6 +147,9 @@ class FakeGateway:
     async def place(self, request_id: str) -> QueuePlace | None:
         return self.places.get(request_id)
 
+    async def retry(self, request_id: str) -> None:
+        pass
+
     async def enqueue(self, submission: Submission) -> None:
         self.submissions.append(submission)
 

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from dynamo_tasks.errors import DynamoError, QueueFullError
+from dynamo_tasks.errors import DynamoError, ForbiddenError, QueueFullError
 from dynamo_tasks.frontend.call import RecentCalls, call_of
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.openai.render import one_line
@@ -27,7 +27,7 @@ __all__ = ["LiveAPI"]
 _EVERY = 1.0
 """Seconds between two snapshots."""
 _MOST_VIEWERS = 64
-_OWNED = ("requests", "batches")
+_OWNED = ("requests", "batches", "dead_requests")
 """Rows of a snapshot that belong to a key."""
 _HISTOGRAMS = ("time_to_first_token_seconds", "inter_token_seconds")
 
@@ -49,8 +49,18 @@ class LiveAPI:
         self._task: asyncio.Task[None] | None = None
 
     def routes(self) -> list[Route]:
-        """Its path."""
-        return [Route("/page/live", self.stream, name="live_page")]
+        """Its paths."""
+        return [
+            Route("/page/live", self.stream, name="live_page"),
+            Route("/page/dead/{id}/retry", self.retry, methods=["POST"], name="live_page"),
+        ]
+
+    async def retry(self, request: Request) -> Response:
+        """``POST /page/dead/{id}/retry``: queue a dead letter again, for an admin."""
+        if call_of(request).viewer:
+            raise ForbiddenError("only an admin's key may queue dead letters again")
+        await self._gateway.retry(request.path_params["id"])
+        return Response(status_code=204)
 
     async def stream(self, request: Request) -> Response:
         """``GET /page/live``: one ``snapshot`` event a second; of a key that is no admin's, only what is its own."""
@@ -97,7 +107,8 @@ class LiveAPI:
 
 
 _NOTHING: dict[str, Any] = {
-    "time": 0, "memory": None, "components": [], "requests": [], "batches": [], "dead": 0, "latency": {}
+    "time": 0, "memory": None, "components": [], "requests": [], "batches": [], "dead": 0, "dead_requests": [],
+    "latency": {},
 }  # fmt: skip
 
 

@@ -7,12 +7,22 @@ from dataclasses import dataclass
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.ledger import Ledger
-from dynamo_tasks.store.ledger.record import Record
+from dynamo_tasks.store.ledger.record import Record, read_record
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = ["DeadList", "DeadRequest"]
+
+_SHOWN = (
+    Field.STATE,
+    Field.ENDPOINT,
+    Field.CREATED,
+    Field.FINISHED,
+    Field.ATTEMPTS,
+    Field.OWNER_KEY,
+    Field.ERROR,
+)
 
 
 @dataclass(frozen=True)
@@ -22,7 +32,7 @@ class DeadRequest:
     Attributes:
         died: When its attempts were used up, Unix seconds.
         record: What the ledger knows of it.
-        message: Its Celery message.
+        message: Its Celery message; empty where it was not read.
     """
 
     died: float
@@ -60,6 +70,26 @@ class DeadList:
         key = self._store.keys(namespace).record(request_id)
         message = await self._store.commands.execute("HGET", key, Field.DEAD_MESSAGE)
         return DeadRequest(died, record, message or b"")
+
+    async def newest(self, namespace: str, most: int) -> list[DeadRequest]:
+        """The last ones of a namespace, the newest first, without their messages, which may be large."""
+        key = self._store.keys(namespace).dead
+        rows = await self._store.commands.execute("ZRANGE", key, 0, most - 1, "REV", "WITHSCORES")
+        if not rows:
+            return []
+        ids = [raw.decode(errors="replace") for raw in rows[::2]]
+        keys, wire = self._store.keys(namespace), await self._store.commands.wire()
+        read = await wire.ask([["HMGET", keys.record(one), *_SHOWN] for one in ids])
+        found = []
+        for request_id, died, values in zip(ids, rows[1::2], read, strict=True):
+            if values[0] is None:  # past its retention
+                continue
+            fields = {
+                name.encode(): value for name, value in zip(_SHOWN, values, strict=True) if value is not None
+            }
+            with contained("ledger", request_id):
+                found.append(DeadRequest(int(died) / 1000, read_record(request_id, namespace, fields), b""))
+        return found
 
     async def get(self, request_id: str) -> DeadRequest:
         """One of them.

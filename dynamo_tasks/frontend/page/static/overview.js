@@ -36,7 +36,7 @@ export function take(snapshot) {
   tiles([
     ["Instances", number(instances.length)], ["Running", number(running)], ["Queued", number(queued)],
     ["Tokens/s", number(rate)], ["First token p50", span(first[0])], ["Between tokens p50", span(gap[0])],
-    ["Dead letters", number(snapshot.dead)], ["Redis memory", memory(snapshot.memory)],
+    ["Dead letters", snapshot.dead ? el("a", { href: "#requests" }, number(snapshot.dead)) : "0"], ["Redis memory", memory(snapshot.memory)],
   ]);
   refresh($("topology"), ...snapshot.components.map(component), ...(snapshot.components.length ? [] : [
     el("p.empty", {}, "Nothing is served here yet.")]));

@@ -1,4 +1,4 @@
-// Requests at work and answered ones; one of them can be watched and cancelled.
+// Requests at work, answered ones and dead letters; one of them can be watched, cancelled, tried again.
 
 import { $, clock, el, number, refresh, span, table } from "./dom.js";
 import { call, events } from "./http.js";
@@ -22,10 +22,26 @@ export function take(snapshot) {
     [["id"], ["at"], ["api"], ["model"], ["status", "n"], ["tokens", "n"], ["took", "n"]],
     snapshot.recent.map((row) => [link(row.id), clock(row.at), row.api, row.model || "–",
       el(row.status < 400 ? "span.good" : "span.bad", {}, row.status), number(row.tokens), span(row.seconds)])));
+  refresh($("dead"), table("dead letters",
+    [["id"], ["endpoint"], ["attempts", "n"], ["error"], ["died"], [""]],
+    snapshot.dead_requests.map((row) => [link(row.id), `${row.namespace}.${row.endpoint}`, row.attempts, el("span.bad", {}, row.error || "–"),
+      clock(row.died), snapshot.admin ? again(row.id) : null])));
 }
 
 function link(id) {
   return el("button.plain", { type: "button", onclick: () => watch(id), "aria-label": `Watch request ${id}` }, id);
+}
+
+function again(id) {
+  return el("button", { type: "button", onclick: () => retry(id), "aria-label": `Retry request ${id}` }, "Retry");
+}
+
+async function retry(id) {
+  try {
+    await call(`/page/dead/${encodeURIComponent(id)}/retry`, { method: "POST" });
+  } catch (error) {
+    problem(error.message);
+  }
 }
 
 async function cancel(id) {
