@@ -37,7 +37,7 @@ class Fleet:
 
     def chat(self, text: str, key: str = "one", session: str = "", **more: object) -> tuple[str, int]:
         """The instance that answered, and how many tokens it had cached; asked once all are known to idle."""
-        until(self._idle, what="all idle")
+        until(self.idle, what="all idle")
         body = {"model": "mocker", "max_tokens": 3, "messages": [{"role": "user", "content": text}], **more}
         headers = {"authorization": f"Bearer {key}"}
         if session:
@@ -52,7 +52,7 @@ class Fleet:
             rows = client.xrange(Keys(self.namespace).stream(request_id))
         return [row[b"k"].decode().split("|")[2] for _, row in rows if b"k" in row]
 
-    def _idle(self) -> bool:
+    def idle(self) -> bool:
         key = Keys(self.namespace).events(f"namespace.{self.namespace}.component.Worker.kv_events")
         with redis.Redis(port=self.server.port) as client:
             batches = [json.loads(row[b"p"]) for _, row in client.xrange(key)]
@@ -125,6 +125,7 @@ def test_routers_come_and_workers_go(redis_server: RedisServer) -> None:
         )
         with late:
             assert {text: fleet.settle(text) for text in texts} == first
+            until(fleet.idle, what="all idle")  # the last that is heard of a dead worker
             one.kill()
             alive = {fleet.chat(f"{text} go on")[0] for text in texts}
             assert len(alive) == 1

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.router.kv import Choice, KvPolicy
@@ -37,6 +38,12 @@ class Agreement:
         self._choices = Choices(store, namespace, component, self._router)
         self._turn = asyncio.Lock()
         self._alone_until = 0.0
+
+    async def begin(self) -> None:
+        """Know of the choices from now on; without Redis, of all that it has."""
+        with suppress(DynamoError, TimeoutError):
+            async with asyncio.timeout(_PATIENCE):
+                await self._choices.begin()
 
     async def choose(
         self,

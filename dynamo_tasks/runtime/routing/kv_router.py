@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 from dynamo_tasks.errors import DynamoError, NoInstancesError
@@ -31,6 +32,8 @@ __all__ = ["KvRouter"]
 _RETRY = 0.5
 _ASK_EVERY = 2.0
 """Seconds until a worker is asked for its snapshot again."""
+_CATCH_UP = 1.0
+"""Seconds for which the first request waits for the workers' snapshots."""
 _STALE = 3.0
 """Seconds after a worker's last batch from which on the load of its lease is believed rather."""
 
@@ -60,19 +63,35 @@ class KvRouter(Actor):
         self._heard: dict[int, float] = {}
         self._asked: dict[int, float] = {}
         self._loads: Any = None
+        self._applied = asyncio.Event()
         self._agreement = Agreement(store, watcher.namespace, component, self.policy)
 
     # -- follow -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Follow the workers; returns once all that they publish from now on will be seen."""
-        if self._task is None and self._config.use_kv_events:
+        """Follow the workers; returns once what they have cached is known, and all that they publish from now on will be seen."""
+        if self._task is not None:
+            return
+        if self._config.router_replica_sync:
+            await self._agreement.begin()
+        if self._config.use_kv_events:
             self._subscription = self._topic.subscribe(self._events)
             await self._subscription.start()
-            # Their snapshots are there before, or soon after, the first request comes.
             own = [info for info in self._watcher.instances if info.component == self._component]
             await self._look(own)
+            await super().start()
+            await self._catch_up(own)
         await super().start()
+
+    async def _catch_up(self, infos: Sequence[InstanceInfo]) -> None:
+        """Wait for their snapshots, though not for one that hangs."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CATCH_UP):
+                while any(
+                    self._reports(info) and not self._followed.is_known(info.lease_id) for info in infos
+                ):
+                    self._applied.clear()
+                    await self._applied.wait()
 
     async def _run(self) -> None:
         if not self._config.use_kv_events:
@@ -93,6 +112,7 @@ class KvRouter(Actor):
             metrics.counter("router_kv_event_gaps_total", component=self._component).inc()
             event("router.kv_events_missed", worker_id=batch.worker_id, event_id=batch.event_id)
         metrics.gauge("router_kv_blocks", component=self._component).set(len(self.policy.index))
+        self._applied.set()
 
     async def _ask(self, worker: int, now: float) -> None:
         if now - self._asked.get(worker, -_ASK_EVERY) < _ASK_EVERY:

@@ -49,6 +49,15 @@ class Choices:
         self._router = router
         self._seen = "-"
 
+    async def begin(self) -> None:
+        """Take all choices so far for done: the workers' loads say what is left of them.
+
+        Raises:
+            ServerUnavailableError: Redis cannot be reached.
+        """
+        last = await self._commands.execute("XREVRANGE", self._key, "+", "-", "COUNT", "1")
+        self._seen = last[0][0].decode() if last else "-"
+
     async def note(self, choice: SharedChoice, *, force: bool = False) -> list[SharedChoice] | None:
         """Note a choice, or get those of others that must be known first.
 
