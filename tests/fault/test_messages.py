@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -110,14 +111,16 @@ def _blocks(events: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _expected(http: Frontend) -> list[dict[str, Any]]:
     """The same messages without a fault; the mocker's answers are functions of the requests."""
-    found = []
-    for body in ASKED:
+
+    def ask(body: dict[str, Any]) -> dict[str, Any]:
         status, _, message = http.request("POST", "/v1/messages", {**body, "model": "mocker"})
         assert status == 200, message
         for block in message["content"]:
             block.pop("signature", None)
-        found.append(message)
-    return found
+        return dict(message)
+
+    with ThreadPoolExecutor(len(ASKED)) as pool:
+        return list(pool.map(ask, ASKED))
 
 
 @dataclass

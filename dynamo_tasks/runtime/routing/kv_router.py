@@ -69,7 +69,7 @@ class KvRouter(Actor):
     # -- follow -------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Follow the workers; returns once what they have cached is known, and all that they publish from now on will be seen."""
+        """Follow the workers; returns once it is known what they have cached."""
         if self._task is not None:
             return
         if self._config.router_replica_sync:
