@@ -173,7 +173,7 @@ class EventStreamResponse:
             return events
         try:
             async with asyncio.timeout(self._header_delay):
-                while all(event.kind == Kind.CLAIM for event in events):
+                while _only_claims(events):
                     batch = await self._stream.next()
                     events += batch
                     if not batch:
@@ -189,7 +189,7 @@ class EventStreamResponse:
         keep_alive.start()
         scope[PROBE] = keep_alive.now
         places = None
-        if self._place is not None and not events:
+        if self._place is not None and _only_claims(events):
             places = asyncio.create_task(self._say_place(self._place, keep_alive))
         try:
             last = await self._batches(events, keep_alive, send, places)
@@ -219,16 +219,17 @@ class EventStreamResponse:
     async def _batches(
         self, events: list[Event], keep_alive: KeepAlive, send: Send, places: asyncio.Task[None] | None
     ) -> bytes:
-        """Send all batches but the last, whose bytes are returned; ``places`` ends with the first of them."""
+        """Send all batches but the last, whose bytes are returned; ``places`` ends with the first output."""
         renderer, meter, following = self._renderer, self._meter, self._stream.next
         try:
             if opening := renderer.opening():
                 await send({"type": "http.response.body", "body": opening, "more_body": True})
             if not events:
                 events = await following()
-            if places is not None:
-                places.cancel()
             while events:
+                # A Router claims a request, and hands it on: it may wait once more.
+                if places is not None and not _only_claims(events):
+                    places.cancel()
                 body = renderer.render(events)
                 if meter is not None:
                     meter.delivered(renderer.tokens)
@@ -253,6 +254,11 @@ class EventStreamResponse:
         headers = [*SSE_HEADERS, (REQUEST_ID.encode(), header_text(self._stream.request_id).encode())]
         self.started = True
         await send({"type": "http.response.start", "status": 200, "headers": headers})
+
+
+def _only_claims(events: list[Event]) -> bool:
+    """Return whether nothing has been made of the request yet."""
+    return all(event.kind == Kind.CLAIM for event in events)
 
 
 def _one_line(text: str) -> bytes:
