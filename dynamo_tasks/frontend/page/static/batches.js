@@ -3,7 +3,8 @@
 import { $, clock, el, meter, number, refresh, span, table } from "./dom.js";
 import { call } from "./http.js";
 
-const COLUMNS = [["id"], ["state"], ["progress"], ["failed", "n"], ["answer tokens", "n"], ["model"], ["endpoint"], ["made"], ["took", "n"], [""]];
+// What one looks for and clicks comes first: a phone shows the first columns.
+const COLUMNS = [["state"], ["progress"], [""], ["failed", "n"], ["made"], ["took", "n"], ["answer tokens", "n"], ["model"], ["endpoint"], ["id"]];
 const KINDS = { completed: "good", failed: "bad", expired: "bad", cancelled: "dim", in_progress: "good" };
 const DAY = 86400;
 
@@ -16,20 +17,17 @@ export function start(report) {
 export function take(snapshot) {
   if ($("batches").hidden) return;
   refresh($("batch-rows"), table("batches", COLUMNS, snapshot.batches.map((row) => [
-    el("code", {}, row.id), state(row), progress(row), el(row.failed ? "span.bad" : "span", {}, number(row.failed)), number(row.tokens),
-    row.model || "–", row.endpoint, made(row, snapshot.time), span((row.ended || snapshot.time) - row.created), stop(row),
+    el(`span.${KINDS[row.status] || "warn"}`, {}, row.status.replace("_", " ")), progress(row), stop(row),
+    el(row.failed ? "span.bad" : "span", {}, number(row.failed)), made(row, snapshot.time),
+    span(Math.max(0, Math.round((row.ended || snapshot.time) - row.created))), // its times are whole seconds
+    number(row.tokens), row.model || "–", row.endpoint.replace("/v1/", ""), el("code", {}, row.id),
   ])));
 }
 
-/** The state; what is wrong with the input, where it is that, without its text. */
-function state(row) {
-  const mistakes = row.mistakes.map((one) => (one.line ? `line ${one.line}: ${one.code}` : one.code)).join(", ");
-  const kind = KINDS[row.status] || "warn";
-  return el("span", {}, el(`span.${kind}`, {}, row.status.replace("_", " ")), mistakes ? el("small.dim", {}, ` ${mistakes}`) : null);
-}
-
+/** How many lines have ended; what is wrong with the input, where it is that, without its text. */
 function progress(row) {
-  if (!row.total) return "–"; // its lines are not counted yet
+  const mistakes = row.mistakes.map((one) => (one.line ? `line ${one.line}: ${one.code}` : one.code)).join(", ");
+  if (!row.total) return el("small.dim", {}, mistakes || "–"); // its lines are not counted yet
   const ended = row.completed + row.failed;
   return el("span", {}, meter(ended / row.total, `${number(ended)} of ${number(row.total)} lines ended`),
     el("small.dim", {}, ` ${number(ended)} of ${number(row.total)}`));

@@ -23,9 +23,10 @@ export function take(snapshot) {
     snapshot.recent.map((row) => [link(row.id), clock(row.at), row.api, row.model || "–",
       el(row.status < 400 ? "span.good" : "span.bad", {}, row.status), number(row.tokens), span(row.seconds)])));
   refresh($("dead"), table("dead letters",
-    [["id"], ["endpoint"], ["attempts", "n"], ["error"], ["died"], [""]],
-    snapshot.dead_requests.map((row) => [link(row.id), `${row.namespace}.${row.endpoint}`, row.attempts, el("span.bad", {}, row.error || "–"),
-      clock(row.died), snapshot.admin ? again(row.id) : null])));
+    [["died"], ["error"], [""], ["attempts", "n"], ["endpoint"], ["id"]],
+    snapshot.dead_requests.map((row) => [clock(row.died), el("span.bad", {}, row.error || "–"), snapshot.admin ? again(row.id) : null,
+      row.attempts, row.endpoint, link(row.id)])));
+  $("dead-letters").hidden = !snapshot.dead_requests.length;
 }
 
 function link(id) {
