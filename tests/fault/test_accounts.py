@@ -128,7 +128,6 @@ def test_redis_that_starts_on_its_aof_has_keys_limits_and_usage(stack: Stack) ->
     assert stack.reserved() == []
 
 
-@pytest.mark.xfail(reason="not understood yet: of three requests, one is in the ledger of usage", strict=True)
 def test_a_preempted_request_that_goes_on_is_charged_once(stack: Stack) -> None:
     key = stack.create("--tokens-per-day", "100000")["key"]
     http = stack.frontends[0]

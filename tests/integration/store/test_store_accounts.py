@@ -105,6 +105,31 @@ async def _counted_once(place: Place, course: Course, counts: tuple[int, int, in
     assert full_at - now <= 60 * (prompt + answer) + 1
 
 
+@pytest.mark.parametrize("price", [Price(), Price(input=1.0, output=2.0)], ids=["free", "priced"])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        KeyLimits(tokens_per_minute=1000),
+        KeyLimits(tokens_per_day=10_000),
+        KeyLimits(cost_per_day=1.0),
+        KeyLimits(),
+    ],
+    ids=["minute", "day", "cost", "none"],
+)
+@on_loop
+async def test_several_that_are_open_at_once(
+    redis_server: RedisServer, limits: KeyLimits, price: Price
+) -> None:
+    account = Account("llama", 12, 100, limits, 90, price)
+    async with Place(redis_server.url) as place:
+        ids = [await place.submit(owner_key=OWNER, account=account) for _ in range(3)]
+        for request_id in ids:
+            await finished(place, request_id)
+        [row] = await Usage(place.store, [place.namespace]).of_day(datetime.now(UTC).date())
+        assert (row.requests, row.errors, row.prompt, row.answer) == (3, 0, 30, 15)
+        assert not await place.do("EXISTS", f"{place.keys.base}held:{OWNER}")
+
+
 def _short(row: UsageRow) -> tuple[int, ...]:
     return row.requests, row.errors, row.prompt, row.answer, row.cost
 
