@@ -32,9 +32,12 @@ def _delays(monkeypatch: pytest.MonkeyPatch, count: int) -> list[float]:
     monkeypatch.setattr(module.Wire, "connect", connect)
 
     async def reconnect() -> None:
-        enough = asyncio.Event()
+        enough, ours, sleep = asyncio.Event(), asyncio.get_running_loop(), asyncio.sleep
 
         async def pause(seconds: float) -> None:
+            if asyncio.get_running_loop() is not ours:  # a reader of another test lives in a thread yet
+                await sleep(seconds)
+                return
             if len(seen) < count:
                 seen.append(seconds)
                 return
