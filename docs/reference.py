@@ -145,7 +145,14 @@ def settings_page() -> str:
 
 def command_help(path: list[str], command: click.Command) -> Iterator[str]:
     """The help of a command, and of those below it."""
-    context = click.Context(command, info_name=" ".join(path), max_content_width=100, terminal_width=100)
+    # Named as in the command line itself: click keeps the option that a command has made first.
+    context = click.Context(
+        command,
+        info_name=" ".join(path),
+        max_content_width=100,
+        terminal_width=100,
+        help_option_names=["-h", "--help"],
+    )
     yield f"## {' '.join(path)}\n"
     yield f"```text\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
