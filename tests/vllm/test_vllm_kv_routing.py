@@ -73,7 +73,7 @@ def test_kv_finds_more_of_the_prompts_in_caches(fleet: dict[str, Frontend]) -> N
     print(
         {mode: f"hit rate {rate:.2f}, TTFT p50 {1000 * wait:.1f} ms" for mode, (rate, wait) in found.items()}
     )
-    assert found["kv"][0] > 1.3 * found["round_robin"][0]
+    assert found["kv"][0] > 1.15 * found["round_robin"][0]
 
 
 def test_tenants_never_share_a_prefix(fleet: dict[str, Frontend]) -> None:

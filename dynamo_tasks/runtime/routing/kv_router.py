@@ -32,7 +32,7 @@ __all__ = ["KvRouter"]
 _RETRY = 0.5
 _ASK_EVERY = 2.0
 """Seconds until a worker is asked for its snapshot again."""
-_CATCH_UP = 1.0
+_CATCH_UP = 3.0
 """Seconds for which the first request waits for the workers' snapshots."""
 _STALE = 3.0
 """Seconds after a worker's last batch from which on the load of its lease is believed rather."""
