@@ -26,7 +26,7 @@ from dynamo_tasks.queue.worker.beat import Beat
 from dynamo_tasks.queue.worker.consuming import Queues, direct_queue
 from dynamo_tasks.queue.worker.request import Events
 from dynamo_tasks.queue.worker.worker import Host, LoopWorker, ServiceStep
-from dynamo_tasks.store.keys import PRIORITY_STEPS, WAIT_QUEUE_STEP
+from dynamo_tasks.store.queue_keys import PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.wire import notice_loss

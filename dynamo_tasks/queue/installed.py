@@ -36,7 +36,7 @@ from dynamo_tasks.queue.plain_pickle import read_plain_only
 from dynamo_tasks.queue.worker import worker as hosting
 from dynamo_tasks.queue.worker.control import JsonControl
 from dynamo_tasks.queue.worker.request import Events
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
+from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.address import Address
 
 __all__ = ["InstalledApp", "check_settings", "convert"]

@@ -18,10 +18,10 @@ import msgspec
 
 from dynamo_tasks.errors import ProtocolError, RequestNotFoundError
 from dynamo_tasks.store.job_records import Checkpoint, Chunk, Commit, JobRecord
-from dynamo_tasks.store.keys import queue_keys
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.ledger.submission import NewRequest, submit_call, submitted
+from dynamo_tasks.store.queue_keys import queue_keys
 from dynamo_tasks.store.redis.containment import MALFORMED
 from dynamo_tasks.store.redis.refusals import refusal
 from dynamo_tasks.store.redis.server import Store

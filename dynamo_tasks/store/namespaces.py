@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dynamo_tasks.errors import NamespaceInUseError
-from dynamo_tasks.store.keys import glob_escape, namespace_patterns
+from dynamo_tasks.store.queue_keys import glob_escape, namespace_patterns
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
 

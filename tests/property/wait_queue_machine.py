@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from dynamo_tasks.errors import FencedError
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
 from dynamo_tasks.store.ledger.forwarding import preempt
 from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.ledger.scripts import script
+from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
 from tests.support.streams import Place
 from tests.support.wait_queue import WaitQueue
 

@@ -12,8 +12,9 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import DynamoApp, create_app
 from dynamo_tasks.queue.client.result import StreamResult
 from dynamo_tasks.queue.client.task import EndpointTask, make_task
-from dynamo_tasks.store.keys import Keys, priority_suffix
+from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger.fields import Field
+from dynamo_tasks.store.queue_keys import priority_suffix
 from tests.support.processes import Worker, until
 from tests.support.records import by_word
 from tests.support.server import RedisServer

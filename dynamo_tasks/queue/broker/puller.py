@@ -21,7 +21,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.hub import AsyncioHub
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
+from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.containment import is_wrong_type, pass_over

@@ -36,8 +36,8 @@ from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.message import BrokerMessage, MalformedMessageError, QoS, decode
 from dynamo_tasks.queue.broker.puller import Poller, Puller
 from dynamo_tasks.queue.sockets import yielding
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.ledger.sync import SyncLedger
+from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.parsing import Parser

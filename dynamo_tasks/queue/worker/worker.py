@@ -27,7 +27,7 @@ from dynamo_tasks.queue.worker.options import check_options, check_settings
 from dynamo_tasks.queue.worker.pool import TaskPool
 from dynamo_tasks.queue.worker.shutdown import Shutdown
 from dynamo_tasks.store.bridge import loop_factory
-from dynamo_tasks.store.keys import consumer_name, unacked_index_key, unacked_key
+from dynamo_tasks.store.queue_keys import consumer_name, unacked_index_key, unacked_key
 from dynamo_tasks.store.redis.refusals import ReplyError
 
 __all__ = ["Host", "LoopWorker", "ServiceStep", "refuse", "transport_options"]

@@ -25,12 +25,13 @@ from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.versions import PROTOCOL
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, Keys
+from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.notifications import notify_end
 from dynamo_tasks.store.ledger.record import Record, read_record
 from dynamo_tasks.store.ledger.scripts import Argument, script
 from dynamo_tasks.store.ledger.submission import NewRequest, left, submit_call, submitted
+from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = [

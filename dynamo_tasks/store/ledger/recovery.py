@@ -11,10 +11,11 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.store.keys import PRIORITY_STEPS, Keys, consumer_name, priority_suffix
+from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger.notifications import notify_end
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.ledger.unacked import restore_unacked
+from dynamo_tasks.store.queue_keys import PRIORITY_STEPS, consumer_name, priority_suffix
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
 

@@ -19,9 +19,10 @@ from dynamo_tasks.protocol.account import Account
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.versions import NEEDED
-from dynamo_tasks.store.keys import Keys, namespaces_key, priority_suffix
+from dynamo_tasks.store.keys import Keys, namespaces_key
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.scripts import Argument
+from dynamo_tasks.store.queue_keys import priority_suffix
 
 __all__ = ["READ_RETENTION", "Call", "NewRequest", "left", "report_rejected", "submit_call", "submitted"]
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 
-from dynamo_tasks.store.keys import PRIORITY_SEPARATOR, Keys, priority_suffix, unacked_index_key, unacked_key
+from dynamo_tasks.store.keys import Keys
 from dynamo_tasks.store.ledger.scripts import script
+from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, priority_suffix, unacked_index_key, unacked_key
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
 

@@ -10,7 +10,7 @@ import pytest
 import redis
 
 from dynamo_tasks.queue.broker.puller import Puller
-from dynamo_tasks.store.keys import priority_suffix
+from dynamo_tasks.store.queue_keys import priority_suffix
 from dynamo_tasks.store.redis.address import Address
 from tests.support.server import RedisServer
 

@@ -8,7 +8,7 @@ import time
 import msgspec
 import pytest
 
-from dynamo_tasks.store.keys import PRIORITY_STEPS, priority_suffix
+from dynamo_tasks.store.queue_keys import PRIORITY_STEPS, priority_suffix
 from tests.support.promises import in_time
 from tests.support.server import RedisServer
 from tests.support.streams import Place, on_loop

@@ -1,6 +1,6 @@
 """The keys of a queue are those that kombu makes of it, and no other."""
 
-from dynamo_tasks.store.keys import priority_suffix, queue_keys
+from dynamo_tasks.store.queue_keys import priority_suffix, queue_keys
 
 LISTS = ["q", "q\x06\x163", "q\x06\x166", "q\x06\x169", "q\x06\x1610"]
 """Of the four priorities, and the one that is as long as the line behind them."""
