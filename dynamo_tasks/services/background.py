@@ -36,10 +36,10 @@ from dynamo_tasks.services.batches.run import BatchRun
 from dynamo_tasks.services.batches.shop import BatchShop
 from dynamo_tasks.services.batches.supervisor import BatchSupervisor
 from dynamo_tasks.services.batches.validation import BatchLimits
-from dynamo_tasks.services.files import FilesSweeper, files_of
 from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.http import gateway_of
 from dynamo_tasks.services.processor import Processor
+from dynamo_tasks.services.upkeep import FilesSweeper, files_of
 from dynamo_tasks.services.webhooks.announcer import Announcer
 from dynamo_tasks.services.webhooks.delivery import Delivery, send
 from dynamo_tasks.services.webhooks.targets import WebhookTarget, targets_from

@@ -23,11 +23,10 @@ from dynamo_tasks.runtime.routing.chooser import check_mode, kv_config
 from dynamo_tasks.runtime.supervision.actor import Actors
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
 from dynamo_tasks.services.background import BATCH_ENDPOINTS, Background
-from dynamo_tasks.services.conversations import ConversationSweeper
-from dynamo_tasks.services.files import FilesSweeper, files_of
 from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.http import KeyFollower, api_routes, gateway_of, warn_if_open
 from dynamo_tasks.services.processor import Processor
+from dynamo_tasks.services.upkeep import ConversationSweeper, FilesSweeper, files_of
 
 __all__ = ["Frontend"]
 

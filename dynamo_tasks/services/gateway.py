@@ -8,56 +8,42 @@ from functools import partial
 from typing import Any
 
 from dynamo_tasks.engines.text.threads import INLINE, offload
-from dynamo_tasks.errors import (
-    IdempotencyConflictError,
-    NoInstancesError,
-    NotStartedError,
-    RateLimitError,
-    RequestNotFoundError,
-)
+from dynamo_tasks.errors import IdempotencyConflictError, NoInstancesError, NotStartedError, RateLimitError
 from dynamo_tasks.frontend.batches.records import SYSTEM
 from dynamo_tasks.frontend.call import new_id
-from dynamo_tasks.frontend.gateway import EventStream, QueuePlace, RequestInfo, ServedModel, Submission
+from dynamo_tasks.frontend.gateway import EventStream, ServedModel, Submission
 from dynamo_tasks.frontend.gateway import end_of as _end_of
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.models import OPERATIONS, served_models
-from dynamo_tasks.protocol.events import Event, EventId
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import SESSION_HEADER, EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
-from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.overview import overview
-from dynamo_tasks.runtime.resting import check_taken, model_state, needed, place_of
+from dynamo_tasks.runtime.resting import check_taken, model_state, needed
 from dynamo_tasks.runtime.routing.chooser import Chooser
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.batches.board import BatchBoard
+from dynamo_tasks.services.known_requests import CONNECT_SECONDS, KnownRequests, as_stream
 from dynamo_tasks.services.webhooks.announcer import WATCHED, WATCHED_FOR, Watched
 from dynamo_tasks.store.accounts.api_keys import StoredKeys
 from dynamo_tasks.store.accounts.usage import Usage
 from dynamo_tasks.store.conversations import Conversations
-from dynamo_tasks.store.documents import Documents
-from dynamo_tasks.store.ledger.dead import DeadList
 from dynamo_tasks.store.ledger.quota import Quota
-from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.ledger.submission import NewRequest, report_rejected
 from dynamo_tasks.store.objects import Objects
 from dynamo_tasks.store.redis.connection import in_time
-from dynamo_tasks.store.streams.at_rest import decode_row, read_all
-from dynamo_tasks.store.streams.subscription import Subscription
 
 __all__ = ["RuntimeGateway"]
 
-_CONNECT_SECONDS = 3.0
-"""Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
 _MEASURE_SECONDS = 1.0  # a scraper does not wait longer than some seconds
 _TOKENIZE_SECONDS = 30.0
 """Seconds that a Processor of its own has to tokenize a text."""
 
 
-class RuntimeGateway:
+class RuntimeGateway(KnownRequests):
     """Implements :class:`~dynamo_tasks.frontend.gateway.Gateway`.
 
     Args:
@@ -81,12 +67,10 @@ class RuntimeGateway:
         names: ModelNames | None = None,
         chooser: Chooser | None = None,
     ):
-        self._runtime = runtime
+        super().__init__(runtime)
         self._chooser = chooser
-        self._watchers = runtime.registry.watchers
         self._quota = Quota(runtime.client.store)
         self._namespace = namespace
-        self._documents = Documents(runtime.client.store)
         self.api_keys = StoredKeys(runtime.client.store, namespace)
         self.objects = Objects(runtime.client.store, namespace)
         self._board = BatchBoard(self.objects)
@@ -126,7 +110,7 @@ class RuntimeGateway:
     async def admit(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request for its API key."""
         namespace = self.namespace_of(api)
-        async with in_time(_CONNECT_SECONDS):
+        async with in_time(CONNECT_SECONDS):
             allowance = await self._quota.take(namespace, owner_key, limits, request_id)
         if allowance.reason:
             report_rejected(await self._usual(api), RateLimitError.code)
@@ -141,7 +125,7 @@ class RuntimeGateway:
     async def withdraw(self, api: str, request_id: str, owner_key: str, limits: KeyLimits) -> None:
         """Give a request's place back."""
         if limits.concurrent_requests:
-            async with in_time(_CONNECT_SECONDS):
+            async with in_time(CONNECT_SECONDS):
                 await self._quota.release(self.namespace_of(api), owner_key, request_id)
 
     def namespace_of(self, api: str) -> str:
@@ -153,7 +137,7 @@ class RuntimeGateway:
         """Put a request into its queue, and read it from its start."""
         endpoint, payload = self._target(submission)
         try:
-            async with in_time(_CONNECT_SECONDS):
+            async with in_time(CONNECT_SECONDS):
                 return await self._submit(submission, endpoint, payload)
         except (NoInstancesError, NotStartedError) as error:
             report_rejected(endpoint, error.code)
@@ -163,7 +147,7 @@ class RuntimeGateway:
         """The request that an idempotency key stands for, and the digest that it was first used with."""
         store = self._runtime.client.store
         name = store.keys(self.namespace_of(api)).idempotency(owner_key, key)
-        async with in_time(_CONNECT_SECONDS):
+        async with in_time(CONNECT_SECONDS):
             found = await store.commands.execute("GET", name)
         if found is None:
             return None
@@ -174,7 +158,7 @@ class RuntimeGateway:
         """Put a request into its queue that nobody reads yet."""
         served = submission.endpoint.name in OPERATIONS
         endpoint, payload = self._target(submission) if served else (submission.endpoint, submission.payload)
-        async with in_time(_CONNECT_SECONDS):
+        async with in_time(CONNECT_SECONDS):
             new = await offload(submission.size, self._new_request, submission, endpoint, payload)
             # Its id is the caller's own: what has it already is this request.
             with contextlib.suppress(IdempotencyConflictError):
@@ -182,7 +166,7 @@ class RuntimeGateway:
 
     async def announce(self, request_id: str) -> None:
         """See that the end of a request is told to webhooks."""
-        async with in_time(_CONNECT_SECONDS):
+        async with in_time(CONNECT_SECONDS):
             await self.objects.create(WATCHED, request_id, SYSTEM, Watched(), ttl=WATCHED_FOR)
 
     async def serves(self, endpoint: EndpointId) -> bool:
@@ -191,7 +175,7 @@ class RuntimeGateway:
 
     async def count(self, owner_key: str, limits: KeyLimits) -> Allowance:
         """Count a request that is not submitted."""
-        async with in_time(_CONNECT_SECONDS):
+        async with in_time(CONNECT_SECONDS):
             return await self._quota.take(self._namespace, owner_key, limits)
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
@@ -205,7 +189,7 @@ class RuntimeGateway:
             new = await offload(submission.size, self._new_request, submission, endpoint, payload, queue)
             sub = await self._runtime.client.reader.submit(new)
         sub.render = sub.render or new.render
-        return _stream(sub)
+        return as_stream(sub)
 
     async def _queue_of(self, submission: Submission, endpoint: EndpointId, payload: Any) -> str:
         """The queue of the chosen instance; that of all where none runs, nobody chooses, or for spare capacity."""
@@ -249,83 +233,15 @@ class RuntimeGateway:
         new.account = submission.account
         return new
 
-    async def attach(self, request_id: str, after: EventId | None, owner_key: str | None) -> EventStream:
-        """Read a request's stream, from its start or after an event."""
-        async with in_time(_CONNECT_SECONDS):
-            sub = await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
-        return _stream(sub)
-
-    async def _record(self, request_id: str, owner_key: str | None) -> Record:
-        record = await self._runtime.client.ledger.get(request_id)
-        if record.owner_key and owner_key not in (None, record.owner_key):
-            raise RequestNotFoundError(f"no request {request_id!r} is known")
-        return record
-
-    async def status(self, request_id: str, owner_key: str | None) -> RequestInfo:
-        """Report the status of a request."""
-        async with in_time(_CONNECT_SECONDS):
-            return await self._info(await self._record(request_id, owner_key))
-
-    async def _info(self, record: Record) -> RequestInfo:
-        store = self._runtime.client.store
-        key = store.keys(record.namespace).stream(record.id)
-        rows = await store.commands.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
-        last = decode_row(rows[0]).id if rows else record.end
-        return RequestInfo(
-            id=record.id, state=record.state, endpoint=record.endpoint, created=record.created,
-            attempts=record.attempts, last_event=str(last) if last else "0-0", error=record.error,
-            finish_reason=record.finish_reason, usage=record.usage,
-            render=record.render or None, finished=record.finished or 0.0,
-            place=await self._place(record.namespace, record.id) if record.state is State.QUEUED else None,
-        )  # fmt: skip
-
-    async def place(self, request_id: str) -> QueuePlace | None:
-        """Tell where it stands."""
-        async with in_time(_CONNECT_SECONDS):
-            return await self._place(await self._runtime.client.store.find(request_id), request_id)
-
-    async def _place(self, namespace: str, request_id: str) -> QueuePlace | None:
-        store = self._runtime.client.store
-        found = await place_of(store, namespace, request_id, self._watchers.get(namespace))
-        return None if found is None else QueuePlace(*found)
-
-    async def events(self, request_id: str, owner_key: str) -> list[Event]:
-        """Read a request's events, as they are now."""
-        async with in_time(_CONNECT_SECONDS):
-            record = await self._record(request_id, owner_key)
-            return await read_all(self._runtime.client.store, record.namespace, request_id)
-
-    async def document(self, request_id: str, owner_key: str, part: str = "given") -> bytes:
-        """Read what an API keeps beside the record of a request."""
-        async with in_time(_CONNECT_SECONDS):
-            record = await self._record(request_id, owner_key)
-            return await self._documents.read(record.namespace, request_id, part)
-
-    async def keep(self, request_id: str, made: bytes, retention: float) -> None:
-        """Keep what an API has made of a stream that has ended."""
-        async with in_time(_CONNECT_SECONDS):
-            namespace = await self._runtime.client.store.find(request_id)
-            await self._documents.keep(namespace, request_id, made, retention)
-
-    async def cancel(self, request_id: str, owner_key: str | None, purge: bool) -> RequestInfo:
-        """Stop a request; with ``purge`` erase payload and stream too."""
-        ledger = self._runtime.client.ledger
-        async with in_time(_CONNECT_SECONDS):
-            record = await self._record(request_id, owner_key)
-            await ledger.cancel(record.namespace, request_id)
-            if purge:
-                await ledger.purge(record.namespace, request_id)
-            return await self._info(await ledger.get(request_id, record.namespace))
-
     async def time(self) -> float:
         """Unix seconds by the clock of Redis."""
-        async with in_time(_CONNECT_SECONDS):
+        async with in_time(CONNECT_SECONDS):
             seconds, micros = await self._runtime.client.store.commands.execute("TIME")
         return int(seconds) + int(micros) / 1e6
 
     async def overview(self) -> dict[str, Any]:
         """Everything that the live page shows."""
-        async with in_time(_CONNECT_SECONDS):
+        async with in_time(CONNECT_SECONDS):
             return {**await overview(self._runtime.client.store), "batches": await self._board.rows()}
 
     async def measure(self) -> None:
@@ -333,11 +249,6 @@ class RuntimeGateway:
         async with in_time(_MEASURE_SECONDS):
             for watcher in [*self._watchers.values()]:
                 await watcher.show_requests()
-
-    async def retry(self, request_id: str) -> None:
-        """Queue a dead letter again."""
-        async with in_time(_CONNECT_SECONDS):
-            await DeadList(self._runtime.client.store).retry(request_id)
 
     async def healthy(self) -> bool:
         """Return whether Redis answers and an instance serves: a model, or what the service depends on."""
@@ -385,16 +296,9 @@ class RuntimeGateway:
         endpoint = self._processor.endpoint_id("tokenize")
         options = RequestOptions(ignore_result=True, deadline=time.time() + _TOKENIZE_SECONDS)
         asked = Submission(endpoint, {**body, "model": model.card.name}, new_id(), options, size=INLINE + 1)
-        async with in_time(_CONNECT_SECONDS):
+        async with in_time(CONNECT_SECONDS):
             stream = await self._submit(asked, endpoint, asked.payload)
         with contextlib.closing(stream):
             end = await _end_of(stream)
         end.raise_for_state()
         return dict((end.values or [{}])[0])
-
-
-def _stream(sub: Subscription) -> EventStream:
-    stream: Any = sub
-    if not sub.render:  # empty = none was stored
-        stream.render = None
-    return stream  # type: ignore[no-any-return]
