@@ -78,7 +78,7 @@ class Submission(Struct):
         payload: Its one argument, as :meth:`Gateway.prepare` made it.
         request_id: A new id (the Celery task id).
         options: Of the request.
-        render: How to render its stream (an encoded ``Render``), kept with the record.
+        render: How to render its stream (an encoded ``Render``), kept with the record; empty = values, as they are.
         owner_key: Hash of the API key; only the same key may read or cancel the request. Empty = anyone.
         headers: Of the trace that the HTTP request belongs to.
         size: Bytes of the body that it came in.
@@ -91,7 +91,7 @@ class Submission(Struct):
     payload: dict[str, Any]
     request_id: str
     options: RequestOptions
-    render: bytes | None = None
+    render: bytes = b""
     owner_key: str = ""
     headers: dict[str, str] = {}
     size: int = 0
@@ -139,7 +139,7 @@ class RequestInfo(Struct):
     error: ErrorInfo | None = None
     finish_reason: str | None = None
     usage: dict[str, int] | None = None
-    render: bytes | None = None
+    render: bytes = b""
     finished: float = 0.0
     place: QueuePlace | None = None
 
@@ -149,11 +149,11 @@ class EventStream(Protocol):
 
     Attributes:
         request_id: The request's id; another one than submitted where an idempotency key was known already.
-        render: What was stored with the request.
+        render: What was stored with the request; empty = nothing.
     """
 
     request_id: str
-    render: bytes | None
+    render: bytes
 
     @property
     def saw_end(self) -> bool:

@@ -219,7 +219,7 @@ class Generation:
             payload=payload,
             request_id=call.request_id,
             options=self._settings.options(request, headers, call.owner_key, call.limits, parsed.retention),
-            render=None if render is None else render.encode(),
+            render=b"" if render is None else render.encode(),
             owner_key=call.owner_key,
             headers=self._carried(raw, call, headers),
             size=size,
@@ -353,7 +353,7 @@ class Generation:
         self, api: Api, asked: OpenAIRequest, render: Render | None, stream: EventStream, call: HttpCall
     ) -> ASGIApp:
         streamed = isinstance(asked, GenerationRequest) and asked.stream
-        if stream.render is not None and stream.request_id != call.request_id:
+        if stream.render and stream.request_id != call.request_id:
             # An idempotent repetition: the first one's id and time.
             render = Render.decode(stream.render, stream.request_id)
         if isinstance(asked, GenerationRequest) and asked.background and not streamed:

@@ -79,7 +79,7 @@ class RequestsAPI:
         stream = await attach_at(self._gateway, request.path_params["id"], position, call.viewer, whole=False)
         if stream.saw_end:
             return nothing_left(stream)
-        render = None if stream.render is None else Render.decode(stream.render, stream.request_id)
+        render = Render.decode(stream.render, stream.request_id) if stream.render else None
         api = None if render is None else self._apis.get(render.api)
         seconds = self._settings.keep_alive
         if render is None or api is None:  # it came by no API, or by one of a newer release
@@ -105,7 +105,7 @@ class RequestsAPI:
 
 
 def _shown(info: RequestInfo) -> dict[str, Any]:
-    render = Render.decode(info.render, info.id) if info.render is not None else None
+    render = Render.decode(info.render, info.id) if info.render else None
     return {
         "id": info.id,
         "object": "request",

@@ -26,7 +26,7 @@ from dynamo_tasks.runtime.resting import check_taken, model_state, needed
 from dynamo_tasks.runtime.routing.chooser import Chooser
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.batches.board import BatchBoard
-from dynamo_tasks.services.known_requests import CONNECT_SECONDS, KnownRequests, as_stream
+from dynamo_tasks.services.known_requests import CONNECT_SECONDS, KnownRequests
 from dynamo_tasks.services.webhooks.announcer import WATCHED, WATCHED_FOR, Watched
 from dynamo_tasks.store.accounts.api_keys import StoredKeys
 from dynamo_tasks.store.accounts.usage import Usage
@@ -189,7 +189,7 @@ class RuntimeGateway(KnownRequests):
             new = await offload(submission.size, self._new_request, submission, endpoint, payload, queue)
             sub = await self._runtime.client.reader.submit(new)
         sub.render = sub.render or new.render
-        return as_stream(sub)
+        return sub
 
     async def _queue_of(self, submission: Submission, endpoint: EndpointId, payload: Any) -> str:
         """The queue of the chosen instance; that of all where none runs, nobody chooses, or for spare capacity."""
@@ -223,7 +223,7 @@ class RuntimeGateway(KnownRequests):
             queue=queue or endpoint.queue,
             prefix=self._runtime.client.store.prefix,
             headers=submission.headers,
-            render=submission.render or b"",
+            render=submission.render,
             owner_key=submission.owner_key,
             document=submission.document,
             # Behind a Processor or Router of its own, the Worker's queue is what fills up.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.frontend.gateway import EventStream, QueuePlace, RequestInfo
 from dynamo_tasks.protocol.events import Event, EventId
@@ -15,20 +13,11 @@ from dynamo_tasks.store.ledger.dead import DeadList
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.redis.connection import in_time
 from dynamo_tasks.store.streams.at_rest import decode_row, read_all
-from dynamo_tasks.store.streams.subscription import Subscription
 
-__all__ = ["CONNECT_SECONDS", "KnownRequests", "as_stream"]
+__all__ = ["CONNECT_SECONDS", "KnownRequests"]
 
 CONNECT_SECONDS = 3.0
 """Seconds that an HTTP client waits for a Redis server which does not answer; then it is a 503."""
-
-
-def as_stream(sub: Subscription) -> EventStream:
-    """A subscription as HTTP reads it."""
-    stream: Any = sub
-    if not sub.render:  # empty = none was stored
-        stream.render = None
-    return stream  # type: ignore[no-any-return]
 
 
 class KnownRequests:
@@ -46,8 +35,7 @@ class KnownRequests:
     async def attach(self, request_id: str, after: EventId | None, owner_key: str | None) -> EventStream:
         """Read a request's stream, from its start or after an event."""
         async with in_time(CONNECT_SECONDS):
-            sub = await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
-        return as_stream(sub)
+            return await self._runtime.client.reader.join(request_id, after=after, owner_key=owner_key)
 
     async def _record(self, request_id: str, owner_key: str | None) -> Record:
         record = await self._runtime.client.ledger.get(request_id)
@@ -69,7 +57,7 @@ class KnownRequests:
             id=record.id, state=record.state, endpoint=record.endpoint, created=record.created,
             attempts=record.attempts, last_event=str(last) if last else "0-0", error=record.error,
             finish_reason=record.finish_reason, usage=record.usage,
-            render=record.render or None, finished=record.finished or 0.0,
+            render=record.render, finished=record.finished or 0.0,
             place=await self._place(record.namespace, record.id) if record.state is State.QUEUED else None,
         )  # fmt: skip
 

@@ -63,7 +63,7 @@ def hello() -> list[Event]:
 class Log:
     """One request's events, as far as the script has come."""
 
-    def __init__(self, render: bytes | None = None):
+    def __init__(self, render: bytes = b""):
         self.events: list[Event] = []
         self.render = render
         self.grown = asyncio.Event()

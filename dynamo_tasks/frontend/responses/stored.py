@@ -79,7 +79,7 @@ class StoredResponses:
             info = await self._gateway.status(request_id, owner_key)
         except RequestNotFoundError:
             raise unknown(name) from None
-        render = None if info.render is None else Render.decode(info.render, info.id)
+        render = Render.decode(info.render, info.id) if info.render else None
         if render is None or render.api != API:
             raise unknown(name)
         echo = Echo.decode(render.extra)

@@ -159,7 +159,7 @@ def test_a_chat_stream() -> None:
     assert "".join(c["choices"][0]["delta"].get("content", "") for _, c in found[:-2]) == "Hello, wörld!"
     assert found[-2][1]["usage"]["total_tokens"] == 7
     assert found[-1][1] == "[DONE]"
-    assert submission.render is not None
+    assert submission.render
     assert Render.decode(submission.render, submission.request_id).include_usage
     assert gateway.streams[0].closed.is_set()
 
