@@ -205,7 +205,8 @@ class FrontendApp:
         finally:
             tokens, usage = _counts(response)
             meter.done(status, tokens, usage)
-            self._tenants.answered(call.owner_key, call.limits, tokens, usage)
+            if call.owner_key:
+                self._tenants.answered(call.owner_key, call.limits, tokens, usage)
             if span is not OFF:
                 end_http_span(span, status, meter.model, usage)
             self._recent.add(call, status, tokens)

@@ -170,7 +170,8 @@ class Generation:
         asked = parsed.request.model
         known, served = self._settings.names, await self._gateway.models()
         if asked not in known.aliases and asked not in known.fallbacks:
-            check_allowed(call.limits, served, asked)
+            if call.limits.models:
+                check_allowed(call.limits, served, asked)
             return await self._prepared(asked, served, api, parsed, raw, call, headers)
 
         async def first(names: list[str]) -> Prepared:

@@ -42,6 +42,10 @@ class KvReporter:
 
     Args:
         engine: It was made; its card is read once it has started.
+
+    Attributes:
+        counts: Each request is to be counted by :meth:`request`; ``False`` where the engine's own figures say all that
+            routers ask for.
     """
 
     def __init__(self, engine: Engine) -> None:
@@ -50,11 +54,13 @@ class KvReporter:
         self._blocks: WorkerBlocks | None = None
         self._publisher: KvPublisher | None = None
         self._requests = 0
+        self.counts = True
 
     async def start(self, component: Component | None, worker_id: str) -> None:
         """Publish on the events of a component, if the engine reports any; it runs by now."""
         source = self._engine.kv_events()
         if source is None or component is None or not self._engine.card.kv_block_size:
+            self.counts = self._engine.stats().prefill_tokens < 0
             return
         self._blocks = WorkerBlocks(self._engine.card.kv_block_size)
         self._publisher = KvPublisher(
@@ -71,9 +77,10 @@ class KvReporter:
     def stats(self) -> EngineStats:
         """The engine's, with what its requests ask for besides what it says itself."""
         stats, demand = self._engine.stats(), self._demand
-        tokens = (
-            demand.prefill_tokens
-        )  # the engine knows how far it is; what is cached of those that wait, it does not
+        if not self.counts:
+            return stats
+        # The engine knows how far it is; what is cached of those that wait, it does not.
+        tokens = demand.prefill_tokens
         if stats.prefill_tokens >= 0:
             tokens = min(tokens, stats.prefill_tokens)
         blocks = max(stats.kv_active_blocks, demand.blocks)

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import nullcontext
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
@@ -185,11 +186,13 @@ class Worker:
         if (size := size_of(payload)) > INLINE:
             payload = await offload(size, tokenized, payload, self._engine.tokenizer, self._engine.card)
         payload, reader = self._reader(payload, context)
-        with self._kv.request(context.id, payload) as tracked:
+        counted = self._kv.request(context.id, payload) if self._kv.counts else nullcontext()
+        with counted as tracked:
             source = self._source(payload, context)
             try:
                 async for delta in traced(source, self._engine.card.name, self._engine_name()):
-                    tracked.got_token()
+                    if tracked is not None:
+                        tracked.got_token()
                     if delta.index in done:
                         # The engine repeats how a choice ended; only what it says of the whole request is new.
                         if delta.usage is None:

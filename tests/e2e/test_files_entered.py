@@ -14,7 +14,7 @@ from tests.support.processes import ROOT, Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 pytestmark = pytest.mark.slow
-MOST = 73
+MOST = 66
 CHAT = {"model": "mocker", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "stream": True}
 
 

@@ -66,7 +66,7 @@ class Callers:
         if self._known is None and not self.required:
             return _NOBODY
         given = given_key(scope) if self.required else _lenient(scope)
-        if given is None and (token := token_of(scope)) is not None:
+        if given is None and scope["query_string"] and (token := token_of(scope)) is not None:
             return await self._by_token(*token)
         if self._known is not None and given and is_key(given):
             key = await self._known.find(digest_of(given).hex())

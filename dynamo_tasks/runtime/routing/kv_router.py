@@ -74,14 +74,13 @@ class KvRouter(Actor):
             return
         if self._config.router_replica_sync:
             await self._agreement.begin()
+        own = [info for info in self._watcher.instances if info.component == self._component]
         if self._config.use_kv_events:
             self._subscription = self._topic.subscribe(self._events)
             await self._subscription.start()
-            own = [info for info in self._watcher.instances if info.component == self._component]
             await self._look(own)
-            await super().start()
-            await self._catch_up(own)
         await super().start()
+        await self._catch_up(own)
 
     async def _catch_up(self, infos: Sequence[InstanceInfo]) -> None:
         """Wait for their snapshots, though not for one that hangs."""
