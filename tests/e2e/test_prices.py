@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,22 +12,23 @@ from click.testing import CliRunner
 
 from dynamo_tasks.serve.cli import cli
 from tests.support import web
-from tests.support.counting import Costs, Meter, RedisCounts
+from tests.support.counting import Costs, Meter
 from tests.support.prices import CASES, grown, page_table, shrunk
 from tests.support.processes import ROOT, Frontend, Worker, together
 from tests.support.server import RedisServer
+from tests.support.tapped import Tap
 
 NAMESPACE = "price"
 TOKEN_MS = 3
 KEYS = ("Frontend.require_api_keys=true", 'Frontend.prices={"mocker": {"input": 1.0, "output": 1000.0}}')
 ROUNDS = 5
-"""Of a busy machine: what actors do falls into every request of some of them."""
+"""On a busy machine, where others' work is in every request of the first."""
 
 
 @pytest.fixture(scope="module")
 def costs(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Costs]]:
     """What each case costs."""
-    url, folder = redis_server.url, tmp_path_factory.mktemp("counted")
+    folder = tmp_path_factory.mktemp("counted")
     env = {
         "DYNAMO_NAMESPACE": NAMESPACE,
         "COUNTED_CALLS": str(folder),
@@ -36,14 +36,14 @@ def costs(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
     }
     engine = ("Worker.engine=mocker", f"Worker.engine_args.token_delay_ms={TOKEN_MS}")
     with (
+        Tap(redis_server) as tap,
         together(
-            Worker(url, settings=engine, env=env),
-            Frontend(url, env=env),
-            Frontend(url, env=env, settings=KEYS),
+            Worker(tap.url, settings=engine, env=env),
+            Frontend(tap.url, env=env),
+            Frontend(tap.url, env=env, settings=KEYS),
         ) as (worker, plain, keyed),
-        RedisCounts(redis_server) as redis,
     ):
-        yield _measured(redis, folder, worker, plain, keyed, _key(url))
+        yield _measured(tap, folder, worker, plain, keyed, _key(redis_server.url))
 
 
 def _key(url: str) -> str:
@@ -53,23 +53,20 @@ def _key(url: str) -> str:
 
 
 def _measured(
-    redis: RedisCounts, folder: Path, worker: Worker, plain: Frontend, keyed: Frontend, key: str
+    tap: Tap, folder: Path, worker: Worker, plain: Frontend, keyed: Frontend, key: str
 ) -> dict[str, Costs]:
-    one, many, charged = _chat(plain, 1), _chat(plain, 64), _chat(keyed, 1, key)
-    meter = Meter(redis, folder, {"frontend": plain, "worker": worker})
-    meter_keyed = Meter(redis, folder, {"frontend": keyed, "worker": worker})
-    for request in (one, many, charged) * 4:  # what is done once in a process is done
+    requests = (_chat(plain, 1), _chat(plain, 64), _chat(keyed, 1, key))
+    for request in requests * 4:  # what is done once in a process is done
         request()
-    best: dict[str, Costs] = {}
+    meters = [Meter(tap, folder, {"frontend": one, "worker": worker}) for one in (plain, plain, keyed)]
+    found: dict[str, Costs] = {}
     for _ in range(ROUNDS):
-        idle = meter.idle()
-        found = (meter.measure(one, 21), meter.measure(many, 9, idle), meter_keyed.measure(charged, 21))
-        for case, costs in zip(CASES, found, strict=True):
-            known = best.setdefault(case, costs)
-            best[case] = {name: min(known.get(name, 0), costs.get(name, 0)) for name in known | costs}
-        if not any(grown(case, costs) for case, costs in best.items()):
+        for case, meter, request, times in zip(CASES, meters, requests, (21, 9, 21), strict=True):
+            if case not in found or grown(case, found[case]):
+                found[case] = meter.measure(request, times)
+        if not any(grown(case, costs) for case, costs in found.items()):
             break
-    return best
+    return found
 
 
 def _chat(frontend: Frontend, tokens: int, key: str = "") -> Callable[[], object]:
@@ -86,10 +83,6 @@ def _chat(frontend: Frontend, tokens: int, key: str = "") -> Callable[[], object
 @pytest.mark.slow
 @pytest.mark.skipif(
     sys.version_info[:2] != (3, 11), reason="other Pythons make other calls of the same source"
-)
-@pytest.mark.skipif(
-    not os.environ.get("DYNAMO_TEST_PRICES"),
-    reason="on a quiet machine, by DYNAMO_TEST_PRICES=1: on a busy one timers fall into every request",
 )
 @pytest.mark.parametrize("case", CASES)
 def test_a_chat_costs_no_more_than_it_did(costs: dict[str, Costs], case: str) -> None:

@@ -1,136 +1,111 @@
-"""Counts what requests cost: commands, scripts and bytes of Redis, Python calls of processes."""
+"""Counts what requests cost: commands, scripts and bytes of Redis, Python calls of processes.
+
+Each is ascribed to the request, on a machine as busy as it likes: what Redis does by the id that it is done for
+(:mod:`tests.support.tapped`), what processes do by the task that does it. What is left of others' work, on connections
+and loops that both share, is in some requests and not in others: of many, the least counts.
+"""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import socket
-import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Self
 
 import msgspec
 
 from tests.support.processes import Process, until
-from tests.support.server import RedisServer
+from tests.support.tapped import Tap
 
-__all__ = ["Costs", "Meter", "RedisCounts"]
+__all__ = ["Costs", "Meter"]
 
 Costs = dict[str, float]
 """What one request costs, by the name of what was counted."""
-_CALLS = re.compile(r"^cmdstat_([^:]+):calls=(\d+)", re.MULTILINE)
-_BYTES = re.compile(r"^total_net_(input|output)_bytes:(\d+)", re.MULTILINE)
-_SCRIPTS = ("evalsha", "eval", "fcall")
-_OWN = "info"
-COMMANDS = "redis commands"
-
-
-class RedisCounts:
-    """Counters of a server, read over a connection whose own traffic is left out.
-
-    Args:
-        server: It is up.
-    """
-
-    def __init__(self, server: RedisServer) -> None:
-        self._socket = socket.create_connection((server.host, server.port), timeout=30)
-        self._file = self._socket.makefile("rb")
-        self._sent = self._got = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._file.close()
-        self._socket.close()
-
-    def read(self) -> Costs:
-        """What it has done since its start: commands (those of scripts, too), scripts, bytes."""
-        # bytes are counted as a command is read and as its reply is written, so they are those before the reply
-        got, text = self._got, self._ask("everything")
-        calls = {name: int(count) for name, count in _CALLS.findall(text) if name != _OWN}
-        found = {name: int(count) for name, count in _BYTES.findall(text)}
-        return {
-            COMMANDS: sum(calls.values()),
-            "redis scripts": sum(calls.get(name, 0) for name in _SCRIPTS),
-            "redis bytes in": found["input"] - self._sent,
-            "redis bytes out": found["output"] - got,
-        }
-
-    def _ask(self, section: str) -> str:
-        line = f"INFO {section}\r\n".encode()
-        self._sent += len(line)
-        self._socket.sendall(line)
-        head = self._file.readline()
-        body = self._file.read(int(head[1:]) + 2)
-        self._got += len(head) + len(body)
-        return body.decode()
+_LAST = ("finish", "detach")
+"""Scripts that a chat asks for at its end, the worker and the frontend."""
+_ACTORS = (
+    "runtime/supervision/", "runtime/hosting/registration.py:", "services/http.py:KeyFollower", "Sweeper._run",
+    "StreamReader._watch", "uvicorn/server.py:", "futures.py:_set_result_unless_cancelled", "futures.py:_chain_future",
+)  # fmt: skip
+"""What runs by itself, by the beginning of its stack: periodic actors, and the ends of sleeps."""
 
 
 class Meter:
     """Costs of requests, one at a time.
 
     Args:
-        redis: Counters of the server.
-        folder: Where the processes write theirs (``COUNTED_CALLS``).
+        tap: Between the processes and Redis.
+        folder: Where the processes write their calls (``COUNTED_CALLS``).
         processes: By the name that their calls get.
     """
 
-    def __init__(self, redis: RedisCounts, folder: Path, processes: dict[str, Process]) -> None:
-        self._redis = redis
+    def __init__(self, tap: Tap, folder: Path, processes: dict[str, Process]) -> None:
+        self._tap = tap
         self._folder = folder
         self._processes = processes
+        self._samples: list[tuple[str, Counter[tuple[str, str, str]]]] = []
 
-    def idle(self, commands: int = 40) -> Costs:
-        """What all do by themselves in a second, measured for as long as they need for so many commands of Redis."""
-        before, began = self.read(), time.monotonic()
-        until(lambda: self._redis.read()[COMMANDS] >= before[COMMANDS] + commands, 30, "actors do their work")
-        after, took = self.read(), time.monotonic() - began
-        return {name: (after[name] - before.get(name, 0)) / took for name in after}
-
-    def measure(self, request: Callable[[], object], times: int, idle: Costs | None = None) -> Costs:
-        """The cost of a request.
+    def measure(self, request: Callable[[], object], times: int) -> Costs:
+        """The cost of a request, of all that were measured so far.
 
         Args:
             request: Makes one, and reads it to its end.
-            times: How often it is made. The least counts: what actors do falls into some of them.
-            idle: For requests of a tenth of a second or more, where actors are in each: what they do per second. The
-                median counts then.
+            times: How often it is made now.
         """
-        found = []
-        before = self.read()
+        before = self._calls()
         for _ in range(times):
-            began = time.monotonic()
+            known = len(self._tap.requests)
             request()
-            after, took = self.read(), time.monotonic() - began
-            found.append({n: after[n] - before.get(n, 0) - took * (idle or {}).get(n, 0) for n in after})
+            request_id = self._ended(known)
+            after = self._calls()
+            self._samples.append((request_id, after - before))
             before = after
-        at = times // 2 if idle else 0
-        names = sorted({name for costs in found for name in costs})
-        return {name: sorted(costs.get(name, 0) for costs in found)[at] for name in names}
+        self._tap.catch_up()
+        return self._least()
 
-    def read(self) -> Costs:
-        """All counters, once Redis has rest: the end of a request is written behind its last byte."""
-        last: list[Costs] = [{}]
+    def _ended(self, known: int) -> str:
+        """The id of the request that has come since, once its last script was answered."""
 
-        def rests() -> bool:
-            last.append(self._redis.read())
-            return last[-1] == last[-2]
+        def ended() -> bool:
+            new = self._tap.requests[known:]
+            return bool(new) and all(self._tap.traffic(new[0]).scripts[name] for name in _LAST)
 
-        until(rests, 30, "Redis has rest")
-        costs = last[-1]
-        for name, process in self._processes.items():
-            layers = self._calls(process)
-            costs[f"{name} calls"] = sum(layers.values())
-            costs |= {f"{name} {layer}": calls for layer, calls in layers.items()}
+        until(ended, 60, lambda: f"the request ends: {self._tap.requests[known:]}")
+        return self._tap.requests[known]
+
+    def _least(self) -> Costs:
+        # On a busy machine tokens and end may share a write: such requests cost less, and are no measure where
+        # there are others.
+        known = [(self._tap.traffic(one), calls) for one, calls in self._samples]
+        most = max(traffic.transactions for traffic, _ in known)
+        samples = [one for one in known if one[0].transactions == most or most > 2]
+        found = [traffic for traffic, _ in samples]
+        costs: Costs = {
+            "redis scripts": min(sum(one.scripts.values()) for one in found),
+            "redis commands": min(one.commands for one in found),
+            "redis bytes in": min(one.bytes_in for one in found),
+            "redis bytes out": min(one.bytes_out for one in found),
+        }
+        for part in {part for _, calls in samples for part in calls}:
+            process, _, layer = part
+            least = min(calls[part] for _, calls in samples)
+            for name in (f"{process} calls", f"{process} {layer}"):
+                costs[name] = costs.get(name, 0) + least
         return costs
 
-    def _calls(self, process: Process) -> Counter[str]:
+    def _calls(self) -> Counter[tuple[str, str, str]]:
+        """Calls so far by process, beginning of the stack and layer."""
+        found: Counter[tuple[str, str, str]] = Counter()
+        for name, process in self._processes.items():
+            for (root, layer), calls in self._written(process):
+                if root and not any(actor in root for actor in _ACTORS):
+                    found[name, root, layer] += calls
+        return found
+
+    def _written(self, process: Process) -> list[tuple[tuple[str, str], int]]:
         target = self._folder / str(process.pid)
         target.unlink(missing_ok=True)
         os.kill(process.pid, signal.SIGRTMIN)
-        until(target.exists, 30, "it writes its counts")
-        return Counter(msgspec.json.decode(target.read_bytes(), type=dict[str, int]))
+        until(target.exists, 60, "it writes its counts")
+        return msgspec.json.decode(target.read_bytes(), type=list[tuple[tuple[str, str], int]])
