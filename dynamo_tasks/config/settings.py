@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +17,9 @@ from dynamo_tasks.errors import ConfigError
 __all__ = ["read_settings"]
 
 CLASS_ATTRIBUTE = "class attribute"
+_DEEPEST = 2
+"""The deepest sleep of an engine."""
+_DEVICE = re.compile(r"[A-Za-z0-9_.-]+")
 
 Check = Callable[[str, Any, Origin], Any]
 
@@ -36,6 +40,20 @@ def _size(key: str, value: Any, origin: Origin) -> Any:
 
 def _seconds(key: str, value: Any, origin: Origin) -> Any:
     return as_number(key, value, origin, least=0, whole=False, above=True)
+
+
+def _level(key: str, value: Any, origin: Origin) -> Any:
+    level = as_number(key, value, origin, least=0)
+    if level > _DEEPEST:
+        raise ConfigError(f"{origin.where}: {key} must be 0, 1 or 2, not {value!r}")
+    return level
+
+
+def _device(key: str, value: Any, origin: Origin) -> Any:
+    name = str(check_type(key, value, str, origin))
+    if not _DEVICE.fullmatch(name):
+        raise ConfigError(f"{origin.where}: {key} must be letters, digits, '_', '-' or '.', not {name!r}")
+    return name
 
 
 def _flag(key: str, value: Any, origin: Origin) -> Any:
@@ -61,6 +79,9 @@ _CHECKS: dict[Path, Check] = {
     ("ServiceArgs", "scale", "min"): _size,
     ("ServiceArgs", "scale", "max"): _count,
     ("ServiceArgs", "scale", "idle"): _seconds,
+    ("ServiceArgs", "scale", "share"): _device,
+    ("ServiceArgs", "scale", "turn"): _seconds,
+    ("ServiceArgs", "scale", "sleep"): _level,
     ("ServiceArgs", "traffic", "timeout"): _seconds,
     ("ServiceArgs", "traffic", "concurrency"): _count,
     ("ServiceArgs", "traffic", "max_queue"): _size,

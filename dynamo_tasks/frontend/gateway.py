@@ -35,8 +35,8 @@ class ServedModel(Struct):
         card: What the instances report of it.
         created: Seconds since 1970.
         endpoints: The endpoint of each operation: ``generate``, ``embed``.
-        state: Of a model that may have no instance: ``ready``, ``starting``, ``idle`` (a request starts it), or
-            ``unavailable`` (it was tried, and does not start); else empty.
+        state: Of a model that may have no instance: ``ready``, ``starting``, ``idle`` (a request starts it),
+            ``asleep`` (a request wakes it), or ``unavailable`` (it was tried, and does not start); else empty.
     """
 
     card: ModelCard

@@ -21,6 +21,8 @@ class ScaledBy(StrEnum):
     """None ran, and a request came."""
     IDLE = "idle"
     """No request came for as long as ``scale.idle`` says."""
+    TURN = "turn"
+    """Another model with the same ``scale.share`` was waited for, and its turn was over."""
     START = "start"
     """It was deployed, and nobody has said anything since."""
 
@@ -34,6 +36,9 @@ class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
         idle: Seconds without requests after which it goes to ``min``; 0 = it does not by itself.
         workers: Instances to begin with, and to start when a request comes while none runs.
         planned: Whether a planner says how many.
+        share: Name of the device that it shares with other components by turns; empty = with none.
+        turn: Seconds that it may serve while requests wait for another one of these.
+        sleep: How deep its engines sleep where they can, while it is not its turn; 0 = their processes end.
     """
 
     min: int = 0
@@ -41,6 +46,9 @@ class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
     idle: float = 0.0
     workers: int = 1
     planned: bool = False
+    share: str = ""
+    turn: float = 60.0
+    sleep: int = 1
 
     @property
     def automatic(self) -> bool:
@@ -69,9 +77,10 @@ class Fleet(msgspec.Struct, omit_defaults=True):
     """The processes that one ``serve`` has for a component.
 
     Attributes:
-        running: Those that are registered.
-        starting: Those that are not, yet.
-        draining: Those that end what they run, and then themselves.
+        running: Those that are registered, and do not sleep.
+        starting: Those that are not yet registered, or being woken.
+        draining: Those that end what they run, and then themselves, or fall asleep.
+        asleep: Those that sleep.
         most: As many as it could have, by its devices; ``None`` = any number.
         share: As many as it is to have.
         note: Why it has not as many as it should; for people.
@@ -83,6 +92,7 @@ class Fleet(msgspec.Struct, omit_defaults=True):
     running: int = 0
     starting: int = 0
     draining: int = 0
+    asleep: int = 0
     most: int | None = None
     share: int = 0
     note: str = ""
@@ -93,7 +103,12 @@ class Fleet(msgspec.Struct, omit_defaults=True):
     @property
     def size(self) -> int:
         """Processes that are to stay."""
-        return self.running + self.starting
+        return self.running + self.starting + self.asleep
+
+    @property
+    def awake(self) -> int:
+        """Processes that may hold memory of a device."""
+        return self.running + self.starting + self.draining
 
 
 class Scale(msgspec.Struct):
@@ -146,6 +161,21 @@ class Scale(msgspec.Struct):
     def draining(self) -> int:
         """Processes that end."""
         return sum(fleet.draining for fleet in self.fleets.values())
+
+    @property
+    def asleep(self) -> int:
+        """Processes that sleep."""
+        return sum(fleet.asleep for fleet in self.fleets.values())
+
+    @property
+    def awake(self) -> int:
+        """Processes that may hold memory of a device."""
+        return sum(fleet.awake for fleet in self.fleets.values())
+
+    @property
+    def share(self) -> str:
+        """Name of the device that it shares by turns; empty where it has its own."""
+        return self.bounds.share if self.bounds is not None else ""
 
     @property
     def startup(self) -> float:

@@ -27,7 +27,9 @@ def model_state(watcher: Watcher, info: InstanceInfo) -> str:
         return "ready"
     if scale is not None and scale.failed:
         return "unavailable"
-    return "starting" if scale is not None and (scale.wanted or scale.starting) else "idle"
+    if scale is not None and (scale.wanted or scale.starting):
+        return "starting"
+    return "asleep" if info.component in watcher.asleep else "idle"
 
 
 def check_taken(watcher: Watcher, endpoint: EndpointId, deadline: float) -> None:
@@ -75,6 +77,8 @@ def _why_waiting(watcher: Watcher | None, component: str, begins_in: float) -> s
         return "the component is scaled to 0 by hand"
     if scale.failed:
         return "no worker can be started; it is tried again"
+    if scale.share and not scale.wanted:
+        return "the model waits for its turn: its device is used by another model"
     if scale.note:
         return "a worker is wanted, and waits for a free device"
     return "the model is starting: no worker runs yet" if scale.rests or scale.wanted else "no worker runs"

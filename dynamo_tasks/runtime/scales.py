@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from dynamo_tasks.protocol.instances import ASLEEP
 from dynamo_tasks.protocol.scale import Scale
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
@@ -25,7 +26,8 @@ async def scale_rows(store: Store, namespace: str | None = None) -> list[dict[st
             continue
         scales, _ = await Scales(store, one).read()
         infos = await Registry(store).instances(one)
-        ready = Counter(component for component, _ in {(info.component, info.lease_id) for info in infos})
+        awake = {(info.component, info.lease_id) for info in infos if info.endpoint != ASLEEP}
+        ready = Counter(component for component, _ in awake)
         rows += [scale_row(one, scales[name], ready[name]) for name in sorted(scales)]
     return rows
 
@@ -36,7 +38,7 @@ def scale_row(namespace: str, scale: Scale, ready: int) -> dict[str, Any]:
     Args:
         namespace: Its namespace.
         scale: What is wanted.
-        ready: Its instances.
+        ready: Its instances that do not sleep.
     """
     bounds = scale.bounds
     share = sum(fleet.share for fleet in scale.fleets.values())
@@ -46,12 +48,15 @@ def scale_row(namespace: str, scale: Scale, ready: int) -> dict[str, Any]:
         "ready": ready,
         "starting": scale.starting,
         "draining": scale.draining,
+        "asleep": scale.asleep,
         "by": "configuration" if scale.wanted is None else str(scale.by),
         "since": scale.since or None,
         "min": bounds.min if bounds else None,
         "max": (bounds.max or None) if bounds else None,
         "idle": (bounds.idle or None) if bounds else None,
         "planner": bounds.planned if bounds else False,
+        "share": scale.share or None,
+        "turn": bounds.turn if bounds and bounds.share else None,
         "failed": bool(scale.failed),
         "note": scale.note,
     }

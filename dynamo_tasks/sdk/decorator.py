@@ -65,7 +65,8 @@ def service(
         image: Container image, for deployment tools.
         envs: Environment variables, a mapping or ``[{"name": …, "value": …}]``.
         labels: Free labels.
-        **options: ``concurrency`` (slots per process), ``scale`` (``{"min", "max", "idle"}``), ``planner``, ``name``,
+        **options: ``concurrency`` (slots per process), ``scale`` (``{"min", "max", "idle", "share", "turn",
+            "sleep"}``), ``planner``, ``name``,
             and options that BentoML knows.
 
     Returns:

@@ -23,11 +23,12 @@ from dynamo_tasks.serve import http
 from dynamo_tasks.serve.console.output import Output
 from dynamo_tasks.serve.planning.gpus import GpuPins
 from dynamo_tasks.serve.processes.process import ManagedProcess
-from dynamo_tasks.serve.processes.spec import Notice, ProcessPlan, ProcessSpec
+from dynamo_tasks.serve.processes.spec import Deployment, Notice, ProcessPlan, ProcessSpec
 from dynamo_tasks.serve.processes.state import StateFile
 from dynamo_tasks.serve.processes.supervisor import Supervisor
 from dynamo_tasks.serve.scaling.fleet import ManagedFleet
 from dynamo_tasks.serve.scaling.follower import ScaleFollower
+from dynamo_tasks.serve.scaling.sleeping import Sleeping
 from dynamo_tasks.serve.server import embedded as server
 from dynamo_tasks.serve.server.embedded import EmbeddedServer
 from dynamo_tasks.serve.server.resp import ping
@@ -224,13 +225,25 @@ class Session:
             return self._complete(spec, url, spec.service == plan.http)
 
         return [
-            ManagedFleet(one, supervisor, self._gpus, complete, self._patience) for one in plan.deployments
+            ManagedFleet(one, supervisor, self._gpus, complete, self._patience, self._sleeping(one))
+            for one in plan.deployments
         ]
+
+    def _sleeping(self, deployment: Deployment) -> Sleeping | None:
+        bounds = deployment.bounds
+        if bounds is None or not bounds.share or self._follower is None:
+            return None
+        command = partial(self._follower.command, deployment.namespace)
+        return Sleeping(bounds.sleep, self._drain_for(deployment.spec(0)), command)
+
+    def _drain_for(self, spec: ProcessSpec) -> float:
+        """Seconds that requests may run on in a process that is not wanted any more."""
+        given = grace_period({**self._environ, **spec.env})
+        return _DRAIN_S if given is None else given
 
     def _patience(self, spec: ProcessSpec) -> float:
         """Seconds that a process has to end what it runs and then itself, while all others go on."""
-        given = grace_period({**self._environ, **spec.env})
-        return (_DRAIN_S if given is None else given) + _STOP_S + _DRAIN_MORE_S
+        return self._drain_for(spec) + _STOP_S + _DRAIN_MORE_S
 
     def _noticed(self, notice: Notice) -> None:
         self._output.notice(notice)

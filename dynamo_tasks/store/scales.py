@@ -1,12 +1,13 @@
 """The numbers of instances that are wanted, per component; and the models that stay while no instance serves them.
 
 All of a namespace is one hash, so that one command reads it: ``<component>:wanted``, ``:by``, ``:since`` (ms),
-``:bounds`` (JSON) and ``:fleet:<serve>`` (JSON) of each component, and ``@lead``, the ``serve`` that decides for now.
+``:bounds`` (JSON) and ``:fleet:<serve>`` (JSON) of each component; and ``@lead:<unit>``, the ``serve`` that decides for
+now about a unit: a component, or ``=<share>``, all that take turns on one device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any, TypeVar
 
 import msgspec
@@ -39,7 +40,7 @@ def read_scales(pairs: list[bytes], now: float) -> dict[str, Scale]:
     found: dict[str, Scale] = {}
     for raw, value in zip(pairs[::2], pairs[1::2], strict=True):
         component, _, name = raw.decode(errors="replace").partition(":")
-        if name:
+        if name and not component.startswith("@"):
             with contained("registry", f"scale of {component}"):
                 _put(found.setdefault(component, Scale(component, fleets={})), name, value, now)
     return found
@@ -109,15 +110,21 @@ class Scales:
             lead: Name of the ``serve`` that decides; empty = a person does.
 
         Returns:
-            ``False`` where somebody's hand, or another ``serve``, goes before.
+            ``False`` where somebody's hand, another ``serve``, or another one's turn goes before.
 
         Raises:
-            ConfigError: its bounds do not allow that many.
+            ConfigError: its bounds do not allow that many, or another component has their device by hand.
         """
         reply = await script("scale").run(
             self._store.commands, [self._keys.scale], component=component, wanted="" if wanted is None else wanted,
             by=by, lead=lead, channel=self._keys.registry_channel,
         )  # fmt: skip
+        if reply[0] == b"TURN" and not lead:
+            other = reply[1].decode()
+            raise ConfigError(
+                f"{component}: {other} has their device by hand; `dynamo-tasks scale {self._keys.namespace}.{other} "
+                "auto` lets them take turns again"
+            )
         if reply[0] == b"BOUNDS":
             scales, _ = await self.read()
             bounds = scales[component].bounds if component in scales else None
@@ -125,11 +132,32 @@ class Scales:
             raise ConfigError(f"{component}: {wanted} instances are not allowed by its `scale`")
         return bool(reply[0] == b"OK")
 
-    async def lead(self, name: str) -> bool:
-        """Decide for the next moments, unless another ``serve`` does."""
-        return bool(
-            await script("lead").run(self._store.commands, [self._keys.scale], name=name, ttl=_LEAD_MS)
-        )
+    async def lead(self, name: str, units: Collection[str]) -> set[str]:
+        """Decide for the next moments, where no other ``serve`` does; returns the units that are led."""
+        return await self._lead(name, units, _LEAD_MS)
+
+    async def _lead(self, name: str, units: Collection[str], ttl: int) -> set[str]:
+        if not units:
+            return set()
+        led = await script("lead").run(self._store.commands, [self._keys.scale], *units, name=name, ttl=ttl)
+        return {unit for unit, mine in zip(units, led, strict=True) if mine}
+
+    async def occupy(self, component: str, name: str, fleet: Fleet) -> bool:
+        """Say that processes begin, if it is the component's turn and all others on its device are at rest.
+
+        Args:
+            component: Its name; its bounds have a share.
+            name: Of the ``serve`` that is to start or wake them.
+            fleet: What that one has of it then; noted only if it may.
+
+        Returns:
+            Whether they may begin.
+        """
+        reply = await script("occupy").run(
+            self._store.commands, [self._keys.scale], component=component, name=name, fleet=_encode(fleet),
+            ttl=int(FLEET_TTL * 1000),
+        )  # fmt: skip
+        return bool(reply)
 
     async def deploy(self, component: str, bounds: Bounds | None) -> None:
         """Note the bounds of a component; ``None`` = it has none any more.
@@ -157,12 +185,12 @@ class Scales:
         if row:
             await self._store.commands.execute("HSET", self._keys.scale, *row)
 
-    async def leave(self, name: str, components: Iterable[str]) -> None:
+    async def leave(self, name: str, components: Iterable[str], units: Collection[str]) -> None:
         """A ``serve`` ends: it has nothing, and decides nothing any more."""
         fields = [f"{one}:fleet:{name}" for one in components]
         if fields:
             await self._store.commands.execute("HDEL", self._keys.scale, *fields)
-        await script("lead").run(self._store.commands, [self._keys.scale], name=name, ttl=0)
+        await self._lead(name, units, 0)
 
     async def tidy(self, now: float) -> None:
         """Forget what was said by those who are long gone."""

@@ -174,12 +174,20 @@ class GpuClaims:
 
     home: Home
 
-    def claim(self, wanted: Mapping[str, float], environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    def claim(
+        self,
+        wanted: Mapping[str, float],
+        environ: Mapping[str, str] | None = None,
+        *,
+        turn: tuple[str, str] | None = None,
+    ) -> dict[str, str]:
         """Take GPUs for this process and its children, until it ends or :meth:`release` is called.
 
         Args:
             wanted: Name → GPUs; see :func:`allocate`.
             environ: ``os.environ`` by default.
+            turn: Name of what is used by turns, and who takes one: devices that others have under the same name count
+                as free, and come first.
 
         Returns:
             Name → its ``CUDA_VISIBLE_DEVICES``; empty where no GPU can be seen at all.
@@ -194,12 +202,14 @@ class GpuClaims:
             private_dir(self.home.path)
         with self._locked():
             others = self._alive()
-            taken: dict[str, float] = {}
-            for entry in others:
-                taken[entry["device"]] = taken.get(entry["device"], 0.0) + entry["share"]
-            found = allocate(wanted, devices, taken)
+            known = [entry["device"] for entry in others if turn and _turn(entry)[:1] == turn[:1]]
+            devices.sort(key=lambda device: device not in known)
+            found = allocate(wanted, devices, _taken(others, turn))
             mine = [
-                {"device": device, "share": min(1.0, wanted[name]), "name": name, "owner": _me()}
+                {
+                    **{"device": device, "share": min(1.0, wanted[name]), "name": name, "owner": _me()},
+                    **({"turn": turn} if turn else {}),
+                }
                 for name, given in found.items()
                 for device in given
             ]
@@ -234,6 +244,28 @@ class GpuClaims:
         entries = read_json(self._path) or []
         owners = [(entry, ProcessId.from_json(entry["owner"])) for entry in entries]
         return [entry for entry, owner in owners if owner is not None and owner.alive()]
+
+
+def _turn(entry: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(entry.get("turn") or ())
+
+
+def _taken(entries: Iterable[Mapping[str, Any]], turn: tuple[str, str] | None) -> dict[str, float]:
+    """Shares of devices that are taken. Of those who take turns on one, what the greediest has counts."""
+    by_user: dict[tuple[str, ...], float] = {}
+    for entry in entries:
+        user = _turn(entry)
+        if turn is None or user[:1] != turn[:1] or user == turn:
+            key = (entry["device"], *user)
+            by_user[key] = by_user.get(key, 0.0) + entry["share"]
+    most: dict[tuple[str, ...], float] = {}
+    for (device, *who), share in by_user.items():
+        key = (device, *who[:1])
+        most[key] = max(most.get(key, 0.0), share)
+    taken: dict[str, float] = {}
+    for (device, *_), share in most.items():
+        taken[device] = taken.get(device, 0.0) + share
+    return taken
 
 
 def _me() -> list[int]:

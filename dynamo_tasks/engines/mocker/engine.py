@@ -51,6 +51,7 @@ class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
             always, or never.
         images: Whether it takes images. It looks at none: their tokens, and so the text, follow from their bytes.
         startup_s: Seconds that its start takes, as the loading of weights does.
+        sleep_s: Seconds that it takes to fall asleep, and to wake, as the moving of weights does.
         kv_events_config: ``{enable_kv_cache_events: true}``, as of vLLM: it reports what is in its prefix cache.
     """
 
@@ -59,6 +60,7 @@ class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
     seed: Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)] = 0
     images: bool = False
     startup_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    sleep_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     kv_events_config: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
@@ -132,11 +134,13 @@ class MockerEngine(Engine):
 
     async def sleep(self, level: int) -> None:
         """Forget the prefix cache, and serve nothing."""
-        self._scheduler.forget()
         self._asleep = True
+        await asyncio.sleep(self._args.sleep_s)
+        self._scheduler.forget()
 
     async def wake_up(self) -> None:
         """Serve again."""
+        await asyncio.sleep(self._args.sleep_s)
         self._asleep = False
 
     def check_health(self) -> None:

@@ -57,7 +57,7 @@ SCHEMAS: dict[str, Any] = {
     "Model": object_of(
         {"id": TEXT, "object": TEXT, "created": {"type": "integer"}, "owned_by": TEXT},
         max_model_len=COUNT,
-        state={"enum": ["ready", "starting", "idle", "unavailable"]},
+        state={"enum": ["ready", "starting", "idle", "asleep", "unavailable"]},
     ),
     "Models": object_of({"object": TEXT, "data": list_of(ref("Model"))}),
     "Request": object_of(

@@ -87,6 +87,8 @@ class Watcher(Actor):
         self.by_endpoint: dict[EndpointId, list[InstanceInfo]] = {}
         """The same by endpoint; none that nobody serves. Replaced as a whole, as :attr:`instances` is."""
         self.loads: dict[int, Load] = {}
+        self.asleep: set[str] = set()
+        """Components that have an instance which sleeps."""
         self.scales: dict[str, Scale] = {}
         """What is wanted, by component."""
         self.resting: list[InstanceInfo] = []
@@ -126,6 +128,7 @@ class Watcher(Actor):
     async def _list(self) -> None:
         found = await self._registry.instances(self.namespace)
         instances = [info for info in found if info.endpoint != ASLEEP]
+        self.asleep = {info.component for info in found if info.endpoint == ASLEEP}
         leases = {info.lease_id for info in instances}
         self.loads = await self._registry.loads(self.namespace, leases)
         # An instance that dies without a word is missed when its lease has run out, and not at the next round.

@@ -11,8 +11,8 @@ from rich.text import Text
 
 __all__ = ["render_scales"]
 
-_COLUMNS = ("component", "wanted", "ready", "starting", "draining", "bounds", "by")
-_NUMBERS = {"wanted", "ready", "starting", "draining"}
+_COLUMNS = ("component", "wanted", "ready", "starting", "draining", "asleep", "bounds", "by")
+_NUMBERS = {"wanted", "ready", "starting", "draining", "asleep"}
 
 
 def render_scales(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
@@ -26,16 +26,17 @@ def render_scales(rows: Sequence[Mapping[str, Any]]) -> RenderableType:
         short = row["ready"] < row["wanted"]
         table.add_row(
             str(row["component"]), str(row["wanted"]), Text(str(row["ready"]), "yellow" if short else ""),
-            str(row["starting"]), str(row["draining"]), bounds(row), str(row["by"]),
+            str(row["starting"]), str(row["draining"]), str(row["asleep"]), bounds(row), str(row["by"]),
         )  # fmt: skip
     notes = [Text(f"{row['component']}: {row['note']}", "yellow") for row in rows if row["note"]]
     return Group(table, *notes)
 
 
 def bounds(row: Mapping[str, Any]) -> str:
-    """``0 to 8, idle 300 s``; ``-`` where it has none."""
+    """``0 to 8, idle 300 s``; ``-`` where it has none; with ``turns of 60 s on gpu0`` where it shares a device."""
     if row["min"] is None:
         return "-"
     most = f" to {row['max']}" if row["max"] else " or more"
     idle = f", idle {row['idle']:g} s" if row["idle"] else ""
-    return f"{row['min']}{most}{idle}{', planner' if row['planner'] else ''}"
+    turns = f", turns of {row['turn']:g} s on {row['share']}" if row["share"] else ""
+    return f"{row['min']}{most}{idle}{turns}{', planner' if row['planner'] else ''}"

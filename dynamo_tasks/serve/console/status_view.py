@@ -132,10 +132,13 @@ def _scale(shown: Mapping[str, Any], component: str) -> Mapping[str, Any] | None
 
 def _difference(scale: Mapping[str, Any] | None, there: int) -> str:
     """Say what is wanted, where something else is there; and why, as far as somebody knows."""
-    if scale is None or (there == scale["wanted"] and not scale["draining"] and not scale["note"]):
+    if scale is None:
+        return ""
+    awake = there - scale.get("asleep", 0)
+    if awake == scale["wanted"] and not scale["draining"] and not scale["note"]:
         return ""
     facts = [f", {scale['wanted']} wanted ({scale['by']})"]
-    facts += [f", {scale[what]} {what}" for what in ("starting", "draining") if scale[what]]
+    facts += [f", {scale[what]} {what}" for what in ("starting", "draining", "asleep") if scale.get(what)]
     return "".join(facts) + (f"; {scale['note']}" if scale["note"] else "")
 
 

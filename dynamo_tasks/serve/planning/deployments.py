@@ -19,19 +19,41 @@ __all__ = ["bounds_of", "deployment"]
 
 _IDLE_S = 300.0
 """Seconds without requests after which a component with ``min: 0`` has no instance, where nothing else is said."""
+_TURN_S = 60.0
+"""Seconds that a model may serve while requests wait for another one that shares its device."""
 
 
 def bounds_of(settings: ServiceSettings) -> Bounds | None:
-    """The bounds that a service's ``scale`` gives; ``None`` where it has none."""
+    """The bounds that a service's ``scale`` gives; ``None`` where it has none.
+
+    Raises:
+        ConfigError: what takes turns must be able to have no instance, and no planner says how many it has.
+    """
     given = settings.scale
     if not given and settings.planner is None:
         return None
+    _check_turns(settings)
     least, most = int(given.get("min", 1)), int(given.get("max", 0))
     idle = float(given.get("idle", _IDLE_S if least == 0 else 0.0))
     bounds = Bounds(min=least, max=most, idle=idle, planned=settings.planner is not None)
     return Bounds(
-        min=least, max=most, idle=idle, planned=bounds.planned, workers=max(1, bounds.clamp(settings.workers))
-    )
+        min=least, max=most, idle=idle, planned=bounds.planned, workers=max(1, bounds.clamp(settings.workers)),
+        share=given.get("share", ""), turn=float(given.get("turn", _TURN_S)), sleep=given.get("sleep", 1),
+    )  # fmt: skip
+
+
+def _check_turns(settings: ServiceSettings) -> None:
+    given, name = settings.scale, settings.name
+    if "share" not in given:
+        if useless := [key for key in ("turn", "sleep") if key in given]:
+            raise ConfigError(
+                f"{name}: scale.{useless[0]} is for models that share a device: give scale.share"
+            )
+        return
+    if given.get("min", 1) != 0:
+        raise ConfigError(f"{name}: what shares a device by turns (scale.share) needs scale.min: 0")
+    if settings.planner is not None:
+        raise ConfigError(f"{name}: what shares a device by turns (scale.share) can have no planner")
 
 
 def deployment(

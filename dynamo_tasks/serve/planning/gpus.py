@@ -66,7 +66,9 @@ class GpuPins:
         mode, wanted = self._asked(specs)
         if mode == "off" or not wanted:
             return ""
-        found = self._claims.claim(wanted, self._environ)
+        # One at a time where devices are shared by turns: their processes come and go.
+        turn = next((spec.turn for spec in specs if spec.turn), None)
+        found = self._claims.claim(wanted, self._environ, turn=turn)
         self._devices |= found
         return "" if found else missing(wanted, mode)
 

@@ -226,6 +226,7 @@ def _worker(
     settings = config[service.name]
     head = (sys.executable, "-m", "celery", "-A", "dynamo_tasks", "--quiet", "worker")
     http = {} if port is None else {"DYNAMO_HTTP": f"{options.host}:{port}"}
+    share = settings.scale.get("share", "")
     return ProcessSpec(
         name=f"{service.name}-{index}",
         service=service.name,
@@ -239,6 +240,7 @@ def _worker(
         gpus=settings.resources.get("gpu", 0),
         port=port,
         elastic=bool(settings.scale),
+        turn=(f"{settings.namespace}/{share}", settings.component) if share else None,
     )
 
 

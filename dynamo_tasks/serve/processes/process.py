@@ -127,6 +127,7 @@ class ManagedProcess:
         ready: Set once a run said that it is ready.
         proven: Whether it is known to have served; set by the supervisor.
         failure: Why it was given up; ``None`` while it was not.
+        returns: Whether it is started again after its end.
     """
 
     def __init__(
@@ -151,6 +152,7 @@ class ManagedProcess:
         self.ready = asyncio.Event()
         self.proven = False
         self.failure: str | None = None
+        self.returns = True
         self._on_line = on_line
         self._on_notice = on_notice
         self._watch = watch
@@ -164,7 +166,7 @@ class ManagedProcess:
         while not self._stopping.is_set():
             start = time.monotonic()
             code = await self._once()
-            if self._stopping.is_set():
+            if self._stopping.is_set() or not self.returns:
                 return
             quick = not self.proven or time.monotonic() - start < self.spec.restart.quick_s
             failures = failures + 1 if quick else 0
@@ -176,6 +178,11 @@ class ManagedProcess:
                 self._notify(NoticeKind.FAILED, f"{self.failure}; given up")
                 return
             await self._pause(self.spec.restart.delay(failures), reason)
+
+    @property
+    def ended(self) -> bool:
+        """``True`` once it has ended and does not return."""
+        return self.pid is None and not self.returns
 
     def stop(self) -> None:
         """Ask it to end (SIGTERM to the process itself, which knows how to end its own children)."""

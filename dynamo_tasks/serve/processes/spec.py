@@ -57,6 +57,8 @@ class ProcessSpec:
         system_port: Where it serves metrics and probes; 0 = a free port, ``None`` = nowhere.
         registers: Whether it enters the registry once it serves.
         elastic: Whether there may be none of its service: its end for good is told, and does not end all others.
+        turn: Name of the device that it has by turns, with its namespace, and its component: those of other components
+            get the same device under the same name; ``None`` = it has one of its own.
         restart: When it is started again.
         ready: Asked about ten times a second after a start, until it says True. ``None``: a process is ready
             as soon as it runs.
@@ -70,6 +72,7 @@ class ProcessSpec:
     system_port: int | None = None
     registers: bool = True
     elastic: bool = False
+    turn: tuple[str, str] | None = None
     env: Mapping[str, str] = field(default_factory=dict)
     restart: RestartPolicy = RestartPolicy()
     ready: Callable[[], Awaitable[bool]] | None = None

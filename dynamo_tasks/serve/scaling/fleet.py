@@ -13,6 +13,7 @@ from dynamo_tasks.serve.planning.gpus import GpuPins
 from dynamo_tasks.serve.processes.process import ManagedProcess
 from dynamo_tasks.serve.processes.spec import Deployment, ProcessSpec
 from dynamo_tasks.serve.processes.supervisor import Supervisor
+from dynamo_tasks.serve.scaling.sleeping import Sleeping
 
 __all__ = ["ManagedFleet"]
 
@@ -31,6 +32,7 @@ class ManagedFleet:
         gpus: Their devices.
         complete: Adds to a spec what only this run knows.
         grace: Seconds that a process of this kind has to end what it runs.
+        sleeping: Puts its processes to sleep where it shares a device by turns; else ``None``: they end.
 
     Attributes:
         share: As many as it is to have.
@@ -43,6 +45,7 @@ class ManagedFleet:
         gpus: GpuPins,
         complete: Callable[[ProcessSpec], ProcessSpec],
         grace: Callable[[ProcessSpec], float],
+        sleeping: Sleeping | None = None,
     ):
         self.deployment = deployment
         self.share = deployment.workers
@@ -50,6 +53,7 @@ class ManagedFleet:
         self._gpus = gpus
         self._complete = complete
         self._grace = grace
+        self._sleeping = sleeping
         self._begun: dict[ManagedProcess, float] = {}
         self._draining: dict[ManagedProcess, asyncio.Task[None]] = {}
         self._registered: set[ManagedProcess] = set()
@@ -65,34 +69,96 @@ class ManagedFleet:
         mine = [one for one in self._supervisor.processes if one.spec.service == self.deployment.service]
         return [one for one in mine if one not in self._draining]
 
-    def follow(self, share: int, loads: Mapping[int, Load]) -> None:
-        """Start what is missing, and drain what is too much: the least loaded first.
+    @property
+    def awake(self) -> list[ManagedProcess]:
+        """Those that are to stay, and do not sleep."""
+        return [one for one in self.processes if not self._sleeps(one)]
+
+    @property
+    def lacks(self) -> bool:
+        """``True`` if it has to start or wake one now."""
+        return len(self.awake) < self.share and time.monotonic() >= self._again_at
+
+    def shrink(self, share: int, loads: Mapping[int, Load], leases: Mapping[int, int], *, off: bool) -> None:
+        """Drain what is too much, the least loaded first, or put it to sleep.
 
         Args:
             share: As many as it is to have.
             loads: Of its processes that are registered, by their process ids.
+            leases: Theirs.
+            off: Whether it is turned off: then none sleeps either.
         """
         self.share = share
         self._look(loads)
         self._discard_failed()
-        here = self.processes
-        if len(here) > share:
-            for process in sorted(here, key=lambda one: self._weight(one, loads))[: len(here) - share]:
-                self._draining[process] = asyncio.create_task(self._drain(process))
-        elif len(here) < share and time.monotonic() >= self._again_at:
-            self._start(share - len(here))
-        if len(here) >= share and time.monotonic() >= self._again_at:
+        self._discard_sleepers(all_of_them=off)
+        awake = self.awake
+        for process in sorted(awake, key=lambda one: self._weight(one, loads))[: max(0, len(awake) - share)]:
+            self._rest(process, leases.get(process.pid or 0), off=off)
+        if len(awake) >= share and time.monotonic() >= self._again_at:
             self._lack = ""
-        if not share:
-            self._failure, self._failures, self._again_at = "", 0, 0.0
+        if not share and (self._sleeping is None or off or time.monotonic() >= self._again_at):
+            # One that waits for its next turn is not believed to start before it is time to try again.
+            self._failure, self._again_at = "", 0.0
+            self._failures = 0 if self._sleeping is None or off else self._failures
+
+    def grow(self, leases: Mapping[int, int]) -> None:
+        """Start what is missing; those that sleep are woken first."""
+        missing = self.share - len(self.awake)
+        for process in [one for one in self.processes if self._sleeps(one)][: max(0, missing)]:
+            self._wake(process, leases.get(process.pid or 0))
+            missing -= 1
+        if missing > 0:
+            self._start(missing)
+
+    def intent(self, now: float) -> Fleet:
+        """Tell what it has once it has grown."""
+        fleet = self.report(now)
+        fleet.starting = max(fleet.starting, self.share - fleet.running)
+        return fleet
+
+    def _wake(self, process: ManagedProcess, lease: int | None) -> None:
+        # One that lost its lease hears nothing: another one is started.
+        if self._sleeping is None or lease is None:
+            self._draining[process] = asyncio.create_task(self._drain(process))
+            return
+        self._sleeping.wake(process, lease)
+        self._begun[process] = time.monotonic()
+        self._registered.discard(process)
+
+    def _sleeps(self, process: ManagedProcess) -> bool:
+        return self._sleeping is not None and process in self._sleeping.asleep
+
+    def _changes(self, process: ManagedProcess) -> bool:
+        return self._sleeping is not None and self._sleeping.changes(process)
+
+    def _rest(self, process: ManagedProcess, lease: int | None, *, off: bool) -> None:
+        if self._sleeping is not None and not off and not self._sleeping.failed(process):
+            if self._sleeping.changes(process):
+                return
+            if lease is not None and process in self._registered and self._sleeping.can(process):
+                self._sleeping.rest(process, lease)
+                return
+        self._draining[process] = asyncio.create_task(self._drain(process))
+
+    def _discard_sleepers(self, *, all_of_them: bool) -> None:
+        """End those that sleep where none is to, those that cannot sleep or wake, and forget those that died asleep."""
+        if self._sleeping is None:
+            return
+        for process in self.processes:
+            lost = process.ended or self._sleeping.failed(process)
+            if lost or (all_of_them and self._sleeps(process)):
+                self._draining[process] = asyncio.create_task(self._drain(process))
 
     def report(self, now: float) -> Fleet:
         """Tell what it has; ``now`` by Redis's clock."""
-        here = [one for one in self.processes if one.failure is None]
+        here = [one for one in self.awake if one.failure is None]
+        falling = [one for one in here if self._changes(one) and not one.returns and one in self._registered]
         lost = [f"{one.spec.name} {one.failure}" for one in self.processes if one.failure is not None]
-        running = len([one for one in here if one in self._registered])
+        running = len([one for one in here if one in self._registered and one not in falling])
         return Fleet(
-            running=running, starting=len(here) - running, draining=len(self._draining), share=self.share,
+            running=running, starting=len(here) - running - len(falling),
+            draining=len(self._draining) + len(falling), asleep=len(self.processes) - len(self.awake), share=self.share,
             # Once in a while it has room again, as far as it knows: else nobody would look for a device any more.
             most=len(here) if self._lack and time.monotonic() < self._again_at else None,
             note=self._failure or self._lack or "; ".join(lost), failed=bool(self._failure),
@@ -101,6 +167,8 @@ class ManagedFleet:
 
     async def close(self) -> None:
         """Leave what drains to the supervisor's end."""
+        if self._sleeping is not None:
+            await self._sleeping.close()
         tasks = [*self._draining.values()]
         for task in tasks:
             task.cancel()
@@ -111,7 +179,7 @@ class ManagedFleet:
         now = time.monotonic()
         for process in self.processes:
             begun = self._begun.setdefault(process, now)
-            if process.pid not in loads:
+            if process.pid not in loads or (self._changes(process) and process not in self._registered):
                 self._registered.discard(process)
             elif process not in self._registered:
                 self._registered.add(process)
@@ -142,6 +210,8 @@ class ManagedFleet:
         self._registered.discard(process)
         self._begun.pop(process, None)
         del self._draining[process]
+        if self._sleeping is not None:
+            self._sleeping.forget(process)
 
     def _start(self, number: int) -> None:
         taken = {one.spec.name for one in self._supervisor.processes}

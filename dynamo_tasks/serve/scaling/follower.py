@@ -8,10 +8,12 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 from dynamo_tasks.config.host.server import key_prefix
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.scale import Fleet, Scale
+from dynamo_tasks.runtime.control import send_command
 from dynamo_tasks.serve.processes.spec import Deployment
 from dynamo_tasks.serve.scaling.fleet import ManagedFleet
 from dynamo_tasks.serve.scaling.leader import ScaleLeader
@@ -19,6 +21,7 @@ from dynamo_tasks.serve.scaling.planner import Scrape
 from dynamo_tasks.serve.scaling.shares import share_out
 from dynamo_tasks.serve.scaling.view import NamespaceView, look
 from dynamo_tasks.store.redis.containment import contained
+from dynamo_tasks.store.redis.pubsub import Channels
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.scales import Scales
 
@@ -46,6 +49,7 @@ class ScaleFollower:
         self._said: dict[str, str] = {}
         self.name = f"{os.uname().nodename}:{os.getpid()}"
         self._store = Store(url, prefix=key_prefix())
+        self._channels = Channels(self._store)
         ordered = sorted(deployments, key=lambda one: one.namespace)
         self._deployments = {space: [*of] for space, of in groupby(ordered, lambda one: one.namespace)}
         self._leaders = {
@@ -87,15 +91,46 @@ class ScaleFollower:
             async with asyncio.timeout(1.0):
                 for leader in self._leaders.values():
                     await leader.leave()
+        await self._channels.close()
         await self._store.close()
+
+    async def command(
+        self, namespace: str, lease: int, op: str, arguments: Mapping[str, Any], timeout: float
+    ) -> str:
+        """Send a command to an instance; returns its state once that is carried out.
+
+        Raises:
+            DynamoError: it was not, as far as is known.
+        """
+        return await send_command(
+            self._store, self._channels, namespace, lease, op, arguments, timeout=timeout
+        )
 
     async def _follow(self, namespace: str) -> None:
         view, scales = await self._decided(namespace)
         shares = self._shares(namespace, view, scales)
         for one in self._deployments[namespace]:
-            self._fleets[one.service].follow(shares[one.service], view.of(one.component).mine())
-            self._tell(f"{namespace}.{one.component}", scales.get(one.component))
+            scale, seen = scales.get(one.component), view.of(one.component)
+            off = scale is not None and scale.off
+            self._fleets[one.service].shrink(shares[one.service], seen.mine(), seen.pids(), off=off)
+            self._tell(f"{namespace}.{one.component}", scale)
+        for one in self._deployments[namespace]:
+            fleet = self._fleets[one.service]
+            if fleet.lacks and await self._may_grow(one, fleet, view):
+                fleet.grow(view.of(one.component).pids())
         await self._report(namespace, view)
+
+    async def _may_grow(self, one: Deployment, fleet: ManagedFleet, view: NamespaceView) -> bool:
+        """Return whether processes may be started or woken: at most one component of a device is awake at a time."""
+        share = one.bounds.share if one.bounds is not None else ""
+        if not share:
+            return True
+        for other in self._deployments[one.namespace]:
+            beside = other.bounds is not None and other.bounds.share == share and other is not one
+            if beside and self._fleets[other.service].report(view.now).awake:
+                return False
+        scales = Scales(self._store, one.namespace)
+        return await scales.occupy(one.component, self.name, fleet.intent(view.now))
 
     async def _decided(self, namespace: str) -> tuple[NamespaceView, dict[str, Scale]]:
         await self._deploy(namespace)
@@ -124,7 +159,7 @@ class ScaleFollower:
 
     def _share(self, one: Deployment, scale: Scale | None, view: NamespaceView) -> int:
         if scale is None or scale.wanted is None:
-            return one.workers
+            return 0 if one.bounds is not None and one.bounds.share else one.workers
         fleet = self._fleets.get(one.service)
         mine = fleet.report(view.now) if fleet is not None else Fleet(at=view.now)
         others = {name: other for name, other in scale.fleets.items() if not _is_gone(name)}

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 from dynamo_tasks.errors import NotStartedError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import End, ErrorInfo
-from dynamo_tasks.protocol.scale import Scale
+from dynamo_tasks.protocol.scale import Scale, ScaledBy
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.serve.processes.spec import Deployment
 from dynamo_tasks.serve.scaling.demand import Demand, next_wanted
 from dynamo_tasks.serve.scaling.planner import ComponentPlanner, Scrape
+from dynamo_tasks.serve.scaling.turns import Member, next_turn
 from dynamo_tasks.serve.scaling.view import ComponentView, NamespaceView
 from dynamo_tasks.store.ledger.ledger import Ledger
 from dynamo_tasks.store.redis.server import Store
@@ -44,7 +46,12 @@ class ScaleLeader:
         self._namespace = namespace
         self._name = name
         self._deployments = deployments
-        self._activity = {one.component: _Activity() for one in deployments}
+        self._shares = sorted({one.bounds.share for one in deployments if one.bounds is not None} - {""})
+        self._units = [
+            one.component for one in deployments if one.bounds is not None and not one.bounds.share
+        ]
+        self._units += [f"={share}" for share in self._shares]
+        self._activity: defaultdict[str, _Activity] = defaultdict(_Activity)
         self._planners = {
             one.component: ComponentPlanner(one, one.policy(), scrape)
             for one in deployments
@@ -54,14 +61,44 @@ class ScaleLeader:
     async def decide(self, view: NamespaceView) -> dict[str, Scale]:
         """Write what is wanted from now on, unless another ``serve`` decides; returns what stands then."""
         scales = dict(view.scales)
-        if not await self._scales.lead(self._name):
-            return scales
+        led = await self._scales.lead(self._name, self._units)
         for one in self._deployments:
-            if one.bounds is None:
+            if one.bounds is None or one.bounds.share or one.component not in led:
                 continue
             scale = scales.setdefault(one.component, Scale(one.component, bounds=one.bounds, fleets={}))
             await self._decide(one, scale, view.of(one.component))
+        for share in self._shares:
+            if f"={share}" in led:
+                await self._take_turns([one for one in scales.values() if one.share == share], view)
         return scales
+
+    async def _take_turns(self, scales: Sequence[Scale], view: NamespaceView) -> None:
+        """Decide for all that share one device, whichever ``serve`` deploys them."""
+        by_name = {one.component: one for one in scales}
+        members = [self._member(one, view) for one in scales]
+        decided = next_turn(members)
+        if decided is not None:
+            member, wanted, by = decided
+            await self._want(by_name[member.component], wanted, by, member.waiting)
+        for member in members:
+            scale = by_name[member.component]
+            if scale.failed and member.waiting and not view.of(member.component).instances:
+                await self._end_waiting(scale.component, scale.failed)
+
+    def _member(self, scale: Scale, view: NamespaceView) -> Member:
+        assert scale.bounds is not None
+        seen, activity = view.of(scale.component), self._activity[scale.component]
+        quiet = activity.quiet(seen)
+        wanted = scale.wanted or 0
+        claims = bool(seen.waiting) or not seen.known
+        return Member(
+            component=scale.component, bounds=scale.bounds, wanted=wanted,
+            by_hand=scale.by is ScaledBy.HAND and scale.wanted is not None,
+            at_rest=not scale.awake and len(seen.leases) <= scale.asleep,
+            waiting=seen.waiting, running=seen.running, quiet=quiet, known=seen.known, failed=bool(scale.failed),
+            claimed=activity.claimed(claims and not wanted, seen.oldest_wait, view.now - scale.since),
+            served=activity.served(wanted > 0 and seen.serves),
+        )  # fmt: skip
 
     async def _decide(self, one: Deployment, scale: Scale, seen: ComponentView) -> None:
         assert one.bounds is not None
@@ -72,14 +109,18 @@ class ScaleLeader:
             waiting=seen.waiting, running=seen.running, quiet=quiet, known=seen.known, planned=planned
         )
         decided = next_wanted(scale, one.bounds, demand)
-        if decided is not None and await self._scales.want(one.component, *decided, lead=self._name):
-            event(
-                "scale.wanted", component=f"{self._namespace}.{one.component}", wanted=decided[0], before=scale.wanted,
-                by=decided[1], waiting=seen.waiting,
-            )  # fmt: skip
-            scale.wanted, scale.by = decided
+        if decided is not None:
+            await self._want(scale, *decided, seen.waiting)
         if scale.failed and seen.waiting and not seen.instances:
             await self._end_waiting(one.component, scale.failed)
+
+    async def _want(self, scale: Scale, wanted: int, by: ScaledBy, waiting: int) -> None:
+        if await self._scales.want(scale.component, wanted, by, lead=self._name):
+            event(
+                "scale.wanted", component=f"{self._namespace}.{scale.component}", wanted=wanted, before=scale.wanted,
+                by=by, waiting=waiting,
+            )  # fmt: skip
+            scale.wanted, scale.by = wanted, by
 
     async def _end_waiting(self, component: str, why: str) -> None:
         """End requests that somebody waits for, and no worker will ever take; those in the background wait on."""
@@ -91,14 +132,15 @@ class ScaleLeader:
 
     async def leave(self) -> None:
         """Decide no more."""
-        await self._scales.leave(self._name, [one.component for one in self._deployments])
+        await self._scales.leave(self._name, [one.component for one in self._deployments], self._units)
 
 
 class _Activity:
-    """When a component last had a request."""
+    """When a component last had a request; since when it has claimed its turn, and served in it."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
+        self._claims_since = self._serves_since = 0.0
         self._taken: Mapping[int, int] = {}
 
     def quiet(self, seen: ComponentView) -> float:
@@ -110,3 +152,24 @@ class _Activity:
             self._last = time.monotonic()
         self._taken = taken
         return time.monotonic() - self._last
+
+    def claimed(self, claims: bool, oldest_wait: float, rested: float) -> float:
+        """Seconds for which it has claimed a turn.
+
+        Args:
+            claims: Whether it does.
+            oldest_wait: Seconds for which its oldest request has waited; 0 = not known.
+            rested: Seconds since its last turn ended.
+        """
+        if not claims:
+            self._claims_since = 0.0
+            return 0.0
+        now = time.monotonic()
+        self._claims_since = self._claims_since or now
+        return min(max(now - self._claims_since, oldest_wait), rested)
+
+    def served(self, serves: bool) -> float:
+        """Seconds for which it has served in its turn."""
+        now = time.monotonic()
+        self._serves_since = (self._serves_since or now) if serves else 0.0
+        return now - self._serves_since if serves else 0.0

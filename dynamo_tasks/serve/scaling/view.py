@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from dynamo_tasks.protocol.instances import InstanceInfo, Load
+from dynamo_tasks.protocol.instances import ASLEEP, InstanceInfo, Load
 from dynamo_tasks.protocol.scale import Scale
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
@@ -39,10 +39,25 @@ class ComponentView:
     known: bool = False
     oldest_wait: float = 0.0
 
+    @property
+    def leases(self) -> set[int]:
+        """Of its instances."""
+        return {one.lease_id for one in self.instances}
+
+    @property
+    def serves(self) -> bool:
+        """``True`` if one of its instances does not sleep."""
+        return any(one.endpoint != ASLEEP for one in self.instances)
+
     def mine(self) -> dict[int, Load]:
         """Loads of the instances on this machine, by their process ids."""
         here = os.uname().nodename
         return {one.pid: self.loads.get(one.lease_id, Load()) for one in self.instances if one.host == here}
+
+    def pids(self) -> dict[int, int]:
+        """Leases of the instances on this machine, by their process ids."""
+        here = os.uname().nodename
+        return {one.pid: one.lease_id for one in self.instances if one.host == here}
 
 
 @dataclass(frozen=True)
@@ -65,7 +80,7 @@ class NamespaceView:
 
 
 async def look(store: Store, namespace: str, components: Iterable[str]) -> NamespaceView:
-    """Look at some components of a namespace.
+    """Look at some components of a namespace, and at those that share devices with them.
 
     Raises:
         ServerUnavailableError: Redis cannot be reached.
@@ -73,6 +88,8 @@ async def look(store: Store, namespace: str, components: Iterable[str]) -> Names
     names = list(dict.fromkeys(components))
     wanted, registry = Scales(store, namespace), Registry(store)
     scales, now = await wanted.read()
+    devices = {scales[name].share for name in names if name in scales} - {""}
+    names += [name for name, scale in scales.items() if scale.share in devices and name not in names]
     infos = [info for info in await registry.instances(namespace) if info.component in names]
     loads = await registry.loads(namespace, {info.lease_id for info in infos})
     counts = await wanted.open(names)

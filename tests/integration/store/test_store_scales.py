@@ -24,8 +24,8 @@ async def test_one_decides_and_a_hand_goes_before(redis_server: RedisServer) -> 
         scales = Scales(place.store, place.namespace)
         await scales.deploy("Worker", BOUNDS)
         assert not await scales.want("Worker", 1, ScaledBy.QUEUE, lead="a"), "nobody leads"
-        assert await scales.lead("a")
-        assert not await scales.lead("b")
+        assert await scales.lead("a", ["Worker"])
+        assert not await scales.lead("b", ["Worker"])
         assert await scales.want("Worker", 1, ScaledBy.QUEUE, lead="a")
         assert not await scales.want("Worker", 2, ScaledBy.QUEUE, lead="b")
         assert (await one(scales)).wanted == 1
@@ -36,8 +36,8 @@ async def test_one_decides_and_a_hand_goes_before(redis_server: RedisServer) -> 
             await scales.want("Worker", 3, ScaledBy.HAND)
         await scales.want("Worker", None, ScaledBy.HAND)
         assert (await one(scales)).wanted is None
-        await scales.leave("a", ["Worker"])
-        assert await scales.lead("b")
+        await scales.leave("a", ["Worker"], ["Worker"])
+        assert await scales.lead("b", ["Worker"])
 
 
 @on_loop
@@ -45,7 +45,7 @@ async def test_other_bounds_change_what_was_wanted(redis_server: RedisServer) ->
     async with Place(redis_server.url) as place:
         scales = Scales(place.store, place.namespace)
         await scales.deploy("Worker", BOUNDS)
-        await scales.lead("a")
+        await scales.lead("a", ["Worker"])
         await scales.want("Worker", 0, ScaledBy.IDLE, lead="a")
         await scales.deploy("Worker", None)
         assert "Worker" not in (await scales.read())[0], "what idling wanted went with it"
@@ -82,3 +82,45 @@ async def test_models_stay_until_they_are_forgotten(redis_server: RedisServer) -
         assert len(await scales.cards()) == 1, "what cannot be read hides nothing"
         await scales.forget("Worker")
         assert await scales.cards() == []
+
+
+TURNS = Bounds(min=0, share="gpu0")
+
+
+@on_loop
+async def test_one_of_those_that_share_a_device_is_wanted(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        scales = Scales(place.store, place.namespace)
+        for name in ("small", "large"):
+            await scales.deploy(name, TURNS)
+        assert await scales.lead("a", ["=gpu0", "Worker"]) == {"=gpu0", "Worker"}
+        assert await scales.lead("b", ["=gpu0", "Other"]) == {"Other"}
+        assert await scales.want("small", 1, ScaledBy.QUEUE, lead="a")
+        assert not await scales.want("large", 1, ScaledBy.QUEUE, lead="a"), "it is the turn of another one"
+        await scales.want("large", 1, ScaledBy.HAND)
+        found, _ = await scales.read()
+        assert (found["small"].wanted, found["small"].by) == (0, ScaledBy.TURN)
+        with pytest.raises(ConfigError, match="large has their device by hand"):
+            await scales.want("small", 1, ScaledBy.HAND)
+
+
+@on_loop
+async def test_nothing_begins_while_another_one_is_awake(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        scales = Scales(place.store, place.namespace)
+        for name in ("small", "large"):
+            await scales.deploy(name, TURNS)
+        now = (await scales.read())[1]
+        assert not await scales.occupy("small", "a", Fleet(starting=1, at=now)), "it is not wanted"
+        await scales.want("small", 1, ScaledBy.HAND)
+        assert await scales.occupy("small", "a", Fleet(starting=1, at=now))
+        assert (await scales.read())[0]["small"].starting == 1, "what begins is noted in the same step"
+        await scales.want("small", 0, ScaledBy.HAND)
+        await scales.want("large", 1, ScaledBy.HAND)
+        for fleet in (Fleet(running=1, at=now), Fleet(draining=1, at=now)):
+            await scales.report("a", {"small": fleet})
+            assert not await scales.occupy("large", "b", Fleet(starting=1, at=now))
+        await scales.report("a", {"small": Fleet(asleep=1, at=now)})
+        assert await scales.occupy("large", "b", Fleet(starting=1, at=now))
+        await scales.report("a", {"small": Fleet(running=1, at=now - FLEET_TTL - 1)})
+        assert await scales.occupy("large", "b", Fleet(starting=1, at=now)), "who is silent for long is gone"

@@ -45,3 +45,24 @@ def test_no_gpu_at_all(tmp_path: Path) -> None:
     assert "a, b start unpinned" in GpuPins(Home(tmp_path), none).claim([spec("a", 1), spec("b", 1)])
     with pytest.raises(ConfigError, match="no GPU can be seen"):
         GpuPins(Home(tmp_path), none, "require").claim([spec("a", 1)])
+
+
+def test_turns_on_one_device(tmp_path: Path) -> None:
+    """Those that take turns get the same device, others another one, and none is free while one of them has it."""
+    pins = GpuPins(Home(tmp_path), FAKE)
+    small, large = (
+        ProcessSpec(
+            name=f"{name}-0", argv=(), service="Worker", gpus=1, elastic=True, turn=("dynamo/gpu0", name)
+        )
+        for name in ("small", "large")
+    )
+    pins.claim([spec("other", 1)])
+    pins.claim([small])
+    pins.release_one("other")
+    pins.claim([large])
+    assert pins.environment("small-0")["CUDA_VISIBLE_DEVICES"] == "1"
+    assert pins.environment("large-0")["CUDA_VISIBLE_DEVICES"] == "1"
+    pins.claim([spec("other", 1)])
+    assert pins.environment("other")["CUDA_VISIBLE_DEVICES"] == "0"
+    with pytest.raises(ConfigError, match="in use by other processes"):
+        pins.claim([spec("one more", 1)])

@@ -72,9 +72,10 @@ function component(one) {
 
 /** What is wanted, where something else is there; and why, as far as somebody knows. */
 function wanted(scale, there) {
-  if (!scale || (scale.wanted === there && !scale.draining && !scale.note)) return "";
-  const states = ["starting", "draining"].filter((state) => scale[state]).map((state) => ` · ${scale[state]} ${state}`);
-  return ` · ${scale.wanted} wanted (${scale.by})${states.join("")}${scale.note ? ` · ${scale.note}` : ""}`;
+  const share = scale && scale.share ? ` · turns on ${scale.share}` : "";
+  if (!scale || (scale.wanted === there - scale.asleep && !scale.draining && !scale.note)) return share;
+  const states = ["starting", "draining", "asleep"].filter((state) => scale[state]).map((state) => ` · ${scale[state]} ${state}`);
+  return ` · ${scale.wanted} wanted (${scale.by})${states.join("")}${share}${scale.note ? ` · ${scale.note}` : ""}`;
 }
 
 const counted = (count, noun) => `${number(count)} ${noun}${count === 1 ? "" : "s"}`;

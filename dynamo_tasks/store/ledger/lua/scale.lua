@@ -9,27 +9,40 @@
 --         {'BOUNDS'}  its bounds do not allow that
 --         {'HAND'}    somebody's hand goes before
 --         {'LEAD'}    another `serve` decides now
--- @include clock
+--         {'TURN', other}  another component has the device that both share; a hand takes it from all but another hand
+-- @include clock, turns
 
 local scale, field = KEYS[1], component .. ':'
-local function get(name) return redis.call('HGET', scale, field .. name) or '' end
-local before, said = get('wanted'), get('by')
+local all = scaled(scale)
+local mine = all[component] or {}
+local before, said, bounds = mine.wanted or '', mine.by or '', mine.bounds
+local function put(name, number, who)
+  redis.call('HSET', scale, name .. ':wanted', number, name .. ':by', who, name .. ':since', string.format('%.0f', now_ms()))
+end
 
 if lead ~= '' then
   if said == 'hand' and before ~= '' then return { 'HAND' } end
-  local holder, ends = string.match(redis.call('HGET', scale, '@lead') or '', '^(%S+) (%d+)$')
+  local holder, ends = string.match(redis.call('HGET', scale, '@lead:' .. unit_of(all, component)) or '', '^(%S+) (%d+)$')
   if holder ~= lead or tonumber(ends) < now_ms() then return { 'LEAD' } end
 end
 if wanted == '' then
   redis.call('HDEL', scale, field .. 'wanted', field .. 'by', field .. 'since')
 else
-  local bounds = get('bounds')
-  if bounds ~= '' then
-    bounds = cjson.decode(bounds)
+  if bounds then
     local most = bounds.max or 0
     if tonumber(wanted) < (bounds.min or 0) or (most > 0 and tonumber(wanted) > most) then return { 'BOUNDS' } end
   end
-  redis.call('HSET', scale, field .. 'wanted', wanted, field .. 'by', by, field .. 'since', string.format('%.0f', now_ms()))
+  if tonumber(wanted) > 0 then
+    local others = rivals(all, component)
+    for _, name in ipairs(others) do
+      local one = all[name]
+      if (tonumber(one.wanted or '') or 0) > 0 and (lead ~= '' or one.by == 'hand') then return { 'TURN', name } end
+    end
+    for _, name in ipairs(others) do
+      if (tonumber(all[name].wanted or '') or 0) > 0 then put(name, 0, 'turn') end
+    end
+  end
+  put(component, wanted, by)
 end
 redis.call('PUBLISH', channel, '=' .. component)
 return { 'OK', before, said }
