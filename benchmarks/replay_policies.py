@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from benchmarks.virtual_fleet import Arrival, Dispatcher, Fleet, Worker
 from dynamo_tasks.router.costs import KvRouterConfig
 from dynamo_tasks.router.kv import KvPolicy
-from dynamo_tasks.router.predicted import WorkerLoad
+from dynamo_tasks.router.predicted import RoutingLoad
 
 __all__ = ["CHANGING", "POLICIES"]
 
@@ -78,7 +78,7 @@ class Report(NamedTuple):
 
     due: float
     worker: int
-    load: WorkerLoad
+    load: RoutingLoad
     taken: list[str]
     changes: list[dict[str, Any]]
 

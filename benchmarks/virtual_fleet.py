@@ -13,8 +13,8 @@ from typing import NamedTuple, Protocol
 from benchmarks.traces import TracedRequest
 from dynamo_tasks.engines.mocker.scheduler import Scheduler, SchedulerArgs
 from dynamo_tasks.engines.mocker.sequence import Run, Sequence, SequenceState
-from dynamo_tasks.router.demand import Demand
-from dynamo_tasks.router.predicted import WorkerLoad
+from dynamo_tasks.router.demand import WorkerDemand
+from dynamo_tasks.router.predicted import RoutingLoad
 
 __all__ = ["Arrival", "Dispatcher", "Fleet", "FleetArgs", "Outcome", "polynomial"]
 
@@ -147,7 +147,7 @@ class Worker:
         self.step = Step(0.0, 0, 0)
         self.begun: list[Arrival] = []
         self._fresh: list[Arrival] = []
-        self._demand = Demand()
+        self._demand = WorkerDemand()
         self.args = args
         self.taken: list[str] = []
 
@@ -156,12 +156,12 @@ class Worker:
         """Tokens of prompts that it has yet to compute."""
         return self.scheduler.prefill_tokens
 
-    def load(self) -> WorkerLoad:
+    def load(self) -> RoutingLoad:
         """Its load, as an instance of the product reports it."""
         cache = self.scheduler.cache
         blocks = max(self._demand.blocks, cache.used)
         tokens = min(self.backlog, self._demand.prefill_tokens)
-        return WorkerLoad(tokens, blocks, len(self.live), cache.num_blocks)
+        return RoutingLoad(tokens, blocks, len(self.live), cache.num_blocks)
 
     def has_room(self, tokens: int) -> bool:
         """Return whether it has at most so many tokens of prompts before it, and a place in the batch."""

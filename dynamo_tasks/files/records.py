@@ -7,7 +7,7 @@ import uuid
 
 from msgspec import Struct
 
-from dynamo_tasks.store.objects import Kind, StoredObject
+from dynamo_tasks.store.objects import ObjectKind, StoredObject
 
 __all__ = ["FILE", "MOST_PARTS", "FileData", "FileRecord", "clean_filename", "new_file_id"]
 
@@ -37,7 +37,7 @@ class FileData(Struct, frozen=True):
 
 
 FileRecord = StoredObject[FileData]
-FILE: Kind[FileData] = Kind("file", FileData, most=100_000, swept=True)
+FILE: ObjectKind[FileData] = ObjectKind("file", FileData, most=100_000, swept=True)
 """The objects in Redis."""
 
 

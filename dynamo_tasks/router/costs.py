@@ -17,9 +17,9 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
-from dynamo_tasks.router.predicted import WorkerLoad
+from dynamo_tasks.router.predicted import RoutingLoad
 
-__all__ = ["KvRouterConfig", "Offer", "costs_of", "sample"]
+__all__ = ["Candidate", "KvRouterConfig", "costs_of", "sample"]
 
 Positive = Annotated[float, Meta(ge=0)]
 
@@ -68,7 +68,7 @@ class KvRouterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     router_session_affinity_fields: tuple[Literal["prompt_cache_key", "user"], ...] = ()
 
 
-class Offer(NamedTuple):
+class Candidate(NamedTuple):
     """A worker that could take the request.
 
     Attributes:
@@ -79,38 +79,38 @@ class Offer(NamedTuple):
 
     overlap: int
     new_blocks: int
-    load: WorkerLoad
+    load: RoutingLoad
 
 
 def costs_of(
-    config: KvRouterConfig, offers: Mapping[int, Offer], prompt: int, block_size: int
+    config: KvRouterConfig, candidates: Mapping[int, Candidate], prompt: int, block_size: int
 ) -> dict[int, float]:
     """The cost of each worker.
 
     Args:
         config: Which cost, and its parameters.
-        offers: By worker.
+        candidates: By worker.
         prompt: Tokens of the prompt.
         block_size: Tokens per block.
     """
     if config.cost == "dynamo":
-        return _dynamo(config, offers, prompt, block_size)
-    return {worker: _tokens(config, offer, prompt) for worker, offer in offers.items()}
+        return _dynamo(config, candidates, prompt, block_size)
+    return {worker: _tokens(config, candidate, prompt) for worker, candidate in candidates.items()}
 
 
-def _tokens(config: KvRouterConfig, offer: Offer, prompt: int) -> float:
-    load = offer.load
-    own = max(1.0, prompt - config.overlap_score_credit * offer.overlap)
-    share = (load.active_blocks + offer.new_blocks) / load.total_blocks if load.total_blocks else 0.0
+def _tokens(config: KvRouterConfig, candidate: Candidate, prompt: int) -> float:
+    load = candidate.load
+    own = max(1.0, prompt - config.overlap_score_credit * candidate.overlap)
+    share = (load.active_blocks + candidate.new_blocks) / load.total_blocks if load.total_blocks else 0.0
     return load.prefill_tokens + own + config.kv_pressure * share
 
 
 def _dynamo(
-    config: KvRouterConfig, offers: Mapping[int, Offer], prompt: int, block_size: int
+    config: KvRouterConfig, candidates: Mapping[int, Candidate], prompt: int, block_size: int
 ) -> dict[int, float]:
-    least = min(offer.load.prefill_tokens for offer in offers.values())
+    least = min(candidate.load.prefill_tokens for candidate in candidates.values())
     found: dict[int, float] = {}
-    for worker, (overlap, new_blocks, load) in offers.items():
+    for worker, (overlap, new_blocks, load) in candidates.items():
         excess = (load.prefill_tokens - least) / max(1, prompt)
         credit = config.overlap_score_credit / (1 + config.overlap_score_credit_decay * excess) * overlap
         prefill = max(0.0, load.prefill_tokens + prompt - credit) / block_size

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-__all__ = ["Demand"]
+__all__ = ["WorkerDemand"]
 
 
-class Demand:
+class WorkerDemand:
     """Counts the requests that a worker has, from when they come to their end.
 
     An engine says what those that run hold; those that wait inside of it count here as well, and a prefix that several

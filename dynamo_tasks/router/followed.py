@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dynamo_tasks.protocol.kv.batches import KvBatch, KvEvent
 from dynamo_tasks.router.index import KvIndex
-from dynamo_tasks.router.predicted import PredictedLoads, WorkerLoad
+from dynamo_tasks.router.predicted import PredictedLoads, RoutingLoad
 
 __all__ = ["FollowedWorkers"]
 
@@ -45,7 +45,7 @@ class FollowedWorkers:
         worker = batch.worker
         if batch.load is not None:
             load = batch.load
-            reported = WorkerLoad(
+            reported = RoutingLoad(
                 load.prefill_tokens, load.active_blocks, load.active_requests, load.total_blocks
             )
             self._loads.report(worker, reported, now, batch.taken)

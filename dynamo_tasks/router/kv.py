@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from dynamo_tasks.errors import NoInstancesError
-from dynamo_tasks.router.costs import KvRouterConfig, Offer, costs_of, sample
+from dynamo_tasks.router.costs import Candidate, KvRouterConfig, costs_of, sample
 from dynamo_tasks.router.expected import ExpectedBlocks
 from dynamo_tasks.router.index import KvIndex
 from dynamo_tasks.router.predicted import PredictedLoads
@@ -84,24 +84,24 @@ class KvPolicy:
         """
         if not workers:
             raise NoInstancesError("no live instance serves the endpoint")
-        offers = self._offers(workers, hashes, now)
-        costs = costs_of(self.config, offers, prompt, self.block_size)
+        candidates = self._candidates(workers, hashes, now)
+        costs = costs_of(self.config, candidates, prompt, self.block_size)
         least = min(costs.values())
         worker = self._of_session(last, costs, least)
         chosen = sample(costs, self.config.router_temperature, self._rng) if worker is None else worker
-        offer = offers[chosen]
+        candidate = candidates[chosen]
         return Choice(
-            chosen, prompt, offer.overlap, max(one.overlap for one in offers.values()), offer.load.prefill_tokens,
-            offer.load.active_blocks, costs[chosen], least, worker is not None,
+            chosen, prompt, candidate.overlap, max(one.overlap for one in candidates.values()),
+            candidate.load.prefill_tokens, candidate.load.active_blocks, costs[chosen], least, worker is not None,
         )  # fmt: skip
 
-    def _offers(self, workers: Sequence[int], hashes: Sequence[int], now: float) -> dict[int, Offer]:
+    def _candidates(self, workers: Sequence[int], hashes: Sequence[int], now: float) -> dict[int, Candidate]:
         expected = self._expected.find(hashes, now)
         depths, count, size = self.index.find(hashes), len(hashes), self.block_size
-        found: dict[int, Offer] = {}
+        found: dict[int, Candidate] = {}
         for worker in workers:
             depth = max(depths.get(worker, 0), expected.get(worker, 0))
-            found[worker] = Offer(depth * size, count - depth, self.loads.of(worker, now))
+            found[worker] = Candidate(depth * size, count - depth, self.loads.of(worker, now))
         return found
 
     def _of_session(self, last: int | None, costs: dict[int, float], least: float) -> int | None:

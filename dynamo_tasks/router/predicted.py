@@ -6,7 +6,7 @@ from collections import OrderedDict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-__all__ = ["TRUST", "PredictedLoads", "WorkerLoad"]
+__all__ = ["TRUST", "PredictedLoads", "RoutingLoad"]
 
 TRUST = 5.0
 """Seconds for which a request counts that no report has named: it may wait in the worker's queue, or have gone."""
@@ -16,7 +16,7 @@ _REMEMBERED = 4096
 """Ids of requests that have reached a worker: a choice of another router may be heard of later than that."""
 
 
-class WorkerLoad(NamedTuple):
+class RoutingLoad(NamedTuple):
     """The load of one worker.
 
     Attributes:
@@ -46,14 +46,14 @@ class PredictedLoads:
     """
 
     def __init__(self) -> None:
-        self._reported: dict[int, WorkerLoad] = {}
+        self._reported: dict[int, RoutingLoad] = {}
         self._sent: dict[int, dict[str, _Sent]] = {}
         self._taken: OrderedDict[str, None] = OrderedDict()
 
     def report(
         self,
         worker: int,
-        load: WorkerLoad,
+        load: RoutingLoad,
         now: float,
         taken: Iterable[str] = (),
         *,
@@ -89,9 +89,9 @@ class PredictedLoads:
         self._reported.pop(worker, None)
         self._sent.pop(worker, None)
 
-    def of(self, worker: int, now: float) -> WorkerLoad:
+    def of(self, worker: int, now: float) -> RoutingLoad:
         """The load of a worker, as it may be by now."""
-        load, sent = self._reported.get(worker, WorkerLoad()), self._sent.get(worker)
+        load, sent = self._reported.get(worker, RoutingLoad()), self._sent.get(worker)
         if not sent:
             return load
         for request_id in [name for name, one in sent.items() if one.until <= now]:

@@ -12,7 +12,7 @@ from dynamo_tasks.engines.base import Engine, EngineStats
 from dynamo_tasks.protocol.kv.batches import KvLoad
 from dynamo_tasks.protocol.kv.block_hashes import sequence_hashes
 from dynamo_tasks.protocol.tokens import several_prompts
-from dynamo_tasks.router.demand import Demand
+from dynamo_tasks.router.demand import WorkerDemand
 from dynamo_tasks.router.worker_blocks import WorkerBlocks
 from dynamo_tasks.runtime.components.component import Component
 from dynamo_tasks.runtime.routing.publisher import KvPublisher
@@ -50,7 +50,7 @@ class KvReporter:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._demand = Demand()
+        self._demand = WorkerDemand()
         self._blocks: WorkerBlocks | None = None
         self._publisher: KvPublisher | None = None
         self._requests = 0

@@ -22,7 +22,7 @@ from dynamo_tasks.errors import (
     ProtocolError,
 )
 from dynamo_tasks.store.ledger.scripts import Argument, script
-from dynamo_tasks.store.objects import Kind, Objects, StoredObject
+from dynamo_tasks.store.objects import ObjectKind, Objects, StoredObject
 from dynamo_tasks.store.redis.containment import MALFORMED
 from dynamo_tasks.store.redis.server import Store
 
@@ -46,7 +46,7 @@ class Conversation(msgspec.Struct):
     metadata: dict[str, str] = {}
 
 
-CONVERSATION = Kind("conversation", Conversation)
+CONVERSATION = ObjectKind("conversation", Conversation)
 
 
 class Opened(NamedTuple):

@@ -29,7 +29,7 @@ from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.containment import MALFORMED, contained
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["ANYBODY", "MOST_BYTES", "Kind", "Objects", "Page", "StoredObject"]
+__all__ = ["ANYBODY", "MOST_BYTES", "ObjectKind", "Objects", "Page", "StoredObject"]
 
 T = TypeVar("T")
 
@@ -43,11 +43,11 @@ _NAME = re.compile(r"[a-z][A-Za-z0-9_.-]{0,127}")
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,128}")
 
 
-class Kind(Generic[T]):
-    """A kind of objects, e.g. ``Kind("conversation", Conversation)``.
+class ObjectKind(Generic[T]):
+    """A kind of objects, e.g. ``ObjectKind("conversation", Conversation)``.
 
     Args:
-        name: In keys. What belongs to one other object may be a kind of its own: ``Kind(f"item.{id}", Item)``.
+        name: In keys. What belongs to one other object may be a kind of its own: ``ObjectKind(f"item.{id}", Item)``.
         data: The type of their data, any that msgspec can encode.
         noun: In messages to clients; the name by default.
         most: Objects of the kind that one owner may have.
@@ -138,7 +138,8 @@ class Objects:
         self.namespace = namespace
 
     async def create(
-        self, kind: Kind[T], object_id: str, owner: str, data: T, *, ttl: float | None = None, reserved: bool = False
+        self, kind: ObjectKind[T], object_id: str, owner: str, data: T, *, ttl: float | None = None,
+        reserved: bool = False,
     ) -> StoredObject[T]:  # fmt: skip
         """Create an object.
 
@@ -172,7 +173,7 @@ class Objects:
         text = "took longer than it may" if code == b"GONE" else "exists"
         raise ObjectConflictError(f"the {kind.noun} {object_id} {text}")
 
-    async def get(self, kind: Kind[T], object_id: str, owner: str | None) -> StoredObject[T]:
+    async def get(self, kind: ObjectKind[T], object_id: str, owner: str | None) -> StoredObject[T]:
         """Read an object.
 
         Raises:
@@ -188,7 +189,7 @@ class Objects:
         return _stored(kind, object_id, row)
 
     async def page(
-        self, kind: Kind[T], owner: str, *, order: str = "desc", after: str = "", limit: int = 20
+        self, kind: ObjectKind[T], owner: str, *, order: str = "desc", after: str = "", limit: int = 20
     ) -> Page[T]:
         """Read a page of an owner's objects, by their creation.
 
@@ -215,8 +216,8 @@ class Objects:
         return Page(found, more[0] == 1)
 
     async def replace(
-        self, kind: Kind[T], known: StoredObject[T], data: T, *, ttl: float | msgspec.UnsetType | None = msgspec.UNSET,
-        nonce: str = "",
+        self, kind: ObjectKind[T], known: StoredObject[T], data: T, *,
+        ttl: float | msgspec.UnsetType | None = msgspec.UNSET, nonce: str = "",
     ) -> StoredObject[T]:  # fmt: skip
         """Give an object other data, if nobody has changed it since it was read.
 
@@ -245,7 +246,7 @@ class Objects:
         )
 
     async def change(
-        self, kind: Kind[T], object_id: str, owner: str | None, change: Callable[[T], T | None]
+        self, kind: ObjectKind[T], object_id: str, owner: str | None, change: Callable[[T], T | None]
     ) -> StoredObject[T]:
         """Read an object, change its data, and write it if nobody else has; else from the start.
 
@@ -270,7 +271,7 @@ class Objects:
                 pass
         raise ObjectConflictError(f"the {kind.noun} {object_id} is changed by others again and again")
 
-    async def delete(self, kind: Kind[Any], object_id: str, owner: str | None) -> None:
+    async def delete(self, kind: ObjectKind[Any], object_id: str, owner: str | None) -> None:
         """Delete an object.
 
         Raises:
@@ -283,7 +284,9 @@ class Objects:
         if code != b"OK":
             raise kind.unknown(object_id)
 
-    async def reserve(self, kind: Kind[Any], object_id: str, seconds: float, *, renew: bool = False) -> None:
+    async def reserve(
+        self, kind: ObjectKind[Any], object_id: str, seconds: float, *, renew: bool = False
+    ) -> None:
         """Keep the contents of an object that is not there yet; 0 seconds = they are to be deleted.
 
         Raises:
@@ -297,7 +300,7 @@ class Objects:
             raise ObjectConflictError(f"the {kind.noun} {object_id} took longer than it may")
 
     async def sweep(
-        self, kind: Kind[Any], swept: Sequence[str] = (), *, limit: int = 100, lease: float = 30.0
+        self, kind: ObjectKind[Any], swept: Sequence[str] = (), *, limit: int = 100, lease: float = 30.0
     ) -> list[str]:
         """Take objects whose contents are to be deleted: of deleted, ended and never finished ones.
 
@@ -312,7 +315,7 @@ class Objects:
         )
         return [one.decode() for one in found]
 
-    def _key(self, kind: Kind[Any], object_id: str) -> str:
+    def _key(self, kind: ObjectKind[Any], object_id: str) -> str:
         return self._keys.object(kind.name, object_id)
 
 
@@ -328,7 +331,7 @@ def _seconds(micros: int) -> float | None:
     return micros / 1e6 if micros else None
 
 
-def _stored(kind: Kind[T], object_id: str, row: Sequence[bytes]) -> StoredObject[T]:
+def _stored(kind: ObjectKind[T], object_id: str, row: Sequence[bytes]) -> StoredObject[T]:
     owner, revision, order, ends, data = row
     try:
         return StoredObject(

@@ -18,7 +18,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from dynamo_tasks.engines.images.hosts import Address, AllowedHost, Networks, Target, may_reach, target_of
+from dynamo_tasks.engines.images.hosts import Address, AllowedHost, ImageURL, Networks, may_reach, target_of
 from dynamo_tasks.engines.images.response import ImageResponse
 from dynamo_tasks.errors import InvalidRequestError
 
@@ -95,14 +95,14 @@ class ImageFetcher:
             target = self._allowed(target_of(response.location, target.url))
         raise ValueError(f"could not be fetched: more than {_REDIRECTS} redirects")
 
-    def _allowed(self, target: Target) -> Target:
+    def _allowed(self, target: ImageURL) -> ImageURL:
         if not self._settings.hosts:
             raise ValueError("must be a data: URL (data:image/png;base64,…); this server fetches no images")
         if not any(host.has(target) for host in self._settings.hosts):
             raise ValueError(f"is not allowed: this server fetches no images from {target.authority}")
         return target
 
-    async def _get(self, target: Target, most: int) -> ImageResponse:
+    async def _get(self, target: ImageURL, most: int) -> ImageResponse:
         reader, writer = await self._connected(target)
         try:
             writer.write(_request(target))
@@ -114,7 +114,7 @@ class ImageFetcher:
         finally:
             writer.transport.abort()  # nothing is left to say; a TLS goodbye would be waited for
 
-    async def _connected(self, target: Target) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connected(self, target: ImageURL) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """Connect to an address of the host that was checked: a name may mean another one a moment later."""
         failure: OSError = OSError("no address")
         for address in (await self._addresses(target))[:_ADDRESSES]:
@@ -129,7 +129,7 @@ class ImageFetcher:
                 failure = error
         raise failure
 
-    async def _addresses(self, target: Target) -> Sequence[Address]:
+    async def _addresses(self, target: ImageURL) -> Sequence[Address]:
         loop = asyncio.get_running_loop()
         try:
             rows = await loop.getaddrinfo(target.host, target.port, type=socket.SOCK_STREAM)
@@ -151,7 +151,7 @@ def _tls() -> ssl.SSLContext:
     return ssl.create_default_context()
 
 
-def _request(target: Target) -> bytes:
+def _request(target: ImageURL) -> bytes:
     lines = [
         f"GET {target.path} HTTP/1.1",
         f"Host: {target.authority}",

@@ -15,8 +15,8 @@ from dynamo_tasks.errors import ConfigError
 __all__ = [
     "Address",
     "AllowedHost",
+    "ImageURL",
     "Networks",
-    "Target",
     "allowed_hosts",
     "may_reach",
     "networks",
@@ -47,7 +47,7 @@ class AllowedHost(Struct, frozen=True):
     name: str
     port: int
 
-    def has(self, target: Target) -> bool:
+    def has(self, target: ImageURL) -> bool:
         """Return whether a URL is of this host."""
         if (target.scheme, target.port) != (self.scheme, self.port):
             return False
@@ -56,7 +56,7 @@ class AllowedHost(Struct, frozen=True):
         return self.name in ("*", target.host)
 
 
-class Target(Struct, frozen=True):
+class ImageURL(Struct, frozen=True):
     """A URL that was taken apart.
 
     Attributes:
@@ -122,7 +122,7 @@ def _listed(entries: object, name: str) -> Sequence[str]:
     return entries
 
 
-def target_of(url: str, base: str = "") -> Target:
+def target_of(url: str, base: str = "") -> ImageURL:
     """Take a URL apart.
 
     Args:
@@ -147,7 +147,7 @@ def target_of(url: str, base: str = "") -> Target:
     host = (parts.hostname or "").lower().removesuffix(".")
     if not host:
         raise ValueError("has no host")
-    return Target(parts.geturl(), scheme, host, port or _PORTS[scheme], _path(parts))
+    return ImageURL(parts.geturl(), scheme, host, port or _PORTS[scheme], _path(parts))
 
 
 def _path(parts: SplitResult) -> str:

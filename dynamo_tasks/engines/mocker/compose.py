@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import Any
 
 from dynamo_tasks.engines.mocker.dice import Dice
-from dynamo_tasks.engines.mocker.reply import Meaning, Part, Reply
+from dynamo_tasks.engines.mocker.reply import Meaning, Reply, ReplyPart
 from dynamo_tasks.engines.mocker.schema import make_value
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.structured import CONSTRAINTS, structured_outputs
@@ -64,18 +64,24 @@ def compose(request: GenerateRequest, key: bytes, tokenizer: Tokenizer, tool_cal
         )
         return Reply([*thoughts, *parts], "stop" if named else "tool_calls", tokenizer)
     if constraint is not None:
-        return Reply([*thoughts, Part(Meaning.CONTENT, _constrained(constraint, dice))], "stop", tokenizer)
+        return Reply(
+            [*thoughts, ReplyPart(Meaning.CONTENT, _constrained(constraint, dice))], "stop", tokenizer
+        )
     if chat is None or not (thoughts or extra.get("tools")):
         return None
-    return Reply([*thoughts, Part(Meaning.CONTENT, _answer(chat, dice))], "stop", tokenizer)
+    return Reply([*thoughts, ReplyPart(Meaning.CONTENT, _answer(chat, dice))], "stop", tokenizer)
 
 
-def _reasoning(extra: Mapping[str, Any], dice: Dice) -> list[Part]:
+def _reasoning(extra: Mapping[str, Any], dice: Dice) -> list[ReplyPart]:
     effort = extra.get("reasoning_effort")
     if effort is None:
         return []
     text = dice.words(_THOUGHTS.get(str(effort), _THOUGHTS["medium"])) + "."
-    return [Part(Meaning.TAG, "<think>"), Part(Meaning.REASONING, text), Part(Meaning.TAG, "</think>")]
+    return [
+        ReplyPart(Meaning.TAG, "<think>"),
+        ReplyPart(Meaning.REASONING, text),
+        ReplyPart(Meaning.TAG, "</think>"),
+    ]
 
 
 def _answer(chat: Mapping[str, str], dice: Dice) -> str:
@@ -130,15 +136,15 @@ def _arguments(name: str, schema: Mapping[str, Any], dice: Dice) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _call(index: int, name: str, arguments: str, key: bytes) -> list[Part]:
+def _call(index: int, name: str, arguments: str, key: bytes) -> list[ReplyPart]:
     """A call, written as many models write it."""
     digest = blake2b(f"call {index}".encode(), key=key, digest_size=12).hexdigest()
     call = index, f"call_{digest}", name
     head = f'<tool_call>\n{{"name": {json.dumps(name, ensure_ascii=False)}, "arguments": '
     return [
-        Part(Meaning.CALL, head, call),
-        Part(Meaning.ARGUMENTS, arguments, call),
-        Part(Meaning.TAG, "}\n</tool_call>\n"),
+        ReplyPart(Meaning.CALL, head, call),
+        ReplyPart(Meaning.ARGUMENTS, arguments, call),
+        ReplyPart(Meaning.TAG, "}\n</tool_call>\n"),
     ]
 
 

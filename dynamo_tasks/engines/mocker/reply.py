@@ -16,7 +16,7 @@ from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.protocol.messages import MessageDelta, ToolCallDelta
 from dynamo_tasks.protocol.tokens import TokenDelta
 
-__all__ = ["Meaning", "Part", "Reply", "ReplyOutput"]
+__all__ = ["Meaning", "Reply", "ReplyOutput", "ReplyPart"]
 
 
 class Meaning(Enum):
@@ -29,7 +29,7 @@ class Meaning(Enum):
     ARGUMENTS = 4
 
 
-class Part(NamedTuple):
+class ReplyPart(NamedTuple):
     """A part of a reply.
 
     Attributes:
@@ -51,7 +51,7 @@ class Reply:
         finish_reason: ``stop`` or ``tool_calls``.
     """
 
-    def __init__(self, parts: list[Part], finish_reason: str, tokenizer: Tokenizer) -> None:
+    def __init__(self, parts: list[ReplyPart], finish_reason: str, tokenizer: Tokenizer) -> None:
         """Tokenize it: each part by itself, so that it is clear where it ends."""
         self.token_ids: list[int] = []
         self.finish_reason = finish_reason
@@ -82,7 +82,7 @@ class Reply:
         return out
 
 
-def _add(message: MessageDelta, part: Part, piece: str, *, ends: bool) -> None:
+def _add(message: MessageDelta, part: ReplyPart, piece: str, *, ends: bool) -> None:
     index, call_id, name = part.call
     if part.meaning is Meaning.REASONING:
         message.reasoning += piece

@@ -13,12 +13,12 @@ from dynamo_tasks.engines.vllm.params import ModelLimits, is_replayed, sampling_
 from dynamo_tasks.errors import EngineError, NotResumableError
 from dynamo_tasks.protocol.tokens import TokenDelta
 
-__all__ = ["Choice", "known_before", "usage_of"]
+__all__ = ["ChoiceRequest", "known_before", "usage_of"]
 
 _ENDS = {"length": "length", "stop": "stop", "repetition": "stop"}
 
 
-class Choice:
+class ChoiceRequest:
     """A choice.
 
     vLLM gets it as a request of its own with one choice, so that each can go on from where it was.
@@ -145,7 +145,7 @@ class Choice:
         return {"token": text, "logprob": max(logprob, -9999.0), "bytes": list(text.encode())}
 
 
-def known_before(request: GenerateRequest, choices: list[Choice], echoed: str) -> Iterator[TokenDelta]:
+def known_before(request: GenerateRequest, choices: list[ChoiceRequest], echoed: str) -> Iterator[TokenDelta]:
     """Yield what needs no engine: ends that were emitted before, and the prompt where it is asked for."""
     for choice in choices:
         index = choice.output.index
@@ -155,7 +155,7 @@ def known_before(request: GenerateRequest, choices: list[Choice], echoed: str) -
             yield TokenDelta(echoed, [], index)
 
 
-def usage_of(request: GenerateRequest, choices: list[Choice]) -> dict[str, int]:
+def usage_of(request: GenerateRequest, choices: list[ChoiceRequest]) -> dict[str, int]:
     """The ``usage`` of the whole request."""
     produced = sum(choice.output.count for choice in choices)
     cached = max(choice.cached_tokens for choice in choices)

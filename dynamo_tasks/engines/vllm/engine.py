@@ -26,7 +26,7 @@ from dynamo_tasks.engines.text.output import echoed
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.several import merged
 from dynamo_tasks.engines.text.tokenizer import load_tokenizer
-from dynamo_tasks.engines.vllm.choice import Choice, known_before, usage_of
+from dynamo_tasks.engines.vllm.choice import ChoiceRequest, known_before, usage_of
 from dynamo_tasks.engines.vllm.failures import translated
 from dynamo_tasks.engines.vllm.images import ImageInputs, learn_images
 from dynamo_tasks.engines.vllm.install import check_installed
@@ -275,11 +275,11 @@ class VllmEngine(Engine):
         finally:
             await source.aclose()
 
-    def _choices(self, request: GenerateRequest) -> list[Choice]:
+    def _choices(self, request: GenerateRequest) -> list[ChoiceRequest]:
         room = self.card.max_model_len - len(request.prompt_token_ids)
         limit = self._max_tokens(request, self._limits.defaults.get("max_tokens") or room)
         return [
-            Choice(
+            ChoiceRequest(
                 request, index, tokenizer=self.tokenizer, limits=self._limits, max_tokens=limit,
                 end_ids=self._end_ids,
             )
@@ -287,7 +287,7 @@ class VllmEngine(Engine):
         ]  # fmt: skip
 
     async def _run(
-        self, request: GenerateRequest, choice: Choice, rendered: dict[str, Any] | None
+        self, request: GenerateRequest, choice: ChoiceRequest, rendered: dict[str, Any] | None
     ) -> AsyncGenerator[TokenDelta, None]:
         vllm = self._running()
         with self._at_work(vllm):
@@ -321,7 +321,7 @@ class VllmEngine(Engine):
         self,
         vllm: Started,
         request: GenerateRequest,
-        choice: Choice,
+        choice: ChoiceRequest,
         name: str,
         rendered: dict[str, Any] | None,
     ) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 from msgspec import Struct, field
 
 from dynamo_tasks.protocol.http.batches import LineError
-from dynamo_tasks.store.objects import Kind, StoredObject
+from dynamo_tasks.store.objects import ObjectKind, StoredObject
 
 __all__ = [
     "BATCH",
@@ -107,11 +107,11 @@ class OpenBatch(Struct, frozen=True):
 
 
 BatchRecord = StoredObject[BatchData]
-BATCH: Kind[BatchData] = Kind("batch", BatchData, most=10_000)
+BATCH: ObjectKind[BatchData] = ObjectKind("batch", BatchData, most=10_000)
 """The objects in Redis."""
-OPEN_BATCH: Kind[OpenBatch] = Kind("open-batch", OpenBatch, noun="batch", most=100_000)
+OPEN_BATCH: ObjectKind[OpenBatch] = ObjectKind("open-batch", OpenBatch, noun="batch", most=100_000)
 """One for each batch that has not ended; there before the batch is, and gone after its end is told."""
-ENDED_BATCH: Kind[OpenBatch] = Kind("ended-batch", OpenBatch, noun="batch", most=10_000)
+ENDED_BATCH: ObjectKind[OpenBatch] = ObjectKind("ended-batch", OpenBatch, noun="batch", most=10_000)
 """One for each batch that has ended, by the time of its end, so that the live page finds those of all keys."""
 
 

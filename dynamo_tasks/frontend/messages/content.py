@@ -18,7 +18,7 @@ from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.protocol.messages import MessageDelta, ToolCallDelta
 from dynamo_tasks.protocol.tokens import TokenDelta
 
-__all__ = ["Block", "Content", "Shown", "Stop", "message_id", "usage_shown"]
+__all__ = ["Block", "Content", "Shown", "StopReason", "message_id", "usage_shown"]
 
 _WHOLE, _OMITTED, _HIDDEN = 0, 1, 2
 
@@ -53,7 +53,7 @@ class Shown(Struct, array_like=True):
             raise ProtocolError(f"how to render a message cannot be read: {exc}") from exc
 
 
-class Stop(NamedTuple):
+class StopReason(NamedTuple):
     """Why an answer ended: Anthropic's ``stop_reason``, and the stop sequence that did it."""
 
     reason: str
@@ -201,7 +201,7 @@ class Content:
         steps = self._grow("text", held) if held and not self.blocks else []
         return steps + self._close()
 
-    def stop(self, reason: str | None) -> Stop:
+    def stop(self, reason: str | None) -> StopReason:
         """Why it ended.
 
         Args:
@@ -210,10 +210,10 @@ class Content:
         finish = self._finish or reason
         called = any(block.kind == "tool_use" for block in self.blocks)
         if finish == "length":
-            return Stop("model_context_window_exceeded" if self._shown.clipped else "max_tokens")
+            return StopReason("model_context_window_exceeded" if self._shown.clipped else "max_tokens")
         if finish != "tool_calls" and self._stop is not None:
-            return Stop("stop_sequence", self._stop)
-        return Stop("tool_use" if called else "end_turn")
+            return StopReason("stop_sequence", self._stop)
+        return StopReason("tool_use" if called else "end_turn")
 
     def whole(self) -> list[dict[str, Any]]:
         """All blocks, put together."""

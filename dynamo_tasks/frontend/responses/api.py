@@ -20,7 +20,7 @@ from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.openai.values import FROM_START, Position
 from dynamo_tasks.frontend.responses.chat import as_written, chat_body, messages_of
 from dynamo_tasks.frontend.responses.collect import ResponseCollector
-from dynamo_tasks.frontend.responses.context import Context
+from dynamo_tasks.frontend.responses.context import InputItems
 from dynamo_tasks.frontend.responses.document import MOST_BYTES, Document, size_of
 from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, response_object
 from dynamo_tasks.frontend.responses.names import response_id
@@ -59,7 +59,7 @@ class ResponsesApi(Api):
         self._gateway = gateway
         self._stores = stores
         self._tasks: set[asyncio.Task[None]] = set()
-        self._context = Context(gateway, Turns(gateway, settings.conversation_retention))
+        self._context = InputItems(gateway, Turns(gateway, settings.conversation_retention))
         self._retention = settings.response_retention
 
     async def read(self, raw: bytes, call: HttpCall) -> ParsedBody:

@@ -8,7 +8,7 @@ from typing import Any
 from dynamo_tasks.frontend.openai.collect import Collector
 from dynamo_tasks.frontend.openai.render import Render, as_delta, values_of
 from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, usage_of
-from dynamo_tasks.frontend.responses.output import Output
+from dynamo_tasks.frontend.responses.output import OutputItems
 from dynamo_tasks.protocol.events import End, Event, Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
 
@@ -27,7 +27,7 @@ class ResponseCollector(Collector):
         super().__init__()
         self._render = render
         self._echo = Echo.decode(render.extra)
-        self._output = Output(render.id, logprobs=self._echo.logprobs)
+        self._output = OutputItems(render.id, logprobs=self._echo.logprobs)
         self._on_made = on_made
         self.made: Made | None = None
         """The response, once it has ended."""

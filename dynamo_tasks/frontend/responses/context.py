@@ -11,18 +11,18 @@ from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.responses.document import MOST_BYTES, Document, size_of, usable
 from dynamo_tasks.frontend.responses.names import input_id, owner_of, response_id
 from dynamo_tasks.frontend.responses.stored import StoredResponses
-from dynamo_tasks.frontend.responses.turns import Turn, Turns
+from dynamo_tasks.frontend.responses.turns import ConversationTurn, Turns
 from dynamo_tasks.protocol.http.items import Item, ItemReference, check_ids, parse_items, shown
 from dynamo_tasks.protocol.http.openai import MAX_MESSAGES
 from dynamo_tasks.protocol.http.responses import ResponseRequest
 
-__all__ = ["Context"]
+__all__ = ["InputItems"]
 
 _MOST_REFERENCES = 64
 """Items of one input that stand for items elsewhere: each of other responses is read from Redis."""
 
 
-class Context:
+class InputItems:
     """Puts documents together.
 
     Args:
@@ -34,7 +34,7 @@ class Context:
         self._stored = StoredResponses(gateway)
         self._turns = turns
 
-    async def of(self, request: ResponseRequest, call: HttpCall) -> tuple[Document, Turn | None]:
+    async def of(self, request: ResponseRequest, call: HttpCall) -> tuple[Document, ConversationTurn | None]:
         """The document of a request, and its turn in its conversation.
 
         Raises:

@@ -13,7 +13,7 @@ from dynamo_tasks.frontend.responses.names import output_id
 from dynamo_tasks.protocol.messages import MessageDelta, ToolCallDelta
 from dynamo_tasks.protocol.tokens import TokenDelta
 
-__all__ = ["Output", "Tell"]
+__all__ = ["OutputItems", "Tell"]
 
 Tell = Callable[[str, dict[str, Any]], None]
 """Takes an event: its type, and its fields without that and its number."""
@@ -23,7 +23,7 @@ def _silent(kind: str, fields: dict[str, Any]) -> None:
     """Nobody wants to be told."""
 
 
-class Output:
+class OutputItems:
     """Makes items of deltas.
 
     Args:

@@ -30,7 +30,7 @@ from dynamo_tasks.store.objects import ANYBODY, StoredObject
 from dynamo_tasks.store.redis.connection import in_time
 from dynamo_tasks.store.redis.containment import contained
 
-__all__ = ["Turn", "Turns"]
+__all__ = ["ConversationTurn", "Turns"]
 
 _CONNECT_SECONDS = 3.0
 _UNKNOWN_FOR = 60.0
@@ -39,7 +39,7 @@ _LOOKED_AT = 50
 _LOOK_AGAIN = 2.0
 
 
-class Turn:
+class ConversationTurn:
     """A response that is to begin in a conversation.
 
     Args:
@@ -85,7 +85,7 @@ class Turns:
 
     async def items(
         self, conversation_id: str, owner: str, request_id: str
-    ) -> tuple[list[dict[str, Any]], Turn]:
+    ) -> tuple[list[dict[str, Any]], ConversationTurn]:
         """The items that a new response knows, and its turn.
 
         Raises:
@@ -105,7 +105,7 @@ class Turns:
                 param="conversation",
             )
         opened = Opened(conversation_id, request_id)
-        return found.items, Turn(self._gateway.conversations, opened, owner, found.changes)
+        return found.items, ConversationTurn(self._gateway.conversations, opened, owner, found.changes)
 
     async def find(self, conversation_id: str, owner: str) -> StoredObject[Conversation]:
         """Find a conversation, with the items of a response that has ended meanwhile.

@@ -16,7 +16,7 @@ from dynamo_tasks.pipelines.plans.plan import Plan, ServicePlan
 from dynamo_tasks.pipelines.plans.trust import Trust
 from dynamo_tasks.protocol.names import EndpointId
 
-__all__ = ["JobSession", "Sessions", "queues_of"]
+__all__ = ["JobSession", "JobSessions", "queues_of"]
 
 
 def queues_of(plan: Plan, remote: Remote) -> dict[str, QueueDescriptor]:
@@ -76,7 +76,7 @@ class JobSession:
         await asyncio.to_thread(self.manager.shutdown)
 
 
-class Sessions:
+class JobSessions:
     """The jobs that this process works for.
 
     Args:

@@ -22,7 +22,7 @@ from dynamo_tasks.pipelines.calls.factory import ServiceFactory
 from dynamo_tasks.pipelines.calls.messages import describe_error
 from dynamo_tasks.pipelines.celery.operator_task import OperatorTask, TaskRunner
 from dynamo_tasks.pipelines.celery.queue import Remote
-from dynamo_tasks.pipelines.celery.session import JobSession, Sessions
+from dynamo_tasks.pipelines.celery.session import JobSession, JobSessions
 from dynamo_tasks.pipelines.celery.source_task import SourceTask
 from dynamo_tasks.pipelines.graph.job import JobState
 from dynamo_tasks.pipelines.graph.operators import SOURCES
@@ -73,7 +73,7 @@ class Operators:
 
     def __init__(self) -> None:
         self.check_settings()
-        self._sessions: Sessions | None = None
+        self._sessions: JobSessions | None = None
         _load_all()
 
     @classmethod
@@ -138,7 +138,7 @@ class Operators:
         if self._sessions is None:
             runtime = _resolver().runtime
             assert runtime is not None
-            self._sessions = Sessions(Remote(runtime, asyncio.get_running_loop()))
+            self._sessions = JobSessions(Remote(runtime, asyncio.get_running_loop()))
         sessions = self._sessions
         jobs = Jobs(sessions.remote.runtime.client.store, _namespace())
         sent = (await retry_until_up(jobs.store.commands, lambda: jobs.get(job_id))).plan

@@ -39,7 +39,7 @@ class KvEvent(msgspec.Struct, omit_defaults=True):
 
 
 class KvLoad(msgspec.Struct, omit_defaults=True, frozen=True):
-    """The load of a worker; see :class:`dynamo_tasks.router.predicted.WorkerLoad`."""
+    """The load of a worker; see :class:`dynamo_tasks.router.predicted.RoutingLoad`."""
 
     prefill_tokens: int = 0
     active_blocks: int = 0

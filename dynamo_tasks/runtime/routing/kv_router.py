@@ -17,7 +17,7 @@ from dynamo_tasks.protocol.names import EndpointId, Subject
 from dynamo_tasks.router.costs import KvRouterConfig
 from dynamo_tasks.router.followed import FollowedWorkers
 from dynamo_tasks.router.kv import Choice, KvPolicy
-from dynamo_tasks.router.predicted import WorkerLoad
+from dynamo_tasks.router.predicted import RoutingLoad
 from dynamo_tasks.runtime.routing.agreement import Agreement
 from dynamo_tasks.runtime.routing.prompt import read_prompt
 from dynamo_tasks.runtime.supervision.actor import Actor
@@ -134,7 +134,7 @@ class KvRouter(Actor):
         for info in infos:
             worker, load = info.lease_id, loads.get(info.lease_id)
             if load is not None and now - self._heard.get(worker, -_STALE) >= _STALE:
-                reported = WorkerLoad(
+                reported = RoutingLoad(
                     load.prefill_tokens, load.kv_active_blocks, load.in_flight, load.kv_total_blocks
                 )
                 self.policy.loads.report(worker, reported, now, older=now - _STALE / 2)

@@ -30,7 +30,7 @@ from dynamo_tasks.services.webhooks.delivery import Delivery, delivery_id, next_
 from dynamo_tasks.services.webhooks.targets import WebhookTarget
 from dynamo_tasks.store.client import StoreClient
 from dynamo_tasks.store.ledger.record import Record
-from dynamo_tasks.store.objects import Kind, Objects
+from dynamo_tasks.store.objects import ObjectKind, Objects
 from dynamo_tasks.store.redis.containment import contained
 
 __all__ = ["WATCHED", "WATCHED_FOR", "Announcer", "Watched"]
@@ -46,7 +46,7 @@ class Watched(Struct, frozen=True):
     """A response whose end is to be told."""
 
 
-WATCHED: Kind[Watched] = Kind("watched-response", Watched, most=1_000_000)
+WATCHED: ObjectKind[Watched] = ObjectKind("watched-response", Watched, most=1_000_000)
 """The notes, by the ids of requests."""
 
 

@@ -17,7 +17,7 @@ from dynamo_tasks.errors import (
     PayloadTooLargeError,
     ProtocolError,
 )
-from dynamo_tasks.store.objects import ANYBODY, MOST_BYTES, Kind, Objects
+from dynamo_tasks.store.objects import ANYBODY, MOST_BYTES, ObjectKind, Objects
 from dynamo_tasks.store.redis.server import Store
 from tests.support.acl import server_with_users, url_of
 from tests.support.server import RedisServer
@@ -28,8 +28,8 @@ class Note(Struct):
     count: int = 0
 
 
-NOTE = Kind("note", Note, most=50)
-FILE = Kind("paper", Note, swept=True)
+NOTE = ObjectKind("note", Note, most=50)
+FILE = ObjectKind("paper", Note, swept=True)
 
 
 class Lab:

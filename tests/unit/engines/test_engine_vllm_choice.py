@@ -9,7 +9,7 @@ import pytest
 
 from dynamo_tasks.engines.text.byte_level import ByteTokenizer
 from dynamo_tasks.engines.text.request import GenerateRequest
-from dynamo_tasks.engines.vllm.choice import Choice
+from dynamo_tasks.engines.vllm.choice import ChoiceRequest
 from dynamo_tasks.engines.vllm.params import (
     ModelLimits,
     check_request,
@@ -27,8 +27,8 @@ def request(**more: Any) -> GenerateRequest:
     return GenerateRequest(request_id="r", prompt_token_ids=[1, 2, 3], **more)
 
 
-def choice(asked: GenerateRequest, max_tokens: int = 10) -> Choice:
-    return Choice(
+def choice(asked: GenerateRequest, max_tokens: int = 10) -> ChoiceRequest:
+    return ChoiceRequest(
         asked, 0, tokenizer=ByteTokenizer(), limits=LIMITS, max_tokens=max_tokens, end_ids=frozenset({0})
     )
 
