@@ -19,6 +19,7 @@ __all__ = ["BILLION", "Account", "Price", "TokenAllowance", "used_by"]
 BILLION = 10**9
 _PER_MILLION = BILLION // 10**6
 _MOST = 10**6
+_MINUTE_MS = 60_000
 
 
 class Price(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -118,6 +119,16 @@ class Account(Struct):
         """Note what Redis said is left."""
         if self.limits.tokens_per_minute:
             self.left = TokenAllowance(self.limits.tokens_per_minute, remaining, reset_ms / 1000)
+
+    def hopeless(self) -> RateLimitError | None:
+        """Return the error of a request that no minute or no day of its key has room for; ``None`` where one has."""
+        limits = self.limits
+        cost = round(limits.cost_per_day * BILLION)
+        if 0 < limits.tokens_per_day < self.tokens:
+            return self.refusal("tokens", _MINUTE_MS, 0, 0)
+        if 0 < cost < self.cost:
+            return self.refusal("cost", _MINUTE_MS, 0, 0)
+        return self.refusal("large", _MINUTE_MS, 0, 0) if 0 < limits.tokens_per_minute < self.tokens else None
 
     def refusal(self, what: str, wait_ms: int, remaining: int, reset_ms: int) -> RateLimitError:
         """The error of a request that is too much.

@@ -6,12 +6,14 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import openai
 import pytest
 
 from tests.support.batches import BatchPlace, batch_place, chat_line
+from tests.support.keys import CHAT, KeyDesk, ask, bearer
 from tests.support.processes import ROOT, environment, until
 from tests.support.server import RedisServer
 
@@ -190,6 +192,63 @@ def test_a_batch_expires_with_what_is_done(place: BatchPlace) -> None:
     assert {row["custom_id"] for row in good} == {f"q{i}" for i in range(5)}
     assert {row["error"]["code"] for row in bad} == {"batch_expired"}
     assert len(bad) == 15
+
+
+def of_key(place: BatchPlace, key: str) -> BatchPlace:
+    """The same place, asked with a key."""
+    return replace(place, key=key)
+
+
+def test_lines_wait_for_the_tokens_of_their_key_and_go_on(place: BatchPlace) -> None:
+    """They wait, none of them fails; once the key has tokens again, all the rest runs."""
+    desk = KeyDesk(place.server.url, "batches")
+    made = desk.create("--tokens-per-day", "400")
+    mine = of_key(place, made["key"])
+    batch = mine.submit([chat_line(f"q{i}", "hi", tokens=50) for i in range(12)])
+
+    def counts() -> tuple[int, int]:
+        found = mine.client.batches.retrieve(batch.id).request_counts
+        return found.completed, found.failed
+
+    until(lambda: counts()[0] >= 2, 30, lambda: f"the first lines: {counts()}")
+    answer = place.frontend.request("POST", CHAT, ask(max_tokens=300), bearer(made["key"]))
+    assert answer[2]["error"]["code"] == "insufficient_quota"
+    assert counts()[0] < 12
+    assert counts()[1] == 0
+    desk.keys("update", made["id"], "--tokens-per-day", "100000")
+    ended = mine.ended(batch.id)
+    assert (ended.status, ended.request_counts.completed, ended.error_file_id) == ("completed", 12, None)
+    assert {row["custom_id"] for row in mine.rows(ended.output_file_id)} == {f"q{i}" for i in range(12)}
+
+
+@pytest.mark.slow
+def test_lines_wait_for_the_next_tokens_of_the_minute(place: BatchPlace) -> None:
+    made = KeyDesk(place.server.url, "batches").create("--tokens-per-minute", "6000")
+    mine = of_key(place, made["key"])
+    ended = mine.ended(mine.submit([chat_line(f"q{i}", "hi", tokens=400) for i in range(16)]).id)
+    assert (ended.request_counts.completed, ended.request_counts.failed) == (16, 0)
+    assert ended.usage.output_tokens == 16 * 400
+    assert ended.completed_at - ended.in_progress_at >= 3, (
+        "6,400 tokens and prompts, 6,000 at once, then 100 a second"
+    )
+
+
+def test_a_line_that_no_minute_has_tokens_for_is_refused(place: BatchPlace) -> None:
+    made = KeyDesk(place.server.url, "batches").create(
+        "--tokens-per-minute", "300", "--tokens-per-day", "1000"
+    )
+    mine = of_key(place, made["key"])
+    lines = [
+        chat_line("minute", "hi", tokens=500),
+        chat_line("day", "hi", tokens=2000),
+        chat_line("good", "hi"),
+    ]
+    ended = mine.ended(mine.submit(lines).id)
+    assert [row["custom_id"] for row in mine.rows(ended.output_file_id)] == ["good"]
+    bad = {
+        row["custom_id"]: row["response"]["body"]["error"]["code"] for row in mine.rows(ended.error_file_id)
+    }
+    assert bad == {"minute": "rate_limit_exceeded", "day": "insufficient_quota"}
 
 
 def command(place: BatchPlace, *words: str) -> subprocess.CompletedProcess[str]:

@@ -4,41 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import openai
 import pytest
-from click.testing import CliRunner
 
-from dynamo_tasks.serve.cli import cli
+from tests.support.keys import CHAT, KeyDesk, ask, bearer
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
-CHAT = "/v1/chat/completions"
 NAMESPACE = "run-time-keys"
 ENV = {"DYNAMO_NAMESPACE": NAMESPACE}
 ALIASES = 'Frontend.models={"gpt-4o": "mocker"}'
 
 
-class Stack(NamedTuple):
+@dataclass(frozen=True)
+class Stack(KeyDesk):
     """Two frontends that want keys, and one that does not; a worker at 5 ms per token."""
 
-    url: str
     one: Frontend
     two: Frontend
     free: Frontend
-
-    def keys(self, *arguments: str) -> Any:
-        """Run ``dynamo-tasks keys``; what it printed, read as JSON."""
-        return json.loads(self.run("keys", *arguments, "--namespace", NAMESPACE, "--json"))
-
-    def run(self, *arguments: str, code: int = 0) -> str:
-        found = CliRunner().invoke(cli, list(arguments), env={"DYNAMO_REDIS_URL": self.url})
-        assert found.exit_code == code, found.output
-        return found.output
-
-    def create(self, *arguments: str) -> Any:
-        return self.keys("create", *arguments)
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +38,7 @@ def stack(redis_server: RedisServer) -> Iterator[Stack]:
         Frontend(url, env=ENV, settings=closed),
         Frontend(url, env=ENV, settings=worker),
     ) as (_, one, two, free):
-        yield Stack(url, one, two, free)
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
-
-
-def ask(**more: Any) -> dict[str, Any]:
-    return {"model": "mocker", "max_tokens": 3, "messages": [{"role": "user", "content": "hi"}]} | more
+        yield Stack(url, NAMESPACE, one, two, free)
 
 
 def status(frontend: Frontend, key: str, **more: Any) -> int:
@@ -165,7 +144,7 @@ def test_an_open_server_serves_all_and_knows_who_has_a_key(stack: Stack) -> None
 def test_a_secret_is_shown_once_and_kept_nowhere(stack: Stack, redis_server: RedisServer) -> None:
     made = stack.create("--name", "secret")
     secret = made["key"].removeprefix(made["prefix"])
-    shown = stack.run("keys", "list", "--namespace", NAMESPACE) + json.dumps(stack.keys("list"))
+    shown = stack.run("keys", "list") + json.dumps(stack.keys("list"))
     kept = redis_server.command("HGETALL", f"dt:{NAMESPACE}:keys").decode()
     assert secret not in shown + kept + stack.one.output + stack.two.output
     assert status(stack.one, made["key"]) == 200

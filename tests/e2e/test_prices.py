@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
-from dynamo_tasks.serve.cli import cli
 from tests.support import web
 from tests.support.counting import Costs, Meter
+from tests.support.keys import KeyDesk
 from tests.support.prices import CASES, grown, page_table, shrunk
 from tests.support.processes import ROOT, Frontend, Worker, together
 from tests.support.server import RedisServer
@@ -43,13 +41,8 @@ def costs(redis_server: RedisServer, tmp_path_factory: pytest.TempPathFactory) -
             Frontend(tap.url, env=env, settings=KEYS),
         ) as (worker, plain, keyed),
     ):
-        yield _measured(tap, folder, worker, plain, keyed, _key(redis_server.url))
-
-
-def _key(url: str) -> str:
-    words = ["keys", "create", "--tenant", "acme", "--json", "--namespace", NAMESPACE]
-    made = CliRunner().invoke(cli, words, env={"DYNAMO_REDIS_URL": url})
-    return str(json.loads(made.output)["key"])
+        key = KeyDesk(redis_server.url, NAMESPACE).create("--tenant", "acme")["key"]
+        yield _measured(tap, folder, worker, plain, keyed, key)
 
 
 def _measured(

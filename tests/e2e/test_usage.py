@@ -7,44 +7,27 @@ import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import pytest
-from click.testing import CliRunner
 
-from dynamo_tasks.serve.cli import cli
+from tests.support.keys import CHAT, KeyDesk, ask, bearer, counted_row, usage_rows
 from tests.support.processes import Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
-CHAT = "/v1/chat/completions"
 NAMESPACE = "usage"
 ENV = {"DYNAMO_NAMESPACE": NAMESPACE}
 PRICES = 'Frontend.prices={"mocker": {"input": 1.0, "output": 1000.0}}'
 
 
-class Stack(NamedTuple):
+@dataclass(frozen=True)
+class Stack(KeyDesk):
     """Two frontends that want keys, two workers at 5 ms per token."""
 
     server: RedisServer
     workers: tuple[Worker, Worker]
     one: Frontend
     two: Frontend
-
-    def create(self, *arguments: str) -> dict[str, Any]:
-        return json.loads(self.run("keys", "create", *arguments, "--json"))
-
-    def run(self, *arguments: str) -> str:
-        found = CliRunner().invoke(
-            cli, [*arguments, "--namespace", NAMESPACE], env={"DYNAMO_REDIS_URL": self.server.url}
-        )
-        assert found.exit_code == 0, found.output
-        return found.output
-
-    def usage(self, key: str, query: str = "") -> list[dict[str, Any]]:
-        code, _, body = self.two.request("GET", f"/v1/usage{query}", None, bearer(key))
-        assert code == 200, body
-        rows: list[dict[str, Any]] = body["data"]
-        return rows
 
     def held(self, owner: str) -> bool:
         return self.server.command("EXISTS", f"dt:{NAMESPACE}:held:{owner}") != b":0\r\n"
@@ -62,22 +45,7 @@ def stack(redis_server: RedisServer) -> Iterator[Stack]:
         Frontend(url, env=ENV, settings=http),
         Frontend(url, env=ENV, settings=http),
     ) as (first, second, one, two):
-        yield Stack(redis_server, (first, second), one, two)
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
-
-
-def ask(**more: Any) -> dict[str, Any]:
-    return {"model": "mocker", "max_tokens": 3, "messages": [{"role": "user", "content": "hi"}]} | more
-
-
-def counted(stack: Stack, key: str, requests: int) -> dict[str, Any]:
-    """The one row of a key, once so many of its requests have ended."""
-    until(lambda: sum(row["requests"] for row in stack.usage(key)) >= requests, 20.0)
-    [row] = stack.usage(key)
-    return row
+        yield Stack(url, NAMESPACE, redis_server, (first, second), one, two)
 
 
 def test_each_request_is_counted_with_its_tokens_and_cost(stack: Stack) -> None:
@@ -85,7 +53,7 @@ def test_each_request_is_counted_with_its_tokens_and_cost(stack: Stack) -> None:
     usage = [
         one.request("POST", CHAT, ask(), bearer(made["key"]))[2]["usage"] for one in (stack.one, stack.two)
     ]
-    row = counted(stack, made["key"], 2)
+    row = counted_row(stack.two, made["key"], 2)
     prompt = sum(one["prompt_tokens"] for one in usage)
     assert (row["requests"], row["errors"], row["input_tokens"], row["output_tokens"]) == (2, 0, prompt, 6)
     assert row["cost"] == pytest.approx((prompt * 1.0 + 6 * 1000.0) / 1e6)
@@ -104,7 +72,7 @@ def test_all_apis_count(stack: Stack) -> None:
     }
     answers = [stack.one.request("POST", path, body, bearer(key)) for path, body in bodies.items()]
     assert [code for code, _, _ in answers] == [200] * 4, answers
-    row = counted(stack, key, 4)
+    row = counted_row(stack.two, key, 4)
     assert (row["requests"], row["output_tokens"]) == (4, 6)
     assert row["input_tokens"] >= 4
 
@@ -123,7 +91,7 @@ def test_a_killed_worker_counts_each_request_once(stack: Stack) -> None:
             third.kill()
             found = [answer.result(60) for answer in answers]
     assert [code for code, _, _ in found] == [200] * requests
-    row = counted(stack, made["key"], requests)
+    row = counted_row(stack.two, made["key"], requests)
     assert (row["requests"], row["errors"], row["output_tokens"]) == (requests, 0, 300 * requests)
 
 
@@ -134,7 +102,7 @@ def test_a_cancelled_request_gives_back_what_it_did_not_use(stack: Stack) -> Non
     )
     assert next(stream)
     stream.close()
-    row = counted(stack, made["key"], 1)
+    row = counted_row(stack.two, made["key"], 1)
     assert row["errors"] == 1
     assert 0 < row["output_tokens"] < 5000
     headers = stack.two.request("POST", CHAT, ask(), bearer(made["key"]))[1]
@@ -168,7 +136,7 @@ def test_a_budget_of_a_day_is_not_overdrawn(stack: Stack, limit: tuple[str, str]
     refused = [body["error"]["code"] for code, _, body in answers if code == 429]
     assert refused
     assert set(refused) == {"insufficient_quota"}
-    row = counted(stack, key, 8 - len(refused))
+    row = counted_row(stack.two, key, 8 - len(refused))
     assert row["output_tokens"] == 12 * (8 - len(refused))
     if limit[0] == "--tokens-per-day":
         assert row["input_tokens"] + row["output_tokens"] <= 60
@@ -184,7 +152,7 @@ def test_what_is_refused_or_repeated_reserves_nothing(stack: Stack) -> None:
     headers = bearer(made["key"]) | {"idempotency-key": "once"}
     for body, code in ((ask(), 200), (ask(), 200), (ask(max_tokens=4), 409), (ask(model="none"), 404)):
         assert stack.one.request("POST", CHAT, body, headers)[0] == code
-    assert counted(stack, made["key"], 1)["requests"] == 1
+    assert counted_row(stack.two, made["key"], 1)["requests"] == 1
     owner = stack.server.command("HGET", f"dt:{NAMESPACE}:keys", f"k:{made['id']}").split(b"\r\n")[1]
     until(lambda: not stack.held(json.loads(owner)["owner"]), 5.0)
 
@@ -194,10 +162,10 @@ def test_a_key_sees_its_own_and_an_admin_all(stack: Stack) -> None:
     admin = stack.create("--admin")["key"]
     for made in (mine, other):
         assert stack.one.request("POST", CHAT, ask(), bearer(made["key"]))[0] == 200
-        counted(stack, made["key"], 1)
-    assert [row["key_id"] for row in stack.usage(mine["key"])] == [mine["id"]]
-    assert stack.usage(mine["key"], f"?key={other['id']}") == []
-    assert [row["key_id"] for row in stack.usage(admin, "?tenant=other")] == [other["id"]]
+        counted_row(stack.two, made["key"], 1)
+    assert [row["key_id"] for row in usage_rows(stack.two, mine["key"])] == [mine["id"]]
+    assert usage_rows(stack.two, mine["key"], f"?key={other['id']}") == []
+    assert [row["key_id"] for row in usage_rows(stack.two, admin, "?tenant=other")] == [other["id"]]
     seen: list[str] = []
     after = ""
     while True:
@@ -233,7 +201,7 @@ def test_csv_and_the_command_have_the_same_rows(stack: Stack) -> None:
     made = stack.create("--name", "=1+1")
     admin = stack.create("--admin")["key"]
     assert stack.one.request("POST", CHAT, ask(), bearer(made["key"]))[0] == 200
-    row = counted(stack, made["key"], 1)
+    row = counted_row(stack.two, made["key"], 1)
     code, headers, body = stack.one.request(
         "GET", f"/v1/usage?format=csv&key={made['id']}", None, bearer(admin)
     )

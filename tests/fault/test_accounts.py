@@ -5,14 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from click.testing import CliRunner
 
-from dynamo_tasks.serve.cli import cli
 from tests.support.faults import restart_redis
+from tests.support.keys import KeyDesk, bearer, counted_row
 from tests.support.processes import Frontend, Worker, until
 from tests.support.server import RedisServer
 
@@ -29,34 +28,12 @@ COMPLETIONS = "/v1/completions"
 Events = Iterator[tuple[str, str]]
 
 
-@dataclass
-class Stack:
+@dataclass(frozen=True)
+class Stack(KeyDesk):
     """A worker and two frontends that want keys."""
 
     server: RedisServer
-    frontends: list[Frontend] = field(default_factory=list)
-
-    def create(self, *limits: str) -> dict[str, Any]:
-        found = CliRunner().invoke(
-            cli, ["keys", "create", *limits, "--namespace", NAMESPACE, "--json"],
-            env={"DYNAMO_REDIS_URL": self.server.url},
-        )  # fmt: skip
-        assert found.exit_code == 0, found.output
-        made: dict[str, Any] = json.loads(found.output)
-        return made
-
-    def rows(self, key: str) -> list[dict[str, Any]]:
-        code, _, body = self.frontends[-1].request("GET", "/v1/usage", None, bearer(key))
-        return body["data"] if code == 200 else []
-
-    def counted(self, key: str, requests: int) -> dict[str, Any]:
-        until(
-            lambda: sum(row["requests"] for row in self.rows(key)) >= requests,
-            20.0,
-            lambda: str(self.rows(key)),
-        )
-        [row] = self.rows(key)
-        return row
+    frontends: list[Frontend]
 
     def reserved(self) -> list[str]:
         reply = self.server.command("KEYS", f"dt:{NAMESPACE}:held:*")
@@ -68,11 +45,7 @@ def stack(own_server: RedisServer) -> Iterator[Stack]:
     with ExitStack() as entered:
         entered.enter_context(Worker(own_server.url, settings=WORKER, env=ENV, wait=False))
         made = [Frontend(own_server.url, settings=HTTP, env=ENV) for _ in range(2)]
-        yield Stack(own_server, [entered.enter_context(one) for one in made])
-
-
-def bearer(key: str) -> dict[str, str]:
-    return {"authorization": f"Bearer {key}"}
+        yield Stack(own_server.url, NAMESPACE, own_server, [entered.enter_context(one) for one in made])
 
 
 def ask(tokens: int, **more: Any) -> dict[str, Any]:
@@ -99,7 +72,7 @@ def test_a_client_that_goes_on_at_another_frontend_is_charged_once(stack: Stack)
     assert stack.reserved()
     stack.frontends[0].kill()
     rest(stack.frontends[1], key, request_id, after)
-    row = stack.counted(key, 1)
+    row = counted_row(stack.frontends[-1], key, 1)
     assert (row["requests"], row["errors"], row["output_tokens"]) == (1, 0, 300)
     assert stack.reserved() == []
     code, headers, _ = stack.frontends[1].request("POST", COMPLETIONS, ask(1), bearer(key))
@@ -112,7 +85,7 @@ def test_redis_that_starts_on_its_aof_has_keys_limits_and_usage(stack: Stack) ->
     key = stack.create("--tokens-per-day", "500")["key"]
     http = stack.frontends[1]
     assert http.request("POST", COMPLETIONS, ask(50), bearer(key))[0] == 200
-    before = stack.counted(key, 1)
+    before = counted_row(stack.frontends[-1], key, 1)
     until(lambda: b"aof_pending_bio_fsync:0" in stack.server.command("INFO", "persistence"))
     request_id, after, _ = begun(stack.frontends[0], key, 200)
     restart_redis(stack.server)
@@ -120,7 +93,7 @@ def test_redis_that_starts_on_its_aof_has_keys_limits_and_usage(stack: Stack) ->
     until(lambda: http.request("GET", path, None, bearer(key))[0] == 200, what="connected again")
     until(lambda: http.get("/ready")[0] == 200)
     rest(http, key, request_id, after)
-    row = stack.counted(key, 2)
+    row = counted_row(stack.frontends[-1], key, 2)
     assert row["requests"] == 2
     assert row["output_tokens"] == before["output_tokens"] + 200
     code, _, body = http.request("POST", COMPLETIONS, ask(400), bearer(key))
@@ -139,7 +112,7 @@ def test_a_preempted_request_that_goes_on_is_charged_once(stack: Stack) -> None:
         http.request("GET", f"/v1/requests/{request_id}", None, bearer(key))[2]
         for request_id, _, _ in streams
     ]
-    row = stack.counted(key, SLOTS + 1)
+    row = counted_row(stack.frontends[-1], key, SLOTS + 1)
     assert (row["requests"], row["errors"], row["output_tokens"]) == (SLOTS + 1, 0, SLOTS * 300 + 3), (
         preempted
     )

@@ -35,10 +35,14 @@ class BatchPlace:
     frontend: Frontend
     worker: Process
     background: Process
+    key: str = "-"
+    """What its client asks with."""
 
     @property
     def client(self) -> openai.OpenAI:
-        return openai.OpenAI(api_key="-", base_url=f"{self.frontend.base_url}/v1", max_retries=5, timeout=60)
+        return openai.OpenAI(
+            api_key=self.key, base_url=f"{self.frontend.base_url}/v1", max_retries=5, timeout=60
+        )
 
     def submit(
         self, lines: list[Any], endpoint: str = "/v1/chat/completions", window: str = "24h", **more: Any

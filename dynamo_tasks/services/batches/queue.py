@@ -130,7 +130,14 @@ class LineQueue:
             submission.options, priority=LAST_PRIORITY, preemptible=True, background=True, retention=_RETENTION,
             deadline=0.0,
         )  # fmt: skip
-        await self._gateway.enqueue(submission)
+        hopeless = submission.account.hopeless() if submission.account is not None else None
+        if hopeless is not None:
+            return LineAnswer(hopeless.http_status, msgspec.json.encode(error_body(hopeless)))
+        try:
+            await self._gateway.enqueue(submission)
+        except RateLimitError:
+            self._limits = None  # until it is tried again its key may have been given more
+            raise
         return None
 
     async def states(self, request_ids: Sequence[str]) -> dict[str, State | None]:
