@@ -1,7 +1,7 @@
 """Policies of routing and binding, as :mod:`benchmarks.replay` compares them.
 
-Early ones choose a worker when a request comes. The late one keeps requests in the queue until a worker has room, and
-then chooses the request and the worker together.
+Early ones choose a worker when a request comes. Late ones keep requests in the queue while all workers are full; one
+that has room then chooses a request.
 """
 
 from __future__ import annotations
@@ -15,18 +15,13 @@ from typing import Any, NamedTuple
 from benchmarks.virtual_fleet import Arrival, Dispatcher, Fleet, Worker
 from dynamo_tasks.router.costs import KvRouterConfig
 from dynamo_tasks.router.kv import KvPolicy
+from dynamo_tasks.router.late import WINDOW, Marks, Waiting, marks_of, pick
 from dynamo_tasks.router.predicted import RoutingLoad
 
 __all__ = ["CHANGING", "POLICIES"]
 
 _PRESSURE = 8000
 """Tokens of prompt that a full KV cache is worth: steps become slower with it, and cached prefixes are lost sooner."""
-_ROOM = 4096
-"""Tokens of prompts that a worker may have before it, and still be given more: half a step, so that steps are full."""
-_WINDOW = 64
-"""Requests at the head of the queue among which is chosen."""
-_PATIENCE = 1.15
-"""Share of the longest wait under FCFS after which a request is the next, whatever it costs."""
 
 
 class _Early:
@@ -168,53 +163,62 @@ class Cheapest(_Early):
         return min(self._fleet.workers, key=lambda worker: _cost(worker, arrival))
 
 
-class Late:
-    """The queue waits for room; then the cheapest pair of request and worker is bound.
+class KvLate(Kv):
+    """The product's policy with late binding.
 
-    A request that another worker would serve sooner, busy as that is, waits for it. One that has waited for longer
-    than the longest under first-come-first-served, by :data:`_PATIENCE`, goes next.
+    A request is bound when it comes where a worker has room for it, as the router knows, and nobody waits; else it
+    waits. Any worker that has room takes from the queue by :func:`~dynamo_tasks.router.late.pick`, as in the product:
+    it knows its own cache and backlog, and nothing of others.
+
+    Args:
+        fleet: The workers.
+        config: Parameters of the router.
     """
 
-    def __init__(self, fleet: Fleet):
-        self._fleet = fleet
-        self._queue: list[Arrival] = []
-        self._came: list[Arrival] = []
-        self._sent = 0
-        self._longest = 0.0
+    def __init__(self, fleet: Fleet, *, config: KvRouterConfig):
+        super().__init__(fleet, config=config)
+        self.step = fleet.args.max_num_batched_tokens
+        self._room = self.step / 2
+        self._queue: list[tuple[Arrival, Marks]] = []
+        self._seen: dict[int, int] = {}
+        self._count = self._longest = 0
+        self._rng = random.Random(7)
 
     def arrived(self, arrival: Arrival, now: float) -> None:
-        self._came.append(arrival)
-        self._queue.append(arrival)
-        self._bind(now)
+        if not self._queue and not self._waits(arrival, now):
+            super().arrived(arrival, now)
+            return
+        size, policy = self._fleet.args.block_size, self.routers[0].config.router_queue_policy
+        self._seen[arrival.number] = self._count
+        self._queue.append((arrival, marks_of(arrival.request.prompt, arrival.hashes, size, policy)))
+        self._longest = max(self._longest, len(self._queue))
+        workers = [*self._fleet.workers]
+        self._rng.shuffle(workers)  # who is woken up first is nobody's choice
+        for worker in workers:
+            self._fill(worker, now)
+
+    def _waits(self, arrival: Arrival, now: float) -> bool:
+        self._hear(now)
+        workers = [worker.number for worker in self._fleet.workers]
+        request, router = arrival.request, self.routers[0]
+        return router.choose(workers, request.prompt, arrival.hashes, now, step=self.step).late
 
     def freed(self, worker: Worker, ended: list[Arrival], now: float) -> None:
-        if self._queue:
-            self._bind(now)
+        self._fill(worker, now)
+        super().freed(worker, ended, now)
 
-    def _bind(self, now: float) -> None:
-        while self._queue and (free := [worker for worker in self._fleet.workers if worker.has_room(_ROOM)]):
-            # The request whose turn it would be by now, had all gone in the order in which they came.
-            self._longest = max(self._longest, now - self._came[self._sent].request.at)
-            if (pair := self._cheapest(free, now)) is None:
-                return
-            arrival, worker = pair
-            self._queue.remove(arrival)
-            self._sent += 1
+    def _fill(self, worker: Worker, now: float) -> None:
+        while self._queue and worker.has_room(self._room):
+            head = self._queue[:WINDOW]
+            window = [
+                Waiting(float(arrival.number), self._count - self._seen[arrival.number], marks)
+                for arrival, marks in head
+            ]
+            arrival, _ = self._queue.pop(pick(window, worker.scheduler.cache, self._longest).place)
+            self._longest *= bool(self._queue)
+            self._count += 1
             self._fleet.send(arrival, worker)
-
-    def _cheapest(self, free: list[Worker], now: float) -> tuple[Arrival, Worker] | None:
-        oldest = self._queue[0]
-        if now - oldest.request.at > _PATIENCE * self._longest:
-            return oldest, min(free, key=lambda worker: _cost(worker, oldest))
-        best: tuple[float, Arrival, Worker] | None = None
-        for arrival in self._queue[:_WINDOW]:
-            costs = {worker.number: _cost(worker, arrival) for worker in self._fleet.workers}
-            least = min(costs.values())
-            for worker in free:
-                cost = costs[worker.number]
-                if cost <= least and (best is None or cost < best[0]):
-                    best = cost, arrival, worker
-        return None if best is None else (best[1], best[2])
+            self._report(worker, now)
 
 
 def _cost(worker: Worker, arrival: Arrival) -> float:
@@ -232,7 +236,14 @@ POLICIES: dict[str, Callable[[Fleet], Dispatcher]] = {
     "kv_4_unshared": partial(Kv, routers=4, shared=False),
     "kv_no_events": partial(Kv, period=1.0, config=KvRouterConfig(use_kv_events=False)),
     "kv_dynamo_cost": partial(Kv, config=KvRouterConfig(cost="dynamo")),
-    "late": Late,
+    "kv_late": partial(KvLate, config=KvRouterConfig(router_late_binding="soft")),
+    "kv_late_on": partial(KvLate, config=KvRouterConfig(router_late_binding="on")),
+    "kv_late_wspt": partial(
+        KvLate, config=KvRouterConfig(router_late_binding="soft", router_queue_policy="wspt")
+    ),
+    "kv_late_fcfs": partial(
+        KvLate, config=KvRouterConfig(router_late_binding="soft", router_queue_policy="fcfs")
+    ),
 }
 
 CHANGING: dict[str, Callable[[Fleet], Dispatcher]] = {

@@ -254,6 +254,11 @@ _ROUTING = (
            "Requests that went to a worker although another one had more of the prompt.", ("component",)),
     Metric("router_kv_blocks", "gauge", "blocks", "Different blocks that are known to be cached somewhere.",
            ("component",)),
+    Metric("router_late_total", "counter", "requests",
+           "Requests that were left to whichever worker has room first.", ("component",)),
+    Metric("late_taken_total", "counter", "requests", "Requests that this worker took late."),
+    Metric("late_cached_tokens_total", "counter", "tokens", "Prompt tokens of these that it had cached."),
+    Metric("late_wait_seconds", "histogram", "seconds", "Their time in the queue.", (), _WAITS),
     Metric("router_kv_event_gaps_total", "counter", "batches", "Times that batches of KV events were missed.",
            ("component",)),
 )  # fmt: skip

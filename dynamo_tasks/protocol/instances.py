@@ -35,6 +35,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
             which image of the request it is, from 1. ``None`` = the engine needs nothing there.
         kv_block_size: Tokens per block of its prefix cache; 0 = unknown, or it has none.
         kv_events: Its workers publish what is in their caches.
+        step_tokens: Most tokens that a step of its engine computes; 0 = unknown.
     """
 
     name: str
@@ -50,6 +51,7 @@ class ModelCard(msgspec.Struct, frozen=True, omit_defaults=True):
     image_placeholder: str | None = None
     kv_block_size: int = 0
     kv_events: bool = False
+    step_tokens: int = 0
 
 
 class Load(msgspec.Struct, omit_defaults=True):

@@ -14,6 +14,7 @@ from dynamo_tasks.errors import InvalidNameError
 
 __all__ = [
     "DEFAULT_NAMESPACE",
+    "LATE",
     "RUN",
     "SESSION_HEADER",
     "EndpointId",
@@ -27,6 +28,8 @@ __all__ = [
 ]
 
 DEFAULT_NAMESPACE = "default"
+LATE = ".late"
+"""End of the names of queues for late binding; no instance's own queue ends so (docs/routing.md)."""
 RUN = "--"
 """Stands between the name of a component and the number of the job that it lives for."""
 SESSION_HEADER = "x-dynamo-session-id"
@@ -164,6 +167,11 @@ class EndpointId(NamedTuple):
     def queue(self) -> str:
         """The component's shared Celery queue, e.g. ``dynamo|Worker``."""
         return f"{self.namespace}|{self.component}"
+
+    @property
+    def late_queue(self) -> str:
+        """The queue of what waits for late binding, e.g. ``dynamo|Worker.late``."""
+        return f"{self.queue}{LATE}"
 
     def instance_queue(self, lease: int) -> str:
         """The queue of one instance, e.g. ``dynamo|Worker.generate-1a2b3c4d``."""

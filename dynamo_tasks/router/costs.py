@@ -17,6 +17,7 @@ from typing import Annotated, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
+from dynamo_tasks.router.late import QueuePolicy
 from dynamo_tasks.router.predicted import RoutingLoad
 
 __all__ = ["Candidate", "KvRouterConfig", "costs_of", "sample"]
@@ -42,6 +43,11 @@ class KvRouterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
             worker before it has reported them; 0 = they are not.
         router_replica_sync: Share choices with the other routers of the component as they are made.
         router_max_blocks: Most blocks of one worker that are believed or expected.
+        router_late_binding: ``off``; ``soft``: while all workers are full, requests wait in the queue, and a worker
+            that has room takes the one that reuses most of its cache; ``on``: also while the chosen one is full.
+        router_queue_threshold: A worker is full with more tokens of prompts before it than so many of its steps.
+        router_queue_policy: Which one is taken: ``reuse``, the fewest tokens to compute; ``wspt``, the shortest
+            prompt; ``fcfs``, the first.
         router_session_affinity_ttl_secs: Seconds for which a session goes to the worker of its last request; 0 = off.
         router_session_affinity_mode: ``soft``: while that worker costs at most ``router_session_affinity_slack``
             tokens (or blocks) more than the cheapest; ``hard``: while it lives.
@@ -62,6 +68,9 @@ class KvRouterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     router_predicted_ttl_secs: Positive = 60.0
     router_replica_sync: bool = True
     router_max_blocks: Annotated[int, Meta(ge=1)] = 1 << 18
+    router_late_binding: Literal["off", "soft", "on"] = "off"
+    router_queue_threshold: Positive = 1.0
+    router_queue_policy: QueuePolicy = "reuse"
     router_session_affinity_ttl_secs: Positive = 0.0
     router_session_affinity_mode: Literal["soft", "hard"] = "soft"
     router_session_affinity_slack: Positive = 4096.0

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dynamo_tasks.errors import NoInstancesError
 from dynamo_tasks.router.costs import Candidate, KvRouterConfig, costs_of, sample
 from dynamo_tasks.router.expected import ExpectedBlocks
 from dynamo_tasks.router.index import KvIndex
+from dynamo_tasks.router.late import Marks, marks_of
 from dynamo_tasks.router.predicted import PredictedLoads
 
 __all__ = ["Choice", "KvPolicy"]
@@ -28,6 +29,8 @@ class Choice(NamedTuple):
         cost: What it costs.
         least_cost: What the cheapest costs; more is paid for a session's sake, or at a temperature.
         session: Whether the session's last worker was chosen for being that.
+        late: The request waits instead, until a worker has room; this one may have been chosen by then.
+        marks: Of its prompt, with late binding: how workers know it.
     """
 
     worker: int
@@ -39,6 +42,8 @@ class Choice(NamedTuple):
     cost: float
     least_cost: float
     session: bool = False
+    late: bool = False
+    marks: Marks | None = None
 
 
 class KvPolicy:
@@ -69,6 +74,7 @@ class KvPolicy:
         hashes: Sequence[int],
         now: float,
         last: int | None = None,
+        step: int = 0,
     ) -> Choice:
         """Choose a worker; :meth:`sent` says that the request goes there.
 
@@ -78,6 +84,7 @@ class KvPolicy:
             hashes: Of its blocks.
             now: Seconds, of any clock that does not go back.
             last: The worker of the session's last request.
+            step: Tokens that a step of the workers computes, where they take requests late; 0 = they do not.
 
         Raises:
             NoInstancesError: there is none.
@@ -89,11 +96,27 @@ class KvPolicy:
         least = min(costs.values())
         worker = self._of_session(last, costs, least)
         chosen = sample(costs, self.config.router_temperature, self._rng) if worker is None else worker
-        candidate = candidates[chosen]
+        candidate, may_wait = candidates[chosen], bool(step) and self.config.router_late_binding != "off"
         return Choice(
             chosen, prompt, candidate.overlap, max(one.overlap for one in candidates.values()),
             candidate.load.prefill_tokens, candidate.load.active_blocks, costs[chosen], least, worker is not None,
+            may_wait and self._waits(candidates, chosen, step, by_session=worker is not None),
+            marks_of(prompt, hashes, self.block_size, self.config.router_queue_policy) if may_wait else None,
         )  # fmt: skip
+
+    def _waits(
+        self, candidates: Mapping[int, Candidate], chosen: int, step: int, *, by_session: bool
+    ) -> bool:
+        """Return whether the worker of a request is better chosen later: one that is full has no use of it yet."""
+        config = self.config
+        if by_session and config.router_session_affinity_mode == "hard":
+            return False
+        full = config.router_queue_threshold * step
+        if candidates[chosen].load.prefill_tokens <= full:
+            return False
+        return config.router_late_binding == "on" or all(
+            one.load.prefill_tokens > full for one in candidates.values()
+        )
 
     def _candidates(self, workers: Sequence[int], hashes: Sequence[int], now: float) -> dict[int, Candidate]:
         expected = self._expected.find(hashes, now)

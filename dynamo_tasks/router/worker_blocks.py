@@ -83,6 +83,10 @@ class WorkerBlocks:
         """All that is cached now."""
         return [*self._cached]
 
+    def __contains__(self, name: object) -> bool:
+        """Return whether a block is cached now."""
+        return name in self._cached
+
     def overlap(self, hashes: Sequence[int]) -> int:
         """The number of blocks at the beginning of a prompt that are cached."""
         cached = self._cached

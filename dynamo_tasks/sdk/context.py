@@ -45,12 +45,16 @@ class ForwardRequested(Exception):  # noqa: N818 - a request, not an error
     Attributes:
         endpoint: Who shall serve it; of the same namespace.
         instance_id: The lease of the chosen instance.
+        late: It waits instead for one that has room.
+        marks: Of its prompt, where it may have to wait.
     """
 
-    def __init__(self, endpoint: EndpointId, instance_id: int):
+    def __init__(self, endpoint: EndpointId, instance_id: int, *, late: bool = False, marks: bytes = b""):
         super().__init__(f"forwarded to {endpoint}, instance {instance_id:x}")
         self.endpoint = endpoint
         self.instance_id = instance_id
+        self.late = late
+        self.marks = marks
 
 
 class Context:
@@ -217,17 +221,21 @@ class Context:
         """
         raise RetryRequested(exc, countdown, max_retries)
 
-    def forward(self, endpoint: EndpointId, instance_id: int) -> NoReturn:
+    def forward(
+        self, endpoint: EndpointId, instance_id: int, *, late: bool = False, marks: bytes = b""
+    ) -> NoReturn:
         """Hand the request on before anything was yielded: its id and its stream stay, and this run does not count.
 
         Args:
             endpoint: Who shall serve it; of the same namespace.
             instance_id: The lease of the chosen instance; if it is gone, any other one takes the request.
+            late: It waits instead for an instance that has room.
+            marks: Of its prompt, where it may have to wait; see :mod:`dynamo_tasks.router.late`.
 
         Raises:
             ForwardRequested: always.
         """
-        raise ForwardRequested(endpoint, instance_id)
+        raise ForwardRequested(endpoint, instance_id, late=late, marks=marks)
 
 
 def _as_uuid(text: str) -> uuid.UUID:

@@ -23,7 +23,7 @@ from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.overview import overview
 from dynamo_tasks.runtime.resting import check_taken, model_state, needed
-from dynamo_tasks.runtime.routing.chooser import Chooser
+from dynamo_tasks.runtime.routing.chooser import Chooser, Chosen
 from dynamo_tasks.sdk import DynamoService
 from dynamo_tasks.services.batches.board import BatchBoard
 from dynamo_tasks.services.known_requests import CONNECT_SECONDS, KnownRequests
@@ -185,22 +185,21 @@ class RuntimeGateway(KnownRequests):
                 check_taken(watcher, one, submission.options.deadline)
         with submit_span(submission.request_id, endpoint, endpoint.queue, submission.headers) as span:
             submission.headers = span.carry(submission.headers)
-            queue = await self._queue_of(submission, endpoint, payload)
-            new = await offload(submission.size, self._new_request, submission, endpoint, payload, queue)
+            chosen = await self._chosen(submission, endpoint, payload)
+            new = await offload(submission.size, self._new_request, submission, endpoint, payload, chosen)
             sub = await self._runtime.client.reader.submit(new)
         sub.render = sub.render or new.render
         return sub
 
-    async def _queue_of(self, submission: Submission, endpoint: EndpointId, payload: Any) -> str:
-        """The queue of the chosen instance; that of all where none runs, nobody chooses, or for spare capacity."""
+    async def _chosen(self, submission: Submission, endpoint: EndpointId, payload: Any) -> Chosen | None:
+        """The chosen instance; none where none runs, nobody chooses, or for spare capacity."""
         chooser = self._chooser
         if chooser is None or endpoint != submission.endpoint or submission.options.preemptible:
-            return endpoint.queue
+            return None
         if endpoint not in self._watchers[endpoint.namespace].by_endpoint:
-            return endpoint.queue
+            return None
         session = submission.headers.get(SESSION_HEADER, "")
-        chosen = await chooser.choose(endpoint, payload, submission.request_id, session)
-        return endpoint.instance_queue(chosen)
+        return await chooser.choose(endpoint, payload, submission.request_id, session)
 
     def _target(self, submission: Submission) -> tuple[EndpointId, Any]:
         """The endpoint to call and its payload: the Worker's, or that of a Processor or Router before it."""
@@ -213,14 +212,16 @@ class RuntimeGateway(KnownRequests):
         return submission.endpoint, submission.payload
 
     def _new_request(
-        self, submission: Submission, endpoint: EndpointId, payload: Any, queue: str = ""
+        self, submission: Submission, endpoint: EndpointId, payload: Any, chosen: Chosen | None = None
     ) -> NewRequest:
         new = build_request(
             endpoint,
             submission.request_id,
             payload,
             submission.options,
-            queue=queue or endpoint.queue,
+            queue=endpoint.queue if chosen is None else chosen.queue(endpoint),
+            marks=b"" if chosen is None else chosen.marks,
+            waits=chosen is not None and chosen.late,
             prefix=self._runtime.client.store.prefix,
             headers=submission.headers,
             render=submission.render,

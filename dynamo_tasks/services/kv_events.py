@@ -12,10 +12,13 @@ from dynamo_tasks.engines.base import Engine, EngineStats
 from dynamo_tasks.protocol.kv.batches import KvLoad
 from dynamo_tasks.protocol.kv.block_hashes import sequence_hashes
 from dynamo_tasks.protocol.tokens import several_prompts
+from dynamo_tasks.queue.broker.late import LateBinding
+from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.router.demand import WorkerDemand
 from dynamo_tasks.router.worker_blocks import WorkerBlocks
 from dynamo_tasks.runtime.components.component import Component
 from dynamo_tasks.runtime.routing.publisher import KvPublisher
+from dynamo_tasks.store.routing.late import LateQueue
 
 __all__ = ["KvReporter", "Tracked"]
 
@@ -55,9 +58,12 @@ class KvReporter:
         self._publisher: KvPublisher | None = None
         self._requests = 0
         self.counts = True
+        self._late: LateBinding | None = None
 
-    async def start(self, component: Component | None, worker_id: str) -> None:
-        """Publish on the events of a component, if the engine reports any; it runs by now."""
+    async def start(
+        self, component: Component | None, worker_id: str, context: WorkerContext | None = None
+    ) -> None:
+        """Publish on the events of a component, if the engine reports any, and take late; it runs by now."""
         source = self._engine.kv_events()
         if source is None or component is None or not self._engine.card.kv_block_size:
             self.counts = self._engine.stats().prefill_tokens < 0
@@ -68,6 +74,25 @@ class KvReporter:
             self.load,
         )  # fmt: skip
         await self._publisher.start(source)
+        self._take_late(component, worker_id, context)
+
+    def _take_late(self, component: Component, worker_id: str, context: WorkerContext | None) -> None:
+        """Let the process take requests that wait for late binding."""
+        step = self._engine.card.step_tokens
+        if context is None or not step or self._blocks is None:
+            return
+        keys = context.store.keys(component.namespace.name)
+        queue = LateQueue(context.store, keys, component.name)
+        shared = f"{keys.prefix}{component.service_name()}"
+        self._late = context.late = LateBinding(
+            queue, shared, worker_id, self._blocks, self._backlog, step / 2
+        )
+        context.late.on_room = lambda: context.on_room()
+
+    def _backlog(self) -> float | None:
+        """Tokens before the engine; ``None`` while requests wait inside of it, for want of blocks or places."""
+        stats = self.stats()
+        return None if stats.waiting else stats.prefill_tokens
 
     async def stop(self) -> None:
         """Publish no more; a second call does nothing."""
@@ -105,6 +130,8 @@ class KvReporter:
             cached = self._blocks.overlap(hashes) * self._blocks.block_size
         self._demand.begin(request_id, max(1, tokens - cached), hashes)
         self._requests += 1
+        if self._late is not None:
+            self._late.begun(request_id)
         self._changed(request_id)
         try:
             yield Tracked(self, request_id)
@@ -121,6 +148,8 @@ class KvReporter:
     def _changed(self, taken: str = "") -> None:
         if self._publisher is not None:
             self._publisher.changed(taken)
+        if self._late is not None:
+            self._late.changed()
 
     def _read(self, payload: Any) -> tuple[int, list[int]]:
         """Tokens of a prompt and, where anybody follows, the hashes of its blocks."""

@@ -97,4 +97,5 @@ class Router:
         await watcher.wait_for(endpoint, 1, float(self.wait))
         assert self._chooser is not None
         session = str(context.headers.get(SESSION_HEADER) or "")
-        context.forward(endpoint, await self._chooser.choose(endpoint, request, context.id, session))
+        chosen = await self._chooser.choose(endpoint, request, context.id, session)
+        context.forward(endpoint, chosen.instance_id, late=chosen.late, marks=chosen.marks)

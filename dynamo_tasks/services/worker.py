@@ -128,8 +128,10 @@ class Worker:
         if runtime is not None:
             own = owner_of(type(self))  # a subclass may be a service of its own
             assert own is not None
-            namespace, component = own.dynamo_address()
-            await self._kv.start(runtime.namespace(namespace).component(component), resolver.instance_id)
+            namespace, name = own.dynamo_address()
+            context = getattr(getattr(resolver, "host", None), "worker_context", None)
+            component = runtime.namespace(namespace).component(name)
+            await self._kv.start(component, resolver.instance_id, context)
 
     @on_shutdown
     async def stop_engine(self) -> None:

@@ -87,6 +87,7 @@ class MockerEngine(Engine):
         card = ModelCard(
             name=args.name("mocker"), tokenizer=args.tokenizer, max_model_len=longest, heeds_tool_choice=True,
             kv_block_size=args.block_size if args.enable_prefix_caching else 0, kv_events=args.publishes,
+            step_tokens=args.max_num_batched_tokens,
         )  # fmt: skip
         if args.images:
             card = msgspec.structs.replace(card, images=MOST.count, image_placeholder=_PLACEHOLDER)

@@ -168,6 +168,10 @@ class KVCache:
             found.append(block)
         return found
 
+    def __contains__(self, value: object) -> bool:
+        """Return whether a block with a hash is findable."""
+        return value in self._by_hash
+
     def take(self, shared: Tokens[int], total: int) -> list[int] | None:
         """Get ``total`` blocks: the ``shared`` ones that :meth:`find` gave, and new ones.
 

@@ -92,13 +92,16 @@ class KvEvents:
 
 
 def learn_cache(config: Any) -> dict[str, Any]:
-    """Fields of the model's card: how its prefix cache is divided; none where there is no such cache.
+    """Fields of the model's card: how its prefix cache is divided, and its steps; none where there is no such cache.
 
     Args:
         config: vLLM's ``VllmConfig``, once the engine runs.
     """
     cache = config.cache_config
-    return {"kv_block_size": int(cache.block_size)} if cache.enable_prefix_caching else {}
+    if not cache.enable_prefix_caching:
+        return {}
+    scheduler = config.scheduler_config
+    return {"kv_block_size": int(cache.block_size), "step_tokens": int(scheduler.max_num_batched_tokens)}
 
 
 def cache_blocks(config: Any) -> int:

@@ -19,8 +19,10 @@ from kombu.transport import redis as kombu_redis
 from dynamo_tasks.errors import DynamoError, ProtocolError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
+from dynamo_tasks.protocol.names import LATE
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.hub import AsyncioHub
+from dynamo_tasks.queue.broker.late import LateBinding
 from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
@@ -36,6 +38,7 @@ _ALL = max(PRIORITY_STEPS) + 1
 """Above all priority steps."""
 _BLOCK = 5
 """Seconds after which an empty pop returns; a connection that stays silent for twice that is dropped."""
+_SHORT = 0.03
 _CALLS = 10
 """Times that Redis is asked to unblock a pop."""
 _RETRY = 0.1
@@ -53,6 +56,7 @@ class Puller:
         allowance: Where no slot is free: messages that may be taken all the same, and the priority step below which
             their lists must be.
         deliver: Takes messages that came together, and the key of their queue.
+        late: Takes requests that wait for late binding, where this worker does; asked before every pop.
         name: Of its connection; observers cut it when they take the instance for dead, since what a frozen process
             waits for would be popped into its socket.
     """
@@ -65,12 +69,14 @@ class Puller:
         free: Callable[[], int],
         allowance: Callable[[], tuple[int, int]] = lambda: (0, 0),
         deliver: Callable[[list[bytes], str], Awaitable[None]],
+        late: Callable[[], LateBinding | None] = lambda: None,
         name: str = "dynamo-tasks:consumer",
     ):
         self._queues = queues
         self._free = free
         self._allowance = allowance
         self._deliver = deliver
+        self._late = late
         self._link = Link(address, name=name, on_ready=self._identify)
         self._woken = asyncio.Event()
         self.connected = asyncio.Event()
@@ -135,6 +141,9 @@ class Puller:
     @property
     def is_outdated(self) -> bool:
         """``True`` if the pop in flight asks for too much, or leaves out lists that it need not."""
+        late = self._late()
+        if late is not None and late.left_out and late.has_room:
+            return True
         if self._narrow is None:
             return False
         most, below = self._room()
@@ -161,7 +170,9 @@ class Puller:
         try:
             # Redis answers an empty pop after _BLOCK: a server that does not is gone, whatever its socket says.
             async with asyncio.timeout(2 * _BLOCK):
-                reply = await wire.execute("BLMPOP", _BLOCK, len(keys), *keys, "RIGHT", "COUNT", count)
+                reply = await wire.execute(
+                    "BLMPOP", self._patience(), len(keys), *keys, "RIGHT", "COUNT", count
+                )
         except TimeoutError:
             wire.abort()
             raise ReplyError("the broker does not answer") from None
@@ -170,7 +181,20 @@ class Puller:
         if reply:
             key, messages = reply
             async with self._delivering:
-                await self._deliver(messages, key.decode().split(PRIORITY_SEPARATOR, 1)[0])
+                await self._pass_on(messages, key.decode())
+
+    def _patience(self) -> float:
+        """Seconds that a pop waits: few while others wait for room here, which comes with each step of the engine."""
+        late = self._late()
+        return _SHORT if late is not None and late.left_out and late.is_used else _BLOCK
+
+    async def _pass_on(self, messages: list[bytes], key: str) -> None:
+        """Deliver what was popped; behind the bell of a queue for late binding, what is taken there."""
+        queue = key.split(PRIORITY_SEPARATOR, 1)[0]
+        if queue.endswith(LATE) and (late := self._late()) is not None:
+            messages, queue = await late.unbell(key, messages), queue.removesuffix(LATE)
+        if messages:
+            await self._deliver(messages, queue)
 
     def _keys(self, below: int) -> list[str]:
         """Return the keys to pop from, without those that were found to be no list in the last seconds."""
@@ -186,6 +210,8 @@ class Puller:
         queues = self._queues()
         self._turn = (self._turn + 1) % len(queues)
         queues = queues[self._turn :] + queues[: self._turn]
+        if below == _ALL and (late := self._late()) is not None:
+            queues = [*queues, *late.queues(queues)]
         return [
             f"{q}{PRIORITY_SEPARATOR}{s}" if s else q for s in PRIORITY_STEPS if s < below for q in queues
         ]

@@ -33,6 +33,7 @@ from dynamo_tasks.queue.broker.checked import CheckedChannel
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.broker.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.broker.hub import AsyncioHub
+from dynamo_tasks.queue.broker.late import LateBinding
 from dynamo_tasks.queue.broker.message import BrokerMessage, MalformedMessageError, QoS, decode
 from dynamo_tasks.queue.broker.puller import Poller, Puller
 from dynamo_tasks.queue.sockets import yielding
@@ -71,6 +72,9 @@ class Channel(CheckedChannel):
 
     acknowledged_late: Callable[[str, bool], None] = staticmethod(lambda tag, requeue: None)
     """Takes the tags (and whether to requeue) of messages that are done after this channel was closed."""
+
+    late: Callable[[], LateBinding | None] = staticmethod(lambda: None)
+    """What takes requests that wait for late binding, where this worker does."""
 
     consumer_gate = ConsumerGate()
     """The gate that says whether this process takes messages at all."""
@@ -169,6 +173,7 @@ class Channel(CheckedChannel):
             self._puller = Puller(
                 self._address(),
                 queues=self._queue_keys, free=self._free_slots, allowance=self._allowed, deliver=self._arrived,
+                late=lambda: self.late(),
                 name=self.client_name or "dynamo-tasks:consumer",
             )  # fmt: skip
         self.proceed()

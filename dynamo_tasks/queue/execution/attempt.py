@@ -193,6 +193,8 @@ class Execution:
 
     async def _attempt(self, attempt: Attempt, stream: OpenStream) -> Any:
         await self._telemetry.claimed(attempt, self.context, self._worker.ledger)
+        if self._worker.late is not None:
+            self._telemetry.explain(self._worker.late.why(attempt.id))
         try:
             with self._deadline(attempt.deadline):
                 await self._drive(stream)

@@ -12,6 +12,7 @@ from dynamo_tasks.errors import ProtocolError, ServerUnavailableError, UnknownEn
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.planner import LatencyCounts
 from dynamo_tasks.protocol.events import UNREADABLE
+from dynamo_tasks.queue.broker.late import LateBinding
 from dynamo_tasks.queue.execution.preemption import Preemption
 from dynamo_tasks.queue.execution.unclaimed import UnclaimedMessages
 from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
@@ -65,6 +66,8 @@ class WorkerContext:
     Attributes:
         on_engine_died: Called when an endpoint found its engine dead; before its request is requeued.
         preemption: The attempts that may be released for others.
+        late: Takes requests that wait for late binding; ``None`` = none does.
+        on_room: Called when there is room for them again.
         tokens: Tokens that were produced here.
         taken: Attempts that have begun here.
         waits: Times in the queue of the requests that have begun here at their first attempt.
@@ -81,6 +84,8 @@ class WorkerContext:
         self.unclaimed = UnclaimedMessages(self.ledger)
         self.writer = Writer(store)
         self.preemption = Preemption()
+        self.late: LateBinding | None = None
+        self.on_room: Callable[[], None] = lambda: None
         self.tokens = self.taken = 0
         self.waits = LatencyCounts()
         self._in_flight = metrics.gauge("requests_in_flight", endpoint="all")

@@ -52,7 +52,15 @@ async def forward_request(
     message = _readdressed(message, wanted)
     while True:
         try:
-            outcome = await forward(store, attempt, wanted.endpoint, wanted.instance_id, message)
+            outcome = await forward(
+                store,
+                attempt,
+                wanted.endpoint,
+                wanted.instance_id,
+                message,
+                waits=wanted.late,
+                marks=wanted.marks,
+            )
         except ServerUnavailableError:
             await asyncio.sleep(_RETRY)
         else:

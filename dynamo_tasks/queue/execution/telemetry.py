@@ -5,7 +5,9 @@ happens per token.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from functools import cache
+from typing import Any
 
 from prometheus_client import Counter, Histogram
 
@@ -127,6 +129,11 @@ class AttemptTelemetry:
         predecessor = await ledger.trace(attempt, self.span.traceparent)
         if predecessor:
             self.span.link(predecessor)
+
+    def explain(self, facts: Mapping[str, Any]) -> None:
+        """Say why this worker took the request, where it was bound late."""
+        for name, value in facts.items() if self.span is not OFF else ():
+            self.span.set(f"dynamo.late.{name}", value)
 
     def fenced(self, attempt: Attempt) -> None:
         """Another attempt owns the request."""

@@ -142,6 +142,9 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         preemption = self.pool.preemption = self.app.worker_context.preemption
         preemption.on_arrival, preemption.on_change = self.pool.make_room, self.app.consumer_gate.look
         channel.allowance = preemption.allowance
+        context = self.app.worker_context
+        context.on_room = self.app.consumer_gate.look
+        channel.late = lambda: context.late
 
     def _enter(self) -> None:
         """Let the host register: from now on somebody takes what is sent to it."""

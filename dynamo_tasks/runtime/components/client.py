@@ -11,7 +11,7 @@ from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, session_of
 from dynamo_tasks.router import RoutingPolicy, make_router
 from dynamo_tasks.runtime.components.remote_call import RemoteCall
-from dynamo_tasks.runtime.routing.chooser import kv_config
+from dynamo_tasks.runtime.routing.chooser import Chosen, kv_config
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 from dynamo_tasks.sdk.context import Context
 from dynamo_tasks.store.client import StoreClient
@@ -114,11 +114,11 @@ class Client:
         """
         config = kv_config(parameters, "kv")
 
-        async def choose(payload: Any, request_id: str) -> str:
+        async def choose(payload: Any, request_id: str) -> Chosen:
             shared = self._runtime.registry
             chooser = await shared.chooser(self.id.namespace, self.id.component, "kv", config)
             name = session_of("", session) if session else ""
-            return self.id.instance_queue(await chooser.choose(self.id, payload, request_id, name))
+            return await chooser.choose(self.id, payload, request_id, name)
 
         return RemoteCall(self, request, self.id.queue, streaming=True, context=context, choose=choose)
 

@@ -16,6 +16,7 @@ from dynamo_tasks.protocol.states import TERMINAL, State
 from dynamo_tasks.queue.broker.envelope import build_request, submit_span
 from dynamo_tasks.queue.client.result import values_of
 from dynamo_tasks.queue.execution.outcome import Stop
+from dynamo_tasks.runtime.routing.chooser import Chosen
 from dynamo_tasks.sdk.context import Context, current_context
 from dynamo_tasks.sdk.endpoints.handler import new_aggregate
 from dynamo_tasks.sdk.endpoints.payloads import plain_request
@@ -76,17 +77,18 @@ class RemoteCall:
     ``async for`` gives the values (items, for an annotated client). ``await`` of a streaming call gives the
     call itself, of any other one its result: the value, or for a generator the aggregate or list of values.
 
-    With ``choose``, a function of payload and id, its queue is chosen when it is sent.
+    With ``choose``, a function of payload and id, its instance is chosen when it is sent.
     """
 
     def __init__(
         self, client: Client, payload: Any, queue: str, *, streaming: bool, context: Context | None = None,
-        choose: Callable[[Any, str], Awaitable[str]] | None = None,
+        choose: Callable[[Any, str], Awaitable[Chosen]] | None = None,
     ):  # fmt: skip
         self._client = client
         self._payload = payload
         self._queue = queue
         self._choose = choose
+        self._chosen: Chosen | None = None
         self._streaming = streaming
         self._context = context if context is not None else current_context()
         self._sub: Subscription | None = None
@@ -153,7 +155,8 @@ class RemoteCall:
         endpoint = self._client.id
         headers = self._headers()
         if self._choose is not None:
-            self._queue = await self._choose(self._payload, self.id)
+            self._chosen = await self._choose(self._payload, self.id)
+            self._queue = self._chosen.queue(endpoint)
         with submit_span(self.id, endpoint, self._queue, headers) as span:
             new = self._request(context, span.carry(headers))
             async with in_time(OPERATION_TIMEOUT if context is None else _CHILD_TIMEOUT):
@@ -169,6 +172,8 @@ class RemoteCall:
             queue=self._queue,
             prefix=self._client.store.store.prefix,
             headers=headers,
+            marks=b"" if self._chosen is None else self._chosen.marks,
+            waits=self._chosen is not None and self._chosen.late,
         )
 
     def _headers(self) -> dict[str, str]:

@@ -52,8 +52,9 @@ class Agreement:
         request_id: str,
         last: int | None,
         silent: Collection[int],
+        step: int = 0,
     ) -> Choice:
-        """Choose a worker; the request counts as sent to it.
+        """Choose a worker; the request counts as sent to it, unless it is to wait.
 
         Args:
             workers: Those that live.
@@ -61,11 +62,14 @@ class Agreement:
             request_id: Its id.
             last: The worker of its session's last request.
             silent: Workers that report no events.
+            step: See :meth:`KvPolicy.choose`.
         """
         async with self._turn:
             for tries in range(1, _TRIES + 1):
                 now = time.monotonic()
-                choice = self._policy.choose(workers, prompt.tokens, prompt.hashes, now, last)
+                choice = self._policy.choose(workers, prompt.tokens, prompt.hashes, now, last, step)
+                if choice.late:
+                    return choice
                 if await self._is_next(choice, prompt, request_id, force=tries == _TRIES):
                     break
             believe = choice.worker in silent

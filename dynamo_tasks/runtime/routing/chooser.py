@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -17,7 +17,7 @@ from dynamo_tasks.runtime.supervision.watcher import Watcher
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.topics.topic import Topic
 
-__all__ = ["MODES", "Chooser", "check_mode", "kv_config"]
+__all__ = ["MODES", "Chooser", "Chosen", "check_mode", "kv_config"]
 
 MODES = ("random", "round_robin", "power_of_two", "least_loaded", "kv")
 """The modes that choose by themselves."""
@@ -50,6 +50,24 @@ def kv_config(given: Mapping[str, Any], setting: str) -> KvRouterConfig:
         return msgspec.convert(named, KvRouterConfig)
     except msgspec.ValidationError as error:
         raise ConfigError(f"{setting}: {error}") from error
+
+
+class Chosen(NamedTuple):
+    """The place that a request goes to.
+
+    Attributes:
+        instance_id: The instance.
+        late: It waits instead for one that has room.
+        marks: Of its prompt, where it may have to wait; see :mod:`dynamo_tasks.router.late`.
+    """
+
+    instance_id: int
+    late: bool = False
+    marks: bytes = b""
+
+    def queue(self, endpoint: EndpointId) -> str:
+        """The queue in which it waits for an instance, or for all, if it does not wait for one that has room."""
+        return endpoint.queue if self.late else endpoint.instance_queue(self.instance_id)
 
 
 class Chooser:
@@ -85,15 +103,16 @@ class Chooser:
         if self._kv is not None:
             await self._kv.stop()
 
-    async def choose(self, endpoint: EndpointId, payload: Any, request_id: str, session: str = "") -> int:
+    async def choose(self, endpoint: EndpointId, payload: Any, request_id: str, session: str = "") -> Chosen:
         """Choose the instance that a request goes to; see :meth:`KvRouter.choose`.
 
         Raises:
             NoInstancesError: there is none.
         """
         if self._kv is not None:
-            return (await self._kv.choose(endpoint, payload, request_id, session)).worker
+            choice = await self._kv.choose(endpoint, payload, request_id, session)
+            return Chosen(choice.worker, choice.late, choice.marks.encode() if choice.marks else b"")
         candidates = self._recent.adjust(self._watcher.candidates(endpoint), self._watcher.loads)
         chosen = self._policy.choose(candidates).instance_id
         self._recent.sent(chosen)
-        return chosen
+        return Chosen(chosen)

@@ -175,8 +175,8 @@ class KvRouter(Actor):
             self.policy.block_size = (infos[0].model.kv_block_size if infos[0].model else 0) or 1
             workers = {info.lease_id: info for info in infos}
             silent = {worker for worker, info in workers.items() if not self._reports(info)}
-            choice = await self._agreement.choose([*workers], prompt, request_id, last, silent)
-            if session and self._config.router_session_affinity_ttl_secs:
+            choice = await self._agreement.choose([*workers], prompt, request_id, last, silent, _step(infos))
+            if session and not choice.late and self._config.router_session_affinity_ttl_secs:
                 self._sessions.note(session, choice.worker, self._config.router_session_affinity_ttl_secs)
             facts = _facts(choice, request_id, endpoint)
             if made is not OFF:
@@ -198,6 +198,9 @@ class KvRouter(Actor):
         component = self._component
         event("router.chosen", **facts)
         metrics.counter("router_requests_total", component=component).inc()
+        if choice.late:  # how much is cached where it goes, its worker says
+            metrics.counter("router_late_total", component=component).inc()
+            return
         if choice.prompt:
             metrics.histogram("router_kv_hit_rate", component=component).observe(
                 choice.overlap / choice.prompt
@@ -218,6 +221,11 @@ def _serving(infos: list[InstanceInfo], model: Any) -> list[InstanceInfo]:
     return [info for info in infos if info.model is None or model in (info.model.name, *info.model.adapters)]
 
 
+def _step(infos: list[InstanceInfo]) -> int:
+    """The tokens of a step of workers that all take requests late; 0 where any of them does not."""
+    return min(info.model.step_tokens if info.model and info.model.kv_events else 0 for info in infos)
+
+
 def _facts(choice: Choice, request_id: str, endpoint: EndpointId) -> dict[str, Any]:
     """Why this worker."""
     return {
@@ -225,4 +233,5 @@ def _facts(choice: Choice, request_id: str, endpoint: EndpointId) -> dict[str, A
         "prompt_tokens": choice.prompt, "overlap_tokens": choice.overlap, "best_overlap_tokens": choice.best_overlap,
         "prefill_tokens": round(choice.prefill_tokens), "active_blocks": round(choice.active_blocks),
         "cost": round(choice.cost, 3), "least_cost": round(choice.least_cost, 3), "by_session": choice.session,
+        "late": choice.late,
     }  # fmt: skip

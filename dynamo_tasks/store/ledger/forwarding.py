@@ -12,8 +12,9 @@ __all__ = ["forward", "preempt"]
 
 
 async def forward(
-    store: Store, attempt: Attempt, endpoint: EndpointId, instance_id: int, message: bytes
-) -> str:
+    store: Store, attempt: Attempt, endpoint: EndpointId, instance_id: int, message: bytes, *,
+    waits: bool = False, marks: bytes = b"",
+) -> str:  # fmt: skip
     """Queue a running request for one instance of another endpoint of its namespace.
 
     Args:
@@ -22,6 +23,8 @@ async def forward(
         endpoint: Who shall serve it.
         instance_id: The lease of the instance that was chosen.
         message: The Celery message for it.
+        waits: It goes to the queue for late binding.
+        marks: Of its prompt, where it goes there too while others wait there.
 
     Returns:
         ``OK``; ``SHARED`` where that instance is gone and any other one may take it; ``FENCED`` or ``GONE`` where
@@ -33,6 +36,7 @@ async def forward(
         store.commands, [keys.record(attempt.id), keys.stream(attempt.id)], base=keys.base, id=attempt.id,
         lease=f"{attempt.lease:x}", epoch=attempt.epoch, endpoint=str(endpoint), shared=keys.prefix + endpoint.queue,
         own_queue=keys.prefix + endpoint.instance_queue(instance_id), registration=registration, message=message,
+        late=keys.prefix + endpoint.late_queue if marks else "", waits=int(waits), marks=marks,
     )  # fmt: skip
     return str(reply.decode())
 

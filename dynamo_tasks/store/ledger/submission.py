@@ -55,6 +55,10 @@ class NewRequest(Struct, kw_only=True, gc=False):
     """What an API keeps beside the record, as long as that; see :mod:`dynamo_tasks.store.documents`."""
     account: Account | None = None
     """What it is charged to its API key; ``None`` = it counts for nobody."""
+    marks: bytes = b""
+    """Of its prompt, where it may wait for late binding; see :mod:`dynamo_tasks.router.late`."""
+    waits: bool = False
+    """It goes to the queue for late binding, not to ``queue``."""
     needs: int = NEEDED
     """Protocol version that its worker must speak."""
 
@@ -69,6 +73,8 @@ class NewRequest(Struct, kw_only=True, gc=False):
         for name, value in texts:
             if value:
                 made += (name, value)
+        if self.marks:
+            made += (Field.MARKS, self.marks)
         if self.account is not None:
             made += (Field.ACCOUNT, self.account.kept())
         if self.digest and not options.idempotency_key:
@@ -105,14 +111,16 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
     # An idempotency key belongs to the API key: others of its tenant have their own.
     whose = new.owner_key or options.tenant
     idem = keys.idempotency(whose, options.idempotency_key) if options.idempotency_key else ""
+    late = keys.prefix + new.endpoint.late_queue if new.marks else ""
     named: dict[str, Argument] = {
         "base": keys.base, "namespaces": namespaces_key(keys.prefix), "namespace": new.endpoint.namespace,
-        "id": new.id, "queue": new.queue, "suffix": priority_suffix(options.priority),
+        "id": new.id, "queue": late if new.waits else new.queue, "suffix": priority_suffix(options.priority),
         "starts_in": left(options.not_before), "ends_in": left(options.deadline),
         "expires_in": left(options.expires), "reader": new.reader, "most_waiting": options.max_queue, "idem": idem,
         "digest": new.digest, "message": new.message, "through": " ".join((new.endpoint.component, *new.through)),
         "db": keys.db, "endpoint": str(new.endpoint), "tenant": options.tenant, "weight": options.weight,
         "document": new.document, "owner_key": new.owner_key,
+        "late": late,
         "budget": "" if new.account is None else new.account.budget(),
     }  # fmt: skip
     return [keys.record(new.id), keys.stream(new.id)], new.fields(), named

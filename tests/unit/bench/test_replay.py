@@ -65,7 +65,7 @@ def test_every_request_is_answered_once(policy: str, tmp_path: Path) -> None:
         assert 0 <= one.cached < one.request.prompt
 
 
-@pytest.mark.parametrize("policy", ["dynamo_kv", "kv", "late"])
+@pytest.mark.parametrize("policy", ["dynamo_kv", "kv", "kv_late"])
 def test_policies_that_look_at_caches_reuse_more(policy: str, tmp_path: Path) -> None:
     path = conversation(tmp_path, users=11)
     blind, seeing = (summary(replay(path, name, FLEET)) for name in ("round_robin", policy))
@@ -80,7 +80,7 @@ def test_nobody_waits_much_longer_than_if_all_went_in_their_order(tmp_path: Path
         for place in range(60)
     ]
     path = trace_of(tmp_path, rows)
-    late = replay(path, "late", FleetArgs(workers=1, blocks=1024, block_size=64))
+    late = replay(path, "kv_late", FleetArgs(workers=1, blocks=1024, block_size=64))
     in_order = sorted(one.sent for one in late.arrivals)
     longest = max(sent - one.request.at for sent, one in zip(in_order, late.arrivals, strict=True))
     assert summary(late)["longest_wait_s"] <= 1.2 * longest

@@ -21,5 +21,25 @@ for _, field in ipairs(redis.call('HKEYS', base .. 'traffic')) do
   mend(running_of(component), 'RUNNING')
   mend(waiting_of(component), 'QUEUED')
 end
+-- Whether an instance of a component takes late: its card says how large its steps are, and that it reports its cache.
+local function takes_late(component)
+  for _, member in ipairs(redis.call('SMEMBERS', base .. 'instances')) do
+    if string.sub(member, 1, #component + 1) == component .. ':' then
+      local info = redis.call('GET', base .. 'inst:' .. member)
+      if info and string.find(info, '"kv_events":true', 1, true) and string.find(info, '"step_tokens":%d') then
+        return true
+      end
+    end
+  end
+end
+
+if anybody_waits() then
+  for _, entry in ipairs(wait_queue().wait_queues_of(nil)) do
+    local list = entry[2]
+    if string.find(list, '.late', 1, true) and not takes_late(entry[1]) then
+      wait_queue().abandon_late(entry[1], list)
+    end
+  end
+end
 admit(nil)
 return 1

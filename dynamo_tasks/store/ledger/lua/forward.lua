@@ -5,9 +5,11 @@
 -- Keeps 1, 2 of docs/ledger.md.
 --
 -- KEYS   1 record, 2 stream
--- @args base, id, lease, epoch, endpoint, shared, own_queue, registration, message
---   lease: hex; shared: queue key of the component; own_queue: of the instance, registration: its key
--- returns 'OK' in the instance's queue | 'SHARED' in the component's | 'FENCED' | 'GONE'
+-- @args base, id, lease, epoch, endpoint, shared, own_queue, registration, message, late, waits,
+--       marks
+--   lease: hex; shared: queue key of the component; own_queue: of the instance, registration: its key;
+--   late: queue for late binding ('' = none), waits: '1' = it goes there, else if others wait there; marks: its prompt's
+-- returns 'OK' in the instance's queue | 'SHARED' in the component's | 'LATE' in that for late binding | 'FENCED' | 'GONE'
 -- @include clock, components, numbers, records, wait_queue
 
 local r = fields(KEYS[1], F.state, F.owner, F.epoch, F.endpoint, F.queue, F.suffix, F.attempts, F.tenant, F.weight)
@@ -18,6 +20,14 @@ end
 if r.state ~= 'RUNNING' or r.owner ~= lease or r.epoch ~= epoch then return 'FENCED' end
 local there = redis.call('EXISTS', registration) == 1
 local queue = there and own_queue or shared
+if late ~= '' then
+  local its = component_of(endpoint)
+  for _, one in ipairs(anybody_waits() and wait_queue().lists_up_to(late .. (r.suffix or '')) or {}) do
+    if redis.call('EXISTS', wait_queue().waiting_key(its, one)) == 1 then waits = '1' end
+  end
+  if waits == '1' then queue = late end
+  redis.call('HSET', KEYS[1], F.marks, marks)
+end
 redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.endpoint, endpoint, F.queue, queue, F.message, message, F.not_before,
   '0',
   F.attempts, int(tonumber(r.attempts) - 1))
@@ -29,4 +39,4 @@ local before = r.endpoint
 r.endpoint, r.queue, r.message = endpoint, queue, message
 enter(id, r)
 admit(component_of(before))
-return there and 'OK' or 'SHARED'
+return queue == late and 'LATE' or there and 'OK' or 'SHARED'

@@ -48,5 +48,9 @@ end
 
 if redis.call('ZSCORE', wait_queue().waiting_key(component_of(r.endpoint), list), id) or found() then return 'THERE' end
 if republish ~= '1' then return 'LOST' end
+if is_late(r.queue) then
+  list = shared_queue(r.queue) .. (r.suffix or '')
+  redis.call('HSET', KEYS[1], F.queue, (shared_queue(r.queue)))
+end
 redis.call('RPUSH', list, r.message)
 return 'OK'

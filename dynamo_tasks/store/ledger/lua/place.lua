@@ -14,6 +14,7 @@ local waiting = wait_queue()
 -- Workers pop from the end of a list; behind it stand those of its wait queue.
 local function before_in(one)
   local length = redis.call('LLEN', one)
+  if is_late(r.queue or '') and redis.call('LPOS', one, '') then length = length - 1 end -- the bell
   if one ~= list then return length + redis.call('ZCARD', waiting.waiting_key(component, one)) end
   local at = r.message and redis.call('LPOS', one, r.message)
   if at then return length - 1 - at end

@@ -3,13 +3,14 @@
 --
 -- KEYS   1 record, 2 stream
 -- @args base, namespaces, namespace, id, queue, suffix, starts_in, ends_in, reader, most_waiting, idem, digest,
---       message, through, expires_in, db, endpoint, tenant, weight, document, owner_key, budget, ...
+--       message, through, expires_in, db, endpoint, tenant, weight, document, owner_key, budget, late, ...
 --   namespaces: key of their set; queue: its key without priority, suffix: the priority's; starts_in: ms until
 --   not_before (0 = now), ends_in: until its deadline, expires_in: until it expires (0 = never); reader: channel (''
 --   = none); most_waiting: limit of what waits for the component, as the caller knows it (0 = none); idem:
 --   idempotency key ('' = none); digest: of the payload; through: components that it passes, separated by spaces;
 --   weight: of the tenant; document: kept beside the record for as long ('' = none);
 --   owner_key, budget: whose it is, and what its API key may (see lib/account.lua; '' = no limits);
+--   late: queue for late binding, where it waits if others of its priority or a higher one do ('' = none)
 --   ...: field, value of the record
 -- returns {'OK', id, tokens left of its key's minute, ms until that is whole}  queued
 --         {'EXISTS', id}          the id is known: a publish that was sent twice, or a child call of a re-run parent
@@ -27,6 +28,15 @@ local now = now_ms()
 local function moment(ms_left) return ms_left == '0' and 0 or now + tonumber(ms_left) end
 
 local not_before, deadline, expires = moment(starts_in), moment(ends_in), moment(expires_in)
+-- Who comes now must not be served before those who wait already, at the instance that was chosen for it.
+local late_waits = false
+if late ~= '' and anybody_waits() then
+  local waiting, its = wait_queue(), component_of(endpoint)
+  for _, one in ipairs(waiting.lists_up_to(late .. suffix)) do
+    late_waits = late_waits or redis.call('EXISTS', waiting.waiting_key(its, one)) == 1
+  end
+  if late_waits then queue = late end
+end
 local r = {
   [F.endpoint] = endpoint, [F.queue] = queue, [F.suffix] = suffix, [F.message] = message, [F.tenant] = tenant,
   [F.weight] = weight,
@@ -103,7 +113,7 @@ local function refusal()
   -- Whether who comes now must wait for somebody else to end.
   local function busy(running)
     local limit = limit_of(component, 'concurrency')
-    if limit and running >= limit then return true end
+    if (limit and running >= limit) or late_waits then return true end
     for _, one in ipairs(waiting.lists_up_to(list)) do
       local head = redis.call('LINDEX', one, -1)
       local head_id = head and id_of(head)

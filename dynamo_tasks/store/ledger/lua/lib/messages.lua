@@ -5,7 +5,8 @@ local function id_of(message)
 end
 
 -- An instance's own queue is "<queue>.<endpoint>-<lease>": the component's queue, and the lease where it is such a one.
+-- That for late binding is "<queue>.late": what comes back goes to the front of the component's.
 local function shared_queue(queue)
   local shared, lease = string.match(queue, '^(.*|[^.|]*)%.[^.|]*%-(%x+)$')
-  return shared or queue, lease
+  return shared or string.match(queue, '^(.*)%.late$') or queue, lease
 end

@@ -5,7 +5,7 @@ local SPENT = {
   [F.message] = true, [F.result] = true, [F.nonce] = true, [F.queue] = true, [F.suffix] = true, [F.not_before] = true,
   [F.deadline] = true, [F.expires] = true, [F.previous] = true, [F.tenant] = true, [F.weight] = true,
   [F.abandon_after] = true, [F.retention] = true, [F.idle_attempts] = true, [F.traceparent] = true,
-  [F.preemptible] = true,
+  [F.preemptible] = true, [F.marks] = true,
 }
 
 -- What is left of a record is written anew, since a hash that once had a long field keeps the large encoding.

@@ -43,6 +43,13 @@ local function enqueue(component, list, id, tag)
   any_waits, unlimited = true, false
 end
 
+-- In a queue for late binding the list holds what came back from workers, and a bell: an empty message, which wakes a
+-- worker that has room. It rings while anybody stands there; whoever pops it rings again once it has taken one.
+local function ring(component, list)
+  if redis.call('LLEN', list) > 0 or redis.call('EXISTS', waiting_key(component, list)) == 0 then return end
+  if room_of(component, list) > 0 then redis.call('LPUSH', list, '') end
+end
+
 -- It was taken from its list already, but can't be run: in front of all others, the oldest first.
 local function enqueue_in_front(component, list, id, created) enqueue(component, list, id, FRONT + created) end
 
@@ -57,6 +64,7 @@ local function leave(id, r)
   local component, list = component_of(r.endpoint), (r.queue or '') .. (r.suffix or '')
   if redis.call('ZREM', waiting_key(component, list), id) == 0 then return end
   redis.call('LPOP', shadow_of(list))
+  if is_late(r.queue or '') then redis.call('HDEL', tags_of(component, list), 's:' .. id) end
   if redis.call('HEXISTS', tags_of(component, list), 't:' .. (r.tenant or '')) == 1 then
     redis.call('HINCRBYFLOAT', tags_of(component, list), 't:' .. (r.tenant or ''), real(-1 / (tonumber(r.weight) or 1)))
   end
@@ -64,7 +72,8 @@ local function leave(id, r)
 end
 
 local function enter(id, r, component, list)
-  if redis.call('EXISTS', waiting_key(component, list)) == 0 and redis.call('LLEN', list) < WINDOW
+  local late = is_late(r.queue)
+  if not late and redis.call('EXISTS', waiting_key(component, list)) == 0 and redis.call('LLEN', list) < WINDOW
     and room_of(component, list) > 0 then
     redis.call('LPUSH', list, r.message)
     return
@@ -73,6 +82,13 @@ local function enter(id, r, component, list)
   local tag = tag_for(component, list, tenant, r.weight)
   redis.call('HSET', tags_of(component, list), 't:' .. tenant, real(tag))
   enqueue(component, list, id, tag)
+  if late then
+    -- How many are taken before it, by how many there were to be taken, is its age.
+    local tags = tags_of(component, list)
+    local known, length = redis.call('HMGET', tags, 'taken', 'most'), redis.call('ZCARD', waiting_key(component, list))
+    redis.call('HSET', tags, 's:' .. id, known[1] or 0, 'most', math.max(tonumber(known[2] or nil) or 0, length))
+    ring(component, list)
+  end
 end
 
 -- The first of a wait queue steps into the list. Returns whether a message was pushed; nil where nobody stands there.
@@ -109,12 +125,33 @@ local function wait_queues_of(component)
   return found
 end
 
+-- Nobody takes late any more: all of it goes to the queue of all, in its order.
+local function abandon_late(component, list)
+  local queue, step = split_list(list)
+  local shared = string.sub(queue, 1, -6)
+  local to = list_of(shared, step)
+  local message = redis.call('LPOP', list)
+  while message do
+    if message ~= '' then redis.call('RPUSH', to, message) end
+    message = redis.call('LPOP', list)
+  end
+  for _, id in ipairs(redis.call('ZRANGE', waiting_key(component, list), 0, -1)) do
+    redis.call('HSET', base .. 'req:' .. id, F.queue, shared)
+    enqueue(component, to, id, tonumber(redis.call('ZSCORE', waiting_key(component, list), id)))
+    redis.call('LPOP', shadow_of(list))
+  end
+  redis.call('DEL', waiting_key(component, list))
+  clear(component, list)
+end
+
 local function admit_all(component)
   for _, entry in ipairs(wait_queues_of(component)) do
     local whose, list = entry[1], entry[2]
     local length = redis.call('LLEN', list)
     -- Half of a list at a time: a look at every claim, work at every eighth.
-    if length <= WINDOW / 2 then
+    if is_late((split_list(list))) then
+      ring(whose, list)
+    elseif length <= WINDOW / 2 then
       local room = math.min(WINDOW - length, room_of(whose, list))
       while room > 0 do
         local pushed = promote(whose, list)
@@ -144,5 +181,5 @@ end
 
 return {
   enter = enter, leave = leave, admit = admit_all, enqueue = enqueue, enqueue_in_front = enqueue_in_front, clear = clear,
-  waiting_key = waiting_key, shadow_of = shadow_of, wait_queues_of = wait_queues_of, lists_up_to = lists_up_to, before = before,
+  abandon_late = abandon_late, ring = ring, room_of = room_of, tags_of = tags_of, waiting_key = waiting_key, shadow_of = shadow_of, wait_queues_of = wait_queues_of, lists_up_to = lists_up_to, before = before,
 }
