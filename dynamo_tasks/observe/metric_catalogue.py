@@ -255,7 +255,7 @@ _ROUTING = (
     Metric("router_kv_blocks", "gauge", "blocks", "Different blocks that are known to be cached somewhere.",
            ("component",)),
     Metric("router_late_total", "counter", "requests",
-           "Requests that were left to whichever worker has room first.", ("component",)),
+           "Requests that were left to the worker that has room first.", ("component",)),
     Metric("late_taken_total", "counter", "requests", "Requests that this worker took late."),
     Metric("late_cached_tokens_total", "counter", "tokens", "Prompt tokens of these that it had cached."),
     Metric("late_wait_seconds", "histogram", "seconds", "Their time in the queue.", (), _WAITS),

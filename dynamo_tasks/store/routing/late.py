@@ -77,7 +77,7 @@ class LateQueue:
             key: Of the list.
             request_id: The request.
             first: The first one of its tenant.
-            why: For whoever asks why this worker.
+            why: Says why this worker took it, to those who ask.
 
         Raises:
             ServerUnavailableError: Redis cannot be reached; if it was taken, the search for lost messages finds it.

@@ -7,7 +7,7 @@ import pytest
 from dynamo_tasks.router.costs import KvRouterConfig
 from dynamo_tasks.router.kv import KvPolicy
 from dynamo_tasks.router.late import MARKS, PATIENCE, TURNS, Marks, QueuePolicy, Waiting, marks_of, pick
-from dynamo_tasks.router.predicted import WorkerLoad
+from dynamo_tasks.router.predicted import RoutingLoad
 
 SIZE = 16
 
@@ -82,7 +82,7 @@ def test_no_tenant_is_many_turns_ahead_of_another() -> None:
 def test_a_request_waits_while_workers_are_full(mode: str, loads: tuple[int, int], waits: bool) -> None:
     policy = KvPolicy(KvRouterConfig(router_late_binding=mode), SIZE)  # type: ignore[arg-type]
     for worker, tokens in enumerate(loads, 1):
-        policy.loads.report(worker, WorkerLoad(tokens), 0.0)
+        policy.loads.report(worker, RoutingLoad(tokens), 0.0)
     policy.index.store(1, range(100))
     choice = policy.choose([1, 2], 1600, range(100), 0.0, step=512)
     assert (choice.worker, choice.late) == (1, waits)

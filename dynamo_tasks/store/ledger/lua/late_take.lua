@@ -4,7 +4,7 @@
 --
 -- KEYS   1 list of the late queue, of one priority
 -- @args base, component, list, id, first, why
---   id: '' = none, only ring for others; first: of its tenant in the window; why: JSON, for whoever asks why this worker
+--   id: '' = none, only ring for others; first: of its tenant in the window; why: JSON: why this worker
 -- returns {message, ms that it waited} | {} somebody else was faster
 -- @include clock, numbers, records, wait_queue
 

@@ -44,7 +44,7 @@ local function enqueue(component, list, id, tag)
 end
 
 -- In a queue for late binding the list holds what came back from workers, and a bell: an empty message, which wakes a
--- worker that has room. It rings while anybody stands there; whoever pops it rings again once it has taken one.
+-- worker that has room. It rings while anybody stands there; that worker rings again once it has taken one.
 local function ring(component, list)
   if redis.call('LLEN', list) > 0 or redis.call('EXISTS', waiting_key(component, list)) == 0 then return end
   if room_of(component, list) > 0 then redis.call('LPUSH', list, '') end
