@@ -17,8 +17,8 @@ import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from dynamo_tasks.protocol.kv.batches import KvBatch
 from dynamo_tasks.protocol.kv.block_hashes import block_hash, sequence_hashes
+from dynamo_tasks.protocol.kv.reports import KvBatch
 from dynamo_tasks.router.followed import FollowedWorkers
 from dynamo_tasks.router.index import KvIndex
 from dynamo_tasks.router.predicted import PredictedLoads

@@ -100,7 +100,7 @@ def _api_server(*args: Any, **kwargs: Any) -> Any:
 
 def _plain_endpoints(runtime: Any) -> Any:
     # Clients need nothing of Celery's worker, which takes long to import.
-    from dynamo_tasks.runtime.hosting.embedded import EmbeddedHost
+    from dynamo_tasks.runtime.hosting.embedded_host import EmbeddedHost
 
     return EmbeddedHost(runtime)
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from dynamo_tasks.errors import DynamoError, PayloadTooLargeError, StorageUnavailableError
-from dynamo_tasks.files.records import FILE, MOST_PARTS, FileData, FileRecord, new_file_id
+from dynamo_tasks.files.file_data import FILE, MOST_PARTS, FileData, FileRecord, new_file_id
 from dynamo_tasks.files.storage import Storage
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.store.objects import Objects, Page
@@ -150,7 +150,7 @@ class Upload:
         """Make it a file.
 
         Args:
-            filename: Its name, see :func:`~dynamo_tasks.files.records.clean_filename`.
+            filename: Its name, see :func:`~dynamo_tasks.files.file_data.clean_filename`.
             purpose: What it is for.
             ttl: Seconds after which it goes; ``None`` = never.
         """

@@ -16,10 +16,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.frontend.arguments import Arguments
-from dynamo_tasks.frontend.call import ClientWatch, call_of, check_size, count_call
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.incoming import read_body
 from dynamo_tasks.frontend.http.timeouts import PROBE
+from dynamo_tasks.frontend.http_call import ClientWatch, call_of, check_size, count_call
 from dynamo_tasks.frontend.openai.render import DONE, error_event, one_line
 from dynamo_tasks.frontend.sse import SSE_HEADERS, KeepAlive
 from dynamo_tasks.observe import log

@@ -22,16 +22,23 @@ from dynamo_tasks.frontend.access.callers import Callers
 from dynamo_tasks.frontend.access.known_keys import KnownKeys
 from dynamo_tasks.frontend.access.tenant_metrics import TenantMetrics
 from dynamo_tasks.frontend.api_routes import ApiRoute, make_route
-from dynamo_tasks.frontend.call import HttpCall, RecentCalls, RequestMeter, call_of, count_request, new_id
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.health import HealthAPI
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, error_payload, error_response, json_response
+from dynamo_tasks.frontend.http_call import (
+    HttpCall,
+    RecentCalls,
+    RequestMeter,
+    call_of,
+    count_request,
+    new_id,
+)
 from dynamo_tasks.frontend.messages.api import CountTokensApi, MessagesApi
 from dynamo_tasks.frontend.models import ModelsAPI
 from dynamo_tasks.frontend.openai.apis import Api, ChatApi, CompletionsApi, EmbeddingsApi
 from dynamo_tasks.frontend.openai.azure import AZURE, translate
-from dynamo_tasks.frontend.openai.tokens import TokensAPI
+from dynamo_tasks.frontend.openai.tokenize import TokensAPI
 from dynamo_tasks.frontend.openapi.document import PATH as OPENAPI_PATH
 from dynamo_tasks.frontend.openapi.document import OpenApi
 from dynamo_tasks.frontend.openapi.page import docs_routes

@@ -29,7 +29,6 @@ from dynamo_tasks.errors import (
     ServerUnavailableError,
     StreamExpiredError,
 )
-from dynamo_tasks.frontend.call import HttpCall, call_of, count_call, raw_body
 from dynamo_tasks.frontend.gateway import (
     EventStream,
     Gateway,
@@ -39,6 +38,7 @@ from dynamo_tasks.frontend.gateway import (
     check_allowed,
     unknown_model,
 )
+from dynamo_tasks.frontend.http_call import HttpCall, call_of, count_call, raw_body
 from dynamo_tasks.frontend.models import check_images
 from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, Turn
 from dynamo_tasks.frontend.openai.collect import CollectedResponse

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.gateway import Gateway, ServedModel, allowed, unknown_model
 from dynamo_tasks.frontend.http.errors import json_response
+from dynamo_tasks.frontend.http_call import call_of
 from dynamo_tasks.protocol.instances import InstanceInfo
 
 __all__ = ["OPERATIONS", "ModelsAPI", "check_images", "served_models"]

@@ -12,11 +12,11 @@ from starlette.types import ASGIApp
 
 from dynamo_tasks.errors import AuthenticationError, InvalidRequestError
 from dynamo_tasks.frontend.access.stream_tokens import LONGEST, USUAL, issue
-from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.gateway import Gateway, RequestInfo
 from dynamo_tasks.frontend.http.errors import describe, json_response
 from dynamo_tasks.frontend.http.incoming import read_body
 from dynamo_tasks.frontend.http.query import flag
+from dynamo_tasks.frontend.http_call import call_of
 from dynamo_tasks.frontend.openai.apis import Api
 from dynamo_tasks.frontend.openai.render import Render, usage_of
 from dynamo_tasks.frontend.openai.resume import attach_at

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
-from dynamo_tasks.frontend.call import HttpCall
+from dynamo_tasks.frontend.http_call import HttpCall
 from dynamo_tasks.observe.tracing import Attribute, Span, span
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
 

@@ -11,10 +11,10 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from dynamo_tasks.errors import DynamoError
-from dynamo_tasks.frontend.call import ClientWatch, RequestMeter
 from dynamo_tasks.frontend.gateway import EventStream, QueuePlace
 from dynamo_tasks.frontend.http.errors import REQUEST_ID, check_end
 from dynamo_tasks.frontend.http.timeouts import PROBE
+from dynamo_tasks.frontend.http_call import ClientWatch, RequestMeter
 from dynamo_tasks.frontend.openai.render import Renderer
 from dynamo_tasks.observe import log
 from dynamo_tasks.protocol.events import End, Event, Kind

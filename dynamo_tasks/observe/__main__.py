@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from dynamo_tasks.observe.document import telemetry_markdown
+from dynamo_tasks.observe.markdown import telemetry_markdown
 
 __all__: list[str] = []
 

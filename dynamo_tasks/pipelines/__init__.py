@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from dynamo_tasks.pipelines.celery.environment import RemoteEnvironment
     from dynamo_tasks.pipelines.celery.job import RemoteJob
     from dynamo_tasks.pipelines.celery.service_task import CeleryServiceTask
-    from dynamo_tasks.pipelines.connection import Connection, connect
     from dynamo_tasks.pipelines.datastream import DataStream
     from dynamo_tasks.pipelines.environment import BaseEnvironment, LocalEnvironment
     from dynamo_tasks.pipelines.graph.functions import (
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from dynamo_tasks.pipelines.local.service_task import LocalServiceTask
     from dynamo_tasks.pipelines.ray.cluster import ActorWrapper, ensure_ray_initialized
     from dynamo_tasks.pipelines.ray.service_task import RayServiceTask
+    from dynamo_tasks.pipelines.service_connection import Connection, connect
 
 _WHERE = {
     "ActorWrapper": "ray.cluster",
@@ -44,7 +44,7 @@ _WHERE = {
     "BaseServiceTask": "calls.base_service_task",
     "BatchFunction": "graph.functions",
     "CeleryServiceTask": "celery.service_task",
-    "Connection": "connection",
+    "Connection": "service_connection",
     "DataStream": "datastream",
     "FilterFunction": "graph.functions",
     "FlatMapFunction": "graph.functions",
@@ -67,7 +67,7 @@ _WHERE = {
     "SinkFunction": "graph.functions",
     "SourceFunction": "graph.functions",
     "TaskContext": "calls.context",
-    "connect": "connection",
+    "connect": "service_connection",
     "create_service_task": "job_services",
     "ensure_ray_initialized": "ray.cluster",
 }

@@ -12,13 +12,13 @@ from typing import Any, Self, TypeVar, overload
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.pipelines.calls.factory import ServiceEndpoint, ServiceFactory
 from dynamo_tasks.pipelines.calls.settings import Settings
-from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.datastream import DataStream
 from dynamo_tasks.pipelines.graph.functions import BatchFunction, FunctionSpec, Items, SourceFunction
 from dynamo_tasks.pipelines.graph.job import Job
 from dynamo_tasks.pipelines.graph.operators import SINKS, Stage, StageKind
 from dynamo_tasks.pipelines.job_services import JobServices
 from dynamo_tasks.pipelines.local.job import LocalJob, connect_within
+from dynamo_tasks.pipelines.service_connection import Connection
 from dynamo_tasks.protocol.names import EndpointId, check_component
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService
 
@@ -242,7 +242,7 @@ class BaseEnvironment(ABC):
 
     @abstractmethod
     def connect(self) -> Connection:
-        """See :func:`dynamo_tasks.pipelines.connection.connect`."""
+        """See :func:`dynamo_tasks.pipelines.service_connection.connect`."""
 
     def stop(self) -> None:
         """Stop all jobs that run; what is on its way goes through."""
@@ -280,7 +280,7 @@ class LocalEnvironment(BaseEnvironment):
         return LocalJob(self, JobServices(self)).start()
 
     def connect(self) -> Connection:
-        """See :func:`dynamo_tasks.pipelines.connection.connect`."""
+        """See :func:`dynamo_tasks.pipelines.service_connection.connect`."""
         return connect_within(self, JobServices)
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
-from dynamo_tasks.config.host.server import key_prefix
+from dynamo_tasks.config.host.redis_server import key_prefix
 from dynamo_tasks.errors import ConfigError, RequestNotFoundError
 from dynamo_tasks.pipelines.celery.job_status import status_of
 from dynamo_tasks.pipelines.graph.job import JobState, JobStatus

@@ -16,7 +16,7 @@ from dynamo_tasks.config.host.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.broker.backend import ANSWER_TIMEOUT, CONNECT_TIMEOUT, KINDS, ours
-from dynamo_tasks.queue.broker.connection import BrokerConnection, limits
+from dynamo_tasks.queue.broker.broker_connection import BrokerConnection, limits
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.client.direct import CachedChannel, settings_are_plain
 from dynamo_tasks.queue.client.eager import HandlerFactory

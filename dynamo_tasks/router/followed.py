@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dynamo_tasks.protocol.kv.batches import KvBatch, KvEvent
+from dynamo_tasks.protocol.kv.reports import KvBatch, KvEvent
 from dynamo_tasks.router.index import KvIndex
 from dynamo_tasks.router.predicted import PredictedLoads, RoutingLoad
 

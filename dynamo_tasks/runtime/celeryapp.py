@@ -21,7 +21,7 @@ import click
 from dynamo_tasks.config.host.given import filled, variable
 from dynamo_tasks.config.host.gpus import ALLOCATION, MASK, PINNED, GpuClaims, allocation_mode, missing
 from dynamo_tasks.config.host.home import Home
-from dynamo_tasks.config.host.server import key_prefix, resolve_redis_url
+from dynamo_tasks.config.host.redis_server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe import event
 from dynamo_tasks.queue.app import DynamoApp, create_app

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from dynamo_tasks.config.host.server import key_prefix
+from dynamo_tasks.config.host.redis_server import key_prefix
 from dynamo_tasks.store.ledger.dead import DeadList, DeadRequest
 from dynamo_tasks.store.redis.server import Store
 

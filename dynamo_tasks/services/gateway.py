@@ -10,9 +10,9 @@ from typing import Any
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.errors import IdempotencyConflictError, NoInstancesError, NotStartedError, RateLimitError
 from dynamo_tasks.frontend.batches.records import SYSTEM
-from dynamo_tasks.frontend.call import new_id
 from dynamo_tasks.frontend.gateway import EventStream, ServedModel, Submission
 from dynamo_tasks.frontend.gateway import end_of as _end_of
+from dynamo_tasks.frontend.http_call import new_id
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.models import OPERATIONS, served_models
 from dynamo_tasks.protocol.http.limits import Allowance, KeyLimits

@@ -9,8 +9,8 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.engines.base import Engine, EngineStats
-from dynamo_tasks.protocol.kv.batches import KvLoad
 from dynamo_tasks.protocol.kv.block_hashes import sequence_hashes
+from dynamo_tasks.protocol.kv.reports import KvLoad
 from dynamo_tasks.protocol.tokens import several_prompts
 from dynamo_tasks.queue.broker.late import LateBinding
 from dynamo_tasks.queue.execution.context import WorkerContext

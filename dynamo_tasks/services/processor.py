@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 from dynamo_tasks.engines.embedding import check_input
 from dynamo_tasks.engines.images.fetch import FetchSettings, ImageFetcher
 from dynamo_tasks.engines.images.hosts import allowed_hosts, networks
-from dynamo_tasks.engines.images.limits import MOST, TOTAL_BYTES, ImageLimits
+from dynamo_tasks.engines.images.image_limits import MOST, TOTAL_BYTES, ImageLimits
 from dynamo_tasks.engines.images.messages import mark_images, remote_images, take_images, with_fetched
 from dynamo_tasks.engines.text.fields import token_ids
 from dynamo_tasks.engines.text.payload import parse_embed, tokenized

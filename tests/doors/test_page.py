@@ -15,7 +15,7 @@ import openai
 import pytest
 
 from dynamo_tasks.config.host.home import Home
-from dynamo_tasks.config.host.server import running_url
+from dynamo_tasks.config.host.redis_server import running_url
 from tests.support.batches import chat_line
 from tests.support.dead import make_dead
 from tests.support.processes import until

@@ -13,7 +13,7 @@ import pytest
 
 from dynamo_tasks.config.host.home import Home, read_json
 from dynamo_tasks.config.host.identity import ProcessId
-from dynamo_tasks.config.host.server import resolve_redis_url, running_url
+from dynamo_tasks.config.host.redis_server import resolve_redis_url, running_url
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.serve.server.embedded import EmbeddedServer
 from dynamo_tasks.serve.server.resp import PingAddress, ping

@@ -7,7 +7,7 @@ from typing import Any
 
 from dynamo_tasks.engines.images.data_url import decode_base64, decode_data_url, is_data_url
 from dynamo_tasks.engines.images.header import read_header
-from dynamo_tasks.engines.images.limits import MOST, ImageLimits, ImageSum
+from dynamo_tasks.engines.images.image_limits import MOST, ImageLimits, ImageSum
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.http.chat_messages import IMAGE_PART
 

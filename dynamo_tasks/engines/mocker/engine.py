@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from dynamo_tasks.engines.base import EmbeddingResult, Engine, EngineStats, usage
 from dynamo_tasks.engines.embedding import embed_all
-from dynamo_tasks.engines.images.limits import MOST
+from dynamo_tasks.engines.images.image_limits import MOST
 from dynamo_tasks.engines.images.stand_in import expand_images
 from dynamo_tasks.engines.mocker.compose import FEATURES, compose, is_composed
 from dynamo_tasks.engines.mocker.logprobs import Logprobs

@@ -33,7 +33,7 @@ from dynamo_tasks.engines.vllm.install import check_installed
 from dynamo_tasks.engines.vllm.kv_events import KvEvents, cache_blocks, learn_cache
 from dynamo_tasks.engines.vllm.params import FEATURES, ModelLimits, check_request, may_be_replayed
 from dynamo_tasks.engines.vllm.progress import Progress
-from dynamo_tasks.engines.vllm.sleep import Sleep
+from dynamo_tasks.engines.vllm.sleep_mode import Sleep
 from dynamo_tasks.engines.vllm.start import Started, check_adapters, check_arguments, import_vllm, start_vllm
 from dynamo_tasks.engines.vllm.stats import StatsCollector
 from dynamo_tasks.errors import EngineDeadError, EngineError, InvalidRequestError, UnknownModelError

@@ -26,7 +26,7 @@ from starlette.types import Scope
 from dynamo_tasks.errors import AuthenticationError, ForbiddenError
 from dynamo_tasks.frontend.access.configured import HOSTS, ApiKey, address_of, digest_of, stored_digest
 from dynamo_tasks.frontend.access.stream_tokens import owner_of, token_of
-from dynamo_tasks.protocol.http.keys import OWNER_PREFIX
+from dynamo_tasks.protocol.http.api_keys import OWNER_PREFIX
 from dynamo_tasks.protocol.http.limits import KeyLimits
 
 __all__ = ["OPEN_PATHS", "ApiKeys", "Origins", "given_key", "key_id"]

@@ -11,7 +11,7 @@ from dynamo_tasks.frontend.access.admission import ApiKeys, given_key
 from dynamo_tasks.frontend.access.configured import digest_of
 from dynamo_tasks.frontend.access.known_keys import KnownKeys
 from dynamo_tasks.frontend.access.stream_tokens import beginning_of, owner_of, token_of
-from dynamo_tasks.protocol.http.keys import is_key
+from dynamo_tasks.protocol.http.api_keys import is_key
 from dynamo_tasks.protocol.http.limits import KeyLimits
 
 __all__ = ["Caller", "Callers"]

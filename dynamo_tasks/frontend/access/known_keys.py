@@ -14,7 +14,7 @@ import asyncio
 import time
 from typing import Protocol, TypeVar
 
-from dynamo_tasks.protocol.http.keys import RunTimeKey
+from dynamo_tasks.protocol.http.api_keys import RunTimeKey
 
 __all__ = ["KeySource", "KnownKeys"]
 

@@ -31,10 +31,10 @@ from dynamo_tasks.frontend.batches.records import (
     run_id,
     shown_batch,
 )
-from dynamo_tasks.frontend.call import call_of, count_call, raw_body
 from dynamo_tasks.frontend.gateway import Gateway, Submission
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import page_query
+from dynamo_tasks.frontend.http_call import call_of, count_call, raw_body
 from dynamo_tasks.frontend.settings import idempotency_key
 from dynamo_tasks.protocol.http.batches import BatchRequest, parse_batch
 from dynamo_tasks.protocol.http.bodies import decode_object

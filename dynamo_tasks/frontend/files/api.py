@@ -16,13 +16,13 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from dynamo_tasks.errors import InvalidRequestError, QueueFullError
+from dynamo_tasks.files.file_data import FileRecord, clean_filename
 from dynamo_tasks.files.library import Files, Upload
-from dynamo_tasks.files.records import FileRecord, clean_filename
-from dynamo_tasks.frontend.call import call_of, count_call
 from dynamo_tasks.frontend.files.multipart import PartBegin, PartData, read_form
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import page_query
+from dynamo_tasks.frontend.http_call import call_of, count_call
 from dynamo_tasks.protocol.http.files import PURPOSES, UploadFields
 
 __all__ = ["FilesAPI", "shown_file"]

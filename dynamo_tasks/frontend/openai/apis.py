@@ -16,9 +16,9 @@ from starlette.responses import Response
 
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import DynamoError, InvalidRequestError
-from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.gateway import ServedModel, unknown_model
 from dynamo_tasks.frontend.http.errors import error_payload, error_response, json_response
+from dynamo_tasks.frontend.http_call import HttpCall
 from dynamo_tasks.frontend.openai.collect import Collector, CompletionCollector
 from dynamo_tasks.frontend.openai.embeddings import EmbeddingCollector
 from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render, Renderer

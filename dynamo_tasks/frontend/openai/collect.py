@@ -8,9 +8,9 @@ from starlette.types import Receive, Scope, Send
 
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import EndpointError
-from dynamo_tasks.frontend.call import ClientWatch, RequestMeter
 from dynamo_tasks.frontend.gateway import EventStream
 from dynamo_tasks.frontend.http.errors import check_end, encode_parts, json_bytes
+from dynamo_tasks.frontend.http_call import ClientWatch, RequestMeter
 from dynamo_tasks.frontend.openai.logprobs import logprobs_of
 from dynamo_tasks.frontend.openai.render import Render, as_delta, usage_of, values_of
 from dynamo_tasks.observe import log

@@ -21,7 +21,7 @@ from dynamo_tasks.frontend.openapi.files import FILES, FILES_SCHEMAS
 from dynamo_tasks.frontend.openapi.messages import MESSAGES, MESSAGES_SCHEMAS
 from dynamo_tasks.frontend.openapi.responses import RESPONSES, RESPONSES_BODIES, RESPONSES_SCHEMAS
 from dynamo_tasks.frontend.openapi.schemas import SCHEMAS
-from dynamo_tasks.frontend.openapi.tokens import TOKENS, TOKENS_SCHEMAS
+from dynamo_tasks.frontend.openapi.tokenize import TOKENS, TOKENS_SCHEMAS
 from dynamo_tasks.frontend.openapi.usage import USAGE, USAGE_SCHEMAS
 from dynamo_tasks.frontend.openapi.words import (
     ALWAYS,

@@ -16,8 +16,8 @@ from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
 from dynamo_tasks.errors import DynamoError, ForbiddenError, QueueFullError
-from dynamo_tasks.frontend.call import RecentCalls, call_of
 from dynamo_tasks.frontend.gateway import Gateway
+from dynamo_tasks.frontend.http_call import RecentCalls, call_of
 from dynamo_tasks.frontend.openai.render import one_line
 from dynamo_tasks.frontend.sse import SSE_HEADERS
 from dynamo_tasks.observe.metrics import INSTRUMENTS

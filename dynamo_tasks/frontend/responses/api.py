@@ -12,17 +12,17 @@ from starlette.responses import Response
 from dynamo_tasks.engines.text.shorten import SHORTEN, Shorten
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import InvalidRequestError, RequestNotFoundError
-from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
+from dynamo_tasks.frontend.http_call import HttpCall
 from dynamo_tasks.frontend.openai.apis import Api, ParsedBody, engine_body
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.frontend.openai.values import FROM_START, Position
 from dynamo_tasks.frontend.responses.chat import as_written, chat_body, messages_of
 from dynamo_tasks.frontend.responses.collect import ResponseCollector
-from dynamo_tasks.frontend.responses.context import InputItems
 from dynamo_tasks.frontend.responses.document import MOST_BYTES, Document, size_of
 from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, response_object
+from dynamo_tasks.frontend.responses.input_items import InputItems
 from dynamo_tasks.frontend.responses.names import response_id
 from dynamo_tasks.frontend.responses.render import ResponseRenderer
 from dynamo_tasks.frontend.responses.stored import API, StoredResponses, keep, large

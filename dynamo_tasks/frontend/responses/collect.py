@@ -8,7 +8,7 @@ from typing import Any
 from dynamo_tasks.frontend.openai.collect import Collector
 from dynamo_tasks.frontend.openai.render import Render, as_delta, values_of
 from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, usage_of
-from dynamo_tasks.frontend.responses.output import OutputItems
+from dynamo_tasks.frontend.responses.output_items import OutputItems
 from dynamo_tasks.protocol.events import End, Event, Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
 

@@ -11,10 +11,10 @@ from starlette.routing import Route
 
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.frontend.call import call_of, count_call, raw_body
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import listed, page_query
+from dynamo_tasks.frontend.http_call import call_of, count_call, raw_body
 from dynamo_tasks.frontend.responses.stored import large
 from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings

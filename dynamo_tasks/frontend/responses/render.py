@@ -16,7 +16,7 @@ from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.frontend.openai.render import Render, as_delta, attempt_comment, one_line, values_of
 from dynamo_tasks.frontend.openai.values import FROM_START, Position
 from dynamo_tasks.frontend.responses.echo import Echo, Made, Outcome, response_object, usage_of
-from dynamo_tasks.frontend.responses.output import OutputItems
+from dynamo_tasks.frontend.responses.output_items import OutputItems
 from dynamo_tasks.protocol.events import ZERO, Claim, End, Event, Kind
 from dynamo_tasks.protocol.tokens import decode_deltas
 

@@ -11,10 +11,10 @@ from starlette.types import ASGIApp
 
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import InvalidEventIdError, InvalidRequestError, ObjectNotFoundError
-from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import flag, number, page_of, page_query
+from dynamo_tasks.frontend.http_call import call_of
 from dynamo_tasks.frontend.openai.resume import attach_at
 from dynamo_tasks.frontend.openai.values import parse_position
 from dynamo_tasks.frontend.responses.render import ResponseRenderer, last_number

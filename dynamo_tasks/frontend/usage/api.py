@@ -11,9 +11,9 @@ from starlette.routing import Route
 
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.frontend.access.usage_report import MOST_ROWS, UsageQuery, UsageReport, as_csv
-from dynamo_tasks.frontend.call import call_of
 from dynamo_tasks.frontend.http.errors import json_response
 from dynamo_tasks.frontend.http.query import listed, page_query
+from dynamo_tasks.frontend.http_call import call_of
 
 __all__ = ["MOST_DAYS", "UsageAPI"]
 

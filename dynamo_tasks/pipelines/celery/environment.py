@@ -17,11 +17,11 @@ from dynamo_tasks.pipelines.calls.service_caller import ServiceManager
 from dynamo_tasks.pipelines.celery.job import RemoteJob, launch
 from dynamo_tasks.pipelines.celery.queue import Remote
 from dynamo_tasks.pipelines.celery.session import queues_of
-from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.environment import BaseEnvironment
 from dynamo_tasks.pipelines.graph.job import Job, JobState
 from dynamo_tasks.pipelines.graph.operators import Stage
 from dynamo_tasks.pipelines.plans.plan import Plan, make_plan
+from dynamo_tasks.pipelines.service_connection import Connection
 from dynamo_tasks.protocol.names import check_namespace
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.jobs import Jobs
@@ -93,7 +93,7 @@ class RemoteEnvironment(BaseEnvironment):
         return RemoteJob(Plan.decode(bridge().call(jobs.get(job_id)).plan), self._remote)
 
     def connect(self) -> Connection:
-        """See :func:`dynamo_tasks.pipelines.connection.connect`."""
+        """See :func:`dynamo_tasks.pipelines.service_connection.connect`."""
         running = bridge().call(self._running(self._remote))
         job = running or self._start(self._plan([]))
         manager = ServiceManager(

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self, TypeVar
 
-from dynamo_tasks.config.host.server import resolve_redis_url
+from dynamo_tasks.config.host.redis_server import resolve_redis_url
 from dynamo_tasks.errors import DynamoError, EndpointError, InvalidRequestError
 from dynamo_tasks.pipelines.calls.messages import OUTLIVES, ServiceRequest, ServiceResponse
 from dynamo_tasks.pipelines.calls.proxy import DEFAULT_METHOD

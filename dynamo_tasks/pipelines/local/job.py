@@ -11,11 +11,11 @@ from dynamo_tasks.errors import JobFailedError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.calls.messages import as_exception, describe_error
 from dynamo_tasks.pipelines.calls.queues import ChannelClosed, Kept, RecordChannel
-from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.graph.job import Job, JobState, JobStatus, OperatorStatus
 from dynamo_tasks.pipelines.graph.operators import SOURCES, DeadLetter, Operator, Record, Stage
 from dynamo_tasks.pipelines.job_services import JobServices
 from dynamo_tasks.pipelines.local.tasks import Edge, RecordTask, Source, Task
+from dynamo_tasks.pipelines.service_connection import Connection
 
 if TYPE_CHECKING:
     from dynamo_tasks.pipelines.environment import BaseEnvironment

@@ -7,11 +7,11 @@ from typing import Any
 
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.pipelines.celery.environment import RemoteEnvironment
-from dynamo_tasks.pipelines.connection import Connection
 from dynamo_tasks.pipelines.graph.job import Job
 from dynamo_tasks.pipelines.local.job import connect_within
 from dynamo_tasks.pipelines.ray.cluster import ensure_ray_initialized
 from dynamo_tasks.pipelines.ray.job import RayJob, RayServices
+from dynamo_tasks.pipelines.service_connection import Connection
 
 __all__ = ["RayEnvironment"]
 
@@ -27,7 +27,7 @@ class RayEnvironment(RemoteEnvironment):
         return RayJob(self, RayServices(self)).start()
 
     def connect(self) -> Connection:
-        """See :func:`dynamo_tasks.pipelines.connection.connect`."""
+        """See :func:`dynamo_tasks.pipelines.service_connection.connect`."""
         ensure_ray_initialized(self.config.ray_address)
         return connect_within(self, RayServices)
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 import msgspec
 
-from dynamo_tasks.config.host.server import resolve_redis_url
+from dynamo_tasks.config.host.redis_server import resolve_redis_url
 from dynamo_tasks.errors import EndpointError, InvalidRequestError, WorkerLostError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.pipelines.calls.base_service_task import BaseServiceTask

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from dynamo_tasks.config.host.server import key_prefix, resolve_redis_url
+from dynamo_tasks.config.host.redis_server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import ConfigError, NoInstancesError
 from dynamo_tasks.protocol.instances import InstanceInfo
 from dynamo_tasks.protocol.names import EndpointId, Subject, check_component, check_endpoint, check_namespace
@@ -23,7 +23,7 @@ from dynamo_tasks.wiring import plain_endpoints
 
 if TYPE_CHECKING:
     from dynamo_tasks.runtime.components.endpoint_config import EndpointConfig, EndpointConfigBuilder
-    from dynamo_tasks.runtime.hosting.embedded import EmbeddedHost
+    from dynamo_tasks.runtime.hosting.embedded_host import EmbeddedHost
 
 __all__ = ["Component", "DistributedRuntime", "Endpoint", "Namespace"]
 

@@ -12,7 +12,7 @@ from dynamo_tasks.errors import DynamoError, NoInstancesError
 from dynamo_tasks.observe import event, metrics
 from dynamo_tasks.observe.tracing import OFF, span
 from dynamo_tasks.protocol.instances import InstanceInfo
-from dynamo_tasks.protocol.kv.batches import KV_EVENTS, KV_SNAPSHOT_REQUESTS, KvBatch
+from dynamo_tasks.protocol.kv.reports import KV_EVENTS, KV_SNAPSHOT_REQUESTS, KvBatch
 from dynamo_tasks.protocol.names import EndpointId, Subject
 from dynamo_tasks.router.costs import KvRouterConfig
 from dynamo_tasks.router.followed import FollowedWorkers

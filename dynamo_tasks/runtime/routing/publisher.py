@@ -12,7 +12,7 @@ import msgspec
 
 from dynamo_tasks.errors import DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import event
-from dynamo_tasks.protocol.kv.batches import KV_EVENTS, KV_SNAPSHOT_REQUESTS, KvLoad
+from dynamo_tasks.protocol.kv.reports import KV_EVENTS, KV_SNAPSHOT_REQUESTS, KvLoad
 from dynamo_tasks.protocol.names import Subject
 from dynamo_tasks.router.worker_blocks import WorkerBlocks
 from dynamo_tasks.store.redis.retry import retry_until_up

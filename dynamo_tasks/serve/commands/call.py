@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from dynamo_tasks.config import suggest
-from dynamo_tasks.config.host.server import resolve_redis_url
+from dynamo_tasks.config.host.redis_server import resolve_redis_url
 from dynamo_tasks.errors import DeadlineExceededError, InvalidRequestError, UnknownEndpointError
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.serve.console.chunks import ChunkPrinter

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from dynamo_tasks.config.host.server import key_prefix, resolve_redis_url
+from dynamo_tasks.config.host.redis_server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import DynamoError
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import time
 import click
 from rich.table import Table
 
-from dynamo_tasks.config.host.server import resolve_redis_url
+from dynamo_tasks.config.host.redis_server import resolve_redis_url
 from dynamo_tasks.serve.commands.common import OneLineGroup
 from dynamo_tasks.serve.console.output import plain_console
 

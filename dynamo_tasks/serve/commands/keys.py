@@ -14,7 +14,7 @@ import click
 import msgspec
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.protocol.http.keys import RunTimeKey, made_secret, make_key
+from dynamo_tasks.protocol.http.api_keys import RunTimeKey, made_secret, make_key
 from dynamo_tasks.protocol.http.limits import KeyLimits
 from dynamo_tasks.protocol.names import check_namespace
 from dynamo_tasks.serve.commands.common import OneLineGroup, with_store

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from dynamo_tasks.config.host.server import resolve_redis_url
+from dynamo_tasks.config.host.redis_server import resolve_redis_url
 from dynamo_tasks.protocol.names import check_namespace
 
 __all__ = ["purge"]

@@ -10,7 +10,7 @@ import click
 from rich.console import Console
 from rich.live import Live
 
-from dynamo_tasks.config.host.server import resolve_redis_url
+from dynamo_tasks.config.host.redis_server import resolve_redis_url
 from dynamo_tasks.serve.console.output import plain_console
 from dynamo_tasks.serve.console.status_view import render_status
 

@@ -6,7 +6,7 @@ import os
 
 import click
 
-from dynamo_tasks.config.host.server import resolve_redis_url
+from dynamo_tasks.config.host.redis_server import resolve_redis_url
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.serve.console.chunks import ChunkPrinter
 

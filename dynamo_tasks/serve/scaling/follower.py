@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
-from dynamo_tasks.config.host.server import key_prefix
+from dynamo_tasks.config.host.redis_server import key_prefix
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.scale import Fleet, Scale
 from dynamo_tasks.runtime.control import send_command

@@ -32,7 +32,7 @@ from typing import IO
 
 from dynamo_tasks.config.host.home import Home, file_lock, private_dir, read_json, write_json, write_private
 from dynamo_tasks.config.host.identity import ProcessId
-from dynamo_tasks.config.host.server import server_id, server_state
+from dynamo_tasks.config.host.redis_server import server_id, server_state
 from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.serve.planning.ports import free_port
 from dynamo_tasks.serve.server.binary import find_binary

@@ -21,11 +21,11 @@ from collections.abc import AsyncIterator, Iterable
 import msgspec
 
 from dynamo_tasks.errors import InvalidRequestError
-from dynamo_tasks.files.records import FileRecord
+from dynamo_tasks.files.file_data import FileRecord
 from dynamo_tasks.frontend.batches.records import BatchData, BatchPart, BatchRecord
 from dynamo_tasks.protocol.http.batches import LineError, parse_line
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.services.batches.queue import LATER, LineAnswer, line_id
+from dynamo_tasks.services.batches.line_queue import LATER, LineAnswer, line_id
 from dynamo_tasks.services.batches.results import PartWriter, row_of, unmade_row
 from dynamo_tasks.services.batches.shop import BatchShop
 from dynamo_tasks.services.batches.source import SourceLine, source_lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 
 from dynamo_tasks.files.library import PART, Files
-from dynamo_tasks.services.batches.queue import LineAnswer
+from dynamo_tasks.services.batches.line_queue import LineAnswer
 
 __all__ = ["PartWriter", "row_of", "unmade_row"]
 

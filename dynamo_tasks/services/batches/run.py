@@ -14,11 +14,11 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.errors import ObjectNotFoundError, ProtocolError
-from dynamo_tasks.files.records import FileData, FileRecord
+from dynamo_tasks.files.file_data import FileData, FileRecord
 from dynamo_tasks.frontend.batches.records import ENDED, KEPT, BatchData, BatchRecord
 from dynamo_tasks.protocol.http.batches import LineError
+from dynamo_tasks.services.batches.line_queue import line_id
 from dynamo_tasks.services.batches.lines import LinesRun
-from dynamo_tasks.services.batches.queue import line_id
 from dynamo_tasks.services.batches.shop import BatchShop
 from dynamo_tasks.services.batches.validation import Validation
 from dynamo_tasks.services.batches.window import PART_LINES

@@ -15,7 +15,7 @@ from dynamo_tasks.frontend.batches.records import BATCH, BatchData, BatchRecord
 from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.openai.apis import Api
 from dynamo_tasks.protocol.http.limits import KeyLimits
-from dynamo_tasks.services.batches.queue import LineQueue
+from dynamo_tasks.services.batches.line_queue import LineQueue
 from dynamo_tasks.services.batches.validation import BatchLimits
 from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.store.client import StoreClient

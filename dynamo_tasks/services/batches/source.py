@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 from msgspec import Struct
 
 from dynamo_tasks.errors import PayloadTooLargeError
+from dynamo_tasks.files.file_data import FileRecord
 from dynamo_tasks.files.library import Files
-from dynamo_tasks.files.records import FileRecord
 
 __all__ = ["SourceLine", "source_lines"]
 

@@ -6,8 +6,8 @@ from msgspec import Struct, field
 
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import InvalidRequestError, PayloadTooLargeError, UnknownModelError
+from dynamo_tasks.files.file_data import FileRecord
 from dynamo_tasks.files.library import Files
-from dynamo_tasks.files.records import FileRecord
 from dynamo_tasks.frontend.gateway import Gateway
 from dynamo_tasks.frontend.openai.apis import Api
 from dynamo_tasks.protocol.http.batches import BatchLine, LineError, parse_line

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgspec import Struct, field
 
-from dynamo_tasks.services.batches.queue import LineAnswer
+from dynamo_tasks.services.batches.line_queue import LineAnswer
 
 __all__ = ["PART_LINES", "Line", "Part"]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import msgspec
 
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.protocol.http.keys import OWNER_PREFIX, RunTimeKey
+from dynamo_tasks.protocol.http.api_keys import OWNER_PREFIX, RunTimeKey
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store

@@ -12,8 +12,8 @@ import pytest
 
 from dynamo_tasks import DistributedRuntime
 from dynamo_tasks.protocol.instances import InstanceInfo, Load, ModelCard
-from dynamo_tasks.protocol.kv.batches import KV_EVENTS, KvLoad
 from dynamo_tasks.protocol.kv.block_hashes import sequence_hashes
+from dynamo_tasks.protocol.kv.reports import KV_EVENTS, KvLoad
 from dynamo_tasks.protocol.names import EndpointId, Subject
 from dynamo_tasks.router.costs import KvRouterConfig
 from dynamo_tasks.router.worker_blocks import WorkerBlocks

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dynamo_tasks.config.host.server import resolve_redis_url
+from dynamo_tasks.config.host.redis_server import resolve_redis_url
 from dynamo_tasks.config.host.tls import TlsOptions, complete_url, with_options
 from dynamo_tasks.errors import ConfigError
 

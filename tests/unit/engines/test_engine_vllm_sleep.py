@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.engines.vllm.failures import translated
-from dynamo_tasks.engines.vllm.sleep import Sleep
+from dynamo_tasks.engines.vllm.sleep_mode import Sleep
 from dynamo_tasks.errors import (
     DynamoError,
     EngineDeadError,

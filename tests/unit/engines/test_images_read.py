@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from dynamo_tasks.engines.images.data_url import decode_base64, decode_data_url
 from dynamo_tasks.engines.images.header import ImageHeader, read_header
-from dynamo_tasks.engines.images.limits import TOTAL_BYTES, ImageLimits
+from dynamo_tasks.engines.images.image_limits import TOTAL_BYTES, ImageLimits
 from dynamo_tasks.engines.images.messages import read_images, remote_images, take_images, with_fetched
 from dynamo_tasks.errors import InvalidRequestError
 from tests.support.pictures import data_url, gif, image_part, jpeg, picture, png, text_part, webp

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dynamo_tasks.engines.mocker.dice import Dice
-from dynamo_tasks.engines.mocker.schema import make_value
+from dynamo_tasks.engines.mocker.schema_values import make_value
 from dynamo_tasks.errors import InvalidRequestError
 
 TREE = {

@@ -13,8 +13,8 @@ from starlette.requests import ClientDisconnect
 from dynamo_tasks.errors import InvalidRequestError, PayloadTooLargeError
 from dynamo_tasks.frontend.app import create_app
 from dynamo_tasks.frontend.arguments import Arguments
-from dynamo_tasks.frontend.call import ClientWatch, RequestMeter
 from dynamo_tasks.frontend.http.incoming import read_body
+from dynamo_tasks.frontend.http_call import ClientWatch, RequestMeter
 from dynamo_tasks.frontend.openai.render import CompletionRenderer, Render
 from dynamo_tasks.frontend.sse import KEEP_ALIVE, EventStreamResponse, KeepAlive
 from dynamo_tasks.observe import metrics

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dynamo_tasks.observe import LOG_EVENTS, METRICS, SPANS
-from dynamo_tasks.observe.document import telemetry_markdown
+from dynamo_tasks.observe.markdown import telemetry_markdown
 from tests.support.source import parsed
 
 ROOT = Path(__file__).parents[3]

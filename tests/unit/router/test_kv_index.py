@@ -7,8 +7,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dynamo_tasks.protocol.kv.batches import KvBatch
 from dynamo_tasks.protocol.kv.block_hashes import sequence_hashes
+from dynamo_tasks.protocol.kv.reports import KvBatch
 from dynamo_tasks.router.expected import ExpectedBlocks
 from dynamo_tasks.router.followed import FollowedWorkers
 from dynamo_tasks.router.index import KvIndex

@@ -14,7 +14,7 @@ import pytest
 
 from dynamo_tasks.config.host.home import Home, file_lock, read_json
 from dynamo_tasks.config.host.identity import ProcessId
-from dynamo_tasks.config.host.server import running_url
+from dynamo_tasks.config.host.redis_server import running_url
 from dynamo_tasks.serve.planning.ports import free_port
 from tests.support.processes import until
 from tests.support.promises import in_time

@@ -6,8 +6,8 @@ from typing import Any
 
 from dynamo_tasks.engines.text.threads import offload
 from dynamo_tasks.errors import InvalidRequestError, PreviousResponseError, RequestNotFoundError
-from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.gateway import Gateway
+from dynamo_tasks.frontend.http_call import HttpCall
 from dynamo_tasks.frontend.responses.document import MOST_BYTES, Document, size_of, usable
 from dynamo_tasks.frontend.responses.names import input_id, owner_of, response_id
 from dynamo_tasks.frontend.responses.stored import StoredResponses

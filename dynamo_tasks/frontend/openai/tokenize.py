@@ -9,9 +9,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dynamo_tasks.engines.text.threads import offload
-from dynamo_tasks.frontend.call import call_of, count_call, raw_body
 from dynamo_tasks.frontend.gateway import Gateway, ServedModel, allowed, unknown_model
 from dynamo_tasks.frontend.http.errors import encode_parts, json_bytes
+from dynamo_tasks.frontend.http_call import call_of, count_call, raw_body
 from dynamo_tasks.protocol.http.tokens import parse_detokenize, parse_tokenize
 
 __all__ = ["TokensAPI"]

@@ -20,9 +20,9 @@ from dynamo_tasks.errors import (
     UnavailableError,
     UnknownModelError,
 )
-from dynamo_tasks.frontend.call import HttpCall
 from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.http.errors import encode_parts, error_body
+from dynamo_tasks.frontend.http_call import HttpCall
 from dynamo_tasks.frontend.openai.apis import Api
 from dynamo_tasks.frontend.openai.render import Render
 from dynamo_tasks.protocol.events import End, Kind
