@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -26,9 +27,9 @@ AT_ZERO = (
 CHAT = {"model": "mocker", "messages": [{"role": "user", "content": "Hello!"}], "max_tokens": 30}
 
 
-def rests(served: Serve) -> bool:
-    """Return whether no worker runs, and the frontend knows."""
-    (one,) = json.loads(typed(served.home, "scale", "dynamo.Worker", "--json").stdout)
+def rests(served: Serve, component: str = "Worker") -> bool:
+    """Return whether none of it runs, and the frontend knows that no worker does."""
+    (one,) = json.loads(typed(served.home, "scale", f"dynamo.{component}", "--json").stdout)
     (listed,) = httpx.get(f"{served.base_url}/v1/models").json()["data"]
     there = (one["wanted"], one["ready"], one["starting"], one["draining"])
     return there == (0, 0, 0, 0) and (listed["id"], listed["state"]) == ("mocker", "idle")
@@ -64,3 +65,12 @@ def test_a_stream_says_why_it_waits(served: Serve) -> None:
         lines = [*answer.iter_lines()]
     assert ": queued position=1 reason=the model is starting: no worker runs yet" in lines, lines[:12]
     assert lines[-2] == "data: [DONE]"
+
+
+def test_the_router_goes_to_zero_too(tmp_path: Path) -> None:
+    """Neither of them runs; a request starts the Router, which hands it on, and that starts a Worker."""
+    with Serve(tmp_path, *AT_ZERO, "--Router.scale.min=0", "--Router.scale.idle=1") as served:
+        for _ in range(2):
+            until(lambda: rests(served) and rests(served, "Router"), 30, "neither runs")
+            assert served.instances() == []
+            assert len(text_of(served)) == 30

@@ -17,7 +17,7 @@ class Demand:
         waiting: Those that wait for it.
         running: Those that it runs.
         quiet: Seconds since it last had any.
-        known: Whether its models are listed while none of its instances runs.
+        known: Whether its models are listed while none of its instances runs, or it has none.
         planned: What a planner's policy wants; ``None`` where there is none, or it was not asked this time.
     """
 

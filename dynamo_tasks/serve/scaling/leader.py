@@ -46,6 +46,7 @@ class ScaleLeader:
         self._namespace = namespace
         self._name = name
         self._deployments = deployments
+        self._without_model: set[str] = set()
         self._shares = sorted({one.bounds.share for one in deployments if one.bounds is not None} - {""})
         self._units = [
             one.component for one in deployments if one.bounds is not None and not one.bounds.share
@@ -90,12 +91,13 @@ class ScaleLeader:
         seen, activity = view.of(scale.component), self._activity[scale.component]
         quiet = activity.quiet(seen)
         wanted = scale.wanted or 0
-        claims = bool(seen.waiting) or not seen.known
+        known = self._is_known(scale.component, seen)
+        claims = bool(seen.waiting) or not known
         return Member(
             component=scale.component, bounds=scale.bounds, wanted=wanted,
             by_hand=scale.by is ScaledBy.HAND and scale.wanted is not None,
             at_rest=not scale.awake and len(seen.leases) <= scale.asleep,
-            waiting=seen.waiting, running=seen.running, quiet=quiet, known=seen.known, failed=bool(scale.failed),
+            waiting=seen.waiting, running=seen.running, quiet=quiet, known=known, failed=bool(scale.failed),
             claimed=activity.claimed(claims and not wanted, seen.oldest_wait, view.now - scale.since),
             served=activity.served(wanted > 0 and seen.serves),
         )  # fmt: skip
@@ -106,13 +108,23 @@ class ScaleLeader:
         planner = self._planners.get(one.component)
         planned = await planner.wanted(seen, scale) if planner is not None and scale.wanted else None
         demand = Demand(
-            waiting=seen.waiting, running=seen.running, quiet=quiet, known=seen.known, planned=planned
+            waiting=seen.waiting,
+            running=seen.running,
+            quiet=quiet,
+            known=self._is_known(one.component, seen),
+            planned=planned,
         )
         decided = next_wanted(scale, one.bounds, demand)
         if decided is not None:
             await self._want(scale, *decided, seen.waiting)
         if scale.failed and seen.waiting and not seen.instances:
             await self._end_waiting(one.component, scale.failed)
+
+    def _is_known(self, component: str, seen: ComponentView) -> bool:
+        """Return whether frontends know what they must while it is at zero: nothing, where it has no model."""
+        if seen.serves and not any(one.model for one in seen.instances):
+            self._without_model.add(component)
+        return seen.known or component in self._without_model
 
     async def _want(self, scale: Scale, wanted: int, by: ScaledBy, waiting: int) -> None:
         if await self._scales.want(scale.component, wanted, by, lead=self._name):
