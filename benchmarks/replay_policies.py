@@ -22,6 +22,8 @@ __all__ = ["CHANGING", "POLICIES"]
 
 _PRESSURE = 8000
 """Tokens of prompt that a full KV cache is worth: steps become slower with it, and cached prefixes are lost sooner."""
+_SESSION = 3
+"""Ids at the beginning of a prompt that name its session: the traces name none."""
 
 
 class _Early:
@@ -89,11 +91,12 @@ class Kv(_Early):
         shared: Each choice is known to the other routers before the next one is made, as in the product; otherwise they
             see it in the workers' reports.
         period: Workers report no events, and their load every so many seconds alone; 0 = they report all.
+        tenants: Requests are of so many, in turn, who share no prefix.
     """
 
     def __init__(
         self, fleet: Fleet, *, routers: int = 1, delay: float = 0.025, config: KvRouterConfig | None = None,
-        shared: bool = True, period: float = 0.0,
+        shared: bool = True, period: float = 0.0, tenants: int = 1,
     ):  # fmt: skip
         super().__init__(fleet)
         size = fleet.args.block_size
@@ -103,6 +106,8 @@ class Kv(_Early):
         self._delay, self._period, self._shared = delay, period, shared
         self._reports: deque[Report] = deque()
         self._next = 0.0
+        self._tenants = tenants
+        self._last: dict[tuple[int, ...], int] = {}
         if not period:
             for worker in fleet.workers:
                 worker.scheduler.cache.changes = []
@@ -111,7 +116,10 @@ class Kv(_Early):
         now, router = self._fleet.now, self.routers[arrival.number % len(self.routers)]
         self._hear(now)
         workers = [worker.number for worker in self._fleet.workers]
-        choice = router.choose(workers, arrival.request.prompt, arrival.hashes, now)
+        session = tuple(arrival.request.ids[:_SESSION])
+        last = self._last.get(session) if router.config.router_session_affinity_ttl_secs else None
+        choice = router.choose(workers, arrival.request.prompt, arrival.hashes, now, last)
+        self._last[session] = choice.worker
         router.sent(choice, str(arrival.number), arrival.hashes, now, believe=self._period > 0)
         if self._shared:
             blocks = len(arrival.hashes) - choice.overlap // router.block_size
@@ -122,6 +130,9 @@ class Kv(_Early):
         return self._fleet.workers[choice.worker]
 
     def arrived(self, arrival: Arrival, now: float) -> None:
+        if self._tenants > 1:
+            salt = arrival.number % self._tenants
+            arrival.hashes = [value * self._tenants + salt for value in arrival.hashes]
         super().arrived(arrival, now)
         self._report(self._fleet.workers[arrival.worker], now)
 
@@ -235,6 +246,11 @@ POLICIES: dict[str, Callable[[Fleet], Dispatcher]] = {
     "kv_4_routers": partial(Kv, routers=4),
     "kv_4_unshared": partial(Kv, routers=4, shared=False),
     "kv_no_events": partial(Kv, period=1.0, config=KvRouterConfig(use_kv_events=False)),
+    "kv_4_tenants": partial(Kv, tenants=4),
+    "kv_sessions": partial(Kv, config=KvRouterConfig(router_session_affinity_ttl_secs=600)),
+    "kv_hard_sessions": partial(
+        Kv, config=KvRouterConfig(router_session_affinity_ttl_secs=600, router_session_affinity_mode="hard")
+    ),
     "kv_dynamo_cost": partial(Kv, config=KvRouterConfig(cost="dynamo")),
     "kv_late": partial(KvLate, config=KvRouterConfig(router_late_binding="soft")),
     "kv_late_on": partial(KvLate, config=KvRouterConfig(router_late_binding="on")),

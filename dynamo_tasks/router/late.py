@@ -109,12 +109,12 @@ class Pick(NamedTuple):
 
     Attributes:
         place: In the window.
-        first: Place of its tenant's first request, whose turn it uses.
+        before: Places of its tenant's requests before it: it uses the turn of the first, and they move up by one.
         cached: Tokens of its prompt that the worker has.
     """
 
     place: int
-    first: int
+    before: tuple[int, ...]
     cached: int
 
 
@@ -155,8 +155,8 @@ def _eligible(window: Sequence[Waiting]) -> Iterator[int]:
 
 def _picked(window: Sequence[Waiting], place: int, blocks: Container[int]) -> Pick:
     marks, tenant = window[place].marks, window[place].tenant
-    first = next(number for number, one in enumerate(window) if one.tenant == tenant)
-    return Pick(place, first, 0 if marks is None else marks.cached(blocks))
+    before = tuple(number for number in range(place) if window[number].tenant == tenant)
+    return Pick(place, before, 0 if marks is None else marks.cached(blocks))
 
 
 def _uncached(marks: Marks, blocks: Container[int]) -> float:

@@ -127,7 +127,8 @@ class LateBinding:
                 "prefill_tokens": round(self._backlog() or 0), "place": choice.place, "passed": one.passed,
                 "window": len(window.ids),
             }  # fmt: skip
-            taken = await self._queue.take(key, request_id, window.ids[choice.first], facts)
+            before = [window.ids[place] for place in choice.before]
+            taken = await self._queue.take(key, request_id, before, facts)
             if taken is not None:
                 self._note(request_id, max(1, prompt - choice.cached), {**facts, "waited_s": taken.waited})
                 return taken.message

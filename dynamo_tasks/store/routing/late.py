@@ -70,20 +70,20 @@ class LateQueue:
         ]
         return Window([row[0].decode() for row in rows], requests, int(longest))
 
-    async def take(self, key: str, request_id: str, first: str, why: dict[str, Any]) -> Taken | None:
+    async def take(self, key: str, request_id: str, before: list[str], why: dict[str, Any]) -> Taken | None:
         """Take a request; ``None``: somebody else was faster. Others are woken for the rest.
 
         Args:
             key: Of the list.
             request_id: The request.
-            first: The first one of its tenant.
+            before: Those of its tenant before it, in their order.
             why: Says why this worker took it, to those who ask.
 
         Raises:
             ServerUnavailableError: Redis cannot be reached; if it was taken, the search for lost messages finds it.
         """
         reply = await script("late_take").run(
-            self._commands, [key], **self._of(key), id=request_id, first=first, why=msgspec.json.encode(why)
+            self._commands, [key], *before, **self._of(key), id=request_id, why=msgspec.json.encode(why)
         )
         return Taken(bytes(reply[0]), int(reply[1]) / 1000) if reply else None
 
@@ -93,7 +93,7 @@ class LateQueue:
         Raises:
             ServerUnavailableError: Redis cannot be reached.
         """
-        await script("late_take").run(self._commands, [key], **self._of(key), id="", first="", why="")
+        await script("late_take").run(self._commands, [key], **self._of(key), id="", why="")
 
     def _of(self, key: str) -> dict[str, str]:
         return {"base": self._keys.base, "component": self._component, "list": key}

@@ -38,8 +38,8 @@ def test_marks_that_cannot_be_read_are_none(data: bytes) -> None:
 
 def test_the_fewest_tokens_to_compute_go_first() -> None:
     window = queue(marks(64, 1, 2, 3), marks(64, 4, 5, 6), marks(40, 8, 9))
-    assert pick(window, {4, 5}, 9) == (1, 0, 32)
-    assert pick(window, {5, 6, 9}, 9) == (2, 0, 0)  # a beginning is none without its first block
+    assert pick(window, {4, 5}, 9) == (1, (0,), 32)
+    assert pick(window, {5, 6, 9}, 9) == (2, (0, 1), 0)  # a beginning is none without its first block
     assert pick(window, set(), 9).place == 2
 
 
@@ -67,12 +67,12 @@ def test_what_came_back_is_next() -> None:
 def test_no_tenant_is_many_turns_ahead_of_another() -> None:
     single = Waiting(1.0, 0, marks(900), "single")
     near = [Waiting(1.0 + TURNS + place, 0, marks(16, 1), "flood") for place in range(3)]
-    assert pick([single, *near], {1}, 9) == (1, 1, 16)
+    assert pick([single, *near], {1}, 9) == (1, (), 16)
     far = [Waiting(one.turn + 0.5, 99, one.marks, one.tenant) for one in near]
-    assert pick([single, *far], {1}, 9) == (0, 0, 0)
+    assert pick([single, *far], {1}, 9) == (0, (), 0)
     # Any request of a tenant may use its turn: the last one that is cached, too.
     flood = [*queue(marks(900, 3), marks(900, 4), tenant="flood"), near[0]]
-    assert pick(flood, {1}, 9) == (2, 0, 16)
+    assert pick(flood, {1}, 9) == (2, (0, 1), 16)
 
 
 @pytest.mark.parametrize(

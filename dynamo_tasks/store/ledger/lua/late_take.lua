@@ -1,10 +1,12 @@
 -- late_take: a worker takes a request from a queue for late binding, as others pop: it is still QUEUED, until its claim.
---   It uses the turn of its tenant's first request, which gets its own: the tenants' turns stay as they are.
+--   It uses the turn of its tenant's first request, and those of its tenant before it get each the next one's: they
+--   keep their order, and the tenants their turns.
 -- Keeps 2 of docs/ledger.md: what is taken and not claimed is found by the search for lost messages.
 --
 -- KEYS   1 list of the late queue, of one priority
--- @args base, component, list, id, first, why
---   id: '' = none, only ring for others; first: of its tenant in the window; why: JSON: why this worker
+-- @args base, component, list, id, why, ...
+--   id: '' = none, only ring for others; why: JSON: why this worker;
+--   ...: those of its tenant before it, in their order
 -- returns {message, ms that it waited} | {} somebody else was faster
 -- @include clock, numbers, records, wait_queue
 
@@ -14,10 +16,12 @@ local key, tags = waiting.waiting_key(component, list), waiting.tags_of(componen
 local function take(tag)
   local record = base .. 'req:' .. id
   local r = fields(record, F.message, F.tenant)
-  local turn = first ~= id and tonumber(redis.call('ZSCORE', key, first) or nil)
-  if turn and turn < tag then
-    redis.call('ZADD', key, real(tag), first)
-    tag = turn
+  for at = #ARGV, REST, -1 do -- the nearest first
+    local turn = tonumber(redis.call('ZSCORE', key, ARGV[at]) or nil)
+    if turn and turn < tag then
+      redis.call('ZADD', key, real(tag), ARGV[at])
+      tag = turn
+    end
   end
   redis.call('ZREM', key, id)
   redis.call('LPOP', waiting.shadow_of(list))
