@@ -45,3 +45,9 @@ def test_only_labels_of_the_catalogue_are_grouped_by(file: str) -> None:
         }
         for labels in re.findall(r"by \(([^)]*)\)", text):
             assert {label.strip() for label in labels.split(",")} <= known, text
+
+
+def test_the_dashboard_shows_what_waits_and_how_routing_goes() -> None:
+    shown = {_PART.sub("", name) for text in expressions("dashboard.json") for name, _ in _NAME.findall(text)}
+    wanted = {"requests_waiting", "requests_running", "instances_wanted"}
+    assert wanted | {name for name in METRICS if name.startswith("router_")} <= shown
