@@ -114,6 +114,7 @@ class Puller:
                 if not self.connected.is_set():
                     await self._link.start()
                     self.connected.set()
+                # Asked before each pop: what waits in this process instead of Redis is lost to workers that have room.
                 while not self._stopping and (room := self._room())[0]:
                     async with self._popping:
                         await self._pop(await self._link.wire(), *room)
@@ -170,6 +171,7 @@ class Puller:
         try:
             # Redis answers an empty pop after _BLOCK: a server that does not is gone, whatever its socket says.
             async with asyncio.timeout(2 * _BLOCK):
+                # New messages come in at the left; what is at the right is the oldest, or was requeued to the front.
                 reply = await wire.execute(
                     "BLMPOP", self._patience(), len(keys), *keys, "RIGHT", "COUNT", count
                 )
@@ -208,6 +210,7 @@ class Puller:
     def _all_keys(self, below: int = _ALL) -> list[str]:
         """Return all keys of steps below one, higher priorities first; among equals, queues take turns."""
         queues = self._queues()
+        # Redis pops from the first list that has anything: in a fixed order, one full queue would starve the others.
         self._turn = (self._turn + 1) % len(queues)
         queues = queues[self._turn :] + queues[: self._turn]
         if below == _ALL and (late := self._late()) is not None:

@@ -182,7 +182,9 @@ class TaskPool(BasePool):  # type: ignore[misc]
     def on_start(self) -> None:
         """Celery callback."""
         self._threads = ThreadPoolExecutor(_MAX_THREADS, thread_name_prefix="dynamo-task")
+        # The loop's own executor is bounded by the cores: endpoints that wait in threads would wait for each other.
         asyncio.get_running_loop().set_default_executor(self._threads)
+        # Of a prefork child, whose place this process takes: libraries set themselves up for the process by it.
         signals.worker_process_init.send(sender=None)
 
     @property
@@ -211,6 +213,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def make_room(self) -> None:
         """Release running requests for those that are here without a slot, if there are such as may be released."""
+        # Those that leave hold their slots a moment longer: that room is on its way.
         over = len(self._jobs) - self.slots - self.preemption.leaving
         while over > 0 and (offer := self.preemption.choose()) is not None:
             offer.release()

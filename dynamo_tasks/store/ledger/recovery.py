@@ -89,7 +89,7 @@ class Recovery:
         lock = f"{keys.base}recover:{lease:x}"
         if not await self._store.commands.execute("SET", lock, observer, "NX", "PX", _LOCK_MS):
             return None
-        if self._cuts:
+        if self._cuts:  # first: else a frozen process is handed what is requeued below
             await self._cut(lease)
         moved = {"requeued": 0, "dead": 0, "settle": 0, "restored": 0}
         with contained("recovery", f"what {lease:x} owned"):
@@ -98,6 +98,7 @@ class Recovery:
             moved["restored"] += await restore_unacked(self._store, keys, lease)
         with contained("recovery", f"queues of {lease:x}"):
             moved["restored"] += await self._reassign(keys, lease)
+        # Last: by its lease the next observer finds it, if this one dies before it is through.
         await self._reap(keys, lease)
         await self._store.commands.execute("DEL", lock)
         return moved
@@ -128,7 +129,7 @@ class Recovery:
             **_lost("idle", MAX_IDLE_ATTEMPTS), **_lost("attempts", MAX_ATTEMPTS),
         )  # fmt: skip
         outcome = str(reply.decode())
-        if outcome == "DEAD":
+        if outcome == "DEAD":  # nobody runs it any more who would count its end
             await notify_end(self._store, namespace, request_id, End(State.FAILED, "worker_lost"))
         if outcome in _REQUEUED:
             event(
@@ -139,6 +140,7 @@ class Recovery:
 
     async def _reassign(self, keys: Keys, lease: int) -> int:
         """Messages in the queues of a dead instance."""
+        # Not its registrations: they may be gone by their TTL before its death is certain.
         members = await self._store.commands.execute("SMEMBERS", keys.own_queues(lease))
         endpoints: list[EndpointId] = []
         for member in members:
@@ -195,6 +197,7 @@ class Recovery:
             The suspects for the next call, at least two seconds later, and how many messages were sent again.
         """
         keys = self._store.keys(namespace)
+        # Between its pop and its claim a message is in no queue either: only what is missed twice is lost.
         found: set[str] = set()
         sent = 0
         for request_id in suspects | await self._waiting(keys, limit):

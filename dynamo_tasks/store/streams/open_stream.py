@@ -172,6 +172,7 @@ class OpenStream:
             self._bytes += len(data) + ENTRY_BYTES
             self._waiting += len(data)
             self.frozen.append(Entry(self._seq, kind, data))
+        # From here on an entry keeps its id, however often it is sent: that is how a repetition is told from news.
         self._pending = []
         self._gathered = 0
 
@@ -212,7 +213,7 @@ class OpenStream:
         # A server that was restarted may have forgotten what it had acknowledged: that is sent again.
         lost = [entry for _, entry in self._kept if entry.seq > seq]
         expected = lost[0].seq if lost else (self.frozen[0].seq if self.frozen else self._seq + 1)
-        if seq + 1 < expected:
+        if seq + 1 < expected:  # ids must not skip: readers would wait for what nobody has any more
             return False
         for entry in reversed(lost):
             self._kept.pop()

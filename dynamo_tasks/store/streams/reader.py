@@ -245,6 +245,7 @@ class StreamReader:
                     self._read_log([sub], reason)
                 continue
             for sub in read:
+                # Before both, pushes may pass by unseen: it stays behind until a later read.
                 if self._subscribed and sub.request_id not in self._rejoin:
                     sub.caught_up(self._loop.time())
 
@@ -258,6 +259,7 @@ class StreamReader:
         await wire.execute("SCRIPT", "LOAD", attach.source)
         calls = [self._attach(sub, None, ZERO) for sub in wanted]
         replies = await wire.pipeline([attach.command(keys, **named) for keys, named in calls])
+        # Else a newer connection has put all of them back on the list: these replies do not speak for it.
         if generation == self._generation and self._subscribed:
             # A record that is missing is restored by its owner: ask again with the next check.
             done = [
@@ -271,6 +273,7 @@ class StreamReader:
             await asyncio.sleep(_TICK)
             now = self._loop.time()
             gauge.set(len(self._subs))
+            # Where the last push of a stream is lost, no later one shows the gap: silence is looked into.
             silent = [sub for sub in self._all() if sub.check_at <= now and sub.hungry]
             if silent:
                 self._read_log(silent, "silence")

@@ -64,13 +64,14 @@ class Cursor:
         """Judge an event that was pushed; pushes may be lost, repeated, or refused by the stream afterwards."""
         epoch, seq = event.id
         last = self.last
+        # Below the claimed epoch: an attempt that has lost the request still pushes what the stream refuses.
         if self.ended or event.id <= last or epoch < self.claimed:
             return Verdict.IGNORE
         if epoch == last.epoch:
             follows = seq == last.seq + 1
         else:
             follows = _predecessor(event) == last
-            if seq == 0:
+            if seq == 0:  # behind a gap, too: what older epochs push counts no more
                 self.claimed = epoch
         return self._apply(event) if follows else Verdict.GAP
 
@@ -215,7 +216,7 @@ class Subscription:
         """The stream was read to its end, and everything that is pushed from here on arrives: go on with pushes."""
         if not self.behind or self.lagging:
             return
-        if self._overflow:
+        if self._overflow:  # some pushes were let go while it was read: once more, now with room to hold them
             self._overflow = False
             self._held.clear()
             self._on_gap(self)
@@ -248,7 +249,7 @@ class Subscription:
     def missing(self, now: float) -> None:
         """The record is not there."""
         if self._missing_since is None:
-            self._missing_since = now
+            self._missing_since = now  # its owner writes it anew, if a crash of Redis has cost it
         elif now - self._missing_since >= GONE_AFTER:
             self.fail(RequestNotFoundError(f"Redis forgot request {self.request_id}"))
         self.check_at = now + FIRST_CHECK

@@ -213,7 +213,10 @@ class Writer:
                 for reader in stream.readers:
                     pushes.setdefault(reader, []).append((attempt.id, event_id, entry.kind, entry.data))
             sent.append(count)
+        # Stream first: who finds a gap looks there at once. Where an entry is refused its push goes out all the same;
+        # the claim that it was refused for was pushed before, and readers believe no older epoch since.
         packed += [_pack(("PUBLISH", channel, _encode(events))) for channel, events in pushes.items()]
+        # Last: `finish` compares the top of the stream, which the entries before it have made.
         ends = [stream for stream in batch if stream.finish_request is not None]
         packed += [self._pack_finish(stream) for stream in ends]
         return packed, sent, ends
@@ -260,6 +263,7 @@ class Writer:
         elif reply == b"GONE":
             stream.die(RequestNotFoundError("Redis forgot the request"))
         else:
+            # A server that took over, or was started anew, has no scripts.
             self._scripts_missing |= isinstance(reply, Exception) and str(reply).startswith("NOSCRIPT")
             self._doubt(stream)
 
@@ -297,6 +301,7 @@ class Writer:
     async def _resync(self, wire: Wire, stream: OpenStream) -> None:
         """Ask what Redis knows of a stream, and go on from there."""
         attempt, keys = stream.attempt, self._store.keys(stream.attempt.namespace)
+        # On the server that granted the claim, a record that is gone was purged; another one may never have had it.
         restore = stream.run_id != self._run_id
         message: list[str | bytes] = (
             [Field.MESSAGE, attempt.message()] if restore and attempt.message is not None else []
@@ -324,6 +329,7 @@ class Writer:
         if reply[0] == b"OK":
             stream.readers = self._store.keys(stream.attempt.namespace).readers(reply[2].decode())
             stream.reopen()
+            # As many entries as it is short of are sent again, with the ids that readers have seen.
             if not stream.realign(EventId.parse(reply[1].decode()), self._loop.time()):
                 stream.die(StreamDivergedError("Redis forgot more of the stream than this worker still has"))
         elif stream.ended is not None:
