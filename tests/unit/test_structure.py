@@ -16,8 +16,10 @@ MOST_FILES = 14
 """Of a folder: what a person can look at and know where to go on."""
 MOST_OPTIONS = 3
 """Options of a request in one class, signature or table: that many are a second list of them."""
-MOST_INSIDE = 30
+MOST_INSIDE = 21
 """Places where tests reach for private attributes: of ours, of Celery's, of Python's."""
+PUBLIC = {"_exit", "_replace", "_request_id"}
+"""Names that begin like private ones and are none: of `os`, of named tuples, of Anthropic's client."""
 
 
 def dotted(path: Path) -> str:
@@ -125,7 +127,7 @@ def test_tests_go_through_public_ways() -> None:
             match node:
                 case ast.Attribute(value=ast.Name(id="self" | "cls")):
                     pass
-                case ast.Attribute(attr=name) if re.match(r"_[a-z]", name):
+                case ast.Attribute(attr=name) if re.match(r"_[a-z]", name) and name not in PUBLIC:
                     hits.append(f"{path.relative_to(ROOT)}:{node.lineno} {name}")
     assert len(hits) <= MOST_INSIDE, "\n".join(hits)
 

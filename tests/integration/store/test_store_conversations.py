@@ -19,16 +19,23 @@ NAME = "conv_1"
 ONE, TWO = Opened(NAME, "r1"), Opened(NAME, "r2")
 
 
+class Talks(Conversations):
+    """Conversations of a namespace, with its keys."""
+
+    def __init__(self, store: Store, namespace: str):
+        super().__init__(store, namespace, Objects(store, namespace))
+        self.store, self.keys = store, store.keys(namespace)
+
+
 def items(*names: str) -> list[dict[str, Any]]:
     return [{"id": name, "type": "message"} for name in names]
 
 
-def on_server(test: Callable[[Conversations], Awaitable[None]]) -> Callable[[RedisServer], None]:
+def on_server(test: Callable[[Talks], Awaitable[None]]) -> Callable[[RedisServer], None]:
     def run(redis_server: RedisServer) -> None:
         async def body() -> None:
             store = await Store.connect(redis_server.url)
-            namespace = f"talks-{uuid.uuid4().hex[:8]}"
-            made = Conversations(store, namespace, Objects(store, namespace))
+            made = Talks(store, f"talks-{uuid.uuid4().hex[:8]}")
             await made.objects.create(CONVERSATION, NAME, "me", Conversation(), ttl=100)
             try:
                 await test(made)
@@ -122,9 +129,9 @@ async def test_bytes_are_counted_as_they_come_and_go(known: Conversations) -> No
 
 
 @on_server
-async def test_items_live_like_their_conversation(known: Conversations) -> None:
+async def test_items_live_like_their_conversation(known: Talks) -> None:
     await known.append(NAME, "me", items("a"))
-    store, keys = known._store.commands, known._keys
+    store, keys = known.store.commands, known.keys
     parts = (keys.conversation(NAME), keys.conversation_order(NAME), keys.conversation_items(NAME))
     lives = [await store.execute("TTL", key) for key in (keys.object("conversation", NAME), *parts)]
     assert lives[0] <= 100
