@@ -144,7 +144,7 @@ async def test_one_charge_however_it_ends(
 
 
 FINISH_CHARGES = "  account_ends(KEYS[1], KEYS[2], r, state, used, tonumber(ttft))\n"
-OTHERS_CHARGE = "  if r.account then account_ends(record, log, r, state, '', -1) end\n"
+OTHERS_CHARGE = "    account_ends(record, log, r, state, '', -1)\n"
 # Script or what it includes, a text of it, what is there instead; a course that shows it.
 MUTANTS: list[tuple[str, str, str, Course]] = [
     ("finish", FINISH_CHARGES, "", finished),

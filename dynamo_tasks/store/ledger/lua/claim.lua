@@ -22,29 +22,22 @@ local retry = tonumber(retry_number)
 local r = whole(KEYS[1])
 local now = now_ms()
 
--- Everything but what attempts change: a field that only a newer release knows is kept as well.
-local CHANGING = {
-  [F.state] = true, [F.message] = true, [F.not_before] = true, [F.readers] = true, [F.owner] = true, [F.nonce] = true,
-  [F.epoch] = true, [F.attempts] = true, [F.previous] = true, [F.started] = true, [F.idle_attempts] = true,
-  [F.traceparent] = true, [F.end_id] = true, [F.finished] = true, [F.settled] = true, [F.result] = true,
-  [F.error] = true, [F.expires] = true,
-}
-
+-- Everything but what attempts change, the last that is read of it: a field that only a newer release knows is kept as
+-- well. (A table of these names would take longer to make than all else here.)
 local function restorable()
-  local out = {}
+  r.state, r.message, r.not_before, r.readers, r.owner, r.nonce, r.epoch, r.attempts, r.previous = nil
+  r.started, r.idle_attempts, r.traceparent, r.end_id, r.finished, r.settled, r.result, r.error, r.expires = nil
+  local out, n = {}, 0
   for name, value in pairs(r) do
-    if not CHANGING[name] then
-      out[#out + 1] = name
-      out[#out + 1] = value
-    end
+    out[n + 1], out[n + 2], n = name, value, n + 2
   end
   return out
 end
 
 local function granted(epoch, previous, attempt, waited)
-  local deadline = tonumber(r.deadline) or 0
+  local deadline, readers = tonumber(r.deadline) or 0, r.readers or ''
   local left = deadline > 0 and int(math.max(1, deadline - now)) or '0'
-  return { 'OK', epoch, previous, attempt, r.readers or '', left, restorable(), waited }
+  return { 'OK', epoch, previous, attempt, readers, left, restorable(), waited }
 end
 
 -- A message without a record gets one.
@@ -115,7 +108,7 @@ local function start()
   local event_id = epoch .. '-0'
   local data = previous .. '|' .. attempt .. '|' .. lease
   redis.call('XADD', KEYS[2], event_id, 'k', data)
-  redis.call('PERSIST', KEYS[2])
+  if top > 0 then redis.call('PERSIST', KEYS[2]) end
   redis.call('HSET', KEYS[1], F.state, 'RUNNING', F.owner, lease, F.nonce, nonce, F.epoch, epoch, F.attempts, attempt,
     F.previous, previous, F.started, int(now))
   own(lease, id)

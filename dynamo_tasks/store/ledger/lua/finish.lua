@@ -11,7 +11,7 @@
 --   none); used: tokens of prompt, answer, of these cached and of reasoning ('' = not said), ttft: ms until the first
 --   one (-1 = not known), for the account of its API key
 -- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
--- @include account, clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
+-- @include clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
 
 -- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it, where somebody
 -- waits or a component has limits; else nobody asks.
@@ -41,9 +41,12 @@ local ended = {
   F.error, error, unpack(summary(data)),
 }
 if r.account then
+  -- @include account
   account_ends(KEYS[1], KEYS[2], r, state, used, tonumber(ttft))
   r.account = nil
 end
+redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.retention) or 3600000, RECORD_TTL))
+document_ends(id, r, RECORD_TTL)
 -- Until Celery's completion has run to its end, the message and the owner stay, so that somebody can run it again.
 if is_over and not r.dead_message then
   for i = 1, #ended, 2 do r[ended[i]] = ended[i + 1] end
@@ -53,11 +56,9 @@ else
   if is_over then settled(KEYS[1]) end
 end
 redis.call('PEXPIRE', KEYS[1], RECORD_TTL)
-document_ends(id, r, RECORD_TTL)
 if is_over then
   redis.call('SREM', base .. 'owned:' .. lease, id)
 end
-redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.retention) or 3600000, RECORD_TTL))
 redis.call('ZREM', base .. 'timers', 'm:' .. id, 'a:' .. id, 'd:' .. id)
 push(r.readers, id, event_id, 'e', data)
 if result_key ~= '' then

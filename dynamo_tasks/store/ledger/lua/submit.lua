@@ -20,7 +20,7 @@
 --         {'LATE', wait ms, least ms of a run}  it would not be ready by its deadline, or not start before it expires
 --         {'BUDGET', 'minute' | 'large' | 'tokens' | 'cost', ms, tokens left, ms until whole}  its API key has too
 --           little left; here, so that what is reserved is reserved once, for a record that is written
--- @include account, clock, components, documents, messages, numbers, readers, terminal, wait_queue
+-- @include clock, components, documents, messages, numbers, readers, terminal, wait_queue
 
 local now = now_ms()
 
@@ -180,6 +180,7 @@ local function queue_it()
 end
 
 local function over_budget()
+  -- @include account
   local refused, left, full_in = reserve(owner_key, budget)
   left_of_minute, whole_in = int(left or 0), int(full_in or 0)
   return refused

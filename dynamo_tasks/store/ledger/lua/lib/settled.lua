@@ -1,21 +1,14 @@
 -- @include records
 
--- What nobody asks for once a request has ended and Celery's completion is done.
-local SPENT = {
-  [F.message] = true, [F.result] = true, [F.nonce] = true, [F.queue] = true, [F.suffix] = true, [F.not_before] = true,
-  [F.deadline] = true, [F.expires] = true, [F.previous] = true, [F.tenant] = true, [F.weight] = true,
-  [F.abandon_after] = true, [F.retention] = true, [F.idle_attempts] = true, [F.traceparent] = true,
-  [F.preemptible] = true, [F.marks] = true,
-}
-
--- What is left of a record is written anew, since a hash that once had a long field keeps the large encoding.
-local function rewrite(record, r, kept)
-  local left = {}
+-- Without what nobody asks for once a request has ended and Celery's completion is done, a record is written anew, since
+-- a hash that once had a long field keeps the large encoding. `r` is of no use afterwards.
+local function rewrite(record, r, keeps_queue)
+  if not keeps_queue then r.queue = nil end
+  r.message, r.result, r.nonce, r.suffix, r.not_before, r.deadline, r.expires, r.previous = nil
+  r.tenant, r.weight, r.abandon_after, r.retention, r.idle_attempts, r.traceparent, r.preemptible, r.marks = nil
+  local left, n = {}, 0
   for name, value in pairs(r) do
-    if (name == kept or not SPENT[name]) and value ~= '' then
-      left[#left + 1] = name
-      left[#left + 1] = value
-    end
+    if value ~= '' then left[n + 1], left[n + 2], n = name, value, n + 2 end
   end
   redis.call('DEL', record)
   redis.call('HSET', record, unpack(left))
@@ -27,6 +20,6 @@ local function settled(record, lies)
   local r = whole(record)
   if r.dead_message then return redis.call('HDEL', record, F.message, F.result, F.nonce) end
   local ttl = redis.call('PTTL', record)
-  rewrite(record, r, lies and F.queue)
+  rewrite(record, r, lies)
   if ttl > 0 then redis.call('PEXPIRE', record, ttl) end
 end

@@ -13,7 +13,7 @@ local function summary(data)
   local u = e.usage
   if u then
     found[#found + 1] = F.usage
-    found[#found + 1] = string.format('%.0f %.0f %.0f', u.prompt_tokens or 0, u.completion_tokens or 0, u.cached_tokens or 0)
+    found[#found + 1] = string.format('%d %d %d', u.prompt_tokens or 0, u.completion_tokens or 0, u.cached_tokens or 0)
   end
   return found
 end

@@ -1,4 +1,4 @@
--- @include account, alive, clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
+-- @include alive, clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
 
 -- The payload of an end event with the id that it follows: one field more in its msgpack map.
 local function naming(data, previous)
@@ -22,7 +22,10 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
   redis.call('HSET', record, F.state, state, F.epoch, int(epoch), F.end_id, event_id, F.error, outcome_error,
     F.finished, int(now_ms()), F.settled, r.ignore_result == '1' and '1' or '0', unpack(summary(data)))
   redis.call('HDEL', record, F.nonce)
-  if r.account then account_ends(record, log, r, state, '', -1) end
+  if r.account then
+    -- @include account
+    account_ends(record, log, r, state, '', -1)
+  end
   redis.call('PEXPIRE', record, RECORD_TTL)
   document_ends(id, r, RECORD_TTL)
   if r.ignore_result == '1' then
