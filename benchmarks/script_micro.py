@@ -28,7 +28,7 @@ from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.serve.server.binary import find_binary
 from dynamo_tasks.store.ledger.ledger import Attempt, finish_arguments
-from dynamo_tasks.store.ledger.scripts import script
+from dynamo_tasks.store.ledger.scripts import SOURCES, declared, script
 from dynamo_tasks.store.ledger.submission import NewRequest, submit_call
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.server import Store
@@ -100,9 +100,10 @@ class _Life:
         return script("submit").command(keys, *more, **named)
 
     def _claim(self, request_id: str) -> list[Any]:
-        return script("claim").command(
-            self._both(request_id), base=self._keys.base, id=request_id, lease=f"{_LEASE:x}", nonce="3673d5807d4cac97",
-            retry_number=0, tracked=1, namespaces=self._namespaces, namespace="price", speaks=1, component="Worker",
+        return _command(
+            "claim", self._both(request_id), base=self._keys.base, id=request_id, lease=f"{_LEASE:x}",
+            nonce="3673d5807d4cac97", retry_number=0, tracked=1, namespaces=self._namespaces, namespace="price",
+            speaks=1, component="Worker",
         )  # fmt: skip
 
     def _attempt(self, request_id: str, reply: list[Any]) -> Attempt:
@@ -130,12 +131,25 @@ class _Life:
             self._keys.base, attempt, EventId(attempt.epoch, 1), EventId(attempt.epoch, 2), end.encode(), end.state,
             result=b"", error=b"", settled=True, kept=None,
         )  # fmt: skip
-        return pack(tuple(script("finish").command(self._both(attempt.id), **named)))
+        return pack(tuple(_command("finish", self._both(attempt.id), **named)))
 
     def _detach(self, request_id: str) -> list[Any]:
-        return script("detach").command(
-            self._both(request_id), base=self._keys.base, id=request_id, db=0, reader=self._reader, saw_end=1
+        return _command(
+            "detach",
+            self._both(request_id),
+            base=self._keys.base,
+            id=request_id,
+            db=0,
+            reader=self._reader,
+            saw_end=1,
         )
+
+
+def _command(name: str, keys: list[str], **named: Any) -> list[Any]:
+    """A call of a script, with what the checkout that is measured declares."""
+    takes_id = "id" in declared(SOURCES[name])
+    given = {one: value for one, value in named.items() if one != "id" or takes_id}
+    return script(name).command(keys if takes_id else keys[:1], **given)
 
 
 async def _measured(port: int, requests: int) -> dict[str, float]:

@@ -99,9 +99,8 @@ class World:
         """It has no reader of this request any more."""
         await script("detach").run(
             self.store.commands,
-            self.pair(request_id),
+            self.pair(request_id)[:1],
             base=self.keys.base,
-            id=request_id,
             db=0,
             reader=channel,
             saw_end=int(saw_end),

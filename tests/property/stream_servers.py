@@ -212,9 +212,8 @@ class RealServer:
         # Nobody holds a lease here: whoever asks may take the request over.
         reply = self._run(
             "claim",
-            self._pair,
+            self._pair[:1],
             base=self._keys.base,
-            id=self._id,
             lease=f"{lease:x}",
             nonce=nonce,
             retry_number=0,
@@ -248,7 +247,7 @@ class RealServer:
             self._keys.base, attempt, top, event_id, end.encode(), end.state, result=b"", error=b"", settled=True,
             kept=None,
         )  # fmt: skip
-        reply = self._run("finish", self._pair, **named)
+        reply = self._run("finish", self._pair[:1], **named)
         return str(reply.decode())
 
     def resync(self, attempt: Attempt, readers: list[str]) -> tuple[str, EventId, list[str]]:

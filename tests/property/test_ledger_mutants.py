@@ -31,7 +31,7 @@ MUTANTS: list[tuple[str, str, str]] = [
     ("lib/owners", "  redis.call('SADD', base .. 'owned:' .. lease, id)\n", ""),
     ("finish", "  redis.call('SREM', base .. 'owned:' .. lease, id)\n", ""),
     ("finish", "redis.call('PEXPIRE', KEYS[1], RECORD_TTL)\n", ""),
-    ("finish", "redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.retention) or 3600000, RECORD_TTL))\n", ""),
+    ("finish", "redis.call('PEXPIRE', log, math.min(tonumber(r.retention) or 3600000, RECORD_TTL))\n", ""),
     ("finish", "document_ends(id, r, RECORD_TTL)\n", ""),
     ("lib/unowned", "  document_ends(id, r, RECORD_TTL)\n", ""),
     ("revive", "if r.document then redis.call('PERSIST', document_of(id)) end\n", ""),

@@ -14,9 +14,9 @@ SHRINKAGE = 0.8
 
 PRICES: dict[str, tuple[int, int, int]] = {
     "redis scripts": (4, 4, 4),
-    "redis commands": (52, 304, 55),
-    "redis bytes in": (3757, 21712, 3981),
-    "redis bytes out": (1960, 13352, 2106),
+    "redis commands": (51, 303, 54),
+    "redis bytes in": (3323, 21278, 3547),
+    "redis bytes out": (1959, 13351, 2105),
     "frontend calls": (653, 2798, 704),
     "frontend engines": (38, 38, 38),
     "frontend frontend": (186, 756, 197),

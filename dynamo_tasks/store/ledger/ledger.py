@@ -200,12 +200,11 @@ class Ledger:
         extra: list[Argument] = []
         if not tracked:
             new = NewRequest(id=request_id, endpoint=endpoint, queue=queue, message=message)
-            extra = [*new.fields(), Field.QUEUE, queue, Field.MESSAGE, message]
+            extra = [*new.fields(), Field.ENDPOINT, str(endpoint), Field.QUEUE, queue, Field.MESSAGE, message]
         reply = await script("claim").run(
-            self.store.commands, self._keys(endpoint.namespace, request_id), *extra, base=keys.base, id=request_id,
-            lease=f"{lease:x}", nonce=nonce, retry_number=retries, tracked=int(tracked),
-            namespaces=self.store.keys.namespaces, namespace=endpoint.namespace, speaks=PROTOCOL,
-            component=endpoint.component,
+            self.store.commands, [keys.record(request_id)], *extra, base=keys.base, lease=f"{lease:x}", nonce=nonce,
+            retry_number=retries, tracked=int(tracked), namespaces=self.store.keys.namespaces,
+            namespace=endpoint.namespace, speaks=PROTOCOL, component=endpoint.component,
         )  # fmt: skip
         if reply[0] != b"OK":
             raise _refused(reply)
@@ -224,9 +223,10 @@ class Ledger:
         """End a request as its owner. Returns ``OK``, ``FENCED``, ``GONE`` or ``BEHIND`` (resync, then again)."""
         event_id = EventId(attempt.epoch, top.seq + 1 if top.epoch == attempt.epoch else 1)
         error = msgspec.json.encode(end.error) if end.error else b""
+        keys = self.store.keys(attempt.namespace)
         reply = await script("finish").run(
-            self.store.commands, self._keys(attempt.namespace, attempt.id), **finish_arguments(
-                self.store.keys(attempt.namespace).base, attempt, top, event_id, end.encode(), end.state, result=result,
+            self.store.commands, [keys.record(attempt.id)], **finish_arguments(
+                keys.base, attempt, top, event_id, end.encode(), end.state, result=result,
                 error=error, settled=settled, kept=kept,
             ),
         )  # fmt: skip
@@ -366,7 +366,7 @@ def finish_arguments(
     """Arguments of the ``finish`` script."""
     kept = kept or _NOT_KEPT
     return {
-        "base": base, "id": attempt.id, "lease": f"{attempt.lease:x}", "epoch": attempt.epoch, "expected": str(top),
+        "base": base, "lease": f"{attempt.lease:x}", "epoch": attempt.epoch, "expected": str(top),
         "event_id": str(event_id), "data": data, "state": state, "result": result, "error": error,
         "is_settled": int(settled), "result_key": kept.key, "result_ttl": kept.ttl, "kept_result": kept.value,
         "channel": kept.inbox, "used": used, "ttft": ttft,

@@ -63,9 +63,9 @@ class NewRequest(Struct, kw_only=True, gc=False):
     """Protocol version that its worker must speak."""
 
     def fields(self) -> list[Argument]:
-        """Fields of the record that the script does not write itself, without those at their defaults."""
+        """Fields of the record that ``submit`` does not write itself, without those at their defaults."""
         options = self.options
-        made: list[Argument] = [Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint)]
+        made: list[Argument] = [Field.NEEDS, self.needs]
         texts: list[tuple[str, str | bytes]] = [
             (Field.RENDER, self.render), (Field.OWNER_KEY, self.owner_key), (Field.TENANT, options.tenant),
             (Field.READERS, self.reader), (Field.SUFFIX, priority_suffix(options.priority)),
@@ -114,7 +114,7 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
     late = keys.prefix + new.endpoint.late_queue if new.marks else ""
     named: dict[str, Argument] = {
         "base": keys.base, "namespaces": namespaces_key(keys.prefix), "namespace": new.endpoint.namespace,
-        "id": new.id, "queue": late if new.waits else new.queue, "suffix": priority_suffix(options.priority),
+        "queue": late if new.waits else new.queue, "suffix": priority_suffix(options.priority),
         "starts_in": left(options.not_before), "ends_in": left(options.deadline),
         "expires_in": left(options.expires), "reader": new.reader, "most_waiting": options.max_queue, "idem": idem,
         "digest": new.digest, "message": new.message, "through": " ".join((new.endpoint.component, *new.through)),
@@ -123,7 +123,7 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
         "late": late,
         "budget": "" if new.account is None else new.account.budget(),
     }  # fmt: skip
-    return [keys.record(new.id), keys.stream(new.id)], new.fields(), named
+    return [keys.record(new.id)], new.fields(), named
 
 
 def submitted(new: NewRequest, reply: list[bytes]) -> str:

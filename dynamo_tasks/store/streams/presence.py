@@ -49,8 +49,8 @@ class ReaderPresence:
         for request_id in ids:
             with contained("ledger", request_id):
                 await script("detach").run(
-                    commands, [keys.record(request_id), keys.stream(request_id)], base=keys.base,
-                    id=request_id, db=self._store.address.db, reader=channel, saw_end=0,
+                    commands, [keys.record(request_id)], base=keys.base, db=self._store.address.db, reader=channel,
+                    saw_end=0,
                 )  # fmt: skip
         await commands.execute("SREM", keys.clients, channel)
         return ids

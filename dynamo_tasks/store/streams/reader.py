@@ -295,8 +295,8 @@ class StreamReader:
                 if sub.request_id in self._subs:
                     return
                 await script("detach").run(
-                    commands, [keys.record(sub.request_id), keys.stream(sub.request_id)], base=keys.base,
-                    id=sub.request_id, db=self._store.address.db, reader=self.channel, saw_end=int(sub.saw_end),
+                    commands, [keys.record(sub.request_id)], base=keys.base, db=self._store.address.db,
+                    reader=self.channel, saw_end=int(sub.saw_end),
                 )  # fmt: skip
                 return
             except (ServerUnavailableError, ReplyError):

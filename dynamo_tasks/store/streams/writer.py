@@ -226,7 +226,7 @@ class Writer:
         state, end, error, result, settled, kept, used, ttft, _ = stream.finish_request
         attempt, keys = stream.attempt, self._store.keys(stream.attempt.namespace)
         command = script("finish").command(
-            [keys.record(attempt.id), keys.stream(attempt.id)], **finish_arguments(
+            [keys.record(attempt.id)], **finish_arguments(
                 keys.base, attempt, stream.top, stream.end_id, end, state, result=result, error=error,
                 settled=settled, kept=kept, used=used, ttft=ttft,
             ),

@@ -143,7 +143,7 @@ async def test_one_charge_however_it_ends(
         await _counted_once(place, course, counts)
 
 
-FINISH_CHARGES = "  account_ends(KEYS[1], KEYS[2], r, state, used, tonumber(ttft))\n"
+FINISH_CHARGES = "  account_ends(KEYS[1], log, r, state, used, tonumber(ttft))\n"
 OTHERS_CHARGE = "    account_ends(record, log, r, state, '', -1)\n"
 # Script or what it includes, a text of it, what is there instead; a course that shows it.
 MUTANTS: list[tuple[str, str, str, Course]] = [

@@ -1,8 +1,8 @@
 -- claim: QUEUED -> RUNNING by one attempt of one instance. Idempotent by nonce.
 -- Keeps 1, 2, 3, 5, 9 of docs/ledger.md.
 --
--- KEYS   1 record, 2 stream
--- @args base, id, lease, nonce, retry_number, tracked, namespaces, namespace, speaks, component, ...
+-- KEYS   1 record
+-- @args base, lease, nonce, retry_number, tracked, namespaces, namespace, speaks, component, ...
 --   lease: hex; retry_number: of the message; tracked: '1' if the message carries our header; namespaces: key of their
 --   set; speaks: protocol version of the instance; ...: field, value for the record of a message without one
 -- returns {'OK', epoch, previous id, attempt, readers, ms until its deadline (0 = none), {field, value, ... to
@@ -16,7 +16,9 @@
 --         {'WAIT', ms}      not yet: before its time, or a retry that overtook the end of the last attempt
 --         {'FULL'}          the component runs as many as it may: it stands at the front of the wait queue; ack and
 --         drop
--- @include clock, components, messages, numbers, owners, push, records, stream, terminal, wait_queue
+-- @include clock, components, messages, numbers, owners, push, records, requests, stream, terminal, wait_queue
+
+local id, log = named_by(KEYS[1])
 
 local retry = tonumber(retry_number)
 local r = whole(KEYS[1])
@@ -101,14 +103,14 @@ local function too_many()
 end
 
 local function start()
-  local previous, top = top_of(KEYS[2])
+  local previous, top = top_of(log)
   if r.state == 'RUNNING' then take_from_the_dead(previous) end
   local epoch = int(math.max(now, (tonumber(r.epoch) or 0) + 1, top + 1))
   local attempt = int((tonumber(r.attempts) or 0) + 1)
   local event_id = epoch .. '-0'
   local data = previous .. '|' .. attempt .. '|' .. lease
-  redis.call('XADD', KEYS[2], event_id, 'k', data)
-  if top > 0 then redis.call('PERSIST', KEYS[2]) end
+  redis.call('XADD', log, event_id, 'k', data)
+  if top > 0 then redis.call('PERSIST', log) end
   redis.call('HSET', KEYS[1], F.state, 'RUNNING', F.owner, lease, F.nonce, nonce, F.epoch, epoch, F.attempts, attempt,
     F.previous, previous, F.started, int(now))
   own(lease, id)

@@ -2,12 +2,13 @@
 -- detach: a client process has no reader of this request any more.
 -- Keeps 6, 9 of docs/ledger.md.
 --
--- KEYS   1 record, 2 stream
--- @args base, id, db, reader, saw_end
+-- KEYS   1 record
+-- @args base, db, reader, saw_end
 --   reader: its channel; saw_end: '1' = it saw the end
 -- returns number of readers left, -1 no record
--- @include alive, clock, records, terminal
+-- @include alive, clock, records, requests, terminal
 
+local id, log = named_by(KEYS[1])
 redis.call('SREM', base .. 'reads:' .. reader, id)
 local r = fields(KEYS[1], F.state, F.readers, F.owner, F.epoch, F.background, F.abandon_after, F.read_retention)
 if not r.state then return -1 end
@@ -22,7 +23,7 @@ local readers = table.concat(left, ' ')
 redis.call('HSET', KEYS[1], F.readers, readers)
 if TERMINAL[r.state] then
   if n == 0 and saw_end == '1' and r.background ~= '1' then
-    redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.read_retention) or 60000, RECORD_TTL))
+    redis.call('PEXPIRE', log, math.min(tonumber(r.read_retention) or 60000, RECORD_TTL))
   end
   return n
 end

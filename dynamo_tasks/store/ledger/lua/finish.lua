@@ -2,8 +2,8 @@
 -- finish: RUNNING -> SUCCEEDED | FAILED by the owner: last event, state and push in one.
 -- Keeps 1, 4, 5, 6, 7 of docs/ledger.md.
 --
--- KEYS   1 record, 2 stream
--- @args base, id, lease, epoch, expected, event_id, data, state, result, error, is_settled, result_key, result_ttl,
+-- KEYS   1 record
+-- @args base, lease, epoch, expected, event_id, data, state, result, error, is_settled, result_key, result_ttl,
 --       kept_result, channel, used, ttft
 --   lease: hex; expected: id that must be on top of the stream; event_id, data: of the end event; result, error: JSON,
 --   '' = none; is_settled: '1' = nothing follows. Where Celery's result is all that follows, result_key ('' = else):
@@ -11,7 +11,9 @@
 --   none); used: tokens of prompt, answer, of these cached and of reasoning ('' = not said), ttft: ms until the first
 --   one (-1 = not known), for the account of its API key
 -- returns 'OK' | 'FENCED' another attempt or an end | 'GONE' no record | 'BEHIND' another id is on top: resync
--- @include clock, components, documents, numbers, push, records, settled, stream, summary, terminal, wait_queue
+-- @include clock, components, documents, numbers, push, records, requests, settled, stream, summary, terminal, wait_queue
+
+local id, log = named_by(KEYS[1])
 
 -- How long a run takes: on average, and the shortest in recent times. Submit judges deadlines by it, where somebody
 -- waits or a component has limits; else nobody asks.
@@ -32,20 +34,20 @@ if not r.state then return 'GONE' end
 if r.owner ~= lease or r.epoch ~= epoch then return 'FENCED' end
 if TERMINAL[r.state] then return r.end_id == event_id and 'OK' or 'FENCED' end
 if r.state ~= 'RUNNING' then return 'FENCED' end
-local top, top_epoch = top_of(KEYS[2])
+local top, top_epoch = top_of(log)
 if top_epoch > tonumber(epoch) then return 'FENCED' end
 if top ~= expected then return 'BEHIND' end
-redis.call('XADD', KEYS[2], 'NOMKSTREAM', event_id, 'e', data)
+redis.call('XADD', log, 'NOMKSTREAM', event_id, 'e', data)
 local ended = {
   F.state, state, F.end_id, event_id, F.finished, int(now_ms()), F.settled, is_settled, F.result, result,
   F.error, error, unpack(summary(data)),
 }
 if r.account then
   -- @include account
-  account_ends(KEYS[1], KEYS[2], r, state, used, tonumber(ttft))
+  account_ends(KEYS[1], log, r, state, used, tonumber(ttft))
   r.account = nil
 end
-redis.call('PEXPIRE', KEYS[2], math.min(tonumber(r.retention) or 3600000, RECORD_TTL))
+redis.call('PEXPIRE', log, math.min(tonumber(r.retention) or 3600000, RECORD_TTL))
 document_ends(id, r, RECORD_TTL)
 -- Until Celery's completion has run to its end, the message and the owner stay, so that somebody can run it again.
 if is_over and not r.dead_message then

@@ -1,8 +1,8 @@
 -- submit: (nothing) -> QUEUED. Writes the ledger record and pushes the Celery message, or does neither.
 -- Keeps 2, 8, 9 of docs/ledger.md.
 --
--- KEYS   1 record, 2 stream
--- @args base, namespaces, namespace, id, queue, suffix, starts_in, ends_in, reader, most_waiting, idem, digest,
+-- KEYS   1 record
+-- @args base, namespaces, namespace, queue, suffix, starts_in, ends_in, reader, most_waiting, idem, digest,
 --       message, through, expires_in, db, endpoint, tenant, weight, document, owner_key, budget, late, ...
 --   namespaces: key of their set; queue: its key without priority, suffix: the priority's; starts_in: ms until
 --   not_before (0 = now), ends_in: until its deadline, expires_in: until it expires (0 = never); reader: channel (''
@@ -20,8 +20,9 @@
 --         {'LATE', wait ms, least ms of a run}  it would not be ready by its deadline, or not start before it expires
 --         {'BUDGET', 'minute' | 'large' | 'tokens' | 'cost', ms, tokens left, ms until whole}  its API key has too
 --           little left; here, so that what is reserved is reserved once, for a record that is written
--- @include clock, components, documents, messages, numbers, readers, terminal, wait_queue
+-- @include clock, components, documents, messages, numbers, readers, requests, terminal, wait_queue
 
+local id = named_by(KEYS[1])
 local now = now_ms()
 
 -- What is left counts from here on: the caller's clock may be another.
@@ -154,8 +155,8 @@ local left_of_minute, whole_in = '0', '0'
 
 local function queue_it()
   redis.call('SADD', namespaces, namespace)
-  redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.queue, queue, F.message, message, F.created, int(now),
-    unpack(ARGV, REST))
+  redis.call('HSET', KEYS[1], F.state, 'QUEUED', F.queue, queue, F.message, message, F.created, int(now), F.endpoint,
+    endpoint, unpack(ARGV, REST))
   if document ~= '' then
     redis.call('HSET', KEYS[1], F.document, '1')
     redis.call('HSET', document_of(id), 'given', document)
