@@ -20,7 +20,7 @@ from msgspec import Meta, Struct
 from dynamo_tasks.router.late import QueuePolicy
 from dynamo_tasks.router.predicted import RoutingLoad
 
-__all__ = ["Candidate", "KvRouterConfig", "costs_of", "sample"]
+__all__ = ["KvCandidate", "KvRouterConfig", "costs_of", "sample"]
 
 Positive = Annotated[float, Meta(ge=0)]
 
@@ -77,7 +77,7 @@ class KvRouterConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     router_session_affinity_fields: tuple[Literal["prompt_cache_key", "user"], ...] = ()
 
 
-class Candidate(NamedTuple):
+class KvCandidate(NamedTuple):
     """A worker that could take the request.
 
     Attributes:
@@ -92,7 +92,7 @@ class Candidate(NamedTuple):
 
 
 def costs_of(
-    config: KvRouterConfig, candidates: Mapping[int, Candidate], prompt: int, block_size: int
+    config: KvRouterConfig, candidates: Mapping[int, KvCandidate], prompt: int, block_size: int
 ) -> dict[int, float]:
     """The cost of each worker.
 
@@ -107,7 +107,7 @@ def costs_of(
     return {worker: _tokens(config, candidate, prompt) for worker, candidate in candidates.items()}
 
 
-def _tokens(config: KvRouterConfig, candidate: Candidate, prompt: int) -> float:
+def _tokens(config: KvRouterConfig, candidate: KvCandidate, prompt: int) -> float:
     load = candidate.load
     own = max(1.0, prompt - config.overlap_score_credit * candidate.overlap)
     share = (load.active_blocks + candidate.new_blocks) / load.total_blocks if load.total_blocks else 0.0
@@ -115,7 +115,7 @@ def _tokens(config: KvRouterConfig, candidate: Candidate, prompt: int) -> float:
 
 
 def _dynamo(
-    config: KvRouterConfig, candidates: Mapping[int, Candidate], prompt: int, block_size: int
+    config: KvRouterConfig, candidates: Mapping[int, KvCandidate], prompt: int, block_size: int
 ) -> dict[int, float]:
     least = min(candidate.load.prefill_tokens for candidate in candidates.values())
     found: dict[int, float] = {}

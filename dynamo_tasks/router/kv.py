@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from dynamo_tasks.errors import NoInstancesError
-from dynamo_tasks.router.costs import Candidate, KvRouterConfig, costs_of, sample
+from dynamo_tasks.router.costs import KvCandidate, KvRouterConfig, costs_of, sample
 from dynamo_tasks.router.expected import ExpectedBlocks
 from dynamo_tasks.router.index import KvIndex
 from dynamo_tasks.router.late import Marks, marks_of
@@ -105,7 +105,7 @@ class KvPolicy:
         )  # fmt: skip
 
     def _waits(
-        self, candidates: Mapping[int, Candidate], chosen: int, step: int, *, by_session: bool
+        self, candidates: Mapping[int, KvCandidate], chosen: int, step: int, *, by_session: bool
     ) -> bool:
         """Return whether the worker of a request is better chosen later: one that is full has no use of it yet."""
         config = self.config
@@ -118,13 +118,15 @@ class KvPolicy:
             one.load.prefill_tokens > full for one in candidates.values()
         )
 
-    def _candidates(self, workers: Sequence[int], hashes: Sequence[int], now: float) -> dict[int, Candidate]:
+    def _candidates(
+        self, workers: Sequence[int], hashes: Sequence[int], now: float
+    ) -> dict[int, KvCandidate]:
         expected = self._expected.find(hashes, now)
         depths, count, size = self.index.find(hashes), len(hashes), self.block_size
-        found: dict[int, Candidate] = {}
+        found: dict[int, KvCandidate] = {}
         for worker in workers:
             depth = max(depths.get(worker, 0), expected.get(worker, 0))
-            found[worker] = Candidate(depth * size, count - depth, self.loads.of(worker, now))
+            found[worker] = KvCandidate(depth * size, count - depth, self.loads.of(worker, now))
         return found
 
     def _of_session(self, last: int | None, costs: dict[int, float], least: float) -> int | None:

@@ -142,6 +142,7 @@ class Registry:
         if not members:
             return []
         found = await self.store.commands.execute("MGET", *(keys.registration(member) for member in members))
+        # Registrations go with their TTL; the index has none, and keeps what nobody took back.
         await self._prune(keys, [m for m, value in zip(members, found, strict=True) if value is None])
         return list(_readable(InstanceInfo.decode, zip(members, found, strict=True)).values())
 

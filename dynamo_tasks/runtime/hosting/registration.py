@@ -227,7 +227,7 @@ class Registration(Actor):
         """Leave the registry; the lease stays while requests run on it."""
         if not self._registered:
             return
-        self._registered = False
+        self._registered = False  # first: a renewal meanwhile renews the lease alone
         with contextlib.suppress(DynamoError):
             await self._leave_queues()
             await self._registry.revoke(self._namespace, self.lease, keep_lease=True)

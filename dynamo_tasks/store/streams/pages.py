@@ -63,6 +63,7 @@ class Pages:
         commands: list[list[Any]] = []
         for sub, count in hungry:
             keys = self._store.keys(sub.namespace)
+            # The record first: had it ended by then, nothing can be missing from the page that is read after it.
             commands.append(["HMGET", keys.record(sub.request_id), Field.STATE, Field.END_ID])
             commands.append(
                 ["XRANGE", keys.stream(sub.request_id), f"({sub.cursor.last}", "+", "COUNT", count]

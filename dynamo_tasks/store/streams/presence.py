@@ -33,6 +33,7 @@ class ReaderPresence:
             for channel, n in zip(counts[::2], counts[1::2], strict=True)
             if n == 0
         }
+        # Twice: a client that reconnects is absent for a moment, too.
         dead = absent & self._suspects.get(namespace, set())
         self._suspects[namespace] = absent - dead
         left: list[str] = []

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.errors import NoInstancesError
-from dynamo_tasks.router.costs import Candidate, KvRouterConfig, costs_of, sample
+from dynamo_tasks.router.costs import KvCandidate, KvRouterConfig, costs_of, sample
 from dynamo_tasks.router.demand import WorkerDemand
 from dynamo_tasks.router.kv import KvPolicy
 from dynamo_tasks.router.predicted import TRUST, PredictedLoads, RoutingLoad
@@ -79,8 +79,8 @@ def test_siblings_of_a_prompt_that_is_on_its_way_follow_it() -> None:
 def test_dynamos_cost_is_that_of_its_source() -> None:
     config = KvRouterConfig(cost="dynamo", overlap_score_credit_decay=1.0, decode_active_request_weight=2.0)
     candidates = {
-        1: Candidate(64, 6, RoutingLoad(prefill_tokens=160, active_blocks=20, active_requests=3)),
-        2: Candidate(0, 10, RoutingLoad()),
+        1: KvCandidate(64, 6, RoutingLoad(prefill_tokens=160, active_blocks=20, active_requests=3)),
+        2: KvCandidate(0, 10, RoutingLoad()),
     }
     costs = costs_of(config, candidates, 160, 16)
     # excess = 160 / 160 = 1: half of the credit; (160 + 160 - 32) / 16 + (20 + 6) + 2 * 3

@@ -1,3 +1,4 @@
+-- By hand: cmsgpack writes every string as text, and the data of an event are bytes.
 local function bigendian(n, bytes)
   local out = {}
   for i = bytes, 1, -1 do

@@ -3,6 +3,7 @@
 -- A queue is kombu's list, from which workers pop, and behind it a wait queue for each component, ordered by fairness: a
 -- zset of ids by tag. At most WINDOW messages are in a list before others stand in the wait queue, so a list stays
 -- short, and who is next is decided as late as possible. Recovery pushes to the front of the list itself.
+-- -2^52: below every tag, and with milliseconds added still a whole number of a double.
 local FRONT = -4503599627370496
 local SEP = '\6\22'
 local STEPS = { '0', '3', '6', '9' }
@@ -37,6 +38,7 @@ local function tag_for(component, list, tenant, weight)
 end
 
 local function enqueue(component, list, id, tag)
+  -- Who stands there already keeps the place: a message that came twice must not cost it.
   if redis.call('ZADD', waiting_key(component, list), 'NX', real(tag), id) == 0 then return end
   redis.call('LPUSH', shadow_of(list), '')
   redis.call('SADD', base .. 'lines', component .. ':' .. list)
@@ -98,12 +100,14 @@ local function promote(component, list)
   redis.call('LPOP', shadow_of(list))
   local id, tag = first[1], tonumber(first[2])
   local r = fields(base .. 'req:' .. id, F.message, F.tenant)
+  -- Who was put in front stands outside of the order: its tag says nothing of the present.
   if tag > 0 then
     local tags, tenant = tags_of(component, list), 't:' .. (r.tenant or '')
     redis.call('HSET', tags, 'now', real(tag))
+    -- Its tenant's last: the next one would start at the present all the same, so that nothing needs to be kept of it.
     if (tonumber(redis.call('HGET', tags, tenant) or nil) or 0) <= tag then redis.call('HDEL', tags, tenant) end
   end
-  if not r.message then return false end
+  if not r.message then return false end -- Redis forgot it: its place goes to the next one
   redis.call('LPUSH', list, r.message)
   return true
 end
