@@ -11,11 +11,11 @@ from tests.support.streams import Place
 __all__ = ["make_dead"]
 
 
-def make_dead(url: str, owner_key: str = "") -> str:
-    """Put a request into the dead list of a namespace that nobody serves; its id."""
+def make_dead(url: str, owner_key: str = "", namespace: str = "") -> str:
+    """Put a request into the dead list of a namespace that nobody serves, one of its own by default; its id."""
 
     async def make() -> str:
-        async with Place(url) as place:
+        async with Place(url, namespace) as place:
             request_id = await place.submit(owner_key=owner_key)
             for _ in range(3):
                 owner = await place.owner()

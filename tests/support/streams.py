@@ -180,9 +180,9 @@ class Place:
     ``async with Place(url) as place:`` closes every owner and client that was started in it.
     """
 
-    def __init__(self, url: str):
+    def __init__(self, url: str, namespace: str = ""):
         self.url = url
-        self.namespace = f"t{uuid.uuid4().hex[:12]}"
+        self.namespace = namespace or f"t{uuid.uuid4().hex[:12]}"
         self.endpoint = EndpointId(self.namespace, "Worker", "generate")
         self.queue = self.endpoint.queue
         self._started: list[Owner | Client] = []

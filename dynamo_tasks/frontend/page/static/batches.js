@@ -19,8 +19,7 @@ export function take(snapshot) {
   refresh($("batch-rows"), table("batches", COLUMNS, snapshot.batches.map((row) => [
     el(`span.${KINDS[row.status] || "warn"}`, {}, row.status.replace("_", " ")), progress(row), stop(row),
     el(row.failed ? "span.bad" : "span", {}, number(row.failed)), made(row, snapshot.time),
-    span(Math.max(0, Math.round((row.ended || snapshot.time) - row.created))), // its times are whole seconds
-    number(row.tokens), row.model || "–", row.endpoint.replace("/v1/", ""), el("code", {}, row.id),
+    took(row, snapshot.time), tokens(row), row.model || "–", row.endpoint.replace("/v1/", ""), el("code", {}, row.id),
   ])));
 }
 
@@ -31,6 +30,17 @@ function progress(row) {
   const ended = row.completed + row.failed;
   return el("span", {}, meter(ended / row.total, `${number(ended)} of ${number(row.total)} lines ended`),
     el("small.dim", {}, ` ${number(ended)} of ${number(row.total)}`));
+}
+
+/** Its times are whole seconds. */
+function took(row, now) {
+  const seconds = Math.round((row.ended || now) - row.created);
+  return seconds < 1 ? "< 1 s" : span(seconds);
+}
+
+/** Answers are counted when a part of the lines has been gathered: before the first one nothing is known. */
+function tokens(row) {
+  return !row.tokens && row.completed && !row.ended ? "–" : number(row.tokens);
 }
 
 function made(row, now) {
