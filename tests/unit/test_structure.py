@@ -18,6 +18,11 @@ MOST_OPTIONS = 3
 """Options of a request in one class, signature or table: that many are a second list of them."""
 MOST_INSIDE = 21
 """Places where tests reach for private attributes: of ours, of Celery's, of Python's."""
+SHARED = {
+    "Background", "Frontend",  # of the graphs `agg` and `routed`: their names are those of components
+    "Record",  # of a pipeline, as its users call it, and of the ledger
+}  # fmt: skip
+"""Names that two classes have."""
 PUBLIC = {"_exit", "_replace", "_request_id"}
 """Names that begin like private ones and are none: of `os`, of named tuples, of Anthropic's client."""
 
@@ -92,6 +97,16 @@ def test_no_module_of_ours_is_imported_by_its_name() -> None:
             if by_name and any(re.search(r"['\"]dynamo_tasks", ast.unparse(value)) for value in node.args):
                 hits.append(f"{dotted(path)}:{node.lineno}")
     assert hits == []
+
+
+def test_no_two_classes_share_a_name() -> None:
+    found = Counter(
+        node.name
+        for path in FILES
+        for node in parsed(path).body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_")
+    )
+    assert {name for name, count in found.items() if count > 1} <= SHARED
 
 
 def test_nobody_draws_from_the_programs_random_numbers() -> None:

@@ -166,6 +166,7 @@ class Execution:
     async def _refused(self, refusal: ClaimRefused) -> Any:
         namespace, request_id = self._handler.endpoint.namespace, self._call.id
         self._telemetry.refused(request_id, refusal.reason)
+        # Where it runs here, its completion is under way, and this is a second copy of its message.
         if refusal.reason == "UNSETTLED" and not self._worker.runs(request_id):
             return self._outcome_again(refusal)
         if refusal.reason == "EXPIRED":

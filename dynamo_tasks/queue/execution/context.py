@@ -177,6 +177,7 @@ class WorkerContext:
     def leave(self, execution: Running, stream: OpenStream) -> None:
         """An attempt is over."""
         current = self._running.get(stream.attempt.id)
+        # A request may come back to the worker that gave it away, before the earlier attempt has left.
         if current is not None and current[0] is execution:
             del self._running[stream.attempt.id]
         self.writer.forget(stream)
@@ -199,7 +200,7 @@ class WorkerContext:
 
     def _apply(self, command: RequestCommand) -> None:
         execution, attempt, stream = self._running[command.request_id]
-        if command.epoch != attempt.epoch:
+        if command.epoch != attempt.epoch:  # it was sent to another attempt at the same request
             return
         if command.op == "readers":
             stream.set_readers(self.store.keys(attempt.namespace).readers(command.argument))

@@ -147,6 +147,7 @@ class Watcher(Actor):
         self.resting = [card for card in cards if card.id not in self.by_endpoint and not self._is_off(card)]
         self._components |= {*scales, *(info.component for info in (*instances, *cards))}
         self._gauges.update(instances, self.loads)
+        # Wakes those that wait now; who comes later waits for the next change.
         self._changed.set()
         self._changed = asyncio.Event()
 

@@ -93,7 +93,7 @@ class Link:
         self._keeper = asyncio.create_task(self._keep(), name=f"link-{self._name}")
 
     async def _connect(self, timeout: float) -> None:
-        self._lost.clear()
+        self._lost.clear()  # before: what is lost while it is made ready must wake the keeper
         found = await sentinel.locate(self.address, timeout)
         wire = await Wire.connect(
             found, name=self._name, on_message=self._on_message, on_lost=self._on_lost, timeout=timeout
