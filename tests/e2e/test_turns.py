@@ -39,7 +39,7 @@ def turns(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Turns]:
     ):
         until(lambda: state(made, "small") == state(made, "large") == "idle", 60, "both models are listed")
         yield made
-    assert made.violations == []
+    assert made.wrong == []
 
 
 def test_they_take_turns_and_their_processes_stay(turns: Turns) -> None:

@@ -52,7 +52,7 @@ def test_one_is_awake_and_nothing_is_lost(own_server: RedisServer, tmp_path: Pat
                 reader.start()
             killed.append(disturb(turns, dice, readers))
             check(readers, 120)
-            assert turns.violations == [], killed
+            assert turns.wrong == [], killed
     if ROUNDS >= 100:
         assert len([one for one in killed if one.startswith("worker")]) >= 20, killed
         assert len([one for one in killed if one.startswith("serve")]) >= 5, killed

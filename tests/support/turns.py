@@ -32,6 +32,8 @@ class Turns:
     def __init__(self, server: RedisServer, home: Path, models: dict[str, tuple[str, ...]], *common: str):
         self.server = server
         self.home = home
+        self.device = home / "device"
+        self.device.touch()
         self.violations: list[str] = []
         self._settings = {name: (*common, *settings) for name, settings in models.items()}
         self._entered = ExitStack()
@@ -57,7 +59,7 @@ class Turns:
     def _serve(self, name: str) -> Serve:
         settings = [
             f"--Worker.dynamo.name={name}", f"--Worker.served_model_name={name}", "--Worker.scale.min=0",
-            "--Worker.scale.share=gpu0", "--Worker.ServiceArgs.resources.gpu=1", *self._settings[name],
+            "--Worker.scale.share=gpu0", f"--Worker.engine_args.device={self.device}", "--Worker.ServiceArgs.resources.gpu=1", *self._settings[name],
         ]  # fmt: skip
         env = {"DYNAMO_REDIS_URL": self.server.url, "DYNAMO_FAKE_GPUS": "1"}
         return Serve(self.home, "--service", "Worker", *settings, wait=False, **env)
@@ -103,6 +105,11 @@ class Turns:
     def until_asleep(self, name: str) -> None:
         """Wait until a model's worker sleeps."""
         until(lambda: self.fleet(name)["asleep"] == 1, 60, lambda: f"{name} asleep: {self.scale()}")
+
+    @property
+    def wrong(self) -> list[str]:
+        """Signs that two were awake at once: in the registry, in what is wanted, and at the device itself."""
+        return [*self.violations, *self.device.read_text().splitlines()]
 
     def _look(self) -> None:
         """Watch all the time that the registry never shows two of them awake, and Redis never two wanted."""

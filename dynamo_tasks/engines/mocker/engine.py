@@ -19,6 +19,7 @@ from dynamo_tasks.engines.embedding import embed_all
 from dynamo_tasks.engines.images.image_limits import MOST
 from dynamo_tasks.engines.images.stand_in import expand_images
 from dynamo_tasks.engines.mocker.compose import FEATURES, compose, is_composed
+from dynamo_tasks.engines.mocker.device import Device
 from dynamo_tasks.engines.mocker.logprobs import Logprobs
 from dynamo_tasks.engines.mocker.reply import Reply, ReplyOutput
 from dynamo_tasks.engines.mocker.scheduler import Scheduler, SchedulerArgs
@@ -52,6 +53,8 @@ class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
         images: Whether it takes images. It looks at none: their tokens, and so the text, follow from their bytes.
         startup_s: Seconds that its start takes, as the loading of weights does.
         sleep_s: Seconds that it takes to fall asleep, and to wake, as the moving of weights does.
+        device: Path of a file that stands for the memory of a device: two mockers with the same one cannot both be
+            awake.
         kv_events_config: ``{enable_kv_cache_events: true}``, as of vLLM: it reports what is in its prefix cache.
     """
 
@@ -61,6 +64,7 @@ class MockerArgs(SchedulerArgs, kw_only=True, frozen=True):
     images: bool = False
     startup_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
     sleep_s: Annotated[float, Meta(ge=0, le=3600)] = 0.0
+    device: str = ""
     kv_events_config: dict[str, Any] = msgspec.field(default_factory=dict)
 
     @property
@@ -97,10 +101,12 @@ class MockerEngine(Engine):
         self._task: asyncio.Task[None] | None = None
         self._death: EngineDeadError | None = None
         self._asleep = False
+        self._device = Device(args.device)
 
     async def start(self) -> None:
         """Start the scheduler's task."""
         if self._task is None:
+            self._device.take()
             await asyncio.sleep(self._args.startup_s)
             self._death = None
             self._scheduler = Scheduler(self._args)
@@ -118,6 +124,7 @@ class MockerEngine(Engine):
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
+            self._device.give_back()
             event("engine.stop", engine=self.name, model=self.card.name)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -138,9 +145,11 @@ class MockerEngine(Engine):
         self._asleep = True
         await asyncio.sleep(self._args.sleep_s)
         self._scheduler.forget()
+        self._device.give_back()
 
     async def wake_up(self) -> None:
         """Serve again."""
+        self._device.take()
         await asyncio.sleep(self._args.sleep_s)
         self._asleep = False
 
