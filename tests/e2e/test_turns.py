@@ -77,3 +77,27 @@ def test_a_hand_takes_the_device_and_gives_it_back(turns: Turns) -> None:
         until(lambda: state(turns, "large") == "asleep", 30, "large waits")
         typed(turns.home, "scale", "dynamo.small", "auto", **env)
         assert waits.result().status_code == 200
+
+
+@pytest.mark.slow
+def test_a_model_that_is_turned_off_does_not_sleep_on(turns: Turns) -> None:
+    env = {"DYNAMO_REDIS_URL": turns.server.url}
+    assert [ask(turns, model).status_code for model in ("small", "large")] == [200, 200]
+    turns.until_asleep("small")
+    typed(turns.home, "scale", "dynamo.small", "0", **env)
+    until(lambda: not turns.workers("small"), 30, "its process has ended")
+    assert state(turns, "small") == ""
+    typed(turns.home, "scale", "dynamo.small", "auto", **env)
+    until(lambda: state(turns, "small") == "idle", 30, "it is listed again")
+    assert ask(turns, "small").status_code == 200
+
+
+@pytest.mark.slow
+def test_one_that_dies_asleep_is_started_at_its_next_turn(turns: Turns) -> None:
+    assert [ask(turns, model).status_code for model in ("small", "large")] == [200, 200]
+    turns.until_asleep("small")
+    assert turns.kill_worker("small")
+    until(lambda: not turns.workers("small"), 30, "nobody starts it again")
+    assert ask(turns, "large").status_code == 200
+    assert turns.workers("small") == []
+    assert ask(turns, "small").status_code == 200

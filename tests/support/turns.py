@@ -59,7 +59,8 @@ class Turns:
     def _serve(self, name: str) -> Serve:
         settings = [
             f"--Worker.dynamo.name={name}", f"--Worker.served_model_name={name}", "--Worker.scale.min=0",
-            "--Worker.scale.share=gpu0", f"--Worker.engine_args.device={self.device}", "--Worker.ServiceArgs.resources.gpu=1", *self._settings[name],
+            "--Worker.scale.share=gpu0", f"--Worker.engine_args.device={self.device}",
+            "--Worker.ServiceArgs.resources.gpu=1", *self._settings[name],
         ]  # fmt: skip
         env = {"DYNAMO_REDIS_URL": self.server.url, "DYNAMO_FAKE_GPUS": "1"}
         return Serve(self.home, "--service", "Worker", *settings, wait=False, **env)
@@ -89,9 +90,15 @@ class Turns:
 
     def workers(self, name: str) -> list[int]:
         """Process ids of a model's workers."""
-        with suppress(OSError, ValueError):
+        with suppress(
+            OSError, ValueError
+        ):  # written when one starts or dies by itself, not when one is drained
             shown = json.loads((self.home / "serve" / f"{self.serves[name].popen.pid}.json").read_text())
-            return [row["pid"] for row in shown["processes"] if row["pid"]]
+            return [
+                row["pid"]
+                for row in shown["processes"]
+                if row["pid"] and Path(f"/proc/{row['pid']}").exists()
+            ]
         return []
 
     def kill_worker(self, name: str) -> bool:

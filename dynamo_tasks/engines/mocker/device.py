@@ -38,8 +38,8 @@ class Device:
             raise EngineError(f"out of memory: another process has {self._path}") from None
         self._descriptor = descriptor
 
-    def give_back(self) -> None:
-        """Give the memory back."""
+    def release(self) -> None:
+        """Release the memory."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             os.close(descriptor)

@@ -124,7 +124,7 @@ class MockerEngine(Engine):
         if task is not None:
             task.cancel()
             await asyncio.wait([task])
-            self._device.give_back()
+            self._device.release()
             event("engine.stop", engine=self.name, model=self.card.name)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
@@ -145,7 +145,7 @@ class MockerEngine(Engine):
         self._asleep = True
         await asyncio.sleep(self._args.sleep_s)
         self._scheduler.forget()
-        self._device.give_back()
+        self._device.release()
 
     async def wake_up(self) -> None:
         """Serve again."""
