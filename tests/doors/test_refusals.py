@@ -23,6 +23,7 @@ pytestmark = pytest.mark.slow
 ASK = {"model": MODEL, "prompt": "hi", "max_tokens": 2}
 INSIDE = re.compile(r"script:|@user|SCRIPT KILL|Valkey is|Redis is|127\.0\.0\.1|\b[A-Z]{4,} ")
 TOKENS = 200
+WAITS = re.compile(r"store\.refused|connection=start")
 
 
 @pytest.fixture(scope="module")
@@ -85,12 +86,12 @@ def test_a_killed_worker_starts_on_a_server_that_refuses(
 def _waits(output: str) -> bool:
     """Whether the worker that was started again says what it waits for."""
     return any(
-        line.startswith("Worker") and ("store.refused" in line or "connection=start" in line)
+        line.startswith("Worker") and WAITS.search(line)
         for line in output.partition("starts again")[2].splitlines()
     )
 
 
-@pytest.mark.parametrize("kind", ["NOREPLICAS", "MISCONF", "BUSY"])
+@pytest.mark.parametrize("kind", ["NOREPLICAS", "MISCONF", "BUSY", "READONLY"])
 def test_a_worker_that_starts_meanwhile_waits_and_can_be_ended(kind: str, server: RefusingServer) -> None:
     with (
         REFUSALS[kind](server),
@@ -98,7 +99,7 @@ def test_a_worker_that_starts_meanwhile_waits_and_can_be_ended(kind: str, server
         Worker(server.url, settings=PACED, name="ended", wait=False) as other,
     ):
         for log in (one.log, other.log):
-            until(lambda log=log: "store.refused" in log.read_text(), 60, one.log.read_text)
+            until(lambda log=log: WAITS.search(log.read_text()), 60, log.read_text)
         other.signal(signal.SIGTERM)
         until(lambda: not other.alive, 10, "it ends")
         assert one.alive, one.output

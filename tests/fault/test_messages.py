@@ -15,10 +15,12 @@ import pytest
 
 from tests.support.faults import by_load, kill_worker, restart_redis
 from tests.support.processes import Frontend, Worker, together, until
-from tests.support.readers import PACED
 from tests.support.server import RedisServer
 
 pytestmark = pytest.mark.slow
+
+PACED = ("Worker.engine=mocker", "Worker.engine_args.token_delay_ms=7")
+"""The longest takes some seconds."""
 
 _TOOLS = [{"name": name, "input_schema": {"type": "object"}} for name in ("weather", "time")]
 _CALLS = 'weather({"city": "%s"}) and time({"zone": "UTC"})'
@@ -26,7 +28,7 @@ _EFFORT = {"thinking": {"type": "adaptive"}, "output_config": {"effort": "xhigh"
 
 
 def _text(number: int) -> dict[str, Any]:
-    return {"max_tokens": 150, "messages": [{"role": "user", "content": f"text {number}"}]}
+    return {"max_tokens": 500, "messages": [{"role": "user", "content": f"text {number}"}]}
 
 
 def _thoughts(number: int) -> dict[str, Any]:

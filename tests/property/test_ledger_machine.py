@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterator
 
 import pytest
@@ -19,16 +20,23 @@ from tests.support.server import RedisServer
 NAMES = sorted(name for name in SOURCES if not name.startswith("lib/"))
 
 
-@pytest.fixture
-def connected(own_server: RedisServer) -> Iterator[None]:
+@contextlib.contextmanager
+def connection(url: str) -> Iterator[None]:
+    """The machine acts on this server."""
     loop = asyncio.new_event_loop()
     LedgerMachine.loop = loop
-    LedgerMachine.client = redis.Redis.from_url(own_server.url)
-    LedgerMachine.store = loop.run_until_complete(Store.connect(own_server.url))
+    LedgerMachine.client = redis.Redis.from_url(url)
+    LedgerMachine.store = loop.run_until_complete(Store.connect(url))
     yield
     loop.run_until_complete(LedgerMachine.store.close())
     loop.close()
     LedgerMachine.client.close()
+
+
+@pytest.fixture
+def connected(own_server: RedisServer) -> Iterator[None]:
+    with connection(own_server.url):
+        yield
 
 
 def run_machine(examples: int, steps: int, *, seeded: bool = True, shrink: bool = True) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynamo_tasks.errors import ConfigError, RequestNotFoundError, ServerRefusedError, ServerUnavailableError
+from dynamo_tasks.errors import ConfigError, RequestNotFoundError, ServerRefusedError
 from dynamo_tasks.protocol.names import check_namespace
 from dynamo_tasks.store.keys import Keyspace
 from dynamo_tasks.store.redis.address import Address
@@ -42,7 +42,8 @@ class Store:
         """Connect to Redis and check it.
 
         Raises:
-            ServerUnavailableError: it cannot be reached, or is a replica.
+            ServerUnavailableError: it cannot be reached.
+            ServerRefusedError: it is a replica, or refuses for another reason that passes.
             ConfigError: it is older than 7.0, or it evicts keys.
         """
         store = cls(url, prefix=prefix)
@@ -63,7 +64,8 @@ class Store:
                 "Sentinels (sentinel://)"
             )
         if info.get("role", "master") != "master":
-            raise ServerUnavailableError(f"the Redis server at {self.address} is a replica", retry_after=1.0)
+            # As READONLY: of a failover, which passes. Who starts on one waits.
+            raise ServerRefusedError(f"the Redis server at {self.address} is a replica", retry_after=1.0)
         self.run_id = info.get("run_id", "")
         self.version = info.get("valkey_version") or info.get("redis_version", "0")
         if _version(info.get("redis_version", "0")) < MIN_VERSION:

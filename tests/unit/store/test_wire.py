@@ -126,5 +126,5 @@ def test_a_server_that_evicts_is_refused_at_start(own_server: RedisServer) -> No
 
 def test_a_replica_is_refused_at_start(own_server: RedisServer) -> None:
     own_server.command("REPLICAOF", "127.0.0.1", "1")
-    with pytest.raises(ServerUnavailableError, match="is a replica"):
+    with pytest.raises(ServerRefusedError, match="is a replica"):
         asyncio.run(Store.connect(own_server.url))
