@@ -35,7 +35,9 @@ def _failing(mutant: Mutant) -> Run | None:
         except AssertionError as error:
             lines = [line for note in error.__notes__ for line in note.splitlines()]
             steps = [line.strip() for line in lines if line.startswith("state.") and line.endswith(")")]
-            run = [step_of(line) for line in steps if not line.startswith(("state.begin(", "state.teardown("))]
+            run = [
+                step_of(line) for line in steps if not line.startswith(("state.begin(", "state.teardown("))
+            ]
             return smaller(run) if notices(run) else None
     return None
 
