@@ -1,7 +1,7 @@
 """Find, by chance, a run of the ledger's machine that notices each mutant that has none yet, and write it down.
 
-``python -m tests.property.find_runs [--again] [NAME...]``: of all mutants or those named; ``--again`` forgets what is known.
-Takes seconds for most, minutes for the rarest.
+``python -m tests.property.find_runs [--again] [NAME...]``: of all mutants or those named; ``--again`` forgets what is
+known. Takes seconds for most, minutes for the rarest.
 """
 
 from __future__ import annotations

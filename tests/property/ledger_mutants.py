@@ -1,4 +1,4 @@
-"""What is taken out of the ledger's scripts, one at a time: its machine must notice each (``test_ledger_mutants.py``)."""
+"""What is taken out of the ledger's scripts, one at a time: its machine must notice each."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class Mutant(NamedTuple):
 
 
 ALIVE = "redis.call('EXISTS', base .. 'lease:' .. r.owner) == 1"
+ABANDONED = "redis.call('ZADD', base .. 'timers', now_ms() + (tonumber(r.abandon_after) or 5000), 'a:' .. id)"
 TAKEN_TOO_EARLY = """= r.state == 'RUNNING' and of_running() or nil
   if r.state == 'RUNNING' and not refused then take_from_the_dead('') end"""
 MUTANTS: list[Mutant] = [
@@ -54,7 +55,7 @@ MUTANTS: list[Mutant] = [
     Mutant("revive", "redis.call('DEL', KEYS[2])\n", ""),
     Mutant("revive", "redis.call('PERSIST', KEYS[1])\n", ""),
     Mutant("lib/readers", "  redis.call('SADD', base .. 'reads:' .. reader, id)\n", ""),
-    Mutant("detach", "redis.call('ZADD', base .. 'timers', now_ms() + (tonumber(r.abandon_after) or 5000), 'a:' .. id)", ""),
+    Mutant("detach", ABANDONED, ""),
     Mutant("submit", "    redis.call('SADD', base .. 'reads:' .. reader, id)\n", ""),
     Mutant("submit", "redis.call('ZADD', base .. 'queued', now, id)\n", ""),
     Mutant("submit", "if ends > 0 then redis.call('ZADD', base .. 'timers', ends, 'd:' .. id) end", ""),

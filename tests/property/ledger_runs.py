@@ -24,7 +24,8 @@ Run = list[Step]
 def step_of(line: str) -> Step:
     """``state.serve(n=1, own=False)`` or the same without ``state.``"""
     call = ast.parse(line.strip().removeprefix("state."), mode="eval").body
-    assert isinstance(call, ast.Call) and isinstance(call.func, ast.Name), line
+    assert isinstance(call, ast.Call), line
+    assert isinstance(call.func, ast.Name), line
     return call.func.id, {str(one.arg): ast.literal_eval(one.value) for one in call.keywords}
 
 
@@ -37,6 +38,7 @@ def line_of(step: Step) -> str:
 def read_runs() -> dict[str, Run]:
     """The name of a mutant → its run."""
     runs: dict[str, Run] = {}
+    name = ""
     for line in FILE.read_text().splitlines() if FILE.exists() else []:
         if line.startswith("  "):
             runs[name].append(step_of(line))
