@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.router.late import Marks
 from dynamo_tasks.store.ledger.forwarding import forward
 from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
 from dynamo_tasks.store.ledger.recovery import Recovery
+from dynamo_tasks.store.routing.late import LateQueue
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Owner, Place, on_loop, read_to_end, values
 
@@ -125,3 +127,25 @@ async def test_at_a_drain_a_forwarded_request_leaves_the_queue_of_its_instance(
         await worker.ledger.release(attempt, retries=0, front=True, counts=False)
         assert await _waiting(place) == (1, 1)  # the first one is the message that this test did not take
         assert await place.field(request_id, "queue") == _target(place).queue
+
+
+@on_loop
+async def test_a_forwarded_request_may_wait_for_late_binding(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        router, worker = await place.owner(), await place.owner()
+        await _register(place)
+        target, marks = _target(place), Marks(32, 16, [1, 2]).encode()
+        late = LateQueue(place.store, place.keys, target.component)
+        ids = []
+        for waits, outcome in ((False, "OK"), (True, "LATE"), (False, "LATE")):
+            attempt = await router.claim(await place.submit())
+            message = b'{"id": "%s"}' % attempt.id.encode()
+            for _ in range(2):  # the reply was lost
+                got = await forward(router.store, attempt, target, CHOSEN, message, waits=waits, marks=marks)
+                assert got in (outcome, "OK")
+            ids.append(attempt.id)
+        window = await late.look(target.late_queue)
+        assert window.ids == ids[1:]
+        assert await late.take(target.late_queue, ids[2], [ids[1]], {}) is not None
+        log = await worker.run(ids[2], endpoint=target)
+        assert log.attempt.number == 1
