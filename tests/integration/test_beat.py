@@ -56,6 +56,30 @@ def test_an_entry_is_sent_to_its_endpoint(redis_server: RedisServer, tmp_path: P
         assert process.terminate() == 0, process.output
 
 
+ENDS = """
+import os, signal
+from celery.signals import before_task_publish
+
+class Ends:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        sum(range(10))
+
+@before_task_publish.connect
+def ends(**_):
+    Ends()
+"""
+
+
+def test_a_signal_within_a_destructor_ends_it(redis_server: RedisServer, tmp_path: Path) -> None:
+    """Python swallows what is raised there."""
+    (tmp_path / "project.py").write_text(PROJECT.replace("beating", "ending") + ENDS)
+    with beat(redis_server.url, tmp_path, "project") as process:
+        until(lambda: not process.alive, 20.0, lambda: process.output)
+        assert "closed shelf" not in process.output
+        assert process.terminate() == 0, process.output
+
+
 def test_entries_of_an_existing_application_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules["beat.schedule"].SCHEDULE, "ours", {"task": "d.E.f", "schedule": 2.0})
     app = SimpleNamespace(conf=SimpleNamespace(beat_schedule={"mine": {"task": "a.B.c", "schedule": 1.0}}))

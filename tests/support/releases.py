@@ -47,8 +47,8 @@ _EDITS: list[tuple[str, str, str]] = [
     ),
     (
         "store/ledger/submission.py",
-        "[Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint)]",
-        '[Field.NEEDS, self.needs, Field.ENDPOINT, str(self.endpoint), "news", "1"]',
+        "[Field.NEEDS, self.needs]",
+        '[Field.NEEDS, self.needs, "news", "1"]',
     ),
     (
         "store/ledger/lua/lib/records.lua",

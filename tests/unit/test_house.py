@@ -127,7 +127,3 @@ def test_every_script_in_the_repository_is_valid_bash():
         assert script.stat().st_mode & 0o111, f"{script} cannot be executed"
         done = subprocess.run(["bash", "-n", script], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
-
-
-def test_the_newer_release_of_the_upgrade_tests_can_still_be_made(tmp_path):
-    make_newer(tmp_path)

@@ -19,15 +19,29 @@ __all__ = ["Beat", "BeatStep"]
 
 
 class Beat(CeleryBeat):  # type: ignore[misc]
-    """``celery beat``: no signal interrupts the opening or the writing of the schedule."""
+    """``celery beat``: no signal interrupts the opening of the schedule, and none is lost."""
 
     def install_sync_handler(self, service: Any) -> None:
-        """Celery callback: signals. Celery's handler writes the schedule, so it must be open by then."""
-        service.scheduler  # noqa: B018 - opens it
-        super().install_sync_handler(service)
-        debounce = once()
+        """Celery callback: signals. The schedule is open by then; it is written once beat's loop is left.
+
+        Celery's own handler closes it and raises SystemExit. Whatever is interrupted may swallow that (a destructor
+        does), and beat would go on with a schedule that is closed.
+        """
+        scheduler = service.scheduler  # opens it
+        ended, tick = service._is_shutdown, scheduler.tick
+
+        def end(number: int, frame: Any) -> None:
+            ended.set()
+            raise SystemExit
+
+        def tick_until_the_end() -> float | None:
+            interval: float | None = tick()
+            return 0.0 if ended.is_set() else interval  # no sleep, which nothing would interrupt
+
+        scheduler.tick = tick_until_the_end
+        handle = once()(end)
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, debounce(signal.getsignal(number)))
+            signal.signal(number, handle)
         ignore_at_exit()
 
 

@@ -52,7 +52,12 @@ def test_unknown_engine(name: str, says: str) -> None:
 @pytest.mark.parametrize(
     ("engine", "args", "param", "says"),
     [
-        ("mocker", {"blocksize": 3}, "blocksize", "nearest: 'block_size'; known: block_size, enable_"),
+        (
+            "mocker",
+            {"blocksize": 3},
+            "blocksize",
+            "nearest: 'block_size'; known: block_size, device, enable_",
+        ),
         ("echo", {"seed": 3}, "seed", "has no argument 'seed'"),
         (
             "mocker",

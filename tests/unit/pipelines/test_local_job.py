@@ -55,7 +55,7 @@ def test_a_script_that_does_not_wait_sees_why_its_job_failed() -> None:
     assert 'operator=map-1 error="ZeroDivisionError: division by zero"' in done.stderr
 
 
-@pytest.mark.parametrize("module", ["environment", "connection"])
+@pytest.mark.parametrize("module", ["environment", "service_connection"])
 def test_examples_in_docstrings(module: str) -> None:
     found = importlib.import_module(f"dynamo_tasks.pipelines.{module}")
     assert doctest.testmod(found, optionflags=doctest.ELLIPSIS).failed == 0
