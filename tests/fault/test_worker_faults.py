@@ -85,7 +85,7 @@ def test_cut_worker(stack: Stack) -> None:
 @pytest.mark.slow
 def test_several_faults_in_one_stream(stack: Stack) -> None:
     """One worker hangs and the other takes over; the zombie wakes and the other dies; so do frontend and server."""
-    readers = start(stack.one, stack.two, n=8, tokens=240)
+    readers = start(stack.one, stack.two, n=8, tokens=480)
     zombie, other = stack.by_load(8)
     at = freeze_worker(zombie)
     until(lambda: "by=lease" in other.output + stack.one.output + stack.two.output, what="seen as dead")

@@ -55,7 +55,7 @@ _EDITS: list[tuple[str, str, str]] = [
         "local function fields",
         "-- Another release.\nlocal function fields",
     ),
-    ("store/ledger/lua/claim.lua", "    F.previous, previous,", "    'by', ARGV[9], F.previous, previous,"),
+    ("store/ledger/lua/claim.lua", "    F.previous, previous,", "    'by', speaks, F.previous, previous,"),
     (
         "store/streams/open_stream.py",
         "        for kind, values in self._pending:\n            data =",
