@@ -29,7 +29,9 @@ def socket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield path
 
 
-@pytest.mark.parametrize("form", ["unix://{}?db=3", "redis+socket://{}?virtual_host=3"])
+@pytest.mark.parametrize(
+    "form", ["unix://{}?db=3", pytest.param("redis+socket://{}?virtual_host=3", marks=pytest.mark.slow)]
+)
 def test_a_unix_socket_carries_everything(socket: Path, form: str) -> None:
     url = form.format(socket)
     with together(Worker(url), Frontend(url)) as (_, frontend):

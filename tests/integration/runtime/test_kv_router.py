@@ -164,11 +164,11 @@ def test_what_was_lost_on_the_way_is_noticed(redis_server: RedisServer) -> None:
 
 def test_each_router_knows_the_choices_before_its_own(redis_server: RedisServer) -> None:
     async def session(world: World) -> None:
-        routers = [await world.router() for _ in range(4)]
+        routers = await asyncio.gather(*[world.router() for _ in range(4)])
         both = await asyncio.gather(*[world.choose(routers[n % 4], n) for n in range(40)])
         counts = [sum(choice.worker == lease for choice in both) for lease in (1, 2)]
         assert counts == [20, 20]
-        alone = [await world.router(router_replica_sync=False) for _ in range(2)]
+        alone = await asyncio.gather(*[world.router(router_replica_sync=False) for _ in range(2)])
         assert all([await world.choose(one, 90) for one in alone])
 
     run(redis_server, "kvorder", session)
