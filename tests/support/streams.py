@@ -217,10 +217,8 @@ class Place:
         return client
 
     def new(self, request_id: str | None = None, **options: Any) -> NewRequest:
-        known: dict[str, Any] = {"message": b"message", "ignore_result": True}
-        return new_request(
-            id=request_id or uuid.uuid4().hex, endpoint=self.endpoint, queue=self.queue, **(known | options)
-        )
+        known: dict[str, Any] = {"message": b"message", "ignore_result": True, "queue": self.queue}
+        return new_request(id=request_id or uuid.uuid4().hex, endpoint=self.endpoint, **(known | options))
 
     async def submit(self, **options: Any) -> str:
         """Queue a request that nobody reads."""

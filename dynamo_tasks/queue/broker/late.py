@@ -94,25 +94,21 @@ class LateBinding:
         self.left_out = not self.has_room
         return [] if self.left_out else [self._shared + LATE]
 
-    async def unbell(self, key: str, messages: list[bytes]) -> list[bytes]:
-        """Replace the bell among the messages of a pop by the request that is taken.
+    async def answer(self, key: str) -> list[bytes]:
+        """Take a request behind the bell of a queue; none if there is no room or others were faster.
 
         Args:
-            key: Of the list that they are of; of another queue than that for late binding, they stay.
-            messages: As popped.
+            key: Of the list in which it rang.
 
         Raises:
             DynamoError: Redis is away, or refuses; the bell rings again within moments.
         """
-        if b"" not in messages or LATE not in key:
-            return messages
         self._rang = time.monotonic()
-        real = [message for message in messages if message]
         if not self.has_room:
             await self._queue.ring(key)
-            return real
+            return []
         taken = await self._take(key)
-        return real if taken is None else [*real, taken]
+        return [] if taken is None else [taken]
 
     async def _take(self, key: str) -> bytes | None:
         for _ in range(_TRIES):

@@ -192,9 +192,13 @@ class Puller:
 
     async def _pass_on(self, messages: list[bytes], key: str) -> None:
         """Deliver what was popped; behind the bell of a queue for late binding, what is taken there."""
-        queue = key.split(PRIORITY_SEPARATOR, 1)[0]
-        if queue.endswith(LATE) and (late := self._late()) is not None:
-            messages, queue = await late.unbell(key, messages), queue.removesuffix(LATE)
+        queue, late = key.split(PRIORITY_SEPARATOR, 1)[0], self._late()
+        if late is not None and queue.endswith(LATE) and "|" in queue:
+            queue, rings = queue.removesuffix(LATE), b"" in messages
+            # First what is in hand: behind the bell Redis is asked, which may be away by now.
+            if given_back := [message for message in messages if message]:
+                await self._deliver(given_back, queue)
+            messages = await late.answer(key) if rings else []
         if messages:
             await self._deliver(messages, queue)
 

@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import redis
 
+from dynamo_tasks.errors import ServerUnavailableError
+from dynamo_tasks.protocol.names import LATE
 from dynamo_tasks.queue.broker.puller import Puller
 from dynamo_tasks.store.queue_keys import priority_suffix
 from dynamo_tasks.store.redis.address import Address
@@ -24,9 +26,10 @@ class Slots:
         self.free = 0
         self.allowance = (0, 0)
         self.came: list[bytes] = []
+        self.late: Any = None
         self.puller = Puller(
             Address.parse(server.url), queues=lambda: [queue], free=lambda: self.free,
-            allowance=lambda: self.allowance, deliver=self._deliver,
+            allowance=lambda: self.allowance, deliver=self._deliver, late=lambda: self.late,
         )  # fmt: skip
 
     async def _deliver(self, messages: list[bytes], key: str) -> None:
@@ -119,5 +122,37 @@ def test_a_pop_that_asks_for_the_wrong_thing_is_outdated(redis_server: RedisServ
         await slots.call_back()
         await slots.until(lambda: slots.puller.blocked_as is not None)
         assert not slots.puller.is_outdated, "a slot is free: all lists are popped from"
+
+    run(redis_server, queue, work)
+
+
+class Unreachable:
+    """Late binding with which nothing can be taken: Redis is away."""
+
+    left_out = is_used = False
+    has_room = True
+    asked = 0
+
+    def __init__(self, queue: str):
+        self._queue = queue
+
+    def queues(self, consumed: list[str]) -> list[str]:
+        return [] if self.asked else [self._queue + LATE]
+
+    async def answer(self, key: str) -> list[bytes]:
+        self.asked += 1
+        raise ServerUnavailableError("away")
+
+
+def test_what_came_with_a_bell_is_delivered_although_nothing_can_be_taken(
+    redis_server: RedisServer, queue: str
+) -> None:
+    async def work(slots: Slots) -> None:
+        slots.late = Unreachable(queue)
+        slots.redis.rpush(queue + LATE, b"", b"came back")
+        slots.free = 2
+        slots.look()
+        await slots.until(lambda: slots.late.asked)
+        assert slots.came == [b"came back"]
 
     run(redis_server, queue, work)

@@ -205,3 +205,19 @@ async def test_where_nobody_takes_late_any_more_it_goes_to_all(redis_server: Red
         await late.admit()
         assert await late.serve(40, LEASE) == ids
         assert await late.length() == 0
+
+
+@on_loop
+async def test_a_queue_that_is_called_so_is_none(redis_server: RedisServer) -> None:
+    """Of an application: its messages stay in its list, and what stands behind it is not moved."""
+    async with Place(redis_server.url) as place:
+        line = WaitQueue(place)
+        for name in ("reports.late", "reports.later"):
+            await line.submit(count=20, queue=name)
+            assert await place.do("LLEN", name) == 16
+            await line.admit()
+            assert await place.do("LLEN", name) == 16
+            await place.do("LTRIM", name, 1, 0)
+            await line.admit()
+            assert await place.do("LLEN", name) == 4
+            await place.do("DEL", name)

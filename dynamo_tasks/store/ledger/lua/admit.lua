@@ -36,7 +36,7 @@ end
 if anybody_waits() then
   for _, entry in ipairs(wait_queue().wait_queues_of(nil)) do
     local list = entry[2]
-    if string.find(list, '.late', 1, true) and not takes_late(entry[1]) then
+    if wait_queue().is_late_list(list) and not takes_late(entry[1]) then
       wait_queue().abandon_late(entry[1], list)
     end
   end

@@ -24,7 +24,8 @@ local function limit_of(component, name)
 end
 
 -- A queue for late binding: everything stands in its wait queue, from which workers choose (docs/routing.md).
-local function is_late(queue) return string.sub(queue, -5) == '.late' end
+-- A component's: no other queue that somebody calls so.
+local function is_late(queue) return string.sub(queue, -5) == '.late' and string.find(queue, '|', 1, true) end
 
 -- The rules of the wait queues, which most runs do not need: a table of functions that is made when it is asked for.
 local rules

@@ -17,6 +17,8 @@ local function split_list(list)
   return queue or list, step or '0'
 end
 
+local function is_late_list(list) return is_late((split_list(list))) end
+
 local function list_of(queue, step) return step == '0' and queue or (queue .. SEP .. step) end
 
 -- As long as the wait queues of a queue: kombu and Flower add the lengths of a queue's lists, and this is one of them.
@@ -153,7 +155,7 @@ local function admit_all(component)
     local whose, list = entry[1], entry[2]
     local length = redis.call('LLEN', list)
     -- Half of a list at a time: a look at every claim, work at every eighth.
-    if is_late((split_list(list))) then
+    if is_late_list(list) then
       ring(whose, list)
     elseif length <= WINDOW / 2 then
       local room = math.min(WINDOW - length, room_of(whose, list))
@@ -185,5 +187,5 @@ end
 
 return {
   enter = enter, leave = leave, admit = admit_all, enqueue = enqueue, enqueue_in_front = enqueue_in_front, clear = clear,
-  abandon_late = abandon_late, ring = ring, room_of = room_of, tags_of = tags_of, waiting_key = waiting_key, shadow_of = shadow_of, wait_queues_of = wait_queues_of, lists_up_to = lists_up_to, before = before,
+  abandon_late = abandon_late, is_late_list = is_late_list, ring = ring, room_of = room_of, tags_of = tags_of, waiting_key = waiting_key, shadow_of = shadow_of, wait_queues_of = wait_queues_of, lists_up_to = lists_up_to, before = before,
 }
