@@ -30,7 +30,7 @@ class LateBinding:
     """Takes requests of one component for one worker.
 
     Args:
-        queue: The component's.
+        late: The component's.
         shared: Redis key of the queue of all, without priority.
         worker_id: The instance, in hex.
         blocks: Its cache.
@@ -38,16 +38,19 @@ class LateBinding:
         room: With more of them it takes none.
 
     Attributes:
+        shared: See above.
+        queue: That for late binding.
         left_out: The pop in flight is without the queues for late binding.
         on_room: Called when there is room while they are left out.
     """
 
     def __init__(
-        self, queue: LateQueue, shared: str, worker_id: str, blocks: Container[int],
+        self, late: LateQueue, shared: str, worker_id: str, blocks: Container[int],
         backlog: Callable[[], float | None], room: float,
     ):  # fmt: skip
-        self._queue = queue
-        self._shared = shared
+        self._late = late
+        self.shared = shared
+        self.queue = shared + LATE
         self._worker_id = worker_id
         self._blocks = blocks
         self._backlog = backlog
@@ -89,10 +92,10 @@ class LateBinding:
     def queues(self, consumed: list[str]) -> list[str]:
         """The keys to pop from besides those that are consumed; none while there is no room."""
         self.left_out = False
-        if self._shared not in consumed:
+        if self.shared not in consumed:
             return []
         self.left_out = not self.has_room
-        return [] if self.left_out else [self._shared + LATE]
+        return [] if self.left_out else [self.queue]
 
     async def answer(self, key: str) -> list[bytes]:
         """Take a request behind the bell of a queue; none if there is no room or others were faster.
@@ -105,14 +108,14 @@ class LateBinding:
         """
         self._rang = time.monotonic()
         if not self.has_room:
-            await self._queue.ring(key)
+            await self._late.ring(key)
             return []
         taken = await self._take(key)
         return [] if taken is None else [taken]
 
     async def _take(self, key: str) -> bytes | None:
         for _ in range(_TRIES):
-            window = await self._queue.look(key)
+            window = await self._late.look(key)
             if not window.ids:
                 return None
             choice = pick(window.requests, self._blocks, window.longest)
@@ -124,11 +127,11 @@ class LateBinding:
                 "window": len(window.ids),
             }  # fmt: skip
             before = [window.ids[place] for place in choice.before]
-            taken = await self._queue.take(key, request_id, before, facts)
+            taken = await self._late.take(key, request_id, before, facts)
             if taken is not None:
                 self._note(request_id, max(1, prompt - choice.cached), {**facts, "waited_s": taken.waited})
                 return taken.message
-        await self._queue.ring(key)
+        await self._late.ring(key)
         return None
 
     def _note(self, request_id: str, uncached: int, facts: dict[str, Any]) -> None:

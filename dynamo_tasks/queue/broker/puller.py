@@ -19,7 +19,6 @@ from kombu.transport import redis as kombu_redis
 from dynamo_tasks.errors import DynamoError, ProtocolError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
-from dynamo_tasks.protocol.names import LATE
 from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.late import LateBinding
@@ -193,8 +192,8 @@ class Puller:
     async def _pass_on(self, messages: list[bytes], key: str) -> None:
         """Deliver what was popped; behind the bell of a queue for late binding, what is taken there."""
         queue, late = key.split(PRIORITY_SEPARATOR, 1)[0], self._late()
-        if late is not None and queue.endswith(LATE) and "|" in queue:
-            queue, rings = queue.removesuffix(LATE), b"" in messages
+        if late is not None and queue == late.queue:
+            queue, rings = late.shared, b"" in messages
             # First what is in hand: behind the bell Redis is asked, which may be away by now.
             if given_back := [message for message in messages if message]:
                 await self._deliver(given_back, queue)

@@ -221,3 +221,9 @@ async def test_a_queue_that_is_called_so_is_none(redis_server: RedisServer) -> N
             await line.admit()
             assert await place.do("LLEN", name) == 4
             await place.do("DEL", name)
+            (request_id,) = await line.submit(queue=name)
+            await place.do("RPOP", name)
+            assert await line.claim(request_id, LEASE) is not None
+            assert await Recovery(place.store).requeue(place.namespace, request_id, LEASE) == "OK"
+            assert await place.do("LLEN", name) == 1, "it comes back to its own queue"
+            await place.do("DEL", name)

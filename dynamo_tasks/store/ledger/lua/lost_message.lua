@@ -9,7 +9,7 @@
 -- @args base, id, republish
 --   republish: '1' = send it again
 -- returns 'OK' republished | 'LOST' it is gone | 'THERE' | 'NOT' not queued, or its time has not come
--- @include clock, components, messages, records, wait_queue
+-- @include clock, components, late, messages, records, wait_queue
 
 local r = fields(KEYS[1], F.state, F.endpoint, F.queue, F.suffix, F.message, F.not_before, F.tenant, F.weight)
 local SEARCHED = 128
@@ -48,7 +48,7 @@ end
 
 if redis.call('ZSCORE', wait_queue().waiting_key(component_of(r.endpoint), list), id) or found() then return 'THERE' end
 if republish ~= '1' then return 'LOST' end
-if is_late(r.queue) then
+if late_of(r.queue) then
   list = shared_queue(r.queue) .. (r.suffix or '')
   redis.call('HSET', KEYS[1], F.queue, (shared_queue(r.queue)))
 end

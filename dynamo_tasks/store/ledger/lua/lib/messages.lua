@@ -1,3 +1,4 @@
+-- @include late
 -- Id of the request of a message. What stands in front of it may be large: a pattern would be tried at each byte of it.
 local function id_of(message)
   local at = string.find(message, '"id"', 1, true)
@@ -5,8 +6,8 @@ local function id_of(message)
 end
 
 -- An instance's own queue is "<queue>.<endpoint>-<lease>": the component's queue, and the lease where it is such a one.
--- That for late binding is "<queue>.late": what comes back goes to the front of the component's.
+-- From that for late binding, too, what comes back goes to the front of the component's.
 local function shared_queue(queue)
   local shared, lease = string.match(queue, '^(.*|[^.|]*)%.[^.|]*%-(%x+)$')
-  return shared or string.match(queue, '^(.*)%.late$') or queue, lease
+  return shared or late_of(queue) or queue, lease
 end

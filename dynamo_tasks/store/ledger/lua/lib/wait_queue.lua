@@ -1,5 +1,5 @@
 -- Requests that wait for a component, and those that it runs. The invariants are in docs/overload.md.
--- @include components, numbers, records
+-- @include components, late, numbers, records
 
 local WINDOW = 16
 
@@ -23,10 +23,6 @@ local function limit_of(component, name)
   return tonumber(redis.call('HGET', base .. 'traffic', component .. ':' .. name) or nil)
 end
 
--- A queue for late binding: everything stands in its wait queue, from which workers choose (docs/routing.md).
--- A component's: no other queue that somebody calls so.
-local function is_late(queue) return string.sub(queue, -5) == '.late' and string.find(queue, '|', 1, true) end
-
 -- The rules of the wait queues, which most runs do not need: a table of functions that is made when it is asked for.
 local rules
 local function wait_queue()
@@ -41,7 +37,7 @@ end
 local function enter(id, r)
   local component, list = component_of(r.endpoint), r.queue .. (r.suffix or '')
   redis.call('SADD', waiting_of(component), id)
-  if anybody_waits() or is_late(r.queue) or limit_of(component, 'concurrency') or redis.call('LLEN', list) >= WINDOW then
+  if anybody_waits() or late_of(r.queue) or limit_of(component, 'concurrency') or redis.call('LLEN', list) >= WINDOW then
     return wait_queue().enter(id, r, component, list)
   end
   redis.call('LPUSH', list, r.message)

@@ -17,7 +17,7 @@ local function split_list(list)
   return queue or list, step or '0'
 end
 
-local function is_late_list(list) return is_late((split_list(list))) end
+local function is_late_list(list) return late_of((split_list(list))) ~= nil end
 
 local function list_of(queue, step) return step == '0' and queue or (queue .. SEP .. step) end
 
@@ -68,7 +68,7 @@ local function leave(id, r)
   local component, list = component_of(r.endpoint), (r.queue or '') .. (r.suffix or '')
   if redis.call('ZREM', waiting_key(component, list), id) == 0 then return end
   redis.call('LPOP', shadow_of(list))
-  if is_late(r.queue or '') then redis.call('HDEL', tags_of(component, list), 's:' .. id) end
+  if late_of(r.queue or '') then redis.call('HDEL', tags_of(component, list), 's:' .. id) end
   if redis.call('HEXISTS', tags_of(component, list), 't:' .. (r.tenant or '')) == 1 then
     redis.call('HINCRBYFLOAT', tags_of(component, list), 't:' .. (r.tenant or ''), real(-1 / (tonumber(r.weight) or 1)))
   end
@@ -76,7 +76,7 @@ local function leave(id, r)
 end
 
 local function enter(id, r, component, list)
-  local late = is_late(r.queue)
+  local late = late_of(r.queue)
   if not late and redis.call('EXISTS', waiting_key(component, list)) == 0 and redis.call('LLEN', list) < WINDOW
     and room_of(component, list) > 0 then
     redis.call('LPUSH', list, r.message)
@@ -134,7 +134,7 @@ end
 -- Nobody takes late any more: all of it goes to the queue of all, in its order.
 local function abandon_late(component, list)
   local queue, step = split_list(list)
-  local shared = string.sub(queue, 1, -6)
+  local shared = late_of(queue)
   local to = list_of(shared, step)
   local message = redis.call('LPOP', list)
   while message do
@@ -187,5 +187,7 @@ end
 
 return {
   enter = enter, leave = leave, admit = admit_all, enqueue = enqueue, enqueue_in_front = enqueue_in_front, clear = clear,
-  abandon_late = abandon_late, is_late_list = is_late_list, ring = ring, room_of = room_of, tags_of = tags_of, waiting_key = waiting_key, shadow_of = shadow_of, wait_queues_of = wait_queues_of, lists_up_to = lists_up_to, before = before,
+  abandon_late = abandon_late, is_late_list = is_late_list, ring = ring, room_of = room_of, tags_of = tags_of,
+  waiting_key = waiting_key, shadow_of = shadow_of, wait_queues_of = wait_queues_of, lists_up_to = lists_up_to,
+  before = before,
 }
