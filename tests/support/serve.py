@@ -16,7 +16,10 @@ from typing import Any
 
 from click.testing import CliRunner
 
+from dynamo_tasks.config.host.home import Home
+from dynamo_tasks.config.host.redis_server import running_url
 from dynamo_tasks.serve.cli import cli
+from dynamo_tasks.store.client import close_shared
 from tests.support.processes import ROOT, START, Process, until
 
 __all__ = ["COMMAND", "Serve", "environ_of", "processes_of", "typed"]
@@ -119,6 +122,10 @@ class Serve(Process):
         return time.monotonic() - start
 
     def __exit__(self, *exc: object) -> None:
+        if url := running_url(Home(self.home)):
+            close_shared(
+                url
+            )  # what was typed in this process leaves its client, which would look for the server for ever
         if self.alive:
             self.signal(signal.SIGINT)
             self.popen.wait(20)
