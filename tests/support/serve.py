@@ -123,9 +123,7 @@ class Serve(Process):
 
     def __exit__(self, *exc: object) -> None:
         if url := running_url(Home(self.home)):
-            close_shared(
-                url
-            )  # what was typed in this process leaves its client, which would look for the server for ever
+            close_shared(url)  # of what was typed in this process: it would look for the server for ever
         if self.alive:
             self.signal(signal.SIGINT)
             self.popen.wait(20)
