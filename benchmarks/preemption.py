@@ -2,7 +2,7 @@
 
 ::
 
-    python -m benchmarks.preemption                         # eight minutes
+    python -m benchmarks.preemption                         # eleven minutes
     python -m benchmarks.preemption --rounds 1 --seconds 10 --kill-every 5
 
 A real stack (``dynamo-tasks serve`` with the mocker, which is paced like an engine). In each round, one after the
@@ -10,8 +10,9 @@ other and in an order that changes from round to round: interactive requests alo
 twice as much as there are slots; both together. Interactive requests come at random (Poisson), at the same moments in
 both windows of a round. So a machine that is busy for a while spoils a round, and not the figure: that is the median
 over the rounds in which a quarter of the cores had nothing to do, of all if there are none. Every text is compared
-with that of an engine that nobody disturbs. What is left for flex is its rate alone less the tokens of the
-interactive requests.
+with that of an engine that nobody disturbs. What is left for flex is its rate alone, less what the
+interactive requests take: their tokens, and the time in which an engine computes their prompts and nobody's tokens.
+The share without that time, by tokens alone, is printed too.
 
 The exit status is 1 if a request was refused or failed, a token was lost or repeated, or the bar is not met: p99 of the
 time to the first token at most 115 % of that of an idle fleet, and at least 90 % of what is left for flex.
@@ -56,6 +57,7 @@ class Phase:
         rates: Tokens per second within the phase, of either.
         killed: Workers that were killed.
         idle: Share of the cores that had nothing to do.
+        prompts: Share of the engines' time that the prompts of interactive requests took.
     """
 
     interactive: list[Answer] = field(default_factory=list)
@@ -63,6 +65,7 @@ class Phase:
     rates: tuple[float, float] = (0.0, 0.0)
     killed: int = 0
     idle: float = 0.0
+    prompts: float = 0.0
 
     def first(self, q: float) -> float:
         """A percentile of the time to the first token of interactive requests, ms."""
@@ -93,6 +96,9 @@ async def _phase(
     if killing is not None:
         killing.cancel()
     await full
+    phase.prompts = (
+        len(asking.answers) * options.chars * options.prefill / 1e6 / (ended - began) / options.workers
+    )
     phase.rates = (_rate(asking.answers, began, ended), _rate(filling.answers, began, ended))
     return phase
 
@@ -144,9 +150,14 @@ class Round:
         return 100 * self.both.rates[1] / self.left
 
     @property
+    def share_by_tokens(self) -> float:
+        """Of what is left if prompts cost nothing, %."""
+        return 100 * self.both.rates[1] / (self.alone.rates[1] - self.both.rates[0])
+
+    @property
     def left(self) -> float:
         """Tokens per second that interactive requests leave."""
-        return self.alone.rates[1] - self.both.rates[0]
+        return self.alone.rates[1] * (1 - self.both.prompts) - self.both.rates[0]
 
 
 def _of(rounds: Sequence[Round], figure: Callable[[Round], float]) -> str:
@@ -167,7 +178,9 @@ def _table(rounds: Sequence[Round]) -> str:
         ("flex alone, tokens/s", lambda r: r.alone.rates[1]),
         ("interactive, tokens/s", lambda r: r.both.rates[0]),
         ("flex beside it, tokens/s", lambda r: r.both.rates[1]),
+        ("interactive prompts, % of the engines' time", lambda r: 100 * r.both.prompts),
         ("flex, of what is left, %", lambda r: r.share),
+        ("the same by tokens alone, %", lambda r: r.share_by_tokens),
         ("preemptions per interactive request", lambda r: _attempts(r.both) / len(r.both.interactive)),
     ]  # fmt: skip
     lines = ["| | median (least–most) |", "|---|---|"]

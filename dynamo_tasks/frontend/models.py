@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Callable
 from typing import Any
 
@@ -30,9 +31,8 @@ class ModelsAPI:
     async def all(self, request: Request) -> Response:
         """``GET /v1/models``."""
         served = allowed(call_of(request).limits, await self._gateway.models())
-        return json_response(
-            {"object": "list", "data": [_row(name, served[name]) for name in sorted(served)]}
-        )
+        row, whole = _shape(request)
+        return json_response(whole([row(name, served[name]) for name in sorted(served)]))
 
     async def one(self, request: Request) -> Response:
         """``GET /v1/models/{name}``."""
@@ -40,7 +40,8 @@ class ModelsAPI:
         served = allowed(call_of(request).limits, await self._gateway.models())
         if name not in served:
             raise unknown_model(name, served)
-        return json_response(_row(name, served[name]))
+        row, _ = _shape(request)
+        return json_response(row(name, served[name]))
 
 
 def check_images(places: list[str], model: ServedModel, served: dict[str, ServedModel]) -> None:
@@ -75,6 +76,34 @@ def _row(name: str, model: ServedModel) -> dict[str, Any]:
     if model.state:
         row["state"] = model.state
     return row
+
+
+def _list(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    return {"object": "list", "data": rows}
+
+
+def _anthropic_row(name: str, model: ServedModel) -> dict[str, Any]:
+    """One model as https://docs.claude.com/en/api/models-list has it; made when its first worker started."""
+    created = datetime.datetime.fromtimestamp(model.created, datetime.UTC)
+    return {
+        "type": "model",
+        "id": name,
+        "display_name": name,
+        "created_at": created.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "lifecycle": "active",
+        "max_input_tokens": model.card.max_model_len or None,
+        "max_tokens": model.card.max_model_len or None,
+    }
+
+
+def _anthropic_list(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    first, last = (rows[0]["id"], rows[-1]["id"]) if rows else (None, None)
+    return {"data": rows, "has_more": False, "first_id": first, "last_id": last}
+
+
+def _shape(request: Request) -> tuple[Callable[..., dict[str, Any]], Callable[..., dict[str, Any]]]:
+    """Choose the shape of a model and of a list of them: every client of the Messages API names its version."""
+    return (_anthropic_row, _anthropic_list) if "anthropic-version" in request.headers else (_row, _list)
 
 
 def served_models(

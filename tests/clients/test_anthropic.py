@@ -35,6 +35,17 @@ def test_a_message(client: Any) -> None:
     assert message.usage.input_tokens + message.usage.cache_read_input_tokens > 2
 
 
+def test_models(client: Any) -> None:
+    """As ``client.models`` of Anthropic's client reads them; those of OpenAI's client stay as they are."""
+    listed = client.models.list(limit=1)
+    assert [(one.type, one.id, one.display_name) for one in listed] == [("model", "mocker", "mocker")]
+    one = client.models.retrieve("mocker")
+    assert one == listed.data[0]
+    assert one.created_at.tzinfo is not None
+    with pytest.raises(anthropic.NotFoundError, match="nobody"):
+        client.models.retrieve("nobody")
+
+
 def test_a_stream_is_the_same_message(client: Any) -> None:
     asked = {"model": "mocker", "max_tokens": 40, "messages": HI, "system": "Be brief."}
     whole = client.messages.create(**asked)

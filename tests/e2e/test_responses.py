@@ -270,6 +270,12 @@ def test_what_is_refused_is_named(stack: Stack, body: dict[str, Any], param: str
     assert answer["error"]["param"].startswith(param), answer
 
 
+def test_what_is_not_served_is_no_id(stack: Stack) -> None:
+    status, _, answer = stack.one.request("POST", "/v1/responses/compact", {"model": "mocker"}, HEAD)
+    assert (status, answer["error"]["code"]) == (404, "not_found")
+    assert "/v1/responses/compact is not served" in answer["error"]["message"]
+
+
 def test_the_oldest_items_are_left_out_where_it_is_too_long(client: openai.OpenAI) -> None:
     def long(number: int) -> Any:
         return {"role": "user", "content": f"{number} " + "word " * 200}

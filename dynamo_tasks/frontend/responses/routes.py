@@ -46,10 +46,22 @@ class ResponsesRoutes:
         """Its paths."""
         path = "/v1/responses/{id}"
         return [
+            Route("/v1/responses/compact", self.compact, methods=["POST"], name="responses"),
             Route(path, self.one, methods=["GET", "DELETE"], name="responses"),
             Route(f"{path}/cancel", self.cancel, methods=["POST"], name="responses"),
             Route(f"{path}/input_items", self.input_items, name="responses"),
         ]
+
+    async def compact(self, request: Request) -> ASGIApp:
+        """``POST /v1/responses/compact``: there is none, which is said by name, and not taken for an id.
+
+        Raises:
+            ObjectNotFoundError: always.
+        """
+        raise ObjectNotFoundError(
+            "POST /v1/responses/compact is not served: nothing here shortens a conversation in its model's own way; "
+            'truncation: "auto" leaves out its oldest messages'
+        )
 
     async def one(self, request: Request) -> ASGIApp:
         """``GET`` and ``DELETE /v1/responses/{id}``."""
