@@ -15,6 +15,7 @@ from pathlib import Path
 
 from dynamo_tasks.config.host.home import Home
 from dynamo_tasks.serve.processes import child, guard
+from dynamo_tasks.serve.server import embedded
 from dynamo_tasks.serve.server.embedded import EmbeddedServer
 
 __all__ = ["ServerHandle", "WorkerHandle", "WorkerPool", "embedded_server"]
@@ -45,7 +46,7 @@ def embedded_server(folder: Path) -> Iterator[ServerHandle]:
     Raises:
         ServerUnavailableError: no server program is found, or it does not start.
     """
-    last = [sys.executable, "-m", "dynamo_tasks.serve.server.embedded", str(folder), str(os.getpid())]
+    last = [sys.executable, "-m", embedded.__name__, str(folder), str(os.getpid())]
     argv = [sys.executable, "-I", "-S", str(Path(guard.__file__)), *last]
     watching = subprocess.Popen(argv, stdin=subprocess.PIPE, start_new_session=True, text=True)
     server = EmbeddedServer(Home(folder))

@@ -31,9 +31,11 @@ from dynamo_tasks.config import (
     resolve,
 )
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.queue import worker
 from dynamo_tasks.runtime.supervision.system import HOST_VARIABLE
 from dynamo_tasks.sdk import DynamoService, Graph, load_graph
 from dynamo_tasks.sdk.services.own_class import import_path
+from dynamo_tasks.serve import host
 from dynamo_tasks.serve.planning.deployments import deployment
 from dynamo_tasks.serve.planning.ports import http_ports, share_address, with_system_port, with_system_ports
 from dynamo_tasks.serve.processes.spec import ProcessPlan, ProcessSpec
@@ -224,7 +226,7 @@ def _worker(
     index: int,
 ) -> ProcessSpec:
     settings = config[service.name]
-    head = (sys.executable, "-m", "celery", "-A", "dynamo_tasks", "--quiet", "worker")
+    head = (sys.executable, "-m", worker.__name__)
     http = {} if port is None else {"DYNAMO_HTTP": f"{options.host}:{port}"}
     share = settings.scale.get("share", "")
     return ProcessSpec(
@@ -257,7 +259,7 @@ def _hosts(
             name=name,
             service=service.name,
             argv=(
-                *(sys.executable, "-m", "dynamo_tasks.serve.host"),
+                *(sys.executable, "-m", host.__name__),
                 *_service_arguments(service, options, flags),
                 *("--host", options.host, "--port", str(port), *shared, "--loglevel", options.loglevel),
             ),
