@@ -156,8 +156,9 @@ def command_help(path: list[str], command: click.Command) -> Iterator[str]:
     yield f"## {' '.join(path)}\n"
     yield f"```text\n{command.get_help(context).rstrip()}\n```\n"
     if isinstance(command, click.Group):
-        for name, one in command.commands.items():
-            yield from command_help([*path, name], one)
+        for name in command.list_commands(context):
+            if one := command.get_command(context, name):
+                yield from command_help([*path, name], one)
 
 
 def commands_page() -> str:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import importlib
+
 import click
 
-from dynamo_tasks.serve.commands.batch import batch
-from dynamo_tasks.serve.commands.call import call
+from dynamo_tasks.serve import commands
 from dynamo_tasks.serve.commands.common import OneLineGroup
-from dynamo_tasks.serve.commands.dead import dead
-from dynamo_tasks.serve.commands.keys import keys
-from dynamo_tasks.serve.commands.purge import purge
-from dynamo_tasks.serve.commands.scale import scale
-from dynamo_tasks.serve.commands.serve import serve
-from dynamo_tasks.serve.commands.sleep import sleep, wake
-from dynamo_tasks.serve.commands.status import status
-from dynamo_tasks.serve.commands.tail import tail
-from dynamo_tasks.serve.commands.usage import usage
-from dynamo_tasks.serve.commands.version import version
 
 __all__ = ["cli", "main"]
 
+_COMMANDS = (
+    "serve", "call", "status", "tail", "batch", "dead", "keys", "usage", "scale", "sleep", "wake", "purge", "version",
+)  # fmt: skip
+"""In the order in which a newcomer needs them."""
+_WHERE = {"wake": "sleep"}
+"""Module in ``serve/commands/``, of a command that has none of its name."""
 _EPILOG = """\
 \b
 First steps:
@@ -32,8 +29,22 @@ They meet at the Redis that DYNAMO_REDIS_URL names, else at the one that `serve`
 """
 
 
+class _Commands(OneLineGroup):
+    """Loads a command when it is typed, or all are listed: `serve` needs no tables, and the others no supervisor."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module = importlib.import_module(f"{commands.__name__}.{_WHERE.get(cmd_name, cmd_name)}")
+        found: click.Command = getattr(module, cmd_name)
+        return found
+
+
 @click.group(
-    cls=OneLineGroup,
+    cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     invoke_without_command=True,
     epilog=_EPILOG,
@@ -43,10 +54,6 @@ def cli(ctx: click.Context) -> None:
     """Celery for LLM inference: durable, resumable token streams on Redis."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
-
-
-for _command in (serve, call, status, tail, batch, dead, keys, usage, scale, sleep, wake, purge, version):
-    cli.add_command(_command)
 
 
 def main() -> None:

@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 
 import dynamo_tasks
@@ -86,6 +87,8 @@ def claims(table: str) -> Iterator[str]:
             yield from CODE.findall(there)
 
 
+CONTEXT = click.Context(cli)
+COMMANDS = {name: found for name in cli.list_commands(CONTEXT) if (found := cli.get_command(CONTEXT, name))}
 ALL = [(table, claim) for table in CLASSES for claim in dict.fromkeys(claims(table))]
 
 
@@ -93,9 +96,9 @@ def _commands(claim: str) -> bool:
     """``dynamo-tasks serve``, ``--service``: commands and their options."""
     words = claim.split()
     if words[0] == "dynamo-tasks":
-        return words[1] in cli.commands
-    options = {option for one in cli.commands.values() for param in one.params for option in param.opts}
-    return claim in options or claim in cli.commands
+        return words[1] in COMMANDS
+    options = {option for one in COMMANDS.values() for param in one.params for option in param.opts}
+    return claim in options or claim in COMMANDS
 
 
 def _file(claim: str) -> bool:

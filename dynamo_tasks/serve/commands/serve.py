@@ -14,7 +14,6 @@ import click
 
 from dynamo_tasks.config.host.given import check_variables, filled, variable
 from dynamo_tasks.errors import ConfigError
-from dynamo_tasks.serve.commands.status import snapshot
 from dynamo_tasks.serve.console.output import Output, plain_console
 from dynamo_tasks.serve.planning.ports import check_port
 from dynamo_tasks.serve.processes import signals
@@ -184,6 +183,7 @@ def _gpu_mode(allocation: bool | None, require: bool) -> str | None:
 
 
 def _run(options: PlanOptions, api_key: str | None, gpu_mode: str | None) -> int:
+    from dynamo_tasks.serve.commands.status import snapshot
     from dynamo_tasks.serve.session import Session
 
     signals.install_handlers()
