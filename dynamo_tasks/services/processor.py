@@ -11,11 +11,11 @@ from dynamo_tasks.engines.images.fetch import FetchSettings, ImageFetcher
 from dynamo_tasks.engines.images.hosts import allowed_hosts, networks
 from dynamo_tasks.engines.images.image_limits import MOST, TOTAL_BYTES, ImageLimits
 from dynamo_tasks.engines.images.messages import mark_images, remote_images, take_images, with_fetched
+from dynamo_tasks.engines.text.chats.template import allowed_tools, chat_of
 from dynamo_tasks.engines.text.fields import token_ids
 from dynamo_tasks.engines.text.payload import parse_embed, tokenized
 from dynamo_tasks.engines.text.prompts import prompt_ids, size_of
 from dynamo_tasks.engines.text.shorten import SHORTEN, fitting
-from dynamo_tasks.engines.text.template import allowed_tools, chat_of
 from dynamo_tasks.engines.text.threads import INLINE, offload
 from dynamo_tasks.engines.text.tokenizer import Tokenizer, load_tokenizer
 from dynamo_tasks.errors import ConfigError, InvalidRequestError, UnknownModelError

@@ -7,8 +7,8 @@ from typing import Any
 
 from dynamo_tasks.engines.images.messages import take_images
 from dynamo_tasks.engines.text import fields
-from dynamo_tasks.engines.text.content import check_placeholders, place_images
-from dynamo_tasks.engines.text.template import last_message, render_chat
+from dynamo_tasks.engines.text.chats.content import check_placeholders, place_images
+from dynamo_tasks.engines.text.chats.template import last_message, render_chat
 from dynamo_tasks.engines.text.threads import INLINE
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import ContextLengthError, InvalidRequestError

@@ -3,7 +3,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.engines.echo import LAST_USER_MESSAGE
-from dynamo_tasks.engines.text.template import render_chat
+from dynamo_tasks.engines.text.chats.template import render_chat
 from dynamo_tasks.errors import InvalidRequestError
 
 HI = [{"role": "user", "content": "hi"}]

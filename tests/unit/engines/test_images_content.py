@@ -10,9 +10,9 @@ import pytest
 from benchmarks.tiny_model import CHAT_TEMPLATE, SPECIAL_TOKENS, write_tokenizer
 from benchmarks.tiny_vision_model import IMAGE_TOKENS, VISION_TEMPLATE
 from dynamo_tasks.engines.images.stand_in import expand_images, image_tokens
-from dynamo_tasks.engines.text.content import place_images, written_for_images
+from dynamo_tasks.engines.text.chats.content import place_images, written_for_images
+from dynamo_tasks.engines.text.chats.template import render_chat
 from dynamo_tasks.engines.text.payload import parse_generate
-from dynamo_tasks.engines.text.template import render_chat
 from dynamo_tasks.engines.text.tokenizer import FileTokenizer
 from dynamo_tasks.errors import InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard

@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from dynamo_tasks.engines.images.messages import IMAGE
-from dynamo_tasks.engines.text.template import DEFAULT_TEMPLATE, Parts, check_part, render_chat
+from dynamo_tasks.engines.text.chats.template import DEFAULT_TEMPLATE, Parts, check_part, render_chat
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 
@@ -44,7 +44,7 @@ def place_images(messages: object, template: str | None, placeholder: str | None
 
     Args:
         messages: Their images were taken out: a part of type ``image`` stands for each.
-        template: Jinja source; ``None`` = :data:`~dynamo_tasks.engines.text.template.DEFAULT_TEMPLATE`.
+        template: Jinja source; ``None`` = :data:`~dynamo_tasks.engines.text.chats.template.DEFAULT_TEMPLATE`.
         placeholder: What stands for an image in a text, as the model's card has it.
     """
     if not isinstance(messages, list | tuple):

@@ -1,0 +1,1 @@
+"""Chats: their tools and messages, checked, and the template that makes a prompt of them."""
