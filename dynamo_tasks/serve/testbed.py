@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dynamo_tasks.config.host.home import Home
+from dynamo_tasks.queue import worker
 from dynamo_tasks.serve.processes import child, guard
 from dynamo_tasks.serve.server import embedded
 from dynamo_tasks.serve.server.embedded import EmbeddedServer
@@ -76,7 +77,7 @@ class WorkerHandle:
         self.log = Path(tempfile.mkstemp(prefix="dynamo-worker-", suffix=".log")[1])
         launcher = [sys.executable, "-I", "-S", str(Path(child.__file__)), str(os.getpid())]
         argv = [
-            *launcher, sys.executable, "-m", "celery", "-A", app, "worker", "--loglevel", "info",
+            *launcher, sys.executable, "-m", worker.__name__, "-A", app, "worker", "--loglevel", "info",
             "-n", f"test-{uuid.uuid4().hex[:8]}@%h", "--service", service,
             *(part for setting in settings for part in ("--set", setting)), *arguments,
         ]  # fmt: skip
@@ -162,5 +163,5 @@ class WorkerPool:
 
     def close(self) -> None:
         """Stop all of them."""
-        for worker in self._workers.values():
-            worker.stop()
+        for handle in self._workers.values():
+            handle.stop()

@@ -11,7 +11,7 @@ from dynamo_tasks.engines.images.fetch import FetchSettings, ImageFetcher
 from dynamo_tasks.engines.images.hosts import allowed_hosts, networks
 from dynamo_tasks.engines.images.image_limits import MOST, TOTAL_BYTES, ImageLimits
 from dynamo_tasks.engines.images.messages import mark_images, remote_images, take_images, with_fetched
-from dynamo_tasks.engines.text.chats.template import allowed_tools, chat_of
+from dynamo_tasks.engines.text.chats.tools import allowed_tools, chat_of
 from dynamo_tasks.engines.text.fields import token_ids
 from dynamo_tasks.engines.text.payload import parse_embed, tokenized
 from dynamo_tasks.engines.text.prompts import prompt_ids, size_of
@@ -59,6 +59,9 @@ class Processor:
     config_extras = None  # a key that is not known is a mistake
 
     def __init__(self) -> None:
+        # Slow to import (Jinja): before the first chat, which would wait for it on the loop.
+        from dynamo_tasks.engines.text.chats import template  # noqa: F401
+
         self._tokenizers: dict[str, Tokenizer] = {}
         self._limits = self._image_limits()
         self._fetcher = ImageFetcher(self._fetch_settings())

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
+from dynamo_tasks.queue import worker
 from tests.support import web
 from tests.support.server import free_port
 
@@ -121,14 +122,14 @@ def together(*processes: Process) -> Iterator[tuple[Any, ...]]:
 
 
 class Worker(Process):
-    """``celery -A APP worker``; ready once the worker says so."""
+    """``celery -A APP worker``, started as `serve` does it; ready once the worker says so."""
 
     def __init__(
         self, url: str, *arguments: str, service: str = "workers.agg:Worker", app: str = "dynamo_tasks",
         name: str = "w", env: dict[str, str] | None = None, wait: bool = True, settings: tuple[str, ...] = (),
-        loglevel: str = "info", prefix: tuple[str, ...] = (), root: Path = ROOT,
+        loglevel: str = "info", prefix: tuple[str, ...] = (), root: Path = ROOT, program: str = worker.__name__,
     ):  # fmt: skip
-        argv = [*prefix, sys.executable, "-m", "celery", "-A", app, "worker"]
+        argv = [*prefix, sys.executable, "-m", program, "-A", app, "worker"]
         argv += ["--loglevel", loglevel, "-n", f"{name}@%h"]
         if service:
             argv += ["--service", service]

@@ -14,7 +14,7 @@ from typing import Any
 from dynamo_tasks.engines.mocker.dice import Dice
 from dynamo_tasks.engines.mocker.reply import Meaning, Reply, ReplyPart
 from dynamo_tasks.engines.mocker.schema_values import make_value
-from dynamo_tasks.engines.text.chats.template import allowed_tools, checked_tools
+from dynamo_tasks.engines.text.chats.tools import allowed_tools, checked_tools
 from dynamo_tasks.engines.text.request import GenerateRequest
 from dynamo_tasks.engines.text.structured import CONSTRAINTS, structured_outputs
 from dynamo_tasks.engines.text.tokenizer import Tokenizer

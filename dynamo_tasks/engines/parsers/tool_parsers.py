@@ -165,7 +165,7 @@ class AnswerReader:
         Args:
             parsers: Of the model.
             request: vLLM's request.
-            payload: What the engine is given, with ``chat``, see :func:`~dynamo_tasks.engines.text.chats.template.chat_of`.
+            payload: What the engine is given, with ``chat``: :func:`~dynamo_tasks.engines.text.chats.tools.chat_of`.
         """
         chat = payload["chat"]
         self._named = isinstance(chat.get("tool_choice"), dict)

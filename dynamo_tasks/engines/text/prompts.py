@@ -8,7 +8,7 @@ from typing import Any
 from dynamo_tasks.engines.images.messages import take_images
 from dynamo_tasks.engines.text import fields
 from dynamo_tasks.engines.text.chats.content import check_placeholders, place_images
-from dynamo_tasks.engines.text.chats.template import last_message, render_chat
+from dynamo_tasks.engines.text.chats.messages import last_message
 from dynamo_tasks.engines.text.threads import INLINE
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import ContextLengthError, InvalidRequestError
@@ -121,6 +121,8 @@ def _special(payload: Mapping[str, Any], *, usual: bool) -> bool:
 
 
 def _render(messages: object, payload: Mapping[str, Any], tokenizer: Tokenizer, card: ModelCard) -> str:
+    from dynamo_tasks.engines.text.chats.template import render_chat  # Jinja is slow to import
+
     template = _template(payload, tokenizer, card)
     if card.images:
         messages = place_images(messages, template, card.image_placeholder)

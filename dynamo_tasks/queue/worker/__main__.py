@@ -1,38 +1,37 @@
-"""The program of a worker that `serve` starts: ``celery -A dynamo_tasks --quiet worker``, and nothing else of Celery's.
+"""``celery -A APP worker`` without Celery's other commands: the program of workers that `serve` and tests start.
 
-Celery's own command line first loads all its commands and plugins, a shell and Flower among them: a fourth of what a
-worker's start costs.
+Celery's command line loads all its commands and their plugins first, a shell and Flower among them: a fourth of what
+a worker's start costs. What follows ``python -m dynamo_tasks.queue.worker`` is what follows ``celery``.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-
 import click
+from celery.app.utils import find_app
 from celery.bin.base import CLIContext
 from celery.bin.worker import worker
-
-from dynamo_tasks.wiring import default_app
 
 __all__ = ["main"]
 
 
-# By its name the application knows that it is Celery's command line which asks for it.
+# By its name an application knows that Celery's command line asks for it.
 @click.group("celery")
+@click.option("-A", "--app", "name", envvar="APP", required=True)
+@click.option("-C", "--no-color", envvar="NO_COLOR", is_flag=True)
+@click.option("-q", "--quiet", is_flag=True)
 @click.pass_context
-def _celery(context: click.Context) -> None:
-    app = default_app()
+def _celery(context: click.Context, name: str, no_color: bool, quiet: bool) -> None:
+    app = find_app(name)
     worker.params.extend(app.user_options["worker"])
-    context.obj = CLIContext(app=app, no_color=bool(os.environ.get("NO_COLOR")), workdir=None, quiet=True)
+    context.obj = CLIContext(app=app, no_color=no_color, workdir=None, quiet=quiet)
 
 
 _celery.add_command(worker)
 
 
 def main() -> None:
-    """Run a worker of the default application; the arguments are those of ``celery worker``."""
-    _celery(["worker", *sys.argv[1:]], auto_envvar_prefix="CELERY")
+    """Run a worker."""
+    _celery(auto_envvar_prefix="CELERY")
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ def _worker(
     index: int,
 ) -> ProcessSpec:
     settings = config[service.name]
-    head = (sys.executable, "-m", worker.__name__)
+    head = (sys.executable, "-m", worker.__name__, "-A", "dynamo_tasks", "--quiet", "worker")
     http = {} if port is None else {"DYNAMO_HTTP": f"{options.host}:{port}"}
     share = settings.scale.get("share", "")
     return ProcessSpec(

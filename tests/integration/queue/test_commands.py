@@ -48,8 +48,9 @@ def test_the_default_graph_and_its_options(redis_server: RedisServer, tmp_path: 
     service = "workers.agg:Worker" if how == "options" else ""
     app = create_app(f"cli_{how}", server_url=redis_server.url, make_host=lambda *_, **__: None)
     with Worker(
-        redis_server.url, *arguments, service=service, settings=settings, env=env, name=how, wait=False
-    ) as worker:
+        redis_server.url, *arguments, service=service, settings=settings, env=env, name=how, wait=False,
+        program="celery",
+    ) as worker:  # fmt: skip
         until(
             lambda: "ready." in (log.read_text() if log.exists() else worker.output) or not worker.alive, 20
         )

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from dynamo_tasks.engines.parsers.tool_parsers import check_parsers
-from dynamo_tasks.engines.text.chats.template import chat_of
+from dynamo_tasks.engines.text.chats.tools import chat_of
 from dynamo_tasks.errors import ConfigError, InvalidRequestError
 from dynamo_tasks.protocol.instances import ModelCard
 

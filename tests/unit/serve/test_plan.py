@@ -111,7 +111,8 @@ def commands(found: ProcessPlan) -> dict[str, str]:
 
 def test_components_get_workers_and_the_entry_the_http_process(graph: str) -> None:
     found = plan(graph)
-    worker = "dynamo_tasks.queue.worker --service plan_graph:{} -n {}@%h --loglevel warning"
+    program = "dynamo_tasks.queue.worker -A dynamo_tasks --quiet worker"
+    worker = f"{program} --service plan_graph:{{}} -n {{}}@%h --loglevel warning"
     tail = " --without-gossip --without-mingle"
     assert commands(found) == {
         "Worker-0": worker.format("Worker", "Worker-0") + tail,

@@ -92,8 +92,12 @@ class Run:
         self.lines: list[str] = []
 
     def until_deaf(self) -> None:
-        """Read on until it is ready and its worker ignores signals, in whichever order."""
-        left = {"^ready ", r"Worker-0 \| url "}
+        """Read on until it is ready and its worker ignores signals."""
+        self.until_all("^ready ", r"Worker-0 \| url ")
+
+    def until_all(self, *patterns: str) -> None:
+        """Read on to a line for each pattern, in whichever order."""
+        left = set(patterns)
         while left:
             line = self.until("|".join(left)).string
             left = {one for one in left if not re.search(one, line)}
@@ -343,7 +347,7 @@ while True:
 
 def test_a_service_that_fails_later_is_tried_again_and_then_ends_the_run_with_code_1(home: Home) -> None:
     run = Run(home, worker=BREAKS, QUICK="1")
-    run.until("^ready ")
+    run.until_all("^ready ", r"Worker-0 \| up")  # before that it ignores the signal
     run.pid("Worker-0").signal(signal.SIGUSR1)
     run.until(r"^Worker-0 +\* ended with exit code 2: broke; starts again")
     run.until(r"^failed +Worker-0 ended with exit code 9 \(3 quick ends in a row\)")

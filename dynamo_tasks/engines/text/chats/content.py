@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from dynamo_tasks.engines.images.messages import IMAGE
-from dynamo_tasks.engines.text.chats.template import DEFAULT_TEMPLATE, Parts, check_part, render_chat
+from dynamo_tasks.engines.text.chats.messages import Parts, check_part
 from dynamo_tasks.engines.text.tokenizer import Tokenizer
 from dynamo_tasks.errors import InvalidRequestError
 
@@ -49,7 +49,7 @@ def place_images(messages: object, template: str | None, placeholder: str | None
     """
     if not isinstance(messages, list | tuple):
         return messages
-    form, number = _form(template or DEFAULT_TEMPLATE), 0
+    form, number = _form(template or None), 0
     placed: list[Any] = []
     for index, message in enumerate(messages):
         content = message.get("content") if isinstance(message, Mapping) else None
@@ -121,7 +121,7 @@ def check_placeholders(
 
 def written_for_images(template: str | None, placeholder: str | None = None) -> str:
     """The text that stands for an image in a prompt; ``placeholder``: that of the model's card."""
-    form = _form(template or DEFAULT_TEMPLATE)
+    form = _form(template or None)
     return form.placeholder if form.parts else placeholder or ""
 
 
@@ -132,7 +132,7 @@ def _special(written: str, tokenizer: Tokenizer) -> Counter[int]:
 
 
 @lru_cache(maxsize=64)
-def _form(template: str) -> _Form:
+def _form(template: str | None) -> _Form:
     text = {"type": "text", "text": _MARK}
     plain, bare = _tried(template, _MARK), _tried(template, Parts([text]))
     both = _tried(template, Parts([{"type": IMAGE}, text]))
@@ -150,7 +150,9 @@ def _alike(one: str, other: str) -> int:
     return next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
 
 
-def _tried(template: str, content: str | Parts) -> str:
+def _tried(template: str | None, content: str | Parts) -> str:
+    from dynamo_tasks.engines.text.chats.template import render_chat  # Jinja is slow to import
+
     try:
         return render_chat([{"role": "user", "content": content}], template)
     except InvalidRequestError:
