@@ -115,6 +115,10 @@ class WorkerContext:
             raise RuntimeError("an endpoint is called as a function on the event loop; there it is awaited")
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
+    def late_by_now(self) -> LateBinding | None:
+        """``late``, asked at each pop: the worker registers after its channel has begun, and may do so again."""
+        return self.late
+
     @staticmethod
     def nonce() -> str:
         """A nonce for one claim."""

@@ -144,7 +144,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         channel.allowance = preemption.allowance
         context = self.app.worker_context
         context.on_room = self.app.consumer_gate.look
-        channel.late = lambda: context.late
+        channel.late = context.late_by_now
 
     def _enter(self) -> None:
         """Let the host register: from now on somebody takes what is sent to it."""
