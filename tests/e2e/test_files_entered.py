@@ -32,9 +32,7 @@ def _signal(folder: Path, pids: list[int]) -> set[str]:
 
 
 def _chat(connection: http.client.HTTPConnection) -> None:
-    connection.request(
-        "POST", "/v1/chat/completions", json.dumps(CHAT), {"content-type": "application/json"}
-    )
+    connection.request("POST", "/v1/chat/completions", json.dumps(CHAT), {"content-type": "application/json"})
     answer = connection.getresponse()
     assert answer.status == 200
     assert answer.read().endswith(b"data: [DONE]\n\n")
