@@ -96,7 +96,7 @@ class KnownRequests:
             record = await self._record(request_id, owner_key)
             await ledger.cancel(record.namespace, request_id)
             if purge:
-                await ledger.purge(record.namespace, request_id)
+                await ledger.upkeep.purge(record.namespace, request_id)
             return await self._info(await ledger.get(request_id, record.namespace))
 
     async def retry(self, request_id: str) -> None:

@@ -57,8 +57,8 @@ async def _verbs(place: Place, owner: Owner) -> dict[str, Verb]:
         "submit": lambda: place.ledger.submit(place.new()),
         "claim": lambda: owner.claim(queued),
         "cancel": lambda: place.ledger.cancel(ns, ended),
-        "purge": lambda: place.ledger.purge(ns, ended),
-        "erase": lambda: place.ledger.erase(ns),
+        "purge": lambda: place.ledger.upkeep.purge(ns, ended),
+        "erase": lambda: place.ledger.upkeep.erase(ns),
         "release": lambda: owner.ledger.release(running, retries=0),
         "requeue": lambda: Recovery(store).requeue(ns, lost, owner.lease),
         "take over": lambda: Recovery(store).take_over(ns, new_lease(), "me"),
@@ -71,8 +71,8 @@ async def _verbs(place: Place, owner: Owner) -> dict[str, Verb]:
             "j", running.id, (owner.lease, running.epoch), Commit(task="a", number=1), most_waiting=5, most_dead=2
         ),
         "job end": lambda: jobs.end("j", "STOPPED"),
-        "sweep": lambda: place.ledger.due(ns),
-        "admit": lambda: place.ledger.admit(ns),
+        "sweep": lambda: place.ledger.upkeep.due(ns),
+        "admit": lambda: place.ledger.upkeep.admit(ns),
     }  # fmt: skip
 
 

@@ -179,7 +179,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(n=REQUESTS)
     def purge(self, n: int) -> None:
-        self.run_(self.world.ledger.purge(self.world.namespace, f"r{n}"))
+        self.run_(self.world.ledger.upkeep.purge(self.world.namespace, f"r{n}"))
 
     @rule(n=REQUESTS)
     def revive(self, n: int) -> None:

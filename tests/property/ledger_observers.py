@@ -50,7 +50,7 @@ class Observers:
         check_sweep(before, read_dump(self._world.client, self._world.keys).records, now)
         self._suspects, _ = await self._world.recovery.lost_messages(self._world.namespace, self._suspects)
         lay = read_dump(self._world.client, self._world.keys).queues
-        await self._world.ledger.erase(self._world.namespace, looked_at=2)
+        await self._world.ledger.upkeep.erase(self._world.namespace, looked_at=2)
         dump = read_dump(self._world.client, self._world.keys)
         # What is delivered once more may come after the purge, or by a queue of another component: it is dropped when
         # it is claimed.

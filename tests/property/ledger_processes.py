@@ -12,9 +12,10 @@ from dynamo_tasks.protocol.events import End, ErrorInfo, EventId
 from dynamo_tasks.protocol.instances import Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import TERMINAL, State
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.forwarding import forward, preempt
-from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused, KeptResult
+from dynamo_tasks.store.ledger.ledger import Attempt, KeptResult
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.queue_keys import PRIORITY_STEPS, priority_suffix
 from dynamo_tasks.store.redis.refusals import ReplyError

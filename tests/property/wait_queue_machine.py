@@ -147,7 +147,7 @@ class WaitQueueMachine(RuleBasedStateMachine):
     @precondition(_has_ids)
     @rule(pick=picks)
     def purge(self, pick: int) -> None:
-        self.ask(self.place.ledger.purge(self.place.namespace, self.ids[pick % len(self.ids)]))
+        self.ask(self.place.ledger.upkeep.purge(self.place.namespace, self.ids[pick % len(self.ids)]))
 
     @rule(lease=st.sampled_from(LEASES))
     def die(self, lease: int) -> None:

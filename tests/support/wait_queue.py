@@ -7,7 +7,8 @@ import uuid
 from typing import Any
 
 from dynamo_tasks.protocol.events import EventId
-from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
+from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
 from dynamo_tasks.store.registry import Registry

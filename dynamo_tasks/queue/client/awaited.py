@@ -321,7 +321,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
     async def _purge(self, client: StoreClient) -> None:
         with suppress(RequestNotFoundError):
             namespace = await client.store.find(self.id, self.namespace)
-            await client.ledger.purge(namespace, self.id)
+            await client.ledger.upkeep.purge(namespace, self.id)
 
     def __reduce_args__(self) -> tuple[Any, ...]:
         # Without the backend: it is the application's own over there.

@@ -41,7 +41,8 @@ from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.sdk.endpoints.payloads import not_plain
-from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused, KeptResult, cancelled
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
+from dynamo_tasks.store.ledger.ledger import Attempt, KeptResult, cancelled
 from dynamo_tasks.store.redis.containment import MALFORMED, contained, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.streams.open_stream import OpenStream

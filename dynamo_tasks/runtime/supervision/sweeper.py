@@ -56,7 +56,7 @@ class Sweeper(Actor):
                     with contained("ledger", f"timers of {namespace}"):
                         await self._due(namespace)
                     with contained("ledger", f"wait queues of {namespace}"):
-                        await self._ledger.admit(namespace)
+                        await self._ledger.upkeep.admit(namespace)
                 if loop.time() >= seldom_at:
                     for namespace in self._namespaces:
                         await self._seldom(namespace)
@@ -70,10 +70,10 @@ class Sweeper(Actor):
             await self._readers.check(namespace)
         if self._erases:
             with contained("ledger", f"purged requests of {namespace}"):
-                await self._ledger.erase(namespace)
+                await self._ledger.upkeep.erase(namespace)
 
     async def _due(self, namespace: str) -> None:
-        for kind, request_id in await self._ledger.due(namespace):
+        for kind, request_id in await self._ledger.upkeep.due(namespace):
             with contained("ledger", request_id):
                 if kind == "a":
                     await self._abandon(namespace, request_id)

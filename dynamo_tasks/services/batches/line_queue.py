@@ -199,7 +199,7 @@ class LineQueue:
 
         async def one(request_id: str) -> None:
             with contained("ledger", request_id):
-                await self._client.ledger.purge(self._namespace, request_id, _BARE)
+                await self._client.ledger.upkeep.purge(self._namespace, request_id, _BARE)
 
         await _beside(one, list(request_ids))
 

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 
@@ -26,47 +26,24 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.versions import PROTOCOL
 from dynamo_tasks.store.keys import Keys
+from dynamo_tasks.store.ledger.claim_refused import refused
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.notifications import notify_end
 from dynamo_tasks.store.ledger.record import Record, read_record
 from dynamo_tasks.store.ledger.scripts import Argument, script
 from dynamo_tasks.store.ledger.submission import NewRequest, left, submit_call, submitted
+from dynamo_tasks.store.ledger.upkeep import Upkeep
 from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR
 from dynamo_tasks.store.redis.server import Store
 
 __all__ = [
     "Attempt",
-    "ClaimRefused",
     "KeptResult",
     "Ledger",
-    "Refusal",
     "cancelled",
     "finish_arguments",
     "release_call",
 ]
-
-
-class Refusal:
-    """Reasons for which a claim is refused."""
-
-    DUPLICATE = "DUPLICATE"
-    GONE = "GONE"
-    EXPIRED = "EXPIRED"
-    WAIT = "WAIT"
-    NEWER = "NEWER"
-    UNSETTLED = "UNSETTLED"
-    FULL = "FULL"
-
-
-@dataclass
-class ClaimRefused(Exception):  # noqa: N818 - an answer, not an error
-    """The message must not be run."""
-
-    reason: str
-    wait_ms: int = 0
-    state: State | None = None
-    result: bytes = b""
-    error: ErrorInfo | None = None
 
 
 @dataclass(kw_only=True)
@@ -153,10 +130,15 @@ _NOT_KEPT = KeptResult(b"", 0, b"")
 
 
 class Ledger:
-    """The verbs. All of them are safe to repeat when a reply was lost."""
+    """The verbs. All of them are safe to repeat when a reply was lost.
+
+    Attributes:
+        upkeep: Those that belong to no attempt.
+    """
 
     def __init__(self, store: Store):
         self.store = store
+        self.upkeep = Upkeep(store)
 
     def _keys(self, namespace: str, request_id: str) -> list[str]:
         keys = self.store.keys(namespace)
@@ -207,7 +189,7 @@ class Ledger:
             namespace=endpoint.namespace, speaks=PROTOCOL, component=endpoint.component,
         )  # fmt: skip
         if reply[0] != b"OK":
-            raise _refused(reply)
+            raise refused(reply)
         _, epoch, previous, number, readers, ms_left, fields, waited = reply
         return Attempt(
             namespace=endpoint.namespace, id=request_id, lease=lease, nonce=nonce, epoch=int(epoch),
@@ -299,53 +281,6 @@ class Ledger:
         )  # fmt: skip
         return bool(reply)
 
-    async def due(self, namespace: str, limit: int = 200) -> list[tuple[str, str]]:
-        """Move due messages to their queues; returns due ``("a" | "d", id)`` timers for the caller to act on."""
-        keys = self.store.keys(namespace)
-        found = await script("due").run(self.store.commands, [keys.timers], base=keys.base, count=limit)
-        return [(member[:1].decode(), member[2:].decode()) for member in found]
-
-    async def admit(self, namespace: str) -> None:
-        """Promote requests from the wait queues where there is room."""
-        await script("admit").run(self.store.commands, [], base=self.store.keys(namespace).base)
-
-    async def purge(self, namespace: str, request_id: str, kept: float = 0.0) -> str:
-        """Erase payload and stream of an ended request. Returns ``OK``, ``GONE`` or ``ACTIVE``.
-
-        A message of it that lies in a queue yet goes with the next :meth:`erase`, of any worker.
-
-        Args:
-            namespace: Where it lives.
-            request_id: Its id.
-            kept: Seconds for which its bare record stays; 0 = for as long as it would.
-        """
-        reply = await script("purge").run(
-            self.store.commands, self._keys(namespace, request_id), base=self.store.keys(namespace).base, id=request_id,
-            kept=int(kept * 1000),
-        )  # fmt: skip
-        return str(reply.decode())
-
-    async def erase(self, namespace: str, limit: int = 50, looked_at: int = 4000) -> int:
-        """Take messages of purged requests out of their queues; for who may take from queues.
-
-        Args:
-            namespace: Where they were purged.
-            limit: How many requests at once.
-            looked_at: How many messages of usual size one script looks at: others have their turn in between.
-
-        Returns:
-            The number of messages.
-        """
-        keys = self.store.keys(namespace)
-        removed, left = 0, 1
-        while left:
-            found, left = await script("erase").run(
-                self.store.commands, [keys.erase, keys.erasing], base=keys.base, most_notes=limit,
-                most_messages=looked_at,
-            )  # fmt: skip
-            removed += int(found)
-        return removed
-
     async def get(self, request_id: str, namespace: str | None = None) -> Record:
         """The record of a request.
 
@@ -388,13 +323,3 @@ def release_call(
 def cancelled(reason: str = "cancelled", message: str = "the request was cancelled") -> End:
     """The end of a cancelled request."""
     return End(State.CANCELLED, reason, error=ErrorInfo.of(RequestCancelledError(message)))
-
-
-def _refused(reply: list[Any]) -> ClaimRefused:
-    reason = reply[0].decode()
-    if reason == Refusal.WAIT:
-        return ClaimRefused(reason, wait_ms=int(reply[1]))
-    if reason == Refusal.UNSETTLED:
-        error = msgspec.json.decode(reply[3], type=ErrorInfo) if reply[3] else None
-        return ClaimRefused(reason, state=State(reply[1].decode()), result=reply[2], error=error)
-    return ClaimRefused(reason)

@@ -10,9 +10,9 @@ import pytest
 from dynamo_tasks.errors import RequestCancelledError
 from dynamo_tasks.protocol.events import Claim, End, ErrorInfo, EventId, Kind
 from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.forwarding import preempt
-from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Place, eventually, on_loop, values

@@ -34,7 +34,7 @@ async def test_others_stay_in_their_order(redis_server: RedisServer, looked_at: 
         waiting = [n for n in range(700) for _ in range(1 + (n % 50 == 0))]  # some were delivered twice
         purged = [0, 1, 2, 50, 99, 100, 101, 350, 498, 500, 698, 699]
         await fill(place, [message(n) for n in waiting], [*purged, 9999])
-        removed = await place.ledger.erase(place.namespace, looked_at=looked_at)
+        removed = await place.ledger.upkeep.erase(place.namespace, looked_at=looked_at)
         left = [n for n in waiting if n not in purged]
         assert await place.do("LRANGE", place.queue, 0, -1) == [message(n) for n in left]
         assert removed == len(waiting) - len(left)
@@ -52,7 +52,7 @@ async def test_every_list_in_which_it_may_lie(redis_server: RedisServer) -> None
         for one in lists:
             await place.do("RPUSH", one, message(1), message(2))
         await place.do("RPUSH", place.keys.erase, msgspec.msgpack.encode(["r1", instance]))
-        assert await place.ledger.erase(place.namespace, looked_at=3) == len(lists)
+        assert await place.ledger.upkeep.erase(place.namespace, looked_at=3) == len(lists)
         for one in lists:
             assert await place.do("LRANGE", one, 0, -1) == [message(2)], one
 
@@ -65,7 +65,7 @@ async def test_fifty_purges_of_a_long_queue_keep_nobody_waiting(redis_server: Re
         took = []
         for _ in range(3):
             await fill(place, [message(n) for n in purged], purged)
-            erasing = asyncio.create_task(place.ledger.erase(place.namespace))
+            erasing = asyncio.create_task(place.ledger.upkeep.erase(place.namespace))
             longest = 0.0
             while not erasing.done():
                 began = time.monotonic()

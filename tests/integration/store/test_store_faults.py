@@ -10,7 +10,7 @@ import pytest
 from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.events import End, Kind
-from dynamo_tasks.store.ledger.ledger import ClaimRefused
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.wire import Wire
 from tests.support.server import RedisServer

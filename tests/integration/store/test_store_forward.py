@@ -6,8 +6,9 @@ import pytest
 
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.router.late import Marks
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
 from dynamo_tasks.store.ledger.forwarding import forward
-from dynamo_tasks.store.ledger.ledger import Attempt, ClaimRefused
+from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.routing.late import LateQueue
 from tests.support.server import RedisServer

@@ -81,10 +81,10 @@ async def test_a_message_with_an_eta_waits_in_the_ledger(redis_server: RedisServ
     async with Place(redis_server.url) as place:
         request_id = await place.submit(not_before=time.time() + 0.2)
         assert await queue(place) == []
-        assert await place.ledger.due(place.namespace) == []
+        assert await place.ledger.upkeep.due(place.namespace) == []
 
         async def moved() -> list[bytes]:
-            await place.ledger.due(place.namespace)
+            await place.ledger.upkeep.due(place.namespace)
             return await queue(place)
 
         assert await eventually(moved) == [b"message"]
@@ -99,12 +99,12 @@ async def test_a_deferred_message_of_a_running_request_is_kept(redis_server: Red
         await place.do("DEL", place.queue)
         attempt = await owner.claim(request_id)
         await place.ledger.defer(place.namespace, request_id, 0, b"retry")
-        await place.ledger.due(place.namespace)
+        await place.ledger.upkeep.due(place.namespace)
         assert await queue(place) == []
         assert await timer(place, f"m:{request_id}") is not None
         await owner.ledger.release(attempt, retries=0, not_before=4e9)
         await place.ledger.defer(place.namespace, request_id, 0, b"retry")
-        await place.ledger.due(place.namespace)
+        await place.ledger.upkeep.due(place.namespace)
         assert await queue(place) == [b"retry"]
 
 
@@ -112,8 +112,8 @@ async def test_a_deferred_message_of_a_running_request_is_kept(redis_server: Red
 async def test_a_due_timer_that_was_handed_out_is_not_lost_with_its_taker(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         request_id = await place.submit(deadline=time.time() - 1)
-        assert await place.ledger.due(place.namespace) == [("d", request_id)]
-        assert await place.ledger.due(place.namespace) == []  # not twice at once
+        assert await place.ledger.upkeep.due(place.namespace) == [("d", request_id)]
+        assert await place.ledger.upkeep.due(place.namespace) == []  # not twice at once
         again = await timer(place, f"d:{request_id}")
         assert again is not None
         assert again > time.time() + 1
@@ -251,15 +251,15 @@ async def test_purge_erases_payload_and_log(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         owner, request_id = await place.owner(), await place.submit(render=b"secret")
         log = await owner.run(request_id)
-        assert await place.ledger.purge(place.namespace, request_id) == "ACTIVE"
+        assert await place.ledger.upkeep.purge(place.namespace, request_id) == "ACTIVE"
         await owner.write(log, "text")
         await owner.finish(log)
-        assert await place.ledger.purge(place.namespace, request_id) == "OK"
+        assert await place.ledger.upkeep.purge(place.namespace, request_id) == "OK"
         record = await place.ledger.get(request_id)
         assert (record.purged, record.render, record.state) == (True, b"", State.SUCCEEDED)
         assert await place.do("EXISTS", place.keys.stream(request_id)) == 0
         assert await place.field(request_id, "message") is None
-        assert await place.ledger.purge(place.namespace, "unknown") == "GONE"
+        assert await place.ledger.upkeep.purge(place.namespace, "unknown") == "GONE"
 
 
 @on_loop

@@ -15,8 +15,9 @@ from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.options import RequestOptions
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.broker.envelope import build_request
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
 from dynamo_tasks.store.ledger.fields import Field
-from dynamo_tasks.store.ledger.ledger import ClaimRefused, cancelled
+from dynamo_tasks.store.ledger.ledger import cancelled
 from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
 from tests.support.streams import Client, Place, on_loop

@@ -10,8 +10,8 @@ import pytest
 from dynamo_tasks.errors import RequestNotFoundError
 from dynamo_tasks.protocol.events import End, Kind
 from dynamo_tasks.protocol.states import State
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
 from dynamo_tasks.store.ledger.dead import DeadList
-from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
 from tests.support.streams import Owner, Place, on_loop, values

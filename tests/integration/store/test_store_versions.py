@@ -6,8 +6,8 @@ import pytest
 
 from dynamo_tasks.protocol.events import EventId
 from dynamo_tasks.store.ledger import ledger
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
 from dynamo_tasks.store.ledger.fields import Field
-from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from tests.support.server import RedisServer
 from tests.support.streams import Place, eventually, on_loop
 
@@ -26,7 +26,7 @@ async def test_an_older_worker_leaves_a_request_to_a_newer_one(
         assert await place.state(request_id) == "QUEUED"
 
         async def sent_again() -> bool:
-            await place.ledger.due(place.namespace)
+            await place.ledger.upkeep.due(place.namespace)
             return bool(await place.do("LLEN", place.queue))
 
         await eventually(sent_again, what="its message is in the queue again")

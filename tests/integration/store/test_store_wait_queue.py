@@ -9,8 +9,8 @@ import pytest
 from dynamo_tasks.errors import DeadlineUnreachableError, QueueFullError
 from dynamo_tasks.runtime.resting import place_of
 from dynamo_tasks.store.ledger import recovery as recovery_module
+from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
 from dynamo_tasks.store.ledger.fields import Field
-from dynamo_tasks.store.ledger.ledger import ClaimRefused
 from dynamo_tasks.store.ledger.recovery import Recovery
 from tests.support.server import RedisServer
 from tests.support.streams import Place, on_loop
@@ -348,7 +348,7 @@ async def test_who_is_purged_in_line_leaves_it_at_once(redis_server: RedisServer
         await place.ledger.cancel(place.namespace, completed)
         assert await place.do("ZRANGE", standing, 0, -1) == [completed.encode(), last.encode()]
         before = await line.length()
-        await place.ledger.purge(place.namespace, completed)
+        await place.ledger.upkeep.purge(place.namespace, completed)
         assert await place.do("ZRANGE", standing, 0, -1) == [last.encode()]
         assert await line.length() == before - 1
 
