@@ -10,10 +10,8 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from contextlib import aclosing
-from typing import Any, NoReturn
+from typing import Any
 
-import msgspec
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 
 from dynamo_tasks.errors import (
@@ -27,23 +25,27 @@ from dynamo_tasks.errors import (
     StreamDivergedError,
 )
 from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
-from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.queue.broker.greenlets import Interruptible
 from dynamo_tasks.queue.execution.call import CallInfo, OutputCollector, encode_result, fill_context
 from dynamo_tasks.queue.execution.context import RequestCommand, WorkerContext
-from dynamo_tasks.queue.execution.forwarding import forward_request, leave_dead_engine, preempt_request
+from dynamo_tasks.queue.execution.forwarding import (
+    fail_above,
+    forward_request,
+    leave_dead_engine,
+    preempt_request,
+    requeue_request,
+)
 from dynamo_tasks.queue.execution.outcome import Dropped, Reassigned, Revoked, Stop
 from dynamo_tasks.queue.execution.preemption import Offer
+from dynamo_tasks.queue.execution.refused import outcome_of_refused, unusable
 from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
-from dynamo_tasks.sdk.endpoints.payloads import not_plain
 from dynamo_tasks.store.ledger.claim_refused import ClaimRefused
 from dynamo_tasks.store.ledger.ledger import Attempt, KeptResult, cancelled
-from dynamo_tasks.store.redis.containment import MALFORMED, contained, pass_over
+from dynamo_tasks.store.redis.containment import MALFORMED
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.streams.open_stream import OpenStream
 
@@ -99,7 +101,7 @@ class Execution:
         except ClaimRefused as refusal:
             return await self._refused(refusal)
         except (ReplyError, *MALFORMED) as exc:
-            await self._unusable(exc)
+            await unusable(self._worker, self._handler.endpoint, self._call.id, exc)
         attempt.message = self._call.message
         stream = self._worker.writer.open(attempt, self._stream_died, cap=self._worker.stream_cap)
         self._stream = stream
@@ -155,43 +157,15 @@ class Execution:
             except ServerUnavailableError:
                 await asyncio.sleep(_RETRY_CLAIM)
 
-    async def _unusable(self, exc: Exception) -> NoReturn:
-        """Fail a request whose record in Redis cannot be used, and notify those who wait for it."""
-        pass_over("ledger", self._call.id, exc)
-        error = ProtocolError("the request's record in Redis cannot be used")
-        end = End(State.FAILED, "error", error=ErrorInfo.of(error))
-        with contained("ledger", self._call.id):
-            await self._worker.ledger.cancel(self._handler.endpoint.namespace, self._call.id, end=end)
-        raise Dropped(error.code)
-
     async def _refused(self, refusal: ClaimRefused) -> Any:
-        namespace, request_id = self._handler.endpoint.namespace, self._call.id
-        self._telemetry.refused(request_id, refusal.reason)
-        # Where it runs here, its completion is under way, and this is a second copy of its message.
-        if refusal.reason == "UNSETTLED" and not self._worker.runs(request_id):
-            return self._outcome_again(refusal)
-        if refusal.reason == "EXPIRED":
-            await self._expire(namespace, request_id)
-        elif refusal.reason == "WAIT":
-            await self._worker.ledger.defer(namespace, request_id, refusal.wait_ms, self._call.message())
-        raise Dropped(refusal.reason)
+        self._telemetry.refused(self._call.id, refusal.reason)
+        return await outcome_of_refused(
+            self._worker, self._handler.endpoint, self._call, refusal, self._settles
+        )
 
-    async def _expire(self, namespace: str, request_id: str) -> None:
-        message = "its time passed in the queue"
-        if await self._worker.ledger.expire(namespace, request_id, message) == "OK":
-            self._to_settle = self._call.has_completion
-            raise Revoked(message, expired=True)
-
-    def _outcome_again(self, refusal: ClaimRefused) -> Any:
-        """It ended, but Celery's completion did not run to its end: run it again with the stored outcome."""
-        self._to_settle = self._only_completion = True
-        self._worker.enter_completion(self._call.id)
-        if refusal.state is State.SUCCEEDED:
-            return msgspec.json.decode(refusal.result) if refusal.result else None
-        if refusal.state in (State.CANCELLED, State.EXPIRED):
-            message = refusal.error.message if refusal.error else "cancelled"
-            raise Revoked(message, expired=refusal.state is State.EXPIRED)
-        raise (refusal.error or ErrorInfo("endpoint_error", "failed")).exception()
+    def _settles(self, only: bool) -> None:
+        self._to_settle = True
+        self._only_completion |= only
 
     async def _attempt(self, attempt: Attempt, stream: OpenStream) -> Any:
         await self._telemetry.claimed(attempt, self.context, self._worker.ledger)
@@ -223,7 +197,7 @@ class Execution:
             await leave_dead_engine(self._worker, stream, exc.message)
         except Exception as exc:
             if isinstance(exc, Reject) and exc.requeue:
-                await self._requeue(attempt, stream, front=False, counts=True)
+                await requeue_request(self._worker, stream, self._call.retries, front=False, counts=True)
             await self._failed(exc, stream)
             raise
         await self._end(stream, end, encoded, kept)
@@ -263,33 +237,7 @@ class Execution:
     async def _consume(self, stream: OpenStream) -> None:
         enter_context(self.context)
         self._telemetry.span.enter()
-        values = await self._output.rest(stream, self._payload)
-        if values is None:
-            return
-        streaming, append, take = self._handler.streaming, stream.append, self._output.take
-        async with aclosing(values) as source:  # type: ignore[type-var]
-            async for value in source:
-                if type(value) is not TokenDelta or not streaming:
-                    value = self._plain(value)
-                if streaming:
-                    try:
-                        append(value)
-                    except NOT_PLAIN as exc:
-                        raise self._not_plain(value, exc) from exc
-                take(value)
-                if stream.congested:
-                    await stream.room()
-
-    def _plain(self, value: Any) -> Any:
-        try:
-            return to_plain(value)
-        except NOT_PLAIN as exc:
-            raise self._not_plain(value, exc) from exc
-
-    def _not_plain(self, value: Any, cause: Exception) -> DynamoError:
-        if isinstance(cause, DynamoError):
-            return cause
-        return not_plain(self._telemetry.name, value, cause, streams=self._handler.streaming)
+        await self._output.collect(stream, self._payload)
 
     @contextlib.contextmanager
     def _deadline(self, deadline: float) -> Any:
@@ -311,7 +259,7 @@ class Execution:
         self._telemetry.stopped(attempt, reason, time.monotonic() - asked)
         if stop.reason == "abort":
             if isinstance(stream.dead, _UNWRITABLE):
-                await self._fail_elsewhere(attempt, stream.dead)
+                await fail_above(self._worker, attempt, stream.dead)
             if str(stop) == State.CANCELLED:
                 self._to_settle = self._call.has_completion
                 raise Revoked("cancelled")
@@ -319,7 +267,7 @@ class Execution:
                 return await self._ended_elsewhere()
             raise Dropped(str(stop))
         if stop.reason == "requeue":
-            await self._requeue(attempt, stream, front=True, counts=False)
+            await requeue_request(self._worker, stream, self._call.retries, front=True, counts=False)
         if stop.reason == "cancel":
             await self._end(stream, cancelled())
             raise Revoked("cancelled")
@@ -343,18 +291,6 @@ class Execution:
             return await self._refused(refusal)
         raise Dropped("RECLAIMED")
 
-    async def _requeue(self, attempt: Attempt, stream: OpenStream, *, front: bool, counts: bool) -> None:
-        await self._worker.writer.written(stream)
-        with contextlib.suppress(FencedError):
-            await self._worker.ledger.release(attempt, retries=self._call.retries, front=front, counts=counts)
-        raise Reassigned
-
-    async def _fail_elsewhere(self, attempt: Attempt, error: DynamoError) -> None:
-        """The stream can't be continued by anybody; end it above our epoch."""
-        end = End(State.FAILED, "error", error=ErrorInfo.of(error))
-        with contained("ledger", attempt.id):
-            await self._worker.ledger.cancel(attempt.namespace, attempt.id, end=end)
-
     async def _end(
         self, stream: OpenStream, end: End, result: bytes = b"", kept: KeptResult | None = None
     ) -> None:
@@ -363,7 +299,7 @@ class Execution:
         try:
             await stream.finish(end, result if follows else b"", settled=not follows, kept=kept)
         except _UNWRITABLE as exc:
-            await self._fail_elsewhere(stream.attempt, exc)
+            await fail_above(self._worker, stream.attempt, exc)
             raise Dropped(exc.code) from None
         except DynamoError as exc:
             raise Dropped(exc.code) from None

@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 from celery import signals
 
-from dynamo_tasks.errors import NotResumableError
+from dynamo_tasks.errors import DynamoError, NotResumableError
 from dynamo_tasks.protocol.events import ZERO, End, Kind, decode_values
 from dynamo_tasks.protocol.names import SESSION_HEADER
-from dynamo_tasks.protocol.plain import NOT_PLAIN
+from dynamo_tasks.protocol.plain import NOT_PLAIN, to_plain
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.protocol.tokens import TokenDelta, decode_deltas, is_complete
 from dynamo_tasks.protocol.trace import TRACE_HEADERS
@@ -149,6 +149,40 @@ class OutputCollector:
         if not self._keeps:
             return None
         return self._value[0] if self._value is not None else self._aggregate.result()
+
+    async def collect(self, stream: OpenStream, payload: Any) -> None:
+        """Run the endpoint to its end; what it yields goes into the stream.
+
+        Raises:
+            Exception: whatever it raised; or that its value cannot be written.
+        """
+        values = await self.rest(stream, payload)
+        if values is None:
+            return
+        streaming, append, take = self._handler.streaming, stream.append, self.take
+        async with aclosing(values) as source:  # type: ignore[type-var]
+            async for value in source:
+                if type(value) is not TokenDelta or not streaming:
+                    value = self._plain(value)
+                if streaming:
+                    try:
+                        append(value)
+                    except NOT_PLAIN as exc:
+                        raise self._not_plain(value, exc) from exc
+                take(value)
+                if stream.congested:
+                    await stream.room()
+
+    def _plain(self, value: Any) -> Any:
+        try:
+            return to_plain(value)
+        except NOT_PLAIN as exc:
+            raise self._not_plain(value, exc) from exc
+
+    def _not_plain(self, value: Any, cause: Exception) -> DynamoError:
+        if isinstance(cause, DynamoError):
+            return cause
+        return not_plain(self._handler.endpoint.label, value, cause, streams=self._handler.streaming)
 
     async def rest(self, stream: OpenStream, payload: Any) -> AsyncIterator[Any] | None:
         """Run the endpoint from where the stream ends; ``None`` if an earlier attempt has written all of it.

@@ -9,19 +9,23 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from dynamo_tasks.errors import ConfigError, ServerUnavailableError
+from dynamo_tasks.errors import ConfigError, DynamoError, FencedError, ServerUnavailableError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
+from dynamo_tasks.protocol.events import End, ErrorInfo
+from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.broker.envelope import HEADER, persisted
 from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.execution.outcome import Reassigned
 from dynamo_tasks.sdk.context import ForwardRequested
 from dynamo_tasks.store.ledger.forwarding import forward, preempt
+from dynamo_tasks.store.ledger.ledger import Attempt
 from dynamo_tasks.store.ledger.recovery import Recovery
+from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.open_stream import OpenStream
 
-__all__ = ["forward_request", "leave_dead_engine", "preempt_request"]
+__all__ = ["fail_above", "forward_request", "leave_dead_engine", "preempt_request", "requeue_request"]
 
 _RETRY = 0.2
 
@@ -108,6 +112,34 @@ async def leave_dead_engine(worker: WorkerContext, stream: OpenStream, reason: s
     with contextlib.suppress(ServerUnavailableError):
         await Recovery(worker.store).requeue(attempt.namespace, attempt.id, attempt.lease)
     raise Reassigned
+
+
+async def requeue_request(
+    worker: WorkerContext, stream: OpenStream, retries: int, *, front: bool, counts: bool
+) -> NoReturn:
+    """Give a request back to its queue; where it is another's by now, that one goes on.
+
+    Args:
+        worker: What this process runs with.
+        stream: Of our attempt.
+        retries: Celery's retry number.
+        front: To the front of the queue.
+        counts: Whether the attempt counts among those that its endpoint may have.
+
+    Raises:
+        Reassigned: always.
+    """
+    await worker.writer.written(stream)
+    with contextlib.suppress(FencedError):
+        await worker.ledger.release(stream.attempt, retries=retries, front=front, counts=counts)
+    raise Reassigned
+
+
+async def fail_above(worker: WorkerContext, attempt: Attempt, error: DynamoError) -> None:
+    """End a request whose stream nobody can continue, above our epoch."""
+    end = End(State.FAILED, "error", error=ErrorInfo.of(error))
+    with contained("ledger", attempt.id):
+        await worker.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
 
 def _check(wanted: ForwardRequested, stream: OpenStream) -> None:
