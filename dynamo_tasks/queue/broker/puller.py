@@ -125,6 +125,7 @@ class Puller:
                         server=str(self._link.address),
                         error=str(exc),
                     )
+                # Nobody else does: what it was woken for is not done.
                 self._woken.set()
                 await asyncio.sleep(_RETRY)
                 if is_wrong_type(exc):
@@ -245,6 +246,7 @@ class Puller:
         """
         self._stopping = True
         self._woken.set()
+        # First what is in flight: Redis would answer a pop into a closed connection, and the messages be lost.
         await self.call_back(unblock)
         self._task.cancel()
         await self._link.close()

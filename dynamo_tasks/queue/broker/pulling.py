@@ -166,6 +166,7 @@ class PullingChannel(CheckedChannel):
         except Exception as exc:  # noqa: BLE001 - Celery trusts messages; one that it trips over must not end the worker
             self._drop(raw, queue, exc)
         else:
+            # Celery's loop waits for sockets, and this message came by none of them.
             self._hub.wake()
 
     def _drop(self, raw: bytes, queue: str, exc: Exception) -> None:

@@ -102,9 +102,11 @@ class Execution:
             return await self._refused(refusal)
         except (ReplyError, *MALFORMED) as exc:
             await unusable(self._worker, self._handler.endpoint, self._call.id, exc)
+        # Made only where Redis forgets the request: hardly any attempt needs it.
         attempt.message = self._call.message
         stream = self._worker.writer.open(attempt, self._stream_died, cap=self._worker.stream_cap)
         self._stream = stream
+        # Nothing is awaited since the claim: others know of it, and send commands to this attempt.
         self._worker.enter(self, attempt, stream)
         fill_context(self.context, attempt)
         self.context.read_while(stream.is_read)
@@ -179,11 +181,13 @@ class Execution:
             kept = self._call.kept_result(result)
         except Stop as stop:
             return await self._stopped(stop, attempt, stream)
+        # First what was put out: Celery's retry gives the request away, and no more is taken from us then.
         except RetryRequested:
             await self._worker.writer.written(stream)
             raise
         except ForwardRequested as wanted:
             await forward_request(self._worker.store, stream, wanted, self._call.message(), self.fail)
+        # Another attempt owns it: whatever this one would still say is out of date.
         except FencedError:
             raise Dropped("FENCED") from None
         except Ignore:
@@ -213,6 +217,7 @@ class Execution:
 
     async def _drive(self, stream: OpenStream) -> None:
         """Run the endpoint to its end, appending what it yields."""
+        # It may have been stopped since its claim: then nothing of the endpoint runs.
         self._check_stop()
         if self.context.preemptible and self._handler.can_continue(self._payload):
             self._offer = self._worker.preemption.offer(self.context, stream, self._preempt)
@@ -223,6 +228,7 @@ class Execution:
             raise Stop("requeue", "the worker is going down") from None
         finally:
             self._body = None
+        # An endpoint may catch what stops it, and return. Where others have the request, its result is nobody's.
         self._check_stop("abort")
 
     def _preempt(self) -> None:
@@ -258,11 +264,13 @@ class Execution:
         asked = self._stop_asked or time.monotonic()  # 0 where the worker's end stopped it, not a command
         self._telemetry.stopped(attempt, reason, time.monotonic() - asked)
         if stop.reason == "abort":
+            # The next attempt would die of the same.
             if isinstance(stream.dead, _UNWRITABLE):
                 await fail_above(self._worker, attempt, stream.dead)
             if str(stop) == State.CANCELLED:
                 self._to_settle = self._call.has_completion
                 raise Revoked("cancelled")
+            # Celery's links want the outcome: a claim is refused with it.
             if str(stop) in TERMINAL:
                 return await self._ended_elsewhere()
             raise Dropped(str(stop))
@@ -295,6 +303,7 @@ class Execution:
         self, stream: OpenStream, end: End, result: bytes = b"", kept: KeptResult | None = None
     ) -> None:
         """Write the end; only its winner goes on to Celery's completion."""
+        # Where Celery's result goes with the end, nothing is left to be done: the request is settled by it.
         follows = self._call.has_completion and kept is None
         try:
             await stream.finish(end, result if follows else b"", settled=not follows, kept=kept)
@@ -312,6 +321,7 @@ class Execution:
         """Stop the endpoint; callable at any time, the first reason counts."""
         if self._stop is None:
             self._stop, self._stop_asked = stop, time.monotonic()
+            # It ends anyway: the choice of who makes room must not fall on it.
             if self._offer is not None:
                 self._worker.preemption.withdraw(self._offer)
             self.context.stop()

@@ -169,7 +169,9 @@ class OutputCollector:
                         append(value)
                     except NOT_PLAIN as exc:
                         raise self._not_plain(value, exc) from exc
+                # After the stream: what could not be written is no part of the result either.
                 take(value)
+                # Redis is slower than the endpoint, which waits: what it makes is kept in memory until it is taken.
                 if stream.congested:
                     await stream.room()
 

@@ -200,6 +200,7 @@ class WorkerContext:
         _, earlier = self._early.pop(command.request_id, (0.0, []))
         if len(self._early) >= _MOST_EARLY:
             del self._early[next(iter(self._early))]  # the one that came first
+        # It may be for a claim whose reply is on its way to us: others hear of a claim as soon as we do.
         self._early[command.request_id] = (now + _KEEP_EARLY, [*earlier[1 - _MOST_EACH :], command])
 
     def _apply(self, command: RequestCommand) -> None:

@@ -57,6 +57,7 @@ async def outcome_of_refused(
     """
     # Where it runs here, its completion is under way, and this is a second copy of its message.
     if refusal.reason == Refusal.UNSETTLED and not worker.runs(call.id):
+        # From here on it counts as running here, so that another copy of its message is dropped.
         settles(True)
         worker.enter_completion(call.id)
         return _outcome_again(refusal)

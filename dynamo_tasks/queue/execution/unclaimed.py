@@ -52,6 +52,7 @@ class UnclaimedMessages:
             else cancelled()
         )
         answer = await self.end_queued(namespace, request_id, end)
+        # Somebody else ended it, over HTTP for example: Celery has not recorded that, or not yet.
         if answer == "ENDED":
             return await self._owes_revocation(namespace, request_id)
         return answer in ("OK", "GONE")

@@ -130,6 +130,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
             channel.carried = lambda: sum(request in reserved_requests for request in carried)
         self.aside(self.connection.transport.listen)
         self.aside(self.settle_late)
+        # Fetched over the last connection and never started, they stand in our notes alone: nobody else would run them.
         self.aside(channel.restore_unknown, {request._message.delivery_tag for request in carried})
         self._enter()
         self._ready_at = time.monotonic()
@@ -151,8 +152,10 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         host = getattr(self.controller, "host", None)
         if host is not None and not self._has_entered:
             channel = self.task_consumer.channel
+            # Before the registration: what is sent to this instance by its name must be taken.
             channel.pull(self.hub)
             while not await_(channel.takes(_MAX_DELAY)):
+                # The broker may stay silent for long: a worker that is told to end meanwhile ends.
                 maybe_shutdown()
             await_(host.enter())
             self._has_entered = True

@@ -56,6 +56,7 @@ class PoolJob:
         accept = self._options.get("accept_callback")
         if accept is not None:
             accept(os.getpid(), time.monotonic())
+        # Celery's code of an earlier attempt still runs: the state that it writes must not come after ours.
         if earlier := self._pool.passing.get(self._args[1]):
             await asyncio.wait([earlier])
         self._start_timers()
@@ -269,6 +270,7 @@ class TaskPool(BasePool):  # type: ignore[misc]
         if all(job.in_thread for job in self._jobs):
             timeout = min(timeout, 0.1)  # nothing can interrupt a thread: there is nothing to wait for
         if not await self.drain(timeout):
+            # What does not let go goes down with the process; its requests are found by their lease.
             self.stuck = any(job.in_thread for job in self._jobs)
             for job in list(self._jobs):
                 job.task.cancel()

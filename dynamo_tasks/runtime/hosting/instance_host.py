@@ -132,6 +132,7 @@ class InstanceHost:
         Raises:
             AlreadyRegisteredError: this process serves one of them already.
         """
+        # Before that the worker takes nothing yet: who found the endpoint would wait for it.
         await self._entered.wait()
         async with self._changing:
             self._know(endpoints)
@@ -332,6 +333,7 @@ class InstanceHost:
 
     async def stop(self) -> None:
         """Revoke the lease and close, since the worker has ended."""
+        # First out of the registry: nobody chooses an instance that is about to end.
         await self.deregister()
         await self._actors.stop()
         await self.worker_context.close()

@@ -64,6 +64,7 @@ class Agreement:
             silent: Workers that report no events.
             step: See :meth:`KvPolicy.choose`.
         """
+        # One at a time: two choices at once would not know of each other, though they are made in one process.
         async with self._turn:
             for tries in range(1, _TRIES + 1):
                 now = time.monotonic()

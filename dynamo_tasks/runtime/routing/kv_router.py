@@ -120,6 +120,7 @@ class KvRouter(Actor):
         try:
             await self._topic.publish(self._requests, {"worker_id": f"{worker:x}"})
         except DynamoError:  # Redis is away, or refuses for the moment
+            # Sooner than after a question that was heard: the worker has not heard the question.
             self._asked[worker] = now - _ASK_EVERY + _RETRY
 
     async def _look(self, infos: Sequence[InstanceInfo]) -> None:

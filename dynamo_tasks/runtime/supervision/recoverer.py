@@ -89,6 +89,7 @@ class Recoverer(Actor):
             self._disturbed_at = now
             for detector in self._detectors.values():
                 detector.disturbed(now)
+            # A server that was restarted may lack what its clients are about to write again: that is not lost yet.
             self._orphans_at = now + 2 * _ORPHANS_EVERY
         self._seen = seen
 

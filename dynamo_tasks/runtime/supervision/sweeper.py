@@ -81,6 +81,7 @@ class Sweeper(Actor):
                     await self._overdue(namespace, request_id)
 
     async def _abandon(self, namespace: str, request_id: str) -> None:
+        # Asked again inside of the script: a reader may have come since the timer was due.
         end = cancelled("abandoned", "nobody read the request any more")
         if await self._ledger.cancel(namespace, request_id, end=end, guard="unread") == "OK":
             metrics.counter("sweeper_moves_total", kind="abandoned").inc()
@@ -88,6 +89,7 @@ class Sweeper(Actor):
     async def _overdue(self, namespace: str, request_id: str) -> None:
         """Expire a request that is still queued; end one past its deadline that its owner did not end."""
         if await self._ledger.expire(namespace, request_id, "its time passed in the queue") == "RUNNING":
+            # Its owner would have, at the deadline: it hangs, or is frozen.
             error = DeadlineExceededError("the request ran past its deadline")
             end = End(State.FAILED, "deadline", error=ErrorInfo.of(error))
             await self._ledger.cancel(namespace, request_id, end=end, guard="due")

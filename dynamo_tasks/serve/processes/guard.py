@@ -39,6 +39,7 @@ def follow(lines: Iterable[str]) -> bool:
                 groups.discard(int(line[1:]))
             case _:
                 orderly = True
+    # The supervisor is gone: of those that it has not ended itself, nobody else knows.
     for group in groups:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(group, signal.SIGKILL)

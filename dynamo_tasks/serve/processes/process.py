@@ -74,6 +74,7 @@ class LinePump:
             self._close()
             return
         *lines, self._rest = (self._rest + data).split(b"\n")
+        # Output without line ends must not fill the memory of the supervisor.
         if len(self._rest) > _LONGEST:
             lines.append(self._rest)
             self._rest = b""
@@ -168,6 +169,7 @@ class ManagedProcess:
             code = await self._once()
             if self._stopping.is_set() or not self.returns:
                 return
+            # What never served counts as quick: a model that cannot be loaded takes minutes to say so.
             quick = not self.proven or time.monotonic() - start < self.spec.restart.quick_s
             failures = failures + 1 if quick else 0
             reason = f"ended with {describe_exit(code)}"

@@ -77,6 +77,7 @@ class Supervisor:
             stderr=DEVNULL,
             start_new_session=True,
         )
+        # After the guard, which hears of each of them.
         for process in self.processes:
             self._tasks[process] = asyncio.create_task(self._keep(process))
 
@@ -194,6 +195,7 @@ class Supervisor:
         if self._guard is None:
             return
         if self._guard.stdin is not None:
+            # Without this line the end of the pipe means that we were killed.
             self._guard.stdin.write(b".\n")
             self._guard.stdin.close()
         try:

@@ -206,6 +206,7 @@ class ManagedFleet:
 
     async def _drain(self, process: ManagedProcess) -> None:
         await self._supervisor.remove(process, self._grace(process.spec))
+        # After its end: until then its memory is taken.
         self._gpus.release_one(process.spec.name)
         self._registered.discard(process)
         self._begun.pop(process, None)
@@ -223,6 +224,7 @@ class ManagedFleet:
             if spec.name in taken:
                 continue
             try:
+                # The device first: without one a process would fail, and count as one that cannot start.
                 self._gpus.claim([spec])
             except ConfigError as error:
                 self._lack = f"waits for a free device: {error.message}"

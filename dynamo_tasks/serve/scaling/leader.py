@@ -62,6 +62,7 @@ class ScaleLeader:
     async def decide(self, view: NamespaceView) -> dict[str, Scale]:
         """Write what is wanted from now on, unless another ``serve`` decides; returns what stands then."""
         scales = dict(view.scales)
+        # At each look: where this one hung for a while, another `serve` decides by now.
         led = await self._scales.lead(self._name, self._units)
         for one in self._deployments:
             if one.bounds is None or one.bounds.share or one.component not in led:
@@ -139,6 +140,7 @@ class ScaleLeader:
         error = ErrorInfo.of(NotStartedError(f"no worker of {component} can be started: {why}"))
         end = End(State.FAILED, "not_started", error=error)
         waiting = await self._commands.execute("SMEMBERS", self._keys.waiting(component))
+        # Some at a time: the next look goes on.
         for raw in waiting[:_MOST_ENDED]:
             await self._ledger.cancel(self._namespace, raw.decode(), end=end, guard="awaited")
 

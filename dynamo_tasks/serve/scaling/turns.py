@@ -86,6 +86,7 @@ def next_turn(members: Sequence[Member]) -> tuple[Member, int, ScaledBy] | None:
         return _end(holders[0], others_wait=bool(claims))
     if not claims or not all(one.at_rest for one in members):
         return None
+    # By age alone: a component with many requests must not keep another one from its turn.
     first = max(claims, key=lambda one: one.claimed)
     return first, first.bounds.workers, ScaledBy.QUEUE if first.waiting else ScaledBy.START
 

@@ -42,6 +42,7 @@ def refused(reply: list[Any]) -> ClaimRefused:
     if reason == Refusal.WAIT:
         return ClaimRefused(reason, wait_ms=int(reply[1]))
     if reason == Refusal.UNSETTLED:
+        # It has ended, and Celery's links and chord have not heard: who holds the message tells them, by what is kept.
         error = msgspec.json.decode(reply[3], type=ErrorInfo) if reply[3] else None
         return ClaimRefused(reason, state=State(reply[1].decode()), result=reply[2], error=error)
     return ClaimRefused(reason)

@@ -31,6 +31,7 @@ async def forward(
         the request is not ours any more.
     """
     keys = store.keys(endpoint.namespace)
+    # The script looks for it: what is pushed to the own queue of an instance that is gone, nobody takes.
     registration = keys.registration(f"{endpoint.component}:{endpoint.name}:{instance_id:x}")
     reply = await script("forward").run(
         store.commands, [keys.record(attempt.id), keys.stream(attempt.id)], base=keys.base, id=attempt.id,

@@ -177,9 +177,11 @@ class Ledger:
         Raises:
             ClaimRefused: do not run it; says why.
         """
+        # The script grants a claim with the nonce of the last one again: a lost reply costs no attempt.
         nonce = nonce or secrets.token_hex(8)
         keys = self.store.keys(endpoint.namespace)
         extra: list[Argument] = []
+        # A bare Celery message, of a client that knows nothing of us: its record is made when it is claimed.
         if not tracked:
             new = NewRequest(id=request_id, endpoint=endpoint, queue=queue, message=message)
             extra = [*new.fields(), Field.ENDPOINT, str(endpoint), Field.QUEUE, queue, Field.MESSAGE, message]
@@ -191,6 +193,7 @@ class Ledger:
         if reply[0] != b"OK":
             raise refused(reply)
         _, epoch, previous, number, readers, ms_left, fields, waited = reply
+        # The script gives what is left of the deadline, not a time of day: clocks of machines differ.
         return Attempt(
             namespace=endpoint.namespace, id=request_id, lease=lease, nonce=nonce, epoch=int(epoch),
             previous=EventId.parse(previous.decode()), number=int(number), readers=keys.readers(readers.decode()),
@@ -203,6 +206,7 @@ class Ledger:
         kept: KeptResult | None = None,
     ) -> str:  # fmt: skip
         """End a request as its owner. Returns ``OK``, ``FENCED``, ``GONE`` or ``BEHIND`` (resync, then again)."""
+        # A top of an earlier epoch: this attempt has put out nothing, so the end is its first event.
         event_id = EventId(attempt.epoch, top.seq + 1 if top.epoch == attempt.epoch else 1)
         error = msgspec.json.encode(end.error) if end.error else b""
         keys = self.store.keys(attempt.namespace)
@@ -217,6 +221,7 @@ class Ledger:
     async def trace(self, attempt: Attempt, traceparent: str) -> str:
         """Note the span of an attempt; returns that of the attempt before, or ``""``: also when nobody answers."""
         keys = self._keys(attempt.namespace, attempt.id)
+        # A trace may have a hole; no request waits for it.
         with contextlib.suppress(ServerUnavailableError):
             reply = await script("trace").run(
                 self.store.commands, keys, base=self.store.keys(attempt.namespace).base, lease=f"{attempt.lease:x}",
@@ -258,6 +263,7 @@ class Ledger:
             db=self.store.address.db, data=end.encode(), state=end.state, error=msgspec.json.encode(end.error),
             guard=guard,
         )  # fmt: skip
+        # Only who has ended it counts it: the script says ENDED to all others.
         if reply == b"OK":
             await notify_end(self.store, namespace, request_id, end)
         return str(reply.decode())

@@ -86,6 +86,7 @@ class Recovery:
             ``restored``; ``None`` where another observer is at it.
         """
         keys = self._store.keys(namespace)
+        # It saves the others the work. What holds does not rest on it: each step below may be done twice.
         lock = f"{keys.base}recover:{lease:x}"
         if not await self._store.commands.execute("SET", lock, observer, "NX", "PX", _LOCK_MS):
             return None
@@ -162,6 +163,7 @@ class Recovery:
         for endpoint in endpoints:
             keys = self._store.keys(endpoint.namespace)
             own, shared = keys.prefix + endpoint.instance_queue(lease), keys.prefix + endpoint.queue
+            # List by list: a message keeps its priority.
             for suffix in map(priority_suffix, PRIORITY_STEPS):
                 lists = [own + suffix, shared + suffix]
                 moved += await script("reassign").run(

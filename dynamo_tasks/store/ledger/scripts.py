@@ -113,6 +113,7 @@ class Script:
             ServerRefusedError: Redis runs no such script for the moment.
             ServerUnavailableError: the connection was lost; whether it ran is not known.
         """
+        # By its digest: the text, of kilobytes, travels only to a server that has not seen it.
         given = [len(keys), *keys, *self.arguments(*more, **named)]
         try:
             return await on.execute("EVALSHA", self.sha, *given)

@@ -65,6 +65,7 @@ class NewRequest(Struct, kw_only=True, gc=False):
     def fields(self) -> list[Argument]:
         """Fields of the record that ``submit`` does not write itself, without those at their defaults."""
         options = self.options
+        # What is at its default is not written: each field costs memory for as long as the record is kept.
         made: list[Argument] = [Field.NEEDS, self.needs]
         texts: list[tuple[str, str | bytes]] = [
             (Field.RENDER, self.render), (Field.OWNER_KEY, self.owner_key), (Field.TENANT, options.tenant),
@@ -142,6 +143,7 @@ def submitted(new: NewRequest, reply: list[bytes]) -> str:
         report_rejected(new.endpoint, error.code)
         raise
     request_id = value.decode()
+    # Another id is an earlier request of the same idempotency key, which was counted when it came.
     if request_id == new.id:
         if new.account is not None and len(more) == 2:
             new.account.accepted(int(more[0]), int(more[1]))

@@ -156,5 +156,6 @@ class SyncLedger:
                 script("discard"), [keys.queued], base=keys.base, queue=queue, db=self._db, data=end.encode(),
                 error=msgspec.json.encode(end.error), offset=offset, count=_LOOK,
             )  # fmt: skip
+            # What was dropped is out of the index, and all behind it has moved up.
             removed, offset = removed + gone, offset + looked - dropped
         return removed

@@ -25,6 +25,7 @@ async def restore_unacked(store: Store, keys: Keys, lease: int) -> int:
     noted, index = unacked_key(lease, keys.prefix), unacked_index_key(lease, keys.prefix)
     commands = store.commands
     restored = 0
+    # The newest first: each goes to the front of its queue, so that the oldest is taken first.
     for tag in reversed(await commands.execute("ZRANGE", index, 0, -1)):
         entry = await commands.execute("HGET", noted, tag)
         if entry is not None:
@@ -32,6 +33,7 @@ async def restore_unacked(store: Store, keys: Keys, lease: int) -> int:
                 message, exchange, routing_key = _decode(entry)
                 queue = await _queue_of(store, exchange, routing_key)
                 priority = _marked(message).get("priority") or 0
+                # One step: of two observers that read the same note, one puts its message back.
                 restored += await script("restore").run(
                     commands, [noted, index, f"{keys.prefix}{queue}{priority_suffix(priority)}"], base=keys.base,
                     tag=tag, message=msgspec.json.encode(message),

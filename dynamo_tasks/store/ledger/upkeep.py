@@ -53,6 +53,7 @@ class Upkeep:
             The number of messages.
         """
         keys = self._store.keys(namespace)
+        # In portions: while a script looks through a long queue, Redis answers nobody.
         removed, left = 0, 1
         while left:
             found, left = await script("erase").run(

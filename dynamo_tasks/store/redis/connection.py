@@ -94,6 +94,7 @@ class Link:
 
     async def _connect(self, timeout: float) -> None:
         self._lost.clear()  # before: what is lost while it is made ready must wake the keeper
+        # At each attempt: after a failover the master is another server.
         found = await sentinel.locate(self.address, timeout)
         wire = await Wire.connect(
             found, name=self._name, on_message=self._on_message, on_lost=self._on_lost, timeout=timeout
@@ -111,6 +112,7 @@ class Link:
         except BaseException:
             wire.abort()
             raise
+        # Last: on a new connection others must not come before what `on_ready` does.
         self._wire = wire
         self._up.set()
 
@@ -129,6 +131,7 @@ class Link:
     async def _reconnect(self) -> None:
         delay, began, failures = _FIRST_DELAY, time.monotonic(), LogThrottle()
         while not self._closing:
+            # Jittered: all processes have lost theirs in the same moment.
             await asyncio.sleep(jittered(delay))
             try:
                 await self._connect(self._connect_within)
@@ -164,6 +167,7 @@ class Link:
             async with asyncio.timeout(timeout):
                 while self._wire is None or self._wire.closed:
                     await self._up.wait()
+                    # Closed, but not reported as lost yet: without a pause this would spin until then.
                     if self._wire is not None and self._wire.closed:
                         await asyncio.sleep(0.01)
         except TimeoutError:

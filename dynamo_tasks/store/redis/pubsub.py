@@ -31,6 +31,7 @@ class Channels:
     async def _subscribe(self, wire: Wire) -> None:
         for channel in self._listeners:
             await wire.execute("SUBSCRIBE", channel)
+        # Once all are subscribed: who looks now misses nothing of what comes after.
         for listeners in list(self._listeners.values()):
             for listener in list(listeners):
                 listener(b"")
@@ -45,6 +46,7 @@ class Channels:
         Raises:
             ServerUnavailableError: Redis cannot be reached.
         """
+        # One after the other: a second listener must not return before the channel of the first is confirmed.
         async with self._changing:
             if not self._started:
                 await self._link.start()

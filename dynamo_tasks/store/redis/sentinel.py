@@ -50,6 +50,7 @@ async def _ask_all(sentinels: Sentinels, tls: TlsOptions | None, timeout: float)
     waiting, answers, errors = set(asked), list[_Answer](), list[str]()
     try:
         while waiting:
+            # The first to answer may be cut off from the others: these get a moment to say something newer.
             done, waiting = await asyncio.wait(
                 waiting, timeout=_LATE if answers else None, return_when=asyncio.FIRST_COMPLETED
             )
@@ -70,6 +71,7 @@ async def _ask_all(sentinels: Sentinels, tls: TlsOptions | None, timeout: float)
             f"no Sentinel says where the master {sentinels.master!r} is: {'; '.join(sorted(set(errors)))}",
             retry_after=1.0,
         )
+    # The configuration epoch stands first in an answer.
     return max(answers)
 
 

@@ -161,6 +161,7 @@ class Wire(asyncio.Protocol):
         self.abort()
 
     def _answer(self, reply: Reply) -> None:
+        # In the order of the commands. Who gave up still has his place here: his reply is thrown away.
         future, count = self._waiting[0]
         if count == 1:
             self._waiting.popleft()
@@ -250,6 +251,7 @@ class Wire(asyncio.Protocol):
             ServerRefusedError: for the moment, e.g. because its memory is full.
         """
         data = b"".join((_MULTI, *packed, _EXEC))
+        # MULTI and each command have a reply of their own; what was done stands in that of EXEC.
         replies = await self._write(data, len(packed) + 2)
         result = replies[-1]
         if isinstance(result, hiredis.ReplyError):

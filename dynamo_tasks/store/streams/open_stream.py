@@ -243,6 +243,7 @@ class OpenStream:
         if self.dead is not None:
             done.set_exception(self.dead)
             return done
+        # Encoded once: after a lost reply the same end is sent, not another one.
         error = msgspec.json.encode(end.error) if end.error else b""
         used = used_by(end) if self.attempt.accounted else ""
         self.finish_request = Finish(
@@ -275,6 +276,7 @@ class OpenStream:
         if self.dead is not None:
             return
         self.dead = reason
+        # Not one more: events of another attempt may follow in the stream by now.
         self._pending, self.frozen = [], deque()
         if self.finish_request is not None and not self.finish_request.done.done():
             self.finish_request.done.set_exception(reason)
@@ -295,6 +297,7 @@ class OpenStream:
     def set_readers(self, readers: list[str]) -> None:
         """Somebody came or left."""
         self.readers = readers
+        # What gathered for nobody waits for a timer, and now for somebody.
         if readers and self.busy:
             self._changed(self)
 

@@ -231,6 +231,7 @@ class StreamReader:
         while True:
             await self._work.wait()
             self._work.clear()
+            # All at once: after a reconnect that is every stream of this process.
             behind, self._behind = self._behind, {}
             try:
                 wire = await self._store.commands.wire()

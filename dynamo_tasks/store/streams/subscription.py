@@ -87,6 +87,7 @@ class Cursor:
             return Verdict.IGNORE
         same = event.id.epoch == last.epoch
         follows = event.id.seq == last.seq + 1 if same else _predecessor(event) == last
+        # The stream leaves nothing out: this reader has seen what Redis forgot.
         return self._apply(event) if follows else Verdict.DIVERGED
 
     def _apply(self, event: Event) -> Verdict:
@@ -169,6 +170,7 @@ class Subscription:
         if self.behind:
             self._hold(event)
             return
+        # Not buffered without bound: it is in the stream, which is read once there is room.
         if self._full:
             self._fall_back()
             self._hold(event)
@@ -305,6 +307,7 @@ class Subscription:
         events = list(self._buffer)
         self._buffer.clear()
         self._size = 0
+        # There is room again. What was let go meanwhile is read from the stream, not waited for.
         if self.lagging:
             self._overflow = False
             self._on_gap(self)

@@ -115,6 +115,7 @@ class Writer:
         while stream.busy and stream.dead is None:
             self._dirty[stream] = None
             self._wake.set()
+            # Shared, and waited for with a limit: a flush that fails sets nothing, and this stream may be dead by then.
             self._flushed = self._flushed or self._loop.create_future()
             await asyncio.wait([self._flushed], timeout=UNREAD_INTERVAL)
 
