@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any
 
-from dynamo_tasks.queue.broker.greenlets import await_, on_loop
+from dynamo_tasks.queue.greenlets import await_, on_loop
 
 __all__ = ["yielding"]
 

@@ -11,11 +11,11 @@ from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.runtime.scales import scale_rows
 from dynamo_tasks.store.ledger.fields import Field
-from dynamo_tasks.store.ledger.memory import memory_of
 from dynamo_tasks.store.namespaces import purge_namespace
 from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.registry import Registry
+from dynamo_tasks.store.streams.memory import memory_of
 
 __all__ = ["gather", "purge", "reach", "snapshot"]
 

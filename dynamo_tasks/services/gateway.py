@@ -29,9 +29,9 @@ from dynamo_tasks.services.batches.board import BatchBoard
 from dynamo_tasks.services.known_requests import CONNECT_SECONDS, KnownRequests
 from dynamo_tasks.services.webhooks.announcer import WATCHED, WATCHED_FOR, Watched
 from dynamo_tasks.store.accounts.api_keys import StoredKeys
+from dynamo_tasks.store.accounts.quota import Quota
 from dynamo_tasks.store.accounts.usage import Usage
 from dynamo_tasks.store.conversations import Conversations
-from dynamo_tasks.store.ledger.quota import Quota
 from dynamo_tasks.store.ledger.submission import NewRequest, report_rejected
 from dynamo_tasks.store.objects import Objects
 from dynamo_tasks.store.redis.connection import in_time

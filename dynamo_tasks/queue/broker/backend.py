@@ -28,11 +28,11 @@ from dynamo_tasks.errors import ServerUnavailableError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.queue.broker.envelope import HEADER, INBOX, persisted
-from dynamo_tasks.queue.broker.greenlets import await_, may_await
 from dynamo_tasks.queue.broker.message import read_plain
 from dynamo_tasks.queue.broker.outages import while_away
 from dynamo_tasks.queue.broker.replies import Replies, is_inbox
 from dynamo_tasks.queue.broker.transport import submitted_as
+from dynamo_tasks.queue.greenlets import await_, may_await
 from dynamo_tasks.queue.sockets import yielding
 from dynamo_tasks.store.ledger.ledger import KeptResult
 from dynamo_tasks.store.ledger.sync import once_more

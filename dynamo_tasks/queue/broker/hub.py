@@ -16,7 +16,7 @@ from typing import Any
 from kombu.asynchronous.hub import Hub
 from kombu.utils.eventio import ERR, READ, WRITE
 
-from dynamo_tasks.queue.broker.greenlets import await_, may_await
+from dynamo_tasks.queue.greenlets import await_, may_await
 
 __all__ = ["AsyncioHub"]
 

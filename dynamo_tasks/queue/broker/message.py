@@ -28,7 +28,7 @@ from kombu.transport.virtual import QoS as VirtualQoS
 from kombu.utils.json import dumps, object_hook
 
 from dynamo_tasks.errors import ServerRefusedError
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.broker.envelope import HEADER
 
 __all__ = [

@@ -19,7 +19,7 @@ from kombu.transport import redis as kombu_redis
 from dynamo_tasks.errors import DynamoError, ProtocolError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.late import LateBinding
 from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS

@@ -17,7 +17,7 @@ from dynamo_tasks.config.host.tls import with_options
 from dynamo_tasks.errors import ServerRefusedError
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.observe.log import event
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.broker.checked import CheckedChannel
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.broker.envelope import HEADER

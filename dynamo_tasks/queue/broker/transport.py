@@ -20,7 +20,7 @@ from kombu.transport import redis as kombu_redis
 from kombu.utils.json import dumps
 from kombu.utils.objects import cached_property
 
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.broker.envelope import HEADER, release_of, request_of
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.message import BrokerMessage, QoS

@@ -27,7 +27,6 @@ from dynamo_tasks.queue.broker.envelope import (
     short_repr,
     submit_span,
 )
-from dynamo_tasks.queue.broker.greenlets import await_, may_await
 from dynamo_tasks.queue.broker.transport import submitted_as
 from dynamo_tasks.queue.client.direct import publish
 from dynamo_tasks.queue.client.eager import EagerStreamResult, as_sent, eager_values, run_eagerly, run_handler
@@ -36,6 +35,7 @@ from dynamo_tasks.queue.client.result import StreamResult
 from dynamo_tasks.queue.execution.attempt import Execution
 from dynamo_tasks.queue.execution.call import CallInfo
 from dynamo_tasks.queue.execution.outcome import Dropped, EndedRevoked, Reassigned, Revoked
+from dynamo_tasks.queue.greenlets import await_, may_await
 from dynamo_tasks.queue.worker.foreign import HOOKS, LINKS, SIGNALS, has_loader_hooks
 from dynamo_tasks.queue.worker.pool import current_job
 from dynamo_tasks.sdk.context import Context, RetryRequested, current_context

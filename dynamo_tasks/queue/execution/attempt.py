@@ -26,7 +26,6 @@ from dynamo_tasks.errors import (
 )
 from dynamo_tasks.protocol.events import IGNORED, End, ErrorInfo
 from dynamo_tasks.protocol.states import TERMINAL, State
-from dynamo_tasks.queue.broker.greenlets import Interruptible
 from dynamo_tasks.queue.execution.call import CallInfo, OutputCollector, encode_result, fill_context
 from dynamo_tasks.queue.execution.context import RequestCommand, WorkerContext
 from dynamo_tasks.queue.execution.forwarding import (
@@ -41,6 +40,7 @@ from dynamo_tasks.queue.execution.preemption import Offer
 from dynamo_tasks.queue.execution.refused import outcome_of_refused, unusable
 from dynamo_tasks.queue.execution.retry import RetryPolicy
 from dynamo_tasks.queue.execution.telemetry import AttemptTelemetry
+from dynamo_tasks.queue.greenlets import Interruptible
 from dynamo_tasks.sdk.context import Context, ForwardRequested, RetryRequested, enter_context
 from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
 from dynamo_tasks.store.ledger.claim_refused import ClaimRefused

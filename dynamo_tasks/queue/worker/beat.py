@@ -11,7 +11,7 @@ from celery.apps.beat import Beat as CeleryBeat
 from celery.beat import EmbeddedService
 from celery.worker.components import Beat as CeleryBeatStep
 
-from dynamo_tasks.queue.broker.greenlets import await_
+from dynamo_tasks.queue.greenlets import await_
 from dynamo_tasks.queue.worker.foreign import threads
 from dynamo_tasks.queue.worker.shutdown import ignore_at_exit, once
 

@@ -22,9 +22,9 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.observe.throttle import LogThrottle
 from dynamo_tasks.protocol.jitter import jittered
 from dynamo_tasks.protocol.names import EndpointId
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.broker.envelope import HEADER
-from dynamo_tasks.queue.broker.greenlets import Aside, await_, may_await
+from dynamo_tasks.queue.greenlets import Aside, await_, may_await
 from dynamo_tasks.queue.worker import control
 from dynamo_tasks.queue.worker.consuming import along_with
 from dynamo_tasks.store.redis.containment import contained

@@ -9,7 +9,7 @@ from celery.app.amqp import Queues as CeleryQueues
 from celery.utils.text import str_to_list
 from kombu import Exchange, Queue
 
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 
 __all__ = ["Queues", "abandon", "along_with", "chosen", "consume", "direct_queue"]
 

@@ -22,7 +22,7 @@ from celery.worker.control import Panel
 from kombu.pidbox import Node
 
 from dynamo_tasks.errors import ProtocolError
-from dynamo_tasks.queue.broker.greenlets import Aside, await_, may_await
+from dynamo_tasks.queue.greenlets import Aside, await_, may_await
 from dynamo_tasks.queue.worker.foreign import threads
 from dynamo_tasks.store.redis.containment import MALFORMED, pass_over
 

@@ -15,7 +15,7 @@ from celery.worker import WorkController, state
 from kombu.asynchronous import set_event_loop
 
 from dynamo_tasks.errors import ConfigError, DynamoError
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.worker.shutdown import Shutdown
 from dynamo_tasks.queue.worker.worker import Host, transport_options
 

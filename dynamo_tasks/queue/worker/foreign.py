@@ -20,7 +20,7 @@ from celery import signals
 from celery.loaders.base import BaseLoader
 from celery.utils.dispatch import Signal
 
-from dynamo_tasks.queue.broker.greenlets import Aside, await_, may_await, run
+from dynamo_tasks.queue.greenlets import Aside, await_, may_await, run
 
 __all__ = ["HOOKS", "LINKS", "SIGNALS", "has_loader_hooks", "run_foreign", "run_signals_aside", "threads"]
 

@@ -19,7 +19,7 @@ from celery import signals
 from celery.concurrency.base import BasePool
 from celery.exceptions import WorkerLostError
 
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.execution.attempt import Execution
 from dynamo_tasks.queue.execution.outcome import Stop
 from dynamo_tasks.queue.execution.preemption import Preemption

@@ -23,8 +23,8 @@ from celery.worker.request import Request
 from celery.worker.state import task_ready
 
 from dynamo_tasks.queue.broker.envelope import HEADER
-from dynamo_tasks.queue.broker.greenlets import await_, may_await
 from dynamo_tasks.queue.execution.outcome import EndedRevoked
+from dynamo_tasks.queue.greenlets import await_, may_await
 from dynamo_tasks.queue.worker.foreign import run_foreign
 
 __all__ = ["Dispatcher", "EndpointRequest", "Events"]

@@ -32,7 +32,7 @@ from celery.apps import worker as celery_worker
 from celery.worker import state
 
 from dynamo_tasks.config.host.given import grace_period
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 
 __all__ = ["Shutdown", "ignore_at_exit", "once"]
 

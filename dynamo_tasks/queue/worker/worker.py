@@ -18,7 +18,7 @@ from celery.worker.state import maybe_shutdown
 
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.observe.log import choose_format
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.execution.context import WorkerContext
 from dynamo_tasks.queue.worker.consuming import chosen

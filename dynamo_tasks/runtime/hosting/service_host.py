@@ -28,10 +28,10 @@ from dynamo_tasks.runtime.supervision.health import HealthSettings
 from dynamo_tasks.runtime.supervision.system import SystemServer, system_port
 from dynamo_tasks.sdk import DynamoEndpoint, DynamoService, Graph, ServiceState
 from dynamo_tasks.sdk.hooks import Hook, probe
-from dynamo_tasks.store.ledger.memory import memory_of
 from dynamo_tasks.store.redis.retry import retry_at_start, retry_until_up
 from dynamo_tasks.store.registry import new_lease
 from dynamo_tasks.store.scales import Scales
+from dynamo_tasks.store.streams.memory import memory_of
 from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP
 
 __all__ = ["Listener", "ServiceHost"]

@@ -14,7 +14,7 @@ import pytest
 import redis
 from kombu.exceptions import OperationalError
 
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.worker.consumer import Consumer
 from tests.support.faults import black_hole, fill_memory, free_memory
 from tests.support.processes import Worker, until

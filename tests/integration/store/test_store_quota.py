@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from dynamo_tasks.protocol.http.limits import KeyLimits
-from dynamo_tasks.store.ledger.quota import Quota
+from dynamo_tasks.store.accounts.quota import Quota
 from dynamo_tasks.store.redis.server import Store
 from tests.support.server import RedisServer
 from tests.support.streams import DONE, Place, on_loop

@@ -18,9 +18,9 @@ from celery.backends.redis import RedisBackend
 from celery.states import FAILURE, PENDING, SUCCESS
 
 from dynamo_tasks.protocol.names import EndpointId
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.app import create_app
 from dynamo_tasks.queue.broker import backend as module
-from dynamo_tasks.queue.broker import greenlets
 from dynamo_tasks.queue.broker.backend import ResultBackend
 from dynamo_tasks.queue.broker.envelope import persisted
 from dynamo_tasks.queue.client.task import CallInfo, make_task

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dynamo_tasks.queue.broker.greenlets import Interruptible, await_, may_await, run
+from dynamo_tasks.queue.greenlets import Interruptible, await_, may_await, run
 
 
 def on_loop(test: Callable[[], Coroutine[Any, Any, None]]) -> Callable[[], None]:

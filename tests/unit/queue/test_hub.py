@@ -15,7 +15,7 @@ import uvloop
 from kombu.asynchronous.timer import Timer
 from kombu.utils.eventio import READ
 
-from dynamo_tasks.queue.broker import greenlets
+from dynamo_tasks.queue import greenlets
 from dynamo_tasks.queue.broker.hub import AsyncioHub, _Poller
 from tests.support.promises import in_time
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from dynamo_tasks.store.ledger.memory import Memory, memory_of
 from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.streams.memory import Memory, memory_of
 from tests.support.server import RedisServer
 
 MB = 1 << 20
