@@ -46,7 +46,7 @@ class Observers:
     async def sweep(self) -> None:
         """What falls due, and messages that were lost."""
         before, now = read_dump(self._world.client, self._world.keys).records, self._world.now
-        await self._sweeper._due(self._world.namespace)
+        await self._sweeper.due(self._world.namespace)
         check_sweep(before, read_dump(self._world.client, self._world.keys).records, now)
         self._suspects, _ = await self._world.recovery.lost_messages(self._world.namespace, self._suspects)
         lay = read_dump(self._world.client, self._world.keys).queues

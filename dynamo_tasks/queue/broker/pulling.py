@@ -63,7 +63,7 @@ class PullingChannel(CheckedChannel):
             self._hub = hub
             self._puller = Puller(
                 self._address(),
-                queues=self._queue_keys, free=self._free_slots, allowance=self._allowed, deliver=self._arrived,
+                queues=self._queue_keys, free=self._free_slots, allowance=self._allowed, deliver=self.arrived,
                 late=lambda: self.late(),
                 name=self.client_name or "dynamo-tasks:consumer",
             )  # fmt: skip
@@ -120,7 +120,7 @@ class PullingChannel(CheckedChannel):
         if self._puller.is_outdated and (self._calling_back is None or self._calling_back.done()):
             self.interrupt()
 
-    async def _arrived(self, raws: list[bytes], key: str) -> None:
+    async def arrived(self, raws: list[bytes], key: str) -> None:
         """Take the messages of one pop, or put them back where their queue is not consumed any more."""
         queue = key[len(self.global_keyprefix) :]
         # Who runs an endpoint's message, the ledger knows from its claim on; of other ones there is only kombu's note.

@@ -54,7 +54,7 @@ class Sweeper(Actor):
                     namespaces_at = loop.time() + _NAMESPACES_EVERY
                 for namespace in self._namespaces:
                     with contained("ledger", f"timers of {namespace}"):
-                        await self._due(namespace)
+                        await self.due(namespace)
                     with contained("ledger", f"wait queues of {namespace}"):
                         await self._ledger.upkeep.admit(namespace)
                 if loop.time() >= seldom_at:
@@ -72,7 +72,8 @@ class Sweeper(Actor):
             with contained("ledger", f"purged requests of {namespace}"):
                 await self._ledger.upkeep.erase(namespace)
 
-    async def _due(self, namespace: str) -> None:
+    async def due(self, namespace: str) -> None:
+        """Act on the timers of a namespace that are due: move messages, end requests."""
         for kind, request_id in await self._ledger.upkeep.due(namespace):
             with contained("ledger", request_id):
                 if kind == "a":

@@ -68,7 +68,7 @@ def test_what_was_popped_for_a_queue_that_is_consumed_no_more(redis_server: Redi
         channel = connection.default_channel
         with channel.conn_or_acquire() as client:
             raws = [client.brpop(QUEUE, 1)[1] for _ in range(2)]
-        asyncio.run(channel._arrived(raws, f"{prefix}{QUEUE}"))
+        asyncio.run(channel.arrived(raws, f"{prefix}{QUEUE}"))
     _in_order(app, redis_server, prefix)
 
 
