@@ -111,6 +111,7 @@ class Files:
             except StorageUnavailableError as exc:  # it is due again soon
                 event("files.sweep_failed", file=file_id, error=exc.message)
         if swept:
+            # Only now: contents that could not be deleted are due again.
             await self._objects.sweep(FILE, swept, limit=0)
         return len(swept)
 

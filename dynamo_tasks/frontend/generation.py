@@ -135,6 +135,7 @@ class Generation:
         if known is None:
             return None
         request_id, digest = known
+        # Before anything of the first one is shown: with another payload it is another request.
         if digest != await offload(len(raw), _digest, api, raw):
             raise IdempotencyConflictError(f"idempotency key {key!r} was used with another payload")
         try:
@@ -149,6 +150,7 @@ class Generation:
                     f"what the idempotency key {key!r} stands for was deleted, or its stream is past its retention; "
                     "another key makes a new one"
                 ) from None
+        # Nothing was begun: the place that it took is free again.
         if call.counted_at:
             await self._gateway.withdraw(api.base, call.request_id, call.owner_key, call.limits)
         return found

@@ -109,6 +109,7 @@ def costs_of(
 
 def _tokens(config: KvRouterConfig, candidate: KvCandidate, prompt: int) -> float:
     load = candidate.load
+    # At least one: the last token of a prompt is computed whatever is cached.
     own = max(1.0, prompt - config.overlap_score_credit * candidate.overlap)
     share = (load.active_blocks + candidate.new_blocks) / load.total_blocks if load.total_blocks else 0.0
     return load.prefill_tokens + own + config.kv_pressure * share

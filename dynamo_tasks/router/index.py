@@ -44,6 +44,7 @@ class KvIndex:
     def _bit(self, worker: int) -> int:
         bit = self._bits.get(worker)
         if bit is None:
+            # Bits of workers that are gone are used again: the numbers grow with the fleet, and not with its restarts.
             bit = self._free.pop() if self._free else 1 << len(self._bits)
             self._bits[worker], self._workers[bit] = bit, worker
         return bit

@@ -137,6 +137,7 @@ def pick(window: Sequence[Waiting], blocks: Container[int], longest: float) -> P
     overdue = [place for place in eligible if window[place].passed >= PATIENCE * longest]
     if overdue:
         return _picked(window, overdue[0], blocks)
+    # Without marks there is nothing to compare: the one whose turn it is.
     if head.marks is None or head.marks.policy == "fcfs":
         return _picked(window, 0, blocks)
     cost = _COSTS[head.marks.policy]

@@ -81,6 +81,7 @@ class PredictedLoads:
 
     def sent(self, worker: int, request_id: str, uncached: int, blocks: int, now: float) -> None:
         """A request goes to a worker: ``uncached`` tokens to compute, ``blocks`` that nobody else there needs."""
+        # The worker's report may overtake the news of another router's choice: then it is in that.
         if request_id not in self._taken:
             self._sent.setdefault(worker, {})[request_id] = _Sent(uncached, blocks, now + TRUST)
 

@@ -172,6 +172,7 @@ class Session:
 
     async def _serve(self, plan: ProcessPlan, url: str, start: float) -> int:
         if self._server is not None and self._server.shared:
+            # Others have workers at this server: two of one node name would take each other's commands.
             plan = self._make(f"-{os.getpid()}")
         follower = self._follower = ScaleFollower(
             url, plan.deployments, partial(self._output.say, "scale"), partial(self._scrape, plan)

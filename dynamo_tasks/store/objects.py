@@ -184,6 +184,7 @@ class Objects:
         if not _ID.fullmatch(object_id):
             raise kind.unknown(object_id)
         row = await self._store.commands.execute("HMGET", self._key(kind, object_id), *names)
+        # Another owner's is answered like none at all: nobody learns which ids there are.
         if row[-1] is None or (owner is not ANYBODY and row[0] != owner.encode()):
             raise kind.unknown(object_id)
         return _stored(kind, object_id, row)

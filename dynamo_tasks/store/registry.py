@@ -108,6 +108,7 @@ class Registry:
             ServerUnavailableError: Redis did not answer; the lease may run out.
         """
         keys = self.store.keys(namespace)
+        # After that it would be of no use: the lease has run out.
         wire = await self.store.commands.wire(timeout=LEASE_TTL)
         whole = await script("renew").run(
             wire, [keys.lease(lease), keys.load(lease), keys.leases, keys.instances], *map(_member, infos),
@@ -118,6 +119,7 @@ class Registry:
     async def revoke(self, namespace: str, lease: int, *, keep_lease: bool = False) -> None:
         """Take all registrations of a lease back at once, and the lease too unless requests still run on it."""
         keys = self.store.keys(namespace)
+        # Whoever ends does not wait for a server that is away: the lease runs out by itself.
         await self.store.commands.wire(timeout=1.0)
         await script("revoke").run(
             self.store.commands, [keys.lease(lease), keys.instances], base=keys.base, lease=f"{lease:x}",

@@ -53,6 +53,7 @@ def write_private(path: Path, text: str) -> None:
     with os.fdopen(descriptor, "w", encoding="utf-8") as file:
         file.write(text)
         file.flush()
+        # Else a crash of the machine may leave the new name with nothing behind it.
         os.fsync(file.fileno())
     draft.replace(path)
 

@@ -208,6 +208,7 @@ class Scheduler:
                     calm = self._grow(sequence) and calm
         if not (self._prefill or self.waiting):
             return 0
+        # Each that decodes takes a token of the step; prompts share what is left.
         budget = total = self._args.max_num_batched_tokens - len(self._decode)
         for sequence in self._prefill:
             budget -= self._plan(sequence, budget)
@@ -226,6 +227,7 @@ class Scheduler:
         """Add a block, taking it from others if need be; false if anybody was preempted."""
         calm = True
         while (block := self.cache.grow()) is None:
+            # The last one gives way, so that the first one always gets on.
             victim = max((*self._prefill, *self._decode), key=_rank)
             self._preempt(victim)
             calm = False
@@ -256,6 +258,7 @@ class Scheduler:
 
     def _admit(self) -> Sequence | None:
         """Start the first in the queue, if there are blocks for its context."""
+        # Aborted ones are still here: to take one out of the middle would cost a walk through all.
         while self._queue[0][1].state is not SequenceState.WAITING:
             heapq.heappop(self._queue)
         sequence = self._queue[0][1]

@@ -203,6 +203,7 @@ class VllmEngine(Engine):
 
     def stats(self) -> EngineStats:
         """Report the load."""
+        # vLLM's numbers are of its last step: what has ended since does not wait.
         waiting = min(self._stats.waiting, self._live)
         return EngineStats(
             running=self._live - waiting,
@@ -338,5 +339,6 @@ class VllmEngine(Engine):
         """vLLM's request for a LoRA adapter; ``None`` for the model itself."""
         if name not in self._adapters:
             return None
+        # vLLM knows adapters by numbers from 1 on.
         number = list(self._adapters).index(name) + 1
         return vllm.api.adapter(name, number, self._adapters[name])

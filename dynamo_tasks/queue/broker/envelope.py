@@ -218,6 +218,7 @@ def request_of(
     options = call.options
     options.priority, options.ignore_result = priority, bool(headers.get("ignore_result"))
     options.expires, options.not_before = _timestamp(headers.get("expires")), _timestamp(headers.get("eta"))
+    # The ledger waits for its time: a worker would hold the message in its memory until then.
     headers["eta"] = None
     headers[HEADER] = persisted(headers[HEADER])
     endpoint = EndpointId.parse(headers["task"])

@@ -91,6 +91,7 @@ class Replies(ResultConsumer):  # type: ignore[misc]
         """
         if not (self._is_open and self._pid == os.getpid() and self._has_room()):
             return None
+        # Before the call is made: its result may come sooner than the answer to the call.
         self._notified[result.id] = result
         self._on_the_way[result.id] = time.monotonic()
         if self._is_lost():

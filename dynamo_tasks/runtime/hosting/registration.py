@@ -191,6 +191,7 @@ class Registration(Actor):
             began = time.monotonic()
             try:
                 infos = self._infos if self._registered else []
+                # What is gone is entered anew: Redis may have been replaced by one that knows of nobody.
                 if not await self._registry.renew(
                     self._namespace, self.lease, self._counter, infos, self._load()
                 ) and (self._registered or not infos):
@@ -214,6 +215,7 @@ class Registration(Actor):
         """Requeue what Redis says this instance owns and it does not run, once that was seen twice."""
         owned = await self._recovery.owned(self._namespace, self.lease)
         extra = owned - set(self._running())
+        # Seen twice: what was claimed a moment ago is owned before it runs.
         for request_id in extra & self._unaccounted:
             await self._recovery.requeue(self._namespace, request_id, self.lease)
             metrics.counter("sweeper_moves_total", kind="disowned").inc()
@@ -247,6 +249,7 @@ class Registration(Actor):
             with contextlib.suppress(DynamoError):
                 await self._leave_queues()
                 await self._registry.revoke(self._namespace, self.lease)
+        # Last: as long as its channel is held, nobody takes the instance for dead.
         await self._presence.close()
 
 

@@ -115,6 +115,7 @@ class SleepController:
             raise InvalidRequestError(f"{self._lifecycle.component} has nothing that could sleep")
         service: Sleeper = self._service
         service.check_sleep(command.level)
+        # What it cannot do was refused by now. From here on whatever goes wrong brings it back.
         await self._leave(command.level)
         try:
             await self._end_requests(command.drain)

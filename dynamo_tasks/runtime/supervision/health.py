@@ -121,6 +121,7 @@ class HealthMonitor(Actor):
         self._failures = self._failures + 1 if dead else 0
         if self._failures == _DEAD_AFTER:  # not >=: it is notified once
             self._on_dead(dead)
+        # Who hangs is not dead, but serves nobody in time: it is out of the registry until it keeps up.
         if self._lag > self._settings.max_lag:
             return f"the event loop was blocked for {self._lag:.1f} s"
         return dead or await self._ask("readiness") or await self._canaries()
@@ -143,6 +144,7 @@ class HealthMonitor(Actor):
     async def _canaries(self) -> str:
         now = asyncio.get_running_loop().time()
         for handler in self._handlers():
+            # Requests that are served show the same, and cost nothing.
             idle = now - handler.used_at >= self._settings.canary_after
             if handler.canary is None or not idle or self._busy():
                 continue

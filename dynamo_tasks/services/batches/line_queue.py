@@ -126,10 +126,12 @@ class LineQueue:
         except DynamoError as exc:
             return LineAnswer(exc.http_status, msgspec.json.encode(error_body(exc)))
         submission = prepared.submission
+        # Behind everybody else, and interrupted for them: nobody waits for a line.
         submission.options = msgspec.structs.replace(
             submission.options, priority=LAST_PRIORITY, preemptible=True, background=True, retention=_RETENTION,
             deadline=0.0,
         )  # fmt: skip
+        # What its key can never pay for must not be tried again and again.
         hopeless = submission.account.hopeless() if submission.account is not None else None
         if hopeless is not None:
             return LineAnswer(hopeless.http_status, msgspec.json.encode(error_body(hopeless)))

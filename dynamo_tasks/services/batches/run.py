@@ -95,6 +95,7 @@ class BatchRun:
         await found.check_model(self._shop.apis[found.endpoint], self._shop.gateway)
         if found.mistakes:
             return await self._fail(found.mistakes)
+        # Before anything is written: rows that no record comes to name are deleted in the end.
         for file_id in output_ids(self._id):
             await self._reserve(file_id)
 
@@ -123,6 +124,7 @@ class BatchRun:
             self._shop.runs -= 1
         data = (await self._shop.get(self._id)).data
         completed, failed = _counts(data)
+        # No end rather than a wrong one: another run looks at all of it again.
         if completed + failed != data.total:
             raise ProtocolError(f"batch {self._id} has {data.total} lines, and {completed + failed} results")
         why = lines.stopped.removeprefix("batch_")

@@ -96,6 +96,7 @@ class BatchSupervisor(Actor):
         """
         batch = await self._shop.get(batch_id)
         if batch.data.status in ENDED:
+            # Closed last: if this process dies before that, another one does all of it again.
             await self._announcer.batch_ended(batch)
             await self._enter(batch)
             await self._close(batch_id)
@@ -130,6 +131,7 @@ class BatchSupervisor(Actor):
         def following(data: BatchData) -> BatchData | None:
             return msgspec.structs.replace(data, run=before + 1) if data.run == before else None
 
+        # A batch that brings down each of its runs is given up.
         if before + 1 >= _MOST_RUNS:
             mistake = LineError("internal_error", f"{_MOST_RUNS} runs of the batch have failed")
             await self._shop.advance(batch.id, "failed", of=(batch.data.status,), mistakes=[mistake])

@@ -97,6 +97,7 @@ class Announcer(Actor):
         return True
 
     async def _tell(self, space: uuid.UUID, kind: str, name: str, moment: int) -> None:
+        # Of what it is about, not of chance: told twice, it is one event, and one request for each address.
         event_id = f"evt_{uuid.uuid5(space, kind).hex}"
         body: dict[str, Any] = {
             "id": event_id, "object": "event", "created_at": moment, "type": kind, "data": {"id": name},
