@@ -57,6 +57,7 @@ def owner_of(token: str, request_id: str, digests: Iterable[bytes]) -> tuple[str
         expires = int(form[1])
         fitting = [digest for digest in digests if digest.hex().startswith(form[2])]
         for digest in fitting:
+            # In constant time: how much of a guess is right must not show.
             if hmac.compare_digest(_mac(digest, request_id, expires), form[3]):
                 return digest.hex(), expires
     raise AuthenticationError("the stream token is not valid for this stream")

@@ -80,6 +80,7 @@ class GuardedProtocol(TimeoutProtocol):
                 self.parser.feed_data(data)
                 return
             except httptools.HttpParserUpgrade as upgrade:
+                # The parser stops there: what follows is read anew, as the body of an ordinary request.
                 head = plain_head(
                     self.parser.get_method(), self.url, self.parser.get_http_version(), self.headers
                 )
@@ -180,6 +181,7 @@ class GuardedProtocol(TimeoutProtocol):
         """Answer the request, or let it wait behind another."""
         waits, cycle = self._busy(), self._new_cycle(version)
         self.cycle = cycle
+        # One is answered at a time: what a client sends ahead stays in the buffers between us.
         if waits:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
@@ -219,6 +221,7 @@ class GuardedProtocol(TimeoutProtocol):
         self._body_size += size
         self._beside -= size + _CHUNK
         cycle = self.cycle
+        # Answered before it had come: the rest is read for a while, else a reset would hide the answer.
         if cycle.response_complete:
             if self._body_size > self._limits.unread:
                 raise self._noted(HttpRefusal(413, "payload_too_large", "the body does not end"))

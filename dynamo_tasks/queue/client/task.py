@@ -203,6 +203,7 @@ class EndpointTask(Task):  # type: ignore[misc]
         attempt, job = execution.attempt, current_job.get()
         if job is not None:
             job.passes_on()
+        # Celery publishes the retry further down: by this it releases our attempt, and is no new request.
         token = _releasing.set((f"{attempt.lease:x}", attempt.epoch) if attempt else None)
         try:
             self.retry(exc=wanted.cause, countdown=wanted.countdown, max_retries=wanted.max_retries)

@@ -125,6 +125,7 @@ class EmbeddedServer:
         if server_id(server_state(self.home)):
             return False
         with self._locked():
+            # Again, under the lock: another `serve` may have started it meanwhile.
             if server_id(server_state(self.home)):
                 return False
             self._ensure([self._me])
