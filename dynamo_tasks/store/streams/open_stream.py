@@ -96,6 +96,8 @@ class OpenStream:
         """The end that was acknowledged; kept, since Redis may forget it in a crash or a failover."""
         self.run_id = ""
         """The server process that is known to have the claim."""
+        self.told_all = False
+        """The last tokens were appended: the end is about to follow."""
         self._opened, self._first_at = time.monotonic(), 0.0
         self._changed = changed
         self._on_dead = on_dead
@@ -130,6 +132,7 @@ class OpenStream:
         pending = self._pending
         if isinstance(value, TokenDelta):
             self._gathered += _TOKEN_BYTES
+            self.told_all = value.usage is not None
             if pending and pending[-1][0] == _TOKENS:
                 merge_delta(pending[-1][1], value)
             else:
@@ -137,6 +140,7 @@ class OpenStream:
                 merge_delta(group, value)
                 pending.append((_TOKENS, group))
         else:
+            self.told_all = False
             # At once: the endpoint may change it later, and what cannot be written is the fault of this yield.
             encoded = _encode(value)
             self._gathered += len(encoded)

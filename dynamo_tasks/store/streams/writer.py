@@ -3,7 +3,8 @@
 What gathers while a flush is in flight goes with the next one. So an idle process sends each token at
 once, and a busy one batches by itself. A flush is one MULTI/EXEC: the entries of all streams, then one
 PUBLISH per reading client with all of that client's events, then the ends of requests whose last
-entry goes with this flush.
+entry goes with this flush. The last tokens of a request wait for its end, which an engine gives in the
+same breath: so both cost one flush, and one wake-up of the reader.
 
 The connection is never retried automatically: on every new one, before anything is appended, each
 open stream is resynced (``lua/resync.lua``), which finds fenced attempts, restores forgotten claims and
@@ -16,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -42,12 +43,15 @@ from dynamo_tasks.store.redis.containment import is_wrong_type, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError, refusal
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.redis.wire import Reply, Wire, pack
+from dynamo_tasks.store.streams.delayed import DelayedStreams
 from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP, KEEP, OpenStream
 
 __all__ = ["Writer"]
 
 UNREAD_INTERVAL = 0.25
 """Seconds between flushes of streams that nobody reads."""
+END_FOLLOWS = 0.002
+"""Seconds that the last tokens wait for the end of their request, at most: its handler may have more to do."""
 _RETRY_DELAY = 0.1
 _encode = msgspec.msgpack.Encoder().encode
 _pack = pack
@@ -61,8 +65,6 @@ class Writer:
         self._link = Link(store.address, name="dynamo-tasks:writer", on_ready=self._resync_all)
         self._open: set[OpenStream] = set()
         self._dirty: dict[OpenStream, None] = {}
-        self._unread: set[OpenStream] = set()
-        self._unread_timer: asyncio.TimerHandle | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._run_id = ""
@@ -70,6 +72,8 @@ class Writer:
         self._ended: deque[tuple[float, OpenStream]] = deque()
         self._flushed: asyncio.Future[None] | None = None
         self._loop = asyncio.get_running_loop()
+        self._unread = DelayedStreams(self._loop, UNREAD_INTERVAL, self._flush_soon)
+        self._ending = DelayedStreams(self._loop, END_FOLLOWS, self._flush_soon)
         self.flushes = 0
         self._metrics = (
             metrics.counter("writer_flushes_total"),
@@ -89,8 +93,8 @@ class Writer:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._task
-        if self._unread_timer is not None:
-            self._unread_timer.cancel()
+        self._unread.close()
+        self._ending.close()
         await self._link.close()
         for stream in list(self._open):
             stream.die(LeaseLostError("the worker has stopped"))
@@ -109,6 +113,7 @@ class Writer:
         self._open.discard(stream)
         self._dirty.pop(stream, None)
         self._unread.discard(stream)
+        self._ending.discard(stream)
 
     async def written(self, stream: OpenStream) -> None:
         """Wait until everything that was appended is in the stream, or the stream is dead."""
@@ -120,20 +125,18 @@ class Writer:
             await asyncio.wait([self._flushed], timeout=UNREAD_INTERVAL)
 
     def _changed(self, stream: OpenStream) -> None:
-        if stream.readers or stream.finish_request is not None or stream.congested:
-            if stream not in self._dirty:
-                self._dirty[stream] = None
-                self._wake.set()
-            return
-        # Nobody waits for it: what gathers until the timer goes in one entry, which costs Redis a fraction.
-        self._unread.add(stream)
-        if self._unread_timer is None:
-            self._unread_timer = self._loop.call_later(UNREAD_INTERVAL, self._flush_unread)
+        if not (stream.readers or stream.finish_request is not None or stream.congested):
+            # Nobody waits for it: what gathers until the timer goes in one entry, which costs Redis a fraction.
+            self._unread.add(stream)
+        elif stream not in self._dirty:
+            if stream.told_all and stream.finish_request is None and not stream.congested:
+                self._ending.add(stream)
+            else:
+                self._ending.discard(stream)
+                self._flush_soon((stream,))
 
-    def _flush_unread(self) -> None:
-        self._unread_timer = None
-        self._dirty.update(dict.fromkeys(self._unread))
-        self._unread.clear()
+    def _flush_soon(self, streams: Iterable[OpenStream]) -> None:
+        self._dirty.update(dict.fromkeys(streams))
         self._wake.set()
 
     def _begin(self) -> None:
@@ -148,6 +151,7 @@ class Writer:
         event("writer.failed", open=len(self._open), error=error)
         self._dirty.clear()
         self._unread.clear()
+        self._ending.clear()
         for stream in list(self._open):
             stream.die(LeaseLostError(f"the writer of the process failed: {error}"))
         self._begin()

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.proxy import Proxy
 from dynamo_tasks.errors import FencedError, LeaseLostError, RequestNotFoundError, StreamDivergedError
 from dynamo_tasks.protocol.events import EventId, Kind
+from dynamo_tasks.protocol.tokens import TokenDelta
 from dynamo_tasks.store.redis.wire import Wire
 from dynamo_tasks.store.streams import open_stream
 from tests.support.server import RedisServer
@@ -147,6 +148,38 @@ async def test_a_flush_is_executed_as_one(own_server: RedisServer) -> None:
         stats = (await place.do("INFO", "commandstats")).decode()
         calls = next(line for line in stats.splitlines() if line.startswith("cmdstat_exec:"))
         assert calls.split("calls=")[1].split(",")[0] == str(owner.writer.flushes) == "4"
+
+
+LAST = TokenDelta("b", [2], 0, "stop", usage={"prompt_tokens": 1, "completion_tokens": 2, "cached_tokens": 0})
+
+
+@on_loop
+async def test_the_last_tokens_go_with_the_end(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner, sub, log = await place.running()
+        log.append(TokenDelta("a", [1]))
+        await owner.writer.written(log)
+        flushes = owner.writer.flushes
+        log.append(LAST)
+        for _ in range(5):  # as many turns of the loop as a handler may take to its end
+            await asyncio.sleep(0)
+        await owner.finish(log)
+        assert owner.writer.flushes == flushes + 1
+        kinds = [event.kind for event in await read_to_end(sub)]
+        assert kinds == [Kind.CLAIM, Kind.TOKENS, Kind.TOKENS, Kind.END]
+
+
+@on_loop
+async def test_the_last_tokens_do_not_wait_for_an_end_that_takes_long(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner, sub, log = await place.running()
+        log.append(LAST)
+        await eventually(lambda: not log.busy)
+        log.append(TokenDelta("", [3]))  # a handler that has more to say after all
+        await eventually(lambda: not log.busy)
+        await owner.finish(log)
+        kinds = [event.kind for event in await read_to_end(sub)]
+        assert kinds == [Kind.CLAIM, Kind.TOKENS, Kind.TOKENS, Kind.END]
 
 
 @on_loop
