@@ -51,13 +51,15 @@ _repr = reprlib.Repr()
 _repr.maxdict, _repr.maxlist, _repr.maxtuple, _repr.maxstring, _repr.maxother = 16, 6, 6, 64, 64
 _ORIGIN = f"gen{os.getpid()}@{socket.gethostname()}"
 _HEADERS: dict[str, Any] = {
-    "lang": "py", "task": "", "id": "", "root_id": "", "parent_id": None, "group": None, "group_index": None,
-    "shadow": None, "eta": None, "expires": None, "retries": 0, "timelimit": [None, None], "argsrepr": "(…)",
-    "kwargsrepr": "{}", "origin": _ORIGIN, "ignore_result": True, "replaced_task_nesting": 0, "stamped_headers": None,
-    "stamps": {}, HEADER: {"v": PROTOCOL},
+    "lang": "py", "task": "", "id": "", "root_id": "", "retries": 0, "argsrepr": "(…)", "kwargsrepr": "{}",
+    "origin": _ORIGIN, "ignore_result": True, HEADER: {"v": PROTOCOL},
 }  # fmt: skip
-OWN_HEADERS = _HEADERS.keys()
-"""Headers that every message has."""
+"""Of a message that is built here: what says nothing is left out, for Celery takes its absence for that."""
+OWN_HEADERS = _HEADERS.keys() | {
+    "parent_id", "group", "group_index", "shadow", "eta", "expires", "timelimit", "replaced_task_nesting",
+    "stamped_headers", "stamps",
+}  # fmt: skip
+"""Headers of Celery's, which no caller may give for others."""
 EMBED = {"callbacks": None, "errbacks": None, "chain": None, "chord": None}
 
 

@@ -21,14 +21,15 @@ from dynamo_tasks.store.ledger.fields import coded
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.redis.wire import Reply
 
-__all__ = ["SOURCES", "Argument", "Runner", "Script", "assembled", "declared", "script"]
+__all__ = ["MISSING", "SOURCES", "Argument", "Runner", "Script", "assembled", "declared", "script"]
 
 _FOLDER = Path(__file__).with_name("lua")
 SOURCES = {
     file.relative_to(_FOLDER).with_suffix("").as_posix(): file.read_text() for file in _FOLDER.rglob("*.lua")
 }
 """All of ``lua/`` by name: ``claim`` is a script, ``lib/records`` what scripts share."""
-_MISSING = "NOSCRIPT"
+MISSING = "NOSCRIPT"
+"""How Redis begins to say that it does not know a script (any more)."""
 _ARGS = re.compile(r"^(-- @args )((?:.*,\n-- +)*.*)\n", re.MULTILINE)
 _MORE = "..."
 _INCLUDE = re.compile(r"^ *-- @include (.*)\n", re.MULTILINE)
@@ -118,7 +119,7 @@ class Script:
         try:
             return await on.execute("EVALSHA", self.sha, *given)
         except ReplyError as exc:
-            if not exc.text.startswith(_MISSING):
+            if not exc.text.startswith(MISSING):
                 raise
         return await on.execute("EVAL", self.source, *given)
 

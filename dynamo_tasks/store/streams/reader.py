@@ -16,7 +16,6 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from dynamo_tasks.errors import (
-    DynamoError,
     InvalidEventIdError,
     RequestNotFoundError,
     ServerUnavailableError,
@@ -31,10 +30,10 @@ from dynamo_tasks.store.ledger.ledger import Ledger
 from dynamo_tasks.store.ledger.scripts import Argument, script
 from dynamo_tasks.store.ledger.submission import NewRequest
 from dynamo_tasks.store.redis.connection import Link
-from dynamo_tasks.store.redis.containment import MALFORMED, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.redis.wire import Wire
+from dynamo_tasks.store.streams.leaving import Leaving
 from dynamo_tasks.store.streams.pages import Pages
 from dynamo_tasks.store.streams.subscription import FIRST_CHECK, Subscription
 
@@ -56,6 +55,7 @@ class StreamReader:
             store.address, name="dynamo-tasks:reader", on_ready=self._subscribe, on_message=self._on_message
         )
         self._pages = Pages(store)
+        self._leaving = Leaving(store, self.channel, lambda request_id: request_id in self._subs)
         self._subs: dict[str, list[Subscription]] = {}
         self._behind: dict[Subscription, str] = {}
         self._rejoin: set[str] = set()
@@ -78,10 +78,7 @@ class StreamReader:
         """Every reader leaves."""
         for sub in self._all():
             sub.close()
-        leaving = [task for task in self._tasks if task.get_name() == "detach"]
-        if leaving:
-            await asyncio.wait(leaving, timeout=1.0)
-        if all(task.done() for task in leaving):  # of who could not leave, this is what he is found by
+        if await self._leaving.close(timeout=1.0):  # of who could not leave, this is what he is found by
             for namespace in self._namespaces:
                 self._store.commands.post("SREM", self._store.keys(namespace).clients, self.channel)
         for task in list(self._tasks):
@@ -90,8 +87,8 @@ class StreamReader:
             await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._link.close()
 
-    def _spawn(self, coro: Coroutine[Any, Any, None], name: str | None = None) -> None:
-        task = asyncio.create_task(coro, name=name)
+    def _spawn(self, coro: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(coro)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -284,23 +281,4 @@ class StreamReader:
         if sub in subs:
             subs.remove(sub)
         if not subs and self._subs.pop(sub.request_id, None) is not None:
-            self._spawn(self._detach(sub), name="detach")
-
-    async def _detach(self, sub: Subscription) -> None:
-        """Leave; asked again until it is known to have happened, or somebody has joined again."""
-        keys, commands = self._store.keys(sub.namespace), self._store.commands
-        while not commands.closed:
-            try:
-                await commands.wire()
-                # Asked after the wait, and nothing is awaited before the script is sent: it cannot undo a later join.
-                if sub.request_id in self._subs:
-                    return
-                await script("detach").run(
-                    commands, [keys.record(sub.request_id)], base=keys.base, db=self._store.address.db,
-                    reader=self.channel, saw_end=int(sub.saw_end),
-                )  # fmt: skip
-                return
-            except (ServerUnavailableError, ReplyError):
-                await asyncio.sleep(_RETRY)
-            except (DynamoError, *MALFORMED) as exc:
-                return pass_over("ledger", sub.request_id, exc)
+            self._leaving.add(sub)

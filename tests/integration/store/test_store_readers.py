@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -18,6 +19,7 @@ from dynamo_tasks.errors import (
 from dynamo_tasks.observe import metrics
 from dynamo_tasks.protocol.events import EventId, Kind
 from dynamo_tasks.store.ledger.fields import Field
+from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.connection import Link
 from dynamo_tasks.store.redis.wire import Wire
 from dynamo_tasks.store.streams import reader as reader_module
@@ -295,9 +297,9 @@ async def test_who_may_join_and_from_where(redis_server: RedisServer) -> None:
             await client.join(request_id, beyond)
         with pytest.raises(InvalidEventIdError):
             await client.join(request_id, EventId(log.attempt.epoch + 1, 0))
+        await client.reader.close()
         # None of these was a reader, so none of them leaves: a request that nobody ever read is not abandoned.
         assert await place.field(request_id, "readers") == ""
-        await client.reader.close()
         assert await place.do("ZSCORE", place.keys.timers, f"a:{request_id}") is None
         client = await place.client()
         at_top = await client.join(request_id, log.top, owner_key="mine")
@@ -422,13 +424,57 @@ async def test_a_reader_that_is_stopped_while_it_joins_leaves(redis_server: Redi
 @on_loop
 async def test_leaving_is_repeated_until_the_server_knows(redis_server: RedisServer) -> None:
     async with Proxy(redis_server.url) as proxy, Place(redis_server.url) as place:
-        owner, sub, log = await place.running(client_url=proxy.url)
+        owner, client = await place.owner(), await place.client(proxy.url)
+        sub, other = await client.submit(), await client.submit()
         proxy.refuse()
         sub.close()
-        await asyncio.sleep(0)
+        await eventually(lambda: not client.store.commands.connected)
         proxy.refuse(False)
         await eventually(lambda: _readers(place, sub.request_id, ""))
-        await owner.finish(log)
+        proxy.lose_reply_of(script("detach").sha.encode())
+        other.close()
+        await eventually(lambda: proxy.lost)
+        await eventually(lambda: client.store.commands.connected)
+        await client.reader.close()
+        # It is known to have happened: else it would still be found by its name there.
+        assert await place.do("SISMEMBER", place.keys.clients, client.reader.channel) == 0
+        for one in (sub, other):
+            await owner.finish(await owner.run(one.request_id))
+
+
+@on_loop
+async def test_readers_leave_together(redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In one write, also where Redis has forgotten the script, and where one of the records is something else."""
+    sent: list[int] = []
+    pipeline = Wire.pipeline
+
+    async def spy(wire: Wire, commands: Iterable[Any]) -> list[Any]:
+        commands = list(commands)
+        sent.append(sum(command[0] == "EVALSHA" for command in commands))
+        return await pipeline(wire, commands)
+
+    monkeypatch.setattr(Wire, "pipeline", spy)
+    async with Place(redis_server.url) as place:
+        client = await place.client()
+        subs = [await client.submit() for _ in range(10)]
+        other = subs.pop()
+        await place.do("DEL", place.keys.record(other.request_id))
+        await place.do("SET", place.keys.record(other.request_id), "something else")
+        again = await client.join(subs[0].request_id)
+        await place.do("SCRIPT", "FLUSH")
+        sent.clear()
+        for sub in (*subs, other):
+            sub.close()
+        for sub in subs[1:]:
+            await eventually(lambda sub=sub: _readers(place, sub.request_id, ""))  # type: ignore[misc]
+        # All but the one that is read by another; twice, for the server did not know the script.
+        assert sent[:2] == [9, 9]
+        assert await _readers(place, again.request_id, client.reader.channel)
+        again.close()
+        await client.reader.close()
+        assert await _readers(place, again.request_id, "")
+        assert await place.do("EXISTS", place.keys.clients) == 0
+        await place.do("DEL", place.keys.record(other.request_id))
 
 
 @on_loop
