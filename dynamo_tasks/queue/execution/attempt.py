@@ -221,7 +221,7 @@ class Execution:
         self._check_stop()
         if self.context.preemptible and self._handler.can_continue(self._payload):
             self._offer = self._worker.preemption.offer(self.context, stream, self._preempt)
-        self._body = Interruptible(self._consume(stream))
+        self._body = Interruptible(self._output.collect(stream, self._payload, self._enter))
         try:
             await self._body.task
         except asyncio.CancelledError:
@@ -240,10 +240,9 @@ class Execution:
         if self._stop is not None and reason in (None, self._stop.reason):
             raise self._stop
 
-    async def _consume(self, stream: OpenStream) -> None:
+    def _enter(self) -> None:
         enter_context(self.context)
         self._telemetry.span.enter()
-        await self._output.collect(stream, self._payload)
 
     @contextlib.contextmanager
     def _deadline(self, deadline: float) -> Any:

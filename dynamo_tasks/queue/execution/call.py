@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -150,12 +150,19 @@ class OutputCollector:
             return None
         return self._value[0] if self._value is not None else self._aggregate.result()
 
-    async def collect(self, stream: OpenStream, payload: Any) -> None:
+    async def collect(self, stream: OpenStream, payload: Any, enter: Callable[[], None]) -> None:
         """Run the endpoint to its end; what it yields goes into the stream.
+
+        Args:
+            stream: Of the attempt.
+            payload: The endpoint's argument.
+            enter: Called first, in the task that the endpoint runs in: contexts are of tasks. It is no coroutine around
+                this one, which each token would pass through.
 
         Raises:
             Exception: whatever it raised; or that its value cannot be written.
         """
+        enter()
         values = await self.rest(stream, payload)
         if values is None:
             return
