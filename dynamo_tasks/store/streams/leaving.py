@@ -1,4 +1,4 @@
-"""How readers leave: many together, since by itself each costs a write, a read and a wake-up of two processes."""
+"""Leave of readers, many together: by itself each costs a write, a read and a wake-up of two processes."""
 
 from __future__ import annotations
 
