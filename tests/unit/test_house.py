@@ -107,6 +107,23 @@ def test_sdk_imports_nothing_heavy():
     assert not {name.partition(".")[0] for name in loaded.split()} & set(HEAVY)
 
 
+@pytest.mark.parametrize(
+    ("loads", "nothing_of"),
+    [
+        (
+            "dynamo_tasks.queue.worker.__main__, workers.agg; dynamo_tasks.app",
+            {"starlette", "uvicorn", "jinja2", "flower", "prompt_toolkit", "rich"},
+        ),
+        ("dynamo_tasks.serve.cli", {*HEAVY, "rich"}),
+    ],
+    ids=["worker", "command"],
+)
+def test_a_process_loads_only_what_it_needs(loads, nothing_of):
+    """A worker serves no HTTP and renders no chat; a command of `dynamo-tasks` loads no other one."""
+    loaded = run_python(f"import {loads}; import sys; print(*sys.modules)")
+    assert not {name.partition(".")[0] for name in loaded.split()} & nothing_of
+
+
 def test_sdk_imports_fast():
     # CPU time: a busy machine stretches the wall clock.
     code = (

@@ -69,6 +69,7 @@ class EventSubscription:
         """Begin: what is published after this returns will be seen."""
         if not self._begun:
             self._begun = True
+            # First the wake-ups, then the place: what is published between the two is announced, and read.
             await self._channels.listen(self._channel, self._wake)
             await self._find_start()
         return self
@@ -97,6 +98,7 @@ class EventSubscription:
         while not self._pending:
             if self._closed:
                 raise StopAsyncIteration
+            # Before the read: what comes after it wakes us.
             self._news.clear()
             await self._read()
             if not self._pending:
