@@ -85,6 +85,7 @@ class Submission(Struct):
         document: What the API keeps beside the record; empty = nothing.
         digest: Of what the idempotency key stands for; empty = the payload.
         account: What it is charged to its API key; ``None`` = it counts for nobody.
+        counted: Limits of its API key count it until it ends: it lives on the first lane, where they are.
     """
 
     endpoint: EndpointId
@@ -98,6 +99,7 @@ class Submission(Struct):
     document: bytes = b""
     digest: str = ""
     account: Account | None = None
+    counted: bool = False
 
 
 class QueuePlace(Struct):

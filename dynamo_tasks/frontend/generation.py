@@ -228,6 +228,7 @@ class Generation:
             size=size,
             document=parsed.document,
             account=account,
+            counted=call.limits.counts_open,
         )
         if api.follows and submission.options.idempotency_key:
             submission.digest = await offload(len(raw), _digest, api, raw)

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _MASK = "***"
-_NEXT_URL = re.compile(r";(?=[a-z][a-z0-9+.-]*://)")
+_NEXT_URL = re.compile(r"(;|\s*,\s*|\s+)(?=[a-z][a-z0-9+.-]*://)")
 _SECRET_PARAMETER = re.compile(
     r"((?:^|[?&])[^=&?]*(?:password|secret|token|api_key)[^=&]*=)[^&#]*", re.IGNORECASE
 )
@@ -40,14 +40,15 @@ _SECRET_PARAMETER = re.compile(
 def mask_url(url: str) -> str:
     """The URL with its password, and secrets among its query parameters, replaced by ``***``.
 
-    Knows kombu's list form (``sentinel://:pw@a;sentinel://:pw@b``). A password that holds ``/``, ``?``
-    or ``@`` unquoted is masked as a whole.
+    Knows kombu's list form (``sentinel://:pw@a;sentinel://:pw@b``), and lists of lanes. A password
+    that holds ``/``, ``?`` or ``@`` unquoted is masked as a whole.
 
     Example:
         >>> mask_url("redis://user:hunter2@db:6379/0")
         'redis://user:***@db:6379/0'
     """
-    return ";".join(_mask_one(part) for part in _NEXT_URL.split(url))
+    parts = _NEXT_URL.split(url)
+    return "".join(part if number % 2 else _mask_one(part) for number, part in enumerate(parts))
 
 
 def _mask_one(url: str) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from typing import Any
 
+from dynamo_tasks.config.host.redis_lanes import split_lanes
 from dynamo_tasks.config.host.redis_server import key_prefix
 from dynamo_tasks.errors import ConfigError, RequestNotFoundError
 from dynamo_tasks.pipelines.celery.job_status import status_of
@@ -29,7 +30,7 @@ def jobs_of(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
 
 
 async def _with_store(url: str, namespaces: list[str]) -> list[dict[str, Any]]:
-    store = await Store.connect(url, prefix=key_prefix())
+    store = await Store.connect(split_lanes(url)[0], prefix=key_prefix())
     try:
         return [row for namespace in namespaces for row in await gather_jobs(store, namespace)]
     finally:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -12,6 +12,7 @@ from celery import Celery, Task
 from kombu import Queue
 from kombu.utils.imports import symbol_by_name
 
+from dynamo_tasks.config.host.redis_lanes import join_lanes, split_lanes
 from dynamo_tasks.config.host.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
@@ -20,12 +21,14 @@ from dynamo_tasks.queue.broker.broker_connection import BrokerConnection, limits
 from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.client.direct import CachedChannel, settings_are_plain
 from dynamo_tasks.queue.client.eager import HandlerFactory
+from dynamo_tasks.queue.client.lanes import LanePublisher
 from dynamo_tasks.queue.flower import guard_flower
 from dynamo_tasks.queue.task_names import NamedApp, Routes
 from dynamo_tasks.queue.worker.beat import Beat
 from dynamo_tasks.queue.worker.consuming import Queues, direct_queue
 from dynamo_tasks.queue.worker.request import Events
 from dynamo_tasks.queue.worker.worker import Host, LoopWorker, ServiceStep
+from dynamo_tasks.store.lanes.lane import lane_addresses
 from dynamo_tasks.store.queue_keys import PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
@@ -106,6 +109,7 @@ class DynamoApp(NamedApp):
 
     amqp_cls = AMQP
     events_cls = Events
+    _lane_addresses: Sequence[Address] = ()
     _redis_backend: tuple[Any, Any] | None = None
 
     def __init__(
@@ -149,12 +153,14 @@ class DynamoApp(NamedApp):
             DynamoError: none is configured, and none runs.
         """
         try:
-            url = complete_url(self._server_url if isinstance(self._server_url, str) else self._server_url())
+            text = self._server_url if isinstance(self._server_url, str) else self._server_url()
+            urls = [complete_url(url) for url in split_lanes(text)]
+            self._lane_addresses = lane_addresses(join_lanes(urls)) if len(urls) > 1 else []
         except DynamoError as exc:
             if click.get_current_context(silent=True) is not None:
                 raise _CommandError(exc.message) from None
             raise
-        address = Address.parse(url, self.conf.broker_transport_options)
+        address = Address.parse(urls[0], self.conf.broker_transport_options)
         options, tls = address.broker_options, address.tls.settings() if address.tls else None
         self.conf.update(
             broker_url=address.broker_url,
@@ -165,6 +171,28 @@ class DynamoApp(NamedApp):
             result_backend_transport_options={**self.conf.result_backend_transport_options, **options},
         )
         return address.url
+
+    @property
+    def server_urls(self) -> str:
+        """URLs of Redis: of all lanes, with blanks between; of the only server, where there is one."""
+        first = self.server_url
+        return join_lanes([first, *(one.url for one in self._lane_addresses[1:])])
+
+    @cached_property
+    def lanes(self) -> LanePublisher | None:
+        """Publishes over several lanes; ``None`` where there is one."""
+        self.server_url  # noqa: B018 - finds them
+        if not self._lane_addresses:
+            return None
+        return LanePublisher(self._lane_addresses, self.key_prefix, self._connection_to)
+
+    def _connection_to(self, address: Address) -> Any:
+        """A connection to a further lane."""
+        options = {**self.conf.broker_transport_options, **address.broker_options}
+        return self._connection(
+            address.broker_url, ssl=address.tls.settings() if address.tls else False, transport_options=options,
+            lanes=False,
+        )  # fmt: skip
 
     def _get_backend(self) -> Any:
         address = Address.parse(self.server_url)
@@ -237,15 +265,19 @@ class DynamoApp(NamedApp):
         """The scheduler of ``celery beat``."""
         return self.subclass_with_self(Beat)
 
-    def _connection(self, url: str, *args: Any, transport_options: Any = None, **kwargs: Any) -> Any:
+    def _connection(
+        self, url: str, *args: Any, transport_options: Any = None, lanes: bool = True, **kwargs: Any
+    ) -> Any:
         """Make Celery's connection, with time limits for its operations."""
         # What kombu does on a worker's loop stops its streams, whatever the settings say.
         given = {} if self.is_worker else self.conf.broker_transport_options
         seconds = CONNECT_TIMEOUT if self.is_worker else ANSWER_TIMEOUT
         own = limits(given, seconds, sentinels=str(url).startswith("sentinel"))
-        return super()._connection(
+        made = super()._connection(
             url, *args, transport_options={**own, **(transport_options or {})}, **kwargs
         )
+        made.lanes = self.lanes if lanes else None
+        return made
 
     def connection_for_write(self, url: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """A connection to publish on."""

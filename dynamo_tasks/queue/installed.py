@@ -97,6 +97,13 @@ class InstalledApp(DynamoApp):
         complete = complete_url(with_options(url, self.conf.broker_use_ssl))
         return Address.parse(complete, self.conf.broker_transport_options).url
 
+    @property
+    def server_urls(self) -> str:
+        """The same: an application of somebody else's has one lane, its broker."""
+        return self.server_url
+
+    lanes = None
+
     def _get_backend(self) -> Any:
         backend = super(DynamoApp, self)._get_backend()
         own = self.is_worker and _is_at(backend, self.server_url)

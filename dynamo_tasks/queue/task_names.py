@@ -78,7 +78,7 @@ class Registered:
             if not isinstance(producer.channel, Channel):
                 return False
             try:
-                served = producer.channel.ledger.served(endpoint.namespace)
+                served = producer.channel.own_ledger.served(endpoint.namespace)
             except (DynamoError, OperationalError, *connection.connection_errors, *connection.channel_errors):
                 return False  # what follows says so
         if served is None or (endpoint.component, endpoint.name) in served:

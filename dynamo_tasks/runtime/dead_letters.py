@@ -10,8 +10,9 @@ from typing import Any, TypeVar
 import msgspec
 
 from dynamo_tasks.config.host.redis_server import key_prefix
-from dynamo_tasks.store.ledger.dead import DeadList, DeadRequest
-from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.errors import RequestNotFoundError
+from dynamo_tasks.store.lanes.lane import connected
+from dynamo_tasks.store.ledger.dead import DeadList, DeadRequest, not_dead
 
 __all__ = ["listed", "retried", "shown"]
 
@@ -20,7 +21,8 @@ T = TypeVar("T")
 
 def listed(url: str, namespace: str | None = None) -> list[dict[str, Any]]:
     """All dead requests, or those of one namespace; the oldest first."""
-    return [_row(one) for one in _asked(url, lambda dead: dead.all(namespace))]
+    found = [one for lane in _asked(url, lambda dead: dead.all(namespace)) for one in lane]
+    return [_row(one) for one in sorted(found, key=lambda one: one.died)]
 
 
 def shown(url: str, request_id: str) -> dict[str, Any]:
@@ -29,7 +31,7 @@ def shown(url: str, request_id: str) -> dict[str, Any]:
     Raises:
         RequestNotFoundError: it is in no dead list.
     """
-    found = _asked(url, lambda dead: dead.get(request_id))
+    found = _first(_asked(url, lambda dead: _or_none(dead.get(request_id))), request_id)
     return {**_row(found), "payload": _payload(found.message)}
 
 
@@ -40,22 +42,37 @@ def retried(url: str, request_ids: list[str]) -> None:
         RequestNotFoundError: one is in no dead list; those before it are queued.
     """
 
-    async def retry(dead: DeadList) -> None:
-        for request_id in request_ids:
-            await dead.retry(request_id)
+    async def retry(dead: DeadList, request_id: str) -> str:
+        await dead.retry(request_id)
+        return request_id
 
-    _asked(url, retry)
+    for request_id in request_ids:
+        _first(_asked(url, lambda dead, one=request_id: _or_none(retry(dead, one))), request_id)  # type: ignore[misc]
 
 
-def _asked(url: str, ask: Callable[[DeadList], Awaitable[T]]) -> T:
-    async def run() -> T:
-        store = await Store.connect(url, prefix=key_prefix())
-        try:
-            return await ask(DeadList(store))
-        finally:
-            await store.close()
+def _asked(url: str, ask: Callable[[DeadList], Awaitable[T]]) -> list[T]:
+    """The answers of all lanes."""
+
+    async def run() -> list[T]:
+        async with connected(url, key_prefix()) as lanes:
+            return [await ask(DeadList(store)) for store in lanes]
 
     return asyncio.run(run())
+
+
+async def _or_none(found: Awaitable[T]) -> T | None:
+    try:
+        return await found
+    except RequestNotFoundError:
+        return None
+
+
+def _first(answers: list[T | None], request_id: str) -> T:
+    """The answer of the lane that has it."""
+    for answer in answers:
+        if answer is not None:
+            return answer
+    raise not_dead(request_id)
 
 
 def _row(one: DeadRequest) -> dict[str, Any]:

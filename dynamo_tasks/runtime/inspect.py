@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any, TypeVar
 
 from dynamo_tasks.config.host.redis_server import key_prefix
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.runtime.scales import scale_rows
+from dynamo_tasks.store.lanes.lane import connected
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.namespaces import purge_namespace
 from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
@@ -28,12 +31,16 @@ def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
     Raises:
         ServerUnavailableError: Redis cannot be reached.
     """
-    return asyncio.run(_with_store(url, lambda store: gather(store, namespace)))
+    return asyncio.run(_with_lanes(url, lambda lanes: gather(lanes, namespace), all_of_them=False))
 
 
 def purge(url: str, namespace: str, *, force: bool = False) -> int:
     """Erase a namespace; see :func:`~dynamo_tasks.store.namespaces.purge_namespace`."""
-    return asyncio.run(_with_store(url, lambda store: purge_namespace(store, namespace, force=force)))
+
+    async def erase(lanes: list[Store]) -> int:
+        return sum([await purge_namespace(store, namespace, force=force) for store in lanes])
+
+    return asyncio.run(_with_lanes(url, erase))
 
 
 def reach(url: str) -> None:
@@ -42,36 +49,68 @@ def reach(url: str) -> None:
     Raises:
         ServerUnavailableError: it cannot be reached.
     """
-    asyncio.run(_with_store(url, lambda store: store.namespaces()))
+    asyncio.run(_with_lanes(url, _asked, all_of_them=False))
 
 
-async def _with_store(url: str, use: Callable[[Store], Awaitable[T]]) -> T:
-    store = await Store.connect(url, prefix=key_prefix())
-    try:
-        return await use(store)
-    finally:
-        await store.close()
+async def _asked(lanes: list[Store]) -> None:
+    for store in lanes:
+        if store.commands.connected:
+            await store.namespaces()
 
 
-async def gather(store: Store, namespace: str | None = None) -> dict[str, Any]:
-    """Take the snapshot on a store that is connected."""
-    namespaces = [one for one in await store.namespaces() if namespace in (None, one)]
+async def _with_lanes(url: str, use: Callable[[list[Store]], Awaitable[T]], *, all_of_them: bool = True) -> T:
+    async with connected(url, key_prefix(), all_of_them=all_of_them) as lanes:
+        return await use(lanes)
+
+
+async def gather(lanes: Sequence[Store], namespace: str | None = None) -> dict[str, Any]:
+    """Take the snapshot.
+
+    Args:
+        lanes: All servers. Instances are on each of them, and are asked for on one that is connected; what waits is
+            counted on all that are.
+        namespace: The only one; all by default.
+    """
+    up = [store for store in lanes if store.commands.connected] or [lanes[0]]
+    first = up[0]
+    spaces = {one for store in up for one in await store.namespaces()}
+    namespaces = sorted(one for one in spaces if namespace in (None, one))
     instances: list[dict[str, Any]] = []
-    queued: dict[str, int] = {}
+    counts: list[Counter[str]] = [Counter() for _ in up]
     for one in namespaces:
-        rows = await _instances(store, one)
+        rows = await _instances(first, one)
         instances += rows
         serving = {str(row["component"]) for row in rows}
-        for component in sorted(serving | await _waiting(store, one)):
-            queued[f"{one}.{component}"] = await _queued(store, one, component)
-    return {
-        "redis_url": mask_url(store.address.url),
-        "memory": (await memory_of(store)).as_dict(),
+        for store, queued in zip(up, counts, strict=True):
+            for component in sorted(serving | await _waiting(store, one)):
+                queued[f"{one}.{component}"] = await _queued(store, one, component)
+    found = {
+        "redis_url": " ".join(mask_url(store.address.url) for store in lanes),
+        "memory": (await memory_of(first)).as_dict(),
         "namespaces": namespaces,
         "instances": instances,
-        "queued": queued,
-        "scales": await scale_rows(store, namespace),
+        "queued": {name: sum(queued[name] for queued in counts) for name in dict.fromkeys(chain(*counts))},
+        "scales": await scale_rows(first, namespace),
     }
+    return (
+        found
+        if len(lanes) == 1
+        else {**found, "lanes": await _lanes(lanes, dict(zip(up, counts, strict=True)))}
+    )
+
+
+async def _lanes(lanes: Sequence[Store], counts: Mapping[Store, Counter[str]]) -> list[dict[str, Any]]:
+    """A row of each lane: what waits there, and its memory; ``None`` of one that is away."""
+    return [
+        {
+            "lane": number,
+            "redis_url": mask_url(store.address.url),
+            "state": "up" if store in counts else "away",
+            "queued": counts[store].total() if store in counts else None,
+            "memory": (await memory_of(store)).as_dict() if store in counts else None,
+        }
+        for number, store in enumerate(lanes, 1)
+    ]
 
 
 async def _instances(store: Store, namespace: str) -> list[dict[str, Any]]:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 from dynamo_tasks.runtime.inspect import gather
@@ -19,8 +22,11 @@ _MOST_DEAD = 50
 """Dead letters that are shown of each namespace, the newest ones."""
 
 
-async def overview(store: Store) -> dict[str, Any]:
+async def overview(lanes: Sequence[Store]) -> dict[str, Any]:
     """Take a snapshot.
+
+    Args:
+        lanes: All servers; of those that are away, nothing is shown.
 
     Returns:
         ``time``, ``memory``, ``components`` (``namespace``, ``name``, ``queued``, ``running``, ``scale``,
@@ -30,20 +36,22 @@ async def overview(store: Store) -> dict[str, Any]:
     Raises:
         ServerUnavailableError: Redis cannot be reached.
     """
-    shown = await gather(store)
+    shown = await gather(lanes)
+    up = [store for store in lanes if store.commands.connected] or [lanes[0]]
     scales = {row["component"]: row for row in shown["scales"]}
     names = dict.fromkeys([*shown["queued"], *scales])
-    rows, counts = [], {}
-    for name in names:
+    rows: list[dict[str, Any]] = []
+    counts: Counter[str] = Counter()
+    for store, name in product(up, names):
         namespace, _, component = name.partition(".")
         keys = store.keys(namespace)
         wire = await store.commands.wire()
         running, ids = await wire.ask(
             [["SCARD", keys.running(component)], ["SRANDMEMBER", keys.running(component), _MOST]]
         )
-        counts[name] = int(running)
+        counts[name] += int(running)
         rows += await _records(store, namespace, [raw.decode() for raw in ids])
-    for namespace in shown["namespaces"]:
+    for store, namespace in product(up, shown["namespaces"]):
         waiting = await store.commands.execute("ZRANGE", store.keys(namespace).queued, 0, _MOST - 1)
         rows += await _records(store, namespace, [raw.decode() for raw in waiting])
     unique = {row["id"]: row for row in rows}
@@ -51,10 +59,10 @@ async def overview(store: Store) -> dict[str, Any]:
         "time": time.time(),
         "redis_url": shown["redis_url"],
         "memory": shown["memory"],
-        "components": [_component(name, shown, counts.get(name, 0), scales.get(name)) for name in names],
+        "components": [_component(name, shown, counts[name], scales.get(name)) for name in names],
         "requests": sorted(unique.values(), key=lambda row: row["created"], reverse=True),
-        "dead": await _dead(store, shown["namespaces"]),
-        "dead_requests": await _dead_requests(store, shown["namespaces"]),
+        "dead": sum([await _dead(store, shown["namespaces"]) for store in up]),
+        "dead_requests": await _dead_requests(up, shown["namespaces"]),
     }
 
 
@@ -111,9 +119,9 @@ async def _dead(store: Store, namespaces: list[str]) -> int:
     return sum(map(int, await wire.ask([["ZCARD", store.keys(one).dead] for one in namespaces])))
 
 
-async def _dead_requests(store: Store, namespaces: list[str]) -> list[dict[str, Any]]:
-    dead = DeadList(store)
-    found = [one for name in namespaces for one in await dead.newest(name, _MOST_DEAD)]
+async def _dead_requests(lanes: Sequence[Store], namespaces: list[str]) -> list[dict[str, Any]]:
+    lists = [DeadList(store) for store in lanes]
+    found = [one for dead in lists for name in namespaces for one in await dead.newest(name, _MOST_DEAD)]
     return [_dead_row(one) for one in sorted(found, key=lambda one: one.died, reverse=True)]
 
 

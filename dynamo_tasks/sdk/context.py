@@ -74,6 +74,7 @@ class Context:
         preemptible: It uses spare capacity, and so do calls that it makes.
         headers: Headers of the message: ``traceparent``, ``tracestate``, ``baggage``, where they came with it.
         claim: Lease and epoch of the attempt, for scripts of the store that check who is the owner.
+        lane: Number of the lane that the request lives on, and calls that it makes; 0 = none in particular.
         written: Output of earlier attempts, after which an endpoint with policy ``continue`` goes on.
 
     Example:
@@ -107,6 +108,7 @@ class Context:
         self.preemptible = False
         self.written: list[Any] = []
         self.claim: tuple[int, int] = (0, 0)
+        self.lane = 0
         self._stopped = asyncio.Event()
         self._killed = False
         self._calls = 0

@@ -17,6 +17,7 @@ from typing import Any
 
 from dynamo_tasks.config.host.given import grace_period, variable
 from dynamo_tasks.config.host.home import Home
+from dynamo_tasks.config.host.redis_lanes import split_lanes
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.serve import http
@@ -146,7 +147,10 @@ class Session:
     async def _connect(self) -> str:
         """Find the Redis server to use; the embedded one is joined, and started if need be."""
         if url := variable("DYNAMO_REDIS_URL", self._environ):
-            await self._until_up(url)
+            first, *others = split_lanes(url)
+            await self._until_up(first)
+            for one in others:
+                await self._look_at_lane(one)
             self._output.say("server", f"{mask_url(url)} (DYNAMO_REDIS_URL)")
             return url
         self._server = EmbeddedServer(self._home)
@@ -158,6 +162,15 @@ class Session:
             raise
         self._output.say("server", f"{mask_url(url)} (embedded, data in {self._home.server})")
         return url
+
+    async def _look_at_lane(self, url: str) -> None:
+        """Say so where a further lane is away: all others go on without it."""
+        try:
+            answer = await asyncio.to_thread(ping, url)
+        except ServerUnavailableError as error:
+            answer = error.message
+        if answer not in _UP:
+            self._output.say("server", f"lane {mask_url(url)}: {answer}", style="yellow")
 
     async def _until_up(self, url: str) -> None:
         """Wait for a Redis server that is there and does not serve yet, until somebody stops us."""

@@ -88,7 +88,8 @@ class RuntimeGateway(KnownRequests):
     def usage(self) -> Usage:
         """The usage of all that goes through here."""
         store = self._runtime.client.store
-        return Usage(store, {self._namespace, *map(self.namespace_of, ("chat", "embeddings"))})
+        spaces = {self._namespace, *map(self.namespace_of, ("chat", "embeddings"))}
+        return Usage(store, spaces, [lane.store for lane in self._runtime.client.lanes[1:]])
 
     async def models(self) -> dict[str, ServedModel]:
         """The models that can be asked for now, other names of them included."""
@@ -145,10 +146,9 @@ class RuntimeGateway(KnownRequests):
 
     async def first_use(self, api: str, owner_key: str, key: str) -> tuple[str, str] | None:
         """The request that an idempotency key stands for, and the digest that it was first used with."""
-        store = self._runtime.client.store
-        name = store.keys(self.namespace_of(api)).idempotency(owner_key, key)
+        name = self._runtime.client.store.keys(self.namespace_of(api)).idempotency(owner_key, key)
         async with in_time(CONNECT_SECONDS):
-            found = await store.commands.execute("GET", name)
+            found = await self._runtime.client.read_key(name)
         if found is None:
             return None
         request_id, _, digest = found.decode().partition(" ")
@@ -160,6 +160,8 @@ class RuntimeGateway(KnownRequests):
         endpoint, payload = self._target(submission) if served else (submission.endpoint, submission.payload)
         async with in_time(CONNECT_SECONDS):
             new = await offload(submission.size, self._new_request, submission, endpoint, payload)
+            # Lines of batches, and deliveries: with what they are of, on the first lane.
+            new.lane = 1
             # Its id is the caller's own: what has it already is this request.
             with contextlib.suppress(IdempotencyConflictError):
                 await self._runtime.client.ledger.submit(new)
@@ -232,6 +234,7 @@ class RuntimeGateway(KnownRequests):
         )
         new.digest = submission.digest or new.digest
         new.account = submission.account
+        new.fresh, new.lane = True, int(submission.counted)
         return new
 
     async def time(self) -> float:
@@ -243,7 +246,8 @@ class RuntimeGateway(KnownRequests):
     async def overview(self) -> dict[str, Any]:
         """Everything that the live page shows."""
         async with in_time(CONNECT_SECONDS):
-            return {**await overview(self._runtime.client.store), "batches": await self._board.rows()}
+            lanes = [lane.store for lane in self._runtime.client.lanes]
+            return {**await overview(lanes), "batches": await self._board.rows()}
 
     async def measure(self) -> None:
         """Bring the gauges of requests that wait and run up to date."""
@@ -253,7 +257,7 @@ class RuntimeGateway(KnownRequests):
 
     async def healthy(self) -> bool:
         """Return whether Redis answers and an instance serves: a model, or what the service depends on."""
-        if not self._runtime.client.store.commands.connected:
+        if not any(lane.up for lane in self._runtime.client.lanes):
             return False
         if self._processor is not None:
             return bool(await self.models())

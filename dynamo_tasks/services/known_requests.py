@@ -12,6 +12,7 @@ from dynamo_tasks.store.documents import Documents
 from dynamo_tasks.store.ledger.dead import DeadList
 from dynamo_tasks.store.ledger.record import Record
 from dynamo_tasks.store.redis.connection import in_time
+from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.at_rest import decode_row, read_all
 
 __all__ = ["CONNECT_SECONDS", "KnownRequests"]
@@ -30,7 +31,6 @@ class KnownRequests:
     def __init__(self, runtime: DistributedRuntime):
         self._runtime = runtime
         self._watchers = runtime.registry.watchers
-        self._documents = Documents(runtime.client.store)
 
     async def attach(self, request_id: str, after: EventId | None, owner_key: str | None) -> EventStream:
         """Read a request's stream, from its start or after an event."""
@@ -49,7 +49,7 @@ class KnownRequests:
             return await self._info(await self._record(request_id, owner_key))
 
     async def _info(self, record: Record) -> RequestInfo:
-        store = self._runtime.client.store
+        store = await self._runtime.client.home(record.id, record.namespace)
         key = store.keys(record.namespace).stream(record.id)
         rows = await store.commands.execute("XREVRANGE", key, "+", "-", "COUNT", 1)
         last = decode_row(rows[0]).id if rows else record.end
@@ -58,16 +58,15 @@ class KnownRequests:
             attempts=record.attempts, last_event=str(last) if last else "0-0", error=record.error,
             finish_reason=record.finish_reason, usage=record.usage,
             render=record.render, finished=record.finished or 0.0,
-            place=await self._place(record.namespace, record.id) if record.state is State.QUEUED else None,
+            place=await self._place(store, record.namespace, record.id) if record.state is State.QUEUED else None,
         )  # fmt: skip
 
     async def place(self, request_id: str) -> QueuePlace | None:
         """Tell where it stands."""
         async with in_time(CONNECT_SECONDS):
-            return await self._place(await self._runtime.client.store.find(request_id), request_id)
+            return await self._place(*await self._runtime.client.where(request_id), request_id)
 
-    async def _place(self, namespace: str, request_id: str) -> QueuePlace | None:
-        store = self._runtime.client.store
+    async def _place(self, store: Store, namespace: str, request_id: str) -> QueuePlace | None:
         found = await place_of(store, namespace, request_id, self._watchers.get(namespace))
         return None if found is None else QueuePlace(*found)
 
@@ -75,19 +74,21 @@ class KnownRequests:
         """Read a request's events, as they are now."""
         async with in_time(CONNECT_SECONDS):
             record = await self._record(request_id, owner_key)
-            return await read_all(self._runtime.client.store, record.namespace, request_id)
+            store = await self._runtime.client.home(request_id, record.namespace)
+            return await read_all(store, record.namespace, request_id)
 
     async def document(self, request_id: str, owner_key: str, part: str = "given") -> bytes:
         """Read what an API keeps beside the record of a request."""
         async with in_time(CONNECT_SECONDS):
             record = await self._record(request_id, owner_key)
-            return await self._documents.read(record.namespace, request_id, part)
+            store = await self._runtime.client.home(request_id, record.namespace)
+            return await Documents(store).read(record.namespace, request_id, part)
 
     async def keep(self, request_id: str, made: bytes, retention: float) -> None:
         """Keep what an API has made of a stream that has ended."""
         async with in_time(CONNECT_SECONDS):
-            namespace = await self._runtime.client.store.find(request_id)
-            await self._documents.keep(namespace, request_id, made, retention)
+            store, namespace = await self._runtime.client.where(request_id)
+            await Documents(store).keep(namespace, request_id, made, retention)
 
     async def cancel(self, request_id: str, owner_key: str | None, purge: bool) -> RequestInfo:
         """Stop a request; with ``purge`` erase payload and stream too."""
@@ -102,4 +103,5 @@ class KnownRequests:
     async def retry(self, request_id: str) -> None:
         """Queue a dead letter again."""
         async with in_time(CONNECT_SECONDS):
-            await DeadList(self._runtime.client.store).retry(request_id)
+            store, _ = await self._runtime.client.where(request_id)
+            await DeadList(store).retry(request_id)

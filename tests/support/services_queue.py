@@ -118,6 +118,16 @@ class Lab:
             last = now
 
     @dynamo_endpoint()
+    async def overlap(self, seconds: float) -> tuple[int, float]:
+        """Return how many of these run at the same time, and when it began."""
+        began = time.monotonic()
+        self._beside = getattr(self, "_beside", 0) + 1
+        most = self._beside
+        await asyncio.sleep(seconds)
+        self._beside -= 1
+        return most, began
+
+    @dynamo_endpoint()
     async def echo(self, request: Any) -> Any:
         """Return the argument."""
         return request

@@ -65,7 +65,8 @@ def _request(plan: Plan, prefix: str, endpoint: str, what: str, payload: Any) ->
     request_id = plan.request_id(what)
     options = RequestOptions(background=True, ignore_result=True)
     built = msgspec.to_builtins(payload)
-    return build_request(where, request_id, built, options, queue=where.queue, prefix=prefix)
+    # With the job's records, on the first lane.
+    return build_request(where, request_id, built, options, queue=where.queue, prefix=prefix, lane=1)
 
 
 class RemoteJob(Job):

@@ -65,6 +65,11 @@ class KeyLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise ConfigError(f"models must be names of 1 to {_NAME} printable characters")
 
     @property
+    def counts_open(self) -> bool:
+        """``True`` if its requests are counted until they end, so that all live where they are counted."""
+        return self.concurrent_requests > 0 or self.of_tokens
+
+    @property
     def of_tokens(self) -> bool:
         """``True`` if tokens or money are limited."""
         return bool(self.tokens_per_minute or self.tokens_per_day or self.cost_per_day)

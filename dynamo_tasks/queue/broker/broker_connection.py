@@ -27,10 +27,18 @@ class BrokerConnection(KombuConnection):  # type: ignore[misc]
     """A broker connection whose Redis transport is ours; its URLs stay plain ``redis://``."""
 
     requires_hub = AsyncioHub
+    lanes: Any = None
+    """The application's :class:`~dynamo_tasks.queue.client.lanes.LanePublisher`, where it has several lanes."""
 
     def __eqhash__(self) -> Any:
         """kombu callback: what its pools are kept by; one of ours is never shared with an application that has none."""
-        return HashedSeq(super().__eqhash__(), "dynamo-tasks")
+        return HashedSeq(super().__eqhash__(), "dynamo-tasks", id(self.lanes))
+
+    def clone(self, **kwargs: Any) -> Any:
+        """kombu's."""
+        made = super().clone(**kwargs)
+        made.lanes = self.lanes
+        return made
 
     def get_transport_cls(self) -> Any:
         """kombu callback."""
@@ -72,7 +80,9 @@ class _Pooled(PooledConnection, BrokerConnection):  # type: ignore[misc]
 class _Pool(ConnectionPool):  # type: ignore[misc]
     def new(self) -> _Pooled:
         """kombu callback."""
-        return _Pooled(self, **dict(self.connection._info(resolve=False)))
+        made = _Pooled(self, **dict(self.connection._info(resolve=False)))
+        made.lanes = self.connection.lanes
+        return made
 
 
 def limits(options: Mapping[str, Any], seconds: float, *, sentinels: bool) -> dict[str, Any]:

@@ -69,13 +69,13 @@ class CallHeader(msgspec.Struct, kw_only=True, omit_defaults=True):
     Attributes:
         options: Of the call.
         named: The caller has named the id: it stands for this payload alone.
-        release: ``[lease hex, epoch]`` of the attempt that this message is a retry of.
+        release: ``[lease hex, epoch, lane]`` of the attempt that this message is a retry of.
         inbox: Where the result is published as well: see :mod:`dynamo_tasks.queue.broker.replies`.
     """
 
     options: RequestOptions = msgspec.field(default_factory=RequestOptions)
     named: bool = False
-    release: tuple[str, int] | None = None
+    release: tuple[str, int, int] | None = None
     inbox: str = msgspec.field(default="", name=INBOX)
 
     def encoded(self) -> dict[str, Any]:
@@ -226,7 +226,7 @@ def request_of(
     endpoint = EndpointId.parse(headers["task"])
     return NewRequest(
         id=headers["id"], endpoint=endpoint, queue=queue_key, message=dumps(message).encode(), options=options,
-        digest=digest(endpoint, _plain_body(message), options, named=call.named),
+        digest=digest(endpoint, _plain_body(message), options, named=call.named), fresh=not call.named,
     )  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def _plain_body(message: dict[str, Any]) -> bytes:
 def release_of(message: dict[str, Any], dumps: Callable[[Any], str]) -> dict[str, Any]:
     """Arguments of :meth:`SyncLedger.release` for a retry message."""
     headers = message["headers"]
-    lease, epoch = headers[HEADER]["release"]
+    lease, epoch, _ = headers[HEADER]["release"]
     not_before, headers["eta"] = _timestamp(headers.get("eta")), None
     headers[HEADER] = persisted(headers[HEADER])
     return {

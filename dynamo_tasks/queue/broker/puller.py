@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Protocol
 
 from kombu.transport import redis as kombu_redis
 
@@ -29,7 +29,7 @@ from dynamo_tasks.store.redis.containment import is_wrong_type, pass_over
 from dynamo_tasks.store.redis.refusals import ReplyError
 from dynamo_tasks.store.redis.wire import Wire
 
-__all__ = ["Poller", "Puller"]
+__all__ = ["Poller", "Puller", "SlotTurns"]
 
 BATCH = 8
 """Most messages of one pop: what gathered while the loop was busy comes at once, and no worker hoards."""
@@ -41,8 +41,31 @@ _SHORT = 0.03
 _CALLS = 10
 """Times that Redis is asked to unblock a pop."""
 _RETRY = 0.1
+_TURN = 1.0
+"""Seconds that a lane has to say what it has, while others wait for their turn."""
 _LEFT_OUT = 5.0
 """Seconds for which a key that is no list is left out."""
+
+
+class SlotTurns(Protocol):
+    """The pullers of several lanes, which share one set of slots.
+
+    Attributes:
+        lanes: How many there are.
+        one: Held by the one that takes for a slot of which there are too few.
+    """
+
+    lanes: int
+    one: asyncio.Lock
+
+    def served(self, puller: Puller) -> None:
+        """It got something: the others come before it the next time."""
+
+    def add(self, lane: int, puller: Puller) -> None:
+        """A lane has a puller, in the place of an earlier one."""
+
+    def wake(self) -> None:
+        """There may be room: all look."""
 
 
 class Puller:
@@ -56,6 +79,7 @@ class Puller:
             their lists must be.
         deliver: Takes messages that came together, and the key of their queue.
         late: Takes requests that wait for late binding, where this worker does; asked before every pop.
+        turns: Of the pullers of all lanes, where there are several.
         name: Of its connection; observers cut it when they take the instance for dead, since what a frozen process
             waits for would be popped into its socket.
     """
@@ -69,6 +93,7 @@ class Puller:
         allowance: Callable[[], tuple[int, int]] = lambda: (0, 0),
         deliver: Callable[[list[bytes], str], Awaitable[None]],
         late: Callable[[], LateBinding | None] = lambda: None,
+        turns: SlotTurns | None = None,
         name: str = "dynamo-tasks:consumer",
     ):
         self._queues = queues
@@ -76,6 +101,7 @@ class Puller:
         self._allowance = allowance
         self._deliver = deliver
         self._late = late
+        self._turns = turns
         self._link = Link(address, name=name, on_ready=self._identify)
         self._woken = asyncio.Event()
         self.connected = asyncio.Event()
@@ -116,7 +142,10 @@ class Puller:
                 # Asked before each pop: what waits in this process instead of Redis is lost to workers that have room.
                 while not self._stopping and (room := self._room())[0]:
                     async with self._popping:
-                        await self._pop(await self._link.wire(), *room)
+                        wire = await self._link.wire()
+                        await (
+                            self._pop(wire, *room) if self._turns is None else self._pop_in_turn(wire, *room)
+                        )
             except DynamoError as exc:
                 if not self.connected.is_set() and failures.due():
                     event(
@@ -161,6 +190,58 @@ class Puller:
                     self._left_out[key] = again_at
                     pass_over("queue", key, ProtocolError("it is no list, and cannot be a queue"))
 
+    async def _pop_in_turn(self, wire: Wire, count: int, below: int) -> None:
+        """Pop for one of several lanes.
+
+        While there are slots for all of them, each pops for itself. Else one after the other looks what it has, so that
+        none of them starves; and where it has nothing, it waits for that like all others: what comes at once for
+        the same slot goes back (:meth:`_without_surplus`).
+        """
+        assert self._turns is not None
+        each = count // self._turns.lanes
+        if not each and await self._look(wire):
+            return
+        count, below = self._room()
+        if count:
+            await self._pop(wire, each or 1, below)
+
+    async def _look(self, wire: Wire) -> bool:
+        """Take one message that is there, in turn with other lanes; returns whether there was one, or no room."""
+        assert self._turns is not None
+        async with self._turns.one:
+            count, below = self._room()
+            keys = self._keys(below) if count else []
+            if not keys:
+                return True
+            try:
+                async with asyncio.timeout(_TURN):
+                    reply = await wire.execute("LMPOP", len(keys), *keys, "RIGHT", "COUNT", 1)
+            except TimeoutError:
+                wire.abort()
+                raise ReplyError("the broker does not answer") from None
+            if reply:
+                await self._arrive(wire, reply)
+            return bool(reply)
+
+    async def _arrive(self, wire: Wire, reply: Any) -> None:
+        key, messages = reply
+        async with self._delivering:
+            if self._turns is not None:
+                messages = await self._without_surplus(wire, key, messages)
+                self._turns.served(self)
+            if messages:
+                await self._pass_on(messages, key.decode())
+
+    async def _without_surplus(self, wire: Wire, key: bytes, messages: list[bytes]) -> list[bytes]:
+        """Put messages to the front of their queue for which another lane has taken the slots meanwhile.
+
+        Where that fails, the ledger knows that they wait in no queue (:meth:`Recovery.lost_messages`).
+        """
+        room = self._room()[0]
+        if len(messages) > room:
+            await wire.execute("RPUSH", key, *reversed(messages[room:]))
+        return messages[:room]
+
     async def _pop(self, wire: Wire, count: int, below: int) -> None:
         keys = self._keys(below)
         if not keys:
@@ -181,9 +262,7 @@ class Puller:
         finally:
             self.blocked_as = self._narrow = None
         if reply:
-            key, messages = reply
-            async with self._delivering:
-                await self._pass_on(messages, key.decode())
+            await self._arrive(wire, reply)
 
     def _patience(self) -> float:
         """Seconds that a pop waits: few while others wait for room here, which comes with each step of the engine."""

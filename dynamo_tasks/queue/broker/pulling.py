@@ -24,7 +24,7 @@ from dynamo_tasks.queue.broker.envelope import HEADER
 from dynamo_tasks.queue.broker.hub import AsyncioHub
 from dynamo_tasks.queue.broker.late import LateBinding
 from dynamo_tasks.queue.broker.message import BrokerMessage, MalformedMessageError, decode
-from dynamo_tasks.queue.broker.puller import Puller
+from dynamo_tasks.queue.broker.puller import Puller, SlotTurns
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.containment import contained
 
@@ -53,6 +53,9 @@ class PullingChannel(CheckedChannel):
     consumer_gate = ConsumerGate()
     """The gate that says whether this process takes messages at all."""
 
+    turns: SlotTurns | None = None
+    """Of the pullers of all lanes, where there are several."""
+
     _puller: Puller | None = None
     _hub: AsyncioHub | None = None
     _calling_back: asyncio.Future[None] | None = None
@@ -64,9 +67,11 @@ class PullingChannel(CheckedChannel):
             self._puller = Puller(
                 self._address(),
                 queues=self._queue_keys, free=self._free_slots, allowance=self._allowed, deliver=self.arrived,
-                late=lambda: self.late(),
+                late=lambda: self.late(), turns=self.turns,
                 name=self.client_name or "dynamo-tasks:consumer",
             )  # fmt: skip
+            if self.turns is not None:
+                self.turns.add(1, self._puller)
         self.proceed()
 
     async def takes(self, within: float) -> bool:
@@ -116,7 +121,10 @@ class PullingChannel(CheckedChannel):
         """Pop again, if slots are free."""
         if self._puller is None:
             return
-        self._puller.wake()
+        if self.turns is None:
+            self._puller.wake()
+        else:
+            self.turns.wake()
         if self._puller.is_outdated and (self._calling_back is None or self._calling_back.done()):
             self.interrupt()
 

@@ -27,6 +27,7 @@ from dynamo_tasks.queue.broker.message import BrokerMessage, QoS
 from dynamo_tasks.queue.broker.puller import Poller
 from dynamo_tasks.queue.broker.pulling import PullingChannel
 from dynamo_tasks.queue.sockets import yielding
+from dynamo_tasks.store.ledger.submission import NewRequest
 from dynamo_tasks.store.ledger.sync import SyncLedger
 from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.parsing import Parser
@@ -88,12 +89,28 @@ class Channel(PullingChannel):
         super()._disconnect_pools()
 
     @property
-    def ledger(self) -> SyncLedger:
+    def own_ledger(self) -> SyncLedger:
         """The ledger's verbs on this channel's connection pool."""
         if self._ledger is None:
             db = self.pool.connection_kwargs.get("db") or 0
             self._ledger = SyncLedger(self.pool, db=int(db), prefix=self.global_keyprefix)
         return self._ledger
+
+    @property
+    def lanes(self) -> Any:
+        """The :class:`~dynamo_tasks.queue.client.lanes.LanePublisher`, where there are several; else ``None``."""
+        return getattr(self.connection.client, "lanes", None)
+
+    def ledger_of(self, lane: int) -> SyncLedger:
+        """The ledger of a lane."""
+        lanes = self.lanes
+        ledger: SyncLedger = self.own_ledger if lanes is None else lanes.ledger(self, lane)
+        return ledger
+
+    def submit(self, new: NewRequest) -> str:
+        """Hand a request to the ledger of its lane."""
+        lanes = self.lanes
+        return self.own_ledger.submit(new) if lanes is None else str(lanes.submit(self, new))
 
     def _put(self, queue: str, message: dict[str, Any], **kwargs: Any) -> None:
         header = (message.get("headers") or {}).get(HEADER)
@@ -103,13 +120,14 @@ class Channel(PullingChannel):
         priority = self._get_message_priority(message, reverse=False)
         key = f"{self.global_keyprefix}{queue}"
         if "release" in header:
-            self.ledger.release(**release_of(message, dumps))
+            self.ledger_of(header["release"][2]).release(**release_of(message, dumps))
         else:
-            submitted_as.set(self.ledger.submit(request_of(message, key, self.priority(priority), dumps)))
+            submitted_as.set(self.submit(request_of(message, key, self.priority(priority), dumps)))
 
     def _purge(self, queue: str) -> int:
         """kombu callback: the messages go, and end the requests that they stand for."""
-        ended = self.ledger.discard(f"{self.global_keyprefix}{queue}")
+        ledgers = [self.own_ledger] if self.lanes is None else self.lanes.ledgers(self)
+        ended = sum(ledger.discard(f"{self.global_keyprefix}{queue}") for ledger in ledgers)
         return ended + int(super()._purge(queue))
 
     def queue_delete(

@@ -64,7 +64,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
 
     @property
     def _client(self) -> StoreClient:
-        return shared_client(self.app.server_url, self.app.key_prefix)
+        return shared_client(self.app.server_urls, self.app.key_prefix)
 
     def _ask(self, question: Callable[[StoreClient], Coroutine[Any, Any, T]], seconds: float = _ANSWER) -> T:
         """Ask Redis from synchronous code.
@@ -301,11 +301,11 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
 
     async def _revoke(self, client: StoreClient, guard: str) -> None:
         with suppress(RequestNotFoundError):
-            namespace = await client.store.find(self.id, self.namespace)
+            _, namespace = await client.where(self.id, self.namespace)
             await client.ledger.cancel(namespace, self.id, guard=guard)
 
     async def _cancel(self, client: StoreClient) -> bool:
-        namespace = await client.store.find(self.id, self.namespace)
+        _, namespace = await client.where(self.id, self.namespace)
         return await client.ledger.cancel(namespace, self.id) == "OK"
 
     def forget(self) -> None:
@@ -320,7 +320,7 @@ class RequestResult(AsyncResult):  # type: ignore[misc]
 
     async def _purge(self, client: StoreClient) -> None:
         with suppress(RequestNotFoundError):
-            namespace = await client.store.find(self.id, self.namespace)
+            _, namespace = await client.where(self.id, self.namespace)
             await client.ledger.upkeep.purge(namespace, self.id)
 
     def __reduce_args__(self) -> tuple[Any, ...]:

@@ -93,7 +93,7 @@ def publish(
         message = build_envelope(
             task.endpoint, result.id, body, call.options, queue=task.endpoint.queue, reply_to=app.thread_oid, more=more
         )  # fmt: skip
-        known = _submitted(task, result.id, message, body, call)
+        known = _submitted(task, result.id, message, body, call, is_new)
     finally:
         if replies and known != result.id:
             replies.forget(result.id)
@@ -142,14 +142,14 @@ def _kept(ways: deque[CachedChannel]) -> CachedChannel | None:
 
 
 def _over(
-    way: CachedChannel, task: Any, task_id: str, message: bytes, body: bytes, call: CallHeader
+    way: CachedChannel, task: Any, task_id: str, message: bytes, body: bytes, call: CallHeader, is_new: bool
 ) -> str | None:
     connection, channel = way.connection, way.channel
     try:
         new = NewRequest(
             id=task_id, endpoint=task.endpoint, queue=f"{channel.global_keyprefix}{task.endpoint.queue}",
             message=message, options=call.options,
-            digest=digest(task.endpoint, body, call.options, named=call.named),
+            digest=digest(task.endpoint, body, call.options, named=call.named), fresh=is_new,
         )  # fmt: skip
         return submit(channel, new)
     except NoAnswer as exc:
@@ -161,7 +161,7 @@ def _over(
 
 def submit(channel: Any, new: NewRequest) -> str:
     """Hand a request to the ledger, over a connection of Celery's."""
-    return str(channel.ledger.submit(new))
+    return str(channel.submit(new))
 
 
 def _are_ours_alone(headers: Mapping[str, Any]) -> bool:

@@ -47,7 +47,7 @@ __all__ = ["EndpointTask", "make_task"]
 _CELERYS = {"priority", "not_before", "expires", "ignore_result"}
 """Options that Celery has as well: the message says them, and the transport reads them there."""
 _OURS = tuple(name for name in RequestOptions.__struct_fields__ if name not in _CELERYS)
-_releasing: ContextVar[tuple[str, int] | None] = ContextVar("dynamo_releasing", default=None)
+_releasing: ContextVar[tuple[str, int, int] | None] = ContextVar("dynamo_releasing", default=None)
 
 
 class EndpointTask(Task):  # type: ignore[misc]
@@ -204,7 +204,9 @@ class EndpointTask(Task):  # type: ignore[misc]
         if job is not None:
             job.passes_on()
         # Celery publishes the retry further down: by this it releases our attempt, and is no new request.
-        token = _releasing.set((f"{attempt.lease:x}", attempt.epoch) if attempt else None)
+        token = _releasing.set(
+            (f"{attempt.lease:x}", attempt.epoch, execution.context.lane) if attempt else None
+        )
         try:
             self.retry(exc=wanted.cause, countdown=wanted.countdown, max_retries=wanted.max_retries)
         except Reject as exc:

@@ -73,10 +73,12 @@ class Execution:
 
     def __init__(self, worker: WorkerContext, handler: EndpointHandler, call: CallInfo, payload: Any):
         self._worker = worker
+        self._lane = worker.lane(call.id)
+        call.lane = self._lane.number
         self._handler = handler
         self._call = call
         self._payload = payload
-        self._output = OutputCollector(worker, handler, keeps_result=call.keeps_result)
+        self._output = OutputCollector(worker, self._lane.store, handler, keeps_result=call.keeps_result)
         self._telemetry = AttemptTelemetry(handler.endpoint)
         self._body: Interruptible[None] | None = None
         self._stop: Stop | None = None
@@ -101,14 +103,14 @@ class Execution:
         except ClaimRefused as refusal:
             return await self._refused(refusal)
         except (ReplyError, *MALFORMED) as exc:
-            await unusable(self._worker, self._handler.endpoint, self._call.id, exc)
+            await unusable(self._lane, self._handler.endpoint, self._call.id, exc)
         # Made only where Redis forgets the request: hardly any attempt needs it.
         attempt.message = self._call.message
-        stream = self._worker.writer.open(attempt, self._stream_died, cap=self._worker.stream_cap)
+        stream = self._lane.writer.open(attempt, self._stream_died, cap=self._worker.stream_cap)
         self._stream = stream
         # Nothing is awaited since the claim: others know of it, and send commands to this attempt.
         self._worker.enter(self, attempt, stream)
-        fill_context(self.context, attempt)
+        fill_context(self.context, attempt, self._lane.number)
         self.context.read_while(stream.is_read)
         try:
             return await self._attempt(attempt, stream)
@@ -128,12 +130,13 @@ class Execution:
     async def settle(self) -> None:
         """Note that Celery's completion is done: a redelivery has nothing to do, and the message may be acked."""
         if self._to_settle:
-            await self._worker.settle(self._handler.endpoint.namespace, self._call.id)
+            await self._worker.settle(self._lane.ledger, self._handler.endpoint.namespace, self._call.id)
 
     def leave(self) -> None:
         """The job is over. The stream, which the writer keeps for a while, knows this object: no circle is left."""
         if self._stream is not None:
             self._worker.leave(self, self._stream)
+            self._lane.writer.forget(self._stream)
         if self._offer is not None:
             self._worker.preemption.left(self._offer)
         self._stream = self._offer = None
@@ -151,7 +154,7 @@ class Execution:
         nonce = self._worker.nonce()
         while True:
             try:
-                return await self._worker.ledger.claim(
+                return await self._lane.ledger.claim(
                     self._handler.endpoint, self._call.id, self._worker.lease, retries=self._call.retries,
                     tracked=self._call.tracked, queue=self._call.queue,
                     message=b"" if self._call.tracked else self._call.message(), nonce=nonce,
@@ -162,7 +165,7 @@ class Execution:
     async def _refused(self, refusal: ClaimRefused) -> Any:
         self._telemetry.refused(self._call.id, refusal.reason)
         return await outcome_of_refused(
-            self._worker, self._handler.endpoint, self._call, refusal, self._settles
+            self._worker, self._lane, self._handler.endpoint, self._call, refusal, self._settles
         )
 
     def _settles(self, only: bool) -> None:
@@ -170,7 +173,7 @@ class Execution:
         self._only_completion |= only
 
     async def _attempt(self, attempt: Attempt, stream: OpenStream) -> Any:
-        await self._telemetry.claimed(attempt, self.context, self._worker.ledger)
+        await self._telemetry.claimed(attempt, self.context, self._lane.ledger)
         if self._worker.late is not None:
             self._telemetry.explain(self._worker.late.why(attempt.id))
         try:
@@ -183,10 +186,10 @@ class Execution:
             return await self._stopped(stop, attempt, stream)
         # First what was put out: Celery's retry gives the request away, and no more is taken from us then.
         except RetryRequested:
-            await self._worker.writer.written(stream)
+            await self._lane.writer.written(stream)
             raise
         except ForwardRequested as wanted:
-            await forward_request(self._worker.store, stream, wanted, self._call.message(), self.fail)
+            await forward_request(self._lane.store, stream, wanted, self._call.message(), self.fail)
         # Another attempt owns it: whatever this one would still say is out of date.
         except FencedError:
             raise Dropped("FENCED") from None
@@ -198,10 +201,10 @@ class Execution:
             )
             raise
         except EngineDeadError as exc:
-            await leave_dead_engine(self._worker, stream, exc.message)
+            await leave_dead_engine(self._worker, self._lane, stream, exc.message)
         except Exception as exc:
             if isinstance(exc, Reject) and exc.requeue:
-                await requeue_request(self._worker, stream, self._call.retries, front=False, counts=True)
+                await requeue_request(self._lane, stream, self._call.retries, front=False, counts=True)
             await self._failed(exc, stream)
             raise
         await self._end(stream, end, encoded, kept)
@@ -211,7 +214,7 @@ class Execution:
         try:
             RetryPolicy(self._handler.options).check(exc, self._call.retries)
         except RetryRequested:
-            await self._worker.writer.written(stream)
+            await self._lane.writer.written(stream)
             raise
         await self.fail(exc)
 
@@ -265,7 +268,7 @@ class Execution:
         if stop.reason == "abort":
             # The next attempt would die of the same.
             if isinstance(stream.dead, _UNWRITABLE):
-                await fail_above(self._worker, attempt, stream.dead)
+                await fail_above(self._lane, attempt, stream.dead)
             if str(stop) == State.CANCELLED:
                 self._to_settle = self._call.has_completion
                 raise Revoked("cancelled")
@@ -274,7 +277,7 @@ class Execution:
                 return await self._ended_elsewhere()
             raise Dropped(str(stop))
         if stop.reason == "requeue":
-            await requeue_request(self._worker, stream, self._call.retries, front=True, counts=False)
+            await requeue_request(self._lane, stream, self._call.retries, front=True, counts=False)
         if stop.reason == "cancel":
             await self._end(stream, cancelled())
             raise Revoked("cancelled")
@@ -285,7 +288,7 @@ class Execution:
         raise error from None
 
     async def _preempted(self, stream: OpenStream) -> Any:
-        if not await preempt_request(self._worker, stream, self._call.queue):
+        if not await preempt_request(self._worker, self._lane, stream, self._call.queue):
             return await self._ended_elsewhere()
         self._telemetry.preempted(stream.attempt)
         raise Reassigned
@@ -307,7 +310,7 @@ class Execution:
         try:
             await stream.finish(end, result if follows else b"", settled=not follows, kept=kept)
         except _UNWRITABLE as exc:
-            await fail_above(self._worker, stream.attempt, exc)
+            await fail_above(self._lane, stream.attempt, exc)
             raise Dropped(exc.code) from None
         except DynamoError as exc:
             raise Dropped(exc.code) from None

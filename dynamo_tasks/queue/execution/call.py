@@ -37,7 +37,13 @@ _BEHIND = (signals.task_success, signals.task_postrun)
 
 
 class CallInfo:
-    """The facts that an execution needs of the message that it serves."""
+    """The facts that an execution needs of the message that it serves.
+
+    Attributes:
+        lane: Number of the lane that it came from.
+    """
+
+    lane = 1
 
     def __init__(self, request: Any, task: Any):
         self.id: str = request.id
@@ -62,7 +68,8 @@ class CallInfo:
 
         Not where an application has code that runs after it: that runs again if the worker dies before.
         """
-        if not self._result_alone or any(signal.receivers for signal in _BEHIND):
+        # All results are on the first lane: that of another one's request cannot be written with its end.
+        if self.lane > 1 or not self._result_alone or any(signal.receivers for signal in _BEHIND):
             return None
         kept: KeptResult | None = self._backend.kept_result(self.id, result, self._request)
         return kept
@@ -108,12 +115,14 @@ class OutputCollector:
 
     Args:
         worker: Of this process; counts the tokens that are made here.
+        store: Of the request's lane.
         handler: The endpoint.
         keeps_result: Whether anybody wants Celery's result.
     """
 
-    def __init__(self, worker: WorkerContext, handler: EndpointHandler, *, keeps_result: bool):
+    def __init__(self, worker: WorkerContext, store: Store, handler: EndpointHandler, *, keeps_result: bool):
         self._worker = worker
+        self._store = store
         self._handler = handler
         self._keeps = keeps_result
         self._aggregate = handler.aggregate()
@@ -201,7 +210,7 @@ class OutputCollector:
         """
         if stream.attempt.previous == ZERO:
             return self._handler.run(payload, [])
-        store = self._worker.store
+        store = self._store
         written, size = await retry_until_up(store.commands, lambda: written_values(store, stream.attempt))
         stream.count_earlier(size)
         policy = self._handler.policy
@@ -217,8 +226,9 @@ class OutputCollector:
         return None if is_complete(payload, written) else self._handler.run(payload, written)
 
 
-def fill_context(context: Context, attempt: Attempt) -> None:
-    """Let the context of a request know what the ledger said when it was claimed."""
+def fill_context(context: Context, attempt: Attempt, lane: int) -> None:
+    """Let the context of a request know what the ledger said when it was claimed, and on which lane it lives."""
+    context.lane = lane
     context.attempt, context.deadline = attempt.number, attempt.deadline
     context.tenant, context.weight = attempt.tenant, attempt.weight
     context.preemptible = attempt.preemptible

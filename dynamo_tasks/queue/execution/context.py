@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from dynamo_tasks.errors import ProtocolError, ServerUnavailableError, UnknownEndpointError
@@ -16,12 +16,13 @@ from dynamo_tasks.queue.broker.late import LateBinding
 from dynamo_tasks.queue.execution.preemption import Preemption
 from dynamo_tasks.queue.execution.unclaimed import UnclaimedMessages
 from dynamo_tasks.sdk.endpoints.handler import EndpointHandler
+from dynamo_tasks.store.lanes.verbs import RequestVerbs
 from dynamo_tasks.store.ledger.ledger import Attempt, Ledger
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP, OpenStream
 from dynamo_tasks.store.streams.writer import Writer
 
-__all__ = ["RequestCommand", "WorkerContext"]
+__all__ = ["LaneContext", "RequestCommand", "WorkerContext"]
 
 T = TypeVar("T")
 _KEEP_EARLY = 5.0
@@ -60,10 +61,43 @@ class Running(Protocol):
         """Take a command."""
 
 
+class LaneContext:
+    """The store, ledger and writer that requests of one lane run with.
+
+    Attributes:
+        number: Of the lane, from 1.
+        store: Its server.
+        ledger: Its requests.
+        writer: This process's writer of its streams.
+        takes: Whether messages may be taken there: the instance is known there.
+        on_takes: Called when that has changed.
+    """
+
+    def __init__(self, number: int, store: Store):
+        self.number = number
+        self.store = store
+        self.ledger = Ledger(store)
+        self.writer = Writer(store)
+        self.takes = False
+        self.on_takes: Callable[[], None] = lambda: None
+
+
 class WorkerContext:
     """One per worker process.
 
+    Args:
+        store: Of the first lane.
+        lease: Of the instance.
+        handlers: Of its endpoints, by their names.
+        stream_cap: Bytes that a request's log may have.
+        further: Servers of the other lanes.
+        requests: The requests of all lanes, where there are several.
+        find: Tells the namespace of a request on any lane, for the same.
+
     Attributes:
+        first: The first lane.
+        further: The others; most deployments have none.
+        homes: Lanes of the requests that are here, as far as it is not the first one.
         on_engine_died: Called when an endpoint found its engine dead; before its request is requeued.
         preemption: The attempts that may be released for others.
         late: Takes requests that wait for late binding; ``None`` = none does.
@@ -74,15 +108,18 @@ class WorkerContext:
     """
 
     def __init__(
-        self, store: Store, lease: int, handlers: dict[str, EndpointHandler], *, stream_cap: int = DEFAULT_CAP
-    ):
+        self, store: Store, lease: int, handlers: dict[str, EndpointHandler], *, stream_cap: int = DEFAULT_CAP,
+        further: Sequence[Store] = (), requests: RequestVerbs | None = None,
+        find: Callable[[str], Awaitable[str]] | None = None,
+    ):  # fmt: skip
         self.store = store
         self.lease = lease
         self.handlers = handlers
         self.stream_cap = stream_cap
-        self.ledger = Ledger(store)
-        self.unclaimed = UnclaimedMessages(self.ledger)
-        self.writer = Writer(store)
+        self.first = LaneContext(1, store)
+        self.further = [LaneContext(number, one) for number, one in enumerate(further, 2)]
+        self.homes: dict[str, LaneContext] = {}
+        self.unclaimed = UnclaimedMessages(requests or self.first.ledger, find or self._find)
         self.preemption = Preemption()
         self.late: LateBinding | None = None
         self.on_room: Callable[[], None] = lambda: None
@@ -95,14 +132,22 @@ class WorkerContext:
         self._tails: set[str] = set()
         self._early: dict[str, tuple[float, list[RequestCommand]]] = {}
 
+    async def _find(self, request_id: str) -> str:
+        return await self.store.find(request_id)
+
+    def lane(self, request_id: str) -> LaneContext:
+        """The lane of a request whose message is here."""
+        return self.homes.get(request_id, self.first) if self.homes else self.first
+
     async def start(self) -> None:
-        """Connect the writer."""
+        """Connect the writer of the first lane."""
         self._loop = asyncio.get_running_loop()
-        await self.writer.start()
+        await self.first.writer.start()
 
     async def close(self) -> None:
-        """Close the writer; what still runs is lost to its lease."""
-        await self.writer.close()
+        """Close the writers; what still runs is lost to its lease."""
+        for lane in (self.first, *self.further):
+            await lane.writer.close()
 
     def aside(self, work: Coroutine[Any, Any, T]) -> T:
         """Run something on the event loop for a thread of this process, and wait for it.
@@ -150,11 +195,12 @@ class WorkerContext:
         """Ids of the requests that run now, or whose Celery completion does."""
         return [*self._running, *self._tails]
 
-    async def settle(self, namespace: str, request_id: str) -> None:
+    @staticmethod
+    async def settle(ledger: Ledger, namespace: str, request_id: str) -> None:
         """Note that Celery's completion is done; asked again until Redis answers."""
         while True:
             try:
-                return await self.ledger.settle(namespace, request_id)
+                return await ledger.settle(namespace, request_id)
             except ServerUnavailableError:
                 await asyncio.sleep(_RETRY)
 
@@ -184,7 +230,6 @@ class WorkerContext:
         # A request may come back to the worker that gave it away, before the earlier attempt has left.
         if current is not None and current[0] is execution:
             del self._running[stream.attempt.id]
-        self.writer.forget(stream)
         self._in_flight.set(len(self._running))
 
     def on_command(self, channel: bytes, payload: bytes) -> None:

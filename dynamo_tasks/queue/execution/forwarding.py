@@ -15,7 +15,7 @@ from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.broker.envelope import HEADER, persisted
-from dynamo_tasks.queue.execution.context import WorkerContext
+from dynamo_tasks.queue.execution.context import LaneContext, WorkerContext
 from dynamo_tasks.queue.execution.outcome import Reassigned
 from dynamo_tasks.sdk.context import ForwardRequested
 from dynamo_tasks.store.ledger.forwarding import forward, preempt
@@ -77,21 +77,22 @@ async def forward_request(
     raise Reassigned
 
 
-async def preempt_request(worker: WorkerContext, stream: OpenStream, queue: str) -> bool:
+async def preempt_request(worker: WorkerContext, lane: LaneContext, stream: OpenStream, queue: str) -> bool:
     """Queue a request again, whose endpoint was stopped for others' sake; asked again until Redis answers.
 
     Args:
         worker: What this process runs with.
+        lane: The request's.
         stream: Of our attempt.
         queue: That the request was sent to; one that was sent to an instance by name stays with it.
 
     Returns:
         Whether it waits now; ``False``: it is not ours any more.
     """
-    await worker.writer.written(stream)
+    await lane.writer.written(stream)
     while True:
         try:
-            outcome = await preempt(worker.store, stream.attempt, shared="." not in queue)
+            outcome = await preempt(lane.store, stream.attempt, shared="." not in queue)
         except ServerUnavailableError:
             await asyncio.sleep(_RETRY)
         else:
@@ -99,28 +100,30 @@ async def preempt_request(worker: WorkerContext, stream: OpenStream, queue: str)
             return outcome == "OK"
 
 
-async def leave_dead_engine(worker: WorkerContext, stream: OpenStream, reason: str) -> NoReturn:
+async def leave_dead_engine(
+    worker: WorkerContext, lane: LaneContext, stream: OpenStream, reason: str
+) -> NoReturn:
     """Requeue a request after its engine died, as if this process had; another attempt may continue.
 
     Raises:
         Reassigned: always.
     """
     worker.on_engine_died(reason)
-    await worker.writer.written(stream)
+    await lane.writer.written(stream)
     attempt = stream.attempt
     # Where Redis is away, its owner's death is noticed by others once it is back.
     with contextlib.suppress(ServerUnavailableError):
-        await Recovery(worker.store).requeue(attempt.namespace, attempt.id, attempt.lease)
+        await Recovery(lane.store).requeue(attempt.namespace, attempt.id, attempt.lease)
     raise Reassigned
 
 
 async def requeue_request(
-    worker: WorkerContext, stream: OpenStream, retries: int, *, front: bool, counts: bool
+    lane: LaneContext, stream: OpenStream, retries: int, *, front: bool, counts: bool
 ) -> NoReturn:
     """Give a request back to its queue; where it is another's by now, that one goes on.
 
     Args:
-        worker: What this process runs with.
+        lane: The request's.
         stream: Of our attempt.
         retries: Celery's retry number.
         front: To the front of the queue.
@@ -129,17 +132,17 @@ async def requeue_request(
     Raises:
         Reassigned: always.
     """
-    await worker.writer.written(stream)
+    await lane.writer.written(stream)
     with contextlib.suppress(FencedError):
-        await worker.ledger.release(stream.attempt, retries=retries, front=front, counts=counts)
+        await lane.ledger.release(stream.attempt, retries=retries, front=front, counts=counts)
     raise Reassigned
 
 
-async def fail_above(worker: WorkerContext, attempt: Attempt, error: DynamoError) -> None:
+async def fail_above(lane: LaneContext, attempt: Attempt, error: DynamoError) -> None:
     """End a request whose stream nobody can continue, above our epoch."""
     end = End(State.FAILED, "error", error=ErrorInfo.of(error))
     with contained("ledger", attempt.id):
-        await worker.ledger.cancel(attempt.namespace, attempt.id, end=end)
+        await lane.ledger.cancel(attempt.namespace, attempt.id, end=end)
 
 
 def _check(wanted: ForwardRequested, stream: OpenStream) -> None:

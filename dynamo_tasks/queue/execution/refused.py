@@ -12,7 +12,7 @@ from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.states import State
 from dynamo_tasks.queue.execution.call import CallInfo
-from dynamo_tasks.queue.execution.context import WorkerContext
+from dynamo_tasks.queue.execution.context import LaneContext, WorkerContext
 from dynamo_tasks.queue.execution.outcome import Dropped, Revoked
 from dynamo_tasks.store.ledger.claim_refused import ClaimRefused, Refusal
 from dynamo_tasks.store.redis.containment import contained, pass_over
@@ -20,7 +20,7 @@ from dynamo_tasks.store.redis.containment import contained, pass_over
 __all__ = ["outcome_of_refused", "unusable"]
 
 
-async def unusable(worker: WorkerContext, endpoint: EndpointId, request_id: str, exc: Exception) -> NoReturn:
+async def unusable(lane: LaneContext, endpoint: EndpointId, request_id: str, exc: Exception) -> NoReturn:
     """Fail a request whose record in Redis cannot be used, and notify those who wait for it.
 
     Raises:
@@ -30,18 +30,19 @@ async def unusable(worker: WorkerContext, endpoint: EndpointId, request_id: str,
     error = ProtocolError("the request's record in Redis cannot be used")
     end = End(State.FAILED, "error", error=ErrorInfo.of(error))
     with contained("ledger", request_id):
-        await worker.ledger.cancel(endpoint.namespace, request_id, end=end)
+        await lane.ledger.cancel(endpoint.namespace, request_id, end=end)
     raise Dropped(error.code)
 
 
 async def outcome_of_refused(
-    worker: WorkerContext, endpoint: EndpointId, call: CallInfo, refusal: ClaimRefused,
+    worker: WorkerContext, lane: LaneContext, endpoint: EndpointId, call: CallInfo, refusal: ClaimRefused,
     settles: Callable[[bool], None],
 ) -> Any:  # fmt: skip
     """Do what is left to be done for a message whose claim was refused.
 
     Args:
         worker: What this process runs with.
+        lane: The request's.
         endpoint: What the message asks for.
         call: The message.
         refusal: Why.
@@ -62,17 +63,15 @@ async def outcome_of_refused(
         worker.enter_completion(call.id)
         return _outcome_again(refusal)
     if refusal.reason == Refusal.EXPIRED:
-        await _expire(worker, endpoint.namespace, call, settles)
+        await _expire(lane, endpoint.namespace, call, settles)
     elif refusal.reason == Refusal.WAIT:
-        await worker.ledger.defer(endpoint.namespace, call.id, refusal.wait_ms, call.message())
+        await lane.ledger.defer(endpoint.namespace, call.id, refusal.wait_ms, call.message())
     raise Dropped(refusal.reason)
 
 
-async def _expire(
-    worker: WorkerContext, namespace: str, call: CallInfo, settles: Callable[[bool], None]
-) -> None:
+async def _expire(lane: LaneContext, namespace: str, call: CallInfo, settles: Callable[[bool], None]) -> None:
     message = "its time passed in the queue"
-    if await worker.ledger.expire(namespace, call.id, message) == "OK":
+    if await lane.ledger.expire(namespace, call.id, message) == "OK":
         if call.has_completion:
             settles(False)
         raise Revoked(message, expired=True)

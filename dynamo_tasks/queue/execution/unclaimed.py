@@ -10,7 +10,8 @@ from dynamo_tasks.errors import RequestExpiredError, RequestNotFoundError, Serve
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.events import End, ErrorInfo
 from dynamo_tasks.protocol.states import State
-from dynamo_tasks.store.ledger.ledger import Ledger, cancelled
+from dynamo_tasks.store.lanes.verbs import RequestVerbs
+from dynamo_tasks.store.ledger.ledger import cancelled
 
 __all__ = ["UnclaimedMessages"]
 
@@ -22,11 +23,13 @@ class UnclaimedMessages:
     """Transitions of QUEUED requests, asked again until Redis answers.
 
     Args:
-        ledger: The ledger.
+        ledger: The ledger; that of all lanes where there are several.
+        find: Tells the namespace of a request.
     """
 
-    def __init__(self, ledger: Ledger):
+    def __init__(self, ledger: RequestVerbs, find: Callable[[str], Awaitable[str]]):
         self._ledger = ledger
+        self._find = find
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def spawn(self, coro: Coroutine[Any, Any, Any]) -> None:
@@ -73,7 +76,7 @@ class UnclaimedMessages:
     async def revoke(self, request_id: str) -> None:
         """Somebody revoked this id: end it at once, if it is one of ours and no worker has started it."""
         try:
-            namespace = await self._asked(lambda: self._ledger.store.find(request_id))
+            namespace = await self._asked(lambda: self._find(request_id))
             await self.end_queued(namespace, request_id, cancelled())
         except RequestNotFoundError:
             return

@@ -27,6 +27,7 @@ from dynamo_tasks.queue.broker.envelope import HEADER
 from dynamo_tasks.queue.greenlets import Aside, await_, may_await
 from dynamo_tasks.queue.worker import control
 from dynamo_tasks.queue.worker.consuming import along_with
+from dynamo_tasks.queue.worker.lanes import LaneMessages
 from dynamo_tasks.store.redis.containment import contained
 
 __all__ = ["Consumer"]
@@ -77,6 +78,8 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._ready_at = math.inf
         self._delay = _FIRST_DELAY
         self._has_entered = False
+        self.lanes: LaneMessages | None = None
+        """Messages of further lanes, where there are any."""
         self.threads = ThreadPoolExecutor(1, thread_name_prefix="dynamo-consumer")
 
     def reset_rate_limits(self) -> None:
@@ -128,6 +131,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         carried = weakref.WeakSet(reserved_requests)
         if carried:
             channel.carried = lambda: sum(request in reserved_requests for request in carried)
+        self._connect_lanes(channel)
         self.aside(self.connection.transport.listen)
         self.aside(self.settle_late)
         # Fetched over the last connection and never started, they stand in our notes alone: nobody else would run them.
@@ -146,6 +150,19 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         context = self.app.worker_context
         context.on_room = self.app.consumer_gate.look
         channel.late = context.late_by_now
+
+    def _connect_lanes(self, channel: Any) -> None:
+        """Let the first lane's messages share the slots with those of further lanes."""
+        context = self.app.worker_context
+        if getattr(self.controller, "host", None) is None or not context.further:
+            return
+        if self.lanes is None:
+            self.lanes = LaneMessages(self, context)
+        else:
+            self.lanes.reconnected()
+        lanes, earlier = self.lanes, channel.carried
+        channel.turns = lanes.slots
+        channel.carried = lambda: earlier() + lanes.slots.held
 
     def _enter(self) -> None:
         """Let the host register: from now on somebody takes what is sent to it."""

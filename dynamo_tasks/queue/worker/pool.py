@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Protocol
 
 from celery import signals
 from celery.concurrency.base import BasePool
@@ -161,6 +161,16 @@ class PoolJob:
             self.execution.stop(stop)
 
 
+class Followed(Protocol):
+    """Takes note of requests."""
+
+    def begins(self, request_id: str) -> None:
+        """One begins to run."""
+
+    def ended(self, request_id: str) -> None:
+        """One has ended."""
+
+
 class TaskPool(BasePool):  # type: ignore[misc]
     """Pool of asyncio jobs; ``worker_pool = "dynamo_tasks.queue.worker.pool:TaskPool"``."""
 
@@ -175,6 +185,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
         self._jobs: set[PoolJob] = set()
         self._threads: ThreadPoolExecutor | None = None
         self.passing: dict[str, asyncio.Task[None]] = {}
+        self.followed: Followed | None = None
+        """Takes note of what begins and ends; ``None`` = nobody does."""
         self.preemption = Preemption()
         """Of the worker context, once it consumes."""
         self.stuck = False
@@ -194,6 +206,11 @@ class TaskPool(BasePool):  # type: ignore[misc]
         scaler = getattr(getattr(self.app, "worker", None), "autoscaler", None)
         return int(scaler.max_concurrency if scaler is not None else self.limit)
 
+    @property
+    def running(self) -> int:
+        """Requests that are here and have begun."""
+        return len(self._jobs)
+
     async def run_in_thread(self, target: Callable[..., Any], *args: Any) -> Any:
         """Run a plain Celery task."""
         assert self._threads is not None
@@ -209,6 +226,8 @@ class TaskPool(BasePool):  # type: ignore[misc]
         """Start a request; Celery keeps a weak reference to the job, the pool keeps it alive."""
         job = PoolJob(self, target, tuple(args), options)
         self._jobs.add(job)
+        if self.followed is not None:
+            self.followed.begins(args[1])
         job.task.add_done_callback(lambda task: self._done(job, task))
         return job
 
@@ -222,9 +241,12 @@ class TaskPool(BasePool):  # type: ignore[misc]
 
     def _done(self, job: PoolJob, task: asyncio.Task[None]) -> None:
         self._jobs.discard(job)
-        if self.passing.get(job._args[1]) is task:
-            del self.passing[job._args[1]]
+        request_id = job._args[1]
+        if self.passing.get(request_id) is task:
+            del self.passing[request_id]
         job.release()
+        if self.followed is not None:
+            self.followed.ended(request_id)
         if self.preemption.offers:
             self.preemption.ended()
 

@@ -140,8 +140,10 @@ class Shutdown:
         await asyncio.sleep(0)  # what was accepted in this turn of the loop counts as started
         if (channel := self._channel()) is not None:
             await channel.rest()
+        await self._rest_lanes()
         self._worker.hub.run_ready()  # what has ended is acknowledged, not requeued
         await greenlets.run_yielding(self._requeue_messages)
+        await self._requeue_lanes()
         await self._worker.host.deregister()
 
     async def _drain(self, timeout: float | None, cut_short: asyncio.Event) -> bool:
@@ -161,9 +163,29 @@ class Shutdown:
     async def _end(self) -> None:
         self._worker.hub.run_ready()
         await greenlets.run_yielding(self._requeue_messages, everything=True)
+        await self._requeue_lanes(everything=True)
         await self._worker.app.worker_context.unclaimed.wait(REQUEUE_SECONDS)
         self._worker.hub.run_ready()
         await self._worker.host.stop()
+
+    @property
+    def _lanes(self) -> Any:
+        return getattr(self._worker.consumer, "lanes", None)
+
+    async def _rest_lanes(self) -> None:
+        """Wait for what was popped of further lanes, and take no more."""
+        if self._lanes is not None:
+            self._worker.app.consumer_gate.pause()
+            await self._lanes.rest()
+
+    async def _requeue_lanes(self, *, everything: bool = False) -> None:
+        """Messages of further lanes whose tasks don't run go back, too; in the end nothing more is taken."""
+        if self._lanes is None:
+            return
+        running = set() if everything else _running()
+        self._lanes.requeue(running)
+        if everything:
+            await self._lanes.stop()
 
     def _channel(self) -> Any:
         """Return the channel of the consumed messages, while it is open."""
@@ -176,9 +198,7 @@ class Shutdown:
         channel = self._channel()
         if channel is None:
             return
-        running = (
-            set() if everything else {request._message.delivery_tag for request in state.active_requests}
-        )
+        running = set() if everything else _running()
         qos = channel.qos
         tags = [tag for tag in qos._delivered if tag not in qos._dirty and tag not in running]
         try:
@@ -189,3 +209,8 @@ class Shutdown:
         except channel.connection_errors:
             # The broker is away: the ledger and this instance's list of unacknowledged messages have the rest.
             return
+
+
+def _running() -> set[str]:
+    """Delivery tags of the messages whose tasks run."""
+    return {request._message.delivery_tag for request in state.active_requests}

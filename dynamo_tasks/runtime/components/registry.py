@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 
 from dynamo_tasks.config import suggest
-from dynamo_tasks.errors import DynamoError, NoInstancesError
+from dynamo_tasks.errors import ConfigError, DynamoError, NoInstancesError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.router.costs import KvRouterConfig
@@ -99,7 +99,7 @@ class SharedObjects:
         async with self._starting:
             watcher = self.watchers.get(namespace)
             if watcher is None:
-                watcher = Watcher(self._client.store, namespace)
+                watcher = Watcher([lane.store for lane in self._client.lanes], namespace)
                 try:
                     await watcher.start()
                 except BaseException:
@@ -110,6 +110,11 @@ class SharedObjects:
 
     async def chooser(self, namespace: str, component: str, mode: str, config: KvRouterConfig) -> Chooser:
         """The chooser among the instances of a component; one per process, component, mode and parameters."""
+        if config.router_late_binding != "off" and len(self._client.lanes) > 1:
+            raise ConfigError(
+                f"router_late_binding: {config.router_late_binding} needs one Redis server, on which those that wait "
+                f"are compared, and there are {len(self._client.lanes)} lanes; set it to off"
+            )
         watcher = await self.watch(namespace)
         made = self._choosers.get((namespace, component, mode, config))
         if made is None:

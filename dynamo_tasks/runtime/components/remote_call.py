@@ -174,6 +174,9 @@ class RemoteCall:
             headers=headers,
             marks=b"" if self._chosen is None else self._chosen.marks,
             waits=self._chosen is not None and self._chosen.late,
+            # A child lives with its parent: the next attempt finds it there, whatever lanes were added meanwhile.
+            lane=context.lane if context is not None else 0,
+            fresh=context is None,
         )
 
     def _headers(self) -> dict[str, str]:

@@ -42,7 +42,7 @@ class EmbeddedHost:
         store = runtime.client.store
         self._app = create_app(
             "dynamo_tasks_serving",
-            server_url=store.address.url,
+            server_url=runtime.client.url,
             make_host=lambda *_, **__: self.host,
             key_prefix=store.prefix,
         )

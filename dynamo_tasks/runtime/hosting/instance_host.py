@@ -14,7 +14,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,11 +24,12 @@ from dynamo_tasks.errors import AlreadyRegisteredError, ServerUnavailableError
 from dynamo_tasks.protocol.instances import ASLEEP, InstanceInfo, Load
 from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.queue.app import DynamoApp
-from dynamo_tasks.queue.execution.context import WorkerContext
+from dynamo_tasks.queue.execution.context import LaneContext, WorkerContext
 from dynamo_tasks.queue.worker.consuming import abandon, consume
 from dynamo_tasks.runtime.components.component import DistributedRuntime
 from dynamo_tasks.runtime.hosting.endpoint import HostedEndpoint
 from dynamo_tasks.runtime.hosting.health_gate import HealthGate
+from dynamo_tasks.runtime.hosting.lane_host import LaneHost
 from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
 from dynamo_tasks.runtime.hosting.registration import Registration
 from dynamo_tasks.runtime.resolver import task_of
@@ -37,9 +39,14 @@ from dynamo_tasks.runtime.supervision.recoverer import Recoverer
 from dynamo_tasks.runtime.supervision.sweeper import Sweeper
 from dynamo_tasks.runtime.supervision.watcher import show_own
 from dynamo_tasks.sdk.hooks import Hook
+from dynamo_tasks.store.lanes.lane import check_share, share
+from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.open_stream import DEFAULT_CAP
 
 __all__ = ["InstanceHost"]
+
+_COUNTS = ("concurrency", "max_queue")
+"""Limits that lanes share."""
 
 
 class InstanceHost:
@@ -86,7 +93,8 @@ class InstanceHost:
         self.failed = False
         self.queues: list[str] = []
         self._app = app
-        self._store = store = runtime.client.store
+        client = runtime.client
+        self._store = store = client.store
         self._registry = runtime.registry
         self._slots = slots
         self._pool: Any = None
@@ -101,7 +109,14 @@ class InstanceHost:
         self._last_load = Load(state=self.lifecycle.state)
         self._changing = asyncio.Lock()
         self._entered = asyncio.Event()
-        self.worker_context = WorkerContext(store, lease, {}, stream_cap=stream_cap)
+        self.worker_context = WorkerContext(
+            store, lease, {}, stream_cap=stream_cap, further=[one.store for one in client.lanes[1:]],
+            requests=client.ledger, find=client.namespace_of,
+        )  # fmt: skip
+        self._lanes = [
+            LaneHost(lane, partial(self._registered_at, lane), serves=serves)
+            for lane in self.worker_context.further
+        ]
         self.worker_context.on_engine_died = self._suspect
         self._actors = Actors()
         self._helpers = Sweeper(store, erases=serves), Recoverer(store, cuts=serves)
@@ -162,7 +177,9 @@ class InstanceHost:
             self._registry.add_stats(one.id, *one.stats)
             registration = self.registration(one.id.namespace)
             if one.limits is not None:
-                registration.traffic[one.id.component] = one.limits
+                lanes = 1 + len(self._lanes)
+                check_limits(one.id.component, one.limits, lanes)
+                registration.traffic[one.id.component] = shared_limits(one.limits, 1, lanes)
         components = {one.component for one in self.hosted}
         self.lifecycle.component = self._component or ",".join(sorted(components))
 
@@ -206,12 +223,23 @@ class InstanceHost:
         """Its registration in a namespace; present from now on."""
         found = self._registrations.get(namespace)
         if found is None:
-            found = self._registrations[namespace] = Registration(
-                self._store, namespace, self.lease, load=self._load, on_command=self.worker_context.on_command,
-                running=self.worker_context.running_ids, stats=self._registry.stats,
-            )  # fmt: skip
+            found = self._registrations[namespace] = self._registration_at(self._store, namespace)
             found.appear()
         return found
+
+    def _registration_at(self, store: Store, namespace: str) -> Registration:
+        return Registration(
+            store, namespace, self.lease, load=self._load, on_command=self.worker_context.on_command,
+            running=self.worker_context.running_ids, stats=self._registry.stats,
+        )  # fmt: skip
+
+    def _registered_at(self, lane: LaneContext, namespace: str) -> Registration:
+        """Its registration on a further lane, with that lane's part of the limits."""
+        made, lanes = self._registration_at(lane.store, namespace), 1 + len(self._lanes)
+        for one in self.hosted.values():
+            if one.id.namespace == namespace and one.limits is not None:
+                made.traffic[one.id.component] = shared_limits(one.limits, lane.number, lanes)
+        return made
 
     @property
     def registered(self) -> bool:
@@ -228,11 +256,15 @@ class InstanceHost:
             # Redis gets what it could not be given with the next renewal.
             with contextlib.suppress(ServerUnavailableError):
                 await registration.announce(self._heard(namespace))
+            for lane in self._lanes:
+                await lane.announce(namespace, self._heard(namespace))
 
     async def _register(self) -> None:
         for namespace, registration in list(self._registrations.items()):
             await registration.announce(self._heard(namespace))
             await registration.start()
+            for lane in self._lanes:
+                await lane.announce(namespace, self._heard(namespace))
 
     def _heard(self, namespace: str) -> list[InstanceInfo]:
         """Registrations of a namespace's endpoints: an instance is called by name only while it listens to that."""
@@ -319,6 +351,8 @@ class InstanceHost:
             self.lifecycle.advance(InstanceState.REGISTERED)
         self._entered.set()
         await self._actors.start(*self._helpers)
+        for lane in self._lanes:
+            lane.begin()
         if self._registrations:
             self.lifecycle.advance(InstanceState.RUNNING)
             await self._actors.start(self._health)
@@ -330,17 +364,33 @@ class InstanceHost:
             self.lifecycle.advance(InstanceState.STOPPING)
         for registration in list(self._registrations.values()):
             await registration.deregister()
+        await asyncio.gather(*(lane.deregister() for lane in self._lanes))
 
     async def stop(self) -> None:
         """Revoke the lease and close, since the worker has ended."""
         # First out of the registry: nobody chooses an instance that is about to end.
         await self.deregister()
         await self._actors.stop()
+        await asyncio.gather(*(lane.stop() for lane in self._lanes))
         await self.worker_context.close()
         for registration in list(self._registrations.values()):
             await registration.stop()
         if self._registrations:
             self.lifecycle.advance(InstanceState.DEREGISTERED)
+
+
+def shared_limits(limits: Mapping[str, int | None], number: int, lanes: int) -> Mapping[str, int | None]:
+    """The part of a component's limits that one lane holds; times are the same on all."""
+    if lanes == 1:
+        return limits
+    counts = {name: limits.get(name) for name in _COUNTS}
+    return {**limits, **{name: value and share(value, number, lanes) for name, value in counts.items()}}
+
+
+def check_limits(component: str, limits: Mapping[str, int | None], lanes: int) -> None:
+    """Refuse limits that lanes cannot share."""
+    for name in _COUNTS:
+        check_share(f"{component}.ServiceArgs.traffic.{name}", limits.get(name), lanes)
 
 
 def _asleep(info: InstanceInfo) -> InstanceInfo:

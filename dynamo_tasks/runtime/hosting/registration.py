@@ -245,12 +245,14 @@ class Registration(Actor):
         if self._appearing is not None:
             self._appearing.cancel()
         await super().stop()
-        if self._asked:
-            with contextlib.suppress(DynamoError):
-                await self._leave_queues()
-                await self._registry.revoke(self._namespace, self.lease)
-        # Last: as long as its channel is held, nobody takes the instance for dead.
-        await self._presence.close()
+        try:
+            if self._asked:
+                with contextlib.suppress(DynamoError):
+                    await self._leave_queues()
+                    await self._registry.revoke(self._namespace, self.lease)
+        finally:
+            # Last: as long as its channel is held, nobody takes the instance for dead.
+            await self._presence.close()
 
 
 def _report_registered(infos: Iterable[InstanceInfo]) -> None:

@@ -55,7 +55,7 @@ class ProcessServices:
         Raises:
             ServerUnavailableError: it cannot be reached.
         """
-        create = partial(DistributedRuntime.create, self._app.server_url, prefix=self._app.key_prefix)
+        create = partial(DistributedRuntime.create, self._app.server_urls, prefix=self._app.key_prefix)
         self._runtime = await retry_at_start(create, away=self._wait)
         self.resolver = RuntimeResolver(self._app, self._runtime, self.instances)
         set_resolver(self.resolver)

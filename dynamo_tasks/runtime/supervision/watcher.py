@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from dynamo_tasks.errors import DynamoError, NoInstancesError
 from dynamo_tasks.observe import enabled, event, metrics
@@ -72,11 +72,20 @@ _EXPIRED = 0.01
 
 
 class Watcher(Actor):
-    """A snapshot of the registry, kept current by announcements, and listed anew every second."""
+    """A snapshot of the registry, kept current by announcements, and listed anew every second.
 
-    def __init__(self, store: Store, namespace: str):
+    Every instance is on all lanes. It is the first one that is asked; while that is away, the next one.
+
+    Args:
+        stores: Of all lanes.
+        namespace: Whose instances.
+    """
+
+    def __init__(self, stores: Sequence[Store], namespace: str):
+        store = stores[0]
         self.name, self.namespace = f"watcher-{namespace}", namespace
-        self._registry = Registry(store)
+        self._stores = stores
+        self._registries = [Registry(one) for one in stores]
         self._link = Link(
             store.address, name="dynamo-tasks:watcher", on_ready=self._subscribe, on_message=self._announced
         )
@@ -94,6 +103,7 @@ class Watcher(Actor):
         self.resting: list[InstanceInfo] = []
         """Registrations of models that no instance serves now, and one is started for as soon as a request comes."""
         self._scales = Scales(store, namespace)
+        self._cards: list[InstanceInfo] = []
         self._relist_in = _RELIST
         self._gauges = FleetGauges()
         self._components: set[str] = set()
@@ -125,18 +135,27 @@ class Watcher(Actor):
             with contextlib.suppress(DynamoError), contained("registry", f"instances of {self.namespace}"):
                 await self._list()
 
+    @property
+    def _registry(self) -> Registry:
+        """The registry of the first lane that is there."""
+        up = (one for one in self._registries if one.store.commands.connected)
+        return next(up, self._registries[0])
+
     async def _list(self) -> None:
-        found = await self._registry.instances(self.namespace)
+        registry = self._registry
+        found = await registry.instances(self.namespace)
         instances = [info for info in found if info.endpoint != ASLEEP]
         self.asleep = {info.component for info in found if info.endpoint == ASLEEP}
         leases = {info.lease_id for info in instances}
-        self.loads = await self._registry.loads(self.namespace, leases)
+        self.loads = await registry.loads(self.namespace, leases)
         # An instance that dies without a word is missed when its lease has run out, and not at the next round.
-        left = await self._registry.time_left(self.namespace, leases)
+        left = await registry.time_left(self.namespace, leases)
         self._relist_in = min(_RELIST, left + _EXPIRED)
         self._report_new(instances)
-        scales, _ = await self._scales.read()
-        cards = await self._scales.cards()
+        scales, cards = self.scales, self._cards
+        if registry is self._registries[0]:
+            scales, _ = await self._scales.read()
+            cards = self._cards = await self._scales.cards()
         self.instances, self.by_endpoint = instances, {}
         for info in instances:
             self.by_endpoint.setdefault(info.id, []).append(info)
@@ -157,7 +176,12 @@ class Watcher(Actor):
         Raises:
             ServerUnavailableError: Redis cannot be reached; they stay as they are.
         """
-        for name, (waiting, running) in (await self._scales.open(self._components)).items():
+        counts: Counter[tuple[str, int]] = Counter()
+        for store in self._stores:
+            for name, both in (await Scales(store, self.namespace).open(self._components)).items():
+                counts.update({(name, kind): count for kind, count in enumerate(both)})
+        for name in self._components:
+            waiting, running = counts[name, 0], counts[name, 1]
             metrics.gauge("requests_waiting", component=f"{self.namespace}.{name}").set(waiting)
             metrics.gauge("requests_running", component=f"{self.namespace}.{name}").set(running)
 

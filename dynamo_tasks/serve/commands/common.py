@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from dynamo_tasks.config.host.redis_lanes import split_lanes
 from dynamo_tasks.config.host.redis_server import key_prefix, resolve_redis_url
 from dynamo_tasks.errors import DynamoError
 
 if TYPE_CHECKING:
     from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["CliError", "OneLineGroup", "with_store"]
+__all__ = ["CliError", "OneLineGroup", "with_lanes", "with_store"]
 
 T = TypeVar("T")
 _INTERRUPTED = 130
@@ -73,14 +74,20 @@ class OneLineGroup(click.Group):
 
 
 def with_store(use: Callable[[Store], Awaitable[T]]) -> T:
-    """Use a connection to the Redis of this command."""
-    from dynamo_tasks.store.redis.server import Store
+    """Use a connection to the Redis of this command: to the first lane, where there are several."""
+    return _connected(split_lanes(resolve_redis_url())[0], lambda lanes: use(lanes[0]))
+
+
+def with_lanes(use: Callable[[list[Store]], Awaitable[T]]) -> T:
+    """Use connections to all lanes of this command's Redis."""
+    return _connected(resolve_redis_url(), use)
+
+
+def _connected(urls: str, use: Callable[[list[Store]], Awaitable[T]]) -> T:
+    from dynamo_tasks.store.lanes.lane import connected
 
     async def work() -> T:
-        store = await Store.connect(resolve_redis_url(), prefix=key_prefix())
-        try:
-            return await use(store)
-        finally:
-            await store.close()
+        async with connected(urls, key_prefix()) as lanes:
+            return await use(lanes)
 
     return asyncio.run(work())

@@ -11,7 +11,7 @@ from rich.table import Table
 
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.names import check_namespace
-from dynamo_tasks.serve.commands.common import with_store
+from dynamo_tasks.serve.commands.common import with_lanes
 from dynamo_tasks.serve.commands.keys import namespace_option
 from dynamo_tasks.serve.console.output import plain_console
 
@@ -57,7 +57,7 @@ def usage(days: int, key: str, tenant: str, model: str, as_csv: bool, as_json: b
     query = usage_report.UsageQuery(
         end - timedelta(days=days - 1), end, key=key, tenant=tenant, model=model, limit=_MOST
     )
-    rows = with_store(lambda store: _rows(store, namespace, query))
+    rows = with_lanes(lambda lanes: _rows(lanes, namespace, query))
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     elif as_csv:
@@ -66,13 +66,14 @@ def usage(days: int, key: str, tenant: str, model: str, as_csv: bool, as_json: b
         _print(rows)
 
 
-async def _rows(store: Store, namespace: str, query: UsageQuery) -> list[dict[str, Any]]:
+async def _rows(lanes: list[Store], namespace: str, query: UsageQuery) -> list[dict[str, Any]]:
     from dynamo_tasks.frontend.access.admission import ApiKeys
     from dynamo_tasks.frontend.access.usage_report import UsageReport
     from dynamo_tasks.store.accounts.api_keys import StoredKeys
     from dynamo_tasks.store.accounts.usage import Usage
 
-    report = UsageReport(Usage(store, [namespace]), StoredKeys(store, namespace), ApiKeys(()))
+    first, *further = lanes
+    report = UsageReport(Usage(first, [namespace], further), StoredKeys(first, namespace), ApiKeys(()))
     rows, more = await report.page(query)
     if more:
         raise ConfigError(f"there are more than {_MOST} rows; ask for fewer --days, or one --key")

@@ -73,6 +73,7 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
             ``component``, ``endpoints``, ``instance_id``, ``host``, ``pid``, ``state``, ``in_flight``,
             ``load`` and, where known, ``lease`` (seconds left), ``tokens_per_s`` and ``http`` (an address);
             ``scales``, as :func:`dynamo_tasks.runtime.scales.scale_rows` gives them;
+            ``lanes``, where there are several: ``lane``, ``redis_url``, ``state``, ``queued`` of each;
             ``jobs`` of pipelines, as :class:`~dynamo_tasks.pipelines.graph.job.JobStatus`.
 
     Returns:
@@ -80,6 +81,8 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
     """
     queued = shown.get("queued") or {}
     head = Text(mask_url(str(shown["redis_url"])), "bold")
+    if lanes := shown.get("lanes"):
+        head = Text("\n").join(map(_lane, lanes))
     if memory := shown.get("memory"):
         head = Text("\n").join([head, _memory(memory)])
     tree = Tree(head)
@@ -95,6 +98,13 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
     if not tree.children:
         return Group(tree, Text("no namespaces: nothing is served here", "dim"))
     return tree
+
+
+def _lane(row: Mapping[str, Any]) -> Text:
+    """One of several lanes."""
+    if row["state"] != "up":
+        return Text(f"lane {row['lane']}  {row['redis_url']}  {row['state']}", "bold red")
+    return Text.assemble((f"lane {row['lane']}  {row['redis_url']}", "bold"), f"  {row['queued']} queued")
 
 
 def _memory(memory: Mapping[str, Any]) -> Text:

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 
 from dynamo_tasks.config.host.given import check_variables, variable
 from dynamo_tasks.config.host.home import Home
+from dynamo_tasks.config.host.redis_lanes import join_lanes, split_lanes
 from dynamo_tasks.config.host.tls import complete_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe.tracing import EXPORTER_VARIABLE, exporter_problems
@@ -18,7 +19,7 @@ from dynamo_tasks.runtime.supervision.system import HOST_VARIABLE
 from dynamo_tasks.serve.planning.gpus import GpuPins
 from dynamo_tasks.serve.planning.ports import check_port
 from dynamo_tasks.serve.processes.spec import ProcessPlan, ProcessSpec
-from dynamo_tasks.store.redis.address import Address
+from dynamo_tasks.store.lanes.lane import lane_addresses
 
 __all__ = ["check_environment"]
 
@@ -46,13 +47,25 @@ def check_environment(
     for spec in plan.processes:
         _check_process(spec, {**environ, **spec.env})
     if url := variable("DYNAMO_REDIS_URL", environ):
-        tls = Address.parse(complete_url(url, environ)).tls
-        if tls is not None:
-            tls.context()
+        addresses = lane_addresses(join_lanes([complete_url(one, environ) for one in split_lanes(url)]))
+        for address in addresses:
+            if address.tls is not None:
+                address.tls.context()
+        _check_lanes(plan, len(addresses))
     home = Home.from_environ(environ)
     home.check()
     gpus = GpuPins(home, environ, gpu_mode).check(plan.processes)
     return [*([gpus] if gpus else []), *(f"{EXPORTER_VARIABLE}: {one}" for one in exporter_problems(environ))]
+
+
+def _check_lanes(plan: ProcessPlan, lanes: int) -> None:
+    """Refuse what several lanes cannot do."""
+    for one in plan.deployments if lanes > 1 else ():
+        if one.bounds is not None and one.bounds.automatic:
+            raise ConfigError(
+                f"{one.component}.ServiceArgs.scale: requests that wait are counted on one Redis server, and there are "
+                f"{lanes} lanes; set workers, or name one server"
+            )
 
 
 def _check_process(spec: ProcessSpec, environ: Mapping[str, str]) -> None:

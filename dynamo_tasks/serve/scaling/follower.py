@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any
 
+from dynamo_tasks.config.host.redis_lanes import split_lanes
 from dynamo_tasks.config.host.redis_server import key_prefix
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.scale import Fleet, Scale
@@ -36,7 +37,7 @@ class ScaleFollower:
     """Follows what is wanted of the components that one ``serve`` deploys.
 
     Args:
-        url: Redis.
+        url: Redis; of several lanes it is the first one that is asked.
         deployments: The components.
         say: Tells people what has changed.
         scrape: Gives what planners see of latencies.
@@ -48,7 +49,7 @@ class ScaleFollower:
         self._say = say
         self._said: dict[str, str] = {}
         self.name = f"{os.uname().nodename}:{os.getpid()}"
-        self._store = Store(url, prefix=key_prefix())
+        self._store = Store(split_lanes(url)[0], prefix=key_prefix())
         self._channels = Channels(self._store)
         ordered = sorted(deployments, key=lambda one: one.namespace)
         self._deployments = {space: [*of] for space, of in groupby(ordered, lambda one: one.namespace)}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import date, timedelta
+from itertools import product
 
 from msgspec import Struct
 
@@ -56,10 +57,11 @@ class Usage:
     Args:
         store: Redis.
         namespaces: Where requests live.
+        further: Servers of the other lanes: each counts its requests.
     """
 
-    def __init__(self, store: Store, namespaces: Iterable[str]):
-        self._store = store
+    def __init__(self, store: Store, namespaces: Iterable[str], further: Sequence[Store] = ()):
+        self._stores = (store, *further)
         self._namespaces = sorted(set(namespaces))
 
     async def of_day(self, day: date, owner: str | None = None) -> list[UsageRow]:
@@ -71,10 +73,10 @@ class Usage:
         """
         found: dict[tuple[str, str], UsageRow] = {}
         number = (day - _EPOCH) // timedelta(days=1)
-        for namespace in self._namespaces:
-            keys = self._store.keys(namespace)
-            owners = [owner] if owner is not None else await self._owners(keys.usage_owners(number))
-            wire = await self._store.commands.wire()
+        for store, namespace in product(self._stores, self._namespaces):
+            keys = store.keys(namespace)
+            owners = [owner] if owner is not None else await _owners(store, keys.usage_owners(number))
+            wire = await store.commands.wire()
             for at in range(0, len(owners), _AT_ONCE):
                 some = owners[at : at + _AT_ONCE]
                 replies = await wire.ask([("HGETALL", keys.usage(number, one)) for one in some])
@@ -82,8 +84,9 @@ class Usage:
                     _add(found, day, one, pairs)
         return [found[name] for name in sorted(found)]
 
-    async def _owners(self, key: str) -> list[str]:
-        return [raw.decode(errors="replace") for raw in await self._store.commands.execute("SMEMBERS", key)]
+
+async def _owners(store: Store, key: str) -> list[str]:
+    return [raw.decode(errors="replace") for raw in await store.commands.execute("SMEMBERS", key)]
 
 
 def _add(found: dict[tuple[str, str], UsageRow], day: date, owner: str, pairs: list[bytes]) -> None:

@@ -12,7 +12,7 @@ from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
 
-__all__ = ["DeadList", "DeadRequest"]
+__all__ = ["DeadList", "DeadRequest", "not_dead"]
 
 _SHOWN = (
     Field.STATE,
@@ -100,7 +100,7 @@ class DeadList:
         namespace = await self._store.find(request_id)
         died = await self._store.commands.execute("ZSCORE", self._store.keys(namespace).dead, request_id)
         if died is None:
-            raise _not_dead(request_id)
+            raise not_dead(request_id)
         return await self._load(namespace, request_id, float(died) / 1000)
 
     async def retry(self, request_id: str) -> None:
@@ -118,10 +118,11 @@ class DeadList:
             id=request_id,
         )
         if reply != b"OK":
-            raise _not_dead(request_id)
+            raise not_dead(request_id)
 
 
-def _not_dead(request_id: str) -> RequestNotFoundError:
+def not_dead(request_id: str) -> RequestNotFoundError:
+    """The error over a request that is in no dead list."""
     return RequestNotFoundError(
         f"request {request_id!r} is in no dead list (see `dynamo-tasks dead list`); other requests end as they do"
     )

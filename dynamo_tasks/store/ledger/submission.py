@@ -24,7 +24,16 @@ from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.ledger.scripts import Argument
 from dynamo_tasks.store.queue_keys import priority_suffix
 
-__all__ = ["READ_RETENTION", "Call", "NewRequest", "left", "report_rejected", "submit_call", "submitted"]
+__all__ = [
+    "READ_RETENTION",
+    "Call",
+    "NewRequest",
+    "idempotency_owner",
+    "left",
+    "report_rejected",
+    "submit_call",
+    "submitted",
+]
 
 READ_RETENTION = 60.0
 _DEFAULT = RequestOptions()
@@ -61,6 +70,10 @@ class NewRequest(Struct, kw_only=True, gc=False):
     """It goes to the queue for late binding, not to ``queue``."""
     needs: int = NEEDED
     """Protocol version that its worker must speak."""
+    lane: int = 0
+    """Number of the lane that it lives on, from 1; 0 = chosen by its id (:mod:`dynamo_tasks.store.lanes.directory`)."""
+    fresh: bool = False
+    """Its id is new: nobody can have submitted it before, or will under the same one."""
 
     def fields(self) -> list[Argument]:
         """Fields of the record that ``submit`` does not write itself, without those at their defaults."""
@@ -102,6 +115,11 @@ def left(moment: float) -> int:
     return (round((moment - _clock()) * 1000) or -1) if moment else 0
 
 
+def idempotency_owner(new: NewRequest) -> str:
+    """Whose an idempotency key is: the API key's, since others of its tenant have their own; else the tenant's."""
+    return new.owner_key or new.options.tenant
+
+
 def submit_call(keys: Keys, new: NewRequest) -> Call:
     """Keys and arguments of the ``submit`` script.
 
@@ -109,9 +127,9 @@ def submit_call(keys: Keys, new: NewRequest) -> Call:
     may be another.
     """
     options = new.options
-    # An idempotency key belongs to the API key: others of its tenant have their own.
-    whose = new.owner_key or options.tenant
-    idem = keys.idempotency(whose, options.idempotency_key) if options.idempotency_key else ""
+    idem = (
+        keys.idempotency(idempotency_owner(new), options.idempotency_key) if options.idempotency_key else ""
+    )
     late = keys.prefix + new.endpoint.late_queue if new.marks else ""
     named: dict[str, Argument] = {
         "base": keys.base, "namespaces": namespaces_key(keys.prefix), "namespace": new.endpoint.namespace,

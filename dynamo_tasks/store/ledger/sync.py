@@ -21,10 +21,15 @@ from dynamo_tasks.store.ledger.submission import NewRequest, submit_call, submit
 from dynamo_tasks.store.redis.parsing import refusal_of
 from dynamo_tasks.store.redis.wire import pack
 
-__all__ = ["NoAnswer", "SyncLedger", "once_more"]
+__all__ = ["NoAnswer", "NotSentError", "SyncLedger", "once_more"]
 
 NoAnswer = redis.exceptions.TimeoutError
 """Redis took too long: it may do yet what it was asked for."""
+
+
+class NotSentError(redis.exceptions.ConnectionError):
+    """There is no connection: Redis was not asked."""
+
 
 _LOOK = 200
 """Requests that one script looks at."""
@@ -89,6 +94,12 @@ class SyncLedger:
         return self._client.execute_command(*command)
 
     def _taken(self) -> Any:
+        try:
+            return self._connection()
+        except redis.exceptions.ConnectionError as exc:
+            raise NotSentError(str(exc)) from exc
+
+    def _connection(self) -> Any:
         if self._pid != os.getpid():  # what a parent process kept is the parent's
             self._kept, self._pid = deque(), os.getpid()
         try:
@@ -108,6 +119,10 @@ class SyncLedger:
         keys = Keys(new.endpoint.namespace, self._db, self._prefix)
         names, more, named = submit_call(keys, new)
         return submitted(new, self._run(script("submit"), names, *more, **named))
+
+    def has(self, key: str) -> bool:
+        """Return whether a key is there."""
+        return bool(self._client.exists(key))
 
     def release(
         self,

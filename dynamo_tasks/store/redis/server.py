@@ -30,7 +30,17 @@ class Store:
     """
 
     def __init__(self, url: str, *, prefix: str = ""):
-        self.address = Address.parse(url)
+        self._begin(Address.parse(url), prefix)
+
+    @classmethod
+    def at(cls, address: Address, *, prefix: str = "") -> Store:
+        """A store at an address that was parsed."""
+        store = cls.__new__(cls)
+        store._begin(address, prefix)
+        return store
+
+    def _begin(self, address: Address, prefix: str) -> None:
+        self.address = address
         self.prefix = prefix
         self.commands = Link(self.address, name="dynamo-tasks:commands", on_ready=self._learn)
         self.keys = Keyspace(self.address.db, prefix)

@@ -44,12 +44,17 @@ _RETRY = 0.1
 
 
 class StreamReader:
-    """Reads streams on behalf of everything in this process."""
+    """Reads streams on behalf of everything in this process.
 
-    def __init__(self, store: Store):
+    Args:
+        store: Redis.
+        client: Name of the process, where it reads on other servers, too; a new one by default.
+    """
+
+    def __init__(self, store: Store, client: str | None = None):
         self._store = store
         self._ledger = Ledger(store)
-        self.client = secrets.token_hex(8)
+        self.client = client or secrets.token_hex(8)
         self.channel = client_channel(self.client, db=store.address.db, prefix=store.prefix)
         self._link = Link(
             store.address, name="dynamo-tasks:reader", on_ready=self._subscribe, on_message=self._on_message

@@ -45,7 +45,7 @@ async def _until(runtime: DistributedRuntime, found: Callable[[dict[str, Any]], 
 
 
 async def _rows(runtime: DistributedRuntime) -> dict[str, dict[str, Any]]:
-    found = await gather(runtime.client.store, NAMESPACE)
+    found = await gather([runtime.client.store], NAMESPACE)
     return {row["instance_id"]: row for row in found["instances"]}
 
 

@@ -50,7 +50,7 @@ def _rest(
     log: Any = SimpleNamespace(
         attempt=SimpleNamespace(previous=EventId(5, 1)), count_earlier=lambda size: None
     )
-    made = OutputCollector(worker, _Handler(policy), keeps_result=True)  # type: ignore[arg-type]
+    made = OutputCollector(worker, worker.store, _Handler(policy), keeps_result=True)  # type: ignore[arg-type]
 
     async def main() -> list[Any] | None:
         values = await made.rest(log, {})
@@ -88,14 +88,14 @@ def test_an_endpoint_that_cannot_go_on_says_so(monkeypatch: pytest.MonkeyPatch, 
 
 def test_without_a_result_nothing_is_kept() -> None:
     worker: Any = SimpleNamespace(tokens=0, store=None)
-    made = OutputCollector(worker, _Handler("continue"), keeps_result=False)  # type: ignore[arg-type]
+    made = OutputCollector(worker, worker.store, _Handler("continue"), keeps_result=False)  # type: ignore[arg-type]
     made.take(FIRST)
     made.take(LAST)
     assert (made.result(), made.end().usage, worker.tokens) == (None, USAGE, 2)
 
 
 def test_the_first_attempt_reads_no_log() -> None:
-    made = OutputCollector(SimpleNamespace(tokens=0), _Handler("fail"), keeps_result=True)  # type: ignore[arg-type]
+    made = OutputCollector(SimpleNamespace(tokens=0), None, _Handler("fail"), keeps_result=True)  # type: ignore[arg-type]
     log: Any = SimpleNamespace(attempt=SimpleNamespace(previous=ZERO))
     assert asyncio.run(made.rest(log, {})) is not None
 
@@ -116,7 +116,7 @@ def test_what_was_written_is_read_again_while_redis_is_away(monkeypatch: pytest.
         attempt=SimpleNamespace(previous=EventId(5, 1), namespace="ns", id="r"),
         count_earlier=lambda size: None,
     )
-    made = OutputCollector(worker, _Handler("continue"), keeps_result=True)  # type: ignore[arg-type]
+    made = OutputCollector(worker, worker.store, _Handler("continue"), keeps_result=True)  # type: ignore[arg-type]
 
     async def main() -> list[Any]:
         values = await made.rest(stream, {})
