@@ -167,6 +167,7 @@ class FrontendApp:
         call.attach(scope)
         _tidy(scope, call)
         call.browser = self._origins.headers(scope)
+        # Looked up, not routed: what answers with tokens takes one step to its API.
         hot = self._hot.get(scope["path"])
         if hot is not None:
             call.request_header = hot.request_header
@@ -206,6 +207,7 @@ class FrontendApp:
             failure = _failure(exc, call, scope, api)
             self._tenants.refused(call.owner_key, call.limits, exc)
             status = failure.status_code
+            # Its head is on its way: a second answer would be read as a part of the first.
             if getattr(response, "started", False):
                 raise
             await failure(scope, receive, call.answers(send))
@@ -318,6 +320,7 @@ def _failure(exc: Exception, call: HttpCall, scope: Scope, api: Api | None = Non
     if isinstance(exc, HTTPException):
         return _http_failure(exc, call, scope, api)
     log.event("http.error", exc=exc, request_id=call.request_id, api=call.api, error=str(exc))
+    # Its kind alone: the text of an error that nobody expected may hold what is not the client's.
     text = f"{type(exc).__name__}; the server's log has more about request {call.request_id}"
     return answer(EndpointError(text), call.request_id)
 

@@ -270,6 +270,7 @@ def decode_values(data: bytes) -> list[Any]:
     Raises:
         ProtocolError: they are something else.
     """
+    # Counted before it is read: a MiB of empty lists becomes 64 MiB of objects.
     if len(data) > _LARGE and _containers(data) > _MOST_CONTAINERS:
         raise ProtocolError(f"values in a stream have more than {_MOST_CONTAINERS} arrays and maps")
     try:

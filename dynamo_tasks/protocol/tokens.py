@@ -94,6 +94,7 @@ class _AsMap(msgspec.Struct):
 
 
 def _row(delta: TokenDelta) -> list[Any]:
+    # Cut off after the last field that says something: most events are a text and its ids.
     if delta.stop is not None:
         return list(msgspec.structs.astuple(delta))
     if delta.message is not None:

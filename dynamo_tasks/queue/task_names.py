@@ -67,6 +67,7 @@ class Registered:
         except InvalidNameError:
             return None
         found = endpoint if self._is_served(endpoint) else None
+        # Anybody may send any name: what is remembered of them is bounded.
         if len(self._answers) >= _MOST:
             self._answers.clear()
         self._answers[name] = (time.monotonic() + (_KNOWN_FOR if found else _UNKNOWN_FOR), found)

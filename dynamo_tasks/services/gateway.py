@@ -103,6 +103,7 @@ class RuntimeGateway(KnownRequests):
 
     def _look(self) -> None:
         watcher = self._watchers[self._namespace]
+        # The watcher replaces its list as a whole: the same list is the same fleet, and nothing is made anew.
         if (instances := watcher.instances) is not self._models_of:
             served = served_models([*instances, *watcher.resting], partial(model_state, watcher))
             self._models, self._models_of = served, instances
@@ -181,6 +182,7 @@ class RuntimeGateway(KnownRequests):
             return await self._quota.take(self._namespace, owner_key, limits)
 
     async def _submit(self, submission: Submission, endpoint: EndpointId, payload: Any) -> EventStream:
+        # Also the Worker behind a Processor or Router: they would take what nobody can answer.
         for one in {submission.endpoint, endpoint}:
             watcher = self._watchers[one.namespace]
             if one not in watcher.by_endpoint:
@@ -198,6 +200,7 @@ class RuntimeGateway(KnownRequests):
         chooser = self._chooser
         if chooser is None or endpoint != submission.endpoint or submission.options.preemptible:
             return None
+        # None runs, and one is started for it: the shared queue is where that one looks.
         if endpoint not in self._watchers[endpoint.namespace].by_endpoint:
             return None
         session = submission.headers.get(SESSION_HEADER, "")

@@ -57,6 +57,7 @@ def _put(scale: Scale, name: str, value: bytes, now: float) -> None:
         scale.bounds = _decode(value, Bounds)
     elif name.startswith("fleet:"):
         fleet = _decode(value, Fleet)
+        # A `serve` that says nothing any more has nothing.
         if now - fleet.at <= FLEET_TTL:
             scale.fleets[name.removeprefix("fleet:")] = fleet
 

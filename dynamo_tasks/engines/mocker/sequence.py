@@ -178,6 +178,7 @@ class KVCache:
         Returns:
             The blocks in order, or ``None`` (and nothing changed) if too few are free.
         """
+        # Blocks that are findable and held by nobody count among the free ones.
         idle = sum(1 for block in shared if not self._refs[block])
         if total - len(shared) > len(self._free) - idle:
             return None
@@ -238,6 +239,7 @@ class KVCache:
     def release(self, blocks: Tokens[int]) -> None:
         """Let go of a sequence's blocks; its last ones are reused first."""
         refs = self._refs
+        # The last ones are free first, and so reused first: beginnings are what other prompts share.
         for block in reversed(blocks):
             refs[block] -= 1
             if not refs[block]:

@@ -69,6 +69,7 @@ class StopScanner:
 
     def _open(self, text: str) -> int:
         """Length of the longest end of ``text`` that begins a stop."""
+        # Hardly any text ends with a character that is inside of a stop: no search for all others.
         if not text or text[-1] not in self._ends:
             return 0
         for size in range(min(self._longest - 1, len(text)), 0, -1):
@@ -129,6 +130,7 @@ class ChoiceOutput:
         self._scanner = StopScanner(request.stop, include=self._include_stop) if request.stop else None
         self._stop_ids = frozenset((*request.stop_token_ids, *end_ids))
         self._min_tokens = request.min_tokens
+        # What an earlier attempt put out goes through the same scanner: a stop may begin in it and end here.
         if emitted := request.output_token_ids.get(index):
             self.push(emitted)
 

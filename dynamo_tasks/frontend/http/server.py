@@ -82,6 +82,7 @@ class Acceptor:
             except OSError as exc:
                 self._none_left(exc)
                 return
+            # Some descriptors stay free: requests that run need more of them, for files and for Redis.
             connection.setblocking(False)
             if 0 <= self._highest <= connection.fileno():
                 self._refuse(connection)
@@ -102,6 +103,7 @@ class Acceptor:
     def _none_left(self, exc: OSError) -> None:
         """The process has no descriptor left, or something else is wrong with the listener: wait for better times."""
         if exc.errno in _NONE_LEFT and self._spare is not None:
+            # Accepted with the one that was kept for this: else it would wait without a word, and keep the loop awake.
             os.close(self._spare)
             self._spare = None
             with contextlib.suppress(OSError):

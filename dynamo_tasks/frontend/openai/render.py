@@ -184,6 +184,7 @@ class CompletionRenderer(EndsWithDone):
                 out.append(self._other(event))
                 continue
             deltas = decode(event[2])
+            # The token path: one delta of one choice, of which all but its text is the same bytes each time.
             if (
                 len(deltas) == 1
                 and (delta := deltas[0]).finish_reason is None
@@ -213,6 +214,7 @@ class CompletionRenderer(EndsWithDone):
 
     def _claim(self, event: Event) -> bytes:
         claim = Claim.decode(event.data)
+        # Another attempt goes on in the same message: clients have seen its role.
         if claim.previous != ZERO:
             return attempt_comment(claim)
         if not self._chat:
