@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -130,6 +133,27 @@ async def test_several_that_are_open_at_once(
         assert not await place.do("EXISTS", f"{place.keys.base}held:{OWNER}")
 
 
+@on_loop
+async def test_a_charge_is_a_read_and_a_write(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        owner = await place.owner()
+
+        async def commands(**options: Any) -> Counter[str]:
+            log = await owner.run(await place.submit(owner_key=OWNER, **options))
+            await place.do("CONFIG", "RESETSTAT")
+            assert await owner.finish(log, DONE) == "OK"
+            text = (await place.do("INFO", "commandstats")).decode()
+            calls = re.findall(
+                r"^cmdstat_(hget|hset|hdel|hincrby|sadd|pexpire):calls=(\d+)", text, re.MULTILINE
+            )
+            return Counter({name: int(count) for name, count in calls})
+
+        account = Account("llama", 12, 100, KeyLimits(), 90)
+        first, without = await commands(account=account), await commands()
+        assert first["sadd"], "the first one of a day notes the owner"
+        assert await commands(account=account) - without == Counter(hget=1, hset=1)
+
+
 def _short(row: UsageRow) -> tuple[int, ...]:
     return row.requests, row.errors, row.prompt, row.answer, row.cost
 
@@ -143,17 +167,17 @@ async def test_one_charge_however_it_ends(
         await _counted_once(place, course, counts)
 
 
-FINISH_CHARGES = "  account_ends(KEYS[1], log, r, state, used, tonumber(ttft))\n"
-OTHERS_CHARGE = "    account_ends(record, log, r, state, '', -1)\n"
+FINISH_CHARGES = "  account_ends(log, r, state, used, tonumber(ttft))\n"
+OTHERS_CHARGE = "    account_ends(log, r, state, '', -1)\n"
 # Script or what it includes, a text of it, what is there instead; a course that shows it.
 MUTANTS: list[tuple[str, str, str, Course]] = [
     ("finish", FINISH_CHARGES, "", finished),
     ("finish", FINISH_CHARGES, FINISH_CHARGES * 2, finished),
     ("lib/unowned", OTHERS_CHARGE, "", cancelled),
     ("lib/unowned", OTHERS_CHARGE, OTHERS_CHARGE * 2, expired),
-    ("lib/account", "    redis.call('DEL', key)\n  else", "  else", finished),
-    ("lib/account", "local change = (used - tokens) * step", "local change = 0", finished),
-    ("lib/account", "r.started and a[4] or 0", "0", dead_letter),
+    ("lib/charge", "    redis.call('DEL', key)\n  else", "  else", finished),
+    ("lib/charge", "local change = (used - tokens) * step", "local change = 0", finished),
+    ("lib/charge", "r.started and expected or 0", "0", dead_letter),
 ]  # fmt: skip
 
 

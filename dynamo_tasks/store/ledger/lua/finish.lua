@@ -43,8 +43,10 @@ local ended = {
   F.error, error, unpack(summary(data)),
 }
 if r.account then
-  -- @include account
-  account_ends(KEYS[1], log, r, state, used, tonumber(ttft))
+  -- @include charge
+  account_ends(log, r, state, used, tonumber(ttft))
+  -- Where the record is written anew below, it is left out.
+  if not is_over or r.dead_message then redis.call('HDEL', KEYS[1], F.account) end
   r.account = nil
 end
 redis.call('PEXPIRE', log, math.min(tonumber(r.retention) or 3600000, RECORD_TTL))

@@ -181,7 +181,7 @@ local function queue_it()
 end
 
 local function over_budget()
-  -- @include account
+  -- @include reservation
   local refused, left, full_in = reserve(owner_key, budget)
   left_of_minute, whole_in = int(left or 0), int(full_in or 0)
   return refused

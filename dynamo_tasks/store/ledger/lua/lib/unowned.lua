@@ -21,10 +21,10 @@ local function end_unowned(record, log, id, db, data, state, outcome_error)
   redis.call('XADD', log, event_id, 'e', data)
   redis.call('HSET', record, F.state, state, F.epoch, int(epoch), F.end_id, event_id, F.error, outcome_error,
     F.finished, int(now_ms()), F.settled, r.ignore_result == '1' and '1' or '0', unpack(summary(data)))
-  redis.call('HDEL', record, F.nonce)
+  redis.call('HDEL', record, F.nonce, F.account)
   if r.account then
-    -- @include account
-    account_ends(record, log, r, state, '', -1)
+    -- @include charge
+    account_ends(log, r, state, '', -1)
   end
   redis.call('PEXPIRE', record, RECORD_TTL)
   document_ends(id, r, RECORD_TTL)
