@@ -31,7 +31,7 @@ FIXED: dict[tuple[str, ...], tuple[str, ...]] = {
     ),
     ("ServiceArgs", "resources"): ("gpu", "gpu_type", "cpu", "memory"),
     ("ServiceArgs", "http"): ("port",),
-    ("ServiceArgs", "scale"): ("min", "max", "idle", "share", "turn", "sleep"),
+    ("ServiceArgs", "scale"): ("min", "max", "idle", "start", "share", "turn", "sleep"),
     ("ServiceArgs", "traffic"): (
         "timeout",
         "concurrency",
@@ -105,8 +105,8 @@ class ServiceSettings:
         traffic: ``timeout`` (seconds), ``concurrency`` and ``max_queue`` of the component as a whole,
             ``max_stream_bytes`` (what the stream of one request may hold), as far as given;
             ``max_concurrency`` and ``external_queue`` are for BentoML.
-        scale: ``min``, ``max`` (instances), ``idle`` (seconds), ``share`` (a name), ``turn`` (seconds) and ``sleep`` (a
-            level), as far as given.
+        scale: ``min``, ``max`` (instances), ``idle``, ``start`` (seconds), ``share`` (a name), ``turn`` (seconds) and
+            ``sleep`` (a level), as far as given.
         planner: Of the policy that says how many instances are wanted; ``None`` = there is none.
         system_port: Where each process serves its metrics and probes; 0 = any free port, ``None`` = not set here.
         http_port: Where a component that is not the graph's entry serves its HTTP methods; 0 = any free port.

@@ -79,6 +79,7 @@ _CHECKS: dict[Path, Check] = {
     ("ServiceArgs", "scale", "min"): _size,
     ("ServiceArgs", "scale", "max"): _count,
     ("ServiceArgs", "scale", "idle"): _seconds,
+    ("ServiceArgs", "scale", "start"): _seconds,
     ("ServiceArgs", "scale", "share"): _device,
     ("ServiceArgs", "scale", "turn"): _seconds,
     ("ServiceArgs", "scale", "sleep"): _level,

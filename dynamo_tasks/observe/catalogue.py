@@ -93,6 +93,8 @@ _LOG_EVENTS = (
              ("component", "error")),
     LogEvent("scale.wanted", INFO, "Another number of instances is wanted; by is start, queue, idle, turn or planner.",
              ("component", "wanted", "before", "by", "waiting")),
+    LogEvent("scale.hung", WARNING, "A process did not serve in time, or was silent for long: it was killed.",
+             ("process", "reason")),
     LogEvent("scale.no_sleep", WARNING, "A process could not sleep, or not wake: it ends, and another one is started.",
              ("process", "error")),
     LogEvent("instance.unhealthy", WARNING, "An instance of this process takes no work until its checks pass.",

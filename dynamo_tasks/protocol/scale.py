@@ -39,6 +39,7 @@ class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
         share: Name of the device that it shares with other components by turns; empty = with none.
         turn: Seconds that it may serve while requests wait for another one of these.
         sleep: How deep its engines sleep where they can, while it is not its turn; 0 = their processes end.
+        start: Seconds that a process may take until it serves, and then be silent at most; 0 = no limit.
     """
 
     min: int = 0
@@ -49,6 +50,7 @@ class Bounds(msgspec.Struct, frozen=True, omit_defaults=True):
     share: str = ""
     turn: float = 60.0
     sleep: int = 1
+    start: float = 0.0
 
     @property
     def automatic(self) -> bool:
@@ -85,6 +87,7 @@ class Fleet(msgspec.Struct, omit_defaults=True):
         share: As many as it is to have.
         note: Why it has not as many as it should; for people.
         failed: Whether they were tried and do not start; tried again later.
+        hung: Whether one was killed in its start because that took too long; others on its device go first.
         startup: Seconds that the last start took; 0 = none was seen.
         at: When this was said, Unix seconds by Redis's clock.
     """
@@ -97,6 +100,7 @@ class Fleet(msgspec.Struct, omit_defaults=True):
     share: int = 0
     note: str = ""
     failed: bool = False
+    hung: bool = False
     startup: float = 0.0
     at: float = 0.0
 
@@ -146,6 +150,11 @@ class Scale(msgspec.Struct):
         """Why it cannot be started anywhere; empty while it can, or nobody has tried."""
         notes = [fleet.note for fleet in self.fleets.values() if fleet.failed]
         return notes[0] if notes and len(notes) == len(self.fleets) else ""
+
+    @property
+    def pauses(self) -> bool:
+        """``True`` while nobody tries to start it, since the last start hung or several failed."""
+        return bool(self.fleets) and all(fleet.failed or fleet.hung for fleet in self.fleets.values())
 
     @property
     def note(self) -> str:

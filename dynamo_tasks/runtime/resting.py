@@ -79,6 +79,8 @@ def _why_waiting(watcher: Watcher | None, component: str, begins_in: float) -> s
         return "no worker can be started; it is tried again"
     if scale.share and not scale.wanted:
         return "the model waits for its turn: its device is used by another model"
+    if scale.pauses:
+        return "its worker hung while it started; another one is started soon"
     if scale.note:
         return "a worker is wanted, and waits for a free device"
     return "the model is starting: no worker runs yet" if scale.rests or scale.wanted else "no worker runs"

@@ -65,9 +65,8 @@ def service(
         image: Container image, for deployment tools.
         envs: Environment variables, a mapping or ``[{"name": …, "value": …}]``.
         labels: Free labels.
-        **options: ``concurrency`` (slots per process), ``scale`` (``{"min", "max", "idle", "share", "turn",
-            "sleep"}``), ``planner``, ``name``,
-            and options that BentoML knows.
+        **options: ``concurrency`` (slots per process), ``scale`` (``{"min", "max", "idle", "start", "share", "turn",
+            "sleep"}``), ``planner``, ``name``, and options that BentoML knows.
 
     Returns:
         A :class:`DynamoService`.

@@ -248,7 +248,7 @@ class Session:
         if bounds is None or not bounds.share or self._follower is None:
             return None
         command = partial(self._follower.command, deployment.namespace)
-        return Sleeping(bounds.sleep, self._drain_for(deployment.spec(0)), command)
+        return Sleeping(bounds.sleep, self._drain_for(deployment.spec(0)), command, bounds.start)
 
     def _drain_for(self, spec: ProcessSpec) -> float:
         """Seconds that requests may run on in a process that is not wanted any more."""

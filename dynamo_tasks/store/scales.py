@@ -15,6 +15,7 @@ import msgspec
 from dynamo_tasks.errors import ConfigError, ProtocolError
 from dynamo_tasks.protocol.events import UNREADABLE
 from dynamo_tasks.protocol.instances import InstanceInfo
+from dynamo_tasks.protocol.names import EndpointId
 from dynamo_tasks.protocol.scale import Bounds, Fleet, Scale, ScaledBy
 from dynamo_tasks.store.ledger.scripts import script
 from dynamo_tasks.store.redis.containment import contained
@@ -159,6 +160,20 @@ class Scales:
             ttl=int(FLEET_TTL * 1000),
         )  # fmt: skip
         return bool(reply)
+
+    async def steps(self, components: Iterable[str]) -> dict[str, tuple[int, int]]:
+        """Priority steps of what waits for each of some components, and of what it runs: of the most urgent request.
+
+        Returns:
+            Component → both; 9, the last step, where there is none.
+        """
+        names = list(components)
+        queues = [f"{self._store.prefix}{EndpointId(self._keys.namespace, one, '').queue}" for one in names]
+        given = [part for pair in zip(names, queues, strict=True) for part in pair]
+        reply = await script("steps").run(
+            self._store.commands, [self._keys.queued], *given, base=self._keys.base
+        )
+        return {one: (int(reply[2 * n]), int(reply[2 * n + 1])) for n, one in enumerate(names)}
 
     async def deploy(self, component: str, bounds: Bounds | None) -> None:
         """Note the bounds of a component; ``None`` = it has none any more.

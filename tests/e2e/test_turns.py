@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -20,8 +21,8 @@ MOCKER = (
 )  # fmt: skip
 
 
-def ask(turns: Turns, model: str, tokens: int = 10) -> httpx.Response:
-    body = {"model": model, "prompt": "abc", "max_tokens": tokens}
+def ask(turns: Turns, model: str, tokens: int = 10, **more: object) -> httpx.Response:
+    body = {"model": model, "prompt": "abc", "max_tokens": tokens, **more}
     return httpx.post(f"{turns.http.base_url}/v1/completions", json=body, timeout=120)
 
 
@@ -101,3 +102,20 @@ def test_one_that_dies_asleep_is_started_at_its_next_turn(turns: Turns) -> None:
     assert ask(turns, "large").status_code == 200
     assert turns.workers("small") == []
     assert ask(turns, "small").status_code == 200
+
+
+@pytest.mark.slow
+def test_who_is_waited_for_by_people_goes_before_batch_work(own_server: RedisServer, tmp_path: Path) -> None:
+    """The turn of a model that has batch work alone ends as soon as an interactive request waits for another one."""
+    settings = (*MOCKER[:-1], "--Worker.scale.turn=60", "--Worker.ServiceArgs.envs.DYNAMO_GRACE_PERIOD=1")
+    with (
+        Turns(own_server, tmp_path, {"small": (), "large": ()}, *settings) as turns,
+        ThreadPoolExecutor(8) as pool,
+    ):
+        until(lambda: state(turns, "small") and state(turns, "large"), 60, "both models are listed")
+        batch = [pool.submit(ask, turns, "large", 6000, service_tier="flex") for _ in range(4)]
+        until(lambda: turns.fleet("large")["running"] == 1, 60, "large runs")
+        assert ask(turns, "small").status_code == 200
+        assert not any(one.done() for one in batch), "it did not wait for them"
+        assert [one.result().json()["usage"]["completion_tokens"] for one in batch] == [6000] * 4
+        assert turns.wrong == []

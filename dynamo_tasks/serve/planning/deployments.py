@@ -21,6 +21,8 @@ _IDLE_S = 300.0
 """Seconds without requests after which a component with ``min: 0`` has no instance, where nothing else is said."""
 _TURN_S = 60.0
 """Seconds that a model may serve while requests wait for another one that shares its device."""
+_START_S = 900.0
+"""Seconds that a start may take where others wait for the device: large models load for minutes, none for longer."""
 
 
 def bounds_of(settings: ServiceSettings) -> Bounds | None:
@@ -39,6 +41,7 @@ def bounds_of(settings: ServiceSettings) -> Bounds | None:
     return Bounds(
         min=least, max=most, idle=idle, planned=bounds.planned, workers=max(1, bounds.clamp(settings.workers)),
         share=given.get("share", ""), turn=float(given.get("turn", _TURN_S)), sleep=given.get("sleep", 1),
+        start=float(given.get("start", _START_S if "share" in given else 0.0)),
     )  # fmt: skip
 
 

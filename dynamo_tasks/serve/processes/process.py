@@ -129,6 +129,7 @@ class ManagedProcess:
         proven: Whether it is known to have served; set by the supervisor.
         failure: Why it was given up; ``None`` while it was not.
         returns: Whether it is started again after its end.
+        hung: Whether it was given up because it did not get on.
     """
 
     def __init__(
@@ -154,6 +155,7 @@ class ManagedProcess:
         self.proven = False
         self.failure: str | None = None
         self.returns = True
+        self.hung = False
         self._on_line = on_line
         self._on_notice = on_notice
         self._watch = watch
@@ -199,6 +201,24 @@ class ManagedProcess:
         self._killing = True
         if self.pid is not None:
             self._notify(NoticeKind.KILLED, f"pid {self.pid} did not stop in time, killed")
+            kill_group(self.pid)
+
+    def give_up(self, reason: str) -> None:
+        """End it and all of its process group at once, and start it no more: it hangs.
+
+        Args:
+            reason: Why; ``failure`` from now on.
+        """
+        self.failure, self.hung = reason, True
+        self._stopping.set()
+        self._notify(NoticeKind.FAILED, f"{reason}; killed")
+        if self.pid is not None:
+            kill_group(self.pid)
+
+    def renew(self, reason: str) -> None:
+        """End this run of it at once, with all of its process group; it is started again as after any other end."""
+        if self.pid is not None:
+            self._notify(NoticeKind.KILLED, f"pid {self.pid} {reason}, killed")
             kill_group(self.pid)
 
     def _hopeless(self, code: int, failures: int) -> bool:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from dynamo_tasks.errors import ConfigError
+from dynamo_tasks.observe.log import event
 from dynamo_tasks.protocol.instances import Load
 from dynamo_tasks.protocol.scale import Fleet
 from dynamo_tasks.serve.planning.gpus import GpuPins
@@ -14,6 +15,7 @@ from dynamo_tasks.serve.processes.process import ManagedProcess
 from dynamo_tasks.serve.processes.spec import Deployment, ProcessSpec
 from dynamo_tasks.serve.processes.supervisor import Supervisor
 from dynamo_tasks.serve.scaling.sleeping import Sleeping
+from dynamo_tasks.serve.scaling.starts import Starts
 
 __all__ = ["ManagedFleet"]
 
@@ -59,9 +61,11 @@ class ManagedFleet:
         self._registered: set[ManagedProcess] = set()
         self._failures = 0
         self._failure = ""
+        self._hung = False
         self._lack = ""
         self._again_at = 0.0
         self._startup = 0.0
+        self._starts = Starts(deployment.bounds.start if deployment.bounds is not None else 0.0)
 
     @property
     def processes(self) -> list[ManagedProcess]:
@@ -90,6 +94,7 @@ class ManagedFleet:
         """
         self.share = share
         self._look(loads)
+        self._end_hung()
         self._discard_failed()
         self._discard_sleepers(all_of_them=off)
         awake = self.awake
@@ -99,7 +104,7 @@ class ManagedFleet:
             self._lack = ""
         if not share and (self._sleeping is None or off or time.monotonic() >= self._again_at):
             # One that waits for its next turn is not believed to start before it is time to try again.
-            self._failure, self._again_at = "", 0.0
+            self._failure, self._hung, self._again_at = "", False, 0.0
             self._failures = 0 if self._sleeping is None or off else self._failures
 
     def grow(self, leases: Mapping[int, int]) -> None:
@@ -161,8 +166,8 @@ class ManagedFleet:
             draining=len(self._draining) + len(falling), asleep=len(self.processes) - len(self.awake), share=self.share,
             # Once in a while it has room again, as far as it knows: else nobody would look for a device any more.
             most=len(here) if self._lack and time.monotonic() < self._again_at else None,
-            note=self._failure or self._lack or "; ".join(lost), failed=bool(self._failure),
-            startup=round(self._startup, 3), at=now,
+            note=self._failure or self._lack or "; ".join(lost) or (self._sleeping.trouble if self._sleeping else ""),
+            failed=bool(self._failure) and not self._hung, hung=self._hung, startup=round(self._startup, 3), at=now,
         )  # fmt: skip
 
     async def close(self) -> None:
@@ -186,7 +191,23 @@ class ManagedFleet:
                 if not process.proven or process.restarts == 0:
                     self._startup = now - begun
                 process.proven = True
-                self._failures, self._failure, self._again_at = 0, "", 0.0
+                if self._sleeping is not None:
+                    self._sleeping.trouble = ""
+                self._failures, self._failure, self._hung, self._again_at = 0, "", False, 0.0
+
+    def _end_hung(self) -> None:
+        """Kill what does not become registered, or is not any more: it would hold its device for ever."""
+        heard = [
+            one
+            for one in self.processes
+            if one in self._registered or self._sleeps(one) or self._changes(one)
+        ]
+        for hang in self._starts.look(self.processes, heard):
+            event("scale.hung", process=hang.process.spec.name, reason=hang.reason)
+            if hang.served:
+                hang.process.renew(hang.reason)
+            else:
+                hang.process.give_up(hang.reason)
 
     def _discard_failed(self) -> None:
         """Forget processes that were given up; try anew after a pause."""
@@ -195,6 +216,8 @@ class ManagedFleet:
                 continue
             pause = min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2**self._failures)
             self._failures += 1
+            # Once is no proof that it never starts: what waits for it waits on, and others on its device go first.
+            self._hung = process.hung and self._failures == 1
             self._failure = f"{process.spec.name} {process.failure}"
             self._again_at = time.monotonic() + pause
             self._draining[process] = asyncio.create_task(self._drain(process))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from dynamo_tasks.errors import NotStartedError
 from dynamo_tasks.observe.log import event
@@ -78,6 +79,8 @@ class ScaleLeader:
         """Decide for all that share one device, whichever ``serve`` deploys them."""
         by_name = {one.component: one for one in scales}
         members = [self._member(one, view) for one in scales]
+        if len([one for one in members if one.waiting or one.running]) > 1:
+            members = await self._with_steps(members)
         decided = next_turn(members)
         if decided is not None:
             member, wanted, by = decided
@@ -86,6 +89,16 @@ class ScaleLeader:
             scale = by_name[member.component]
             if scale.failed and member.waiting and not view.of(member.component).instances:
                 await self._end_waiting(scale.component, scale.failed)
+
+    async def _with_steps(self, members: list[Member]) -> list[Member]:
+        """Add the priorities of what waits and runs: they matter where several have something to do."""
+        steps = await self._scales.steps([one.component for one in members])
+        return [
+            replace(
+                one, claim_step=_claim_step(one, steps[one.component][0]), work_step=min(steps[one.component])
+            )
+            for one in members
+        ]
 
     def _member(self, scale: Scale, view: NamespaceView) -> Member:
         assert scale.bounds is not None
@@ -98,9 +111,9 @@ class ScaleLeader:
             component=scale.component, bounds=scale.bounds, wanted=wanted,
             by_hand=scale.by is ScaledBy.HAND and scale.wanted is not None,
             at_rest=not scale.awake and len(seen.leases) <= scale.asleep,
-            waiting=seen.waiting, running=seen.running, quiet=quiet, known=known, failed=bool(scale.failed),
+            waiting=seen.waiting, running=seen.running, quiet=quiet, known=known, failed=scale.pauses,
             claimed=activity.claimed(claims and not wanted, seen.oldest_wait, view.now - scale.since),
-            served=activity.served(wanted > 0 and seen.serves),
+            served=activity.served(wanted > 0, seen.serves),
         )  # fmt: skip
 
     async def _decide(self, one: Deployment, scale: Scale, seen: ComponentView) -> None:
@@ -149,6 +162,11 @@ class ScaleLeader:
         await self._scales.leave(self._name, [one.component for one in self._deployments], self._units)
 
 
+def _claim_step(member: Member, waiting: int) -> int:
+    # A model that nobody knows yet is waited for by all.
+    return waiting if member.known else 0
+
+
 class _Activity:
     """When a component last had a request; since when it has claimed its turn, and served in it."""
 
@@ -182,8 +200,15 @@ class _Activity:
         self._claims_since = self._claims_since or now
         return min(max(now - self._claims_since, oldest_wait), rested)
 
-    def served(self, serves: bool) -> float:
-        """Seconds for which it has served in its turn."""
-        now = time.monotonic()
-        self._serves_since = (self._serves_since or now) if serves else 0.0
-        return now - self._serves_since if serves else 0.0
+    def served(self, wanted: bool, serves: bool) -> float:
+        """Seconds since it began to serve in its turn; those in which it is started once more count, too.
+
+        Args:
+            wanted: Whether it is its turn.
+            serves: Whether it serves now.
+        """
+        if not wanted:
+            self._serves_since = 0.0
+        elif serves and not self._serves_since:
+            self._serves_since = time.monotonic()
+        return time.monotonic() - self._serves_since if self._serves_since else 0.0

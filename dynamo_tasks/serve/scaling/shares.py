@@ -32,7 +32,9 @@ def share_out(wanted: int, fleets: Mapping[str, Fleet]) -> dict[str, int]:
         room = [name for name in shares if _has_room(fleets[name], shares[name])]
         if not room:
             return shares
-        shares[min(room, key=lambda name: (fleets[name].failed, shares[name], name))] += 1
+        shares[
+            min(room, key=lambda name: (fleets[name].failed or fleets[name].hung, shares[name], name))
+        ] += 1
     return shares
 
 

@@ -17,7 +17,7 @@ Command = Callable[[int, str, Mapping[str, Any], float], Awaitable[str]]
 
 _REQUEUE_S = 15.0
 _CHANGE_S = 120.0
-"""Seconds that an engine has to fall asleep, or to wake; a process that takes longer is ended."""
+"""Most seconds that an engine has to fall asleep, or to wake; a process that takes longer is ended."""
 
 
 class Sleeping:
@@ -27,16 +27,20 @@ class Sleeping:
         level: How deep; 0 = not at all.
         drain: Seconds that running requests have before.
         command: Sends a command to an instance.
+        start: Seconds that a start may take; falling asleep and waking take no longer, and two minutes at most.
 
     Attributes:
         asleep: Those that have said so.
+        trouble: What one could not do, until the next one can, or is started; for people.
     """
 
-    def __init__(self, level: int, drain: float, command: Command):
+    def __init__(self, level: int, drain: float, command: Command, start: float):
         self.asleep: set[ManagedProcess] = set()
+        self.trouble = ""
         self._level = level
         self._drain = drain
         self._command = command
+        self._limit = min(start or _CHANGE_S, _CHANGE_S)
         self._changing: dict[ManagedProcess, asyncio.Task[None]] = {}
         self._failed: set[ManagedProcess] = set()
 
@@ -82,19 +86,21 @@ class Sleeping:
     async def _change(self, process: ManagedProcess, change: Awaitable[None]) -> None:
         try:
             await change
+            self.trouble = ""
         except DynamoError as error:
             event("scale.no_sleep", process=process.spec.name, error=error.message)
             self._failed.add(process)
+            self.trouble = f"{process.spec.name} could not sleep, or not wake: {error.message}"
             self.asleep.discard(process)
         self._changing.pop(process, None)
 
     async def _rest(self, process: ManagedProcess, lease: int) -> None:
         arguments = {"level": self._level, "drain": self._drain}
-        await self._command(lease, "sleep", arguments, self._drain + _REQUEUE_S + _CHANGE_S)
+        await self._command(lease, "sleep", arguments, self._drain + _REQUEUE_S + self._limit)
         self.asleep.add(process)
 
     async def _wake(self, process: ManagedProcess, lease: int) -> None:
         # From here on it may hold memory.
         self.asleep.discard(process)
-        await self._command(lease, "wake", {}, _CHANGE_S)
+        await self._command(lease, "wake", {}, self._limit)
         process.returns = True

@@ -10,6 +10,7 @@ from dynamo_tasks.protocol.scale import Bounds, Fleet, Scale, ScaledBy
 from dynamo_tasks.store.scales import FLEET_TTL, Scales
 from tests.support.server import RedisServer
 from tests.support.streams import Place, on_loop
+from tests.support.wait_queue import WaitQueue
 
 BOUNDS = Bounds(min=0, max=2, idle=60.0)
 
@@ -124,3 +125,38 @@ async def test_nothing_begins_while_another_one_is_awake(redis_server: RedisServ
         assert await scales.occupy("large", "b", Fleet(starting=1, at=now))
         await scales.report("a", {"small": Fleet(running=1, at=now - FLEET_TTL - 1)})
         assert await scales.occupy("large", "b", Fleet(starting=1, at=now)), "who is silent for long is gone"
+
+
+@on_loop
+async def test_the_most_urgent_of_what_waits_and_runs(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        scales, line = Scales(place.store, place.namespace), WaitQueue(place)
+
+        async def steps() -> tuple[int, int]:
+            return (await scales.steps(["Other", "Worker"]))["Worker"]
+
+        assert await steps() == (9, 9), "there is nothing"
+        await line.submit(count=3, priority=9)
+        (urgent,) = await line.submit(priority=4)
+        assert await steps() == (3, 9)
+        assert await line.pop() == urgent
+        await line.claim(urgent, 1)
+        assert await steps() == (9, 3)
+
+
+@on_loop
+async def test_one_urgent_request_is_seen_among_many(redis_server: RedisServer) -> None:
+    async with Place(redis_server.url) as place:
+        scales, line = Scales(place.store, place.namespace), WaitQueue(place)
+        await line.submit(count=90, priority=9)
+        assert await scales.steps(["Worker"]) == {"Worker": (9, 9)}
+        (gone,) = await line.submit(priority=0)
+        await place.ledger.cancel(place.namespace, gone)
+        assert await scales.steps(["Worker"]) == {"Worker": (9, 9)}, (
+            "its message lies there, and nobody waits for it"
+        )
+        (urgent,) = await line.submit(priority=0)
+        assert await scales.steps(["Worker"]) == {"Worker": (0, 9)}
+        assert (await line.pop(), await line.pop()) == (gone, urgent)
+        await line.claim(urgent, 1)
+        assert await scales.steps(["Worker"]) == {"Worker": (9, 0)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from dynamo_tasks.config import ServiceSettings
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.protocol.scale import Bounds, ScaledBy
 from dynamo_tasks.serve.planning.deployments import bounds_of
+from dynamo_tasks.serve.processes.process import ManagedProcess
+from dynamo_tasks.serve.scaling.starts import Hang, Starts
 from dynamo_tasks.serve.scaling.turns import Member, next_turn
 
 BOUNDS = Bounds(min=0, idle=300.0, share="gpu0", turn=60.0)
@@ -39,6 +42,25 @@ SERVES = Member(component="c", bounds=BOUNDS, wanted=1, at_rest=False, running=1
         ([WAITS, replace(WAITS, component="d", claimed=2.0)], ("d", 1, ScaledBy.QUEUE)),
         ([SERVES, replace(SERVES, component="d")], ("d", 0, ScaledBy.TURN)),
         ([replace(WAITS, by_hand=True)], None),
+        # A higher priority is served first, and before what has waited for longer.
+        (
+            [replace(WAITS, claim_step=9, claimed=9.0), replace(WAITS, component="d", claim_step=3)],
+            ("d", 1, ScaledBy.QUEUE),
+        ),
+        (
+            [replace(WAITS, claim_step=9, claimed=601.0), replace(WAITS, component="d")],
+            ("b", 1, ScaledBy.QUEUE),
+        ),
+        # What has lower ones alone to do gives way, once it has had some time; nobody gives way to a lower one.
+        ([WAITS, replace(SERVES, work_step=9, served=5.0)], None),
+        ([WAITS, replace(SERVES, work_step=9, served=6.0)], ("c", 0, ScaledBy.TURN)),
+        ([replace(WAITS, claim_step=9), replace(SERVES, work_step=9)], None),
+        ([replace(WAITS, claim_step=9), replace(SERVES, served=61.0)], None),
+        ([replace(WAITS, claim_step=9), replace(SERVES, running=0)], ("c", 0, ScaledBy.TURN)),
+        (
+            [replace(WAITS, claim_step=9, claimed=601.0), replace(SERVES, served=61.0)],
+            ("c", 0, ScaledBy.TURN),
+        ),
     ],
 )
 def test_whose_turn_it_is(members: list[Member], expected: tuple[str, int, ScaledBy] | None) -> None:
@@ -94,6 +116,49 @@ def test_nobody_waits_longer_than_a_turn_of_each_other(arrivals: list[list[int]]
                 left -= 1
     bound = (len(models) - 1) * (START + BOUNDS.turn + DRAIN + 4 * STEP) + DRAIN + 4 * STEP
     assert max(one.longest for one in models.values()) <= bound
+
+
+class FakeProcess:
+    """What is asked of a process."""
+
+    pid: int | None = 7
+
+
+def test_what_does_not_register_hangs() -> None:
+    clock = iter(float(second) for second in range(200))
+    starts, process = Starts(10.0, lambda: next(clock)), cast(ManagedProcess, FakeProcess())
+
+    def until_hang(*, heard: bool = False) -> tuple[int, list[Hang]]:
+        found: list[Hang] = []
+        return next(
+            n for n in range(1, 90) if (found := starts.look([process], [process] if heard else []))
+        ), found
+
+    assert until_hang() == (
+        11,
+        [Hang(process, served=False, reason="did not serve within 10 s of its start")],
+    )
+    process.pid = 8
+    starts.look([process], [process])
+    assert until_hang() == (10, [Hang(process, served=True, reason="was not heard of for 10 s")])
+    process.pid = 9
+    assert until_hang()[0] == 11, "a new run has all of its time"
+
+
+def test_time_in_which_nobody_looked_does_not_count() -> None:
+    clock = iter([0.0, 1.0, 500.0, 501.0])
+    starts, process = Starts(10.0, lambda: next(clock)), cast(ManagedProcess, FakeProcess())
+    assert [starts.look([process], []) for _ in range(3)] == [[], [], []]
+
+
+def test_a_start_may_take_a_quarter_of_an_hour_where_others_wait_for_the_device() -> None:
+    def start(**scale: object) -> float:
+        bounds = bounds_of(ServiceSettings(name="Worker", scale=scale))
+        assert bounds is not None
+        return bounds.start
+
+    assert (start(min=0), start(min=0, start=5.0)) == (0.0, 5.0)
+    assert (start(min=0, share="gpu0"), start(min=0, share="gpu0", start=5.0)) == (900.0, 5.0)
 
 
 @pytest.mark.parametrize(
