@@ -33,7 +33,7 @@ class Hang:
 
 @dataclass
 class _Silence:
-    """What is known of one run of a process."""
+    """One run of a process, and how long it has been silent."""
 
     pid: int
     seconds: float = 0.0
