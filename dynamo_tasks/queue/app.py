@@ -12,7 +12,7 @@ from celery import Celery, Task
 from kombu import Queue
 from kombu.utils.imports import symbol_by_name
 
-from dynamo_tasks.config.host.redis_lanes import join_lanes, split_lanes
+from dynamo_tasks.config.host.redis_lanes import completed_lanes, join_lanes, split_lanes
 from dynamo_tasks.config.host.tls import complete_url
 from dynamo_tasks.errors import DynamoError
 from dynamo_tasks.protocol.names import EndpointId
@@ -28,7 +28,7 @@ from dynamo_tasks.queue.worker.beat import Beat
 from dynamo_tasks.queue.worker.consuming import Queues, direct_queue
 from dynamo_tasks.queue.worker.request import Events
 from dynamo_tasks.queue.worker.worker import Host, LoopWorker, ServiceStep
-from dynamo_tasks.store.lanes.lane import lane_addresses
+from dynamo_tasks.store.lanes.lane import parse_lanes
 from dynamo_tasks.store.queue_keys import PRIORITY_STEPS, WAIT_QUEUE_STEP
 from dynamo_tasks.store.redis.address import Address
 from dynamo_tasks.store.redis.connection import Link
@@ -109,7 +109,8 @@ class DynamoApp(NamedApp):
 
     amqp_cls = AMQP
     events_cls = Events
-    _lane_addresses: Sequence[Address] = ()
+    _lanes: Sequence[tuple[Address, bool]] = ()
+    _further_urls: Sequence[str] = ()
     _redis_backend: tuple[Any, Any] | None = None
 
     def __init__(
@@ -154,13 +155,15 @@ class DynamoApp(NamedApp):
         """
         try:
             text = self._server_url if isinstance(self._server_url, str) else self._server_url()
-            urls = [complete_url(url) for url in split_lanes(text)]
-            self._lane_addresses = lane_addresses(join_lanes(urls)) if len(urls) > 1 else []
+            text = completed_lanes(text, complete_url)
+            first, *others = split_lanes(text)
+            self._lanes = parse_lanes(text) if others or "#" in first else ()
+            self._further_urls = others
         except DynamoError as exc:
             if click.get_current_context(silent=True) is not None:
                 raise _CommandError(exc.message) from None
             raise
-        address = Address.parse(urls[0], self.conf.broker_transport_options)
+        address = Address.parse(first, self.conf.broker_transport_options)
         options, tls = address.broker_options, address.tls.settings() if address.tls else None
         self.conf.update(
             broker_url=address.broker_url,
@@ -176,15 +179,15 @@ class DynamoApp(NamedApp):
     def server_urls(self) -> str:
         """URLs of Redis: of all lanes, with blanks between; of the only server, where there is one."""
         first = self.server_url
-        return join_lanes([first, *(one.url for one in self._lane_addresses[1:])])
+        return join_lanes([first, *self._further_urls])
 
     @cached_property
     def lanes(self) -> LanePublisher | None:
         """Publishes over several lanes; ``None`` where there is one."""
         self.server_url  # noqa: B018 - finds them
-        if not self._lane_addresses:
+        if not self._lanes:
             return None
-        return LanePublisher(self._lane_addresses, self.key_prefix, self._connection_to)
+        return LanePublisher(self._lanes, self.key_prefix, self._connection_to)
 
     def _connection_to(self, address: Address) -> Any:
         """A connection to a further lane."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from dynamo_tasks.config.host.redis_server import key_prefix
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.protocol.instances import InstanceInfo, Load
 from dynamo_tasks.runtime.scales import scale_rows
-from dynamo_tasks.store.lanes.lane import connected
+from dynamo_tasks.store.lanes.lane import connected, parse_lanes
 from dynamo_tasks.store.ledger.fields import Field
 from dynamo_tasks.store.namespaces import purge_namespace
 from dynamo_tasks.store.queue_keys import PRIORITY_SEPARATOR, PRIORITY_STEPS, WAIT_QUEUE_STEP, priority_suffix
@@ -31,7 +31,9 @@ def snapshot(url: str, namespace: str | None = None) -> dict[str, Any]:
     Raises:
         ServerUnavailableError: Redis cannot be reached.
     """
-    return asyncio.run(_with_lanes(url, lambda lanes: gather(lanes, namespace), all_of_them=False))
+    return asyncio.run(
+        _with_lanes(url, lambda lanes: gather(lanes, namespace, _drained(url)), all_of_them=False)
+    )
 
 
 def purge(url: str, namespace: str, *, force: bool = False) -> int:
@@ -63,13 +65,20 @@ async def _with_lanes(url: str, use: Callable[[list[Store]], Awaitable[T]], *, a
         return await use(lanes)
 
 
-async def gather(lanes: Sequence[Store], namespace: str | None = None) -> dict[str, Any]:
+def _drained(url: str) -> set[int]:
+    return {number for number, (_, drained) in enumerate(parse_lanes(url), 1) if drained}
+
+
+async def gather(
+    lanes: Sequence[Store], namespace: str | None = None, drained: Collection[int] = ()
+) -> dict[str, Any]:
     """Take the snapshot.
 
     Args:
         lanes: All servers. Instances are on each of them, and are asked for on one that is connected; what waits is
             counted on all that are.
         namespace: The only one; all by default.
+        drained: Numbers of lanes that get no new requests.
     """
     up = [store for store in lanes if store.commands.connected] or [lanes[0]]
     first = up[0]
@@ -95,17 +104,19 @@ async def gather(lanes: Sequence[Store], namespace: str | None = None) -> dict[s
     return (
         found
         if len(lanes) == 1
-        else {**found, "lanes": await _lanes(lanes, dict(zip(up, counts, strict=True)))}
+        else {**found, "lanes": await _lanes(lanes, dict(zip(up, counts, strict=True)), drained)}
     )
 
 
-async def _lanes(lanes: Sequence[Store], counts: Mapping[Store, Counter[str]]) -> list[dict[str, Any]]:
+async def _lanes(
+    lanes: Sequence[Store], counts: Mapping[Store, Counter[str]], drained: Collection[int]
+) -> list[dict[str, Any]]:
     """A row of each lane: what waits there, and its memory; ``None`` of one that is away."""
     return [
         {
             "lane": number,
             "redis_url": mask_url(store.address.url),
-            "state": "up" if store in counts else "away",
+            "state": "away" if store not in counts else "drained" if number in drained else "up",
             "queued": counts[store].total() if store in counts else None,
             "memory": (await memory_of(store)).as_dict() if store in counts else None,
         }

@@ -17,7 +17,7 @@ from typing import Any
 
 from dynamo_tasks.config.host.given import grace_period, variable
 from dynamo_tasks.config.host.home import Home
-from dynamo_tasks.config.host.redis_lanes import split_lanes
+from dynamo_tasks.config.host.redis_lanes import lane_url, split_lanes
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe import mask_url
 from dynamo_tasks.serve import http
@@ -150,7 +150,7 @@ class Session:
             first, *others = split_lanes(url)
             await self._until_up(first)
             for one in others:
-                await self._look_at_lane(one)
+                await self._look_at_lane(lane_url(one)[0])
             self._output.say("server", f"{mask_url(url)} (DYNAMO_REDIS_URL)")
             return url
         self._server = EmbeddedServer(self._home)

@@ -7,7 +7,7 @@ import math
 import os
 import threading
 
-from dynamo_tasks.config.host.redis_lanes import split_lanes
+from dynamo_tasks.config.host.redis_lanes import lane_url, split_lanes
 from dynamo_tasks.store.bridge import bridge
 from dynamo_tasks.store.lanes.directory import Directory
 from dynamo_tasks.store.lanes.lane import opened
@@ -182,6 +182,10 @@ os.register_at_fork(after_in_child=_forked)
 def close_shared(url: str) -> None:
     """Close this process's clients of a server, e.g. before a program ends or a test's server goes."""
     with _lock:
-        gone = [_clients.pop(key) for key in list(_clients) if url == key[0] or url in split_lanes(key[0])]
+        gone = [
+            _clients.pop(key)
+            for key in list(_clients)
+            if url in [lane_url(one)[0] for one in split_lanes(key[0])]
+        ]
     for client in gone:
         bridge().call(client.close())

@@ -70,11 +70,27 @@ def test_requests_are_on_all_lanes_and_their_texts_are_whole(lanes: Lanes) -> No
         assert (status, body["status"]) == (200, "succeeded")
 
 
-def test_status_shows_lanes(lanes: Lanes) -> None:
+@pytest.mark.parametrize(("mark", "state"), [("", "up"), ("#drain", "drained")])
+def test_status_shows_lanes(lanes: Lanes, mark: str, state: str) -> None:
     command = [sys.executable, "-m", "dynamo_tasks", "status", "--json"]
     ran = subprocess.run(
-        command, env=environment(lanes.url), cwd=ROOT, capture_output=True, text=True, check=True
+        command, env=environment(lanes.url + mark), cwd=ROOT, capture_output=True, text=True, check=True
     )
     shown = json.loads(ran.stdout)
-    assert [row["state"] for row in shown["lanes"]] == ["up", "up"]
+    assert [row["state"] for row in shown["lanes"]] == ["up", state]
     assert len(shown["instances"]) == 2, "each is shown once"
+
+
+def test_a_lane_is_drained(lanes: Lanes) -> None:
+    """It gets no new requests; those that are there go on, and are found by who drains it."""
+    readers = start(lanes.http, n=16, tokens=60)
+    there = {one.request_id for one in readers} & _ids(lanes.servers[1])
+    assert there
+    with Frontend(f"{lanes.url}#drain", settings=("Worker.ServiceArgs.workers=2",)) as drains:
+        before = _ids(lanes.servers[1])
+        check(start(drains, n=8, tokens=20))
+        assert _ids(lanes.servers[1]) == before
+        for request_id in there:
+            read = [data for _, data in drains.events("GET", f"/v1/requests/{request_id}/stream")]
+            assert read[-1] == "[DONE]"
+    check(readers)

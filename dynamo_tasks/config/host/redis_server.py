@@ -12,7 +12,7 @@ from typing import Any
 from dynamo_tasks.config.host.given import variable
 from dynamo_tasks.config.host.home import Home, read_json
 from dynamo_tasks.config.host.identity import ProcessId
-from dynamo_tasks.config.host.redis_lanes import join_lanes, split_lanes
+from dynamo_tasks.config.host.redis_lanes import completed_lanes
 from dynamo_tasks.config.host.tls import complete_url
 from dynamo_tasks.errors import ServerUnavailableError
 
@@ -62,7 +62,7 @@ def resolve_redis_url(environ: Mapping[str, str] | None = None) -> str:
     """
     environ = os.environ if environ is None else environ
     if url := variable("DYNAMO_REDIS_URL", environ):
-        return join_lanes([complete_url(one, environ) for one in split_lanes(url)])
+        return completed_lanes(url, lambda one: complete_url(one, environ))
     home = Home.from_environ(environ)
     if url := running_url(home):
         return url

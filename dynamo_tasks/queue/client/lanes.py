@@ -37,13 +37,14 @@ class LanePublisher:
     """Publishes for one application.
 
     Args:
-        addresses: Of all lanes.
+        lanes: Addresses of all lanes, and which of them are drained.
         prefix: The application's ``global_keyprefix``.
         connect: Makes a broker connection to an address.
     """
 
-    def __init__(self, addresses: Sequence[Address], prefix: str, connect: Callable[[Address], Any]):
-        self._addresses = addresses
+    def __init__(self, lanes: Sequence[tuple[Address, bool]], prefix: str, connect: Callable[[Address], Any]):
+        self._addresses = [address for address, _ in lanes]
+        self._drained = {number for number, (_, drained) in enumerate(lanes, 1) if drained}
         self._prefix = prefix
         self._connect = connect
         self._lock = threading.Lock()
@@ -137,13 +138,16 @@ class LanePublisher:
             return [self._holder(channel, keys.record(new.id), new.id)]
         now = time.monotonic()
         # Those that were away a moment ago come last: to find that out may take seconds.
-        return sorted(
-            rank(new.id, self.count), key=lambda number: now - self._away.get(number, -_AWAY) < _AWAY
-        )
+        ranked = [number for number in self._ranked(new.id) if number not in self._drained]
+        return sorted(ranked, key=lambda number: now - self._away.get(number, -_AWAY) < _AWAY)
+
+    def _ranked(self, key: str) -> list[int]:
+        """The lanes in the order in which they are to have a key; those that are drained, last."""
+        return sorted(rank(key, self.count), key=self._drained.__contains__)
 
     def _holder(self, channel: Any, key: str, ranked_by: str = "") -> int:
         """The lane that has a key, of those that answer; else the one that is to have it."""
-        ranked = rank(ranked_by or key, self.count)
+        ranked = self._ranked(ranked_by or key)
         for number in ranked:
             with suppress(*self._errors(channel)):
                 if self.ledger(channel, number).has(key):

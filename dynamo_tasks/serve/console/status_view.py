@@ -102,9 +102,12 @@ def render_status(shown: Mapping[str, Any]) -> RenderableType:
 
 def _lane(row: Mapping[str, Any]) -> Text:
     """One of several lanes."""
-    if row["state"] != "up":
+    if row["state"] == "away":
         return Text(f"lane {row['lane']}  {row['redis_url']}  {row['state']}", "bold red")
-    return Text.assemble((f"lane {row['lane']}  {row['redis_url']}", "bold"), f"  {row['queued']} queued")
+    return Text.assemble(
+        (f"lane {row['lane']}  {row['redis_url']}", "bold"),
+        f"  {row['queued']} queued{', drained' * (row['state'] == 'drained')}",
+    )
 
 
 def _memory(memory: Mapping[str, Any]) -> Text:

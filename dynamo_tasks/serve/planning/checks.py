@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 from dynamo_tasks.config.host.given import check_variables, variable
 from dynamo_tasks.config.host.home import Home
-from dynamo_tasks.config.host.redis_lanes import join_lanes, split_lanes
+from dynamo_tasks.config.host.redis_lanes import completed_lanes
 from dynamo_tasks.config.host.tls import complete_url
 from dynamo_tasks.errors import ConfigError
 from dynamo_tasks.observe.tracing import EXPORTER_VARIABLE, exporter_problems
@@ -47,7 +47,7 @@ def check_environment(
     for spec in plan.processes:
         _check_process(spec, {**environ, **spec.env})
     if url := variable("DYNAMO_REDIS_URL", environ):
-        addresses = lane_addresses(join_lanes([complete_url(one, environ) for one in split_lanes(url)]))
+        addresses = lane_addresses(completed_lanes(url, lambda one: complete_url(one, environ)))
         for address in addresses:
             if address.tls is not None:
                 address.tls.context()

@@ -1,7 +1,8 @@
 """The directory of lanes: which one a new request lives on, and where one is found by its id.
 
 Lanes are ranked for each key by rendezvous hashing over their numbers. So a lane that is added at the end takes its
-share of new keys from all others, and no other key moves; what lived elsewhere before is found by asking.
+share of new keys from all others, and no other key moves; what lived elsewhere before is found by asking. A lane
+that is drained comes last, and gets no fresh ids at all.
 
 =======================================  ===================================================================
 request                                  its lane
@@ -58,8 +59,9 @@ class Directory:
         self._placed: OrderedDict[str, Lane] = OrderedDict()
 
     def ranked(self, key: str) -> list[Lane]:
-        """The lanes in the order in which they are to have a key."""
-        return [self.lanes[number - 1] for number in rank(key, len(self.lanes))]
+        """The lanes in the order in which they are to have a key; those that are drained, last."""
+        ranked = [self.lanes[number - 1] for number in rank(key, len(self.lanes))]
+        return sorted(ranked, key=lambda lane: lane.drained)
 
     async def candidates(self, new: NewRequest) -> list[Lane]:
         """Lanes that a new request may live on, the best one first; more than one only for a fresh id."""
@@ -71,7 +73,7 @@ class Directory:
             return [self.lanes[new.lane - 1]]
         if not new.fresh:
             return [await self._known(new.id, new.endpoint.namespace) or self.ranked(new.id)[0]]
-        ranked = self.ranked(new.id)
+        ranked = [lane for lane in self.ranked(new.id) if not lane.drained]
         return [lane for lane in ranked if lane.up] or ranked[:1]
 
     async def _of_key(self, new: NewRequest) -> Lane:

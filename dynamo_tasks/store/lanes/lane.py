@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Sequence
 
-from dynamo_tasks.config.host.redis_lanes import split_lanes
+from dynamo_tasks.config.host.redis_lanes import lane_url, split_lanes
 from dynamo_tasks.errors import ConfigError, DynamoError, ServerUnavailableError
 from dynamo_tasks.observe.log import event
 from dynamo_tasks.store.ledger.ledger import Ledger
@@ -17,7 +17,7 @@ from dynamo_tasks.store.redis.retry import retry_first
 from dynamo_tasks.store.redis.server import Store
 from dynamo_tasks.store.streams.reader import StreamReader
 
-__all__ = ["Lane", "check_share", "connected", "lane_addresses", "opened", "share"]
+__all__ = ["Lane", "check_share", "connected", "lane_addresses", "opened", "parse_lanes", "share"]
 
 _SILENT = 5.0
 """Seconds for which a lane that did not answer in time gets no new requests, if there are others."""
@@ -32,21 +32,35 @@ def lane_addresses(text: str) -> list[Address]:
     Raises:
         ConfigError: one is not valid, two are the same server, or they have different databases; says which.
     """
+    return [address for address, _ in parse_lanes(text)]
+
+
+def parse_lanes(text: str) -> list[tuple[Address, bool]]:
+    """The addresses of all lanes, and which of them are drained; see :func:`lane_addresses`.
+
+    Raises:
+        ConfigError: also where the first lane is drained.
+    """
     urls = split_lanes(text)
-    if len(urls) == 1:
-        return [Address.parse(urls[0])]
-    return check_lanes([_parse(number, url) for number, url in enumerate(urls, 1)])
+    if len(urls) == 1 and "#" not in urls[0]:
+        return [(Address.parse(urls[0]), False)]
+    lanes = [_parse(number, url) for number, url in enumerate(urls, 1)]
+    if lanes[0][1]:
+        raise ConfigError("lane 1 cannot be drained: Celery's results, objects of APIs and more are there")
+    check_lanes([address for address, _ in lanes])
+    return lanes
 
 
-def _parse(number: int, url: str) -> Address:
+def _parse(number: int, text: str) -> tuple[Address, bool]:
     try:
-        return Address.parse(url)
+        url, drained = lane_url(text)
+        return Address.parse(url), drained
     except ConfigError as exc:
         raise ConfigError(f"lane {number}: {exc.message}") from None
 
 
-def check_lanes(addresses: list[Address]) -> list[Address]:
-    """Refuse addresses that cannot be lanes beside each other; returns them."""
+def check_lanes(addresses: list[Address]) -> None:
+    """Refuse addresses that cannot be lanes beside each other."""
     seen: dict[str, int] = {}
     for number, address in enumerate(addresses, 1):
         # Without its database: two of one server are no two lanes, since they share its one core and its pub/sub.
@@ -60,7 +74,6 @@ def check_lanes(addresses: list[Address]) -> list[Address]:
             raise ConfigError(
                 f"lane {number} has the database {address.db}, lane 1 has {addresses[0].db}: all lanes need the same"
             )
-    return addresses
 
 
 def share(limit: int, number: int, lanes: int) -> int:
@@ -99,11 +112,13 @@ class Lane:
         store: Its command connection.
         ledger: Its requests.
         reader: This process's reader of its streams.
+        drained: It gets no new requests; those that are there go on, and are found.
     """
 
-    def __init__(self, number: int, store: Store, client: str | None = None):
+    def __init__(self, number: int, store: Store, client: str | None = None, *, drained: bool = False):
         self.number = number
         self.store = store
+        self.drained = drained
         self.ledger = Ledger(store)
         self.reader = StreamReader(store, client)
         self._opening: asyncio.Task[None] | None = None
@@ -186,7 +201,9 @@ async def connected(urls: str, prefix: str, *, all_of_them: bool = True) -> Asyn
 
 def opened(urls: str, prefix: str) -> Sequence[Lane]:
     """The lanes of a text of URLs, not connected yet."""
-    stores = [Store.at(address, prefix=prefix) for address in lane_addresses(urls)]
-    first = Lane(1, stores[0])
-    # One name for the readers of all lanes: a process is one reader, wherever a request lives.
-    return [first, *(Lane(number, store, first.reader.client) for number, store in enumerate(stores[1:], 2))]
+    lanes: list[Lane] = []
+    for number, (address, drained) in enumerate(parse_lanes(urls), 1):
+        # One name for the readers of all lanes: a process is one reader, wherever a request lives.
+        client = lanes[0].reader.client if lanes else None
+        lanes.append(Lane(number, Store.at(address, prefix=prefix), client, drained=drained))
+    return lanes

@@ -115,6 +115,22 @@ def test_an_id_is_found_when_a_lane_was_added(lab: Lab, servers: list[RedisServe
         assert _lane_of(lab, servers, one) == [1]
 
 
+def test_a_lane_that_is_drained_gets_what_it_knows(
+    lab: Lab, servers: list[RedisServer], worker: Worker
+) -> None:
+    known = _id_for(2)
+    assert lab.call("echo", 1, task_id=known).get(timeout=30) == 1
+    drains = Lab(servers[0], "lanes", f"{lab.url}#drain")
+    try:
+        assert drains.call("echo", 1, task_id=known).get(timeout=30) == 1
+        made = [drains.call("echo", n) for n in range(12)] + [drains.call("echo", 12, task_id=_id_for(2))]
+        assert [one.get(timeout=30) for one in made] == [*range(13)]
+        assert {tuple(_lane_of(lab, servers, one.id)) for one in made} == {(1,)}
+    finally:
+        drains.close()
+    assert _lane_of(lab, servers, known) == [2]
+
+
 def test_lanes_that_cannot_be(servers: list[RedisServer]) -> None:
     first, second = servers[0].url, servers[1].url
     for text, message in (

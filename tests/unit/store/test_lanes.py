@@ -43,6 +43,9 @@ def test_no_password_of_any_lane_is_shown() -> None:
         ("redis://a:1/0 redis://b:2/1", "lane 2 has the database 1, lane 1 has 0"),
         ("redis://a:1/0 http://b:2", "lane 2: not a Redis URL"),
         ("redis://a:1/0 redis://b:99999/0", "lane 2: the Redis URL is not valid"),
+        ("redis://a:1/0 redis://b:2/0#gone", "lane 2: a lane.s URL may end with #drain, not with #gone"),
+        ("redis://a:1/0#drain redis://b:2/0", "lane 1 cannot be drained"),
+        ("redis://a:1/0#drain", "lane 1 cannot be drained"),
     ],
 )
 def test_lanes_that_cannot_be(text: str, says: str) -> None:
