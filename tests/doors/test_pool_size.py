@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
+import redis
 from celery import Celery
 
 from dynamo_tasks.protocol.names import EndpointId
@@ -109,6 +111,22 @@ def test_autoscale_and_its_limits(nodes: dict[str, Node], kind: str) -> None:
         scaler = node.told("stats")["autoscaler"]
         assert (scaler["max"], scaler["min"]) == (most, 1)
         assert scaler["current"] <= most
+
+
+def test_a_pop_that_waits_brings_no_more_than_there_are_slots(
+    redis_server: RedisServer, nodes: dict[str, Node]
+) -> None:
+    node, parked = nodes["fixed"], "sized_parked"
+    assert "ok" in node.told("pool_grow", n=3)
+    node.fills("nap", 4)  # and now it waits for four
+    assert "ok" in node.told("pool_shrink", n=3)
+    naps = [node.app.send_task("sized.nap", ({"sleep": NAP},), queue=parked) for _ in range(4)]
+    with redis.Redis.from_url(redis_server.url) as client, client.pipeline(transaction=True) as all_at_once:
+        for _ in naps:
+            all_at_once.lmove(parked, node.namespace, "RIGHT", "LEFT")
+        all_at_once.execute()
+    spans = sorted(one.get(timeout=60) for one in naps)
+    assert all(ended <= began for (_, ended), (began, _) in pairwise(spans))
 
 
 def test_pool_commands_that_autoscaling_excludes_are_answered(nodes: dict[str, Node]) -> None:

@@ -117,7 +117,14 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
     def _update_prefetch_count(self, index: int = 0) -> Any:
         """Celery callback: there are so many slots more, or less; for the connections to come, too."""
         self.initial_prefetch_count = max(1, self.initial_prefetch_count + index)
-        return self._update_qos_eventually(index)
+        value = self._update_qos_eventually(index)
+        if may_await():
+            # Now, and not when Celery's loop comes round: whoever asked for it is answered before that.
+            self.qos.update()
+            if index < 0:
+                # The pop in flight asks for as many messages as there was room for.
+                self.task_consumer.channel.interrupt()
+        return value
 
     def on_ready(self) -> None:
         """Celery callback: it consumes (again)."""
