@@ -133,7 +133,7 @@ class PullingChannel(CheckedChannel):
         queue = key[len(self.global_keyprefix) :]
         # Who runs an endpoint's message, the ledger knows from its claim on; of other ones there is only kombu's note.
         untracked = [raw for raw in raws if _MARK not in raw]
-        noted = []
+        noted: dict[bytes, str] = {}
         if untracked and self._takes(queue):
             noted = await greenlets.run_yielding(self._note, untracked)
         # Asked again: the notes took a round trip, in which the queue may have been cancelled, or the channel closed.
@@ -141,23 +141,30 @@ class PullingChannel(CheckedChannel):
             for raw in raws:
                 self._take(raw, queue)
             return
-        # To the front of its queue: the first one last.
-        await greenlets.run_yielding(self._push_back, queue, *reversed(raws))
-        await greenlets.run_yielding(self.settle_late, dict.fromkeys(noted, False))
+        await greenlets.run_yielding(self._put_back, queue, raws, noted)
 
     def _takes(self, queue: str) -> bool:
         return not (self.closed or self.consumer_gate.paused) and queue in self.connection._callbacks
 
-    def _note(self, raws: list[bytes]) -> list[str]:
-        messages = []
+    def _note(self, raws: list[bytes]) -> dict[bytes, str]:
+        """Note messages; returns the tags of those that are noted."""
+        messages = {}
         for raw in raws:
             with contextlib.suppress(MalformedMessageError):
-                messages.append(BrokerMessage(decode(raw), channel=self)._raw)
+                messages[raw] = BrokerMessage(decode(raw), channel=self)._raw
         # Where Redis takes no notes, or is away, they run without.
         with contextlib.suppress(ServerRefusedError, *self.connection_errors):
-            tags: list[str] = self.qos.note(messages)
-            return tags
-        return []
+            return dict(zip(messages, self.qos.note(list(messages.values())), strict=True))
+        return {}
+
+    def _put_back(self, queue: str, raws: list[bytes], noted: dict[bytes, str]) -> None:
+        """Put messages to the front of their queue, the first one last."""
+        for raw in reversed(raws):
+            if raw in noted:
+                # Together with its note: the next connection restores what is noted, too, and one of the two finds it.
+                self.qos.restore_by_tag(noted[raw], leftmost=False)
+            else:
+                self._push_back(queue, raw)
 
     def _take(self, raw: bytes, queue: str) -> None:
         assert self._hub is not None

@@ -136,13 +136,15 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self._connect_preemption(channel)
         # They run on messages of an earlier connection, which this channel does not count: their slots are taken, too.
         carried = weakref.WeakSet(reserved_requests)
+        # Also of those that end while Redis is asked, below: their notes are there until that is told, too.
+        tags = {request._message.delivery_tag for request in carried}
         if carried:
             channel.carried = lambda: sum(request in reserved_requests for request in carried)
         self._connect_lanes(channel)
         self.aside(self.connection.transport.listen)
         self.aside(self.settle_late)
         # Fetched over the last connection and never started, they stand in our notes alone: nobody else would run them.
-        self.aside(channel.restore_unknown, {request._message.delivery_tag for request in carried})
+        self.aside(channel.restore_unknown, tags)
         self._enter()
         self._ready_at = time.monotonic()
         super().on_ready()

@@ -9,8 +9,10 @@ import zlib
 from typing import Any
 
 import pytest
+from kombu import Consumer, Queue
 
 from dynamo_tasks.queue.app import create_app
+from dynamo_tasks.queue.broker.consumer_gate import ConsumerGate
 from dynamo_tasks.queue.broker.envelope import HEADER
 from dynamo_tasks.runtime.celeryapp import make_host
 from tests.support.server import RedisServer
@@ -68,6 +70,32 @@ def test_what_was_popped_for_a_queue_that_is_consumed_no_more(redis_server: Redi
         channel = connection.default_channel
         with channel.conn_or_acquire() as client:
             raws = [client.brpop(QUEUE, 1)[1] for _ in range(2)]
+        asyncio.run(channel.arrived(raws, f"{prefix}{QUEUE}"))
+    _in_order(app, redis_server, prefix)
+
+
+def test_what_the_next_connection_restores_meanwhile(
+    redis_server: RedisServer, prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The channel is closed while it notes what has come, and the next one finds the notes first."""
+    app = create_app(server_url=redis_server.url, make_host=make_host, key_prefix=prefix)
+    for number in range(2):
+        _send(redis_server, prefix, number, {})
+    with app.connection_for_read() as connection, app.connection_for_read() as after:
+        channel = connection.default_channel
+        channel.consumer_gate = gate = ConsumerGate()
+        Consumer(channel, [Queue(QUEUE)]).consume()
+        with channel.conn_or_acquire() as client:
+            raws = [client.brpop(QUEUE, 1)[1] for _ in range(2)]
+        note = channel.qos.note
+
+        def noted_and_closed(messages: list[Any]) -> list[str]:
+            tags: list[str] = note(messages)
+            gate.pause()
+            after.default_channel.restore_unknown(set())
+            return tags
+
+        monkeypatch.setattr(channel.qos, "note", noted_and_closed)
         asyncio.run(channel.arrived(raws, f"{prefix}{QUEUE}"))
     _in_order(app, redis_server, prefix)
 
