@@ -119,7 +119,7 @@ class Consumer(CeleryConsumer):  # type: ignore[misc]
         self.initial_prefetch_count = max(1, self.initial_prefetch_count + index)
         value = self._update_qos_eventually(index)
         if may_await():
-            # Now, and not when Celery's loop comes round: whoever asked for it is answered before that.
+            # Now, and not when Celery's loop comes round: the one who asked for it is answered before that.
             self.qos.update()
             if index < 0:
                 # The pop in flight asks for as many messages as there was room for.
