@@ -18,7 +18,7 @@ from tests.support.processes import ROOT, Frontend, Worker, together, until
 from tests.support.server import RedisServer
 
 pytestmark = pytest.mark.slow
-MOST = 65
+MOST = 67
 CHAT = {"model": "mocker", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 3, "stream": True}
 
 
@@ -53,9 +53,13 @@ def test_one_chat_enters_few_files(redis_server: RedisServer, tmp_path: Path) ->
             _chat(connection)
         [instance] = snapshot(redis_server.url, "entered")["instances"]
         assert instance["pid"] == worker.pid
-        assert _signal(tmp_path, [worker.pid, frontend.pid]) == {"begun"}
-        _chat(connection)
-        entered = _signal(tmp_path, [worker.pid, frontend.pid])
+        rounds = []
+        # What timers do, and readers that leave a while after the end, is in one round or the other.
+        for _ in range(3):
+            assert _signal(tmp_path, [worker.pid, frontend.pid]) == {"begun"}
+            _chat(connection)
+            rounds.append(_signal(tmp_path, [worker.pid, frontend.pid]))
+        entered = set.intersection(*rounds)
         connection.close()
     assert len(entered) <= MOST, "\n".join(sorted(entered))
     assert any(path.endswith("frontend/sse.py") for path in entered), entered
