@@ -106,8 +106,8 @@ def test_one_that_dies_asleep_is_started_at_its_next_turn(turns: Turns) -> None:
 
 @pytest.mark.slow
 def test_who_is_waited_for_by_people_goes_before_batch_work(own_server: RedisServer, tmp_path: Path) -> None:
-    """The turn of a model that has batch work alone ends as soon as an interactive request waits for another one."""
-    settings = (*MOCKER[:-1], "--Worker.scale.turn=60", "--Worker.ServiceArgs.envs.DYNAMO_GRACE_PERIOD=1")
+    """The turn of a model that has batch work alone ends early, and its requests wait again, with what they have."""
+    settings = (*MOCKER[:-1], "--Worker.scale.turn=60")
     with (
         Turns(own_server, tmp_path, {"small": (), "large": ()}, *settings) as turns,
         ThreadPoolExecutor(8) as pool,

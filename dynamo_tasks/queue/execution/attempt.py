@@ -123,6 +123,11 @@ class Execution:
         return self._stream.attempt if self._stream is not None else None
 
     @property
+    def may_leave(self) -> bool:
+        """``True`` while it may be stopped for others' sake at any moment."""
+        return self._offer is not None and self._offer in self._worker.preemption.offers
+
+    @property
     def timed_out(self) -> bool:
         """``True`` if Celery's hard time limit ended it."""
         return self._stop is not None and self._stop.reason == "time_limit"

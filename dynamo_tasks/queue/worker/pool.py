@@ -279,6 +279,12 @@ class TaskPool(BasePool):  # type: ignore[misc]
             on_done()
         return True
 
+    def requeue_spare(self) -> None:
+        """Requeue those of them that use spare capacity, and can be continued."""
+        for job in list(self._jobs):
+            if job.execution is not None and job.execution.may_leave:
+                job.requeue()
+
     def requeue_endpoints(self) -> None:
         """Requeue all running requests of endpoints; plain tasks run on."""
         for job in list(self._jobs):

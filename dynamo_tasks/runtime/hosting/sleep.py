@@ -15,6 +15,7 @@ Commands come on the alive channel, not through a queue: one that sleeps takes n
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
@@ -26,6 +27,8 @@ from dynamo_tasks.runtime.hosting.lifecycle import InstanceState, Lifecycle
 
 __all__ = ["SleepCommand", "SleepController"]
 
+_LOOK_SECONDS = 0.5
+"""Seconds until it is looked at again what uses spare capacity: some had not begun before."""
 _REQUEUE_SECONDS = 10.0
 """Seconds that requests may take to be requeued."""
 
@@ -36,7 +39,8 @@ class SleepCommand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         level: 1 = weights go to the host's memory, 2 = they are dropped and loaded anew; the KV cache is
             dropped in both.
-        drain: Seconds that running requests have; what runs then is requeued for other instances.
+        drain: Seconds that running requests have; what runs then is requeued for other instances. What uses spare
+            capacity is requeued at once, where it can be continued.
     """
 
     level: int = 1
@@ -61,6 +65,9 @@ class Pool(Protocol):
 
     async def drain(self, timeout: float | None = None) -> bool:
         """Wait until no request runs."""
+
+    def requeue_spare(self) -> None:
+        """Requeue what uses spare capacity."""
 
     def requeue_endpoints(self) -> None:
         """Requeue what runs."""
@@ -132,7 +139,14 @@ class SleepController:
         await self._announce()
 
     async def _end_requests(self, seconds: float) -> None:
-        if await self._pool.drain(seconds):
+        # Batches have time: nobody waits for a device until they are through.
+        self._pool.requeue_spare()
+        ends = time.monotonic() + seconds
+        while not await self._pool.drain(min(_LOOK_SECONDS, max(0.0, ends - time.monotonic()))):
+            if time.monotonic() >= ends:
+                break
+            self._pool.requeue_spare()
+        else:
             return
         self._pool.requeue_endpoints()
         if not await self._pool.drain(_REQUEUE_SECONDS):
