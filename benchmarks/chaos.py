@@ -3,6 +3,7 @@
 ::
 
     python -m benchmarks.chaos --minutes 10 --seed 1
+    python -m benchmarks.chaos --minutes 10 --seed 1 --lanes 3
 
 Each stream is compared with the text of an engine that nobody disturbs. The exit status is 1 if anything was lost,
 repeated or left without an end.
@@ -54,6 +55,7 @@ class Chaos:
             folder,
             workers=options.workers,
             frontends=options.frontends,
+            lanes=options.lanes,
             delay_ms=options.delay,
             rng=self._rng,
         )
@@ -86,6 +88,7 @@ def _table(chaos: Chaos, fleet: Fleet, options: argparse.Namespace) -> str:
     faults = ", ".join(f"{name} {count}" for name, count in sorted(fleet.faults.items()))
     rows = {
         "minutes, seed": f"{options.minutes:g}, {options.seed}",
+        "Redis servers": str(options.lanes),
         "faults": f"{fleet.faults.total()} ({faults})",
         "streams": f"{len(outcomes)} ({sum(bool(outcome.resumed) for outcome in outcomes)} resumed elsewhere)",
         "tokens": str(sum(outcome.tokens for outcome in outcomes)),
@@ -137,6 +140,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--delay", type=float, default=22.0, help="ms per token")
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--frontends", type=int, default=2)
+    parser.add_argument("--lanes", type=int, default=1, help="Redis servers; a fault hits one of them")
     parser.add_argument("--keep", type=Path, help="folder for logs and data, in place of a temporary one")
     return parser.parse_args()
 

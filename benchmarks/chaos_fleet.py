@@ -1,4 +1,4 @@
-"""What is harmed: a Redis server, workers and frontends as processes, and a supervisor that restarts what died."""
+"""What is harmed: Redis servers, workers and frontends as processes, and a supervisor that restarts what died."""
 
 from __future__ import annotations
 
@@ -85,31 +85,35 @@ class Fleet:
         log: When what was injected, in words.
     """
 
-    def __init__(self, folder: Path, *, workers: int, frontends: int, delay_ms: float, rng: random.Random):
+    def __init__(
+        self, folder: Path, *, workers: int, frontends: int, lanes: int, delay_ms: float, rng: random.Random
+    ):
         self._folder, self._rng, self._delay_ms = folder, rng, delay_ms
         self._counts = (workers, frontends)
         self._stop = threading.Event()
         self._mends: list[tuple[float, Callable[[], None]]] = []
-        self._lines: list[Line] = []
-        self._server_port = free_port()
+        self._lines: list[list[Line]] = []
+        self._lanes = lanes
         self.faults: Counter[str] = Counter()
         self.log: list[tuple[float, str]] = []
 
     def __enter__(self) -> Fleet:
         """Start everything, and wait until requests can be served."""
-        self.server = Member("redis", self._server_argv(), clean_environment(), self._folder)
-        url = f"redis://127.0.0.1:{self._server_port}/0"
+        self.servers = [self._server(i) for i in range(self._lanes)]
+        urls = [f"redis://127.0.0.1:{server.port}/0" for server in self.servers]
         env = {
             **clean_environment(),
-            "DYNAMO_REDIS_URL": url,
+            "DYNAMO_REDIS_URL": " ".join(urls),
             "PYTHONUNBUFFERED": "1",
             "PYTHONPATH": str(_ROOT),
         }
         for _ in range(self._counts[0]):
-            self._lines.append(Line(url))
-            self._lines[-1].__enter__()
+            self._lines.append([Line(url) for url in urls])
+            for line in self._lines[-1]:
+                line.__enter__()
         self.workers = [
-            self._worker(i, {**env, "DYNAMO_REDIS_URL": line.url}) for i, line in enumerate(self._lines)
+            self._worker(i, {**env, "DYNAMO_REDIS_URL": " ".join(line.url for line in lines)})
+            for i, lines in enumerate(self._lines)
         ]
         self.frontends = [self._frontend(i, env) for i in range(self._counts[1])]
         self._supervisor = threading.Thread(target=self._supervise, daemon=True)
@@ -121,16 +125,21 @@ class Fleet:
         """Stop everything."""
         self._stop.set()
         self._supervisor.join()
-        for member in (*self.frontends, *self.workers, self.server):
+        for member in (*self.frontends, *self.workers, *self.servers):
             member.kill()
-        for line in self._lines:
+        for line in (line for lines in self._lines for line in lines):
             line.__exit__()
 
-    def _server_argv(self) -> list[str]:
-        return [
-            str(find_binary()), "--port", str(self._server_port), "--bind", "127.0.0.1", "--dir", str(self._folder),
+    def _server(self, i: int) -> Member:
+        folder, port = self._folder / f"redis-{i}", free_port()
+        folder.mkdir(exist_ok=True)
+        argv = [
+            str(find_binary()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder),
             "--appendonly", "yes", "--appendfsync", "everysec", "--save", "", "--loglevel", "warning",
         ]  # fmt: skip
+        member = Member(f"redis-{i}", argv, clean_environment(), self._folder)
+        member.port = port
+        return member
 
     def _worker(self, i: int, env: dict[str, str]) -> Member:
         argv = [
@@ -170,7 +179,7 @@ class Fleet:
                 if time.monotonic() >= due:
                     mend()
                     self._mends.remove((due, mend))
-            for member in (self.server, *self.workers, *self.frontends):
+            for member in (*self.servers, *self.workers, *self.frontends):
                 member.revive()
 
     def harm(self) -> None:
@@ -180,7 +189,7 @@ class Fleet:
             possible += [self._kill_worker] * 3 + [self._freeze_worker] * 2 + [self._cut_worker] * 2
         if len(self._sound(self.frontends)) > 1:
             possible += [self._kill_frontend] * 2 + [self._lose_machine]
-        if not self.server.frozen:
+        if self._sound(self.servers):
             possible += [self._freeze_redis, self._fill_memory]
         what = self._rng.choice(possible)()
         self.faults[what.split()[0]] += 1
@@ -208,9 +217,10 @@ class Fleet:
         self._mends.append((time.monotonic() + seconds, mend))
 
     def _cut_worker(self) -> str:
-        """One worker cannot reach the server; the others can."""
+        """One worker cannot reach one of the servers; the others can."""
         member = self._rng.choice(self._sound(self.workers))
-        line, seconds = self._lines[self.workers.index(member)], self._rng.uniform(0.5, 8.0)
+        lines, seconds = self._lines[self.workers.index(member)], self._rng.uniform(0.5, 8.0)
+        line = self._rng.choice(lines)
         line.refuse()
         self._later(seconds, lambda: line.refuse(False))
         return f"cut_worker {member.name} {seconds:.1f} s"
@@ -226,17 +236,18 @@ class Fleet:
         return f"lose_machine {' '.join(member.name for member in gone)}"
 
     def _fill_memory(self) -> str:
-        """The server refuses every write that needs memory."""
-        seconds = self._rng.uniform(0.5, 6.0)
-        self._limit_memory("1mb")
-        self._later(seconds, lambda: self._limit_memory("0"))
-        return f"fill_memory {seconds:.1f} s"
+        """A server refuses every write that needs memory."""
+        member, seconds = self._rng.choice(self._sound(self.servers)), self._rng.uniform(0.5, 6.0)
+        self._limit_memory(member, "1mb")
+        self._later(seconds, lambda: self._limit_memory(member, "0"))
+        return f"fill_memory {member.name} {seconds:.1f} s"
 
-    def _limit_memory(self, limit: str) -> None:
+    @staticmethod
+    def _limit_memory(server: Member, limit: str) -> None:
         # A server that was restarted meanwhile has no limit any more.
         with (
             contextlib.suppress(OSError),
-            socket.create_connection(("127.0.0.1", self._server_port), 1) as sock,
+            socket.create_connection(("127.0.0.1", server.port), 1) as sock,
         ):
             sock.sendall(f"CONFIG SET maxmemory {limit}\r\n".encode())
             sock.recv(100)
@@ -247,8 +258,11 @@ class Fleet:
         return f"kill_frontend {member.name}"
 
     def _restart_redis(self) -> str:
-        self.server.kill()
-        return "restart_redis"
+        member = self._rng.choice(self.servers)
+        member.kill()
+        return f"restart_redis {member.name}"
 
     def _freeze_redis(self) -> str:
-        return self._freeze(self.server, "freeze_redis", self._rng.uniform(0.5, 10.0))
+        return self._freeze(
+            self._rng.choice(self._sound(self.servers)), "freeze_redis", self._rng.uniform(0.5, 10.0)
+        )

@@ -237,7 +237,10 @@ class Puller:
 
         Where that fails, the ledger knows that they wait in no queue (:meth:`Recovery.lost_messages`).
         """
-        room = self._room()[0]
+        room, below = self._room()
+        # What may be taken without a free slot is of a higher priority than what would leave for it.
+        if int(key.decode().partition(PRIORITY_SEPARATOR)[2] or 0) >= below:
+            room = 0
         if len(messages) > room:
             await wire.execute("RPUSH", key, *reversed(messages[room:]))
         return messages[:room]

@@ -51,6 +51,7 @@ class LaneSource:
         self._owner = owner
         self._base64 = Base64()
         self._held: dict[str, _Held] = {}
+        self._calling_back: asyncio.Future[None] | None = None
         self.puller = Puller(
             lane.store.address, queues=self._queues, free=owner.free, allowance=owner.allowance,
             deliver=self._deliver, turns=owner.slots, name=consumer_name(owner.context.lease),
@@ -60,6 +61,10 @@ class LaneSource:
         return self._owner.queues() if self.lane.takes else []
 
     async def _deliver(self, raws: list[bytes], key: str) -> None:
+        if key not in self._queues():
+            # It is not consumed any more; to the front of the queue, the first one last.
+            self.lane.store.commands.post("RPUSH", key, *reversed(raws))
+            return
         for raw in raws:
             try:
                 self._take(BrokerMessage(decode(raw), channel=self))
@@ -109,6 +114,11 @@ class LaneSource:
         return f"{self.lane.store.prefix}{name}{priority_suffix(priority)}"
 
     # -- life ---------------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Call a pop back that leaves out lists which it need not, or asks for too much."""
+        if self.puller.is_outdated and (self._calling_back is None or self._calling_back.done()):
+            self._calling_back = asyncio.ensure_future(self.puller.call_back(self._unblock))
 
     async def rest(self) -> None:
         """Wait for what was popped, and for the pop in flight; the gate is closed."""
@@ -231,6 +241,8 @@ class LaneMessages:
     def proceed(self) -> None:
         """Pop again, if slots are free."""
         self.slots.wake()
+        for source in self.sources:
+            source.look()
 
     # -- life ---------------------------------------------------------------------------------------
 

@@ -16,6 +16,7 @@ __all__ = ["Usage", "UsageRow"]
 
 _EPOCH = date(1970, 1, 1)
 _AT_ONCE = 500
+_ASK = 2.0
 _NUMBERS = 9
 
 
@@ -76,7 +77,8 @@ class Usage:
         for store, namespace in product(self._stores, self._namespaces):
             keys = store.keys(namespace)
             owners = [owner] if owner is not None else await _owners(store, keys.usage_owners(number))
-            wire = await store.commands.wire()
+            # One of several lanes may be away: who asks is told so, and does not wait for it.
+            wire = await store.commands.wire(_ASK if len(self._stores) > 1 else None)
             for at in range(0, len(owners), _AT_ONCE):
                 some = owners[at : at + _AT_ONCE]
                 replies = await wire.ask([("HGETALL", keys.usage(number, one)) for one in some])

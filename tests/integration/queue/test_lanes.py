@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterator
 
@@ -12,7 +13,7 @@ from dynamo_tasks.errors import ConfigError, IdempotencyConflictError
 from dynamo_tasks.queue.client.result import StreamResult
 from dynamo_tasks.store.lanes.directory import rank
 from tests.support.processes import Worker, until
-from tests.support.queue import SERVICE, Lab
+from tests.support.queue import SERVICE, Lab, not_consuming
 from tests.support.server import RedisServer
 
 
@@ -113,6 +114,34 @@ def test_an_id_is_found_when_a_lane_was_added(lab: Lab, servers: list[RedisServe
         assert StreamResult(one, app=lab.app).get(timeout=30) == n
         assert lab.call("echo", n, task_id=one).get(timeout=30) == n
         assert _lane_of(lab, servers, one) == [1]
+
+
+@pytest.mark.parametrize("lane", [1, 2])
+def test_spare_capacity_is_left_to_requests_of_any_lane(servers: list[RedisServer], lane: int) -> None:
+    spare = Lab(servers[0], f"lanespare{lane}", " ".join(server.url for server in servers))
+    try:
+        with spare.worker("--concurrency=1", service="tests.support.spare:Spare"):
+            until(lambda: all(_known(spare, server) for server in servers), what="the worker on both lanes")
+            slow = spare.call("go", {"n": 200, "delay": 0.02}, preemptible=True, task_id=_id_for(lane))
+            values = iter(slow)
+            assert [next(values) for _ in range(5)] == [*range(5)]
+            for other in (3 - lane, lane):
+                began = time.monotonic()
+                spare.call("quick", task_id=_id_for(other)).get(timeout=30)
+                assert time.monotonic() - began < 3.0
+            assert list(values) == [*range(5, 200)]
+    finally:
+        spare.close()
+
+
+def test_a_queue_that_is_not_consumed_is_left_alone_on_all_lanes(
+    lab: Lab, servers: list[RedisServer], worker: Worker
+) -> None:
+    with not_consuming(lab):
+        waits = lab.call("echo", 1, task_id=_id_for(2))
+        with pytest.raises(AssertionError):
+            until(lambda: waits.record().state != "QUEUED", 1.0)
+    assert waits.get(timeout=30) == 1
 
 
 def test_a_lane_that_is_drained_gets_what_it_knows(
