@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 
 from beat.schedule import install
-from tests.support.processes import Process, environment, until
+from tests.support.processes import START, Process, environment, until
 from tests.support.server import RedisServer
 
 PROJECT = """
@@ -75,7 +75,7 @@ def test_a_signal_within_a_destructor_ends_it(redis_server: RedisServer, tmp_pat
     """Python swallows what is raised there."""
     (tmp_path / "project.py").write_text(PROJECT.replace("beating", "ending") + ENDS)
     with beat(redis_server.url, tmp_path, "project") as process:
-        until(lambda: not process.alive, 20.0, lambda: process.output)
+        until(lambda: not process.alive, START, lambda: process.output)
         assert "closed shelf" not in process.output
         assert process.terminate() == 0, process.output
 
