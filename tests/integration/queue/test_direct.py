@@ -102,7 +102,12 @@ def test_message_and_record_are_those_of_celerys_way(
     with monkeypatch.context() as patch:
         patch.setattr(direct, "_is_plain", lambda app, task: False)
         long = lab.call("echo", payload, **options)
-    assert made == queued(lab, long.id)
+    celerys = queued(lab, long.id)
+    headers = celerys[0]["headers"]
+    # What is left out says nothing: Celery reads it as what its own messages say.
+    for name in headers.keys() - made[0]["headers"].keys():
+        assert headers.pop(name) in (None, 0, {}, [None, None]), name
+    assert made == celerys
     assert published == [long.id]
     assert (type(short), short.namespace, short.ignored) == (type(long), long.namespace, long.ignored)
 
