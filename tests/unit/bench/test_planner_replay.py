@@ -5,11 +5,13 @@ from __future__ import annotations
 import gzip
 import json
 import random
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from benchmarks.clairvoyant import choices, least_hours
 from benchmarks.planner_replay import Scenario, Targets, flaps, planned, settings_of, verdict
 from benchmarks.replay import main
 from benchmarks.replay_policies import CHANGING
@@ -145,3 +147,16 @@ def test_the_command_compares_planners(tmp_path: Path, capsys: pytest.CaptureFix
     assert main([str(path), *given]) == 0
     assert capsys.readouterr().out.count("| fixed:3 |") == 2
     assert {row["planner"] for row in json.loads(out.read_text())} == {"load", "dynamo-sla", "fixed:3"}
+
+
+def test_a_clairvoyant_planner_has_workers_where_they_keep_something() -> None:
+    arrived = Counter({0: 10, 1: 10})
+    kept = {1: Counter({0: 9, 1: 2}), 2: Counter({0: 9, 1: 8}), 3: Counter({0: 10, 1: 9})}
+    found = choices(kept, arrived)
+    assert [(round(one.kept, 2), round(60 * one.hours)) for one in found] == [
+        (0.55, 2),
+        (0.85, 3),
+        (0.9, 4),
+        (0.95, 6),
+    ]
+    assert [round(60 * least_hours(found, share), 1) for share in (0.1, 0.7, 0.85, 0.99)] == [2, 2.5, 3, 6]
