@@ -31,7 +31,7 @@ def shown(url: str, request_id: str) -> dict[str, Any]:
     Raises:
         RequestNotFoundError: it is in no dead list.
     """
-    found = _first(_asked(url, lambda dead: _or_none(dead.get(request_id))), request_id)
+    found = _first(_asked(url, lambda dead: _or_refusal(dead.get(request_id))), request_id)
     return {**_row(found), "payload": _payload(found.message)}
 
 
@@ -47,7 +47,7 @@ def retried(url: str, request_ids: list[str]) -> None:
         return request_id
 
     for request_id in request_ids:
-        _first(_asked(url, lambda dead, one=request_id: _or_none(retry(dead, one))), request_id)  # type: ignore[misc]
+        _first(_asked(url, lambda dead, one=request_id: _or_refusal(retry(dead, one))), request_id)  # type: ignore[misc]
 
 
 def _asked(url: str, ask: Callable[[DeadList], Awaitable[T]]) -> list[T]:
@@ -60,19 +60,22 @@ def _asked(url: str, ask: Callable[[DeadList], Awaitable[T]]) -> list[T]:
     return asyncio.run(run())
 
 
-async def _or_none(found: Awaitable[T]) -> T | None:
+async def _or_refusal(found: Awaitable[T]) -> T | RequestNotFoundError:
     try:
         return await found
-    except RequestNotFoundError:
-        return None
+    except RequestNotFoundError as refusal:
+        return refusal
 
 
-def _first(answers: list[T | None], request_id: str) -> T:
-    """The answer of the lane that has it."""
+def _first(answers: list[T | RequestNotFoundError], request_id: str) -> T:
+    """The answer of the lane that has it; where none has, what the lane says that knows the request at all."""
+    refusals = []
     for answer in answers:
-        if answer is not None:
+        if not isinstance(answer, RequestNotFoundError):
             return answer
-    raise not_dead(request_id)
+        refusals.append(answer)
+    alive = not_dead(request_id)
+    raise next((one for one in refusals if one.message == alive.message), refusals[0])
 
 
 def _row(one: DeadRequest) -> dict[str, Any]:
