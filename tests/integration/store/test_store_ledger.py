@@ -235,6 +235,20 @@ async def _expires_within(place: Place, request_id: str, ms: int) -> bool:
 
 
 @on_loop
+async def test_a_reader_that_leaves_prolongs_nothing(redis_server: RedisServer) -> None:
+    """What an API keeps of a response may have cut its stream's time by then."""
+    async with Place(redis_server.url) as place:
+        owner, client = await place.owner(), await place.client()
+        sub = await client.submit()
+        await owner.finish(await owner.run(sub.request_id))
+        await read_to_end(sub)
+        await place.do("PEXPIRE", place.keys.stream(sub.request_id), 20_000)
+        sub.close()
+        await eventually(lambda: _readers(place, sub.request_id, ""))
+        assert 0 < await pttl(place, place.keys.stream(sub.request_id)) <= 20_000
+
+
+@on_loop
 async def test_an_end_that_nobody_read_is_not_seen(redis_server: RedisServer) -> None:
     async with Place(redis_server.url) as place:
         owner, client = await place.owner(), await place.client()

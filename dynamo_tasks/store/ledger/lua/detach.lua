@@ -23,7 +23,9 @@ local readers = table.concat(left, ' ')
 redis.call('HSET', KEYS[1], F.readers, readers)
 if TERMINAL[r.state] then
   if n == 0 and saw_end == '1' and r.background ~= '1' then
-    redis.call('PEXPIRE', log, math.min(tonumber(r.read_retention) or 60000, RECORD_TTL))
+    -- Never for longer than it is there anyway: its retention may be shorter, and what an API keeps of it cuts it.
+    local most, remains = math.min(tonumber(r.read_retention) or 60000, RECORD_TTL), redis.call('PTTL', log)
+    if remains == -1 or remains > most then redis.call('PEXPIRE', log, most) end
   end
   return n
 end
