@@ -5,14 +5,17 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
 from msgspec import Struct
 
 from dynamo_tasks.config import DefaultName
 from dynamo_tasks.errors import ConfigError, ObjectNotFoundError
 from dynamo_tasks.frontend.access.accounts import Accounts
+from dynamo_tasks.frontend.access.admission import ApiKeys
 from dynamo_tasks.frontend.access.configured import keys_from
+from dynamo_tasks.frontend.app import api_table
+from dynamo_tasks.frontend.generation import Generation
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe.log import event
@@ -29,15 +32,17 @@ from dynamo_tasks.sdk import (
     service,
 )
 from dynamo_tasks.sdk.services.own_class import owner_of
+from dynamo_tasks.services.batches.run import BatchRun
+from dynamo_tasks.services.batches.shop import BatchShop
+from dynamo_tasks.services.batches.supervisor import BatchSupervisor
+from dynamo_tasks.services.batches.validation import BatchLimits
+from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.http import gateway_of
 from dynamo_tasks.services.processor import Processor
+from dynamo_tasks.services.upkeep import FilesSweeper, files_of
+from dynamo_tasks.services.webhooks.announcer import Announcer
 from dynamo_tasks.services.webhooks.delivery import Delivery, send
 from dynamo_tasks.services.webhooks.targets import WebhookTarget, targets_from
-
-if TYPE_CHECKING:
-    from dynamo_tasks.services.batches.shop import BatchShop
-    from dynamo_tasks.services.gateway import RuntimeGateway
-    from dynamo_tasks.services.webhooks.announcer import Announcer
 
 __all__ = ["BATCH_ENDPOINTS", "Background", "RunBatch"]
 
@@ -113,15 +118,6 @@ class Background:
     @async_on_start
     async def begin(self) -> None:
         """Look after batches, and after files that nobody needs any more."""
-        # Slow to import: a worker of the same graph, which knows this class, needs none of it.
-        from dynamo_tasks.frontend.app import api_table
-        from dynamo_tasks.frontend.generation import Generation
-        from dynamo_tasks.services.batches.shop import BatchShop
-        from dynamo_tasks.services.batches.supervisor import BatchSupervisor
-        from dynamo_tasks.services.batches.validation import BatchLimits
-        from dynamo_tasks.services.upkeep import FilesSweeper, files_of
-        from dynamo_tasks.services.webhooks.announcer import Announcer
-
         resolver: Any = get_resolver()
         settings = _settings()
         gateway = await gateway_of(resolver, getattr(type(self), "router", None), settings.names)
@@ -157,8 +153,6 @@ class Background:
     @dynamo_endpoint(policy="continue")
     async def run_batch(self, request: RunBatch) -> AsyncIterator[dict[str, Any]]:
         """Run a batch to its end; gives its progress."""
-        from dynamo_tasks.services.batches.run import BatchRun
-
         assert self._shop is not None
         said, said_at = None, 0.0
         try:
@@ -207,8 +201,6 @@ def _settings() -> FrontendSettings:
 
 def _limits_of(gateway: RuntimeGateway, settings: FrontendSettings) -> Callable[[str], Awaitable[KeyLimits]]:
     """The limits of the key of a batch: lines are charged to it, and ask for its models alone."""
-    from dynamo_tasks.frontend.access.admission import ApiKeys
-
     configured = ApiKeys(settings.api_keys)
 
     async def limits_of(owner: str) -> KeyLimits:

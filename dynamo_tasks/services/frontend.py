@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import Any, ClassVar
 
+from dynamo_tasks.files.library import Files
 from dynamo_tasks.frontend.access.accounts import Accounts
+from dynamo_tasks.frontend.access.admission import ApiKeys
 from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, keys_from, listed
 from dynamo_tasks.frontend.access.known_keys import KnownKeys
+from dynamo_tasks.frontend.access.usage_report import UsageReport
+from dynamo_tasks.frontend.app import create_app
+from dynamo_tasks.frontend.batches.api import BatchesAPI
+from dynamo_tasks.frontend.files.api import FilesAPI
+from dynamo_tasks.frontend.http.server import HttpServer
 from dynamo_tasks.frontend.model_names import ModelNames
+from dynamo_tasks.frontend.responses.turns import Turns
 from dynamo_tasks.frontend.settings import FrontendSettings
+from dynamo_tasks.frontend.usage.api import UsageAPI
 from dynamo_tasks.runtime.routing.chooser import check_mode, kv_config
 from dynamo_tasks.runtime.supervision.actor import Actors
 from dynamo_tasks.sdk import async_on_start, depends, get_resolver, on_shutdown, service
 from dynamo_tasks.services.background import BATCH_ENDPOINTS, Background
+from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.http import KeyFollower, api_routes, gateway_of, warn_if_open
 from dynamo_tasks.services.processor import Processor
-
-if TYPE_CHECKING:
-    from dynamo_tasks.files.library import Files
-    from dynamo_tasks.frontend.batches.api import BatchesAPI
-    from dynamo_tasks.frontend.http.server import HttpServer
-    from dynamo_tasks.services.gateway import RuntimeGateway
+from dynamo_tasks.services.upkeep import ConversationSweeper, FilesSweeper, files_of
 
 __all__ = ["Frontend"]
 
@@ -143,16 +148,6 @@ class Frontend:
     @async_on_start
     async def serve(self) -> None:
         """Listen."""
-        # Slow to import, all that serves HTTP: a worker of the same graph, which knows this class, needs none of it.
-        from dynamo_tasks.frontend.access.admission import ApiKeys
-        from dynamo_tasks.frontend.access.usage_report import UsageReport
-        from dynamo_tasks.frontend.app import create_app
-        from dynamo_tasks.frontend.files.api import FilesAPI
-        from dynamo_tasks.frontend.http.server import HttpServer
-        from dynamo_tasks.frontend.responses.turns import Turns
-        from dynamo_tasks.frontend.usage.api import UsageAPI
-        from dynamo_tasks.services.upkeep import ConversationSweeper, FilesSweeper, files_of
-
         settings = self._settings()
         warn_if_open(settings)
         gateway = await gateway_of(
@@ -171,8 +166,6 @@ class Frontend:
         await self._sweepers.start(FilesSweeper(files), ConversationSweeper(turns), KeyFollower(known))
 
     def _batches(self, gateway: RuntimeGateway, files: Files) -> BatchesAPI:
-        from dynamo_tasks.frontend.batches.api import BatchesAPI
-
         background: Any = type(self).background.service
         runner = background.endpoint_id("run_batch")
         most = int(background.inner.max_input_bytes)

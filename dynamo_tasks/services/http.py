@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dynamo_tasks.errors import ConfigError, DynamoError
 from dynamo_tasks.frontend.access.configured import HOSTS, PAGES, is_loopback, keys_from, listed
 from dynamo_tasks.frontend.access.known_keys import KnownKeys
+from dynamo_tasks.frontend.api_routes import ApiRoute
 from dynamo_tasks.frontend.model_names import ModelNames
 from dynamo_tasks.frontend.settings import FrontendSettings
 from dynamo_tasks.observe import log
@@ -18,12 +19,9 @@ from dynamo_tasks.runtime.resolver import RuntimeResolver
 from dynamo_tasks.runtime.supervision.actor import Actor
 from dynamo_tasks.sdk import ApiMethod
 from dynamo_tasks.sdk.endpoints.declared import collect
+from dynamo_tasks.services.gateway import RuntimeGateway
 from dynamo_tasks.services.processor import Processor
 from dynamo_tasks.services.worker import Worker
-
-if TYPE_CHECKING:
-    from dynamo_tasks.frontend.api_routes import ApiRoute
-    from dynamo_tasks.services.gateway import RuntimeGateway
 
 __all__ = ["KeyFollower", "api_routes", "gateway_of", "http_settings", "serves_http", "warn_if_open"]
 
@@ -51,9 +49,6 @@ class KeyFollower(Actor):
 
 def api_routes(instance: Any) -> list[ApiRoute]:
     """The ``@api`` methods of a live service."""
-    # Slow to import: who plans a graph, or works, needs nothing of HTTP.
-    from dynamo_tasks.frontend.api_routes import ApiRoute
-
     return [
         ApiRoute(
             name=method.name,
@@ -117,9 +112,6 @@ async def gateway_of(
     Raises:
         ConfigError: The process hosts no service.
     """
-    # Slow to import, as above.
-    from dynamo_tasks.services.gateway import RuntimeGateway
-
     if not isinstance(resolver, RuntimeResolver) or resolver.runtime is None:
         raise ConfigError("this service runs in a process of its own: `dynamo-tasks serve`")
     worker: Any = Worker  # under @service: more than their classes

@@ -112,14 +112,14 @@ def test_sdk_imports_nothing_heavy():
     [
         (
             "dynamo_tasks.queue.worker.__main__, workers.agg; dynamo_tasks.app",
-            {"starlette", "uvicorn", "jinja2", "flower", "prompt_toolkit", "rich"},
+            {"flower", "prompt_toolkit", "rich"},
         ),
         ("dynamo_tasks.serve.cli", {*HEAVY, "rich"}),
     ],
     ids=["worker", "command"],
 )
 def test_a_process_loads_only_what_it_needs(loads, nothing_of):
-    """A worker serves no HTTP and renders no chat; a command of `dynamo-tasks` loads no other one."""
+    """A worker loads no other command of Celery's; a command of `dynamo-tasks` loads no other one."""
     loaded = run_python(f"import {loads}; import sys; print(*sys.modules)")
     assert not {name.partition(".")[0] for name in loaded.split()} & nothing_of
 

@@ -18,12 +18,16 @@ from dynamo_tasks.runtime.supervision.detector import Detector, Sighting
 from dynamo_tasks.store.ledger.recovery import Recovery
 from dynamo_tasks.store.redis.containment import contained
 from dynamo_tasks.store.redis.server import Store
+from dynamo_tasks.store.registry import LEASE_TTL
 
 __all__ = ["Recoverer"]
 
 _EVERY = 0.2
 _NAMESPACES_EVERY = 2.0
 _ORPHANS_EVERY = 2.0
+_LEFT_TO_WORKERS = 0.6
+"""Seconds, three polls, for which one that may not cut leaves the frozen to those that may: what it requeued would be
+handed to the frozen process, which waits for messages yet, and be missed there only seconds later."""
 _STALL = 1.5
 """Seconds between two polls, or for the answer to one, after which what was seen says nothing of the others."""
 
@@ -35,6 +39,7 @@ class Recoverer(Actor):
 
     def __init__(self, store: Store, *, cuts: bool = True):
         self._store = store
+        self._cuts = cuts
         self._recovery = Recovery(store, cuts=cuts)
         self._observer = secrets.token_hex(4)
         self._detectors: dict[str, Detector] = {}
@@ -70,7 +75,7 @@ class Recoverer(Actor):
             self._orphans_at = now + _ORPHANS_EVERY
 
     def _new_detector(self) -> Detector:
-        detector = Detector()
+        detector = Detector(LEASE_TTL + (0.0 if self._cuts else _LEFT_TO_WORKERS))
         if self._disturbed_at is not None:
             # A namespace that is found only now may have been there when everybody was absent.
             detector.disturbed(self._disturbed_at)
