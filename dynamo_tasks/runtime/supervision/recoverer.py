@@ -25,7 +25,7 @@ __all__ = ["Recoverer"]
 _EVERY = 0.2
 _NAMESPACES_EVERY = 2.0
 _ORPHANS_EVERY = 2.0
-_LEFT_TO_WORKERS = 0.6
+LEFT_TO_WORKERS = 0.6
 """Seconds, three polls, for which one that may not cut leaves the frozen to those that may: what it requeued would be
 handed to the frozen process, which waits for messages yet, and be missed there only seconds later."""
 _STALL = 1.5
@@ -75,7 +75,7 @@ class Recoverer(Actor):
             self._orphans_at = now + _ORPHANS_EVERY
 
     def _new_detector(self) -> Detector:
-        detector = Detector(LEASE_TTL + (0.0 if self._cuts else _LEFT_TO_WORKERS))
+        detector = Detector(LEASE_TTL + (0.0 if self._cuts else LEFT_TO_WORKERS))
         if self._disturbed_at is not None:
             # A namespace that is found only now may have been there when everybody was absent.
             detector.disturbed(self._disturbed_at)

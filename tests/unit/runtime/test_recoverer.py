@@ -6,13 +6,11 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from functools import partial
 from typing import Any
 
 import pytest
 
 from dynamo_tasks.runtime.supervision import recoverer
-from dynamo_tasks.runtime.supervision.detector import Detector
 from dynamo_tasks.runtime.supervision.recoverer import Recoverer
 from tests.support.streams import eventually
 
@@ -75,9 +73,9 @@ def watched(monkeypatch: pytest.MonkeyPatch) -> Callable[[Any, Any], AbstractAsy
         monkeypatch.setattr(recoverer, name, 0.001)
 
     @asynccontextmanager
-    async def watch(store: Any, server: Any) -> AsyncIterator[None]:
+    async def watch(store: Any, server: Any, **options: bool) -> AsyncIterator[None]:
         monkeypatch.setattr(recoverer, "Recovery", lambda store, *, cuts: server)
-        watcher = Recoverer(store)
+        watcher = Recoverer(store, **options)
         await watcher.start()
         yield
         await watcher.stop()
@@ -104,7 +102,7 @@ def test_nobody_is_dead_in_a_namespace_that_is_found_behind_a_restart(watched: A
 @pytest.mark.parametrize("stalled", ["server", "observer"])
 def test_nobody_is_dead_after_a_stall(monkeypatch: pytest.MonkeyPatch, watched: Any, stalled: str) -> None:
     monkeypatch.setattr(recoverer, "_STALL", TTL / 2)
-    monkeypatch.setattr(recoverer, "Detector", partial(Detector, ttl=TTL))
+    monkeypatch.setattr(recoverer, "LEASE_TTL", TTL)
     server, store = FrozenServer(), Restarted()
     store.known = ["ns"]
 
@@ -125,3 +123,22 @@ def test_nobody_is_dead_after_a_stall(monkeypatch: pytest.MonkeyPatch, watched: 
         )
 
     asyncio.run(watch())
+
+
+@pytest.mark.parametrize("cuts", [True, False])
+def test_who_may_not_cut_leaves_the_frozen_to_those_who_may(
+    monkeypatch: pytest.MonkeyPatch, watched: Any, cuts: bool
+) -> None:
+    """Else what it requeues is handed to the frozen process, whose pop waits at the server yet."""
+    monkeypatch.setattr(recoverer, "LEASE_TTL", TTL)
+    server, store = FrozenServer(), Restarted()
+    store.known = ["ns"]
+
+    async def watch() -> float:
+        began = time.monotonic()
+        async with watched(store, server, cuts=cuts):
+            await eventually(lambda: server.taken_over)
+        return server.taken_over[0][1] - began
+
+    waited = asyncio.run(watch())
+    assert waited >= TTL + (0.0 if cuts else recoverer.LEFT_TO_WORKERS)
